@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# Installs the distribution packages that Kilonova needs and that are missing (Debian 12 and 13, Ubuntu 24.04).
+#
+#   usage: install-packages.sh [run|build|test|bench] ...      default: run
+#
+#   build  a C compiler for the bundled SQLite
+#   run    libvirt, QEMU, dnsmasq, nftables, what builds the guest image, a Python for the stock client
+#   test   run, and PostgreSQL, MariaDB, tools of the tests
+#   bench  run, and wrk
+#
+# Starts no service: what the packages would start stays stopped (a policy-rc.d is in place meanwhile).
+# Needs root or sudo only when something is missing. Installs nothing else, and removes nothing.
+set -euo pipefail
+export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
+
+build=(gcc libc6-dev ca-certificates)
+image=(mtools dosfstools syslinux syslinux-common e2fsprogs fdisk kmod cpio xz-utils zstd)
+run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base
+    nftables iproute2 procps openssh-client python3 python3-venv "${build[@]}" "${image[@]}")
+test=("${run[@]}" postgresql mariadb-server xorriso shellcheck openssl iputils-ping)
+bench=("${run[@]}" wrk)
+
+say() { echo "packages: $*"; }
+die() { echo "packages: $*" >&2; exit 1; }
+
+wanted=()
+for set in "${@:-run}"; do
+    case $set in
+    build) wanted+=("${build[@]}") ;;
+    run) wanted+=("${run[@]}") ;;
+    test) wanted+=("${test[@]}") ;;
+    bench) wanted+=("${bench[@]}") ;;
+    *) die "unknown set $set; usage: $0 [run|build|test|bench] ..." ;;
+    esac
+done
+
+missing() {
+    local package
+    for package in $(printf '%s\n' "${wanted[@]}" | sort -u); do
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
+    done
+}
+
+command -v dpkg-query >/dev/null || die "only Debian and Ubuntu are known here; install by hand: ${wanted[*]}"
+mapfile -t need < <(missing)
+if [ ${#need[@]} = 0 ]; then
+    say "all there"
+    exit 0
+fi
+
+# Only one of these at a time; what the other one has installed need not be installed again.
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || die "root or sudo is needed to install: ${need[*]}"
+    say "asking sudo, to install ${#need[@]} packages: ${need[*]}"
+    exec sudo -- "$0" "$@"
+fi
+exec 9>/run/kilonova-packages.lock
+flock 9
+mapfile -t need < <(missing)
+[ ${#need[@]} -gt 0 ] || exit 0
+
+log=$(mktemp "${TMPDIR:-/tmp}/kilonova-packages.XXXXXX")
+guard=/usr/sbin/policy-rc.d
+guarded=
+finish() {
+    if [ -n "$guarded" ]; then rm -f "$guard"; fi
+    rm -f "$log"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+if [ ! -e "$guard" ]; then
+    guarded=1
+    printf '#!/bin/sh\n# Temporary: keeps packages from starting services.\nexit 101\n' > "$guard"
+    chmod 755 "$guard"
+fi
+
+# Runs a command quietly, with a line every ten seconds that says how far it is.
+quietly() { # quietly WHAT COMMAND...
+    local what=$1 started=$SECONDS shown=$SECONDS pid
+    shift
+    "$@" > "$log" 2>&1 9>&- < /dev/null &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null; do
+        sleep 0.5
+        if [ $((SECONDS - shown)) -ge 10 ]; then
+            shown=$SECONDS
+            say "$what, $((SECONDS - started)) s: $(tail -n 1 "$log" | cut -c1-80)"
+        fi
+    done
+    wait "$pid"
+}
+
+apt() {
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get -q -y -o DPkg::Lock::Timeout=600 \
+        -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
+}
+install() { apt install --no-install-recommends "$@"; }
+
+for try in 1 2 3 4 5; do
+    quietly "updating the package lists" apt update && break
+    say "apt-get update failed (try $try of 5): $(grep -m1 '^[EW]:' "$log" || tail -n 1 "$log")"
+    sleep $((try * 3))
+done
+
+say "installing ${#need[@]} packages: ${need[*]}"
+started=$SECONDS
+if ! quietly installing install "${need[@]}"; then
+    # A machine may carry qemu-utils of a newer release (backports) than the QEMU that is to be installed; the two
+    # do not go together. Then qemu-utils follows.
+    version=$(apt-cache policy qemu-system-x86 | awk '/Candidate:/ { print $2 }')
+    have=$(dpkg-query -W -f='${Version}' qemu-utils 2>/dev/null || true)
+    if [ -n "$have" ] && [ "$have" != "$version" ]; then
+        say "the installed qemu-utils $have does not go with qemu-system-x86 $version; replacing it"
+        quietly installing install --allow-downgrades "${need[@]}" "qemu-utils=$version" ||
+            { tail -n 30 "$log" >&2; die "apt-get install failed"; }
+    else
+        tail -n 30 "$log" >&2
+        die "apt-get install failed"
+    fi
+fi
+mapfile -t need < <(missing)
+[ ${#need[@]} = 0 ] || die "still missing: ${need[*]}"
+say "installed in $((SECONDS - started)) s"
