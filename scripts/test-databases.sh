@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Runs a command beside a private PostgreSQL and a private MariaDB, and removes both afterwards.
+#
+#   usage: test-databases.sh COMMAND [ARGUMENT ...]
+#   for example: scripts/test-databases.sh cargo test -p kilonova-db
+#
+# The command finds them in KILONOVA_TEST_POSTGRES and KILONOVA_TEST_MYSQL (URLs with user and password; the user may
+# create databases). Both listen on free ports of 127.0.0.1, keep their files in a temporary folder, and never sync to
+# the disk: they are for tests only. The distribution's own server and its data are not touched.
+#
+# KILONOVA_TEST_DBS=sqlite runs the command without them.
+set -euo pipefail
+export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
+[ $# -gt 0 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 2; }
+
+if [ "${KILONOVA_TEST_DBS:-all}" = sqlite ]; then
+    echo "databases: KILONOVA_TEST_DBS=sqlite, so the PostgreSQL and MariaDB tests are skipped"
+    exec "$@"
+fi
+
+say() { echo "databases: $*"; }
+die() { echo "databases: $*" >&2; exit 1; }
+base=${TMPDIR:-/tmp}/kilonova-test-databases
+
+# A run that was killed leaves its servers: end those whose owner is gone.
+stop_servers() { # stop_servers FOLDER
+    local file pid command tries
+    for file in "$1"/*.pid; do
+        pid=$(head -n 1 "$file" 2>/dev/null) || continue
+        [[ $pid =~ ^[0-9]+$ ]] || continue
+        # The number may have gone to another process since.
+        command=$(tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null) || continue
+        [[ $command == *"$1"* ]] || continue
+        kill -INT "$pid" 2>/dev/null || true # PostgreSQL: fast shutdown
+        case $file in */mariadb.pid) kill -TERM "$pid" 2>/dev/null || true ;; esac
+        for tries in $(seq 100); do
+            kill -0 "$pid" 2>/dev/null || break
+            [ "$tries" != 60 ] || kill -KILL "$pid" 2>/dev/null || true
+            sleep 0.1
+        done
+    done
+    rm -rf "$1"
+}
+for old in "$base".*; do
+    [ -d "$old" ] || continue
+    owner=$(cat "$old/owner" 2>/dev/null || echo 0)
+    if [ "$owner" != 0 ] && ! kill -0 "$owner" 2>/dev/null; then stop_servers "$old"; fi
+done
+
+bin=$(find /usr/lib/postgresql -name initdb -path '*/bin/*' 2>/dev/null | sort -V | tail -1)
+[ -n "$bin" ] || die "no PostgreSQL (package postgresql); scripts/install-packages.sh test installs it"
+bin=$(dirname "$bin")
+command -v mariadbd >/dev/null || die "no MariaDB (package mariadb-server); scripts/install-packages.sh test installs it"
+
+dir=$(mktemp -d "$base.XXXXXX")
+chmod 711 "$dir"
+echo $$ > "$dir/owner"
+child=
+# shellcheck disable=SC2317 # called by the trap
+finish() {
+    local code=$?
+    trap - EXIT INT TERM
+    if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null || true; fi
+    stop_servers "$dir"
+    exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# PostgreSQL refuses to run as root; each server runs as its own user where this script is root.
+as() { # as USER COMMAND...
+    local user=$1
+    shift
+    if [ "$(id -u)" = 0 ]; then
+        setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups -- env HOME="$dir" "$@"
+    else
+        "$@"
+    fi
+}
+own() { if [ "$(id -u)" = 0 ]; then chown "$1" "$2"; fi; }
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+started=$(date +%s%N)
+
+start_postgres() {
+    local data=$dir/postgres port tries
+    mkdir "$data"
+    own postgres "$data"
+    cd "$data"
+    # shellcheck disable=SC2016 # for the inner shell
+    as postgres sh -c 'umask 077; printf "%s" "$2" > "$1/pw"' sh "$data" "$password"
+    as postgres "$bin/initdb" -D "$data/data" -U kilonova --auth=scram-sha-256 --pwfile="$data/pw" -E UTF8 --locale=C \
+        --no-sync > "$dir/postgres.log" 2>&1
+    for tries in 1 2 3; do
+        port=$(free_port)
+        as postgres "$bin/postgres" -D "$data/data" -p "$port" -c listen_addresses=127.0.0.1 \
+            -c unix_socket_directories="$data" -c fsync=off -c synchronous_commit=off -c full_page_writes=off \
+            -c max_connections=300 -c shared_buffers=64MB -c max_wal_size=256MB -c autovacuum=off \
+            >> "$dir/postgres.log" 2>&1 &
+        echo $! > "$dir/postgres.pid"
+        for _ in $(seq 200); do
+            if PGPASSWORD=$password "$bin/psql" -q -h 127.0.0.1 -p "$port" -U kilonova -d postgres \
+                -c 'CREATE DATABASE kilonova' >/dev/null 2>&1; then
+                echo "postgres://kilonova:$password@127.0.0.1:$port/kilonova" > "$dir/postgres.url"
+                return
+            fi
+            kill -0 "$(cat "$dir/postgres.pid")" 2>/dev/null || break
+            sleep 0.1
+        done
+    done
+    tail -n 20 "$dir/postgres.log" >&2
+    return 1
+}
+
+start_mariadb() {
+    local data=$dir/mariadb port tries
+    mkdir "$data"
+    own mysql "$data"
+    cd "$data"
+    as mysql mariadb-install-db --no-defaults --datadir="$data/data" \
+        --skip-test-db --auth-root-authentication-method=normal --skip-name-resolve > "$dir/mariadb.log" 2>&1
+    # shellcheck disable=SC2016 # for the inner shell
+    as mysql sh -c 'umask 077; cat > "$1/init.sql"' sh "$data" <<SQL
+CREATE DATABASE IF NOT EXISTS kilonova CHARACTER SET utf8mb4;
+CREATE OR REPLACE USER kilonova@'127.0.0.1' IDENTIFIED BY '$password';
+GRANT ALL ON *.* TO kilonova@'127.0.0.1' WITH GRANT OPTION;
+SQL
+    for tries in 1 2 3; do
+        port=$(free_port)
+        as mysql mariadbd --no-defaults --datadir="$data/data" --port="$port" --bind-address=127.0.0.1 \
+            --socket="$data/sock" --pid-file="$data/pid" --init-file="$data/init.sql" --skip-name-resolve \
+            --innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync --innodb-doublewrite=0 \
+            --innodb-buffer-pool-size=128M --max-connections=300 --skip-log-bin --character-set-server=utf8mb4 \
+            >> "$dir/mariadb.log" 2>&1 &
+        echo $! > "$dir/mariadb.pid"
+        for _ in $(seq 300); do
+            if MYSQL_PWD=$password mariadb --no-defaults -h 127.0.0.1 -P "$port" -u kilonova -e 'SELECT 1' kilonova >/dev/null 2>&1; then
+                echo "mysql://kilonova:$password@127.0.0.1:$port/kilonova" > "$dir/mariadb.url"
+                return
+            fi
+            kill -0 "$(cat "$dir/mariadb.pid")" 2>/dev/null || break
+            sleep 0.1
+        done
+    done
+    tail -n 20 "$dir/mariadb.log" >&2
+    return 1
+}
+
+# Both at once; each leaves its URL in a file.
+start_postgres &
+postgres_starter=$!
+start_mariadb &
+mariadb_starter=$!
+wait "$postgres_starter" || die "PostgreSQL did not start"
+wait "$mariadb_starter" || die "MariaDB did not start"
+say "PostgreSQL and MariaDB are up after $((($(date +%s%N) - started) / 1000000)) ms"
+
+KILONOVA_TEST_POSTGRES=$(cat "$dir/postgres.url")
+KILONOVA_TEST_MYSQL=$(cat "$dir/mariadb.url")
+export KILONOVA_TEST_POSTGRES KILONOVA_TEST_MYSQL
+"$@" &
+child=$!
+code=0
+wait "$child" || code=$?
+child=
+exit "$code"
