@@ -69,15 +69,11 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # PostgreSQL refuses to run as root; each server runs as its own user where this script is root.
-as() { # as USER COMMAND...
-    local user=$1
-    shift
-    if [ "$(id -u)" = 0 ]; then
-        setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups -- env HOME="$dir" "$@"
-    else
-        "$@"
-    fi
-}
+as_postgres=() as_mysql=()
+if [ "$(id -u)" = 0 ]; then
+    as_postgres=(setpriv --reuid postgres --regid "$(id -g postgres)" --clear-groups -- env "HOME=$dir")
+    as_mysql=(setpriv --reuid mysql --regid "$(id -g mysql)" --clear-groups -- env "HOME=$dir")
+fi
 own() { if [ "$(id -u)" = 0 ]; then chown "$1" "$2"; fi; }
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
@@ -89,12 +85,12 @@ start_postgres() {
     own postgres "$data"
     cd "$data"
     # shellcheck disable=SC2016 # for the inner shell
-    as postgres sh -c 'umask 077; printf "%s" "$2" > "$1/pw"' sh "$data" "$password"
-    as postgres "$bin/initdb" -D "$data/data" -U kilonova --auth=scram-sha-256 --pwfile="$data/pw" -E UTF8 --locale=C \
+    "${as_postgres[@]}" sh -c 'umask 077; printf "%s" "$2" > "$1/pw"' sh "$data" "$password"
+    "${as_postgres[@]}" "$bin/initdb" -D "$data/data" -U kilonova --auth=scram-sha-256 --pwfile="$data/pw" -E UTF8 --locale=C \
         --no-sync > "$dir/postgres.log" 2>&1
     for tries in 1 2 3; do
         port=$(free_port)
-        as postgres "$bin/postgres" -D "$data/data" -p "$port" -c listen_addresses=127.0.0.1 \
+        "${as_postgres[@]}" "$bin/postgres" -D "$data/data" -p "$port" -c listen_addresses=127.0.0.1 \
             -c unix_socket_directories="$data" -c fsync=off -c synchronous_commit=off -c full_page_writes=off \
             -c max_connections=300 -c shared_buffers=64MB -c max_wal_size=256MB -c autovacuum=off \
             >> "$dir/postgres.log" 2>&1 &
@@ -118,17 +114,17 @@ start_mariadb() {
     mkdir "$data"
     own mysql "$data"
     cd "$data"
-    as mysql mariadb-install-db --no-defaults --datadir="$data/data" \
+    "${as_mysql[@]}" mariadb-install-db --no-defaults --datadir="$data/data" \
         --skip-test-db --auth-root-authentication-method=normal --skip-name-resolve > "$dir/mariadb.log" 2>&1
     # shellcheck disable=SC2016 # for the inner shell
-    as mysql sh -c 'umask 077; cat > "$1/init.sql"' sh "$data" <<SQL
+    "${as_mysql[@]}" sh -c 'umask 077; cat > "$1/init.sql"' sh "$data" <<SQL
 CREATE DATABASE IF NOT EXISTS kilonova CHARACTER SET utf8mb4;
 CREATE OR REPLACE USER kilonova@'127.0.0.1' IDENTIFIED BY '$password';
 GRANT ALL ON *.* TO kilonova@'127.0.0.1' WITH GRANT OPTION;
 SQL
     for tries in 1 2 3; do
         port=$(free_port)
-        as mysql mariadbd --no-defaults --datadir="$data/data" --port="$port" --bind-address=127.0.0.1 \
+        "${as_mysql[@]}" mariadbd --no-defaults --datadir="$data/data" --port="$port" --bind-address=127.0.0.1 \
             --socket="$data/sock" --pid-file="$data/pid" --init-file="$data/init.sql" --skip-name-resolve \
             --innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync --innodb-doublewrite=0 \
             --innodb-buffer-pool-size=128M --max-connections=300 --skip-log-bin --character-set-server=utf8mb4 \
