@@ -1,0 +1,156 @@
+//! dnsmasq as a process: its files, starting, stopping. It outlives the agent, so that guests keep
+//! their addresses while the agent is away.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::dnsmasq::{Dnsmasq, FOLDERS};
+use crate::machine::{Error, Machine, Space};
+
+const CONFIG: &str = "dnsmasq.conf";
+/// How long a server may take to end before it is killed.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Makes a network's server run with the configuration and guests it should have.
+///
+/// # Errors
+/// When files cannot be written or the server does not start.
+pub(crate) fn ensure(machine: &Machine, space: &str, wanted: &Dnsmasq) -> Result<(), Error> {
+    make_folders(&wanted.dir)?;
+    let config = wanted.dir.join(CONFIG);
+    let running = running_pid(&wanted.dir);
+    let mut restart =
+        running.is_none() || fs::read_to_string(&config).ok().as_deref() != Some(&wanted.config);
+    // A record that dnsmasq has read stays until it restarts, so only additions are free.
+    restart |= sync_files(wanted)?;
+    if !restart {
+        return Ok(());
+    }
+    write(&config, &wanted.config)?;
+    if let Some(pid) = running {
+        stop(pid);
+    }
+    let argument = format!("--conf-file={}", config.display());
+    machine
+        .run(&Space::Named(space.to_owned()), &["dnsmasq", &argument], "")
+        .map(drop)
+}
+
+/// Stops whatever dnsmasq runs in a namespace.
+pub(crate) fn stop_in_space(machine: &Machine, space: &str) {
+    let Ok(pids) = machine.run(&Space::Host, &["ip", "netns", "pids", space], "") else {
+        return;
+    };
+    for pid in String::from_utf8_lossy(&pids)
+        .split_whitespace()
+        .filter_map(|pid| pid.parse::<i32>().ok())
+    {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim() == "dnsmasq"
+            && let Some(pid) = Pid::from_raw(pid)
+        {
+            stop(pid);
+        }
+    }
+}
+
+fn make_folders(dir: &Path) -> Result<(), Error> {
+    let mut folders = vec![dir.to_path_buf()];
+    folders.extend(FOLDERS.iter().map(|name| dir.join(name)));
+    for folder in folders {
+        if !folder.is_dir() {
+            fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+            // dnsmasq reads them without root's rights.
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))
+                .map_err(Error::file(&folder))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes new host files; true if one was changed or removed.
+fn sync_files(wanted: &Dnsmasq) -> Result<bool, Error> {
+    let mut stale = false;
+    for (name, text) in &wanted.files {
+        let path = wanted.dir.join(name);
+        match fs::read_to_string(&path) {
+            Ok(now) if now == *text => continue,
+            Ok(_) => stale = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::file(&path)(error)),
+        }
+        write(&path, text)?;
+    }
+    let keep: BTreeSet<&str> = wanted.files.keys().map(String::as_str).collect();
+    for folder in FOLDERS {
+        let dir = wanted.dir.join(folder);
+        for entry in fs::read_dir(&dir).map_err(Error::file(&dir))?.flatten() {
+            let name = entry.file_name();
+            if name
+                .to_str()
+                .is_some_and(|name| keep.contains(format!("{folder}/{name}").as_str()))
+            {
+                continue;
+            }
+            fs::remove_file(entry.path()).map_err(Error::file(&entry.path()))?;
+            stale = true;
+        }
+    }
+    Ok(stale)
+}
+
+/// Writes a file whole or not at all. dnsmasq does not read names that begin with a dot.
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let temporary = path.with_file_name(format!(".{name}"));
+    fs::write(&temporary, text).map_err(Error::file(&temporary))?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o644))
+        .map_err(Error::file(&temporary))?;
+    fs::rename(&temporary, path).map_err(Error::file(path))
+}
+
+/// The server of a folder, if it runs.
+fn running_pid(dir: &Path) -> Option<Pid> {
+    let pid: i32 = fs::read_to_string(dir.join("pid"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let config = dir.join(CONFIG);
+    // The number may be another process's by now.
+    String::from_utf8_lossy(&command)
+        .contains(config.to_str()?)
+        .then(|| Pid::from_raw(pid))
+        .flatten()
+}
+
+/// Ends a process and waits until it has ended.
+fn stop(pid: Pid) {
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
+    for signal in [Signal::TERM, Signal::KILL] {
+        if pidfd_send_signal(&process, signal).is_err() {
+            return;
+        }
+        let limit = Timespec {
+            tv_sec: GRACE.as_secs().try_into().unwrap_or(2),
+            tv_nsec: 0,
+        };
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        if poll(&mut ended, Some(&limit)).is_ok_and(|n| n > 0) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! Makes the machine what is wanted: looks, plans, acts, says what became of each object.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
+
+use types::network_wanted::{HostWanted, ObjectStatus, Status};
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::desired::{self, Desired};
+use crate::dnsmasq_process as server;
+use crate::filter;
+use crate::machine::{Error, Machine, Space};
+use crate::names;
+use crate::nft::Ruleset;
+use crate::observe::{self, Observed, SeenSpace};
+use crate::plan::{self, Plan, Step};
+
+/// Realises wanted states on one machine, one after the other.
+#[derive(Debug)]
+pub struct Executor {
+    config: Config,
+    machine: Machine,
+    /// What is loaded where, so that the next rule set is only a difference; empty for a place
+    /// whose rules are not known (then they are replaced as a whole).
+    loaded: HashMap<String, Ruleset>,
+    /// Namespaces that are known to be as described here.
+    settled: BTreeMap<String, desired::Space>,
+    marks: BTreeMap<Uuid, u16>,
+    prepared: bool,
+}
+
+/// What became of a wanted state.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// Status of every port (also of DHCP servers and routers).
+    pub ports: Vec<ObjectStatus>,
+    /// Status of every router.
+    pub routers: Vec<ObjectStatus>,
+    /// Status of every floating IP.
+    pub floating_ips: Vec<ObjectStatus>,
+    /// Where metadata proxies are to listen, by namespace.
+    pub metadata: BTreeMap<String, desired::Space>,
+    /// Whether anything failed, so that it should be tried again.
+    pub failed: bool,
+}
+
+/// Errors by the object they belong to.
+#[derive(Debug, Default)]
+struct Faults(BTreeMap<Uuid, String>);
+
+impl Faults {
+    fn add(&mut self, object: Uuid, text: impl ToString) {
+        let text = text.to_string();
+        tracing::warn!(%object, error = %text, "cannot realise a network object");
+        self.0.entry(object).or_insert(text);
+    }
+}
+
+/// The name under which the host's own rules are remembered; no namespace can have it.
+const HOST: &str = "";
+
+impl Executor {
+    /// An executor that knows nothing yet of the machine.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let machine = Machine::new(config.root_netns.clone(), config.command_timeout);
+        Self {
+            config,
+            machine,
+            loaded: HashMap::new(),
+            settled: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            prepared: false,
+        }
+    }
+
+    /// The machine it works on.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Forgets what it knows, so that the next [`Self::apply`] looks at everything.
+    pub fn forget(&mut self) {
+        self.loaded.clear();
+        self.settled.clear();
+        self.prepared = false;
+    }
+
+    /// Makes the machine what `wanted` says. Blocks while commands run.
+    ///
+    /// # Errors
+    /// When the machine cannot be looked at or the packet filter cannot be loaded; what belongs to
+    /// single objects is in the outcome.
+    pub fn apply(&mut self, wanted: &HostWanted) -> Result<Outcome, Error> {
+        if !self.prepared {
+            prepare_host(&self.machine)?;
+            self.prepared = true;
+        }
+        let desired = desired::desired(&self.config, wanted);
+        let observed = self.observe(&desired)?;
+        let zones = plan::zones(&self.config.cloud, &desired, &observed);
+        let plan = plan::plan(&self.config.cloud, &desired, &zones, &observed);
+        let mut faults = Faults::default();
+        for (object, text) in &plan.conflicts {
+            faults.add(*object, text);
+        }
+        // The filter comes first: no tap is up before its rules are there.
+        self.load_host_rules(wanted, &zones)?;
+        self.stop_servers(&plan);
+        batch(&self.machine, &Space::Host, &plan.root, &mut faults)?;
+        self.apply_spaces(&desired, &plan, &mut faults);
+        let existing: BTreeSet<&String> = desired.spaces.keys().collect();
+        self.loaded
+            .retain(|name, _| name == HOST || existing.contains(name));
+        self.settled.retain(|name, _| existing.contains(name));
+        Ok(outcome(wanted, desired, &faults))
+    }
+
+    fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
+        let links = observe::links(&self.machine.run(
+            &Space::Host,
+            &["ip", "-j", "-d", "addr", "show"],
+            "",
+        )?)?;
+        let mut spaces = BTreeMap::new();
+        for name in self.machine.spaces()? {
+            if !names::is_own_space(&self.config.cloud, &name) {
+                continue;
+            }
+            let wanted = desired.spaces.get(&name);
+            let look = wanted.is_some_and(|wanted| self.settled.get(&name) != Some(wanted));
+            let seen = if look {
+                Some(look_into(&self.machine, &name)?)
+            } else {
+                None
+            };
+            spaces.insert(name, seen);
+        }
+        Ok(Observed { links, spaces })
+    }
+
+    fn load_host_rules(
+        &mut self,
+        wanted: &HostWanted,
+        zones: &BTreeMap<Uuid, u16>,
+    ) -> Result<(), Error> {
+        let ports: BTreeSet<Uuid> = wanted.ports.iter().map(|port| port.id).collect();
+        self.marks.retain(|port, _| ports.contains(port));
+        let mut taken: BTreeSet<u16> = self.marks.values().copied().collect();
+        for port in ports {
+            if self.marks.contains_key(&port) {
+                continue;
+            }
+            if let Some(mark) = plan::lowest_free(&taken) {
+                taken.insert(mark);
+                self.marks.insert(port, mark);
+            }
+        }
+        let table = names::table(&self.config.cloud);
+        let input = filter::Input {
+            table: &table,
+            wanted,
+            zones,
+            marks: &self.marks,
+            nat_external: self.config.nat_external,
+        };
+        self.load_rules(HOST, &Space::Host, filter::host_ruleset(&input))
+    }
+
+    /// Loads a rule set: the difference to what is loaded, or all of it when that is not known or
+    /// the difference was refused.
+    fn load_rules(&mut self, key: &str, space: &Space, rules: Ruleset) -> Result<(), Error> {
+        if let Some(old) = self.loaded.remove(key) {
+            let text = rules.update_text(&old);
+            let updated = text.is_empty() || nft(&self.machine, space, &text).is_ok();
+            if updated {
+                self.loaded.insert(key.to_owned(), rules);
+                return Ok(());
+            }
+        }
+        nft(&self.machine, space, &rules.replace_text())?;
+        self.loaded.insert(key.to_owned(), rules);
+        Ok(())
+    }
+
+    fn stop_servers(&self, plan: &Plan) {
+        for name in &plan.spaces_gone {
+            server::stop_in_space(&self.machine, name);
+            if let Some(network) = name
+                .strip_prefix("kdhcp-")
+                .and_then(|rest| rest.get(..36)?.parse().ok())
+            {
+                let dir = crate::dnsmasq::folder(&self.config, &network);
+                if let Err(error) = remove_dir(&dir) {
+                    tracing::warn!(%error, "cannot remove the folder of a DHCP server");
+                }
+            }
+        }
+    }
+
+    fn apply_spaces(&mut self, desired: &Desired, plan: &Plan, faults: &mut Faults) {
+        for (name, space) in &desired.spaces {
+            let steps = plan.spaces.get(name).map_or(&[][..], Vec::as_slice);
+            if steps.is_empty() && self.settled.get(name) == Some(space) {
+                continue;
+            }
+            self.settled.remove(name);
+            let before = faults.0.len();
+            if let Err(error) = self.apply_space(name, space, steps, faults) {
+                faults.add(space.object, error);
+            }
+            if faults.0.len() == before {
+                self.settled.insert(name.clone(), space.clone());
+            }
+        }
+    }
+
+    fn apply_space(
+        &mut self,
+        name: &str,
+        space: &desired::Space,
+        steps: &[Step],
+        faults: &mut Faults,
+    ) -> Result<(), Error> {
+        let inside = Space::Named(name.to_owned());
+        for (setting, value) in &space.sysctls {
+            self.machine.sysctl(&inside, setting, value)?;
+        }
+        if space.ruleset != Ruleset::default() {
+            self.load_rules(name, &inside, space.ruleset.clone())?;
+        }
+        batch(&self.machine, &inside, steps, faults)?;
+        if let Some(dnsmasq) = &space.dnsmasq {
+            server::ensure(&self.machine, name, dnsmasq)?;
+        }
+        Ok(())
+    }
+}
+
+/// The host settings without which the filter or the way out would not work.
+fn prepare_host(machine: &Machine) -> Result<(), Error> {
+    for family in ["iptables", "ip6tables"] {
+        let name = format!("bridge/bridge-nf-call-{family}");
+        if machine.sysctl(&Space::Host, &name, "1").is_ok() {
+            continue;
+        }
+        // The setting comes with the module.
+        if let Err(error) = machine.run(&Space::Host, &["modprobe", "br_netfilter"], "") {
+            tracing::warn!(%error, "cannot load br_netfilter");
+        }
+        machine.sysctl(&Space::Host, &name, "1").inspect_err(|_| {
+            tracing::error!(
+                "net.{} is needed for security groups",
+                name.replace('/', ".")
+            );
+        })?;
+    }
+    machine.sysctl(&Space::Host, "ipv4/ip_forward", "1")
+}
+
+fn nft(machine: &Machine, space: &Space, text: &str) -> Result<(), Error> {
+    machine.run(space, &["nft", "-f", "-"], text).map(drop)
+}
+
+pub(crate) fn look_into(machine: &Machine, name: &str) -> Result<SeenSpace, Error> {
+    let space = Space::Named(name.to_owned());
+    let addr = machine.run(&space, &["ip", "-j", "-d", "addr", "show"], "")?;
+    let v4 = machine.run(&space, &["ip", "-j", "route", "show"], "")?;
+    let v6 = machine.run(&space, &["ip", "-j", "-6", "route", "show"], "")?;
+    Ok(observe::space(&addr, [&v4, &v6])?)
+}
+
+/// Runs all steps in one `ip`; a step that fails is noted for its object and the rest go on.
+fn batch(
+    machine: &Machine,
+    space: &Space,
+    steps: &[Step],
+    faults: &mut Faults,
+) -> Result<(), Error> {
+    if steps.is_empty() {
+        return Ok(());
+    }
+    let text: String = steps
+        .iter()
+        .map(|step| format!("{}\n", step.line))
+        .collect();
+    let output = machine.try_run(space, &["ip", "-force", "-batch", "-"], &text)?;
+    if output.success {
+        return Ok(());
+    }
+    let found = batch_errors(&output.stderr);
+    if found.is_empty() {
+        return Err(Error::Failed {
+            command: "ip -batch".into(),
+            stderr: output.stderr,
+        });
+    }
+    for (number, text) in found {
+        if let Some(step) = number.checked_sub(1).and_then(|index| steps.get(index)) {
+            faults.add(step.object, format!("ip {}: {text}", step.line));
+        }
+    }
+    Ok(())
+}
+
+/// Line numbers and messages in what `ip -force -batch -` said: each message is followed by
+/// `Command failed -:<line>`.
+fn batch_errors(stderr: &str) -> Vec<(usize, String)> {
+    let mut errors = Vec::new();
+    let mut message = String::new();
+    for line in stderr.lines() {
+        match line
+            .strip_prefix("Command failed -:")
+            .and_then(|number| number.trim().parse().ok())
+        {
+            Some(number) => errors.push((number, std::mem::take(&mut message))),
+            None => {
+                if !message.is_empty() {
+                    message.push_str("; ");
+                }
+                message.push_str(line.trim());
+            }
+        }
+    }
+    errors
+}
+
+pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file(dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn outcome(wanted: &HostWanted, desired: Desired, faults: &Faults) -> Outcome {
+    let fault = |ids: &[Uuid]| ids.iter().find_map(|id| faults.0.get(id)).cloned();
+    let status = |id: Uuid, up: bool, depends: &[Uuid]| {
+        let detail = fault(depends);
+        let status = match (&detail, up) {
+            (Some(_), _) => Status::Error,
+            (None, true) => Status::Active,
+            (None, false) => Status::Down,
+        };
+        ObjectStatus { id, status, detail }
+    };
+    let mut result = Outcome {
+        failed: !faults.0.is_empty(),
+        ..Outcome::default()
+    };
+    for port in &wanted.ports {
+        if wanted
+            .networks
+            .iter()
+            .any(|network| network.id == port.network_id)
+        {
+            result.ports.push(status(
+                port.id,
+                port.admin_state_up,
+                &[port.id, port.network_id],
+            ));
+        } else {
+            let detail = Some(format!("network {} was not described", port.network_id));
+            result.ports.push(ObjectStatus {
+                id: port.id,
+                status: Status::Error,
+                detail,
+            });
+        }
+    }
+    for network in &wanted.networks {
+        if let Some(dhcp) = &network.dhcp {
+            result
+                .ports
+                .push(status(dhcp.port_id, true, &[dhcp.port_id, network.id]));
+        }
+    }
+    for router in &wanted.routers {
+        let mut all = vec![router.id];
+        for interface in &router.interfaces {
+            all.push(interface.port_id);
+            result.ports.push(status(
+                interface.port_id,
+                true,
+                &[interface.port_id, router.id],
+            ));
+        }
+        if let Some(gateway) = &router.gateway {
+            all.push(gateway.port_id);
+            result
+                .ports
+                .push(status(gateway.port_id, true, &[gateway.port_id, router.id]));
+        }
+        result
+            .routers
+            .push(status(router.id, router.admin_state_up, &all));
+        let fips = router
+            .floating_ips
+            .iter()
+            .map(|fip| status(fip.id, true, &all));
+        result.floating_ips.extend(fips);
+    }
+    result.metadata = desired.spaces;
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::batch_errors;
+
+    #[test]
+    fn errors_of_a_batch_find_their_lines() {
+        let text = "RTNETLINK answers: File exists\nCommand failed -:2\nCannot find device \"x\"\nCommand failed -:5\n";
+        let expected = vec![
+            (2, "RTNETLINK answers: File exists".to_owned()),
+            (5, "Cannot find device \"x\"".to_owned()),
+        ];
+        assert_eq!(batch_errors(text), expected);
+        assert!(batch_errors("Option \"-foo\" is unknown").is_empty());
+    }
+}

@@ -1,0 +1,387 @@
+//! From what is wanted and what is there to what must be done. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use crate::config::CloudId;
+use crate::desired::{Desired, Inner, Link, LinkKind, Space};
+use crate::names::Alias;
+use crate::observe::{Observed, SeenLink, SeenSpace};
+
+/// One line for `ip -batch -` and the object that it is for, to which an error belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Arguments of `ip`.
+    pub line: String,
+    /// Port, network or router.
+    pub object: Uuid,
+}
+
+/// What must be done, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Namespaces to remove; servers in them are to be stopped first.
+    pub spaces_gone: Vec<String>,
+    /// Lines for `ip` on the host.
+    pub root: Vec<Step>,
+    /// Lines for `ip` in namespaces.
+    pub spaces: BTreeMap<String, Vec<Step>>,
+    /// Objects that cannot be realised, and why.
+    pub conflicts: Vec<(Uuid, String)>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Gives each tenant network a conntrack zone: the one its bridge has, else the lowest that no
+/// bridge on this machine (of any cloud) has. External networks share zone 0 with the host.
+#[must_use]
+pub fn zones(cloud: &CloudId, desired: &Desired, observed: &Observed) -> BTreeMap<Uuid, u16> {
+    let mut taken: BTreeSet<u16> = BTreeSet::new();
+    let mut have: BTreeMap<Uuid, u16> = BTreeMap::new();
+    for alias in observed
+        .links
+        .values()
+        .filter_map(|link| link.alias.as_ref())
+    {
+        let Some(zone) = alias.zone else { continue };
+        if taken.insert(zone) && alias.cloud == cloud.as_str() {
+            have.insert(alias.object, zone);
+        }
+    }
+    let tenant_bridges = desired
+        .links
+        .values()
+        .filter(|l| matches!(l.kind, LinkKind::Bridge { zoned: true, .. }));
+    let mut zones = BTreeMap::new();
+    for bridge in tenant_bridges {
+        let zone = have
+            .get(&bridge.object)
+            .copied()
+            .or_else(|| lowest_free(&taken));
+        if let Some(zone) = zone {
+            taken.insert(zone);
+            zones.insert(bridge.object, zone);
+        }
+    }
+    zones
+}
+
+/// The lowest number from 1 up that is not taken.
+#[must_use]
+pub fn lowest_free(taken: &BTreeSet<u16>) -> Option<u16> {
+    (1..=u16::MAX).find(|n| !taken.contains(n))
+}
+
+/// Plans the way from `observed` to `desired`. Namespaces that were not looked into
+/// ([`Observed::spaces`] with `None`) are taken to be in order.
+#[must_use]
+pub fn plan(
+    cloud: &CloudId,
+    desired: &Desired,
+    zones: &BTreeMap<Uuid, u16>,
+    observed: &Observed,
+) -> Plan {
+    let mut planner = Planner {
+        cloud,
+        desired,
+        zones,
+        observed,
+        plan: Plan::default(),
+    };
+    planner.remove();
+    planner.make_spaces();
+    // Bridges first: the others are plugged into them.
+    let is_bridge = |link: &Link| matches!(link.kind, LinkKind::Bridge { .. });
+    for (name, link) in desired.links.iter().filter(|(_, link)| is_bridge(link)) {
+        planner.link(name, link);
+    }
+    for (name, link) in desired.links.iter().filter(|(_, link)| !is_bridge(link)) {
+        planner.link(name, link);
+    }
+    for (name, space) in &desired.spaces {
+        planner.space(name, space);
+    }
+    planner.plan
+}
+
+struct Planner<'a> {
+    cloud: &'a CloudId,
+    desired: &'a Desired,
+    zones: &'a BTreeMap<Uuid, u16>,
+    observed: &'a Observed,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    fn root(&mut self, object: Uuid, line: String) {
+        self.plan.root.push(Step { line, object });
+    }
+
+    fn remove(&mut self) {
+        for (name, seen) in &self.observed.links {
+            let Some(alias) = seen
+                .alias
+                .as_ref()
+                .filter(|a| a.cloud == self.cloud.as_str())
+            else {
+                continue;
+            };
+            if !self.desired.links.contains_key(name) {
+                self.root(alias.object, format!("link del dev {name}"));
+            }
+        }
+        for name in self
+            .observed
+            .spaces
+            .keys()
+            .filter(|name| !self.desired.spaces.contains_key(*name))
+        {
+            self.plan.spaces_gone.push(name.clone());
+            self.root(Uuid::nil(), format!("netns del {name}"));
+        }
+    }
+
+    fn make_spaces(&mut self) {
+        for (name, space) in &self.desired.spaces {
+            if !self.observed.spaces.contains_key(name) {
+                self.root(space.object, format!("netns add {name}"));
+            }
+        }
+    }
+
+    fn link(&mut self, name: &str, link: &Link) {
+        let seen = self.observed.links.get(name);
+        if let Some(alias) = seen.and_then(|seen| seen.alias.as_ref())
+            && (alias.cloud != self.cloud.as_str() || alias.object != link.object)
+        {
+            let text = format!(
+                "interface {name} belongs to {} of cloud '{}'",
+                alias.object, alias.cloud
+            );
+            self.plan.conflicts.push((link.object, text));
+            return;
+        }
+        let seen = match seen {
+            Some(seen) if !fits(&link.kind, &seen.kind) => {
+                if seen.alias.is_none() {
+                    let text = format!("there is a foreign interface named {name}");
+                    self.plan.conflicts.push((link.object, text));
+                    return;
+                }
+                self.root(link.object, format!("link del dev {name}"));
+                None
+            }
+            Some(_) if self.cable_is_broken(name, link) => {
+                self.root(link.object, format!("link del dev {name}"));
+                None
+            }
+            other => other,
+        };
+        if seen.is_none() {
+            self.create(name, link);
+        }
+        self.settings(name, link, seen);
+    }
+
+    /// A cable whose other end is not where it should be, or has another MAC address.
+    fn cable_is_broken(&self, name: &str, link: &Link) -> bool {
+        let LinkKind::Veth { space, peer } = &link.kind else {
+            return false;
+        };
+        match self.observed.spaces.get(space) {
+            None => true,
+            Some(None) => false,
+            Some(Some(seen)) => {
+                let wanted = self
+                    .desired
+                    .spaces
+                    .get(space)
+                    .and_then(|s| s.links.get(peer));
+                let mac = wanted
+                    .filter(|inner| inner.outer == name)
+                    .map(|inner| inner.mac);
+                seen.links.get(peer).is_none_or(|inner| inner.mac != mac)
+            }
+        }
+    }
+
+    fn create(&mut self, name: &str, link: &Link) {
+        let mtu = link.mtu;
+        let line = match &link.kind {
+            LinkKind::Bridge { mac, .. } => format!(
+                "link add name {name} address {mac} mtu {mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+            ),
+            LinkKind::Tap => format!("tuntap add dev {name} mode tap"),
+            LinkKind::Veth { space, peer } => {
+                let mac = self
+                    .desired
+                    .spaces
+                    .get(space)
+                    .and_then(|s| s.links.get(peer))
+                    .map(|inner| inner.mac);
+                let address = mac.map(|mac| format!(" address {mac}")).unwrap_or_default();
+                format!(
+                    "link add name {name} mtu {mtu} type veth peer name {peer}{address} mtu {mtu} netns {space}"
+                )
+            }
+        };
+        self.root(link.object, line);
+    }
+
+    fn settings(&mut self, name: &str, link: &Link, seen: Option<&SeenLink>) {
+        let alias = Alias::new(
+            self.cloud,
+            link.object,
+            self.zones.get(&link.object).copied(),
+        );
+        let mut words = String::new();
+        if seen.is_none_or(|seen| seen.alias.as_ref() != Some(&alias)) {
+            words += &format!(" alias {alias}");
+        }
+        let made_with_mtu = seen.is_none() && !matches!(link.kind, LinkKind::Tap);
+        if !made_with_mtu && seen.is_none_or(|seen| seen.mtu != link.mtu) {
+            words += &format!(" mtu {}", link.mtu);
+        }
+        if seen.is_none() {
+            // No address by itself: the host is no neighbour in these networks.
+            words += " addrgenmode none";
+        }
+        match &link.master {
+            Some(master) if seen.is_none_or(|seen| seen.master.as_ref() != Some(master)) => {
+                words += &format!(" master {master}");
+            }
+            _ => {}
+        }
+        if seen.is_some_and(|seen| seen.up) != link.up {
+            words += if link.up { " up" } else { " down" };
+        }
+        if !words.is_empty() {
+            self.root(link.object, format!("link set dev {name}{words}"));
+        }
+        if let LinkKind::Bridge { mac, .. } = &link.kind
+            && seen.is_some_and(|seen| seen.mac != Some(*mac))
+        {
+            self.root(link.object, format!("link set dev {name} address {mac}"));
+        }
+        let none = BTreeSet::new();
+        let have = seen.map_or(&none, |seen| &seen.addresses);
+        for step in address_steps(name, have, &link.addresses) {
+            self.root(link.object, step);
+        }
+    }
+
+    fn space(&mut self, name: &str, space: &Space) {
+        let fresh = SeenSpace::default();
+        let seen = match self.observed.spaces.get(name) {
+            Some(None) => return,
+            Some(Some(seen)) => seen,
+            None => &fresh,
+        };
+        let mut steps = Vec::new();
+        if !seen.loopback_up {
+            steps.push(Step {
+                line: "link set dev lo up".into(),
+                object: space.object,
+            });
+        }
+        for (inner_name, inner) in &space.links {
+            // A cable that is made anew starts without settings.
+            let seen_link = seen
+                .links
+                .get(inner_name)
+                .filter(|seen| seen.mac == Some(inner.mac));
+            inner_steps(inner_name, inner, seen_link, &mut steps);
+        }
+        // An address that came or went takes routes with it, so they are looked at afterwards.
+        let changed = space.links.iter().any(|(name, inner)| {
+            seen.links
+                .get(name)
+                .is_none_or(|seen| seen.addresses != inner.addresses || !seen.up)
+        });
+        for (net, via) in &seen.routes {
+            if !space.routes.iter().any(|(wanted, _)| wanted == net) {
+                let line = format!("route del {net} via {via} proto static");
+                steps.push(Step {
+                    line,
+                    object: space.object,
+                });
+            }
+        }
+        for (net, via) in &space.routes {
+            if changed || !seen.routes.contains(&(*net, *via)) {
+                let line = format!("route replace {net} via {via} proto static");
+                steps.push(Step {
+                    line,
+                    object: space.object,
+                });
+            }
+        }
+        if !steps.is_empty() {
+            self.plan.spaces.insert(name.to_owned(), steps);
+        }
+    }
+}
+
+fn inner_steps(name: &str, inner: &Inner, seen: Option<&SeenLink>, steps: &mut Vec<Step>) {
+    let mut push = |line: String| {
+        steps.push(Step {
+            line,
+            object: inner.port,
+        })
+    };
+    if seen.is_some_and(|seen| seen.mtu != inner.mtu) {
+        push(format!("link set dev {name} mtu {}", inner.mtu));
+    }
+    let none = BTreeSet::new();
+    let have = seen.map_or(&none, |seen| &seen.addresses);
+    for line in address_steps(name, have, &inner.addresses) {
+        push(line);
+    }
+    let up = seen.is_some_and(|seen| seen.up);
+    if !up {
+        push(format!("link set dev {name} up"));
+    } else if inner.addresses.difference(have).next().is_some() {
+        // Setting the address it has makes the kernel announce all addresses (arp_notify), so
+        // that neighbours who knew an address elsewhere learn where it is now.
+        push(format!("link set dev {name} address {}", inner.mac));
+    }
+}
+
+fn address_steps(name: &str, have: &BTreeSet<IpNet>, want: &BTreeSet<IpNet>) -> Vec<String> {
+    let mut lines: Vec<String> = have
+        .difference(want)
+        .map(|net| format!("addr del {net} dev {name}"))
+        .collect();
+    lines.extend(want.difference(have).map(|net| {
+        // An address that the cloud assigned is not disputed, and must work at once.
+        let nodad = if matches!(net, IpNet::V6(_)) {
+            " nodad"
+        } else {
+            ""
+        };
+        format!("addr add {net} dev {name}{nodad}")
+    }));
+    lines
+}
+
+/// Whether an interface of kind `seen` can be what is wanted. A port's interface may also be a
+/// cable that someone laid beforehand, as container hypervisors do.
+fn fits(wanted: &LinkKind, seen: &str) -> bool {
+    match wanted {
+        LinkKind::Bridge { .. } => seen == "bridge",
+        LinkKind::Tap => seen == "tun" || seen == "veth",
+        LinkKind::Veth { .. } => seen == "veth",
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+//! An agent that touches nothing: for simulated hosts it says that everything was realised.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use types::network_wanted::{HostReport, HostWanted, ObjectStatus, Status};
+use uuid::Uuid;
+
+use crate::agent::{RETRY, agents, figures, heartbeat};
+use crate::source::WantedSource;
+
+/// The network agent of a simulated host.
+#[derive(Debug)]
+pub struct Agent;
+
+impl Agent {
+    /// Runs until `stop`.
+    pub async fn run(source: Arc<dyn WantedSource>, every: Duration, stop: CancellationToken) {
+        let beats = tokio::spawn(heartbeat(Arc::clone(&source), every, stop.clone()));
+        stop.run_until_cancelled(work(source)).await;
+        beats.abort();
+    }
+}
+
+async fn work(source: Arc<dyn WantedSource>) {
+    let mut known = HostWanted::default();
+    // What the service has been told, so that a report names only what is new: the cost of a new
+    // guest must not grow with the number of guests.
+    let mut told: HashMap<Uuid, Status> = HashMap::new();
+    let mut pause = RETRY.0;
+    loop {
+        match source.wanted(known.revision).await {
+            Ok(None) => continue,
+            Ok(Some(news)) => known.update(news),
+            Err(error) => {
+                tracing::debug!(%error, "simulated network agent cannot learn the wanted state");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+                continue;
+            }
+        }
+        let report = report(&known, &mut told);
+        match source.report(report).await {
+            Ok(()) => pause = RETRY.0,
+            Err(error) => {
+                tracing::debug!(%error, "the network service did not take a simulated report");
+                told.clear();
+                known.revision = 0;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+        }
+    }
+}
+
+fn report(wanted: &HostWanted, told: &mut HashMap<Uuid, Status>) -> HostReport {
+    let mut now: HashMap<Uuid, Status> = HashMap::with_capacity(told.len() + 1);
+    let mut news = |id: Uuid, up: bool| {
+        let status = if up { Status::Active } else { Status::Down };
+        now.insert(id, status);
+        (told.get(&id) != Some(&status)).then_some(ObjectStatus {
+            id,
+            status,
+            detail: None,
+        })
+    };
+    let mut ports: Vec<ObjectStatus> = Vec::new();
+    ports.extend(
+        wanted
+            .ports
+            .iter()
+            .filter_map(|port| news(port.id, port.admin_state_up)),
+    );
+    ports.extend(
+        wanted
+            .networks
+            .iter()
+            .filter_map(|n| n.dhcp.as_ref())
+            .filter_map(|dhcp| news(dhcp.port_id, true)),
+    );
+    for router in &wanted.routers {
+        let interfaces = router.interfaces.iter().map(|interface| interface.port_id);
+        let all = interfaces.chain(router.gateway.iter().map(|gateway| gateway.port_id));
+        ports.extend(all.filter_map(|port| news(port, true)));
+    }
+    let routers = wanted
+        .routers
+        .iter()
+        .filter_map(|r| news(r.id, r.admin_state_up))
+        .collect();
+    let floating_ips = wanted
+        .routers
+        .iter()
+        .flat_map(|r| &r.floating_ips)
+        .filter_map(|f| news(f.id, true))
+        .collect();
+    *told = now;
+    HostReport {
+        revision: wanted.revision,
+        partial: true,
+        ports,
+        routers,
+        floating_ips,
+        agents: agents(&figures(wanted)),
+    }
+}
