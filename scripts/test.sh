@@ -60,6 +60,10 @@ stage_tidy() {
     shellcheck -x scripts/*.sh scripts/guest-image/build.sh .ci/run || failed=1
     shellcheck -s sh scripts/guest-image/initramfs/init scripts/guest-image/root/etc/init.d/* \
         scripts/guest-image/root/usr/bin/* || failed=1
+    if [ -x "$venv/bin/ruff" ]; then
+        "$venv/bin/ruff" check -q --no-cache tests scripts || failed=1
+        "$venv/bin/ruff" format -q --check --no-cache tests scripts || failed=1
+    fi
     return "$failed"
 }
 stage_clippy() { cargo clippy --quiet --locked --workspace --all-targets -- -D warnings; }
@@ -72,7 +76,7 @@ stage_deny() {
         cat "$scratch/advisories"
         return 1
     fi
-    say "advisories skipped: $(tail -n 1 "$scratch/advisories")"
+    say "advisories skipped: $(grep -m1 . "$scratch/advisories" || echo no answer from the network)"
 }
 stage_cargo_test() {
     say "seed of the sampled tests: KILONOVA_TEST_SEED=$KILONOVA_TEST_SEED"

@@ -204,7 +204,9 @@ def test_openstack_metadata_and_tools(boot, key):
         assert guest.ssh("curl -s http://169.254.169.254/latest/meta-data/public-ipv4") == "203.0.113.9"
         assert guest.ssh("wget -T 5 -q -O - http://169.254.169.254/latest/meta-data/public-ipv4") == "203.0.113.9"
         # Two connections of netcat inside the guest.
-        assert guest.ssh("(echo pong | nc -l -p 7777 >/dev/null) & sleep 1; nc -w 2 127.0.0.1 7777 </dev/null") == "pong"
+        assert (
+            guest.ssh("(echo pong | nc -l -p 7777 >/dev/null) & sleep 1; nc -w 2 127.0.0.1 7777 </dev/null") == "pong"
+        )
         assert int(guest.ssh("df -k / | awk 'END { print $2 }'")) > 900_000, "the root file system did not grow"
         assert guest.ssh("lsblk -dn -o NAME") == "vda"
         assert guest.ssh("cat /var/run/udhcpc.eth0.pid").isdigit()

@@ -1,0 +1,254 @@
+"""Bad input gets Nova's status and fault name, and a message that helps."""
+
+import json
+
+import pytest
+import requests
+
+from cloud import wait_until
+
+GONE = "00000000-0000-4000-8000-000000000000"
+
+
+class Api:
+    """Plain requests to the compute API, so that what is sent is exactly what the test says."""
+
+    def __init__(self, cloud, sdk):
+        self.base = f"http://127.0.0.1:{cloud.ports['compute']}/v2.1"
+        self.token = sdk.auth_token
+
+    def send(self, method, path, body=None, data=None, version="2.90", **headers):
+        headers = {key.replace("_", "-"): value for key, value in headers.items()}
+        headers.setdefault("X-Auth-Token", self.token)
+        headers.setdefault("OpenStack-API-Version", f"compute {version}")
+        if body is not None:
+            data = json.dumps(body)
+        if data is not None:
+            headers.setdefault("Content-Type", "application/json")
+        return requests.request(method, self.base + path, data=data, headers=headers, timeout=30)
+
+
+def check(answer, status, fault, *words):
+    assert answer.status_code == status, f"{answer.status_code}: {answer.text[:500]}"
+    assert answer.headers["X-Openstack-Request-Id"].startswith("req-")
+    document = answer.json()
+    assert list(document) == [fault], document
+    assert document[fault]["code"] == status
+    message = document[fault]["message"]
+    for word in words:
+        assert word.lower() in message.lower(), message
+
+
+@pytest.fixture(scope="module")
+def api(cloud, demo_sdk):
+    return Api(cloud, demo_sdk)
+
+
+@pytest.fixture(scope="module")
+def parts(demo_sdk, image):
+    return {
+        "name": "bad",
+        "imageRef": image["id"],
+        "flavorRef": demo_sdk.compute.find_flavor("m1.nano").id,
+        "networks": [{"uuid": demo_sdk.network.find_network("private").id}],
+    }
+
+
+def test_malformed_json(api):
+    check(api.send("POST", "/servers", data='{"server": '), 400, "badRequest", "malformed")
+
+
+def test_wrong_content_type(api):
+    answer = api.send("POST", "/servers", data="<server/>", Content_Type="application/xml")
+    check(answer, 415, "badMediaType")
+
+
+def test_body_over_the_limit(api):
+    answer = api.send("POST", "/servers", data='{"server": {"name": "' + "x" * 200_000 + '"}}')
+    check(answer, 413, "overLimit")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"nmae": "x"}, ["additional properties", "nmae"]),
+        ({"name": 7}, ["name", "7"]),
+        ({"name": ""}, ["name"]),
+        ({"name": "x" * 256}, ["name"]),
+        ({"metadata": {"key": 1}}, ["metadata"]),
+        ({"min_count": 0}, ["min_count"]),
+        ({"min_count": 3, "max_count": 2}, ["min_count"]),
+        ({"config_drive": "maybe"}, ["config_drive"]),
+        ({"networks": [{"uuid": "not-an-id"}]}, ["not-an-id"]),
+        ({"user_data": "not base64!"}, ["user_data"]),
+    ],
+)
+def test_fields(api, parts, change, words):
+    check(api.send("POST", "/servers", {"server": {**parts, **change}}), 400, "badRequest", *words)
+
+
+@pytest.mark.parametrize("missing", ["name", "flavorRef", "networks"])
+def test_missing_fields(api, parts, missing):
+    body = {key: value for key, value in parts.items() if key != missing}
+    check(api.send("POST", "/servers", {"server": body}), 400, "badRequest", missing)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"imageRef": GONE}, [GONE]),
+        ({"flavorRef": GONE}, [GONE]),
+        ({"networks": [{"uuid": GONE}]}, [GONE]),
+        ({"networks": [{"port": GONE}]}, [GONE]),
+        ({"key_name": "no-such-key"}, ["key"]),
+        ({"security_groups": [{"name": "no-such-group"}]}, ["no-such-group"]),
+        ({"availability_zone": "no-such-zone"}, ["zone"]),
+    ],
+)
+def test_unknown_things(api, parts, change, words):
+    check(api.send("POST", "/servers", {"server": {**parts, **change}}), 400, "badRequest", *words)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", f"/servers/{GONE}", None),
+        ("DELETE", f"/servers/{GONE}", None),
+        ("POST", f"/servers/{GONE}/action", {"reboot": {"type": "SOFT"}}),
+        ("GET", f"/flavors/{GONE}", None),
+        ("GET", "/os-keypairs/none", None),
+    ],
+)
+def test_not_found(api, method, path, body):
+    check(api.send(method, path, body), 404, "itemNotFound", path.split("/")[2])
+
+
+@pytest.mark.parametrize("token", [None, "", "garbage", "gAAAAAB" + "x" * 180, "x" * 20000])
+def test_tokens(api, token):
+    headers = {} if token is None else {"X-Auth-Token": token}
+    answer = requests.get(api.base + "/servers", headers=headers, timeout=10)
+    assert answer.status_code in (401, 431), answer.text
+    if answer.status_code == 401:
+        assert "WWW-Authenticate" in answer.headers or answer.json()
+
+
+def test_revoked_token(cloud, demo, api):
+    other = demo.sdk()
+    token = other.auth_token
+    assert api.send("GET", "/servers", X_Auth_Token=token).status_code == 200
+    other.identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
+    wait_until(lambda: api.send("GET", "/servers", X_Auth_Token=token).status_code == 401, 5, "the token is refused")
+
+
+def test_another_projects_server_is_not_there(api, admin_sdk, image, parts):
+    server = admin_sdk.compute.create_server(
+        name="foreign", image_id=image["id"], flavor_id=parts["flavorRef"], networks=parts["networks"]
+    )
+    admin_sdk.compute.wait_for_server(server, wait=60)
+    try:
+        check(api.send("GET", f"/servers/{server.id}"), 404, "itemNotFound", server.id)
+        check(api.send("DELETE", f"/servers/{server.id}"), 404, "itemNotFound")
+        check(api.send("GET", "/servers?all_tenants=1"), 403, "forbidden")
+    finally:
+        admin_sdk.compute.delete_server(server)
+        admin_sdk.compute.wait_for_delete(server, wait=60)
+
+
+def test_image_too_large_for_the_flavor(api, admin_sdk, parts, image):
+    admin_sdk.image.update_image(image["id"], min_ram=100_000)
+    try:
+        check(api.send("POST", "/servers", {"server": parts}), 400, "badRequest", "memory")
+    finally:
+        admin_sdk.image.update_image(image["id"], min_ram=0)
+
+
+def test_quota_exceeded(api, parts):
+    check(api.send("POST", "/servers", {"server": {**parts, "min_count": 60}}), 403, "forbidden", "quota")
+
+
+def test_two_networks_and_none_named(api, demo_sdk, parts):
+    body = {key: value for key, value in parts.items() if key != "networks"}
+    own = demo_sdk.network.create_network(name="second")
+    demo_sdk.network.create_subnet(network_id=own.id, ip_version=4, cidr="10.33.0.0/24")
+    try:
+        check(api.send("POST", "/servers", {"server": body}, version="2.1"), 409, "conflictingRequest", "networks")
+    finally:
+        demo_sdk.network.delete_network(own)
+
+
+def test_port_in_use(api, demo_sdk, parts):
+    network = parts["networks"][0]["uuid"]
+    port = demo_sdk.network.create_port(network_id=network)
+    first = demo_sdk.compute.create_server(
+        name="holder", image_id=parts["imageRef"], flavor_id=parts["flavorRef"], networks=[{"port": port.id}]
+    )
+    demo_sdk.compute.wait_for_server(first, wait=60)
+    try:
+        answer = api.send("POST", "/servers", {"server": {**parts, "networks": [{"port": port.id}]}})
+        check(answer, 409, "conflictingRequest", port.id)
+    finally:
+        demo_sdk.compute.delete_server(first)
+        demo_sdk.compute.wait_for_delete(first, wait=60)
+        demo_sdk.network.delete_port(port)
+
+
+def test_full_subnet(demo_sdk, parts):
+    """The fault of the server says why."""
+    network = demo_sdk.network.create_network(name="full")
+    demo_sdk.network.create_subnet(
+        network_id=network.id,
+        ip_version=4,
+        cidr="10.34.0.0/29",
+        allocation_pools=[{"start": "10.34.0.2", "end": "10.34.0.2"}],
+    )
+    taken = demo_sdk.network.create_port(network_id=network.id)
+    try:
+        fault = fault_of(demo_sdk, parts, networks=[{"uuid": network.id}])
+        assert fault
+    finally:
+        demo_sdk.network.delete_port(taken)
+        demo_sdk.network.delete_network(network)
+
+
+def test_no_valid_host(admin_sdk, demo_sdk, parts):
+    flavor = admin_sdk.compute.create_flavor(name="huge", ram=64 * 1024 * 1024, vcpus=1, disk=1)
+    admin_sdk.compute.put("/os-quota-sets/" + demo_sdk.current_project_id, json={"quota_set": {"ram": -1}})
+    try:
+        fault = fault_of(demo_sdk, parts, flavor_id=flavor.id)
+        assert "No valid host" in fault, fault
+    finally:
+        admin_sdk.compute.delete_flavor(flavor)
+
+
+def fault_of(sdk, parts, **change):
+    """Makes a server that cannot be, waits for ERROR, deletes it; gives the message."""
+    body = {
+        "name": "doomed",
+        "image_id": parts["imageRef"],
+        "flavor_id": parts["flavorRef"],
+        "networks": parts["networks"],
+        **change,
+    }
+    server = sdk.compute.create_server(**body)
+    wait_until(lambda: sdk.compute.get_server(server.id).status == "ERROR", 60, "ERROR")
+    fault = sdk.compute.get_server(server.id).fault
+    sdk.compute.delete_server(server)
+    sdk.compute.wait_for_delete(server, wait=60)
+    assert not list(sdk.network.ports(device_id=server.id))
+    return fault["message"]
+
+
+def test_names_that_nova_refuses_twice(admin_sdk, demo_sdk, api, key):
+    public = key.with_suffix(".pub").read_text()
+    body = {"keypair": {"name": "twice", "type": "ssh", "public_key": public}}
+    assert api.send("POST", "/os-keypairs", body).status_code == 201
+    try:
+        check(api.send("POST", "/os-keypairs", body), 409, "conflictingRequest", "twice")
+    finally:
+        api.send("DELETE", "/os-keypairs/twice")
+
+
+def test_unknown_action_and_wrong_method(api, demo_sdk):
+    assert api.send("PATCH", "/servers").status_code in (404, 405)
+    answer = api.send("POST", f"/servers/{GONE}/action", {"explode": None})
+    assert answer.status_code in (400, 404), answer.text

@@ -1,0 +1,97 @@
+"""The network commands of the story."""
+
+import ipaddress
+
+
+def test_network_to_floating_ip(demo, name):
+    network = demo.get("network", "create", name)
+    assert network["status"] in ("ACTIVE", "DOWN") and network["mtu"] >= 1280
+    subnet = demo.get(
+        "subnet", "create", "--network", name, "--subnet-range", "10.31.0.0/24", "--dns-nameserver", "192.0.2.53", name
+    )
+    assert subnet["gateway_ip"] == "10.31.0.1"
+    assert subnet["allocation_pools"] == [{"start": "10.31.0.2", "end": "10.31.0.254"}]
+
+    demo.run("router", "create", name)
+    demo.run("router", "set", "--external-gateway", "public", name)
+    demo.run("router", "add", "subnet", name, name)
+    router = demo.get("router", "show", name)
+    outside = router["external_gateway_info"]["external_fixed_ips"][0]["ip_address"]
+    assert ipaddress.ip_address(outside)
+    assert [item["ip_address"] for item in router["interfaces_info"]] == ["10.31.0.1"]
+
+    group = demo.get("security", "group", "create", "--description", "web", name)
+    assert len(group["rules"]) == 2, "a new group lets everything out, by IPv4 and IPv6"
+    rule = demo.get(
+        "security",
+        "group",
+        "rule",
+        "create",
+        "--protocol",
+        "tcp",
+        "--dst-port",
+        "80:81",
+        "--remote-ip",
+        "0.0.0.0/0",
+        name,
+    )
+    assert (rule["port_range_min"], rule["port_range_max"], rule["direction"]) == (80, 81, "ingress")
+    demo.run("security", "group", "rule", "create", "--protocol", "icmp", "--remote-group", name, name)
+    assert len(demo.get("security", "group", "rule", "list", name)) == 4
+    assert "409" in demo.fails(
+        "security",
+        "group",
+        "rule",
+        "create",
+        "--protocol",
+        "tcp",
+        "--dst-port",
+        "80:81",
+        "--remote-ip",
+        "0.0.0.0/0",
+        name,
+    )
+
+    port = demo.get(
+        "port", "create", "--network", name, "--fixed-ip", f"subnet={name},ip-address=10.31.0.77",
+        "--security-group", name, "--allowed-address", "ip-address=10.31.0.200", name,
+    )  # fmt: skip
+    assert port["fixed_ips"][0]["ip_address"] == "10.31.0.77"
+    assert port["mac_address"].startswith("fa:16:3e")
+
+    address = demo.get("floating", "ip", "create", "--port", name, "public")
+    assert address["fixed_ip_address"] == "10.31.0.77"
+    assert [row["Floating IP Address"] for row in demo.get("floating", "ip", "list", "--port", name)] == [
+        address["name"]
+    ]
+
+    # Things in use cannot be taken away.
+    assert "409" in demo.fails("router", "delete", name)
+    assert "409" in demo.fails("network", "delete", name)
+    assert "409" in demo.fails("security", "group", "delete", name)
+
+    demo.run("floating", "ip", "delete", address["id"])
+    demo.run("port", "delete", name)
+    demo.run("router", "remove", "subnet", name, name)
+    demo.run("router", "delete", name)
+    demo.run("security", "group", "delete", name)
+    demo.run("network", "delete", name)
+    assert name not in demo.names("network", "list")
+    assert name not in demo.names("subnet", "list")
+
+
+def test_networks_of_another_project_are_not_there(admin, demo, name):
+    admin.run("network", "create", name)
+    try:
+        assert name not in demo.names("network", "list")
+        assert "No Network found" in demo.fails("network", "show", name)
+    finally:
+        admin.run("network", "delete", name)
+
+
+def test_agents_extensions_and_quota(admin, demo):
+    assert any(row["Alive"] in (True, ":-)") for row in admin.get("network", "agent", "list"))
+    aliases = {row["Alias"] for row in demo.get("extension", "list", "--network")}
+    assert aliases >= {"router", "external-net", "security-group", "port-security", "allowed-address-pairs", "agent"}
+    quota = {row["Resource"]: row["Limit"] for row in demo.get("quota", "show", "--network")}
+    assert quota["networks"] > 0

@@ -1,0 +1,191 @@
+"""A server's life through the stock command, on simulated hosts."""
+
+import base64
+import re
+
+import pytest
+
+from cloud import wait_until
+
+USER_DATA = "#!/bin/sh\ntrue\n"
+
+
+@pytest.fixture(scope="module")
+def key_name(demo, key):
+    demo.run("keypair", "create", "--public-key", key.with_suffix(".pub"), "servers")
+    yield "servers"
+    demo.run("keypair", "delete", "servers")
+
+
+def test_life_of_a_server(admin, admin_sdk, demo, demo_sdk, image, key_name, name, tmp_path):
+    (tmp_path / "user-data").write_text(USER_DATA)
+    demo.run("network", "create", name)
+    demo.run("subnet", "create", "--network", name, "--subnet-range", "10.32.0.0/24", name)
+    demo.run("router", "create", "--external-gateway", "public", name)
+    demo.run("router", "add", "subnet", name, name)
+    demo.run("security", "group", "create", name)
+
+    made = demo.get(
+        "server", "create", "--image", image["name"], "--flavor", "m1.nano", "--network", name, "--key-name", key_name,
+        "--security-group", name, "--user-data", tmp_path / "user-data", "--config-drive", "True",
+        "--property", "role=web", "--property", "tier=1", "--wait", name,
+    )  # fmt: skip
+    assert made["status"] == "ACTIVE"
+    assert made["adminPass"]
+    assert made["properties"] == {"role": "web", "tier": "1"}
+    assert made["addresses"][name][0].startswith("10.32.0.")
+    assert made["security_groups"] == [{"name": name}]
+    server = made["id"]
+
+    row = next(row for row in demo.get("server", "list", "--long") if row["ID"] == server)
+    assert (row["Name"], row["Status"], row["Task State"]) == (name, "ACTIVE", None)
+    assert row["Power State"] in ("Running", 1)
+    assert row["Image Name"] == image["name"] and row["Flavor"] == "m1.nano"
+
+    shown = demo.get("server", "show", name)
+    assert shown["key_name"] == key_name and shown["config_drive"] in (True, "True")
+    assert shown["OS-EXT-STS:vm_state"] == "active"
+    assert "OS-EXT-SRV-ATTR:host" not in shown or not shown["OS-EXT-SRV-ATTR:host"], "a member does not see the host"
+    seen = admin.get("server", "show", server)
+    assert seen["OS-EXT-SRV-ATTR:host"] and seen["OS-EXT-SRV-ATTR:instance_name"]
+
+    ports = list(demo_sdk.network.ports(device_id=server))
+    assert len(ports) == 1 and ports[0].status == "ACTIVE" and ports[0].device_owner == "compute:nova"
+    allocations = admin_sdk.placement.get(f"/allocations/{server}").json()["allocations"]
+    assert [item["resources"] for item in allocations.values()] == [
+        {"VCPU": 1, "MEMORY_MB": shown_ram(demo_sdk), "DISK_GB": 1}
+    ]
+
+    demo.run("console", "log", "show", name)
+
+    demo.run("server", "stop", name)
+    wait_status(demo_sdk, server, "SHUTOFF")
+    assert "409" in demo.fails("server", "stop", name)
+    demo.run("server", "start", name)
+    wait_status(demo_sdk, server, "ACTIVE")
+    demo.run("server", "reboot", "--wait", name)
+    demo.run("server", "reboot", "--hard", "--wait", name)
+    assert demo_sdk.compute.get_server(server).status == "ACTIVE"
+
+    address = demo.get("floating", "ip", "create", "public")["floating_ip_address"]
+    demo.run("server", "add", "floating", "ip", name, address)
+    found = wait_until(
+        lambda: address in str(demo.get("server", "show", name)["addresses"]), 20, f"{address} in the addresses"
+    )
+    assert found
+    demo.run("server", "remove", "floating", "ip", name, address)
+    demo.run("floating", "ip", "delete", address)
+
+    demo.run("server", "set", "--name", f"{name}-new", "--property", "tier=2", name)
+    demo.run("server", "unset", "--property", "role", f"{name}-new")
+    assert demo.get("server", "show", f"{name}-new")["properties"] == {"tier": "2"}
+
+    events = demo.get("server", "event", "list", server)
+    actions = [row["Action"] for row in events]
+    assert actions == ["reboot", "reboot", "start", "stop", "create"]
+    create = events[-1]["Request ID"]
+    assert re.fullmatch(r"req-[0-9a-f-]{36}", create)
+    shown = demo.get("server", "event", "show", server, create)
+    assert shown["action"] == "create"
+
+    demo.run("server", "delete", "--wait", server)
+    assert "No Server found" in demo.fails("server", "show", server)
+    assert list(demo_sdk.network.ports(device_id=server)) == []
+    assert admin_sdk.placement.get(f"/allocations/{server}").json()["allocations"] == {}
+
+    demo.run("router", "remove", "subnet", name, name)
+    demo.run("router", "delete", name)
+    demo.run("network", "delete", name)
+    demo.run("security", "group", "delete", name)
+
+
+def shown_ram(sdk):
+    return sdk.compute.find_flavor("m1.nano").ram
+
+
+def wait_status(sdk, server, status, seconds=60):
+    def look():
+        found = sdk.compute.get_server(server)
+        assert status == "ERROR" or found.status != "ERROR", found.fault
+        return found.status == status and found
+
+    return wait_until(look, seconds, lambda: f"{status}: {sdk.compute.get_server(server).status}")
+
+
+def boot(sdk, name, image, **more):
+    flavor = sdk.compute.find_flavor("m1.nano").id
+    network = sdk.network.find_network("private").id
+    body = {"name": name, "image_id": image["id"], "flavor_id": flavor, "networks": [{"uuid": network}], **more}
+    return sdk.compute.create_server(**body)
+
+
+def test_several_at_once_spread_and_delete(admin_sdk, demo_sdk, image, name):
+    boot(demo_sdk, name, image, min_count=6, max_count=6)
+    servers = [server for server in demo_sdk.compute.servers(name=name)]
+    assert sorted(server.name for server in servers) == [f"{name}-{n}" for n in range(1, 7)]
+    for server in servers:
+        wait_status(demo_sdk, server.id, "ACTIVE")
+    hosts = {admin_sdk.compute.get_server(server.id).hypervisor_hostname for server in servers}
+    assert len(hosts) > 1, "all of them on one host"
+    for server in servers:
+        demo_sdk.compute.delete_server(server)
+    for server in servers:
+        demo_sdk.compute.wait_for_delete(server, wait=60)
+    usages = [
+        admin_sdk.placement.get(f"/resource_providers/{provider['uuid']}/usages").json()["usages"]
+        for provider in admin_sdk.placement.get("/resource_providers").json()["resource_providers"]
+    ]
+    assert len(usages) == 3
+    assert all(usage.get("VCPU", 0) == 0 for usage in usages), usages
+
+
+def test_delete_while_it_builds(demo_sdk, image, name):
+    server = boot(demo_sdk, name, image)
+    demo_sdk.compute.delete_server(server)
+    demo_sdk.compute.wait_for_delete(server, wait=60)
+    wait_until(lambda: not list(demo_sdk.network.ports(device_id=server.id)), 30, "its port is gone")
+
+
+def test_a_port_that_was_given_stays(demo_sdk, image, name):
+    network = demo_sdk.network.find_network("private")
+    port = demo_sdk.network.create_port(network_id=network.id, name=name)
+    server = boot(demo_sdk, name, image, networks=[{"port": port.id}])
+    wait_status(demo_sdk, server.id, "ACTIVE")
+    assert demo_sdk.network.get_port(port.id).device_id == server.id
+    demo_sdk.compute.delete_server(server)
+    demo_sdk.compute.wait_for_delete(server, wait=60)
+    assert not demo_sdk.network.get_port(port.id).device_id
+    demo_sdk.network.delete_port(port)
+
+
+def test_lists_are_paged_and_filtered(demo_sdk, image, name):
+    servers = [boot(demo_sdk, f"{name}-{n}", image) for n in range(3)]
+    for server in servers:
+        wait_status(demo_sdk, server.id, "ACTIVE")
+    listed = [server.name for server in demo_sdk.compute.servers(name=name, limit=1, paginated=True)]
+    assert sorted(listed) == sorted(server.name for server in servers)
+    first = demo_sdk.compute.get("/servers?limit=1&sort_key=created_at&sort_dir=asc&name=" + name).json()
+    assert [server["name"] for server in first["servers"]] == [f"{name}-0"]
+    assert first["servers_links"][0]["rel"] == "next"
+    assert [server.status for server in demo_sdk.compute.servers(name=name, status="SHUTOFF")] == []
+    for server in servers:
+        demo_sdk.compute.delete_server(server)
+    for server in servers:
+        demo_sdk.compute.wait_for_delete(server, wait=60)
+
+
+def test_user_data_limit(demo_sdk, image, name):
+    answer = demo_sdk.compute.post(
+        "/servers",
+        json={
+            "server": {
+                "name": name,
+                "imageRef": image["id"],
+                "flavorRef": demo_sdk.compute.find_flavor("m1.nano").id,
+                "networks": "none",
+                "user_data": base64.b64encode(b"x" * 70000).decode(),
+            }
+        },
+        microversion="2.37",
+    )
+    assert answer.status_code == 400 and "user_data" in answer.text
