@@ -8,9 +8,11 @@ use types::network_wanted::{HostWanted, ObjectStatus, Status};
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::conntrack;
 use crate::desired::{self, Desired};
 use crate::dnsmasq_process as server;
 use crate::filter;
+use crate::flows;
 use crate::machine::{Error, Machine, Space};
 use crate::names;
 use crate::nft::Ruleset;
@@ -29,6 +31,8 @@ pub struct Executor {
     settled: BTreeMap<String, desired::Space>,
     marks: BTreeMap<Uuid, u16>,
     prepared: bool,
+    /// What was applied last, to see what was taken away since then.
+    before: Option<HostWanted>,
 }
 
 /// What became of a wanted state.
@@ -73,6 +77,7 @@ impl Executor {
             settled: BTreeMap::new(),
             marks: BTreeMap::new(),
             prepared: false,
+            before: None,
         }
     }
 
@@ -111,7 +116,8 @@ impl Executor {
         self.load_host_rules(wanted, &zones)?;
         self.stop_servers(&plan);
         batch(&self.machine, &Space::Host, &plan.root, &mut faults)?;
-        self.apply_spaces(&desired, &plan, &mut faults);
+        self.apply_spaces(wanted, &desired, &plan, &mut faults);
+        self.cut_forbidden(wanted, &zones);
         let existing: BTreeSet<&String> = desired.spaces.keys().collect();
         self.loaded
             .retain(|name, _| name == HOST || existing.contains(name));
@@ -201,7 +207,27 @@ impl Executor {
         }
     }
 
-    fn apply_spaces(&mut self, desired: &Desired, plan: &Plan, faults: &mut Faults) {
+    /// Ends connections that the rules no longer allow. After a start nothing is known of the rules
+    /// before, so all connections are looked at.
+    fn cut_forbidden(&mut self, wanted: &HostWanted, zones: &BTreeMap<Uuid, u16>) {
+        let before = self.before.replace(wanted.clone());
+        if before
+            .as_ref()
+            .is_some_and(|before| flows::only_grew(before, wanted))
+        {
+            return;
+        }
+        let rules = flows::Rules::new(wanted, before.as_ref().unwrap_or(wanted), zones);
+        cut(&self.machine, &Space::Host, |flow| rules.forbids(flow));
+    }
+
+    fn apply_spaces(
+        &mut self,
+        wanted: &HostWanted,
+        desired: &Desired,
+        plan: &Plan,
+        faults: &mut Faults,
+    ) {
         for (name, space) in &desired.spaces {
             let steps = plan.spaces.get(name).map_or(&[][..], Vec::as_slice);
             if steps.is_empty() && self.settled.get(name) == Some(space) {
@@ -211,6 +237,15 @@ impl Executor {
             let before = faults.0.len();
             if let Err(error) = self.apply_space(name, space, steps, faults) {
                 faults.add(space.object, error);
+            }
+            if let Some(router) = wanted
+                .routers
+                .iter()
+                .find(|router| router.id == space.object)
+            {
+                cut(&self.machine, &Space::Named(name.clone()), |flow| {
+                    flows::router_forbids(router, flow)
+                });
             }
             if faults.0.len() == before {
                 self.settled.insert(name.clone(), space.clone());
@@ -259,6 +294,16 @@ fn prepare_host(machine: &Machine) -> Result<(), Error> {
         })?;
     }
     machine.sysctl(&Space::Host, "ipv4/ip_forward", "1")
+}
+
+fn cut(machine: &Machine, space: &Space, unwanted: impl Fn(&conntrack::Flow) -> bool + Send) {
+    match machine.within(space, || conntrack::cut(unwanted)) {
+        Ok(Ok(0)) => {}
+        Ok(Ok(count)) => tracing::info!(count, ?space, "connections without a rule were cut"),
+        // Their packets go on for as long as they are known; new ones are refused.
+        Ok(Err(error)) => tracing::warn!(%error, ?space, "cannot look at connections"),
+        Err(error) => tracing::warn!(%error, ?space, "cannot look at connections"),
+    }
 }
 
 fn nft(machine: &Machine, space: &Space, text: &str) -> Result<(), Error> {

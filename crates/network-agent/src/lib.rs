@@ -6,11 +6,13 @@
 
 pub mod agent;
 pub mod config;
+pub mod conntrack;
 pub mod desired;
 pub mod dnsmasq;
 mod dnsmasq_process;
 pub mod executor;
 pub mod filter;
+pub mod flows;
 pub mod machine;
 pub mod metadata;
 pub mod names;

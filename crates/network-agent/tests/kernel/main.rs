@@ -1,0 +1,405 @@
+//! The agent on a real kernel, in a network namespace of its own: nothing touches the machine's
+//! network. Guests are namespaces on cables named like taps. Needs root, iproute2, nftables,
+//! dnsmasq and busybox; without them the tests say so and pass.
+#![allow(clippy::unwrap_used)]
+
+extern crate kilonova_network_agent as network_agent;
+
+mod bench;
+
+use std::time::{Duration, Instant};
+
+use bench::{Bench, http_get, ping, tcp_echo, tcp_talk, udp_echo, udp_talk};
+use types::network_wanted::{Direction, Status};
+
+/// Long enough for one answer on a busy machine, short enough to prove silence often.
+const SOON: Duration = Duration::from_millis(1500);
+const NEVER: Duration = Duration::from_millis(700);
+
+#[test]
+fn a_guest_gets_its_network() {
+    let Some(mut bench) = Bench::start("lease") else {
+        return;
+    };
+    let (network, router) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let a = bench.guest(network, "10.0.0.11");
+    let b = bench.guest(network, "10.0.0.12");
+    let report = bench.apply();
+    assert!(
+        report
+            .ports
+            .iter()
+            .all(|port| port.status == Status::Active),
+        "{report:?}"
+    );
+    assert!(
+        report
+            .routers
+            .iter()
+            .all(|router| router.status == Status::Active),
+        "{report:?}"
+    );
+
+    let lease = a.dhcp();
+    assert_eq!(lease["ip"], "10.0.0.11");
+    assert_eq!(lease["router"], "10.0.0.1");
+    assert_eq!(lease["dns"], "10.0.0.2");
+    assert_eq!(lease["mtu"], "1442");
+    assert_eq!(lease["domain"], "openstacklocal");
+    assert_eq!(
+        lease["staticroutes"],
+        "169.254.169.254/32 10.0.0.2 0.0.0.0/0 10.0.0.1"
+    );
+    // A guest that is added later is known to the running DHCP server.
+    let c = bench.guest(network, "10.0.0.13");
+    bench.apply();
+    assert_eq!(c.dhcp()["ip"], "10.0.0.13");
+    assert_eq!(
+        bench.resolve(&b, "10.0.0.2", "host-10-0-0-13.openstacklocal"),
+        "10.0.0.13"
+    );
+
+    for guest in [&a, &b] {
+        guest.configure("10.0.0.1");
+    }
+    assert!(ping(&a, "10.0.0.1", SOON), "its router");
+    assert!(ping(&a, "10.0.0.12", SOON), "a member of its group");
+    assert!(ping(&a, "203.0.113.1", SOON), "the outside");
+    let _ = router;
+
+    // SNAT: the outside sees the router.
+    let outside = bench.host();
+    let server = tcp_echo(&outside, "203.0.113.1:9000");
+    let talk = tcp_talk(&b, None, "203.0.113.1:9000", SOON).unwrap();
+    assert_eq!(talk, "203.0.113.10");
+    drop(server);
+}
+
+#[test]
+fn floating_ips_and_rules_that_change() {
+    let Some(mut bench) = Bench::start("float") else {
+        return;
+    };
+    let (network, router) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let a = bench.guest(network, "10.0.0.11");
+    let b = bench.guest(network, "10.0.0.12");
+    bench.floating(router, "203.0.113.50", "10.0.0.11");
+    let report = bench.apply();
+    assert_eq!(report.floating_ips.len(), 1);
+    assert_eq!(report.floating_ips[0].status, Status::Active);
+    for guest in [&a, &b] {
+        guest.configure("10.0.0.1");
+    }
+    let outside = bench.host();
+    let _ssh = tcp_echo(&a, "0.0.0.0:22");
+    let _web = tcp_echo(&outside, "203.0.113.1:9000");
+    assert_eq!(
+        tcp_talk(&a, None, "203.0.113.1:9000", SOON).unwrap(),
+        "203.0.113.50",
+        "its own address outside"
+    );
+    assert!(
+        tcp_talk(&outside, None, "203.0.113.50:22", NEVER).is_err(),
+        "no rule lets it in"
+    );
+
+    bench.allow_tcp(22);
+    bench.apply();
+    assert_eq!(
+        tcp_talk(&outside, None, "203.0.113.50:22", SOON).unwrap(),
+        "203.0.113.1",
+        "at once"
+    );
+    // Hairpin: a neighbour by the floating IP, and the guest itself.
+    assert_eq!(
+        tcp_talk(&b, None, "203.0.113.50:22", SOON).unwrap(),
+        "203.0.113.10"
+    );
+    assert_eq!(
+        tcp_talk(&a, None, "203.0.113.50:22", SOON).unwrap(),
+        "203.0.113.50"
+    );
+
+    // A connection that is open when its rule goes is cut.
+    let mut open = bench::connect(&outside, "203.0.113.50:22", SOON).unwrap();
+    assert!(bench::still_talks(&mut open));
+    bench.restart();
+    assert!(
+        bench::still_talks(&mut open),
+        "an agent that restarts disturbs nobody"
+    );
+    bench.forbid_tcp(22);
+    bench.apply();
+    assert!(
+        tcp_talk(&outside, None, "203.0.113.50:22", NEVER).is_err(),
+        "no new connection"
+    );
+    assert!(!bench::still_talks(&mut open), "and the old one is cut");
+
+    // Moved to the other guest: the outside learns it at once, the router announces the address.
+    bench.allow_tcp(22);
+    let _ssh_b = tcp_echo(&b, "0.0.0.0:22");
+    bench.move_floating(router, "203.0.113.50", "10.0.0.12");
+    bench.apply();
+    assert!(tcp_talk(&outside, None, "203.0.113.50:22", SOON).is_ok());
+    assert_eq!(
+        tcp_talk(&b, None, "203.0.113.1:9000", SOON).unwrap(),
+        "203.0.113.50"
+    );
+    assert_eq!(
+        tcp_talk(&a, None, "203.0.113.1:9000", SOON).unwrap(),
+        "203.0.113.10"
+    );
+}
+
+#[test]
+fn forged_packets_are_dropped() {
+    let Some(mut bench) = Bench::start("spoof") else {
+        return;
+    };
+    let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let a = bench.guest(network, "10.0.0.11");
+    let b = bench.guest(network, "10.0.0.12");
+    bench.apply();
+    for guest in [&a, &b] {
+        guest.configure("10.0.0.1");
+    }
+    let _echo = udp_echo(&b, "0.0.0.0:7");
+    bench.allow_udp(7);
+    bench.apply();
+    assert!(udp_talk(&a, "10.0.0.11:5000", "10.0.0.12:7", SOON));
+    a.ip(&["addr", "add", "10.0.0.99/24", "dev", "eth0"]);
+    assert!(
+        !udp_talk(&a, "10.0.0.99:5000", "10.0.0.12:7", NEVER),
+        "another IP address"
+    );
+    // ARP in its name fails too, so the neighbour cannot be poisoned.
+    assert!(!b.neighbours().contains("10.0.0.99"), "{}", b.neighbours());
+    bench.allow_pair(&a, "10.0.0.99/32");
+    bench.apply();
+    assert!(
+        udp_talk(&a, "10.0.0.99:5000", "10.0.0.12:7", SOON),
+        "an allowed address pair"
+    );
+
+    a.ip(&["link", "set", "dev", "eth0", "address", "02:00:00:00:00:99"]);
+    a.ip(&["neigh", "flush", "dev", "eth0"]);
+    assert!(
+        !udp_talk(&a, "10.0.0.11:5000", "10.0.0.12:7", NEVER),
+        "another MAC address"
+    );
+    bench.port_security(&a, false);
+    bench.apply();
+    a.ip(&["route", "replace", "default", "via", "10.0.0.1"]);
+    b.ip(&["neigh", "flush", "dev", "eth0"]);
+    assert!(
+        udp_talk(&a, "10.0.0.11:5001", "10.0.0.12:7", SOON),
+        "port security off"
+    );
+    // A guest is no DHCP server, and the host no neighbour.
+    bench.port_security(&a, true);
+    a.ip(&["link", "set", "dev", "eth0", "address", &a.mac.to_string()]);
+    bench.apply();
+    a.ip(&["addr", "add", "203.0.113.77/24", "dev", "eth0"]);
+    assert!(
+        !ping(&a, "203.0.113.1", NEVER),
+        "the host does not answer in a tenant network"
+    );
+}
+
+#[test]
+fn equal_ranges_of_two_tenants() {
+    let Some(mut bench) = Bench::start("twins") else {
+        return;
+    };
+    let (one, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let (two, _) = bench.tenant("10.0.0.0/24", "203.0.113.20");
+    let guests = [
+        (bench.guest(one, "10.0.0.11"), bench.guest(one, "10.0.0.12")),
+        (bench.guest(two, "10.0.0.11"), bench.guest(two, "10.0.0.12")),
+    ];
+    let alone = bench.guest(two, "10.0.0.13");
+    bench.allow_udp(7);
+    bench.apply();
+    for guest in guests.iter().flat_map(|(a, b)| [a, b]).chain([&alone]) {
+        guest.configure("10.0.0.1");
+    }
+    // The same five-tuple in both networks: only zones keep the connections apart.
+    let _servers = guests
+        .each_ref()
+        .map(|(server, _)| udp_echo(server, "0.0.0.0:7"));
+    for (_, client) in &guests {
+        assert!(udp_talk(client, "10.0.0.12:5555", "10.0.0.11:7", SOON));
+    }
+    assert!(
+        !ping(&guests[0].0, "10.0.0.13", NEVER),
+        "an address that only the other tenant has"
+    );
+    assert!(ping(&guests[1].0, "10.0.0.13", SOON));
+    // The server of one tenant takes nothing any more; the other's equal connection goes on.
+    bench.no_groups(&guests[0].0);
+    bench.apply();
+    assert!(udp_talk(
+        &guests[1].1,
+        "10.0.0.12:5555",
+        "10.0.0.11:7",
+        SOON
+    ));
+    assert!(!udp_talk(
+        &guests[0].1,
+        "10.0.0.12:5555",
+        "10.0.0.11:7",
+        NEVER
+    ));
+    assert!(udp_talk(
+        &guests[1].1,
+        "10.0.0.12:5555",
+        "10.0.0.11:7",
+        SOON
+    ));
+    assert_eq!(bench.zones().len(), 2);
+}
+
+#[test]
+fn metadata_by_both_ways() {
+    let Some(mut bench) = Bench::start("meta") else {
+        return;
+    };
+    let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let a = bench.guest(network, "10.0.0.11");
+    bench.apply();
+    a.configure("10.0.0.1");
+    for (way, via) in [("DHCP namespace", "10.0.0.2"), ("router", "10.0.0.1")] {
+        a.ip(&["route", "replace", "169.254.169.254/32", "via", via]);
+        let answer = http_get(
+            &a,
+            "169.254.169.254:80",
+            "/openstack/latest/meta_data.json?x=1",
+        );
+        assert!(answer.starts_with("HTTP/1.1 200"), "{way}: {answer}");
+        let seen = bench.last_metadata_request();
+        assert!(
+            seen.starts_with("GET /openstack/latest/meta_data.json?x=1 HTTP/1.1"),
+            "{way}: {seen}"
+        );
+        let lines: Vec<&str> = seen.lines().collect();
+        let signature = network_agent::metadata::sign(&bench::secret(), &a.server);
+        for expected in [
+            format!("x-instance-id: {}", a.server),
+            "x-tenant-id: project".to_owned(),
+            "x-forwarded-for: 10.0.0.11".to_owned(),
+            format!("x-instance-id-signature: {signature}"),
+        ] {
+            let name = expected.split(':').next().unwrap();
+            let same: Vec<_> = lines
+                .iter()
+                .filter(|line| line.starts_with(name) && line[name.len()..].starts_with(':'))
+                .collect();
+            assert_eq!(same, [&expected.as_str()], "{way}: {seen}");
+        }
+    }
+    // Someone the network does not know.
+    bench.allow_pair(&a, "10.0.0.66/32");
+    bench.apply();
+    a.ip(&["addr", "add", "10.0.0.66/24", "dev", "eth0"]);
+    a.ip(&[
+        "route",
+        "replace",
+        "169.254.169.254/32",
+        "via",
+        "10.0.0.2",
+        "src",
+        "10.0.0.66",
+    ]);
+    let answer = http_get(&a, "169.254.169.254:80", "/");
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let Some(mut bench) = Bench::start("clean") else {
+        return;
+    };
+    let (network, router) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let a = bench.guest(network, "10.0.0.11");
+    let tap = bench.tap_port(network, "10.0.0.14");
+    bench.apply();
+    a.configure("10.0.0.1");
+    assert!(bench.links().contains(&tap), "the agent makes taps");
+    // A foreign interface and a foreign namespace stay.
+    bench
+        .host()
+        .ip(&["link", "add", "name", "kbrforeign", "type", "bridge"]);
+    let pid = bench.dnsmasq_pid(network);
+    let started = Instant::now();
+    bench.tap_port(network, "10.0.0.15");
+    bench.apply();
+    println!("a new port was wired in {:?}", started.elapsed());
+    assert_eq!(
+        bench.dnsmasq_pid(network),
+        pid,
+        "a new guest does not restart the server"
+    );
+
+    bench.drop_port("10.0.0.14");
+    bench.apply();
+    assert!(!bench.links().contains(&tap));
+    bench.drop_router(router);
+    bench.apply();
+    assert_eq!(bench.spaces().len(), 1, "{:?}", bench.spaces());
+
+    bench.stop();
+    let first = bench.teardown();
+    assert_eq!(first.spaces.len(), 1);
+    assert_eq!(
+        bench.teardown(),
+        network_agent::Removed::default(),
+        "nothing left for a second time"
+    );
+    assert_eq!(bench.links(), ["kbrforeign", "lo"]);
+    assert!(bench.spaces().is_empty());
+    assert_eq!(bench.host_output(&["nft", "list", "tables"]), "");
+    assert!(!bench.state_dir().exists());
+    assert!(!std::path::Path::new(&format!("/proc/{pid}/comm")).exists() || bench::is_zombie(pid));
+}
+
+#[test]
+fn rules_of_every_kind_load() {
+    let Some(mut bench) = Bench::start("kinds") else {
+        return;
+    };
+    let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    bench.tap_port(network, "10.0.0.11");
+    bench.external_port("203.0.113.99");
+    for rule in bench::many_rules() {
+        bench.add_rule(rule);
+    }
+    let report = bench.apply();
+    assert!(
+        report
+            .ports
+            .iter()
+            .all(|port| port.status == Status::Active),
+        "{report:?}"
+    );
+    let rules = bench.host_output(&["nft", "list", "ruleset"]);
+    let expected = bench::many_rules()
+        .iter()
+        .filter(|rule| rule.direction == Direction::Ingress)
+        .count();
+    assert!(rules.matches("accept").count() > expected, "{rules}");
+    // Everything again and in pieces, as the agent does when something changes.
+    bench.clear_rules();
+    bench.apply();
+    for rule in bench::many_rules() {
+        bench.add_rule(rule);
+        bench.apply();
+    }
+    let again = bench.host_output(&["nft", "list", "ruleset"]);
+    let different: Vec<_> = rules
+        .lines()
+        .zip(again.lines())
+        .filter(|(a, b)| a != b)
+        .collect();
+    assert!(rules == again, "{different:?}");
+}
