@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# `make bench`: the benchmark of tests/bench, with real guests where this is root.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+cache=${KILONOVA_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/kilonova}
+target=${CARGO_TARGET_DIR:-$ROOT/target}
+scripts/install-packages.sh run
+mkdir -p "$cache"
+make_venv "$cache/venv-test" scripts/requirements-test.txt "$cache/venv-test.log"
+# The figures are those of the profile that everything else uses, too (opt-level 1); --release would be better still.
+cargo build --locked --package kilonova
+more=()
+if [ "$(id -u)" = 0 ]; then
+    scripts/guest-image/build.sh "$target/guest.qcow2"
+    more=(--real --guest-image "$target/guest.qcow2")
+fi
+KILONOVA_BINARY=$BINARY exec "$cache/venv-test/bin/python" tests/bench/bench.py --json "$target/bench.json" "${more[@]}" "$@"

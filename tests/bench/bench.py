@@ -1,0 +1,330 @@
+#!/usr/bin/env python3
+"""What a cloud costs: start, memory, CPU for each operation, latencies.
+
+    bench.py [--hosts 20] [--servers 200] [--clients 16] [--real] [--json FILE]
+
+Starts `kilonova up --hypervisor sim` in a temporary home on free ports and speaks only the public APIs to it. The CPU
+figures are those of all of its processes together. With --real it also starts guests on this machine's libvirt (root)
+and compares with a bare `virsh define` and `virsh start` of the same domains.
+"""
+
+import argparse
+import concurrent.futures
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import yaml
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+from cloud import Cloud, wait_until  # noqa: E402
+
+TICKS = os.sysconf("SC_CLK_TCK")
+VERSION = "2.90"
+_local = threading.local()
+
+
+class Api:
+    """Plain HTTP with one kept connection for each thread and service."""
+
+    def __init__(self, cloud, name):
+        self.ports = cloud.ports
+        auth = yaml.safe_load((cloud.home / "clouds.yaml").read_text())["clouds"][name]["auth"]
+        scope = {
+            "project": {"name": auth["project_name"], "domain": {"name": auth.get("project_domain_name", "Default")}}
+        }
+        user = {
+            "name": auth["username"],
+            "password": auth["password"],
+            "domain": {"name": auth.get("user_domain_name", "Default")},
+        }
+        identity = {"methods": ["password"], "password": {"user": user}}
+        self.token = None
+        _, headers, body = self.send(
+            "identity", "POST", "/v3/auth/tokens", {"auth": {"identity": identity, "scope": scope}}
+        )
+        self.token = headers["X-Subject-Token"]
+        self.project = body["token"]["project"]["id"]
+
+    def send(self, service, method, path, body=None, expect=(200, 201, 202, 204)):
+        connections = _local.__dict__.setdefault("connections", {})
+        connection = connections.get((id(self), service))
+        if connection is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.ports[service], timeout=120)
+            connections[(id(self), service)] = connection
+        headers = {"OpenStack-API-Version": f"compute {VERSION}", "Accept": "application/json"}
+        if self.token:
+            headers["X-Auth-Token"] = self.token
+        data = None
+        if body is not None:
+            data = json.dumps(body)
+            headers["Content-Type"] = "application/json"
+        try:
+            connection.request(method, path, data, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        except (http.client.HTTPException, OSError):
+            connection.close()
+            del connections[(id(self), service)]
+            raise
+        if answer.status not in expect:
+            raise RuntimeError(f"{method} {path}: {answer.status} {text[:300]!r}")
+        return answer.status, answer.headers, json.loads(text) if text and text[:1] in b"{[" else None
+
+    def compute(self, method, path, body=None, **more):
+        return self.send("compute", method, "/v2.1" + path, body, **more)[2]
+
+
+def cpu_seconds(cloud):
+    total = 0
+    for pid in cloud.processes():
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def memory_mib(cloud):
+    total = 0
+    for pid in cloud.processes():
+        for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def percentile(values, share):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+class Report:
+    def __init__(self):
+        self.rows = []
+
+    def add(self, what, value, unit, goal=None):
+        self.rows.append({"what": what, "value": round(value, 3), "unit": unit, "goal": goal})
+        print(f"  {what:<58} {value:>10.2f} {unit:<6} {'goal: ' + goal if goal else ''}", flush=True)
+
+
+def boot_body(name, image, flavor, networks="none"):
+    return {"server": {"name": name, "imageRef": image, "flavorRef": flavor, "networks": networks}}
+
+
+def make_image(api):
+    made = api.send("image", "POST", "/v2/images", {"name": "bench", "disk_format": "raw", "container_format": "bare"})[
+        2
+    ]
+    connection = http.client.HTTPConnection("127.0.0.1", api.ports["image"], timeout=60)
+    connection.request(
+        "PUT",
+        f"/v2/images/{made['id']}/file",
+        b"\0" * (1 << 20),
+        {"X-Auth-Token": api.token, "Content-Type": "application/octet-stream"},
+    )
+    answer = connection.getresponse()
+    if answer.status != 204:
+        raise RuntimeError(f"upload: {answer.status} {answer.read()!r}")
+    return made["id"]
+
+
+def wait_active(api, server):
+    while True:
+        status = api.compute("GET", f"/servers/{server}")["server"]["status"]
+        if status == "ACTIVE":
+            return
+        if status == "ERROR":
+            raise RuntimeError(api.compute("GET", f"/servers/{server}")["server"].get("fault"))
+        time.sleep(0.005)
+
+
+def wait_gone(api, server):
+    while api.send("compute", "GET", f"/v2.1/servers/{server}", expect=(200, 404))[0] != 404:
+        time.sleep(0.005)
+
+
+def measure_reads(report, cloud, api, path, label, clients):
+    count = {1: 100}.get(clients, 400)
+    before = cpu_seconds(cloud)
+    began = time.monotonic()
+    times = []
+
+    def one(_number):
+        start = time.monotonic()
+        api.compute("GET", path)
+        times.append(time.monotonic() - start)
+
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        list(pool.map(one, range(count)))
+    seconds = time.monotonic() - began
+    report.add(f"GET {label}, {clients} clients: p50", statistics.median(times) * 1000, "ms")
+    report.add(f"GET {label}, {clients} clients: rate (this client is Python)", count / seconds, "/s")
+    report.add(f"GET {label}, {clients} clients: CPU", (cpu_seconds(cloud) - before) / count * 1000, "ms")
+
+
+def simulated(report, options):
+    print(f"simulated cloud, {options.hosts} hosts", flush=True)
+    cloud = Cloud(tempfile.mkdtemp(prefix="kilonova-bench-"), "sim", hosts=options.hosts)
+    try:
+        report.add("start of a new cloud until every endpoint answers", cloud.start(), "s")
+        cloud.stop()
+        report.add("start of a known cloud until every endpoint answers", cloud.start(), "s", "< 1")
+        time.sleep(3)
+        report.add("memory (PSS) of the whole cloud, idle", memory_mib(cloud), "MiB", "< 100")
+        before = cpu_seconds(cloud)
+        time.sleep(5)
+        report.add("CPU while idle", (cpu_seconds(cloud) - before) / 5 * 100, "%")
+
+        admin, api = Api(cloud, "kilonova"), Api(cloud, "kilonova-demo")
+        quota = {"instances": -1, "cores": -1, "ram": -1}
+        admin.compute("PUT", f"/os-quota-sets/{api.project}", {"quota_set": quota})
+        image = make_image(api)
+        flavor = min(api.compute("GET", "/flavors/detail")["flavors"], key=lambda found: found["ram"])["id"]
+
+        posts, actives, deletes = [], [], []
+        for number in range(50):
+            start = time.monotonic()
+            server = api.compute("POST", "/servers", boot_body(f"one-{number}", image, flavor))["server"]["id"]
+            posts.append(time.monotonic() - start)
+            wait_active(api, server)
+            actives.append(time.monotonic() - start)
+            start = time.monotonic()
+            api.compute("DELETE", f"/servers/{server}")
+            wait_gone(api, server)
+            deletes.append(time.monotonic() - start)
+        report.add("POST /servers, 1 client: p50", statistics.median(posts) * 1000, "ms", "< 10")
+        report.add("POST /servers, 1 client: p95", percentile(posts, 0.95) * 1000, "ms")
+        report.add("create to ACTIVE, 1 client: p50", statistics.median(actives) * 1000, "ms")
+        report.add("delete to 404, 1 client: p50", statistics.median(deletes) * 1000, "ms")
+
+        before, began = cpu_seconds(cloud), time.monotonic()
+
+        def create(number):
+            return api.compute("POST", "/servers", boot_body(f"many-{number}", image, flavor))["server"]["id"]
+
+        with concurrent.futures.ThreadPoolExecutor(options.clients) as pool:
+            servers = list(pool.map(create, range(options.servers)))
+
+        # Few and cheap questions, so that waiting does not count as creating.
+        def building():
+            return api.compute("GET", "/servers?status=BUILD&limit=1")["servers"]
+
+        wait_until(lambda: not building(), 300, "all servers ACTIVE", pause=0.1)
+        seconds, used = time.monotonic() - began, cpu_seconds(cloud) - before
+        errors = api.compute("GET", "/servers?status=ERROR")["servers"]
+        if errors:
+            raise RuntimeError(f"{len(errors)} of {options.servers} servers went to ERROR")
+        report.add(
+            f"{options.servers} creates, {options.clients} clients, until ACTIVE", options.servers / seconds, "/s"
+        )
+        report.add("CPU of all services for each create to ACTIVE", used / options.servers * 1000, "ms", "< 9.2")
+        report.add("memory (PSS) after that", memory_mib(cloud), "MiB")
+
+        for clients in (1, options.clients):
+            measure_reads(report, cloud, api, "/flavors/detail", "flavors/detail", clients)
+            measure_reads(report, cloud, api, "/limits", "limits", clients)
+            measure_reads(report, cloud, api, f"/servers/{servers[0]}", "servers/{id}", clients)
+            measure_reads(report, cloud, api, "/servers/detail?limit=100", "servers/detail (100)", clients)
+
+        before, began = cpu_seconds(cloud), time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(options.clients) as pool:
+            list(pool.map(lambda server: api.compute("DELETE", f"/servers/{server}"), servers))
+        wait_until(lambda: not api.compute("GET", "/servers?limit=1")["servers"], 300, "all gone", pause=0.1)
+        seconds, used = time.monotonic() - began, cpu_seconds(cloud) - before
+        report.add(f"{options.servers} deletes, {options.clients} clients, until gone", options.servers / seconds, "/s")
+        report.add("CPU of all services for each delete", used / options.servers * 1000, "ms")
+    finally:
+        cloud.discard()
+
+
+def pid_file(domain):
+    return pathlib.Path(f"/run/libvirt/qemu/{domain}.pid")
+
+
+def virsh(*arguments):
+    return subprocess.run(
+        ["virsh", "-q", "-c", "qemu:///system", *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def real(report, options):
+    """From accepted POST to a running QEMU, against the same domain by hand."""
+    print("real guests", flush=True)
+    cloud = Cloud(tempfile.mkdtemp(prefix="kilonova-bench-"), "libvirt")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="kilonova-bench-xml-"))
+    try:
+        cloud.start()
+        sdk = cloud.client("kilonova").sdk()
+        image = sdk.create_image(
+            "bench", filename=options.guest_image, disk_format="qcow2", container_format="bare", wait=True
+        )
+        api = Api(cloud, "kilonova")
+        flavor = min(api.compute("GET", "/flavors/detail")["flavors"], key=lambda found: found["ram"])["id"]
+        network = sdk.network.find_network("private").id
+        servers, ours = [], []
+        for number in range(options.guests + 1):
+            body = boot_body(f"bench-{number}", image.id, flavor, [{"uuid": network}])
+            server = api.compute("POST", "/servers", body)["server"]["id"]
+            start = time.monotonic()
+            name = None
+            while not (name and pid_file(name).exists()):
+                shown = api.compute("GET", f"/servers/{server}")["server"]
+                name = shown.get("OS-EXT-SRV-ATTR:instance_name")
+                if shown["status"] == "ERROR":
+                    raise RuntimeError(shown.get("fault"))
+                time.sleep(0.005)
+            took = time.monotonic() - start
+            wait_active(api, server)
+            servers.append(name)
+            if number:  # the first one fills the image cache
+                ours.append(took)
+        report.add("accepted POST to running QEMU, image cached: p50", statistics.median(ours) * 1000, "ms")
+
+        for name in servers:
+            (folder / name).write_text(virsh("dumpxml", "--inactive", "--security-info", name))
+        cloud.stop()
+        bare = []
+        for name in servers:
+            virsh("destroy", name)
+            if name in virsh("list", "--all", "--name").split():
+                virsh("undefine", name)
+            start = time.monotonic()
+            virsh("define", str(folder / name))
+            virsh("start", name)
+            bare.append(time.monotonic() - start)
+        report.add("virsh define and start of the same domain: p50", statistics.median(bare) * 1000, "ms")
+        report.add("ratio", statistics.median(ours) / statistics.median(bare), "", "< 1.25")
+        cloud.start()
+    finally:
+        cloud.discard()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", type=int, default=20)
+    parser.add_argument("--servers", type=int, default=200)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--guests", type=int, default=5, help="real guests to measure")
+    parser.add_argument("--guest-image", default=os.environ.get("KILONOVA_GUEST_IMAGE"))
+    parser.add_argument("--real", action="store_true")
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    report = Report()
+    simulated(report, options)
+    if options.real:
+        real(report, options)
+    if options.json:
+        options.json.write_text(json.dumps(report.rows, indent=1) + "\n")
+        print(f"written to {options.json}")
+
+
+if __name__ == "__main__":
+    main()
