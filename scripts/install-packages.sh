@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs the distribution packages that Kilonova needs and that are missing (Debian 12 and 13, Ubuntu 24.04).
 #
-#   usage: install-packages.sh [run|build|test|bench] ...      default: run
+#   usage: install-packages.sh [run|build|test|bench|long] ...      default: run
 #
 #   build  a C compiler for the bundled SQLite
 #   run    libvirt, QEMU, dnsmasq, nftables, what builds the guest image, a Python for the stock client
 #   test   run, and PostgreSQL, MariaDB, tools of the tests
 #   bench  run, and wrk
+#   long   what builds the Debian guest of the slow test
 #
 # Starts no service: what the packages would start stays stopped (a policy-rc.d is in place meanwhile).
 # Needs root or sudo only when something is missing. Installs nothing else, and removes nothing.
@@ -18,6 +19,8 @@ image=(mtools dosfstools syslinux syslinux-common e2fsprogs fdisk kmod cpio xz-u
 run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base
     nftables iproute2 procps openssh-client python3 python3-venv "${build[@]}" "${image[@]}")
 test=("${run[@]}" postgresql mariadb-server xorriso shellcheck openssl iputils-ping)
+# Only for the slow test with a Debian guest.
+long=(mmdebstrap debian-archive-keyring)
 bench=("${run[@]}" wrk)
 
 say() { echo "packages: $*"; }
@@ -30,7 +33,8 @@ for set in "${@:-run}"; do
     run) wanted+=("${run[@]}") ;;
     test) wanted+=("${test[@]}") ;;
     bench) wanted+=("${bench[@]}") ;;
-    *) die "unknown set $set; usage: $0 [run|build|test|bench] ..." ;;
+    long) wanted+=("${long[@]}") ;;
+    *) die "unknown set $set; usage: $0 [run|build|test|bench|long] ..." ;;
     esac
 done
 

@@ -46,7 +46,7 @@ trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-stage_packages() { scripts/install-packages.sh test; }
+stage_packages() { scripts/install-packages.sh test ${all:+long}; }
 stage_client() {
     mkdir -p "$cache"
     exec 8> "$cache/venv-test.lock"
@@ -57,7 +57,7 @@ stage_fmt() { cargo fmt --all --check; }
 stage_tidy() {
     local failed=0
     cargo xtask tidy || failed=1
-    shellcheck -x scripts/*.sh scripts/guest-image/build.sh .ci/run || failed=1
+    shellcheck -x scripts/*.sh scripts/guest-image/*.sh .ci/run || failed=1
     shellcheck -s sh scripts/guest-image/initramfs/init scripts/guest-image/root/etc/init.d/* \
         scripts/guest-image/root/usr/bin/* || failed=1
     if [ -x "$venv/bin/ruff" ]; then
@@ -96,9 +96,10 @@ stage_e2e_real() {
     flock 7 || return
     e2e --hypervisor real
 }
-stage_debian_guest() { KILONOVA_TEST_LONG=1 e2e --hypervisor real -m debian; }
+stage_debian_guest() { KILONOVA_DEBIAN_IMAGE=$cache/debian-guest.qcow2 e2e --hypervisor real -m debian; }
 e2e() {
     local run=(env "KILONOVA_BINARY=$BINARY" "KILONOVA_GUEST_IMAGE=$image")
+    if [ -n "${KILONOVA_DEBIAN_IMAGE:-}" ]; then run+=("KILONOVA_DEBIAN_IMAGE=$KILONOVA_DEBIAN_IMAGE"); fi
     case " $* " in *" real "*) run=(as_root "${run[@]}") ;; esac
     "${run[@]}" "$venv/bin/pytest" -p no:cacheprovider -ra --durations=10 tests/e2e "$@"
 }

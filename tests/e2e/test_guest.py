@@ -40,13 +40,13 @@ def before():
     return machine_state()
 
 
-def ssh(key, address, command, user="cirros"):
+def ssh(key, address, command, user="cirros", seconds=90):
     return subprocess.run(
         [
             "ssh", "-i", str(key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
             "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", f"{user}@{address}", command,
         ],
-        capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
@@ -61,8 +61,9 @@ def port_open(address, port=22, seconds=3):
 class Guest:
     """A server with its own network, and the way into it."""
 
-    def __init__(self, client, sdk, key, name, subnet="10.41.0.0/24"):
-        self.client, self.sdk, self.key, self.name, self.subnet = client, sdk, key, name, subnet
+    def __init__(self, client, sdk, key, name, subnet="10.41.0.0/24", flavor="m1.nano"):
+        self.client, self.sdk, self.key, self.name = client, sdk, key, name
+        self.subnet, self.flavor = subnet, flavor
         self.id = self.address = None
 
     def network(self):
@@ -76,7 +77,7 @@ class Guest:
     def create(self, image, *more):
         began = time.monotonic()
         made = self.client.get(
-            "server", "create", "--image", image["name"], "--flavor", "m1.nano", "--network", self.name, "--key-name", self.name,
+            "server", "create", "--image", image["name"], "--flavor", self.flavor, "--network", self.name, "--key-name", self.name,
             "--security-group", self.name, *more, "--wait", self.name,
         )  # fmt: skip
         assert made["status"] == "ACTIVE"
