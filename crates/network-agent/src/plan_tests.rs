@@ -1,1 +1,399 @@
 #![allow(clippy::unwrap_used)]
+use super::*;
+use crate::config::{Config, Secret};
+use crate::desired::desired;
+use crate::names;
+use std::net::IpAddr;
+use types::network_wanted::*;
+
+const NET: Uuid = Uuid::from_u128(0x11111111_2222_0000_0000_000000000001);
+const EXT: Uuid = Uuid::from_u128(0x33333333_4444_0000_0000_000000000002);
+const PORT: Uuid = Uuid::from_u128(0x55555555_6666_0000_0000_000000000003);
+const ROUTER: Uuid = Uuid::from_u128(0x77777777_8888_0000_0000_000000000004);
+const INSIDE: Uuid = Uuid::from_u128(0x99999999_aaaa_0000_0000_000000000005);
+const OUTSIDE: Uuid = Uuid::from_u128(0xbbbbbbbb_cccc_0000_0000_000000000006);
+
+fn cloud() -> CloudId {
+    CloudId::new("c1").unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn network(id: Uuid, external: bool, cidr: &str, gateway: &str) -> Network {
+    let subnet = Subnet {
+        id: Uuid::from_u128(9),
+        cidr: cidr.parse().unwrap(),
+        gateway_ip: Some(ip(gateway)),
+        enable_dhcp: !external,
+        dns_nameservers: vec![],
+        host_routes: vec![],
+    };
+    let dhcp = DhcpPort {
+        port_id: Uuid::from_u128(8),
+        mac: Mac([2, 0, 0, 0, 0, 8]),
+        ips: vec![SubnetIp {
+            subnet_id: subnet.id,
+            ip: ip("10.0.0.2"),
+            prefix: 24,
+        }],
+    };
+    Network {
+        id,
+        project_id: "p".into(),
+        mtu: 1450,
+        external,
+        subnets: vec![subnet],
+        dhcp: (!external).then_some(dhcp),
+        dns_domain: None,
+        dhcp_hosts: vec![],
+    }
+}
+
+fn wanted() -> HostWanted {
+    let port = Port {
+        id: PORT,
+        network_id: NET,
+        project_id: "p".into(),
+        mac: Mac([2, 0, 0, 0, 0, 5]),
+        fixed_ips: vec![ip("10.0.0.5")],
+        device_id: "server".into(),
+        device_owner: "compute:nova".into(),
+        admin_state_up: true,
+        port_security_enabled: true,
+        allowed_address_pairs: vec![],
+        security_group_ids: vec![],
+    };
+    let interface = RouterInterface {
+        port_id: INSIDE,
+        network_id: NET,
+        ip: ip("10.0.0.1"),
+        prefix: 24,
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+    };
+    let gateway = RouterGateway {
+        port_id: OUTSIDE,
+        network_id: EXT,
+        ip: ip("203.0.113.10"),
+        prefix: 24,
+        mac: Mac([2, 0, 0, 0, 0, 2]),
+        next_hop: Some(ip("203.0.113.1")),
+        enable_snat: true,
+    };
+    let router = Router {
+        id: ROUTER,
+        project_id: "p".into(),
+        admin_state_up: true,
+        interfaces: vec![interface],
+        gateway: Some(gateway),
+        routes: vec![],
+        floating_ips: vec![],
+    };
+    HostWanted {
+        full: true,
+        networks: vec![
+            network(NET, false, "10.0.0.0/24", "10.0.0.1"),
+            network(EXT, true, "203.0.113.0/24", "203.0.113.1"),
+        ],
+        ports: vec![port],
+        routers: vec![router],
+        ..HostWanted::default()
+    }
+}
+
+fn objects(wanted: &HostWanted) -> Desired {
+    desired(&Config::new(cloud(), "h1", Secret::new("s")), wanted)
+}
+
+/// The machine as it is after everything was done.
+fn realised(desired: &Desired) -> Observed {
+    let zones = zones(&cloud(), desired, &Observed::default());
+    let mut observed = Observed::default();
+    for (name, link) in &desired.links {
+        let (kind, mac) = match &link.kind {
+            LinkKind::Bridge { mac, .. } => ("bridge", Some(*mac)),
+            LinkKind::Tap => ("tun", None),
+            LinkKind::Veth { .. } => ("veth", None),
+        };
+        let seen = SeenLink {
+            kind: kind.into(),
+            mtu: link.mtu,
+            mac,
+            master: link.master.clone(),
+            up: link.up,
+            alias: Some(Alias::new(
+                &cloud(),
+                link.object,
+                zones.get(&link.object).copied(),
+            )),
+            addresses: link.addresses.clone(),
+        };
+        observed.links.insert(name.clone(), seen);
+    }
+    for (name, space) in &desired.spaces {
+        let inner = |inner: &Inner| SeenLink {
+            kind: "veth".into(),
+            mtu: inner.mtu,
+            mac: Some(inner.mac),
+            up: true,
+            addresses: inner.addresses.clone(),
+            ..SeenLink::default()
+        };
+        let seen = SeenSpace {
+            links: space
+                .links
+                .iter()
+                .map(|(name, link)| (name.clone(), inner(link)))
+                .collect(),
+            loopback_up: true,
+            routes: space.routes.clone(),
+        };
+        observed.spaces.insert(name.clone(), Some(seen));
+    }
+    observed
+}
+
+fn make(desired: &Desired, observed: &Observed) -> Plan {
+    plan(
+        &cloud(),
+        desired,
+        &zones(&cloud(), desired, observed),
+        observed,
+    )
+}
+
+fn lines(steps: &[Step]) -> Vec<&str> {
+    steps.iter().map(|step| step.line.as_str()).collect()
+}
+
+#[test]
+fn from_nothing() {
+    let desired = objects(&wanted());
+    let plan = make(&desired, &Observed::default());
+    assert!(plan.conflicts.is_empty() && plan.spaces_gone.is_empty());
+    let dhcp = names::dhcp_space(&cloud(), &NET);
+    let router = names::router_space(&cloud(), &ROUTER);
+    let root = lines(&plan.root);
+    assert_eq!(
+        root[..2],
+        [format!("netns add {dhcp}"), format!("netns add {router}")]
+    );
+    for line in [
+        "link add name kbr11111111-22 address 0a:11:11:22:22:00 mtu 1450 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+        &format!("link set dev kbr11111111-22 alias kilonova/c1/{NET}/zone-1 addrgenmode none up"),
+        "addr add 203.0.113.1/24 dev kbr33333333-44",
+        "tuntap add dev tap55555555-66 mode tap",
+        &format!(
+            "link set dev tap55555555-66 alias kilonova/c1/{PORT} mtu 1450 addrgenmode none master kbr11111111-22 up"
+        ),
+        &format!(
+            "link add name kqrbbbbbbbb-cc mtu 1450 type veth peer name qg-bbbbbbbb-cc address 02:00:00:00:00:02 mtu 1450 netns {router}"
+        ),
+    ] {
+        assert!(root.contains(&line), "{line} is missing in {root:#?}");
+    }
+    assert_eq!(
+        lines(&plan.spaces[&dhcp]),
+        [
+            "link set dev lo up",
+            "addr add 10.0.0.2/24 dev eth0",
+            "addr add 169.254.169.254/32 dev eth0",
+            "link set dev eth0 up",
+        ]
+    );
+    assert_eq!(
+        lines(&plan.spaces[&router]).last(),
+        Some(&"route replace 0.0.0.0/0 via 203.0.113.1 proto static")
+    );
+}
+
+#[test]
+fn what_is_there_stays_untouched() {
+    let desired = objects(&wanted());
+    let observed = realised(&desired);
+    let plan = make(&desired, &observed);
+    assert!(plan.is_empty(), "{plan:#?}");
+}
+
+#[test]
+fn everything_of_this_cloud_goes_and_nothing_else() {
+    let desired = objects(&wanted());
+    let mut observed = realised(&desired);
+    let foreign = SeenLink {
+        kind: "bridge".into(),
+        ..SeenLink::default()
+    };
+    observed.links.insert("br0".into(), foreign.clone());
+    let other = Alias {
+        cloud: "c2".into(),
+        object: NET,
+        zone: Some(2),
+    };
+    observed.links.insert(
+        "kbrother".into(),
+        SeenLink {
+            alias: Some(other),
+            ..foreign
+        },
+    );
+    let plan = make(&Desired::default(), &observed);
+    assert_eq!(plan.spaces_gone.len(), 2);
+    let removed = lines(&plan.root);
+    assert_eq!(removed.len(), desired.links.len() + 2, "{removed:?}");
+    assert!(
+        !removed
+            .iter()
+            .any(|line| line.contains("br0") || line.contains("kbrother"))
+    );
+    // Interfaces first: removing a namespace frees its cables only some time later.
+    assert!(removed[desired.links.len()].starts_with("netns del "));
+}
+
+#[test]
+fn names_that_others_hold_are_conflicts() {
+    let desired = objects(&wanted());
+    let alias = |cloud: &str, object| {
+        Some(Alias {
+            cloud: cloud.into(),
+            object,
+            zone: None,
+        })
+    };
+    for (kind, alias, good) in [
+        ("tun", None, true),
+        ("veth", None, true),
+        ("bridge", None, false),
+        ("tun", alias("c2", PORT), false),
+        ("tun", alias("c1", NET), false),
+        ("tun", alias("c1", PORT), true),
+    ] {
+        let mut observed = realised(&desired);
+        let tap = observed.links.get_mut("tap55555555-66").unwrap();
+        tap.kind = kind.into();
+        tap.alias = alias.clone();
+        let plan = make(&desired, &observed);
+        let conflicts: Vec<Uuid> = plan.conflicts.iter().map(|(object, _)| *object).collect();
+        assert_eq!(conflicts.is_empty(), good, "{kind} {alias:?}: {plan:?}");
+        assert!(good || conflicts == [PORT]);
+    }
+}
+
+#[test]
+fn a_broken_cable_is_made_anew_with_all_that_hangs_on_it() {
+    let desired = objects(&wanted());
+    let router = names::router_space(&cloud(), &ROUTER);
+    let mut observed = realised(&desired);
+    observed
+        .spaces
+        .get_mut(&router)
+        .unwrap()
+        .as_mut()
+        .unwrap()
+        .links
+        .remove("qg-bbbbbbbb-cc");
+    let plan = make(&desired, &observed);
+    let root = lines(&plan.root);
+    assert_eq!(root[0], "link del dev kqrbbbbbbbb-cc");
+    assert!(root[1].starts_with("link add name kqrbbbbbbbb-cc "));
+    assert_eq!(
+        lines(&plan.spaces[&router]),
+        [
+            "addr add 203.0.113.10/24 dev qg-bbbbbbbb-cc",
+            "link set dev qg-bbbbbbbb-cc up",
+            "route replace 0.0.0.0/0 via 203.0.113.1 proto static",
+        ]
+    );
+}
+
+#[test]
+fn a_new_floating_ip_is_announced_and_an_old_one_removed() {
+    let before = objects(&wanted());
+    let mut state = wanted();
+    let fip = |last: u8| FloatingIp {
+        id: Uuid::from_u128(last.into()),
+        floating_ip: IpAddr::from([203, 0, 113, last]),
+        fixed_ip: ip("10.0.0.5"),
+    };
+    state.routers[0].floating_ips.push(fip(50));
+    let with = objects(&state);
+    let router = names::router_space(&cloud(), &ROUTER);
+    let added = make(&with, &realised(&before));
+    assert!(added.root.is_empty(), "{added:?}");
+    assert_eq!(
+        lines(&added.spaces[&router])[..2],
+        [
+            "addr add 203.0.113.50/32 dev qg-bbbbbbbb-cc",
+            "link set dev qg-bbbbbbbb-cc address 02:00:00:00:00:02"
+        ]
+    );
+    let removed = make(&before, &realised(&with));
+    assert_eq!(
+        lines(&removed.spaces[&router])[0],
+        "addr del 203.0.113.50/32 dev qg-bbbbbbbb-cc"
+    );
+}
+
+#[test]
+fn routes_come_and_go() {
+    let before = objects(&wanted());
+    let mut state = wanted();
+    state.routers[0].routes.push(Route {
+        destination: "192.0.2.0/24".parse().unwrap(),
+        nexthop: ip("10.0.0.9"),
+    });
+    let with = objects(&state);
+    let router = names::router_space(&cloud(), &ROUTER);
+    let added = make(&with, &realised(&before));
+    assert_eq!(
+        lines(&added.spaces[&router]),
+        ["route replace 192.0.2.0/24 via 10.0.0.9 proto static"]
+    );
+    let removed = make(&before, &realised(&with));
+    assert_eq!(
+        lines(&removed.spaces[&router]),
+        ["route del 192.0.2.0/24 via 10.0.0.9 proto static"]
+    );
+}
+
+#[test]
+fn zones_stay_and_are_never_shared() {
+    let desired = objects(&wanted());
+    let alias = |cloud: &str, object, zone| {
+        Some(Alias {
+            cloud: cloud.into(),
+            object,
+            zone: Some(zone),
+        })
+    };
+    let bridge = |alias| SeenLink {
+        kind: "bridge".into(),
+        alias,
+        ..SeenLink::default()
+    };
+    let mut observed = Observed::default();
+    observed
+        .links
+        .insert("kbrother".into(), bridge(alias("c2", NET, 1)));
+    assert_eq!(
+        zones(&cloud(), &desired, &observed),
+        BTreeMap::from([(NET, 2)]),
+        "another cloud's is taken"
+    );
+    observed
+        .links
+        .insert("kbr11111111-22".into(), bridge(alias("c1", NET, 9)));
+    assert_eq!(
+        zones(&cloud(), &desired, &observed),
+        BTreeMap::from([(NET, 9)]),
+        "its own stays"
+    );
+}
+
+#[test]
+fn a_port_that_is_off_is_down() {
+    let mut state = wanted();
+    state.ports[0].admin_state_up = false;
+    let plan = make(&objects(&state), &realised(&objects(&wanted())));
+    assert_eq!(lines(&plan.root), ["link set dev tap55555555-66 down"]);
+}

@@ -1,9 +1,10 @@
 //! An agent that touches nothing: for simulated hosts it says that everything was realised.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::network_wanted::{HostReport, HostWanted, ObjectStatus, Status};
 use uuid::Uuid;
@@ -18,13 +19,14 @@ pub struct Agent;
 impl Agent {
     /// Runs until `stop`.
     pub async fn run(source: Arc<dyn WantedSource>, every: Duration, stop: CancellationToken) {
-        let beats = tokio::spawn(heartbeat(Arc::clone(&source), every, stop.clone()));
-        stop.run_until_cancelled(work(source)).await;
+        let (figures, shown) = watch::channel(BTreeMap::new());
+        let beats = tokio::spawn(heartbeat(Arc::clone(&source), every, shown, stop.clone()));
+        stop.run_until_cancelled(work(source, figures)).await;
         beats.abort();
     }
 }
 
-async fn work(source: Arc<dyn WantedSource>) {
+async fn work(source: Arc<dyn WantedSource>, shown: watch::Sender<BTreeMap<String, u64>>) {
     let mut known = HostWanted::default();
     // What the service has been told, so that a report names only what is new: the cost of a new
     // guest must not grow with the number of guests.
@@ -41,6 +43,7 @@ async fn work(source: Arc<dyn WantedSource>) {
                 continue;
             }
         }
+        shown.send_replace(figures(&known));
         let report = report(&known, &mut told);
         match source.report(report).await {
             Ok(()) => pause = RETRY.0,
@@ -106,3 +109,7 @@ fn report(wanted: &HostWanted, told: &mut HashMap<Uuid, Status>) -> HostReport {
         agents: agents(&figures(wanted)),
     }
 }
+
+#[cfg(test)]
+#[path = "sim_tests.rs"]
+mod tests;

@@ -71,6 +71,8 @@ pub struct HttpSource {
 
 /// Largest answer read, in bytes.
 const MAX_ANSWER: usize = 128 << 20;
+/// Least time between two questions without news.
+const MIN_ROUND: Duration = Duration::from_millis(200);
 /// Added to the time a long poll may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -188,12 +190,17 @@ impl WantedSource for HttpSource {
     async fn wanted(&self, since: u64) -> Result<Option<HostWanted>, SourceError> {
         let (host, wait) = (&self.host, self.wait.as_secs());
         let path = format!("/v2.0/agent/hosts/{host}/wanted?since={since}&wait={wait}");
+        let asked = tokio::time::Instant::now();
         let (status, body) = self.ask(Method::GET, &path, Vec::new()).await?;
         match status {
             StatusCode::OK => serde_json::from_slice(&body)
                 .map(Some)
                 .map_err(|error| SourceError::Answer(error.to_string())),
-            StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT => Ok(None),
+            StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT => {
+                // A service that does not wait must not be asked in a busy loop.
+                tokio::time::sleep_until(asked + MIN_ROUND).await;
+                Ok(None)
+            }
             status => Err(refused(status, &body)),
         }
     }

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::desired::Desired;
 use crate::dnsmasq_process;
 use crate::executor::remove_dir;
+use crate::forward_policy;
 use crate::machine::{Error, Machine, Space};
 use crate::names;
 use crate::observe::{self, Observed};
@@ -56,6 +57,7 @@ pub fn teardown(config: &Config) -> Result<Removed, Error> {
     if !text.is_empty() {
         machine.run(&Space::Host, &["ip", "-force", "-batch", "-"], &text)?;
     }
+    forward_policy::close(&machine, &names::table(&config.cloud))?;
     let tables = remove_tables(config, &machine)?;
     remove_dir(&config.state_dir)?;
     let links = plan

@@ -497,6 +497,10 @@ impl Bench {
         String::from_utf8(self.machine.run(&Space::Host, argv, "").unwrap()).unwrap()
     }
 
+    pub fn host_input(&self, argv: &[&str], text: &str) {
+        self.machine.run(&Space::Host, argv, text).unwrap();
+    }
+
     /// Interfaces of the host, sorted, without those of test guests.
     pub fn links(&self) -> Vec<String> {
         let text = self.host_output(&["ip", "-o", "link", "show"]);
@@ -735,9 +739,15 @@ pub fn many_rules() -> Vec<SecurityGroupRule> {
     all.into_iter().step_by(3).collect()
 }
 
+/// Whether an answer comes. The kernel may take up to a second to let a new cable's carrier take
+/// effect, so where an answer is expected (`patience` of a second and more) three questions are put.
 pub fn ping(from: &Guest, to: &str, patience: Duration) -> bool {
-    let seconds = patience.as_secs().max(1).to_string();
-    let argv = ["busybox", "ping", "-c", "1", "-W", &seconds, to];
+    let count = if patience >= Duration::from_secs(1) {
+        "3"
+    } else {
+        "1"
+    };
+    let argv = ["busybox", "ping", "-c", count, "-W", "1", to];
     from.machine
         .try_run(&Space::Named(from.space.clone()), &argv, "")
         .unwrap()

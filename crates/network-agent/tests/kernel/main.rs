@@ -364,6 +364,33 @@ fn nothing_is_left_behind() {
 }
 
 #[test]
+fn a_host_firewall_that_drops() {
+    let Some(mut bench) = Bench::start("docker") else {
+        return;
+    };
+    // As Docker leaves it.
+    let docker = "add table ip filter\n\
+        add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }\n";
+    bench.host_input(&["nft", "-f", "-"], docker);
+    let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let a = bench.guest(network, "10.0.0.11");
+    let b = bench.guest(network, "10.0.0.12");
+    bench.apply();
+    for guest in [&a, &b] {
+        guest.configure("10.0.0.1");
+    }
+    assert!(ping(&a, "10.0.0.12", SOON));
+    assert!(ping(&a, "203.0.113.1", SOON));
+    bench.stop();
+    bench.teardown();
+    let left = bench.host_output(&["nft", "list", "ruleset"]);
+    assert!(
+        left.contains("policy drop") && !left.contains("kbr"),
+        "{left}"
+    );
+}
+
+#[test]
 fn rules_of_every_kind_load() {
     let Some(mut bench) = Bench::start("kinds") else {
         return;
