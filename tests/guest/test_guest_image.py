@@ -9,7 +9,6 @@ import http.server
 import json
 import os
 import pathlib
-import shutil
 import socket
 import subprocess
 import threading
@@ -241,20 +240,30 @@ def test_ec2_metadata_only(boot, key):
         assert guest.ssh("cat /root/marker", user="root") == "user-data ran as root"
 
 
-@pytest.mark.parametrize("bus", ["ide-cd", "virtio-blk"])
-def test_config_drive_wins_and_sets_the_password(boot, key, tmp_path, bus):
-    if not shutil.which("xorriso"):
-        pytest.skip("xorriso is not installed")
-    latest = tmp_path / "drive" / "openstack" / "latest"
+def iso_drive(tree, out):
+    subprocess.run(
+        ["xorriso", "-as", "mkisofs", "-quiet", "-J", "-r", "-V", "config-2", "-o", str(out), str(tree)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def vfat_drive(tree, out):
+    subprocess.run(["mkfs.vfat", "-n", "CONFIG-2", "-C", str(out), "16384"], check=True, capture_output=True)
+    subprocess.run(["mcopy", "-s", "-i", str(out), str(tree / "openstack"), "::"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("make_drive", "bus"), [(iso_drive, "ide-cd"), (iso_drive, "virtio-blk"), (vfat_drive, "virtio-blk")]
+)
+def test_config_drive_wins_and_sets_the_password(boot, key, tmp_path, make_drive, bus):
+    tree = tmp_path / "drive"
+    latest = tree / "openstack" / "latest"
     latest.mkdir(parents=True)
     (latest / "meta_data.json").write_text(meta_data(key, name="drive", password='s3cret "x"\\'))
     (latest / "user_data").write_text(USER_DATA)
-    iso = tmp_path / "config.iso"
-    subprocess.run(
-        ["xorriso", "-as", "mkisofs", "-quiet", "-J", "-r", "-V", "config-2", "-o", str(iso), str(tmp_path / "drive")],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    drive = f"file={iso},id=config,if=none,media={'cdrom' if bus == 'ide-cd' else 'disk'},readonly=on,format=raw"
+    make_drive(tree, tmp_path / "config")
+    media = "cdrom" if bus == "ide-cd" else "disk"
+    drive = f"file={tmp_path}/config,id=config,if=none,media={media},readonly=on,format=raw"
     device = "ide-cd,drive=config" if bus == "ide-cd" else "virtio-blk-pci,drive=config"
     with metadata_service({"openstack/latest/meta_data.json": meta_data(key, name="service")}) as port:
         guest = boot(metadata_port=port, extra=("-drive", drive, "-device", device))
