@@ -161,6 +161,12 @@ impl Worker {
                     question = self.ask();
                     continue;
                 }
+                // The same again, from a service that does not wait.
+                Some(Ok(Some(news))) if news == self.known => {
+                    tokio::time::sleep(RETRY.0).await;
+                    question = self.ask();
+                    continue;
+                }
                 Some(Ok(Some(news))) => {
                     pause = RETRY.0;
                     self.known.update(news);

@@ -62,14 +62,13 @@ pub(crate) fn stop_in_space(machine: &Machine, space: &str) {
 }
 
 fn make_folders(dir: &Path) -> Result<(), Error> {
-    let mut folders = vec![dir.to_path_buf()];
-    folders.extend(FOLDERS.iter().map(|name| dir.join(name)));
-    for folder in folders {
-        if !folder.is_dir() {
-            fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-            // dnsmasq reads them without root's rights.
-            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))
-                .map_err(Error::file(&folder))?;
+    for folder in FOLDERS.iter().map(|name| dir.join(name)) {
+        let missing: Vec<&Path> = folder.ancestors().take_while(|dir| !dir.exists()).collect();
+        fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+        for made in missing {
+            // dnsmasq reads them without root's rights, whatever the agent's umask is.
+            fs::set_permissions(made, fs::Permissions::from_mode(0o755))
+                .map_err(Error::file(made))?;
         }
     }
     Ok(())

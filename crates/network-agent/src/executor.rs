@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::Path;
 
-use types::network_wanted::{HostWanted, ObjectStatus, Status};
+use types::network_wanted::{HostWanted, ObjectStatus, Status, tap_name};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -106,11 +106,12 @@ impl Executor {
             forward_policy::open(&self.machine, &names::table(&self.config.cloud))?;
             self.prepared = true;
         }
-        let desired = desired::desired(&self.config, wanted);
+        let mut desired = desired::desired(&self.config, wanted);
+        let mut faults = Faults::default();
+        self.number_ports(wanted, &mut desired, &mut faults);
         let observed = self.observe(&desired)?;
         let zones = plan::zones(&self.config.cloud, &desired, &observed);
         let plan = plan::plan(&self.config.cloud, &desired, &zones, &observed);
-        let mut faults = Faults::default();
         for (object, text) in &plan.conflicts {
             faults.add(*object, text);
         }
@@ -150,11 +151,9 @@ impl Executor {
         Ok(Observed { links, spaces })
     }
 
-    fn load_host_rules(
-        &mut self,
-        wanted: &HostWanted,
-        zones: &BTreeMap<Uuid, u16>,
-    ) -> Result<(), Error> {
+    /// Gives each port its number in packet marks. A port for which none is left gets no tap: its
+    /// packets would not be filtered.
+    fn number_ports(&mut self, wanted: &HostWanted, desired: &mut Desired, faults: &mut Faults) {
         let ports: BTreeSet<Uuid> = wanted.ports.iter().map(|port| port.id).collect();
         self.marks.retain(|port, _| ports.contains(port));
         let mut taken: BTreeSet<u16> = self.marks.values().copied().collect();
@@ -165,8 +164,18 @@ impl Executor {
             if let Some(mark) = plan::lowest_free(&taken) {
                 taken.insert(mark);
                 self.marks.insert(port, mark);
+            } else {
+                desired.links.remove(&tap_name(&port));
+                faults.add(port, "too many ports on this host");
             }
         }
+    }
+
+    fn load_host_rules(
+        &mut self,
+        wanted: &HostWanted,
+        zones: &BTreeMap<Uuid, u16>,
+    ) -> Result<(), Error> {
         let table = names::table(&self.config.cloud);
         let input = filter::Input {
             table: &table,

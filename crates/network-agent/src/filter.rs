@@ -463,7 +463,7 @@ fn rule_text(rule: &SecurityGroupRule) -> Option<String> {
             ));
         }
     }
-    parts.extend(protocol_text(rule));
+    parts.extend(protocol_text(rule)?);
     parts.push("accept".into());
     Some(parts.join(" "))
 }
@@ -483,13 +483,15 @@ fn merged(nets: &[IpNet]) -> Vec<IpNet> {
     sorted
 }
 
-fn protocol_text(rule: &SecurityGroupRule) -> Vec<String> {
+/// The protocol part of a rule; none if no packet can be so (one text that nft refuses would keep
+/// the rules of all ports from loading).
+fn protocol_text(rule: &SecurityGroupRule) -> Option<Vec<String>> {
     const ICMP: u8 = 1;
     const ICMPV6: u8 = 58;
     /// TCP, UDP, DCCP, SCTP, UDP-Lite: protocols whose header begins with two ports.
     const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
     let Some(given) = rule.protocol else {
-        return vec![];
+        return Some(vec![]);
     };
     // "icmp" in an IPv6 rule means ICMPv6, as in Neutron.
     let protocol = if given == ICMP && rule.ethertype == Ethertype::V6 {
@@ -498,28 +500,26 @@ fn protocol_text(rule: &SecurityGroupRule) -> Vec<String> {
         given
     };
     let mut parts = vec![format!("meta l4proto {protocol}")];
-    match protocol {
-        ICMP | ICMPV6 => {
-            let word = if protocol == ICMP { "icmp" } else { "icmpv6" };
-            parts.extend(rule.port_min.map(|kind| format!("{word} type {kind}")));
-            parts.extend(rule.port_max.map(|code| format!("{word} code {code}")));
+    if protocol == ICMP || protocol == ICMPV6 {
+        let word = if protocol == ICMP { "icmp" } else { "icmpv6" };
+        for (field, value) in [("type", rule.port_min), ("code", rule.port_max)] {
+            let Some(value) = value else { continue };
+            let value = u8::try_from(value).ok()?;
+            parts.push(format!("{word} {field} {value}"));
         }
-        _ if WITH_PORTS.contains(&protocol) => {
-            let (min, max) = (
-                rule.port_min.or(rule.port_max),
-                rule.port_max.or(rule.port_min),
-            );
-            match (min, max) {
-                (Some(min), Some(max)) if min == max => parts.push(format!("th dport {min}")),
-                (Some(min), Some(max)) => {
-                    parts.push(format!("th dport {}-{}", min.min(max), max.max(min)))
-                }
-                _ => {}
-            }
+    } else if WITH_PORTS.contains(&protocol) {
+        let (min, max) = (
+            rule.port_min.or(rule.port_max),
+            rule.port_max.or(rule.port_min),
+        );
+        match min.zip(max) {
+            Some((min, max)) if min == max => parts.push(format!("th dport {min}")),
+            Some((min, max)) if min < max => parts.push(format!("th dport {min}-{max}")),
+            Some(_) => return None,
+            None => {}
         }
-        _ => {}
     }
-    parts
+    Some(parts)
 }
 
 /// Ports directly in an external network: the host holds an address there, and what it sends or

@@ -145,6 +145,28 @@ fn each_shape_of_rule() {
 }
 
 #[test]
+fn what_no_packet_can_be_is_no_rule() {
+    let rule = |protocol, min, max| SecurityGroupRule {
+        direction: Direction::Ingress,
+        ethertype: Ethertype::V4,
+        protocol: Some(protocol),
+        port_min: Some(min),
+        port_max: Some(max),
+        remote_ip_prefix: None,
+        remote_group_members: None,
+    };
+    for (rule, good) in [
+        (rule(1, 255, 255), true),
+        (rule(1, 256, 0), false),
+        (rule(1, 8, 256), false),
+        (rule(6, 0, 65535), true),
+        (rule(6, 2, 1), false),
+    ] {
+        assert_eq!(rule_text(&rule).is_some(), good, "{rule:?}");
+    }
+}
+
+#[test]
 fn the_other_side_of_a_rule() {
     let base = SecurityGroupRule {
         direction: Direction::Ingress,

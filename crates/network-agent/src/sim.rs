@@ -35,6 +35,11 @@ async fn work(source: Arc<dyn WantedSource>, shown: watch::Sender<BTreeMap<Strin
     loop {
         match source.wanted(known.revision).await {
             Ok(None) => continue,
+            // The same again, from a service that does not wait.
+            Ok(Some(news)) if news == known => {
+                tokio::time::sleep(RETRY.0).await;
+                continue;
+            }
             Ok(Some(news)) => known.update(news),
             Err(error) => {
                 tracing::debug!(%error, "simulated network agent cannot learn the wanted state");

@@ -546,6 +546,75 @@ impl Bench {
         std::mem::take(&mut self.metadata.lock().unwrap())
     }
 
+    /// Boots a machine without a disk on a tap and gives its console up to the line with `until`;
+    /// none where there is no QEMU for it.
+    pub fn boot_rom(&self, tap: &str, patience: Duration, until: &str) -> Option<String> {
+        use std::process::{Command, Stdio};
+        let rom = [
+            "/usr/share/qemu/pxe-virtio.rom",
+            "/usr/lib/ipxe/qemu/pxe-virtio.rom",
+        ];
+        if !rom.iter().any(|file| Path::new(file).exists())
+            || !Path::new("/usr/bin/qemu-system-x86_64").exists()
+        {
+            return None;
+        }
+        let port = self
+            .wanted
+            .ports
+            .iter()
+            .find(|port| tap_name(&port.id) == tap)
+            .unwrap();
+        let (netdev, device) = (
+            format!("tap,id=n0,ifname={tap},script=no,downscript=no"),
+            format!("virtio-net-pci,netdev=n0,mac={}", port.mac),
+        );
+        let argv = [
+            "-accel",
+            "tcg",
+            "-m",
+            "64",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-boot",
+            "n",
+        ];
+        let spawned = self.machine.within(&Space::Host, || {
+            Command::new("qemu-system-x86_64")
+                .args(argv)
+                .args(["-serial", "stdio", "-device", "sga"])
+                .args(["-netdev", &netdev, "-device", &device])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+        });
+        let mut qemu = spawned.unwrap().unwrap();
+        let mut output = qemu.stdout.take().unwrap();
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = output.read(&mut buffer) {
+                let _ = sender.send(String::from_utf8_lossy(&buffer[..n]).into_owned());
+            }
+        });
+        let deadline = Instant::now() + patience;
+        let mut console = String::new();
+        while let Ok(more) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            console += &more;
+            if console
+                .split_once(until)
+                .is_some_and(|(_, rest)| rest.contains('\n'))
+            {
+                break;
+            }
+        }
+        let _ = qemu.kill();
+        let _ = qemu.wait();
+        Some(console)
+    }
+
     /// Asks a name server from a guest (its address must be configured already).
     pub fn resolve(&self, guest: &Guest, server: &str, name: &str) -> String {
         guest.configure("10.0.0.1");

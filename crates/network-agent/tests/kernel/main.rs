@@ -196,6 +196,11 @@ fn forged_packets_are_dropped() {
         udp_talk(&a, "10.0.0.11:5001", "10.0.0.12:7", SOON),
         "port security off"
     );
+    // Everything allowed, which nft wants to be told in another way than a range.
+    bench.allow_pair(&a, "0.0.0.0/0");
+    bench.allow_pair(&a, "::/0");
+    bench.port_security(&a, true);
+    bench.apply();
     // A guest is no DHCP server, and the host no neighbour.
     bench.port_security(&a, true);
     a.ip(&["link", "set", "dev", "eth0", "address", &a.mac.to_string()]);
@@ -361,6 +366,25 @@ fn nothing_is_left_behind() {
     assert_eq!(bench.host_output(&["nft", "list", "tables"]), "");
     assert!(!bench.state_dir().exists());
     assert!(!std::path::Path::new(&format!("/proc/{pid}/comm")).exists() || bench::is_zombie(pid));
+}
+
+/// A real virtual machine on a tap of the agent: its boot ROM asks for a lease.
+#[test]
+fn a_virtual_machine_on_a_tap() {
+    let Some(mut bench) = Bench::start("qemu") else {
+        return;
+    };
+    let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let tap = bench.tap_port(network, "10.0.0.11");
+    bench.apply();
+    let Some(console) = bench.boot_rom(&tap, Duration::from_secs(60), "10.0.0.11") else {
+        eprintln!("SKIPPED: no qemu-system-x86_64 with a network boot ROM");
+        return;
+    };
+    assert!(
+        console.contains("net0: 10.0.0.11/255.255.255.0 gw 10.0.0.1"),
+        "{console}"
+    );
 }
 
 #[test]
