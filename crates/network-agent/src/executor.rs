@@ -66,6 +66,9 @@ impl Faults {
 /// The name under which the host's own rules are remembered; no namespace can have it.
 const HOST: &str = "";
 
+/// There once the kernel can show bridged frames to the inet family.
+const BRIDGE_SETTINGS: &str = "/proc/sys/net/bridge";
+
 impl Executor {
     /// An executor that knows nothing yet of the machine.
     #[must_use]
@@ -286,23 +289,25 @@ impl Executor {
     }
 }
 
-/// The host settings without which the filter or the way out would not work.
+/// What the host must have before networks can be made.
+///
+/// Filtering of bridged frames is switched on for this cloud's bridges alone; where the module that
+/// does it was not there yet, the switch for all bridges of the machine is left off.
 fn prepare_host(machine: &Machine) -> Result<(), Error> {
-    for family in ["iptables", "ip6tables"] {
-        let name = format!("bridge/bridge-nf-call-{family}");
-        if machine.sysctl(&Space::Host, &name, "1").is_ok() {
-            continue;
+    if !Path::new(BRIDGE_SETTINGS).exists() {
+        let loaded = machine.run(&Space::Host, &["modprobe", "br_netfilter"], "");
+        if !Path::new(BRIDGE_SETTINGS).exists() {
+            let why = loaded
+                .err()
+                .map(|error| format!(" ({error})"))
+                .unwrap_or_default();
+            return Err(Error::Missing(format!(
+                "the kernel cannot filter bridged packets, which security groups need: no module br_netfilter{why}"
+            )));
         }
-        // The setting comes with the module.
-        if let Err(error) = machine.run(&Space::Host, &["modprobe", "br_netfilter"], "") {
-            tracing::warn!(%error, "cannot load br_netfilter");
+        for name in ["iptables", "ip6tables", "arptables"] {
+            machine.sysctl(&Space::Host, &format!("bridge/bridge-nf-call-{name}"), "0")?;
         }
-        machine.sysctl(&Space::Host, &name, "1").inspect_err(|_| {
-            tracing::error!(
-                "net.{} is needed for security groups",
-                name.replace('/', ".")
-            );
-        })?;
     }
     machine.sysctl(&Space::Host, "ipv4/ip_forward", "1")
 }

@@ -3,7 +3,7 @@
 //! Not every kernel has connection tracking in the bridge family, so a frame is judged in two
 //! places. The bridge family knows which tap it comes from and goes to: it drops forged frames
 //! (chains `guard-<port>`) and notes the ports in the packet's mark (sender in the upper half,
-//! receiver in the lower). With `bridge-nf-call-iptables` the same packet then passes the inet
+//! receiver in the lower). With `nf_call_iptables` on the bridge the same packet then passes the inet
 //! family, where `ct state` works: chain `egress` sends it by the upper half to `out-<port>` and
 //! chain `ingress` by the lower half to `in-<port>`; an `accept` ends only one of the two.
 //!

@@ -56,6 +56,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The machine lacks something that nothing works without.
+    #[error("{0}")]
+    Missing(String),
     /// Output could not be understood.
     #[error(transparent)]
     Output(#[from] crate::observe::BadOutput),

@@ -217,7 +217,7 @@ impl Planner<'_> {
         let mtu = link.mtu;
         let line = match &link.kind {
             LinkKind::Bridge { mac, .. } => format!(
-                "link add name {name} address {mac} mtu {mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+                "link add name {name} address {mac} mtu {mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0 nf_call_iptables 1 nf_call_ip6tables 1"
             ),
             LinkKind::Tap => format!("tuntap add dev {name} mode tap"),
             LinkKind::Veth { space, peer } => {

@@ -180,7 +180,7 @@ fn from_nothing() {
         [format!("netns add {dhcp}"), format!("netns add {router}")]
     );
     for line in [
-        "link add name kbr11111111-22 address 0a:11:11:22:22:00 mtu 1450 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+        "link add name kbr11111111-22 address 0a:11:11:22:22:00 mtu 1450 type bridge stp_state 0 forward_delay 0 mcast_snooping 0 nf_call_iptables 1 nf_call_ip6tables 1",
         &format!("link set dev kbr11111111-22 alias kilonova/c1/{NET}/zone-1 addrgenmode none up"),
         "addr add 203.0.113.1/24 dev kbr33333333-44",
         "tuntap add dev tap55555555-66 mode tap",

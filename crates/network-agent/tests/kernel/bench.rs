@@ -103,6 +103,11 @@ impl Bench {
         machine
             .run(&Space::Host, &["ip", "link", "set", "lo", "up"], "")
             .unwrap();
+        // The agent must not depend on the switches for all bridges of the machine.
+        for family in ["iptables", "ip6tables", "arptables"] {
+            let name = format!("bridge/bridge-nf-call-{family}");
+            machine.sysctl(&Space::Host, &name, "0").unwrap();
+        }
 
         let (url, metadata) = metadata_server();
         let mut config = Config::new(CloudId::new(&tag).unwrap(), "h1", secret());
@@ -583,7 +588,7 @@ impl Bench {
         let spawned = self.machine.within(&Space::Host, || {
             Command::new("qemu-system-x86_64")
                 .args(argv)
-                .args(["-serial", "stdio", "-device", "sga"])
+                .args(["-serial", "stdio", "-machine", "graphics=off"])
                 .args(["-netdev", &netdev, "-device", &device])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
