@@ -15,6 +15,7 @@ BOOT_SECONDS = 900
 CLOUD_CONFIG = """#cloud-config
 hostname: by-user-data
 preserve_hostname: false
+locale: C.UTF-8
 write_files:
   - path: /etc/from-user-data
     content: "written by cloud-init\\n"
@@ -50,7 +51,7 @@ def test_cloud_init_obeys(demo, demo_sdk, debian_image, key, tmp_path, config_dr
 
     wait_until(lambda: ssh(key, guest.address, "true", user="debian").returncode == 0, 300, "the key is there", pause=2)
     assert "done" in run("cloud-init status --wait")
-    assert "openstack" in run("cloud-id")
+    assert run("cloud-id") == ("configdrive" if config_drive else "openstack")
     assert run("hostname") == "by-user-data"
     assert run("cat /etc/from-user-data") == "written by cloud-init"
     assert run("cat /var/tmp/runcmd") == "ran"
