@@ -70,6 +70,9 @@ kernel_packages() {
 fetch_packages() {
     local wanted key dir kernel deb
     mkdir -p "$cache"
+    # Another build at the same time waits here and then finds everything.
+    exec 8> "$cache/lock"
+    flock 8
     dir=$(find "$cache" -maxdepth 2 -path '*/packages-*/complete' -mtime "-$fresh_days" | tail -1)
     if [ -n "$dir" ]; then
         dirname "$dir"
@@ -290,9 +293,12 @@ build_initramfs "$work/initramfs" "$work/initramfs.gz"
 build_root "$work/root"
 assemble_disk "$work/root" "$work/initramfs.gz" "$work/disk.raw"
 mkdir -p "$(dirname "$out")"
-qemu-img convert -q -c -O qcow2 "$work/disk.raw" "$out.new"
-size=$(stat -c %s "$out.new")
-[ "$size" -le $max_bytes ] || die "the image is $size bytes, more than $max_bytes"
-mv "$out.new" "$out"
+qemu-img convert -q -c -O qcow2 "$work/disk.raw" "$out.$$"
+size=$(stat -c %s "$out.$$")
+if [ "$size" -gt $max_bytes ]; then
+    rm -f "$out.$$"
+    die "the image is $size bytes, more than $max_bytes"
+fi
+mv "$out.$$" "$out"
 echo "$inputs" > "$out.inputs"
 say "built $out: $((size / 1000)) kB, kernel $((($(stat -c %s "$packages/vmlinuz")) / 1000)) kB, initramfs $(($(stat -c %s "$work/initramfs.gz") / 1000)) kB, $(($(date +%s) - started)) s"
