@@ -19,19 +19,33 @@ USER_DATA = "#!/bin/sh\necho user-data ran as $(id -un) > /root/marker\n"
 LINKS = "http://169.254.169.254"
 
 
+DAEMONS = ("libvirtd", "virtlogd", "virtlockd", "dnsmasq", "qemu-system-x86", "kilonova")
+
+
 def machine_state():
-    """What a cloud may leave on a machine: {kind: names}."""
+    """What a cloud may leave on a machine: {kind: names}. What libvirtd itself sets up when it starts is not ours."""
 
     def lines(*command):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return {line.split("@")[0].strip() for line in done.stdout.splitlines() if line.strip()}
+        return {line.strip() for line in done.stdout.splitlines() if line.strip()}
 
     links = {line.split(":")[1].strip().split("@")[0] for line in lines("ip", "-o", "link")}
+    daemons = set()
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "exe").resolve().name.startswith(DAEMONS):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                if "/var/lib/libvirt/dnsmasq" not in command:
+                    daemons.add(command)
+        except OSError:
+            continue
     return {
         "domains": lines("virsh", "-c", "qemu:///system", "list", "--all", "--name"),
-        "links": links,
+        "links": {link for link in links if not link.startswith("virbr")},
         "namespaces": {line.split()[0] for line in lines("ip", "netns", "list")},
-        "nft tables": lines("nft", "list", "tables"),
+        "nft tables": {line for line in lines("nft", "list", "tables") if "kilonova" in line},
+        "processes": daemons,
+        "state": {path.name for path in pathlib.Path("/run").glob("kilonova-network/*")},
     }
 
 
