@@ -1,0 +1,120 @@
+//! The seam between the compute agent and whatever runs guests.
+
+use crate::facts::{Diagnostics, GuestEvent, GuestInfo, HostFacts};
+use crate::spec::{GuestSpec, Power};
+use async_trait::async_trait;
+use std::time::Duration;
+use tokio::sync::broadcast;
+use types::ServerId;
+
+/// Result of a verb.
+pub type Result<T> = std::result::Result<T, HypervisorError>;
+
+/// Why a verb failed, as far as callers decide differently.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HypervisorError {
+    /// The hypervisor does not answer; trying again may help.
+    #[error("the hypervisor does not answer: {0}")]
+    Unavailable(String),
+    /// The hypervisor has no such guest.
+    #[error("no guest {0} on this host")]
+    NotFound(ServerId),
+    /// Disks could not be made, read or removed.
+    #[error("disk: {reason}")]
+    Disk {
+        /// What failed, with the system's message.
+        reason: String,
+        /// The file system has no space left: another host may do.
+        full: bool,
+    },
+    /// An image is not what it claims, or does not fit: no host would take it.
+    #[error("image refused: {0}")]
+    Image(String),
+    /// The hypervisor refused.
+    #[error("the hypervisor refused: {0}")]
+    Rejected(String),
+    /// It took longer than allowed.
+    #[error("{0} took too long")]
+    Timeout(String),
+    /// A test asked for this failure.
+    #[error("injected failure: {0}")]
+    Injected(String),
+}
+
+impl HypervisorError {
+    /// A disk error from an I/O error and what was attempted.
+    pub fn disk(doing: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let full = matches!(
+            error.kind(),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+        );
+        Self::Disk {
+            reason: format!("{doing}: {error}"),
+            full,
+        }
+    }
+}
+
+/// What runs guests. Every verb is idempotent: it reads what is there, does what is missing, and a repeat after a
+/// crash at any point ends in the same state. Verbs on one guest are serialised by the implementation.
+#[async_trait]
+pub trait Hypervisor: Send + Sync + 'static {
+    /// The host's properties and present use.
+    async fn host(&self) -> Result<HostFacts>;
+
+    /// The guest exists as described: disks, config drive, definition; and runs if `power` is on. A guest that runs
+    /// already is left as it is. Never stops a guest.
+    async fn ensure_guest(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo>;
+
+    /// Nothing of the guest is on the host: not running, not defined, no files. Succeeds when there was nothing.
+    async fn ensure_absent(&self, id: ServerId) -> Result<()>;
+
+    /// The guest runs, defined anew from the stored specification if it was off.
+    async fn start(&self, id: ServerId) -> Result<GuestInfo>;
+
+    /// The guest is off, at once. Succeeds when it was off.
+    async fn stop_hard(&self, id: ServerId) -> Result<()>;
+
+    /// Presses the guest's power button (ACPI). Does not wait; succeeds when the guest is off.
+    async fn request_shutdown(&self, id: ServerId) -> Result<()>;
+
+    /// Waits until the guest is off and its process gone.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Timeout`] when it is not by then.
+    async fn wait_stopped(&self, id: ServerId, timeout: Duration) -> Result<()>;
+
+    /// Asks the guest to go down, waits at most `timeout`, starts it again. A guest that is off is started.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Timeout`] when the guest did not go down; it then still runs.
+    async fn reboot_soft(&self, id: ServerId, timeout: Duration) -> Result<GuestInfo>;
+
+    /// Switches the guest off, defines it anew from `spec` and starts it. Disks stay.
+    async fn reboot_hard(&self, spec: &GuestSpec) -> Result<GuestInfo>;
+
+    /// The guest as it is now.
+    async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>>;
+
+    /// All guests that belong to this cloud, in one cheap question.
+    async fn guests(&self) -> Result<Vec<GuestInfo>>;
+
+    /// The specification stored by the last `ensure_guest` or `reboot_hard` (without config drive contents).
+    async fn stored_spec(&self, id: ServerId) -> Result<Option<GuestSpec>>;
+
+    /// The end of the guest's serial console log, at most `max_bytes`.
+    async fn console_log(&self, id: ServerId, max_bytes: usize) -> Result<Vec<u8>>;
+
+    /// Counters of the guest.
+    async fn diagnostics(&self, id: ServerId) -> Result<Diagnostics>;
+
+    /// What happens to guests from now on. A receiver that lags must read [`Hypervisor::guests`] again; so must one
+    /// whose hypervisor was away, although changes seen after a reconnect are announced too.
+    fn events(&self) -> broadcast::Receiver<GuestEvent>;
+
+    /// Whether `RootDisk::Image::base` must be a real file.
+    fn needs_image_files(&self) -> bool;
+
+    /// Whether the hypervisor answers now.
+    async fn alive(&self) -> bool;
+}

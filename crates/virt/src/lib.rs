@@ -1,0 +1,22 @@
+//! Guests on a host.
+//!
+//! * [`Hypervisor`] is the seam: what the compute agent asks of whatever runs guests. Every verb may be repeated
+//!   and re-reads the truth before it acts.
+//! * [`libvirt`] runs real guests on QEMU through libvirt's wire protocol.
+//! * [`sim`] keeps simulated guests as files, with delays, faults and crash points, for load and tests.
+//! * [`config_drive`] builds the disk that carries a guest's metadata, [`kvm`] finds out whether hardware
+//!   virtualization really works here.
+
+pub mod config_drive;
+pub mod facts;
+pub mod hypervisor;
+//KVM
+//LV
+pub mod sim;
+pub mod spec;
+
+pub use facts::{
+    CpuInfo, CpuTopology, Diagnostics, GuestEvent, GuestEventKind, GuestInfo, HostFacts,
+};
+pub use hypervisor::{Hypervisor, HypervisorError, Result};
+pub use spec::{ConfigFile, DiskFormat, GuestMetadata, GuestSpec, Hardware, Power, RootDisk, Vif};

@@ -1,0 +1,148 @@
+//! The switches by which a test makes the simulated hypervisor slow, broken or dead at a chosen point.
+
+use crate::hypervisor::{HypervisorError, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use types::ServerId;
+
+/// The verbs of [`crate::Hypervisor`] that can be disturbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Verb {
+    Host,
+    EnsureGuest,
+    EnsureAbsent,
+    Start,
+    StopHard,
+    RequestShutdown,
+    WaitStopped,
+    RebootSoft,
+    RebootHard,
+    Guest,
+    Guests,
+    ConsoleLog,
+    Diagnostics,
+}
+
+/// Where in a verb a [`Hook`] is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Moment {
+    /// Nothing has happened yet.
+    Before,
+    /// The effect is there, the caller has not heard of it.
+    After,
+}
+
+/// Called at both moments of every verb; an error it returns becomes the verb's answer. A test that plays a crash
+/// drops the worker when it sees the error (or does so from inside the hook).
+pub type Hook = Arc<dyn Fn(Verb, Moment, ServerId) -> Option<HypervisorError> + Send + Sync>;
+
+/// Shared handle; clones act on the same hypervisor.
+#[derive(Clone, Default)]
+pub struct Controls(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    delays: HashMap<Verb, Duration>,
+    failures: HashMap<Verb, (HypervisorError, Option<u32>)>,
+    hook: Option<Hook>,
+    down: bool,
+    disk_full: bool,
+    ignore_shutdown: bool,
+    consoles: HashMap<ServerId, Vec<u8>>,
+}
+
+impl Controls {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each call of the verb takes this long before it does anything.
+    pub fn set_delay(&self, verb: Verb, delay: Duration) {
+        self.state().delays.insert(verb, delay);
+    }
+
+    /// The next `times` calls of the verb fail before their effect.
+    pub fn fail_next(&self, verb: Verb, error: HypervisorError, times: u32) {
+        self.state().failures.insert(verb, (error, Some(times)));
+    }
+
+    /// Every call of the verb fails before its effect, until [`Controls::heal`].
+    pub fn fail_always(&self, verb: Verb, error: HypervisorError) {
+        self.state().failures.insert(verb, (error, None));
+    }
+
+    /// The verb works again.
+    pub fn heal(&self, verb: Verb) {
+        self.state().failures.remove(&verb);
+    }
+
+    /// Installs or removes the crash points' hook.
+    pub fn set_hook(&self, hook: Option<Hook>) {
+        self.state().hook = hook;
+    }
+
+    /// The hypervisor's daemon is away (every verb answers `Unavailable`) or back.
+    pub fn set_down(&self, down: bool) {
+        self.state().down = down;
+    }
+
+    /// New guests find no space.
+    pub fn set_disk_full(&self, full: bool) {
+        self.state().disk_full = full;
+    }
+
+    /// Guests do not react to their power button.
+    pub fn set_guests_ignore_shutdown(&self, ignore: bool) {
+        self.state().ignore_shutdown = ignore;
+    }
+
+    /// What the guest's console shows.
+    pub fn set_console(&self, id: ServerId, text: impl Into<Vec<u8>>) {
+        self.state().consoles.insert(id, text.into());
+    }
+
+    pub(super) fn delay(&self, verb: Verb) -> Option<Duration> {
+        self.state().delays.get(&verb).copied()
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.state().down
+    }
+
+    pub(super) fn disk_is_full(&self) -> bool {
+        self.state().disk_full
+    }
+
+    pub(super) fn guests_ignore_shutdown(&self) -> bool {
+        self.state().ignore_shutdown
+    }
+
+    pub(super) fn console_text(&self, id: ServerId) -> Option<Vec<u8>> {
+        self.state().consoles.get(&id).cloned()
+    }
+
+    pub(super) fn fail(&self, verb: Verb) -> Result<()> {
+        let mut state = self.state();
+        let Some((error, left)) = state.failures.get_mut(&verb) else {
+            return Ok(());
+        };
+        let error = error.clone();
+        if let Some(left) = left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                state.failures.remove(&verb);
+            }
+        }
+        Err(error)
+    }
+
+    pub(super) fn meet(&self, verb: Verb, moment: Moment, id: ServerId) -> Result<()> {
+        let hook = self.state().hook.clone();
+        match hook.and_then(|hook| hook(verb, moment, id)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}

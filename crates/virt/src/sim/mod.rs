@@ -1,0 +1,487 @@
+//! A simulated hypervisor whose guests are files: a restart finds them as they were, a `kill -9` costs nothing.
+//!
+//! One file per guest, replaced whole by rename and not synced: the database is the truth about servers, a guest lost
+//! in a power cut is what a real host loses too. No task runs and nothing polls, so thousands of guests cost their
+//! files and about a kilobyte of memory each. [`Controls`] lets tests delay, fail and crash verbs and play the guest.
+
+mod faults;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use faults::{Controls, Hook, Moment, Verb};
+
+use crate::facts::{
+    CpuDiagnostics, CpuInfo, CpuTopology, Diagnostics, DiskDiagnostics, GuestEvent, GuestEventKind,
+    GuestInfo, HostFacts, NicDiagnostics,
+};
+use crate::hypervisor::{Hypervisor, HypervisorError, Result};
+use crate::spec::{GuestSpec, Power, RootDisk};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast};
+use types::{PowerState, ServerId};
+
+/// What a simulated host has.
+#[derive(Clone, Debug)]
+pub struct SimConfig {
+    /// Where the guests are kept; one folder per host.
+    pub folder: PathBuf,
+    /// The host's name.
+    pub hostname: String,
+    /// Physical CPUs.
+    pub vcpus: u32,
+    /// MiB of memory.
+    pub memory_mib: u64,
+    /// GiB of disk.
+    pub disk_gib: u64,
+}
+
+impl SimConfig {
+    /// A large host: 64 CPUs, 256 GiB of memory, 10 TiB of disk.
+    pub fn large(folder: impl Into<PathBuf>, hostname: impl Into<String>) -> Self {
+        Self {
+            folder: folder.into(),
+            hostname: hostname.into(),
+            vcpus: 64,
+            memory_mib: 256 * 1024,
+            disk_gib: 10 * 1024,
+        }
+    }
+}
+
+/// The simulated hypervisor of one host.
+pub struct Sim {
+    config: SimConfig,
+    guests: Mutex<HashMap<ServerId, Guest>>,
+    controls: Controls,
+    events: broadcast::Sender<GuestEvent>,
+    changed: Notify,
+}
+
+struct Guest {
+    spec: Arc<GuestSpec>,
+    power: PowerState,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredGuest<S> {
+    power: PowerState,
+    spec: S,
+}
+
+impl Sim {
+    /// Opens the folder and finds the guests of earlier runs.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read. A file that is not a guest is reported in the log and left alone.
+    pub fn open(config: SimConfig) -> Result<Arc<Self>> {
+        std::fs::create_dir_all(&config.folder)
+            .map_err(|e| HypervisorError::disk(config.folder.display(), &e))?;
+        let guests =
+            load(&config.folder).map_err(|e| HypervisorError::disk(config.folder.display(), &e))?;
+        let (events, _) = broadcast::channel(1024);
+        Ok(Arc::new(Self {
+            config,
+            guests: Mutex::new(guests),
+            controls: Controls::default(),
+            events,
+            changed: Notify::new(),
+        }))
+    }
+
+    /// The switches for tests.
+    pub fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
+    /// The guest's own doing: it powers off.
+    pub fn guest_powers_off(&self, id: ServerId) -> Result<()> {
+        self.change_power(id, PowerState::Shutdown, GuestEventKind::Stopped)
+    }
+
+    /// The guest's process dies.
+    pub fn guest_crashes(&self, id: ServerId) -> Result<()> {
+        self.change_power(id, PowerState::Crashed, GuestEventKind::Crashed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, Guest>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, id: ServerId) -> PathBuf {
+        self.config.folder.join(format!("{id}.json"))
+    }
+
+    /// Writes first, remembers second: memory never holds what a restart would not find.
+    fn store(&self, guests: &mut HashMap<ServerId, Guest>, guest: Guest) -> Result<GuestInfo> {
+        let id = guest.spec.id;
+        let text = serde_json::to_vec(&StoredGuest {
+            power: guest.power,
+            spec: &*guest.spec,
+        })
+        .map_err(|error| HypervisorError::Rejected(error.to_string()))?;
+        let path = self.path(id);
+        let part = path.with_extension("part");
+        std::fs::write(&part, text)
+            .and_then(|()| std::fs::rename(&part, &path))
+            .map_err(|error| HypervisorError::disk(path.display(), &error))?;
+        let info = guest.info();
+        guests.insert(id, guest);
+        Ok(info)
+    }
+
+    fn change_power(&self, id: ServerId, power: PowerState, kind: GuestEventKind) -> Result<()> {
+        let mut guests = self.lock();
+        let guest = guests.get(&id).ok_or(HypervisorError::NotFound(id))?;
+        if guest.power == power {
+            return Ok(());
+        }
+        let guest = Guest {
+            spec: guest.spec.clone(),
+            power,
+        };
+        self.store(&mut guests, guest)?;
+        drop(guests);
+        self.announce(id, kind);
+        Ok(())
+    }
+
+    fn announce(&self, id: ServerId, kind: GuestEventKind) {
+        self.events.send(GuestEvent { id, kind }).ok();
+        self.changed.notify_waiters();
+    }
+
+    /// Everything around a verb: the daemon is up, the delay passes, faults and crash points apply.
+    async fn perform<T>(
+        &self,
+        verb: Verb,
+        id: ServerId,
+        effect: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        self.enter(verb, id).await?;
+        let result = effect()?;
+        self.controls.meet(verb, Moment::After, id)?;
+        Ok(result)
+    }
+
+    async fn enter(&self, verb: Verb, id: ServerId) -> Result<()> {
+        if let Some(delay) = self.controls.delay(verb) {
+            tokio::time::sleep(delay).await;
+        }
+        if self.controls.is_down() {
+            return Err(HypervisorError::Unavailable(
+                "the simulated hypervisor is switched off".into(),
+            ));
+        }
+        self.controls.fail(verb)?;
+        self.controls.meet(verb, Moment::Before, id)
+    }
+
+    fn switch_on(&self, id: ServerId) -> Result<GuestInfo> {
+        self.change_power(id, PowerState::Running, GuestEventKind::Started)?;
+        self.info(id)
+    }
+
+    fn info(&self, id: ServerId) -> Result<GuestInfo> {
+        self.lock()
+            .get(&id)
+            .map(Guest::info)
+            .ok_or(HypervisorError::NotFound(id))
+    }
+
+    fn check_room(&self, guests: &HashMap<ServerId, Guest>, spec: &GuestSpec) -> Result<()> {
+        let used: u64 = guests.values().map(|guest| guest.disk_gib()).sum();
+        if self.controls.disk_is_full() || used + root_gib(spec) > self.config.disk_gib {
+            let reason = "no space left on the simulated disk".to_owned();
+            return Err(HypervisorError::Disk { reason, full: true });
+        }
+        Ok(())
+    }
+
+    fn create(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo> {
+        let mut guests = self.lock();
+        let known = guests.get(&spec.id).map(|guest| guest.power);
+        if known == Some(PowerState::Running) {
+            drop(guests);
+            return self.info(spec.id);
+        }
+        if known.is_none() {
+            self.check_room(&guests, spec)?;
+        }
+        let state = match power {
+            Power::On => PowerState::Running,
+            Power::Off => known.unwrap_or(PowerState::Shutdown),
+        };
+        let info = self.store(
+            &mut guests,
+            Guest {
+                spec: Arc::new(spec.for_storage()),
+                power: state,
+            },
+        )?;
+        drop(guests);
+        if state == PowerState::Running {
+            self.announce(spec.id, GuestEventKind::Started);
+        }
+        Ok(info)
+    }
+
+    fn recreate(&self, spec: &GuestSpec) -> Result<GuestInfo> {
+        let mut guests = self.lock();
+        if !guests.contains_key(&spec.id) {
+            return Err(HypervisorError::NotFound(spec.id));
+        }
+        let guest = Guest {
+            spec: Arc::new(spec.for_storage()),
+            power: PowerState::Running,
+        };
+        let info = self.store(&mut guests, guest)?;
+        drop(guests);
+        self.announce(spec.id, GuestEventKind::Stopped);
+        self.announce(spec.id, GuestEventKind::Started);
+        Ok(info)
+    }
+
+    fn remove(&self, id: ServerId) -> Result<()> {
+        let mut guests = self.lock();
+        match std::fs::remove_file(self.path(id)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(HypervisorError::disk(self.path(id).display(), &error));
+            }
+            _ => {}
+        }
+        let gone = guests.remove(&id);
+        drop(guests);
+        if gone.is_some_and(|guest| guest.power != PowerState::Shutdown) {
+            self.announce(id, GuestEventKind::Stopped);
+        }
+        Ok(())
+    }
+
+    async fn until_stopped(&self, id: ServerId, timeout: Duration) -> Result<()> {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                if !self.info(id)?.active {
+                    return Ok(());
+                }
+                changed.await;
+            }
+        };
+        let late = HypervisorError::Timeout("shutting the guest down".into());
+        tokio::time::timeout(timeout, wait)
+            .await
+            .unwrap_or(Err(late))
+    }
+}
+
+impl Guest {
+    fn info(&self) -> GuestInfo {
+        GuestInfo {
+            id: self.spec.id,
+            instance_name: self.spec.instance_name.clone(),
+            power: self.power,
+            active: matches!(self.power, PowerState::Running | PowerState::Paused),
+            vcpus: self.spec.vcpus,
+            memory_mib: self.spec.memory_mib,
+        }
+    }
+
+    fn disk_gib(&self) -> u64 {
+        root_gib(&self.spec)
+    }
+}
+
+fn root_gib(spec: &GuestSpec) -> u64 {
+    let (RootDisk::Image { size_gib, .. } | RootDisk::Blank { size_gib }) = spec.root;
+    size_gib
+}
+
+fn load(folder: &Path) -> std::io::Result<HashMap<ServerId, Guest>> {
+    let mut guests = HashMap::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        match serde_json::from_slice::<StoredGuest<GuestSpec>>(&std::fs::read(&path)?) {
+            Ok(stored) => {
+                let guest = Guest {
+                    spec: Arc::new(stored.spec),
+                    power: stored.power,
+                };
+                guests.insert(guest.spec.id, guest);
+            }
+            Err(error) => {
+                tracing::error!(file = %path.display(), %error, "not a simulated guest, left alone")
+            }
+        }
+    }
+    Ok(guests)
+}
+
+#[async_trait]
+impl Hypervisor for Sim {
+    async fn host(&self) -> Result<HostFacts> {
+        self.enter(Verb::Host, ServerId::from(uuid::Uuid::nil()))
+            .await?;
+        let guests = self.lock();
+        let running = || guests.values().filter(|guest| guest.info().active);
+        let disk_used: u64 = guests.values().map(Guest::disk_gib).sum();
+        Ok(HostFacts {
+            hypervisor_type: "fake".into(),
+            hypervisor_version: 1_000,
+            hypervisor_hostname: self.config.hostname.clone(),
+            vcpus: self.config.vcpus,
+            memory_mib: self.config.memory_mib,
+            memory_used_mib: running().map(|guest| guest.spec.memory_mib).sum(),
+            disk_gib: self.config.disk_gib,
+            disk_free_gib: self.config.disk_gib.saturating_sub(disk_used),
+            cpu_info: CpuInfo {
+                arch: "x86_64".into(),
+                model: "Nehalem".into(),
+                vendor: "Intel".into(),
+                topology: CpuTopology {
+                    cells: 1,
+                    sockets: 1,
+                    cores: self.config.vcpus,
+                    threads: 1,
+                },
+                features: vec!["clflush".into(), "pge".into()],
+            },
+            supported: vec![("x86_64".into(), "fake".into(), "hvm".into())],
+            running_guests: running().count().try_into().unwrap_or(u32::MAX),
+        })
+    }
+
+    async fn ensure_guest(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo> {
+        self.perform(Verb::EnsureGuest, spec.id, || self.create(spec, power))
+            .await
+    }
+
+    async fn ensure_absent(&self, id: ServerId) -> Result<()> {
+        self.perform(Verb::EnsureAbsent, id, || self.remove(id))
+            .await
+    }
+
+    async fn start(&self, id: ServerId) -> Result<GuestInfo> {
+        self.perform(Verb::Start, id, || self.switch_on(id)).await
+    }
+
+    async fn stop_hard(&self, id: ServerId) -> Result<()> {
+        self.perform(Verb::StopHard, id, || self.guest_powers_off(id))
+            .await
+    }
+
+    async fn request_shutdown(&self, id: ServerId) -> Result<()> {
+        self.perform(Verb::RequestShutdown, id, || {
+            self.info(id)?;
+            if self.controls.guests_ignore_shutdown() {
+                Ok(())
+            } else {
+                self.guest_powers_off(id)
+            }
+        })
+        .await
+    }
+
+    async fn wait_stopped(&self, id: ServerId, timeout: Duration) -> Result<()> {
+        self.enter(Verb::WaitStopped, id).await?;
+        self.until_stopped(id, timeout).await?;
+        self.controls.meet(Verb::WaitStopped, Moment::After, id)
+    }
+
+    async fn reboot_soft(&self, id: ServerId, timeout: Duration) -> Result<GuestInfo> {
+        self.enter(Verb::RebootSoft, id).await?;
+        if self.info(id)?.active {
+            if !self.controls.guests_ignore_shutdown() {
+                self.guest_powers_off(id)?;
+            }
+            self.until_stopped(id, timeout).await?;
+        }
+        let info = self.switch_on(id)?;
+        self.controls.meet(Verb::RebootSoft, Moment::After, id)?;
+        Ok(info)
+    }
+
+    async fn reboot_hard(&self, spec: &GuestSpec) -> Result<GuestInfo> {
+        self.perform(Verb::RebootHard, spec.id, || self.recreate(spec))
+            .await
+    }
+
+    async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>> {
+        self.perform(Verb::Guest, id, || {
+            Ok(self.lock().get(&id).map(Guest::info))
+        })
+        .await
+    }
+
+    async fn guests(&self) -> Result<Vec<GuestInfo>> {
+        self.enter(Verb::Guests, ServerId::from(uuid::Uuid::nil()))
+            .await?;
+        Ok(self.lock().values().map(Guest::info).collect())
+    }
+
+    async fn stored_spec(&self, id: ServerId) -> Result<Option<GuestSpec>> {
+        Ok(self.lock().get(&id).map(|guest| (*guest.spec).clone()))
+    }
+
+    async fn console_log(&self, id: ServerId, max_bytes: usize) -> Result<Vec<u8>> {
+        self.perform(Verb::ConsoleLog, id, || {
+            let name = self
+                .lock()
+                .get(&id)
+                .map(|guest| guest.spec.instance_name.clone());
+            let name = name.ok_or(HypervisorError::NotFound(id))?;
+            let text = self.controls.console_text(id).unwrap_or_else(|| {
+                format!("simulated guest {name}\nno kernel was started\nlogin: ").into_bytes()
+            });
+            Ok(text[text.len().saturating_sub(max_bytes)..].to_vec())
+        })
+        .await
+    }
+
+    async fn diagnostics(&self, id: ServerId) -> Result<Diagnostics> {
+        self.perform(Verb::Diagnostics, id, || {
+            let guests = self.lock();
+            let guest = guests.get(&id).ok_or(HypervisorError::NotFound(id))?;
+            let nic = |vif: &crate::spec::Vif| NicDiagnostics {
+                device: vif.tap.clone(),
+                mac: vif.mac.clone(),
+                ..NicDiagnostics::default()
+            };
+            Ok(Diagnostics {
+                power: guest.power,
+                driver: "fake".into(),
+                hypervisor: "fake".into(),
+                memory_maximum_mib: guest.spec.memory_mib,
+                memory_used_mib: None,
+                cpus: (0..guest.spec.vcpus)
+                    .map(|id| CpuDiagnostics { id, time_ns: 0 })
+                    .collect(),
+                nics: guest.spec.vifs.iter().map(nic).collect(),
+                disks: vec![DiskDiagnostics {
+                    device: "vda".into(),
+                    ..DiskDiagnostics::default()
+                }],
+            })
+        })
+        .await
+    }
+
+    fn events(&self) -> broadcast::Receiver<GuestEvent> {
+        self.events.subscribe()
+    }
+
+    fn needs_image_files(&self) -> bool {
+        false
+    }
+
+    async fn alive(&self) -> bool {
+        !self.controls.is_down()
+    }
+}

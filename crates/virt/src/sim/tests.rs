@@ -1,0 +1,223 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::spec::{GuestMetadata, Hardware, Vif};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use uuid::Uuid;
+
+/// A small guest whose ids derive from `n`.
+pub(crate) fn spec(n: u32) -> GuestSpec {
+    GuestSpec {
+        id: ServerId::from(Uuid::from_u128(
+            0x1000_0000_0000_4000_8000_0000_0000_0000 + u128::from(n),
+        )),
+        instance_name: format!("instance-{n:08x}"),
+        metadata: GuestMetadata {
+            display_name: format!("vm-{n}"),
+            ..GuestMetadata::default()
+        },
+        vcpus: 1,
+        memory_mib: 128,
+        root: RootDisk::Blank { size_gib: 1 },
+        config_drive: None,
+        vifs: vec![Vif {
+            port_id: "p".into(),
+            mac: "fa:16:3e:00:00:01".into(),
+            tap: format!("tap{n}"),
+            mtu: 1450,
+            model: None,
+        }],
+        hardware: Hardware::default(),
+        serial_number: format!("serial-{n}"),
+    }
+}
+
+fn sim(folder: &Path) -> Arc<Sim> {
+    Sim::open(SimConfig::large(folder, "sim-1")).unwrap()
+}
+
+#[tokio::test]
+async fn guests_survive_a_restart_and_delete_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = sim(folder.path());
+    for n in 0..3 {
+        first.ensure_guest(&spec(n), Power::On).await.unwrap();
+    }
+    first.stop_hard(spec(1).id).await.unwrap();
+    drop(first);
+
+    let again = sim(folder.path());
+    let power = async |n: u32| {
+        again
+            .guest(spec(n).id)
+            .await
+            .unwrap()
+            .map(|guest| guest.power)
+    };
+    assert_eq!(power(0).await, Some(PowerState::Running));
+    assert_eq!(power(1).await, Some(PowerState::Shutdown));
+    assert_eq!(again.stored_spec(spec(1).id).await.unwrap(), Some(spec(1)));
+    assert_eq!(again.host().await.unwrap().running_guests, 2);
+    assert_eq!(
+        again.start(spec(1).id).await.unwrap().power,
+        PowerState::Running
+    );
+    for n in 0..3 {
+        again.ensure_absent(spec(n).id).await.unwrap();
+        again.ensure_absent(spec(n).id).await.unwrap();
+    }
+    assert!(again.guests().await.unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn verbs_are_idempotent_and_events_follow() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path());
+    let mut events = sim.events();
+    let guest = spec(7);
+    let first = sim.ensure_guest(&guest, Power::Off).await.unwrap();
+    assert_eq!((first.power, first.active), (PowerState::Shutdown, false));
+    let on = sim.ensure_guest(&guest, Power::On).await.unwrap();
+    assert_eq!(sim.ensure_guest(&guest, Power::On).await.unwrap(), on);
+    assert_eq!(
+        sim.ensure_guest(&guest, Power::Off).await.unwrap(),
+        on,
+        "off never stops"
+    );
+    sim.request_shutdown(guest.id).await.unwrap();
+    sim.request_shutdown(guest.id).await.unwrap();
+    sim.wait_stopped(guest.id, Duration::from_secs(1))
+        .await
+        .unwrap();
+    sim.reboot_soft(guest.id, Duration::from_secs(1))
+        .await
+        .unwrap();
+    sim.guest_crashes(guest.id).unwrap();
+    sim.reboot_hard(&guest).await.unwrap();
+    use GuestEventKind::*;
+    for expected in [Started, Stopped, Started, Crashed, Stopped, Started] {
+        assert_eq!(events.recv().await.unwrap().kind, expected);
+    }
+    assert!(events.try_recv().is_err(), "repeats announce nothing");
+    for result in [
+        sim.start(spec(8).id).await.map(drop),
+        sim.stop_hard(spec(8).id).await,
+    ] {
+        assert_eq!(result, Err(HypervisorError::NotFound(spec(8).id)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_ignores_its_button_times_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path());
+    let guest = spec(1);
+    sim.ensure_guest(&guest, Power::On).await.unwrap();
+    sim.controls().set_guests_ignore_shutdown(true);
+    let result = sim.reboot_soft(guest.id, Duration::from_secs(60)).await;
+    assert!(
+        matches!(result, Err(HypervisorError::Timeout(_))),
+        "{result:?}"
+    );
+    assert_eq!(
+        sim.guest(guest.id).await.unwrap().unwrap().power,
+        PowerState::Running
+    );
+
+    let waiter = {
+        let sim = sim.clone();
+        tokio::spawn(async move { sim.wait_stopped(guest.id, Duration::from_secs(60)).await })
+    };
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    sim.guest_powers_off(guest.id).unwrap();
+    waiter.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_delays_and_switches() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path());
+    let guest = spec(1);
+    let controls = sim.controls().clone();
+    let injected = HypervisorError::Injected("x".into());
+
+    controls.fail_next(Verb::EnsureGuest, injected.clone(), 2);
+    for _ in 0..2 {
+        assert_eq!(
+            sim.ensure_guest(&guest, Power::On).await,
+            Err(injected.clone())
+        );
+    }
+    assert!(
+        sim.guest(guest.id).await.unwrap().is_none(),
+        "failed before the effect"
+    );
+    controls.set_disk_full(true);
+    let full = sim.ensure_guest(&guest, Power::On).await;
+    assert!(matches!(
+        full,
+        Err(HypervisorError::Disk { full: true, .. })
+    ));
+    controls.set_disk_full(false);
+
+    controls.set_delay(Verb::EnsureGuest, Duration::from_secs(3));
+    let before = tokio::time::Instant::now();
+    sim.ensure_guest(&guest, Power::On).await.unwrap();
+    assert!(before.elapsed() >= Duration::from_secs(3));
+
+    controls.set_down(true);
+    assert!(!sim.alive().await);
+    assert!(matches!(
+        sim.guests().await,
+        Err(HypervisorError::Unavailable(_))
+    ));
+    controls.set_down(false);
+    controls.fail_always(Verb::StopHard, injected.clone());
+    assert!(sim.stop_hard(guest.id).await.is_err() && sim.stop_hard(guest.id).await.is_err());
+    controls.heal(Verb::StopHard);
+    sim.stop_hard(guest.id).await.unwrap();
+
+    controls.set_console(guest.id, "0123456789");
+    assert_eq!(sim.console_log(guest.id, 4).await.unwrap(), b"6789");
+}
+
+#[tokio::test]
+async fn crash_points_come_before_and_after_the_effect() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path());
+    for (moment, there) in [(Moment::Before, false), (Moment::After, true)] {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        sim.controls().set_hook(Some(Arc::new(move |verb, now, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            (verb == Verb::EnsureGuest && now == moment)
+                .then(|| HypervisorError::Injected("crash".into()))
+        })));
+        assert!(sim.ensure_guest(&spec(1), Power::On).await.is_err());
+        assert!(calls.load(Ordering::SeqCst) >= 1);
+        sim.controls().set_hook(None);
+        assert_eq!(
+            sim.guest(spec(1).id).await.unwrap().is_some(),
+            there,
+            "{moment:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_broken_file_is_left_alone_and_room_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("broken.json"), "{").unwrap();
+    let config = SimConfig {
+        disk_gib: 1,
+        ..SimConfig::large(folder.path(), "small")
+    };
+    let sim = Sim::open(config).unwrap();
+    sim.ensure_guest(&spec(1), Power::Off).await.unwrap();
+    let second = sim.ensure_guest(&spec(2), Power::Off).await;
+    assert!(matches!(
+        second,
+        Err(HypervisorError::Disk { full: true, .. })
+    ));
+    assert!(folder.path().join("broken.json").exists());
+}

@@ -1,0 +1,288 @@
+//! What a guest shall be. The agent stores the specification beside the guest's disks, so that a hard reboot or a
+//! start after a crash needs nothing from the control plane.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use types::ServerId;
+
+/// Whether a guest shall be switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Power {
+    /// Running at the end of the verb.
+    On,
+    /// Defined and not started by the verb; a guest that already runs is left alone.
+    Off,
+}
+
+/// One guest, complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestSpec {
+    /// The server, which is also the domain's UUID and the name of its folder.
+    pub id: ServerId,
+    /// The name the hypervisor shows, `instance-0000002a`. Must be free on the host.
+    pub instance_name: String,
+    /// Facts for people who read the domain's definition.
+    pub metadata: GuestMetadata,
+    /// Virtual CPUs, at least 1.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// The first disk.
+    pub root: RootDisk,
+    /// Files of the config drive; `None` means no config drive. See [`GuestSpec::for_storage`].
+    pub config_drive: Option<Vec<ConfigFile>>,
+    /// Network interfaces in the order the guest sees them. The tap devices must exist before the guest starts.
+    pub vifs: Vec<Vif>,
+    /// What image properties (`hw_*`) say about the machine.
+    #[serde(default)]
+    pub hardware: Hardware,
+    /// The serial number in SMBIOS.
+    pub serial_number: String,
+}
+
+impl GuestSpec {
+    /// The same specification without the contents of the config drive (they hold the administrator's password and
+    /// are on the drive already). An empty list keeps the drive that exists.
+    pub fn for_storage(&self) -> Self {
+        let mut spec = self.clone();
+        if let Some(files) = &mut spec.config_drive {
+            files.clear();
+        }
+        spec
+    }
+}
+
+/// Facts about the server that end up in the domain's `<metadata>`, as Nova's `nova:instance` element has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestMetadata {
+    /// The server's name.
+    pub display_name: String,
+    /// Owner of the server.
+    pub project_id: String,
+    /// Name of the owning project, may be empty.
+    pub project_name: String,
+    /// Who created the server.
+    pub user_id: String,
+    /// Name of the creator, may be empty.
+    pub user_name: String,
+    /// The flavor's name.
+    pub flavor_name: String,
+    /// The flavor's root disk in GiB.
+    pub flavor_disk_gib: u64,
+    /// The flavor's ephemeral disk in GiB.
+    pub flavor_ephemeral_gib: u64,
+    /// The flavor's swap in MiB.
+    pub flavor_swap_mib: u64,
+    /// The image of the root disk.
+    pub image_id: Option<String>,
+    /// `2026-11-20 12:00:00`, UTC.
+    pub created_at: String,
+}
+
+/// The first disk of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "source", rename_all = "snake_case")]
+pub enum RootDisk {
+    /// An overlay on a checked base image.
+    Image {
+        /// The base, as [`crate::libvirt::image::BaseImages`] gave it. Never written.
+        base: PathBuf,
+        /// What the base is: raw or qcow2.
+        format: DiskFormat,
+        /// Size of the disk in GiB; 0 means "as large as the image".
+        size_gib: u64,
+    },
+    /// An empty disk.
+    Blank {
+        /// Size of the disk in GiB.
+        size_gib: u64,
+    },
+}
+
+/// Formats a base image may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// The bytes of the disk, nothing else.
+    Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
+}
+
+impl DiskFormat {
+    /// QEMU's name of the format.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// One file of a config drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFile {
+    /// Path below the drive's root with forward slashes: `openstack/latest/meta_data.json`.
+    pub path: String,
+    /// The bytes (base64 in JSON).
+    #[serde(with = "base64_text")]
+    pub content: Vec<u8>,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vif {
+    /// The port it belongs to.
+    pub port_id: String,
+    /// MAC address, lower-case with colons.
+    pub mac: String,
+    /// The tap device, made beforehand by the network agent.
+    pub tap: String,
+    /// MTU in bytes; 0 leaves it to the default.
+    pub mtu: u32,
+    /// QEMU's device model; `None` takes the guest's `vif_model`, or virtio.
+    pub model: Option<String>,
+}
+
+/// The machine as image properties shape it ("Useful image properties" in Glance's documentation). Values not in the
+/// lists of [`Hardware::from_properties`] are refused there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hardware {
+    /// `hw_machine_type`; the driver's default is `pc`.
+    pub machine: Option<String>,
+    /// `hw_disk_bus`: virtio, scsi, ide, sata, usb.
+    pub disk_bus: Option<String>,
+    /// `hw_cdrom_bus`, for the config drive.
+    pub cdrom_bus: Option<String>,
+    /// `hw_vif_model`: virtio, e1000, e1000e, rtl8139, ne2k_pci, pcnet.
+    pub vif_model: Option<String>,
+    /// `hw_video_model`: vga, cirrus, virtio, qxl, vmvga, bochs, none.
+    pub video: Option<String>,
+    /// `hw_qemu_guest_agent`: false leaves the agent's channel out.
+    pub guest_agent: Option<bool>,
+}
+
+/// An image property with a value no host accepts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("image property {name} has the unsupported value '{value}'")]
+pub struct BadProperty {
+    /// The property.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl Hardware {
+    /// Reads `hw_*` properties; others are ignored.
+    ///
+    /// # Errors
+    /// A known property with a value that this driver cannot give.
+    pub fn from_properties<'a>(
+        properties: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> std::result::Result<Self, BadProperty> {
+        let mut hardware = Self::default();
+        for (name, value) in properties {
+            let allowed: &[&str] = match name {
+                "hw_machine_type" => &[],
+                "hw_disk_bus" => &["virtio", "scsi", "ide", "sata", "usb"],
+                "hw_cdrom_bus" => &["virtio", "scsi", "ide", "sata", "usb"],
+                "hw_vif_model" => &["virtio", "e1000", "e1000e", "rtl8139", "ne2k_pci", "pcnet"],
+                "hw_video_model" => &["vga", "cirrus", "virtio", "qxl", "vmvga", "bochs", "none"],
+                "hw_qemu_guest_agent" => &["yes", "no", "true", "false", "1", "0", "True", "False"],
+                _ => continue,
+            };
+            let good = match name {
+                "hw_machine_type" => is_machine_name(value),
+                _ => allowed.contains(&value),
+            };
+            if !good {
+                return Err(BadProperty {
+                    name: name.to_owned(),
+                    value: value.to_owned(),
+                });
+            }
+            let value = Some(value.to_owned());
+            match name {
+                "hw_machine_type" => hardware.machine = value,
+                "hw_disk_bus" => hardware.disk_bus = value,
+                "hw_cdrom_bus" => hardware.cdrom_bus = value,
+                "hw_vif_model" => hardware.vif_model = value,
+                "hw_video_model" => hardware.video = value,
+                _ => {
+                    hardware.guest_agent =
+                        value.map(|text| matches!(text.as_str(), "yes" | "true" | "True" | "1"))
+                }
+            }
+        }
+        Ok(hardware)
+    }
+}
+
+/// Machine types are short words such as `pc`, `q35`, `pc-i440fx-7.2`.
+fn is_machine_name(value: &str) -> bool {
+    !value.is_empty()
+        && value.len() <= 64
+        && value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
+mod base64_text {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn properties_are_read_or_refused() {
+        let hardware = Hardware::from_properties([
+            ("hw_machine_type", "q35"),
+            ("hw_disk_bus", "scsi"),
+            ("hw_qemu_guest_agent", "no"),
+            ("os_distro", "debian"),
+        ])
+        .unwrap();
+        assert_eq!(hardware.machine.as_deref(), Some("q35"));
+        assert_eq!(hardware.disk_bus.as_deref(), Some("scsi"));
+        assert_eq!(hardware.guest_agent, Some(false));
+        for (name, value) in [
+            ("hw_disk_bus", "floppy"),
+            ("hw_machine_type", "pc' x='"),
+            ("hw_vif_model", ""),
+        ] {
+            let bad = Hardware::from_properties([(name, value)]).unwrap_err();
+            assert_eq!(bad.name, name);
+        }
+    }
+
+    #[test]
+    fn storage_form_keeps_no_config_drive_contents() {
+        let spec = crate::sim::tests::spec(1);
+        let spec = GuestSpec {
+            config_drive: Some(vec![ConfigFile {
+                path: "a".into(),
+                content: b"secret".to_vec(),
+            }]),
+            ..spec
+        };
+        let text = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<GuestSpec>(&text).unwrap(), spec);
+        assert_eq!(spec.for_storage().config_drive, Some(vec![]));
+    }
+}
