@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::config::Config;
 use crate::dnsmasq::{Dnsmasq, FOLDERS};
-use crate::machine::{Error, Machine, Space};
+use crate::machine::{Error, Machine, NETNS_DIR, Space};
 
 const CONFIG: &str = "dnsmasq.conf";
 /// How long a server may take to end before it is killed.
@@ -26,8 +27,8 @@ pub(crate) fn ensure(machine: &Machine, space: &str, wanted: &Dnsmasq) -> Result
     make_folders(&wanted.dir)?;
     let config = wanted.dir.join(CONFIG);
     let running = running_pid(&wanted.dir);
-    let mut restart =
-        running.is_none() || fs::read_to_string(&config).ok().as_deref() != Some(&wanted.config);
+    let mut restart = running.is_none_or(|pid| !is_in_space(pid, space))
+        || fs::read_to_string(&config).ok().as_deref() != Some(&wanted.config);
     // A record that dnsmasq has read stays until it restarts, so only additions are free.
     restart |= sync_files(wanted)?;
     if !restart {
@@ -58,6 +59,35 @@ pub(crate) fn stop_in_space(machine: &Machine, space: &str) {
         {
             stop(pid);
         }
+    }
+}
+
+/// Stops the servers of networks that are not among `keep` and removes their folders. (A server
+/// can outlive its namespace's name.)
+///
+/// # Errors
+/// When a folder cannot be removed.
+pub(crate) fn stop_others(config: &Config, keep: &BTreeSet<PathBuf>) -> Result<(), Error> {
+    let Ok(folders) = fs::read_dir(config.state_dir.join("dhcp")) else {
+        return Ok(());
+    };
+    for dir in folders.flatten().map(|entry| entry.path()) {
+        if keep.contains(&dir) {
+            continue;
+        }
+        if let Some(pid) = running_pid(&dir) {
+            stop(pid);
+        }
+        remove_dir(&dir)?;
+    }
+    Ok(())
+}
+
+/// Removes a folder, if it is there, and all that is in it.
+pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file(dir)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -132,6 +162,14 @@ fn running_pid(dir: &Path) -> Option<Pid> {
         .contains(config.to_str()?)
         .then(|| Pid::from_raw(pid))
         .flatten()
+}
+
+/// Whether a process is in the namespace that has the name now (one that was deleted and made anew
+/// is another one, and a server in the old one serves nobody).
+fn is_in_space(pid: Pid, space: &str) -> bool {
+    let inode = |path: &Path| fs::metadata(path).map(|file| file.ino()).ok();
+    let own = inode(Path::new(&format!("/proc/{}/ns/net", pid.as_raw_nonzero())));
+    own.is_some() && own == inode(&Path::new(NETNS_DIR).join(space))
 }
 
 /// Ends a process and waits until it has ended.

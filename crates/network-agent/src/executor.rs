@@ -1,7 +1,6 @@
 //! Makes the machine what is wanted: looks, plans, acts, says what became of each object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
 use std::path::Path;
 
 use types::network_wanted::{HostWanted, ObjectStatus, Status, tap_name};
@@ -120,7 +119,7 @@ impl Executor {
         }
         // The filter comes first: no tap is up before its rules are there.
         self.load_host_rules(wanted, &zones)?;
-        self.stop_servers(&plan);
+        self.stop_servers(&desired, &plan);
         batch(&self.machine, &Space::Host, &plan.root, &mut faults)?;
         self.apply_spaces(wanted, &desired, &plan, &mut faults);
         self.cut_forbidden(wanted, &zones);
@@ -206,18 +205,17 @@ impl Executor {
         Ok(())
     }
 
-    fn stop_servers(&self, plan: &Plan) {
+    fn stop_servers(&self, desired: &Desired, plan: &Plan) {
         for name in &plan.spaces_gone {
             server::stop_in_space(&self.machine, name);
-            if let Some(network) = name
-                .strip_prefix("kdhcp-")
-                .and_then(|rest| rest.get(..36)?.parse().ok())
-            {
-                let dir = crate::dnsmasq::folder(&self.config, &network);
-                if let Err(error) = remove_dir(&dir) {
-                    tracing::warn!(%error, "cannot remove the folder of a DHCP server");
-                }
-            }
+        }
+        let servers = desired
+            .spaces
+            .values()
+            .filter_map(|space| space.dnsmasq.as_ref());
+        let keep = servers.map(|server| server.dir.clone()).collect();
+        if let Err(error) = server::stop_others(&self.config, &keep) {
+            tracing::warn!(%error, "cannot remove the folder of a DHCP server");
         }
     }
 
@@ -387,13 +385,6 @@ fn batch_errors(stderr: &str) -> Vec<(usize, String)> {
         }
     }
     errors
-}
-
-pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file(dir)(error)),
-        _ => Ok(()),
-    }
 }
 
 fn outcome(wanted: &HostWanted, desired: Desired, faults: &Faults) -> Outcome {

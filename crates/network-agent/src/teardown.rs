@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use crate::config::Config;
 use crate::desired::Desired;
 use crate::dnsmasq_process;
-use crate::executor::remove_dir;
 use crate::forward_policy;
 use crate::machine::{Error, Machine, Space};
 use crate::names;
@@ -59,7 +58,8 @@ pub fn teardown(config: &Config) -> Result<Removed, Error> {
     }
     forward_policy::close(&machine, &names::table(&config.cloud))?;
     let tables = remove_tables(config, &machine)?;
-    remove_dir(&config.state_dir)?;
+    dnsmasq_process::stop_others(config, &BTreeSet::new())?;
+    dnsmasq_process::remove_dir(&config.state_dir)?;
     let links = plan
         .root
         .iter()

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -197,8 +197,8 @@ impl Bench {
     }
 
     fn mac(&self) -> Mac {
-        let n = u8::try_from(self.next).unwrap();
-        Mac([0xfa, 0x16, 0x3e, 0, 0, n])
+        let [high, low] = u16::try_from(self.next).unwrap().to_be_bytes();
+        Mac([0xfa, 0x16, 0x3e, 0, high, low])
     }
 
     /// A network with a router to the outside: their ids.
@@ -506,6 +506,31 @@ impl Bench {
         self.machine.run(&Space::Host, argv, text).unwrap();
     }
 
+    /// Does damage in one of this cloud's namespaces.
+    pub fn in_space(&self, prefix: &str, argv: &[&str]) {
+        let space = self
+            .spaces()
+            .into_iter()
+            .find(|name| name.starts_with(prefix))
+            .unwrap();
+        self.machine.run(&Space::Named(space), argv, "").unwrap();
+    }
+
+    pub fn delete_space(&self, prefix: &str) {
+        let space = self
+            .spaces()
+            .into_iter()
+            .find(|name| name.starts_with(prefix))
+            .unwrap();
+        self.machine
+            .run(&Space::Host, &["ip", "netns", "del", &space], "")
+            .unwrap();
+    }
+
+    pub fn bridge_of(&self, network: Uuid) -> String {
+        short_name("kbr", &network)
+    }
+
     /// Interfaces of the host, sorted, without those of test guests.
     pub fn links(&self) -> Vec<String> {
         let text = self.host_output(&["ip", "-o", "link", "show"]);
@@ -666,10 +691,18 @@ impl Drop for Bench {
 }
 
 impl Guest {
-    fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.machine
             .within(&Space::Named(self.space.clone()), work)
             .unwrap()
+    }
+
+    /// Whether a command succeeds here.
+    pub fn succeeds(&self, argv: &[&str]) -> bool {
+        self.machine
+            .try_run(&Space::Named(self.space.clone()), argv, "")
+            .unwrap()
+            .success
     }
 
     pub fn ip(&self, args: &[&str]) -> String {
@@ -811,132 +844,6 @@ pub fn many_rules() -> Vec<SecurityGroupRule> {
     }
     // Enough variety without an hour of single steps.
     all.into_iter().step_by(3).collect()
-}
-
-/// Whether an answer comes. The kernel may take up to a second to let a new cable's carrier take
-/// effect, so where an answer is expected (`patience` of a second and more) three questions are put.
-pub fn ping(from: &Guest, to: &str, patience: Duration) -> bool {
-    let count = if patience >= Duration::from_secs(1) {
-        "3"
-    } else {
-        "1"
-    };
-    let argv = ["busybox", "ping", "-c", count, "-W", "1", to];
-    from.machine
-        .try_run(&Space::Named(from.space.clone()), &argv, "")
-        .unwrap()
-        .success
-}
-
-/// A server that runs until dropped.
-pub struct Server(Arc<AtomicBool>);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Tells each client which address it comes from, then echoes.
-pub fn tcp_echo(on: &Guest, address: &str) -> Server {
-    let listener = on.within(|| TcpListener::bind(address).unwrap());
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            if stopped.load(Ordering::Relaxed) {
-                return;
-            }
-            let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
-                let from = stream.peer_addr().unwrap().ip().to_string();
-                let _ = stream.write_all(format!("{from}\n").as_bytes());
-                let mut buffer = [0; 64];
-                while let Ok(n @ 1..) = stream.read(&mut buffer) {
-                    if stream.write_all(&buffer[..n]).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    Server(stop)
-}
-
-pub fn connect(from: &Guest, to: &str, patience: Duration) -> std::io::Result<TcpStream> {
-    let to: SocketAddr = to.parse().unwrap();
-    let mut stream = from.within(|| TcpStream::connect_timeout(&to, patience))?;
-    stream.set_read_timeout(Some(patience))?;
-    let mut byte = [0];
-    while stream.read(&mut byte)? == 1 && byte != *b"\n" {}
-    Ok(stream)
-}
-
-pub fn still_talks(stream: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
-}
-
-/// The address that the server saw.
-pub fn tcp_talk(
-    from: &Guest,
-    _bind: Option<&str>,
-    to: &str,
-    patience: Duration,
-) -> std::io::Result<String> {
-    let to: SocketAddr = to.parse().unwrap();
-    let mut stream = from.within(|| TcpStream::connect_timeout(&to, patience))?;
-    stream.set_read_timeout(Some(patience))?;
-    let mut text = String::new();
-    let mut byte = [0];
-    while stream.read(&mut byte)? == 1 && byte != *b"\n" {
-        text.push(char::from(byte[0]));
-    }
-    Ok(text)
-}
-
-pub fn udp_echo(on: &Guest, address: &str) -> Server {
-    let socket = on.within(|| UdpSocket::bind(address).unwrap());
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while let Ok((n, from)) = socket.recv_from(&mut buffer) {
-            if stopped.load(Ordering::Relaxed) {
-                return;
-            }
-            let _ = socket.send_to(&buffer[..n], from);
-        }
-    });
-    Server(stop)
-}
-
-pub fn udp_talk(from: &Guest, own: &str, to: &str, patience: Duration) -> bool {
-    from.within(|| {
-        let socket = UdpSocket::bind(own).unwrap();
-        socket.set_read_timeout(Some(patience)).unwrap();
-        let mut buffer = [0; 64];
-        socket.send_to(b"hello", to).is_ok()
-            && socket
-                .recv(&mut buffer)
-                .is_ok_and(|n| &buffer[..n] == b"hello")
-    })
-}
-
-/// A request that also lies about who it is.
-pub fn http_get(from: &Guest, to: &str, path: &str) -> String {
-    let to: SocketAddr = to.parse().unwrap();
-    from.within(|| {
-        let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(3)) else {
-            return "no connection".to_owned();
-        };
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let lies = "X-Instance-ID: someone-else\r\nX-Tenant-ID: other\r\nX-Forwarded-For: 10.9.9.9\r\nX-Instance-ID-Signature: 00\r\n";
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: 169.254.169.254\r\n{lies}Connection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer
-    })
 }
 
 /// A metadata API that remembers the last request it got.
