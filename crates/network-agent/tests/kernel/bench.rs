@@ -375,6 +375,10 @@ impl Bench {
         self.router(router).floating_ips.push(fip);
     }
 
+    pub fn drop_floating(&mut self, router: Uuid) {
+        self.router(router).floating_ips.clear();
+    }
+
     pub fn move_floating(&mut self, router: Uuid, floating: &str, fixed: &str) {
         let floating: std::net::IpAddr = floating.parse().unwrap();
         let fip = self
@@ -713,6 +717,13 @@ impl Guest {
             .run(&Space::Named(self.space.clone()), &argv, "")
             .unwrap();
         String::from_utf8(output).unwrap()
+    }
+
+    /// The MAC address known for an IP address.
+    pub fn neighbour(&self, ip: &str) -> String {
+        let text = self.ip(&["neigh", "show", ip]);
+        let mut words = text.split_whitespace().skip_while(|word| *word != "lladdr");
+        words.nth(1).unwrap_or_default().to_owned()
     }
 
     pub fn neighbours(&self) -> String {

@@ -70,12 +70,7 @@ pub fn still_talks(stream: &mut TcpStream) -> bool {
 }
 
 /// The address that the server saw.
-pub fn tcp_talk(
-    from: &Guest,
-    _bind: Option<&str>,
-    to: &str,
-    patience: Duration,
-) -> std::io::Result<String> {
+pub fn tcp_talk(from: &Guest, to: &str, patience: Duration) -> std::io::Result<String> {
     let to: SocketAddr = to.parse().unwrap();
     let mut stream = from.within(|| TcpStream::connect_timeout(&to, patience))?;
     stream.set_read_timeout(Some(patience))?;
