@@ -99,7 +99,7 @@ impl Bench {
             .run(&Space::Host, &["ip", "netns", "add", &outer], "")
             .unwrap();
         let root = PathBuf::from("/run/netns").join(&outer);
-        let machine = Machine::new(Some(root.clone()), Duration::from_secs(20));
+        let machine = Machine::new(Some(root), Duration::from_secs(20));
         machine
             .run(&Space::Host, &["ip", "link", "set", "lo", "up"], "")
             .unwrap();
@@ -108,9 +108,24 @@ impl Bench {
             let name = format!("bridge/bridge-nf-call-{family}");
             machine.sysctl(&Space::Host, &name, "0").unwrap();
         }
+        Some(Self::on_host(&outer, number, &tag))
+    }
 
+    /// Another cloud on the same host.
+    pub fn beside(&self) -> Self {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self::on_host(
+            &self.outer,
+            number,
+            &format!("t{}x{number}", std::process::id()),
+        )
+    }
+
+    fn on_host(outer: &str, number: u32, tag: &str) -> Self {
+        let root = PathBuf::from("/run/netns").join(outer);
+        let machine = Machine::new(Some(root.clone()), Duration::from_secs(20));
         let (url, metadata) = metadata_server();
-        let mut config = Config::new(CloudId::new(&tag).unwrap(), "h1", secret());
+        let mut config = Config::new(CloudId::new(tag).unwrap(), "h1", secret());
         config.root_netns = Some(root);
         config.state_dir = PathBuf::from(format!("/tmp/kilonova-network-{tag}"));
         config.metadata_url = url;
@@ -160,8 +175,8 @@ impl Bench {
             reports: mpsc::channel().1,
             agent: None,
             metadata,
-            next: 1,
-            outer,
+            next: 500 * u128::from(number),
+            outer: outer.to_owned(),
         };
         for ethertype in [Ethertype::V4, Ethertype::V6] {
             bench.add_rule(rule(Direction::Egress, ethertype, None));
@@ -172,7 +187,7 @@ impl Bench {
         members.remote_group_members = Some(vec![]);
         bench.add_rule(members);
         bench.run_agent();
-        Some(bench)
+        bench
     }
 
     fn run_agent(&mut self) {

@@ -267,6 +267,49 @@ fn equal_ranges_of_two_tenants() {
     assert_eq!(bench.zones().len(), 2);
 }
 
+#[test]
+fn two_clouds_on_one_machine() {
+    let Some(mut one) = Bench::start("clouds") else {
+        return;
+    };
+    let mut two = one.beside();
+    let mut pairs = Vec::new();
+    for bench in [&mut one, &mut two] {
+        let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+        pairs.push((
+            bench.guest(network, "10.0.0.11"),
+            bench.guest(network, "10.0.0.12"),
+        ));
+        let report = bench.apply();
+        assert!(
+            report
+                .ports
+                .iter()
+                .all(|port| port.status == Status::Active),
+            "{report:?}"
+        );
+    }
+    for guest in pairs.iter().flat_map(|(a, b)| [a, b]) {
+        guest.configure("10.0.0.1");
+    }
+    assert_eq!(
+        one.zones().len(),
+        2,
+        "each network has its own zone: {:?}",
+        one.zones()
+    );
+    for (a, _) in &pairs {
+        assert!(ping(a, "10.0.0.12", SOON));
+    }
+    // One cloud looks at everything again, then goes; the other does not notice.
+    one.restart();
+    one.stop();
+    assert_eq!(one.teardown().spaces.len(), 2);
+    assert!(ping(&pairs[1].0, "10.0.0.12", SOON));
+    assert_eq!(two.spaces().len(), 2);
+    assert_eq!(pairs[1].0.dhcp()["ip"], "10.0.0.11");
+}
+
 /// The outside knows a floating IP by the MAC address of one router; another takes it over.
 #[test]
 fn a_floating_ip_that_changes_routers() {
