@@ -458,6 +458,8 @@ fn an_address_that_changes_hands() {
     assert_ne!(first.mac, second.mac);
 }
 
+type Damage<'a> = &'a dyn Fn(&Bench);
+
 #[test]
 fn what_breaks_is_mended() {
     let Some(mut bench) = Bench::start("mend") else {
@@ -497,7 +499,7 @@ fn what_breaks_is_mended() {
         panic!("{table}")
     };
     let dnsmasq = bench.dnsmasq_pid(network).to_string();
-    let damages: [(&str, &dyn Fn(&Bench)); 6] = [
+    let damages: [(&str, Damage<'_>); 6] = [
         ("rules", &|_| {
             assert!(outside.succeeds(&["nft", "delete", "table", family, name]))
         }),
