@@ -257,7 +257,7 @@ DEFAULT guest
 PROMPT 0
 LABEL guest
  KERNEL vmlinuz
- APPEND initrd=initramfs.gz console=tty0 console=ttyS0,115200 no_timer_check net.ifnames=0 tsc=reliable panic=10 quiet loglevel=4
+ APPEND initrd=initramfs.gz console=tty0 console=ttyS0,115200 no_timer_check net.ifnames=0 tsc=reliable panic=10 cryptomgr.notests quiet loglevel=4
 CONFIG
     export MTOOLS_SKIP_CHECK=1
     mcopy -i "$raw@@1M" "$packages/vmlinuz" ::vmlinuz
