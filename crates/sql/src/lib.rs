@@ -1,0 +1,112 @@
+//! Three databases behind one `Store`: SQLite, PostgreSQL, MySQL/MariaDB.
+//!
+//! A unit of work is a synchronous closure over a [`Tx`]. The closure may be run again when the database
+//! asks for a retry, so it must have no effect outside the transaction.
+//!
+//! * SQLite: one writer thread puts many units of work into one synced commit, each in its own savepoint, and
+//!   answers after the COMMIT; readers have connections of their own and see snapshots.
+//! * PostgreSQL and MySQL: a few threads with a connection each; transactions are SERIALIZABLE and retried
+//!   on serialization failures, deadlocks and (before the commit) lost connections.
+//!
+//! So the meaning is the same everywhere: a write sees and leaves a serializable state.
+//!
+//! The SQL is a portable subset, see [`Dialect::ddl`] for the column types.
+
+mod dialect;
+mod error;
+mod migrate;
+mod mysql_engine;
+mod postgres_engine;
+mod sqlite_engine;
+mod store;
+mod value;
+
+pub use dialect::Dialect;
+pub use error::Error;
+pub use migrate::Migration;
+pub use store::{Options, Store};
+pub use value::{FromValue, Row, Value};
+
+/// An open transaction.
+pub struct Tx<'a> {
+    engine: &'a mut dyn Engine,
+    dialect: Dialect,
+    retry: bool,
+}
+
+/// What a database connection does inside a transaction.
+trait Engine {
+    fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error>;
+    fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error>;
+    fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error>;
+    fn batch(&mut self, sql: &str) -> Result<(), Error>;
+}
+
+impl<'a> Tx<'a> {
+    fn new(engine: &'a mut dyn Engine, dialect: Dialect) -> Self {
+        Self { engine, dialect, retry: false }
+    }
+
+    /// Which database this is; only for the few statements that cannot be portable.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    fn noted<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &result {
+            self.retry |= error.is_retryable();
+        }
+        result
+    }
+
+    /// Runs a statement and returns the number of rows it changed (matched, on MySQL too).
+    pub fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        let result = self.engine.execute(sql, params);
+        self.noted(result)
+    }
+
+    /// Runs a query and returns all rows.
+    pub fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        let result = self.engine.query(sql, params);
+        self.noted(result)
+    }
+
+    /// The first row, if there is one.
+    pub fn query_opt(&mut self, sql: &str, params: &[Value]) -> Result<Option<Row>, Error> {
+        Ok(self.query(sql, params)?.into_iter().next())
+    }
+
+    /// The first row; no row is [`Error::NoRow`].
+    pub fn query_one(&mut self, sql: &str, params: &[Value]) -> Result<Row, Error> {
+        self.query_opt(sql, params)?.ok_or(Error::NoRow)
+    }
+
+    /// Runs an INSERT into a table whose `id` column is `AUTO_ID` and returns the new id.
+    pub fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error> {
+        let result = self.engine.insert_id(sql, params);
+        self.noted(result)
+    }
+
+    /// Inserts a row, or updates the row with the same key columns. `row` names the key columns too.
+    pub fn upsert(&mut self, table: &str, key_columns: &[&str], row: &[(&str, Value)]) -> Result<(), Error> {
+        let sql = self.dialect.upsert(table, key_columns, row);
+        let params: Vec<Value> = row.iter().map(|(_, value)| value.clone()).collect();
+        self.execute(&sql, &params)?;
+        Ok(())
+    }
+
+    fn batch(&mut self, sql: &str) -> Result<(), Error> {
+        let result = self.engine.batch(sql);
+        self.noted(result)
+    }
+}
+
+/// `?, ?, ?` for `count` parameters.
+pub fn placeholders(count: usize) -> String {
+    let mut text = "?, ".repeat(count);
+    text.truncate(text.len().saturating_sub(2));
+    text
+}
+
+#[cfg(test)]
+mod tests;

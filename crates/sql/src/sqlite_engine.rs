@@ -1,0 +1,218 @@
+//! SQLite: one writer thread that commits many units of work at once, and reader threads with snapshots.
+
+use crate::store::{Job, Options};
+use crate::{Dialect, Engine, Error, Row, Tx, Value};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OpenFlags};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Units of work in one commit at most, and how long one batch may collect: a bound on latency.
+const BATCH: usize = 512;
+const BATCH_TIME: Duration = Duration::from_millis(10);
+
+/// The writer and the readers.
+pub(crate) struct Pool {
+    writer: Sender<Box<dyn Job>>,
+    readers: Sender<Box<dyn Job>>,
+}
+
+impl Pool {
+    pub(crate) fn open(path: &Path, options: &Options) -> Result<Self, Error> {
+        let writer_connection = connection(path, options, false)?;
+        let (writer, jobs) = channel();
+        spawn("sqlite-writer", move || write_loop(writer_connection, &jobs))?;
+        let (readers, jobs) = channel();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for _ in 0..options.connections.max(1) {
+            let connection = connection(path, options, true)?;
+            let jobs = Arc::clone(&jobs);
+            spawn("sqlite-reader", move || read_loop(connection, &jobs))?;
+        }
+        Ok(Self { writer, readers })
+    }
+
+    pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
+        let queue = if writes { &self.writer } else { &self.readers };
+        if let Err(refused) = queue.send(job) {
+            refused.0.fail(Error::Closed);
+        }
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    thread.map(|_| ()).map_err(|error| Error::Unreachable(error.to_string()))
+}
+
+fn connection(path: &Path, options: &Options, read_only: bool) -> Result<Connection, Error> {
+    let access = if read_only { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE };
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)
+        .map_err(|error| Error::Unreachable(format!("{}: {error}", path.display())))?;
+    connection.busy_timeout(Duration::from_secs(30)).map_err(convert)?;
+    connection.set_prepared_statement_cache_capacity(256);
+    let synchronous = if options.durable { "FULL" } else { "OFF" };
+    if !read_only {
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(convert)?;
+        connection.pragma_update(None, "synchronous", synchronous).map_err(convert)?;
+    }
+    connection.pragma_update(None, "foreign_keys", "ON").map_err(convert)?;
+    connection.pragma_update(None, "temp_store", "MEMORY").map_err(convert)?;
+    Ok(connection)
+}
+
+fn read_loop(connection: Connection, jobs: &Mutex<Receiver<Box<dyn Job>>>) {
+    let mut engine = Sqlite { connection };
+    loop {
+        let next = match jobs.lock() {
+            Ok(queue) => queue.recv(),
+            Err(_) => return,
+        };
+        let Ok(mut job) = next else { return };
+        let outcome = engine.run("BEGIN DEFERRED").and_then(|()| {
+            let mut tx = Tx::new(&mut engine, Dialect::Sqlite);
+            job.attempt(&mut tx)
+        });
+        let closed = engine.run("ROLLBACK");
+        match outcome.and_then(|_| closed) {
+            Ok(()) => job.finish(),
+            Err(error) => job.fail(error),
+        }
+    }
+}
+
+fn write_loop(connection: Connection, jobs: &Receiver<Box<dyn Job>>) {
+    let mut engine = Sqlite { connection };
+    while let Ok(first) = jobs.recv() {
+        let mut batch = vec![first];
+        write_batch(&mut engine, &mut batch, jobs);
+    }
+}
+
+/// Runs the jobs that are waiting, each in a savepoint, and answers them after one commit.
+fn write_batch(engine: &mut Sqlite, waiting: &mut Vec<Box<dyn Job>>, jobs: &Receiver<Box<dyn Job>>) {
+    if let Err(error) = engine.run("BEGIN IMMEDIATE") {
+        let text = error.to_string();
+        for job in waiting.drain(..) {
+            job.fail(Error::Unreachable(text.clone()));
+        }
+        return;
+    }
+    let started = Instant::now();
+    let mut done: Vec<Box<dyn Job>> = Vec::new();
+    let mut failed: Vec<(Box<dyn Job>, Error)> = Vec::new();
+    while let Some(mut job) = waiting.pop() {
+        match in_savepoint(engine, job.as_mut()) {
+            Ok(()) => done.push(job),
+            Err(error) => failed.push((job, error)),
+        }
+        let room = done.len() + failed.len() < BATCH && started.elapsed() < BATCH_TIME;
+        if waiting.is_empty() && room {
+            waiting.extend(jobs.try_recv());
+        }
+    }
+    let committed = engine.run("COMMIT");
+    if committed.is_err() {
+        let _ = engine.run("ROLLBACK");
+    }
+    for job in done {
+        match &committed {
+            Ok(()) => job.finish(),
+            Err(error) => job.fail(Error::Statement(format!("commit failed: {error}"))),
+        }
+    }
+    for (job, error) in failed {
+        job.fail(error);
+    }
+}
+
+fn in_savepoint(engine: &mut Sqlite, job: &mut dyn Job) -> Result<(), Error> {
+    engine.run("SAVEPOINT job")?;
+    let mut tx = Tx::new(engine, Dialect::Sqlite);
+    let outcome = job.attempt(&mut tx);
+    if !matches!(outcome, Ok(true)) {
+        engine.run("ROLLBACK TO job")?;
+    }
+    engine.run("RELEASE job")?;
+    outcome.map(|_| ())
+}
+
+struct Sqlite {
+    connection: Connection,
+}
+
+impl Sqlite {
+    fn run(&mut self, sql: &str) -> Result<(), Error> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(convert)?;
+        statement.raw_execute().map(|_| ()).map_err(convert)
+    }
+}
+
+impl rusqlite::ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Int(int) => ValueRef::Integer(*int),
+            Self::Real(real) => ValueRef::Real(*real),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Bytes(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+impl Engine for Sqlite {
+    fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(convert)?;
+        let changed = statement.execute(rusqlite::params_from_iter(params)).map_err(convert)?;
+        Ok(changed as u64)
+    }
+
+    fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(convert)?;
+        let columns: Arc<[String]> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let mut rows = statement.query(rusqlite::params_from_iter(params)).map_err(convert)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().map_err(convert)? {
+            let mut values = Vec::with_capacity(columns.len());
+            for index in 0..columns.len() {
+                values.push(match row.get_ref(index).map_err(convert)? {
+                    ValueRef::Null => Value::Null,
+                    ValueRef::Integer(int) => Value::Int(int),
+                    ValueRef::Real(real) => Value::Real(real),
+                    ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+                    ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
+                });
+            }
+            found.push(Row { columns: Arc::clone(&columns), values });
+        }
+        Ok(found)
+    }
+
+    fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error> {
+        self.execute(sql, params)?;
+        Ok(self.connection.last_insert_rowid())
+    }
+
+    fn batch(&mut self, sql: &str) -> Result<(), Error> {
+        self.connection.execute_batch(sql).map_err(convert)
+    }
+}
+
+fn convert(error: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode;
+    let text = error.to_string();
+    let rusqlite::Error::SqliteFailure(failure, _) = &error else {
+        return Error::Statement(text);
+    };
+    match failure.code {
+        ErrorCode::ConstraintViolation => match failure.extended_code {
+            rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY => Error::UniqueViolation(text),
+            _ => Error::Constraint(text),
+        },
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Error::Conflict(text),
+        _ => Error::Statement(text),
+    }
+}

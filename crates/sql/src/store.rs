@@ -1,0 +1,175 @@
+//! The handle that every component holds.
+
+use crate::{Dialect, Error, Migration, Tx, migrate, mysql_engine, postgres_engine, sqlite_engine};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// How to open a database.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Connections for reads (SQLite), or for everything (PostgreSQL, MySQL).
+    pub connections: usize,
+    /// Whether a commit waits until it is on the disk (SQLite). Only tests turn it off.
+    pub durable: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { connections: 4, durable: true }
+    }
+}
+
+/// A database. Clones share the connections; when the last one is dropped they close.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    dialect: Dialect,
+    /// Removes a temporary database when the store goes.
+    _folder: Option<tempfile::TempDir>,
+}
+
+enum Pool {
+    Sqlite(sqlite_engine::Pool),
+    Postgres(postgres_engine::Pool),
+    Mysql(mysql_engine::Pool),
+}
+
+/// A unit of work as the engines see it: run it in a transaction, then say how it ended.
+pub(crate) trait Job: Send {
+    /// Runs the closure. `Ok(true)`: commit; `Ok(false)`: roll back, with the answer kept; `Err`: run again.
+    fn attempt(&mut self, tx: &mut Tx<'_>) -> Result<bool, Error>;
+    /// The transaction was committed or rolled back as the attempt asked: deliver the answer.
+    fn finish(self: Box<Self>);
+    /// The database failed: deliver this instead.
+    fn fail(self: Box<Self>, error: Error);
+}
+
+struct Unit<T, E, F> {
+    work: F,
+    outcome: Option<Result<T, E>>,
+    answer: oneshot::Sender<Result<T, E>>,
+}
+
+impl<T, E, F> Job for Unit<T, E, F>
+where
+    T: Send,
+    E: From<Error> + Send,
+    F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send,
+{
+    fn attempt(&mut self, tx: &mut Tx<'_>) -> Result<bool, Error> {
+        let outcome = (self.work)(tx);
+        if tx.retry {
+            return Err(Error::Conflict("the unit of work met a conflict".to_owned()));
+        }
+        let commit = outcome.is_ok();
+        self.outcome = Some(outcome);
+        Ok(commit)
+    }
+
+    fn finish(self: Box<Self>) {
+        let outcome = self.outcome.unwrap_or_else(|| Err(Error::Closed.into()));
+        // The one who asked may have gone away; the work is done all the same.
+        let _ = self.answer.send(outcome);
+    }
+
+    fn fail(self: Box<Self>, error: Error) {
+        let _ = self.answer.send(Err(error.into()));
+    }
+}
+
+impl Store {
+    /// Opens `sqlite:///absolute/path`, `postgres://user:password@host:port/database` or `mysql://...`.
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        Self::open_with(url, Options::default()).await
+    }
+
+    /// Opens a database with options.
+    pub async fn open_with(url: &str, options: Options) -> Result<Self, Error> {
+        let url = url.to_owned();
+        let opened = tokio::task::spawn_blocking(move || connect(&url, &options)).await;
+        let (pool, dialect) = opened.map_err(|error| Error::Unreachable(error.to_string()))??;
+        Ok(Self { inner: Arc::new(Inner { pool, dialect, _folder: None }) })
+    }
+
+    /// An empty SQLite database in a temporary folder that goes away with the store. For tests.
+    pub async fn temporary() -> Result<Self, Error> {
+        let folder = tempfile::tempdir().map_err(|error| Error::Unreachable(error.to_string()))?;
+        let path = folder.path().join("test.db");
+        let options = Options { connections: 2, durable: false };
+        let pool = Pool::Sqlite(sqlite_engine::Pool::open(&path, &options)?);
+        Ok(Self { inner: Arc::new(Inner { pool, dialect: Dialect::Sqlite, _folder: Some(folder) }) })
+    }
+
+    /// Which database this is.
+    pub fn dialect(&self) -> Dialect {
+        self.inner.dialect
+    }
+
+    /// Brings the schema of a component up to date.
+    pub async fn migrate(&self, component: &'static str, migrations: &'static [Migration]) -> Result<(), Error> {
+        self.write(move |tx| migrate::run(tx, component, migrations)).await
+    }
+
+    /// Runs a unit of work that only reads, on a consistent snapshot.
+    pub async fn read<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.submit(work, false).await
+    }
+
+    /// Runs a unit of work that may write. `Ok` is answered after the commit; `Err` rolls back.
+    pub async fn write<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.submit(work, true).await
+    }
+
+    async fn submit<T, E, F>(&self, work: F, writes: bool) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        let (answer, outcome) = oneshot::channel();
+        let job: Box<dyn Job> = Box::new(Unit { work, outcome: None, answer });
+        match &self.inner.pool {
+            Pool::Sqlite(pool) => pool.submit(job, writes),
+            Pool::Postgres(pool) => pool.submit(job, writes),
+            Pool::Mysql(pool) => pool.submit(job, writes),
+        }
+        outcome.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+    }
+}
+
+fn connect(url: &str, options: &Options) -> Result<(Pool, Dialect), Error> {
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| Error::Url(format!("'{}' has no scheme", redact(url))))?;
+    match scheme {
+        "sqlite" => {
+            let path = std::path::Path::new(rest);
+            Ok((Pool::Sqlite(sqlite_engine::Pool::open(path, options)?), Dialect::Sqlite))
+        }
+        "postgres" | "postgresql" => {
+            Ok((Pool::Postgres(postgres_engine::Pool::open(&format!("postgres://{rest}"), options)?), Dialect::Postgres))
+        }
+        "mysql" | "mariadb" => Ok((Pool::Mysql(mysql_engine::Pool::open(&format!("mysql://{rest}"), options)?), Dialect::Mysql)),
+        other => Err(Error::Url(format!("'{other}' is not sqlite, postgres or mysql"))),
+    }
+}
+
+/// The URL without its password, for messages.
+fn redact(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    }
+}

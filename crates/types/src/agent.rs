@@ -1,0 +1,298 @@
+//! What a conductor and the agent on a host say to each other.
+//!
+//! Work for a host is a row in the database; the agent long-polls a conductor for it and posts results.
+//! Every piece of work carries the task's epoch: an agent refuses one that is lower than the highest it has
+//! seen for the task, so a conductor that lost its lease cannot act any more.
+
+use crate::ids::{HostName, ImageId, NodeId, ServerId, TaskId};
+use crate::states::PowerState;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Whether a step is being done or undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// The step's effect is wanted.
+    Do,
+    /// The step's effect is to be removed.
+    Undo,
+}
+
+impl Direction {
+    /// `do` or `undo`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Do => "do",
+            Self::Undo => "undo",
+        }
+    }
+}
+
+/// Identifies one effect: repeats of the same key are the same effect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WorkKey {
+    /// The task.
+    pub task: TaskId,
+    /// The step's name.
+    pub step: String,
+    /// Do or undo.
+    pub direction: Direction,
+}
+
+/// One piece of work for a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Work {
+    /// Which effect.
+    pub key: WorkKey,
+    /// The task's epoch; a lower one than seen before is refused.
+    pub epoch: u64,
+    /// The server concerned.
+    pub server: ServerId,
+    /// The API request behind it, for logs.
+    pub request: String,
+    /// Seconds the conductor is ready to wait.
+    pub deadline_seconds: u64,
+    /// What to make true.
+    pub verb: Verb,
+}
+
+/// What an agent can be asked to make true. All verbs are idempotent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Verb {
+    /// The guest exists as described and runs.
+    EnsureGuest(Box<GuestPlan>),
+    /// Nothing of the guest is on the host.
+    EnsureAbsent,
+    /// The guest runs.
+    EnsureRunning,
+    /// The guest is off: asked politely first, for this many seconds, then switched off.
+    EnsureStopped {
+        /// Seconds given to the guest; 0 switches off at once.
+        grace_seconds: u64,
+    },
+    /// The guest was restarted once for this key.
+    RebootOnce {
+        /// Switched off and recreated instead of asked.
+        hard: bool,
+        /// Seconds given to the guest before a soft reboot becomes a hard one.
+        grace_seconds: u64,
+    },
+}
+
+impl Verb {
+    /// The verb's name in logs and ledgers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::EnsureGuest(_) => "ensure_guest",
+            Self::EnsureAbsent => "ensure_absent",
+            Self::EnsureRunning => "ensure_running",
+            Self::EnsureStopped { .. } => "ensure_stopped",
+            Self::RebootOnce { .. } => "reboot_once",
+        }
+    }
+}
+
+/// A guest as the conductor wants it on a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuestPlan {
+    /// The server's number for `instance-%08x`.
+    pub number: u64,
+    /// The display name.
+    pub name: String,
+    /// Owner, for the hypervisor's metadata.
+    pub project_id: String,
+    /// Creator, for the hypervisor's metadata.
+    pub user_id: String,
+    /// The flavor's name.
+    pub flavor_name: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+    /// Root disk in GiB; 0 means "as large as the image".
+    pub root_gb: u32,
+    /// Ephemeral disk in GiB.
+    pub ephemeral_gb: u32,
+    /// Swap in MiB.
+    pub swap_mb: u32,
+    /// The image of the root disk.
+    pub image: Option<GuestImage>,
+    /// Interfaces in order.
+    pub vifs: Vec<GuestVif>,
+    /// Files of the config drive (path below its root, base64 of the content); none means no config drive.
+    pub config_drive: Option<Vec<(String, String)>>,
+    /// Image properties that shape the machine (`hw_*`).
+    pub hardware: BTreeMap<String, String>,
+}
+
+/// Where a root disk comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestImage {
+    /// The image.
+    pub id: ImageId,
+    /// The format it claims.
+    pub disk_format: String,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Hex sha512 of the file.
+    pub sha512: Option<String>,
+}
+
+/// One interface of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestVif {
+    /// The port.
+    pub port_id: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// The tap device the network agent made.
+    pub tap: String,
+    /// Bytes.
+    pub mtu: u32,
+}
+
+/// How a piece of work ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum WorkOutcome {
+    /// It is so; the guest's power state afterwards.
+    Done {
+        /// The guest's power state, as Nova's number.
+        power: u8,
+    },
+    /// It cannot be made so here.
+    Failed {
+        /// What kind of failure.
+        kind: FailureKind,
+        /// For the log and, where it is safe, the fault.
+        message: String,
+    },
+    /// A higher epoch was seen for this task.
+    Fenced,
+}
+
+impl WorkOutcome {
+    /// Success with this power state.
+    pub fn done(power: PowerState) -> Self {
+        Self::Done { power: power.code() }
+    }
+}
+
+/// Why work failed, as far as the conductor decides differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// Another host may succeed: the hypervisor refused, the disk is full, resources are short.
+    Host,
+    /// No host would succeed: the image lies about its format, is too large, is gone.
+    Request,
+    /// The hypervisor does not answer; trying again may help.
+    Unavailable,
+    /// The guest is not there.
+    NotFound,
+    /// It took too long.
+    Timeout,
+}
+
+/// A finished piece of work, posted by the agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkReport {
+    /// Which effect.
+    pub key: WorkKey,
+    /// The epoch under which it was done.
+    pub epoch: u64,
+    /// How it ended.
+    pub outcome: WorkOutcome,
+}
+
+/// A short question that changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "question", rename_all = "snake_case")]
+pub enum Question {
+    /// The end of the serial console log.
+    ConsoleLog {
+        /// Bytes at most.
+        max_bytes: u64,
+    },
+    /// Counters of the guest.
+    Diagnostics,
+}
+
+/// A question on its way to a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// Pairs the answer with the question.
+    pub id: u64,
+    /// The server concerned.
+    pub server: ServerId,
+    /// What is asked.
+    pub question: Question,
+}
+
+/// The answer: base64 for a console log, JSON text for diagnostics.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The question's id.
+    pub id: u64,
+    /// The text, or why there is none.
+    pub result: Result<String, (FailureKind, String)>,
+}
+
+/// What a host is and has (`os-hypervisors`, and the inventory in Placement).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// `QEMU`, `fake`.
+    pub hypervisor_type: String,
+    /// As an integer, 7002000 for 7.2.0.
+    pub hypervisor_version: u64,
+    /// The hypervisor's own host name; names the compute node.
+    pub hypervisor_hostname: String,
+    /// Physical CPUs.
+    pub vcpus: u32,
+    /// MiB.
+    pub memory_mb: u64,
+    /// GiB where disks of guests live.
+    pub disk_gb: u64,
+    /// GiB free there.
+    pub free_disk_gb: u64,
+    /// MiB in use on the host.
+    pub memory_mb_used: u64,
+    /// The API's `cpu_info` object.
+    pub cpu_info: serde_json::Value,
+    /// The address of the host.
+    pub host_ip: String,
+    /// `(architecture, hypervisor type, machine mode)` that guests may have.
+    pub supported: Vec<(String, String, String)>,
+    /// Whether the hypervisor answers.
+    pub healthy: bool,
+    /// Why not.
+    pub problem: Option<String>,
+}
+
+/// What an agent says when it starts and every few seconds after.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The host.
+    pub host: HostName,
+    /// The node's lasting id, kept by the agent on its disk.
+    pub node: NodeId,
+    /// A number that is new with each start of the agent process.
+    pub incarnation: u64,
+    /// Facts, sent when they changed and on the first beat.
+    pub facts: Option<HostFacts>,
+    /// Power states that changed since the last beat, or all of them on the first one.
+    pub guests: Vec<GuestSeen>,
+    /// True when `guests` is the complete list of what the hypervisor holds.
+    pub complete: bool,
+}
+
+/// A guest as the hypervisor has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestSeen {
+    /// The server.
+    pub server: ServerId,
+    /// Its power state, as Nova's number.
+    pub power: u8,
+}

@@ -1,0 +1,18 @@
+//! The words of the house: ids, states, times, versions and the documents that travel between processes.
+//!
+//! No I/O and no async here; every other crate may use this one.
+
+pub mod agent;
+pub mod caller;
+pub mod ids;
+pub mod microversion;
+pub mod network_wanted;
+pub mod server;
+pub mod states;
+pub mod time;
+
+pub use caller::Caller;
+pub use ids::*;
+pub use microversion::Microversion;
+pub use states::{PowerState, TaskState, VmState};
+pub use time::Timestamp;

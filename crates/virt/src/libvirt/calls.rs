@@ -1,0 +1,419 @@
+//! The procedures this driver uses, as typed calls on a connection that comes back when the daemon restarts.
+//!
+//! Procedure numbers, flags and state numbers are facts of libvirt's stable remote protocol and public API.
+
+use super::rpc::{Connection, RpcError};
+use super::xdr::{Decoder, Encoder, Malformed};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use types::{PowerState, ServerId};
+use uuid::Uuid;
+
+mod procedure {
+    pub const OPEN: u32 = 1;
+    pub const GET_VERSION: u32 = 4;
+    pub const NODE_GET_INFO: u32 = 6;
+    pub const GET_CAPABILITIES: u32 = 7;
+    pub const DOMAIN_GET_INFO: u32 = 16;
+    pub const GET_HOSTNAME: u32 = 59;
+    pub const AUTH_LIST: u32 = 66;
+    pub const GET_LIB_VERSION: u32 = 157;
+    pub const DOMAIN_CREATE_WITH_FLAGS: u32 = 196;
+    pub const DOMAIN_UNDEFINE_FLAGS: u32 = 231;
+    pub const DOMAIN_DESTROY_FLAGS: u32 = 234;
+    pub const DOMAIN_SHUTDOWN_FLAGS: u32 = 258;
+    pub const EVENT_REGISTER: u32 = 316;
+    pub const EVENT_LIFECYCLE: u32 = 318;
+    pub const GET_ALL_DOMAIN_STATS: u32 = 344;
+    pub const DOMAIN_DEFINE_XML_FLAGS: u32 = 350;
+}
+
+/// libvirt's numbers for errors that are told apart.
+pub mod error_code {
+    /// No domain with this UUID.
+    pub const NO_DOMAIN: u32 = 42;
+    /// The verb does not fit the domain's state (start when it runs, destroy when it is off).
+    pub const OPERATION_INVALID: u32 = 55;
+}
+
+/// What to ask of [`Link::stats`].
+pub mod stats {
+    /// State and reason.
+    pub const STATE: u32 = 1;
+    /// State, processor, memory, virtual CPU, interface and block counters.
+    pub const ALL: u32 = 1 | 4 | 8 | 16 | 32;
+}
+
+const SHORT: Duration = Duration::from_secs(20);
+/// A start waits for QEMU, which may wait for a busy machine.
+const LONG: Duration = Duration::from_secs(180);
+/// How long a call that lost its connection waits for the daemon to come back.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// libvirt's state of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainState(pub i32);
+
+impl DomainState {
+    /// Nova's power state for it.
+    pub fn power(self) -> PowerState {
+        match self.0 {
+            1 | 2 => PowerState::Running,
+            3 => PowerState::Paused,
+            4 | 5 => PowerState::Shutdown,
+            6 => PowerState::Crashed,
+            7 => PowerState::Suspended,
+            _ => PowerState::NoState,
+        }
+    }
+
+    /// Whether a process runs: everything but off (5) and crashed (6).
+    pub fn is_active(self) -> bool {
+        !matches!(self.0, 5 | 6)
+    }
+}
+
+/// A domain as every call names it. libvirt finds domains by their UUID and looks at nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainRef {
+    /// The server.
+    pub id: ServerId,
+    /// The domain's name.
+    pub name: String,
+}
+
+impl DomainRef {
+    fn encode(&self, encoder: Encoder) -> Encoder {
+        encoder.string(&self.name).fixed(self.id.0.as_bytes()).i32(-1)
+    }
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        let name = decoder.string()?;
+        let id = ServerId::from(Uuid::from_bytes(decoder.fixed()?));
+        decoder.i32()?;
+        Ok(Self { id, name })
+    }
+}
+
+/// `virDomainGetInfo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainInfo {
+    /// The state.
+    pub state: DomainState,
+    /// Maximum memory in KiB.
+    pub memory_kib: u64,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+}
+
+/// Processors of the host by `virNodeGetInfo` (its memory figure is not to be trusted, see NUMA).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Logical processors.
+    pub cpus: u32,
+    /// NUMA nodes.
+    pub cells: u32,
+    /// Sockets per node.
+    pub sockets: u32,
+    /// Cores per socket.
+    pub cores: u32,
+    /// Threads per core.
+    pub threads: u32,
+}
+
+/// Named values of one domain, as `virConnectGetAllDomainStats` gives them.
+#[derive(Clone, Debug)]
+pub struct DomainStats {
+    /// The domain.
+    pub domain: DomainRef,
+    values: Vec<(String, StatValue)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum StatValue {
+    Number(u64),
+    Text(String),
+}
+
+impl DomainStats {
+    /// A number by its name.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.values.iter().find_map(|(key, value)| match value {
+            StatValue::Number(number) if key == name => Some(*number),
+            _ => None,
+        })
+    }
+
+    /// A text by its name.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.iter().find_map(|(key, value)| match value {
+            StatValue::Text(text) if key == name => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The domain's state.
+    pub fn state(&self) -> DomainState {
+        DomainState(self.number("state.state").and_then(|state| i32::try_from(state).ok()).unwrap_or(0))
+    }
+
+    fn decode(decoder: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        let domain = DomainRef::decode(decoder)?;
+        let count = decoder.count()?;
+        let mut values = Vec::new();
+        for _ in 0..count {
+            let name = decoder.string()?;
+            let value = match decoder.u32()? {
+                1 => StatValue::Number(u64::try_from(decoder.i32()?).unwrap_or(0)),
+                2 | 6 => StatValue::Number(u64::from(decoder.u32()?)),
+                3..=5 => StatValue::Number(decoder.u64()?),
+                7 => StatValue::Text(decoder.string()?),
+                _ => return Err(Malformed),
+            };
+            values.push((name, value));
+        }
+        Ok(Self { domain, values })
+    }
+}
+
+/// A lifecycle event: the domain, libvirt's event number and detail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// The domain.
+    pub domain: DomainRef,
+    /// `virDomainEventType`.
+    pub event: i32,
+    /// Depends on the event.
+    pub detail: i32,
+}
+
+impl Lifecycle {
+    /// Reads an event message; `None` for other events.
+    pub fn decode(procedure: u32, body: &[u8]) -> Option<Self> {
+        if procedure != procedure::EVENT_LIFECYCLE {
+            return None;
+        }
+        let mut decoder = Decoder::new(body);
+        let mut read = || -> Result<Self, Malformed> {
+            decoder.i32()?; // the callback's id
+            Ok(Self { domain: DomainRef::decode(&mut decoder)?, event: decoder.i32()?, detail: decoder.i32()? })
+        };
+        read().ok()
+    }
+}
+
+/// Opens a connection and greets: the authentication list comes first (the daemon lets root in there), then the
+/// hypervisor's address.
+pub async fn greet(connection: &Connection, uri: &str) -> Result<(), RpcError> {
+    connection.call(procedure::AUTH_LIST, Encoder::default(), SHORT).await?;
+    let open = Encoder::default().some_string(uri).u32(0);
+    // The first connection after the daemon's start waits while it examines the QEMU binary.
+    connection.call(procedure::OPEN, open, LONG).await?;
+    Ok(())
+}
+
+/// Asks for lifecycle events of all domains on this connection.
+pub async fn register_lifecycle(connection: &Connection) -> Result<(), RpcError> {
+    const LIFECYCLE: i32 = 0;
+    connection.call(procedure::EVENT_REGISTER, Encoder::default().i32(LIFECYCLE).none(), SHORT).await?;
+    Ok(())
+}
+
+/// A connection that is opened when needed and again when it was lost.
+pub struct Link {
+    sockets: Vec<PathBuf>,
+    uri: String,
+    open: tokio::sync::Mutex<Option<Arc<Connection>>>,
+}
+
+impl Link {
+    /// Not connected yet.
+    pub fn new(sockets: Vec<PathBuf>, uri: String) -> Self {
+        Self { sockets, uri, open: tokio::sync::Mutex::new(None) }
+    }
+
+    async fn connection(&self) -> Result<Arc<Connection>, RpcError> {
+        let mut open = self.open.lock().await;
+        if let Some(connection) = open.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok(connection.clone());
+        }
+        *open = None;
+        let connection = Connection::open(&self.sockets, None).await?;
+        greet(&connection, &self.uri).await?;
+        Ok(open.insert(Arc::new(connection)).clone())
+    }
+
+    /// Calls; when the connection broke during the call, connects again and repeats. Every caller's verb bears that.
+    async fn call(&self, procedure: u32, body: impl Fn() -> Encoder, timeout: Duration) -> Result<Vec<u8>, RpcError> {
+        match self.connection().await?.call(procedure, body(), timeout).await {
+            Err(RpcError::Closed(_)) => {}
+            answer => return answer,
+        }
+        let started = std::time::Instant::now();
+        loop {
+            let answer = match self.connection().await {
+                Ok(connection) => connection.call(procedure, body(), timeout).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Err(RpcError::Closed(_)) if started.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn domain_call(&self, procedure: u32, domain: &DomainRef, flags: u32, timeout: Duration) -> Result<(), RpcError> {
+        self.call(procedure, || domain.encode(Encoder::default()).u32(flags), timeout).await.map(drop)
+    }
+
+    /// The hypervisor's version, as `major * 1,000,000 + minor * 1,000 + micro`.
+    pub async fn hypervisor_version(&self) -> Result<u64, RpcError> {
+        let body = self.call(procedure::GET_VERSION, Encoder::default, SHORT).await?;
+        Ok(Decoder::new(&body).u64()?)
+    }
+
+    /// The daemon answers.
+    pub async fn ping(&self, timeout: Duration) -> Result<(), RpcError> {
+        let ask = async { self.connection().await?.call(procedure::GET_LIB_VERSION, Encoder::default(), timeout).await };
+        tokio::time::timeout(timeout, ask).await.unwrap_or(Err(RpcError::Late(timeout))).map(drop)
+    }
+
+    /// The host's name.
+    pub async fn hostname(&self) -> Result<String, RpcError> {
+        let body = self.call(procedure::GET_HOSTNAME, Encoder::default, SHORT).await?;
+        Ok(Decoder::new(&body).string()?)
+    }
+
+    /// The capabilities document (XML).
+    pub async fn capabilities(&self) -> Result<String, RpcError> {
+        let body = self.call(procedure::GET_CAPABILITIES, Encoder::default, LONG).await?;
+        Ok(Decoder::new(&body).string()?)
+    }
+
+    /// Processors of the host.
+    pub async fn node_info(&self) -> Result<NodeInfo, RpcError> {
+        let body = self.call(procedure::NODE_GET_INFO, Encoder::default, SHORT).await?;
+        let mut decoder = Decoder::new(&body);
+        for _ in 0..32 {
+            decoder.i32()?; // the model, one character per word
+        }
+        decoder.u64()?;
+        let mut next = || Ok::<_, Malformed>(decoder.i32()?.try_into().unwrap_or(0));
+        let cpus = next()?;
+        next()?; // megahertz
+        Ok(NodeInfo { cpus, cells: next()?, sockets: next()?, cores: next()?, threads: next()? })
+    }
+
+    /// Defines a domain, or replaces its definition.
+    pub async fn define(&self, xml: &str) -> Result<DomainRef, RpcError> {
+        let body = self.call(procedure::DOMAIN_DEFINE_XML_FLAGS, || Encoder::default().string(xml).u32(0), SHORT).await?;
+        Ok(DomainRef::decode(&mut Decoder::new(&body))?)
+    }
+
+    /// Starts a defined domain; an error when it runs.
+    pub async fn create(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        self.domain_call(procedure::DOMAIN_CREATE_WITH_FLAGS, domain, 0, LONG).await
+    }
+
+    /// Ends a domain's process; an error when it is off.
+    pub async fn destroy(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        self.domain_call(procedure::DOMAIN_DESTROY_FLAGS, domain, 0, LONG).await
+    }
+
+    /// Forgets a domain with its saved state, snapshots' metadata, checkpoints and NVRAM.
+    pub async fn undefine(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        const EVERYTHING: u32 = 1 | 2 | 4 | 16;
+        self.domain_call(procedure::DOMAIN_UNDEFINE_FLAGS, domain, EVERYTHING, SHORT).await
+    }
+
+    /// Presses the ACPI power button; an error when the domain is off.
+    pub async fn power_button(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        const ACPI: u32 = 1;
+        self.domain_call(procedure::DOMAIN_SHUTDOWN_FLAGS, domain, ACPI, SHORT).await
+    }
+
+    /// State, memory and processors of a domain.
+    pub async fn info(&self, domain: &DomainRef) -> Result<DomainInfo, RpcError> {
+        let body = self.call(procedure::DOMAIN_GET_INFO, || domain.encode(Encoder::default()), SHORT).await?;
+        let mut decoder = Decoder::new(&body);
+        let state = DomainState(decoder.i32()?);
+        let memory_kib = decoder.u64()?;
+        decoder.u64()?; // the balloon's present size
+        Ok(DomainInfo { state, memory_kib, vcpus: decoder.u32()? })
+    }
+
+    /// Values of the domains named, or of all when none is.
+    pub async fn stats(&self, domains: &[DomainRef], which: u32) -> Result<Vec<DomainStats>, RpcError> {
+        const NO_WAIT: u32 = 0x2000_0000;
+        let request = || {
+            let count = u32::try_from(domains.len()).unwrap_or(0);
+            let names = domains.iter().fold(Encoder::default().u32(count), |encoder, domain| domain.encode(encoder));
+            names.u32(which).u32(NO_WAIT)
+        };
+        let body = self.call(procedure::GET_ALL_DOMAIN_STATS, request, SHORT).await?;
+        let mut decoder = Decoder::new(&body);
+        let count = decoder.count()?;
+        let mut all = Vec::new();
+        for _ in 0..count {
+            all.push(DomainStats::decode(&mut decoder)?);
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn domain() -> DomainRef {
+        DomainRef { id: ServerId::from(Uuid::from_u128(7)), name: "instance-1".into() }
+    }
+
+    #[test]
+    fn lifecycle_events_are_read() {
+        let body = domain().encode(Encoder::default().i32(1)).i32(5).i32(0).finish();
+        let event = Lifecycle::decode(procedure::EVENT_LIFECYCLE, &body).unwrap();
+        assert_eq!(event, Lifecycle { domain: domain(), event: 5, detail: 0 });
+        assert_eq!(Lifecycle::decode(319, &body), None);
+        assert_eq!(Lifecycle::decode(procedure::EVENT_LIFECYCLE, &body[..20]), None);
+    }
+
+    #[test]
+    fn stats_of_every_type_are_read() {
+        let body = domain()
+            .encode(Encoder::default())
+            .u32(4)
+            .string("state.state")
+            .u32(1)
+            .i32(1)
+            .string("balloon.current")
+            .u32(4)
+            .u32(0)
+            .u32(131_072)
+            .string("net.0.name")
+            .u32(7)
+            .string("tap1")
+            .string("x")
+            .u32(6)
+            .i32(1)
+            .finish();
+        let stats = DomainStats::decode(&mut Decoder::new(&body)).unwrap();
+        assert_eq!(stats.state().power(), PowerState::Running);
+        assert_eq!(stats.number("balloon.current"), Some(131_072));
+        assert_eq!(stats.text("net.0.name"), Some("tap1"));
+        assert_eq!(stats.number("net.0.name"), None);
+    }
+
+    #[test]
+    fn states_map_as_in_nova() {
+        let table = [(0, 0, true), (1, 1, true), (2, 1, true), (3, 3, true), (4, 4, true), (5, 4, false), (6, 6, false)];
+        for (libvirt, nova, active) in table {
+            let state = DomainState(libvirt);
+            assert_eq!((state.power().code(), state.is_active()), (nova, active), "{libvirt}");
+        }
+        assert_eq!(DomainState(7).power().code(), 7);
+    }
+}

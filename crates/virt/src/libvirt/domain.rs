@@ -1,0 +1,631 @@
+//! The domain's definition as typed structs, serialised to libvirt's XML ("Domain XML format" in libvirt's
+//! documentation). What guests rely on follows Nova: the SMBIOS identity that cloud-init recognises, virtio devices,
+//! a serial console with a log file, the guest agent's channel, a config drive as CD-ROM.
+
+use crate::spec::{DiskFormat, GuestSpec, RootDisk};
+use serde::Serialize;
+use std::path::Path;
+
+/// Facts of the host that shape every domain.
+#[derive(Clone, Debug)]
+pub struct HostChoices {
+    /// Hardware virtualization was proved to work.
+    pub kvm: bool,
+    /// Disks can bypass the page cache (`O_DIRECT` works in the instances folder).
+    pub direct_io: bool,
+}
+
+/// Where the domain's files are, by the paths that QEMU uses.
+#[derive(Clone, Debug)]
+pub struct GuestFiles<'a> {
+    /// The root disk (qcow2).
+    pub disk: &'a Path,
+    /// Its base, when it has one.
+    pub base: Option<(&'a Path, DiskFormat)>,
+    /// The config drive, when there is one.
+    pub config_drive: Option<&'a Path>,
+    /// The serial console's log.
+    pub console: &'a Path,
+}
+
+/// The XML of a guest's domain.
+///
+/// # Errors
+/// The serialiser refused (names that cannot be in XML).
+pub fn domain_xml(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Result<String, quick_xml::SeError> {
+    quick_xml::se::to_string_with_root("domain", &domain(spec, files, host))
+}
+
+#[derive(Serialize)]
+struct Domain {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    name: String,
+    uuid: String,
+    metadata: Metadata,
+    memory: Sized,
+    vcpu: u32,
+    sysinfo: Sysinfo,
+    os: Os,
+    features: Features,
+    cpu: Cpu,
+    clock: Clock,
+    on_poweroff: &'static str,
+    on_reboot: &'static str,
+    on_crash: &'static str,
+    devices: Devices,
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct Sized {
+    #[serde(rename = "@unit")]
+    unit: &'static str,
+    #[serde(rename = "$text")]
+    size: u64,
+}
+
+#[derive(Serialize)]
+struct Metadata {
+    #[serde(rename = "nova:instance")]
+    instance: NovaInstance,
+}
+
+#[derive(Serialize)]
+struct NovaInstance {
+    #[serde(rename = "@xmlns:nova")]
+    namespace: &'static str,
+    #[serde(rename = "nova:package")]
+    package: Version,
+    #[serde(rename = "nova:name")]
+    name: String,
+    #[serde(rename = "nova:creationTime")]
+    created: String,
+    #[serde(rename = "nova:flavor")]
+    flavor: NovaFlavor,
+    #[serde(rename = "nova:owner")]
+    owner: NovaOwner,
+    #[serde(rename = "nova:root", skip_serializing_if = "Option::is_none")]
+    root: Option<NovaRoot>,
+}
+
+#[derive(Serialize)]
+struct Version {
+    #[serde(rename = "@version")]
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+struct NovaFlavor {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(rename = "nova:memory")]
+    memory: u64,
+    #[serde(rename = "nova:disk")]
+    disk: u64,
+    #[serde(rename = "nova:swap")]
+    swap: u64,
+    #[serde(rename = "nova:ephemeral")]
+    ephemeral: u64,
+    #[serde(rename = "nova:vcpus")]
+    vcpus: u32,
+}
+
+#[derive(Serialize)]
+struct NovaOwner {
+    #[serde(rename = "nova:user")]
+    user: Named,
+    #[serde(rename = "nova:project")]
+    project: Named,
+}
+
+#[derive(Serialize)]
+struct Named {
+    #[serde(rename = "@uuid")]
+    uuid: String,
+    #[serde(rename = "$text")]
+    name: String,
+}
+
+#[derive(Serialize)]
+struct NovaRoot {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@uuid")]
+    uuid: String,
+}
+
+#[derive(Serialize)]
+struct Sysinfo {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    system: SystemEntries,
+}
+
+#[derive(Serialize)]
+struct SystemEntries {
+    entry: Vec<Entry>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    #[serde(rename = "@name")]
+    name: &'static str,
+    #[serde(rename = "$text")]
+    value: String,
+}
+
+#[derive(Serialize)]
+struct Os {
+    #[serde(rename = "type")]
+    kind: OsType,
+    boot: Dev,
+    smbios: Mode,
+}
+
+#[derive(Serialize)]
+struct OsType {
+    #[serde(rename = "@machine")]
+    machine: String,
+    #[serde(rename = "$text")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Dev {
+    #[serde(rename = "@dev")]
+    dev: &'static str,
+}
+
+#[derive(Serialize)]
+struct Mode {
+    #[serde(rename = "@mode")]
+    mode: &'static str,
+}
+
+#[derive(Serialize)]
+struct Features {
+    acpi: Empty,
+    apic: Empty,
+}
+
+#[derive(Serialize)]
+struct Cpu {
+    #[serde(rename = "@mode", skip_serializing_if = "Option::is_none")]
+    mode: Option<&'static str>,
+    #[serde(rename = "@check", skip_serializing_if = "Option::is_none")]
+    check: Option<&'static str>,
+    topology: Topology,
+}
+
+#[derive(Serialize)]
+struct Topology {
+    #[serde(rename = "@sockets")]
+    sockets: u32,
+    #[serde(rename = "@cores")]
+    cores: u32,
+    #[serde(rename = "@threads")]
+    threads: u32,
+}
+
+#[derive(Serialize)]
+struct Clock {
+    #[serde(rename = "@offset")]
+    offset: &'static str,
+    timer: Vec<Timer>,
+}
+
+#[derive(Serialize)]
+struct Timer {
+    #[serde(rename = "@name")]
+    name: &'static str,
+    #[serde(rename = "@tickpolicy", skip_serializing_if = "Option::is_none")]
+    tickpolicy: Option<&'static str>,
+    #[serde(rename = "@present", skip_serializing_if = "Option::is_none")]
+    present: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Devices {
+    disk: Vec<Disk>,
+    controller: Vec<Controller>,
+    interface: Vec<Interface>,
+    serial: Serial,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<Channel>,
+    graphics: Graphics,
+    video: Video,
+    rng: Rng,
+    memballoon: Balloon,
+}
+
+#[derive(Serialize)]
+struct Disk {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@device")]
+    device: &'static str,
+    driver: DiskDriver,
+    source: Source,
+    #[serde(rename = "backingStore")]
+    backing: BackingStore,
+    target: DiskTarget,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    readonly: Option<Empty>,
+}
+
+#[derive(Serialize)]
+struct DiskDriver {
+    #[serde(rename = "@name")]
+    name: &'static str,
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@cache")]
+    cache: &'static str,
+}
+
+#[derive(Serialize)]
+struct Source {
+    #[serde(rename = "@file")]
+    file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seclabel: Option<Seclabel>,
+}
+
+#[derive(Serialize)]
+struct Seclabel {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    #[serde(rename = "@relabel")]
+    relabel: &'static str,
+}
+
+/// The chain below a disk, written out so that neither libvirt nor QEMU takes it from the disk's own header.
+#[derive(Default, Serialize)]
+struct BackingStore {
+    #[serde(rename = "@type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<Format>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Source>,
+    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
+    end: Option<Empty>,
+}
+
+#[derive(Serialize)]
+struct Format {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct DiskTarget {
+    #[serde(rename = "@dev")]
+    dev: &'static str,
+    #[serde(rename = "@bus")]
+    bus: String,
+}
+
+#[derive(Serialize)]
+struct Controller {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@model")]
+    model: &'static str,
+}
+
+#[derive(Serialize)]
+struct Interface {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    mac: Mac,
+    target: TapTarget,
+    model: ModelType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<Mtu>,
+}
+
+#[derive(Serialize)]
+struct Mac {
+    #[serde(rename = "@address")]
+    address: String,
+}
+
+#[derive(Serialize)]
+struct TapTarget {
+    #[serde(rename = "@dev")]
+    dev: String,
+    #[serde(rename = "@managed")]
+    managed: &'static str,
+}
+
+#[derive(Serialize)]
+struct ModelType {
+    #[serde(rename = "@type")]
+    kind: String,
+}
+
+#[derive(Serialize)]
+struct Mtu {
+    #[serde(rename = "@size")]
+    size: u32,
+}
+
+#[derive(Serialize)]
+struct Serial {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    log: Log,
+    target: Port,
+}
+
+#[derive(Serialize)]
+struct Log {
+    #[serde(rename = "@file")]
+    file: String,
+    #[serde(rename = "@append")]
+    append: &'static str,
+}
+
+#[derive(Serialize)]
+struct Port {
+    #[serde(rename = "@port")]
+    port: u32,
+}
+
+#[derive(Serialize)]
+struct Channel {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    target: ChannelTarget,
+}
+
+#[derive(Serialize)]
+struct ChannelTarget {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@name")]
+    name: &'static str,
+}
+
+#[derive(Serialize)]
+struct Graphics {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@autoport")]
+    autoport: &'static str,
+    #[serde(rename = "@listen")]
+    listen: &'static str,
+}
+
+#[derive(Serialize)]
+struct Video {
+    model: ModelType,
+}
+
+#[derive(Serialize)]
+struct Rng {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    backend: RngBackend,
+}
+
+#[derive(Serialize)]
+struct RngBackend {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    #[serde(rename = "$text")]
+    path: &'static str,
+}
+
+#[derive(Serialize)]
+struct Balloon {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    stats: Period,
+}
+
+#[derive(Serialize)]
+struct Period {
+    #[serde(rename = "@period")]
+    period: u32,
+}
+
+fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domain {
+    let machine = spec.hardware.machine.clone().unwrap_or_else(|| "pc".into());
+    Domain {
+        kind: if host.kvm { "kvm" } else { "qemu" },
+        name: clean(&spec.instance_name),
+        uuid: spec.id.to_string(),
+        metadata: Metadata { instance: nova_instance(spec) },
+        memory: Sized { unit: "MiB", size: spec.memory_mib },
+        vcpu: spec.vcpus,
+        sysinfo: sysinfo(spec),
+        os: Os {
+            kind: OsType { machine: machine.clone(), kind: "hvm" },
+            boot: Dev { dev: "hd" },
+            smbios: Mode { mode: "sysinfo" },
+        },
+        features: Features { acpi: Empty {}, apic: Empty {} },
+        cpu: Cpu {
+            mode: host.kvm.then_some("host-model"),
+            check: host.kvm.then_some("partial"),
+            topology: Topology { sockets: spec.vcpus, cores: 1, threads: 1 },
+        },
+        clock: Clock { offset: "utc", timer: if host.kvm { timers() } else { Vec::new() } },
+        on_poweroff: "destroy",
+        on_reboot: "restart",
+        on_crash: "destroy",
+        devices: devices(spec, files, host, &machine),
+    }
+}
+
+fn nova_instance(spec: &GuestSpec) -> NovaInstance {
+    let meta = &spec.metadata;
+    let named = |uuid: &str, name: &str| Named { uuid: clean(uuid), name: clean(name) };
+    NovaInstance {
+        namespace: "http://openstack.org/xmlns/libvirt/nova/1.1",
+        package: Version { version: env!("CARGO_PKG_VERSION") },
+        name: clean(&meta.display_name),
+        created: clean(&meta.created_at),
+        flavor: NovaFlavor {
+            name: clean(&meta.flavor_name),
+            memory: spec.memory_mib,
+            disk: meta.flavor_disk_gib,
+            swap: meta.flavor_swap_mib,
+            ephemeral: meta.flavor_ephemeral_gib,
+            vcpus: spec.vcpus,
+        },
+        owner: NovaOwner {
+            user: named(&meta.user_id, &meta.user_name),
+            project: named(&meta.project_id, &meta.project_name),
+        },
+        root: meta.image_id.as_deref().map(|id| NovaRoot { kind: "image", uuid: clean(id) }),
+    }
+}
+
+/// cloud-init's ds-identify looks at the product name; the others are what Nova gives.
+fn sysinfo(spec: &GuestSpec) -> Sysinfo {
+    let entry = |name, value: &str| Entry { name, value: clean(value) };
+    Sysinfo {
+        kind: "smbios",
+        system: SystemEntries {
+            entry: vec![
+                entry("manufacturer", "OpenStack Foundation"),
+                entry("product", "OpenStack Nova"),
+                entry("version", env!("CARGO_PKG_VERSION")),
+                entry("serial", &spec.serial_number),
+                entry("uuid", &spec.id.to_string()),
+                entry("family", "Virtual Machine"),
+            ],
+        },
+    }
+}
+
+fn timers() -> Vec<Timer> {
+    let policy = |name, policy| Timer { name, tickpolicy: Some(policy), present: None };
+    vec![
+        policy("pit", "delay"),
+        policy("rtc", "catchup"),
+        Timer { name: "hpet", tickpolicy: None, present: Some("no") },
+    ]
+}
+
+fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine: &str) -> Devices {
+    let hardware = &spec.hardware;
+    let bus = hardware.disk_bus.clone().unwrap_or_else(|| "virtio".into());
+    let legacy_bus = if machine.contains("q35") { "sata" } else { "ide" };
+    let cdrom_bus = hardware.cdrom_bus.clone().unwrap_or_else(|| legacy_bus.into());
+    let cache = if host.direct_io { "none" } else { "writeback" };
+    let mut disk = vec![root_disk(spec, files, &bus, cache)];
+    if let Some(path) = files.config_drive {
+        disk.push(config_disk(path, &cdrom_bus, disk[0].target.dev));
+    }
+    let uses = |wanted: &str| disk.iter().any(|disk| disk.target.bus == wanted);
+    let mut controller = Vec::new();
+    if uses("scsi") {
+        controller.push(Controller { kind: "scsi", model: "virtio-scsi" });
+    }
+    if !uses("usb") {
+        // No USB device is given to guests, and an emulated USB controller costs an idle guest most of its cycles.
+        controller.push(Controller { kind: "usb", model: "none" });
+    }
+    Devices {
+        disk,
+        controller,
+        interface: spec.vifs.iter().map(|vif| interface(spec, vif)).collect(),
+        serial: Serial {
+            kind: "pty",
+            log: Log { file: path_text(files.console), append: "on" },
+            target: Port { port: 0 },
+        },
+        channel: hardware.guest_agent.unwrap_or(true).then_some(Channel {
+            kind: "unix",
+            target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
+        }),
+        graphics: Graphics { kind: "vnc", autoport: "yes", listen: "127.0.0.1" },
+        video: Video { model: ModelType { kind: hardware.video.clone().unwrap_or_else(|| "vga".into()) } },
+        rng: Rng { model: "virtio", backend: RngBackend { model: "random", path: "/dev/urandom" } },
+        memballoon: Balloon { model: "virtio", stats: Period { period: 10 } },
+    }
+}
+
+fn root_disk(spec: &GuestSpec, files: &GuestFiles<'_>, bus: &str, cache: &'static str) -> Disk {
+    let has_base = matches!(spec.root, RootDisk::Image { .. });
+    let backing = match files.base.filter(|_| has_base) {
+        // The base is readable for everybody and shared by guests: nobody changes its owner.
+        Some((path, format)) => BackingStore {
+            kind: Some("file"),
+            format: Some(Format { kind: format.as_str() }),
+            source: Some(Source {
+                file: path_text(path),
+                seclabel: Some(Seclabel { model: "dac", relabel: "no" }),
+            }),
+            end: Some(Empty {}),
+        },
+        None => BackingStore::default(),
+    };
+    Disk {
+        kind: "file",
+        device: "disk",
+        driver: DiskDriver { name: "qemu", kind: "qcow2", cache },
+        source: Source { file: path_text(files.disk), seclabel: None },
+        backing,
+        target: DiskTarget { dev: first_name(bus), bus: bus.into() },
+        readonly: None,
+    }
+}
+
+fn config_disk(path: &Path, bus: &str, taken: &str) -> Disk {
+    let first = first_name(bus);
+    let second = match first {
+        "vda" => "vdb",
+        "sda" => "sdb",
+        _ => "hdb",
+    };
+    Disk {
+        kind: "file",
+        // virtio has no CD-ROM; there the drive is a read-only disk.
+        device: if bus == "virtio" { "disk" } else { "cdrom" },
+        driver: DiskDriver { name: "qemu", kind: "raw", cache: "writeback" },
+        source: Source { file: path_text(path), seclabel: None },
+        backing: BackingStore::default(),
+        target: DiskTarget { dev: if first == taken { second } else { first }, bus: bus.into() },
+        readonly: Some(Empty {}),
+    }
+}
+
+fn first_name(bus: &str) -> &'static str {
+    match bus {
+        "virtio" => "vda",
+        "ide" => "hda",
+        _ => "sda",
+    }
+}
+
+fn interface(spec: &GuestSpec, vif: &crate::spec::Vif) -> Interface {
+    let model = vif.model.as_ref().or(spec.hardware.vif_model.as_ref());
+    Interface {
+        kind: "ethernet",
+        mac: Mac { address: clean(&vif.mac) },
+        target: TapTarget { dev: clean(&vif.tap), managed: "no" },
+        model: ModelType { kind: model.cloned().unwrap_or_else(|| "virtio".into()) },
+        mtu: (vif.mtu > 0).then_some(Mtu { size: vif.mtu }),
+    }
+}
+
+fn path_text(path: &Path) -> String {
+    clean(&path.to_string_lossy())
+}
+
+/// Names come from users; characters that XML 1.0 cannot carry even escaped would make the definition unreadable.
+fn clean(text: &str) -> String {
+    let good = |c: &char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..) && *c != '\u{7f}';
+    text.chars().filter(good).collect()
+}
+
+#[cfg(test)]
+mod tests;

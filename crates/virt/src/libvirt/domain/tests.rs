@@ -1,0 +1,205 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::sim::tests::spec;
+use crate::spec::{GuestMetadata, Hardware};
+use quick_xml::Reader;
+use quick_xml::events::Event;
+use std::path::PathBuf;
+
+/// Flattens a document into sorted lines `path@attribute=value` and `path=text`, so that two documents compare by
+/// structure: the order of attributes and of different elements does not matter.
+fn flat(xml: &str) -> Vec<String> {
+    let mut reader = Reader::from_str(xml);
+    let mut stack: Vec<String> = Vec::new();
+    let mut lines = Vec::new();
+    loop {
+        let event = reader.read_event().unwrap();
+        let closes = matches!(event, Event::Empty(_));
+        match event {
+            Event::Start(tag) | Event::Empty(tag) => {
+                let mut name = String::from_utf8(tag.name().as_ref().to_vec()).unwrap();
+                let attributes: Vec<(String, String)> = tag
+                    .attributes()
+                    .map(|attribute| {
+                        let attribute = attribute.unwrap();
+                        let key = String::from_utf8(attribute.key.as_ref().to_vec()).unwrap();
+                        (key, String::from_utf8(attribute.value.to_vec()).unwrap())
+                    })
+                    .collect();
+                let label = attributes.iter().find(|(key, _)| ["device", "name"].contains(&key.as_str()));
+                if let Some((_, value)) = label {
+                    name = format!("{name}[{value}]");
+                }
+                stack.push(name);
+                let path = stack.join("/");
+                lines.push(path.clone());
+                lines.extend(attributes.iter().map(|(key, value)| format!("{path}@{key}={value}")));
+                if closes {
+                    stack.pop();
+                }
+            }
+            Event::End(_) => {
+                stack.pop();
+            }
+            Event::Text(text) => {
+                let text = String::from_utf8(text.to_vec()).unwrap();
+                if !text.trim().is_empty() {
+                    lines.push(format!("{}={}", stack.join("/"), text.trim()));
+                }
+            }
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    lines.sort();
+    lines
+}
+
+fn render(spec: &GuestSpec, config_drive: bool, host: &HostChoices) -> String {
+    let drive = PathBuf::from("/i/x/disk.config");
+    let files = GuestFiles {
+        disk: Path::new("/i/x/disk"),
+        base: Some((Path::new("/i/_base/b"), DiskFormat::Raw)),
+        config_drive: config_drive.then_some(drive.as_path()),
+        console: Path::new("/i/x/console.log"),
+    };
+    domain_xml(spec, &files, host).unwrap()
+}
+
+const TCG: HostChoices = HostChoices { kvm: false, direct_io: true };
+const KVM: HostChoices = HostChoices { kvm: true, direct_io: false };
+
+#[test]
+fn a_whole_emulated_guest() {
+    let guest = GuestSpec {
+        root: RootDisk::Image { base: "/i/_base/b".into(), format: DiskFormat::Raw, size_gib: 1 },
+        metadata: GuestMetadata {
+            display_name: "web & <db>".into(),
+            project_id: "p1".into(),
+            project_name: "demo".into(),
+            user_id: "u1".into(),
+            user_name: "alice".into(),
+            flavor_name: "m1.nano".into(),
+            flavor_disk_gib: 1,
+            image_id: Some("img".into()),
+            created_at: "2026-11-20 12:00:00".into(),
+            ..GuestMetadata::default()
+        },
+        ..spec(0x2a)
+    };
+    let expected = r#"
+<domain type="qemu">
+  <name>instance-0000002a</name>
+  <uuid>10000000-0000-4000-8000-00000000002a</uuid>
+  <metadata>
+    <nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1">
+      <nova:package version="VERSION"/>
+      <nova:name>web &amp; &lt;db></nova:name>
+      <nova:creationTime>2026-11-20 12:00:00</nova:creationTime>
+      <nova:flavor name="m1.nano">
+        <nova:memory>128</nova:memory><nova:disk>1</nova:disk><nova:swap>0</nova:swap>
+        <nova:ephemeral>0</nova:ephemeral><nova:vcpus>1</nova:vcpus>
+      </nova:flavor>
+      <nova:owner><nova:user uuid="u1">alice</nova:user><nova:project uuid="p1">demo</nova:project></nova:owner>
+      <nova:root type="image" uuid="img"/>
+    </nova:instance>
+  </metadata>
+  <memory unit="MiB">128</memory>
+  <vcpu>1</vcpu>
+  <sysinfo type="smbios"><system>
+    <entry name="manufacturer">OpenStack Foundation</entry>
+    <entry name="product">OpenStack Nova</entry>
+    <entry name="version">VERSION</entry>
+    <entry name="serial">serial-42</entry>
+    <entry name="uuid">10000000-0000-4000-8000-00000000002a</entry>
+    <entry name="family">Virtual Machine</entry>
+  </system></sysinfo>
+  <os><type machine="pc">hvm</type><boot dev="hd"/><smbios mode="sysinfo"/></os>
+  <features><acpi/><apic/></features>
+  <cpu><topology sockets="1" cores="1" threads="1"/></cpu>
+  <clock offset="utc"/>
+  <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
+  <devices>
+    <disk type="file" device="disk">
+      <driver name="qemu" type="qcow2" cache="none"/>
+      <source file="/i/x/disk"/>
+      <backingStore type="file">
+        <format type="raw"/><source file="/i/_base/b"><seclabel model="dac" relabel="no"/></source><backingStore/>
+      </backingStore>
+      <target dev="vda" bus="virtio"/>
+    </disk>
+    <disk type="file" device="cdrom">
+      <driver name="qemu" type="raw" cache="writeback"/>
+      <source file="/i/x/disk.config"/><backingStore/><target dev="hda" bus="ide"/><readonly/>
+    </disk>
+    <controller type="usb" model="none"/>
+    <interface type="ethernet">
+      <mac address="fa:16:3e:00:00:01"/><target dev="tap42" managed="no"/><model type="virtio"/><mtu size="1450"/>
+    </interface>
+    <serial type="pty"><log file="/i/x/console.log" append="on"/><target port="0"/></serial>
+    <channel type="unix"><target type="virtio" name="org.qemu.guest_agent.0"/></channel>
+    <graphics type="vnc" autoport="yes" listen="127.0.0.1"/>
+    <video><model type="vga"/></video>
+    <rng model="virtio"><backend model="random">/dev/urandom</backend></rng>
+    <memballoon model="virtio"><stats period="10"/></memballoon>
+  </devices>
+</domain>"#
+        .replace("VERSION", env!("CARGO_PKG_VERSION"));
+    let xml = render(&guest, true, &TCG);
+    let (got, wanted) = (flat(&xml), flat(&expected));
+    let difference = |a: &[String], b: &[String]| a.iter().filter(|x| !b.contains(x)).cloned().collect::<Vec<_>>();
+    assert_eq!(difference(&got, &wanted), Vec::<String>::new(), "unexpected in {xml}");
+    assert_eq!(difference(&wanted, &got), Vec::<String>::new(), "missing in {xml}");
+    assert_eq!(got.len(), wanted.len());
+}
+
+#[test]
+fn choices_show_in_the_definition() {
+    let base = spec(1);
+    let with = |hardware: Hardware| GuestSpec { hardware, ..base.clone() };
+    let text = |text: &str| Some(text.to_owned());
+    let table: &[(&str, GuestSpec, &HostChoices, bool, &[&str], &[&str])] = &[
+        ("kvm", base.clone(), &KVM, false, &[
+            "domain@type=kvm", "domain/cpu@mode=host-model", "domain/clock/timer[hpet]@present=no",
+            "domain/devices/disk[disk]/driver[qemu]@cache=writeback",
+        ], &["domain/devices/disk[cdrom]", "domain/devices/disk[disk]/backingStore@type=file"]),
+        ("q35", with(Hardware { machine: text("q35"), ..Hardware::default() }), &TCG, true, &[
+            "domain/os/type@machine=q35", "domain/devices/disk[cdrom]/target@bus=sata",
+            "domain/devices/disk[cdrom]/target@dev=sda",
+        ], &[]),
+        ("scsi", with(Hardware { disk_bus: text("scsi"), cdrom_bus: text("scsi"), ..Hardware::default() }), &TCG, true, &[
+            "domain/devices/controller@model=virtio-scsi", "domain/devices/disk[disk]/target@dev=sda",
+            "domain/devices/disk[cdrom]/target@dev=sdb",
+        ], &[]),
+        ("virtio drive", with(Hardware { cdrom_bus: text("virtio"), ..Hardware::default() }), &TCG, true, &[
+            "domain/devices/disk[disk]/target@dev=vdb", "domain/devices/disk[disk]/readonly",
+        ], &["domain/devices/disk[cdrom]"]),
+        ("usb", with(Hardware { disk_bus: text("usb"), ..Hardware::default() }), &TCG, false, &[],
+            &["domain/devices/controller@model=none"]),
+        ("models", with(Hardware {
+            vif_model: text("e1000"), video: text("cirrus"), guest_agent: Some(false), ..Hardware::default()
+        }), &TCG, false, &[
+            "domain/devices/interface/model@type=e1000", "domain/devices/video/model@type=cirrus",
+        ], &["domain/devices/channel"]),
+    ];
+    for (name, guest, host, drive, present, absent) in table {
+        let lines = flat(&render(guest, *drive, host));
+        for line in *present {
+            assert!(lines.iter().any(|l| l == line), "{name}: {line} is missing in {lines:#?}");
+        }
+        for line in *absent {
+            assert!(!lines.iter().any(|l| l == line), "{name}: {line} is unexpected");
+        }
+    }
+}
+
+#[test]
+fn hostile_names_cannot_leave_their_element() {
+    let mut guest = spec(1);
+    guest.metadata.display_name = "\u{0}\u{1b}</nova:name><devices/>\u{fffe}ok".into();
+    guest.metadata.flavor_name = "a' b=\"c".into();
+    let lines = flat(&render(&guest, false, &TCG));
+    let devices = lines.iter().filter(|line| line.ends_with("/devices") || *line == "domain/devices").count();
+    assert_eq!(devices, 1);
+    assert!(lines.iter().any(|line| line.contains("ok") && line.starts_with("domain/metadata")));
+}

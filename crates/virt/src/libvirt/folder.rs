@@ -1,0 +1,304 @@
+//! Where guests' files live, and how QEMU's user gets at them.
+//!
+//! QEMU does not run as root, so every folder above a disk must let it pass. When one does not (a home only root may
+//! enter), the instances folder is bind-mounted below `/run/kilonova`, and QEMU gets paths there. The mount holds the
+//! folder itself, so what is above it no longer matters.
+
+use crate::hypervisor::{HypervisorError, Result};
+use crate::spec::GuestSpec;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use types::ServerId;
+
+/// The instances folder of a host, with the path by which QEMU sees it.
+#[derive(Clone, Debug)]
+pub struct Instances {
+    real: PathBuf,
+    exposed: PathBuf,
+}
+
+/// The paths of one guest, as this process sees them.
+#[derive(Clone, Debug)]
+pub struct GuestFolder {
+    /// The guest's folder.
+    pub folder: PathBuf,
+    /// The root disk.
+    pub disk: PathBuf,
+    /// The config drive.
+    pub config_drive: PathBuf,
+    /// The console log.
+    pub console: PathBuf,
+    /// The stored specification.
+    pub spec: PathBuf,
+}
+
+impl Instances {
+    /// Makes the folder and a way to it. `run` is where bind mounts go (`/run/kilonova`).
+    ///
+    /// # Errors
+    /// The folder cannot be made, or a needed bind mount is refused.
+    pub fn open(folder: &Path, run: &Path) -> Result<Self> {
+        let fail = |error: std::io::Error| HypervisorError::disk(folder.display(), &error);
+        make_folder(folder, 0o711).map_err(fail)?;
+        let real = folder.canonicalize().map_err(fail)?;
+        let exposed = if everybody_may_pass(&real).map_err(fail)? {
+            real.clone()
+        } else {
+            expose(&real, run).map_err(|error| {
+                HypervisorError::disk(format!("bind mount of {} for QEMU's user", real.display()), &error)
+            })?
+        };
+        Ok(Self { real, exposed })
+    }
+
+    /// Takes a bind mount away again, when there is one. Running guests keep their open files, but cannot be started
+    /// again before the next [`Instances::open`].
+    pub fn withdraw(folder: &Path, run: &Path) -> std::io::Result<()> {
+        let Ok(real) = folder.canonicalize() else { return Ok(()) };
+        let target = mount_point(&real, run);
+        while is_same(&target, &real)? {
+            unmount(&target, UnmountFlags::DETACH)?;
+        }
+        match std::fs::remove_dir(&target) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.real
+    }
+
+    /// The same file by the path that QEMU can use. `None` for a file outside of the folder.
+    pub fn for_qemu(&self, path: &Path) -> Option<PathBuf> {
+        let inside = path.strip_prefix(&self.real).ok()?;
+        Some(self.exposed.join(inside))
+    }
+
+    /// The paths of one guest.
+    pub fn guest(&self, id: ServerId) -> GuestFolder {
+        let folder = self.real.join(id.to_string());
+        GuestFolder {
+            disk: folder.join("disk"),
+            config_drive: folder.join("disk.config"),
+            console: folder.join("console.log"),
+            spec: folder.join("guest.json"),
+            folder,
+        }
+    }
+
+    /// Specifications of all guests that have a folder here. Unreadable ones are reported in the log.
+    pub fn stored(&self) -> std::io::Result<Vec<GuestSpec>> {
+        let mut specs = Vec::new();
+        for entry in std::fs::read_dir(&self.real)? {
+            let name = entry?.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse::<ServerId>().ok()) else { continue };
+            match self.guest(id).read_spec() {
+                Ok(spec) => specs.extend(spec),
+                Err(error) => tracing::error!(guest = %id, %error, "stored specification cannot be read"),
+            }
+        }
+        Ok(specs)
+    }
+}
+
+impl GuestFolder {
+    /// Makes the folder: passable for QEMU's user, readable for root.
+    pub fn create(&self) -> std::io::Result<()> {
+        make_folder(&self.folder, 0o711)
+    }
+
+    /// Removes it with everything in it.
+    pub fn remove(&self) -> std::io::Result<()> {
+        match std::fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The stored specification, if there is one.
+    pub fn read_spec(&self) -> std::io::Result<Option<GuestSpec>> {
+        match std::fs::read(&self.spec) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(std::io::Error::other),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores the specification, without secrets.
+    pub fn write_spec(&self, spec: &GuestSpec) -> std::io::Result<()> {
+        let text = serde_json::to_vec(&spec.for_storage()).map_err(std::io::Error::other)?;
+        write_whole(&self.spec, &text)
+    }
+
+    /// The last `max_bytes` of the console, from the log rolled over last too when the present one is short.
+    pub fn console_tail(&self, max_bytes: usize) -> std::io::Result<Vec<u8>> {
+        let present = tail(&self.console, max_bytes)?;
+        if present.len() >= max_bytes {
+            return Ok(present);
+        }
+        let mut text = tail(&self.console.with_extension("log.0"), max_bytes - present.len())?;
+        text.extend(present);
+        Ok(text)
+    }
+}
+
+/// Writes a file whole or not at all, readable for its owner only.
+pub fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let part = path.with_extension("part");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    std::io::Write::write_all(&mut file, content)?;
+    std::fs::rename(&part, path)
+}
+
+fn tail(path: &Path, max_bytes: usize) -> std::io::Result<Vec<u8>> {
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(max_bytes as u64)))?;
+    let mut text = Vec::new();
+    file.take(max_bytes as u64).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn make_folder(path: &Path, mode: u32) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    let folder = std::fs::metadata(path)?;
+    if folder.permissions().mode() & 0o777 != mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+fn everybody_may_pass(path: &Path) -> std::io::Result<bool> {
+    for folder in path.ancestors() {
+        if std::fs::metadata(folder)?.permissions().mode() & 0o001 == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Stable for a folder, short, and different for different folders (FNV-1a over the path).
+fn mount_point(real: &Path, run: &Path) -> PathBuf {
+    let bytes = real.as_os_str().as_encoded_bytes();
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    run.join(format!("instances-{hash:016x}"))
+}
+
+fn expose(real: &Path, run: &Path) -> std::io::Result<PathBuf> {
+    make_folder(run, 0o711)?;
+    let target = mount_point(real, run);
+    if is_same(&target, real)? {
+        return Ok(target);
+    }
+    // A folder of that name from before a removed and newly made home: its old mount goes first.
+    while unmount(&target, UnmountFlags::DETACH).is_ok() {}
+    make_folder(&target, 0o711)?;
+    mount_bind(real, &target)?;
+    tracing::info!(folder = %real.display(), mount = %target.display(), "instances folder mounted where QEMU may enter");
+    Ok(target)
+}
+
+fn is_same(one: &Path, other: &Path) -> std::io::Result<bool> {
+    match std::fs::metadata(one) {
+        Ok(one) => {
+            let other = std::fs::metadata(other)?;
+            Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether files in this folder can be opened past the page cache.
+pub fn supports_direct_io(folder: &Path) -> bool {
+    use rustix::fs::{Mode, OFlags, open};
+    let probe = folder.join(format!(".direct-io-{}", std::process::id()));
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    let opened = open(&probe, flags, Mode::RUSR | Mode::WUSR);
+    std::fs::remove_file(&probe).ok();
+    opened.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn open_folders_are_used_as_they_are() {
+        let home = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+        let folder = home.path().join("instances");
+        let instances = Instances::open(&folder, &home.path().join("run")).unwrap();
+        assert_eq!(instances.for_qemu(&folder.join("x/disk")), Some(folder.canonicalize().unwrap().join("x/disk")));
+        assert_eq!(instances.for_qemu(Path::new("/etc/shadow")), None);
+        assert!(supports_direct_io(&folder) || !folder.join(".direct-io").exists());
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_closed_home_is_reached_through_a_mount() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let outer = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+        let home = outer.path().join("home");
+        make_folder(&home, 0o700).unwrap();
+        let (folder, run) = (home.join("instances"), outer.path().join("run"));
+        let instances = match Instances::open(&folder, &run) {
+            Ok(instances) => instances,
+            Err(error) => return eprintln!("skipped: mounts are not allowed here: {error}"),
+        };
+        let again = Instances::open(&folder, &run).unwrap();
+        assert_eq!(instances.exposed, again.exposed, "opened twice, mounted once");
+        std::fs::write(folder.join("file"), "seen").unwrap();
+        let exposed = instances.for_qemu(&instances.path().join("file")).unwrap();
+        assert!(!exposed.starts_with(&home));
+        let nobody = |path: &Path| {
+            let mut command = std::process::Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"]).arg(path);
+            command.output().map(|output| output.stdout == b"seen").unwrap_or(false)
+        };
+        assert!(nobody(&exposed), "an unprivileged user reads through the mount");
+        assert!(!nobody(&folder.join("file")), "and not through the home");
+        Instances::withdraw(&folder, &run).unwrap();
+        Instances::withdraw(&folder, &run).unwrap();
+        assert!(!exposed.exists());
+        assert!(folder.join("file").exists());
+    }
+
+    #[test]
+    fn console_tails_reach_into_the_rolled_over_log() {
+        let home = tempfile::tempdir().unwrap();
+        let instances = Instances::open(&home.path().join("i"), &home.path().join("run"));
+        let Ok(instances) = instances else { return eprintln!("skipped: mounts are not allowed here") };
+        let guest = instances.guest(ServerId::random());
+        assert_eq!(guest.console_tail(10).unwrap(), b"");
+        guest.create().unwrap();
+        std::fs::write(guest.console.with_extension("log.0"), "0123456789").unwrap();
+        std::fs::write(&guest.console, "abcdef").unwrap();
+        for (wanted, expected) in [(3, "def"), (6, "abcdef"), (8, "89abcdef"), (100, "0123456789abcdef")] {
+            assert_eq!(guest.console_tail(wanted).unwrap(), expected.as_bytes());
+        }
+        let spec = GuestSpec { id: ServerId::random(), ..crate::sim::tests::spec(1) };
+        let folder = instances.guest(spec.id);
+        assert_eq!(folder.read_spec().unwrap(), None);
+        folder.create().unwrap();
+        folder.write_spec(&spec).unwrap();
+        assert_eq!(instances.stored().unwrap(), [spec]);
+        folder.remove().unwrap();
+        folder.remove().unwrap();
+        Instances::withdraw(&home.path().join("i"), &home.path().join("run")).unwrap();
+    }
+}

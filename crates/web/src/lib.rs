@@ -1,0 +1,11 @@
+//! What the edges of all APIs share: the accept loop, request ids, bounded bodies, token authentication.
+//!
+//! No API's own fault format lives here: each edge renders its errors as its OpenStack project does.
+
+pub mod auth;
+pub mod body;
+pub mod client;
+pub mod request_id;
+pub mod serve;
+
+pub use serve::{Listener, serve};
