@@ -128,7 +128,7 @@ fn forbidden(room: &str, uses: &Uses, dependency: &Value) -> Option<String> {
 }
 
 /// `kilonova-types` is the room `types`.
-fn room_of(package: &str) -> &str {
+pub(super) fn room_of(package: &str) -> &str {
     package.strip_prefix("kilonova-").unwrap_or(package)
 }
 

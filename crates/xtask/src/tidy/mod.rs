@@ -1,6 +1,7 @@
 //! The layout check. Each rule looks at the workspace and returns what breaks it; the rules and their reasons are
 //! described in `ARCHITECTURE.md` and `CONTRIBUTING.md`.
 
+mod features;
 mod layers;
 mod text;
 
@@ -62,7 +63,9 @@ pub fn run() -> ExitCode {
 
 fn check(root: &Path) -> Result<(usize, Vec<Finding>), String> {
     let sources = sources(root)?;
-    let mut findings = layers::check(&metadata(root)?)?;
+    let metadata = metadata(root)?;
+    let mut findings = layers::check(&metadata)?;
+    findings.extend(features::check(&metadata)?);
     for source in &sources {
         findings.extend(text::check(source));
     }
