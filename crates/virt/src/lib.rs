@@ -10,8 +10,8 @@
 pub mod config_drive;
 pub mod facts;
 pub mod hypervisor;
-//KVM
-//LV
+pub mod kvm;
+pub mod libvirt;
 pub mod sim;
 pub mod spec;
 

@@ -86,7 +86,10 @@ pub struct DomainRef {
 
 impl DomainRef {
     fn encode(&self, encoder: Encoder) -> Encoder {
-        encoder.string(&self.name).fixed(self.id.0.as_bytes()).i32(-1)
+        encoder
+            .string(&self.name)
+            .fixed(self.id.0.as_bytes())
+            .i32(-1)
     }
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<Self, Malformed> {
@@ -156,7 +159,11 @@ impl DomainStats {
 
     /// The domain's state.
     pub fn state(&self) -> DomainState {
-        DomainState(self.number("state.state").and_then(|state| i32::try_from(state).ok()).unwrap_or(0))
+        DomainState(
+            self.number("state.state")
+                .and_then(|state| i32::try_from(state).ok())
+                .unwrap_or(0),
+        )
     }
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<Self, Malformed> {
@@ -198,7 +205,11 @@ impl Lifecycle {
         let mut decoder = Decoder::new(body);
         let mut read = || -> Result<Self, Malformed> {
             decoder.i32()?; // the callback's id
-            Ok(Self { domain: DomainRef::decode(&mut decoder)?, event: decoder.i32()?, detail: decoder.i32()? })
+            Ok(Self {
+                domain: DomainRef::decode(&mut decoder)?,
+                event: decoder.i32()?,
+                detail: decoder.i32()?,
+            })
         };
         read().ok()
     }
@@ -207,7 +218,9 @@ impl Lifecycle {
 /// Opens a connection and greets: the authentication list comes first (the daemon lets root in there), then the
 /// hypervisor's address.
 pub async fn greet(connection: &Connection, uri: &str) -> Result<(), RpcError> {
-    connection.call(procedure::AUTH_LIST, Encoder::default(), SHORT).await?;
+    connection
+        .call(procedure::AUTH_LIST, Encoder::default(), SHORT)
+        .await?;
     let open = Encoder::default().some_string(uri).u32(0);
     // The first connection after the daemon's start waits while it examines the QEMU binary.
     connection.call(procedure::OPEN, open, LONG).await?;
@@ -217,7 +230,13 @@ pub async fn greet(connection: &Connection, uri: &str) -> Result<(), RpcError> {
 /// Asks for lifecycle events of all domains on this connection.
 pub async fn register_lifecycle(connection: &Connection) -> Result<(), RpcError> {
     const LIFECYCLE: i32 = 0;
-    connection.call(procedure::EVENT_REGISTER, Encoder::default().i32(LIFECYCLE).none(), SHORT).await?;
+    connection
+        .call(
+            procedure::EVENT_REGISTER,
+            Encoder::default().i32(LIFECYCLE).none(),
+            SHORT,
+        )
+        .await?;
     Ok(())
 }
 
@@ -231,7 +250,11 @@ pub struct Link {
 impl Link {
     /// Not connected yet.
     pub fn new(sockets: Vec<PathBuf>, uri: String) -> Self {
-        Self { sockets, uri, open: tokio::sync::Mutex::new(None) }
+        Self {
+            sockets,
+            uri,
+            open: tokio::sync::Mutex::new(None),
+        }
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, RpcError> {
@@ -246,8 +269,18 @@ impl Link {
     }
 
     /// Calls; when the connection broke during the call, connects again and repeats. Every caller's verb bears that.
-    async fn call(&self, procedure: u32, body: impl Fn() -> Encoder, timeout: Duration) -> Result<Vec<u8>, RpcError> {
-        match self.connection().await?.call(procedure, body(), timeout).await {
+    async fn call(
+        &self,
+        procedure: u32,
+        body: impl Fn() -> Encoder,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, RpcError> {
+        match self
+            .connection()
+            .await?
+            .call(procedure, body(), timeout)
+            .await
+        {
             Err(RpcError::Closed(_)) => {}
             answer => return answer,
         }
@@ -258,43 +291,73 @@ impl Link {
                 Err(error) => Err(error),
             };
             match answer {
-                Err(RpcError::Closed(_)) if started.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+                Err(RpcError::Closed(_)) if started.elapsed() < PATIENCE => {
+                    tokio::time::sleep(PAUSE).await
+                }
                 answer => return answer,
             }
         }
     }
 
-    async fn domain_call(&self, procedure: u32, domain: &DomainRef, flags: u32, timeout: Duration) -> Result<(), RpcError> {
-        self.call(procedure, || domain.encode(Encoder::default()).u32(flags), timeout).await.map(drop)
+    async fn domain_call(
+        &self,
+        procedure: u32,
+        domain: &DomainRef,
+        flags: u32,
+        timeout: Duration,
+    ) -> Result<(), RpcError> {
+        self.call(
+            procedure,
+            || domain.encode(Encoder::default()).u32(flags),
+            timeout,
+        )
+        .await
+        .map(drop)
     }
 
     /// The hypervisor's version, as `major * 1,000,000 + minor * 1,000 + micro`.
     pub async fn hypervisor_version(&self) -> Result<u64, RpcError> {
-        let body = self.call(procedure::GET_VERSION, Encoder::default, SHORT).await?;
+        let body = self
+            .call(procedure::GET_VERSION, Encoder::default, SHORT)
+            .await?;
         Ok(Decoder::new(&body).u64()?)
     }
 
     /// The daemon answers.
     pub async fn ping(&self, timeout: Duration) -> Result<(), RpcError> {
-        let ask = async { self.connection().await?.call(procedure::GET_LIB_VERSION, Encoder::default(), timeout).await };
-        tokio::time::timeout(timeout, ask).await.unwrap_or(Err(RpcError::Late(timeout))).map(drop)
+        let ask = async {
+            self.connection()
+                .await?
+                .call(procedure::GET_LIB_VERSION, Encoder::default(), timeout)
+                .await
+        };
+        tokio::time::timeout(timeout, ask)
+            .await
+            .unwrap_or(Err(RpcError::Late(timeout)))
+            .map(drop)
     }
 
     /// The host's name.
     pub async fn hostname(&self) -> Result<String, RpcError> {
-        let body = self.call(procedure::GET_HOSTNAME, Encoder::default, SHORT).await?;
+        let body = self
+            .call(procedure::GET_HOSTNAME, Encoder::default, SHORT)
+            .await?;
         Ok(Decoder::new(&body).string()?)
     }
 
     /// The capabilities document (XML).
     pub async fn capabilities(&self) -> Result<String, RpcError> {
-        let body = self.call(procedure::GET_CAPABILITIES, Encoder::default, LONG).await?;
+        let body = self
+            .call(procedure::GET_CAPABILITIES, Encoder::default, LONG)
+            .await?;
         Ok(Decoder::new(&body).string()?)
     }
 
     /// Processors of the host.
     pub async fn node_info(&self) -> Result<NodeInfo, RpcError> {
-        let body = self.call(procedure::NODE_GET_INFO, Encoder::default, SHORT).await?;
+        let body = self
+            .call(procedure::NODE_GET_INFO, Encoder::default, SHORT)
+            .await?;
         let mut decoder = Decoder::new(&body);
         for _ in 0..32 {
             decoder.i32()?; // the model, one character per word
@@ -303,56 +366,92 @@ impl Link {
         let mut next = || Ok::<_, Malformed>(decoder.i32()?.try_into().unwrap_or(0));
         let cpus = next()?;
         next()?; // megahertz
-        Ok(NodeInfo { cpus, cells: next()?, sockets: next()?, cores: next()?, threads: next()? })
+        Ok(NodeInfo {
+            cpus,
+            cells: next()?,
+            sockets: next()?,
+            cores: next()?,
+            threads: next()?,
+        })
     }
 
     /// Defines a domain, or replaces its definition.
     pub async fn define(&self, xml: &str) -> Result<DomainRef, RpcError> {
-        let body = self.call(procedure::DOMAIN_DEFINE_XML_FLAGS, || Encoder::default().string(xml).u32(0), SHORT).await?;
+        let body = self
+            .call(
+                procedure::DOMAIN_DEFINE_XML_FLAGS,
+                || Encoder::default().string(xml).u32(0),
+                SHORT,
+            )
+            .await?;
         Ok(DomainRef::decode(&mut Decoder::new(&body))?)
     }
 
     /// Starts a defined domain; an error when it runs.
     pub async fn create(&self, domain: &DomainRef) -> Result<(), RpcError> {
-        self.domain_call(procedure::DOMAIN_CREATE_WITH_FLAGS, domain, 0, LONG).await
+        self.domain_call(procedure::DOMAIN_CREATE_WITH_FLAGS, domain, 0, LONG)
+            .await
     }
 
     /// Ends a domain's process; an error when it is off.
     pub async fn destroy(&self, domain: &DomainRef) -> Result<(), RpcError> {
-        self.domain_call(procedure::DOMAIN_DESTROY_FLAGS, domain, 0, LONG).await
+        self.domain_call(procedure::DOMAIN_DESTROY_FLAGS, domain, 0, LONG)
+            .await
     }
 
     /// Forgets a domain with its saved state, snapshots' metadata, checkpoints and NVRAM.
     pub async fn undefine(&self, domain: &DomainRef) -> Result<(), RpcError> {
         const EVERYTHING: u32 = 1 | 2 | 4 | 16;
-        self.domain_call(procedure::DOMAIN_UNDEFINE_FLAGS, domain, EVERYTHING, SHORT).await
+        self.domain_call(procedure::DOMAIN_UNDEFINE_FLAGS, domain, EVERYTHING, SHORT)
+            .await
     }
 
     /// Presses the ACPI power button; an error when the domain is off.
     pub async fn power_button(&self, domain: &DomainRef) -> Result<(), RpcError> {
         const ACPI: u32 = 1;
-        self.domain_call(procedure::DOMAIN_SHUTDOWN_FLAGS, domain, ACPI, SHORT).await
+        self.domain_call(procedure::DOMAIN_SHUTDOWN_FLAGS, domain, ACPI, SHORT)
+            .await
     }
 
     /// State, memory and processors of a domain.
     pub async fn info(&self, domain: &DomainRef) -> Result<DomainInfo, RpcError> {
-        let body = self.call(procedure::DOMAIN_GET_INFO, || domain.encode(Encoder::default()), SHORT).await?;
+        let body = self
+            .call(
+                procedure::DOMAIN_GET_INFO,
+                || domain.encode(Encoder::default()),
+                SHORT,
+            )
+            .await?;
         let mut decoder = Decoder::new(&body);
         let state = DomainState(decoder.i32()?);
         let memory_kib = decoder.u64()?;
         decoder.u64()?; // the balloon's present size
-        Ok(DomainInfo { state, memory_kib, vcpus: decoder.u32()? })
+        Ok(DomainInfo {
+            state,
+            memory_kib,
+            vcpus: decoder.u32()?,
+        })
     }
 
     /// Values of the domains named, or of all when none is.
-    pub async fn stats(&self, domains: &[DomainRef], which: u32) -> Result<Vec<DomainStats>, RpcError> {
+    pub async fn stats(
+        &self,
+        domains: &[DomainRef],
+        which: u32,
+    ) -> Result<Vec<DomainStats>, RpcError> {
         const NO_WAIT: u32 = 0x2000_0000;
         let request = || {
             let count = u32::try_from(domains.len()).unwrap_or(0);
-            let names = domains.iter().fold(Encoder::default().u32(count), |encoder, domain| domain.encode(encoder));
+            let names = domains
+                .iter()
+                .fold(Encoder::default().u32(count), |encoder, domain| {
+                    domain.encode(encoder)
+                });
             names.u32(which).u32(NO_WAIT)
         };
-        let body = self.call(procedure::GET_ALL_DOMAIN_STATS, request, SHORT).await?;
+        let body = self
+            .call(procedure::GET_ALL_DOMAIN_STATS, request, SHORT)
+            .await?;
         let mut decoder = Decoder::new(&body);
         let count = decoder.count()?;
         let mut all = Vec::new();
@@ -369,16 +468,33 @@ mod tests {
     use super::*;
 
     fn domain() -> DomainRef {
-        DomainRef { id: ServerId::from(Uuid::from_u128(7)), name: "instance-1".into() }
+        DomainRef {
+            id: ServerId::from(Uuid::from_u128(7)),
+            name: "instance-1".into(),
+        }
     }
 
     #[test]
     fn lifecycle_events_are_read() {
-        let body = domain().encode(Encoder::default().i32(1)).i32(5).i32(0).finish();
+        let body = domain()
+            .encode(Encoder::default().i32(1))
+            .i32(5)
+            .i32(0)
+            .finish();
         let event = Lifecycle::decode(procedure::EVENT_LIFECYCLE, &body).unwrap();
-        assert_eq!(event, Lifecycle { domain: domain(), event: 5, detail: 0 });
+        assert_eq!(
+            event,
+            Lifecycle {
+                domain: domain(),
+                event: 5,
+                detail: 0
+            }
+        );
         assert_eq!(Lifecycle::decode(319, &body), None);
-        assert_eq!(Lifecycle::decode(procedure::EVENT_LIFECYCLE, &body[..20]), None);
+        assert_eq!(
+            Lifecycle::decode(procedure::EVENT_LIFECYCLE, &body[..20]),
+            None
+        );
     }
 
     #[test]
@@ -409,10 +525,22 @@ mod tests {
 
     #[test]
     fn states_map_as_in_nova() {
-        let table = [(0, 0, true), (1, 1, true), (2, 1, true), (3, 3, true), (4, 4, true), (5, 4, false), (6, 6, false)];
+        let table = [
+            (0, 0, true),
+            (1, 1, true),
+            (2, 1, true),
+            (3, 3, true),
+            (4, 4, true),
+            (5, 4, false),
+            (6, 6, false),
+        ];
         for (libvirt, nova, active) in table {
             let state = DomainState(libvirt);
-            assert_eq!((state.power().code(), state.is_active()), (nova, active), "{libvirt}");
+            assert_eq!(
+                (state.power().code(), state.is_active()),
+                (nova, active),
+                "{libvirt}"
+            );
         }
         assert_eq!(DomainState(7).power().code(), 7);
     }

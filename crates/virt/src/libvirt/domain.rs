@@ -32,7 +32,11 @@ pub struct GuestFiles<'a> {
 ///
 /// # Errors
 /// The serialiser refused (names that cannot be in XML).
-pub fn domain_xml(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Result<String, quick_xml::SeError> {
+pub fn domain_xml(
+    spec: &GuestSpec,
+    files: &GuestFiles<'_>,
+    host: &HostChoices,
+) -> Result<String, quick_xml::SeError> {
     quick_xml::se::to_string_with_root("domain", &domain(spec, files, host))
 }
 
@@ -440,22 +444,40 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
         kind: if host.kvm { "kvm" } else { "qemu" },
         name: clean(&spec.instance_name),
         uuid: spec.id.to_string(),
-        metadata: Metadata { instance: nova_instance(spec) },
-        memory: Sized { unit: "MiB", size: spec.memory_mib },
+        metadata: Metadata {
+            instance: nova_instance(spec),
+        },
+        memory: Sized {
+            unit: "MiB",
+            size: spec.memory_mib,
+        },
         vcpu: spec.vcpus,
         sysinfo: sysinfo(spec),
         os: Os {
-            kind: OsType { machine: machine.clone(), kind: "hvm" },
+            kind: OsType {
+                machine: machine.clone(),
+                kind: "hvm",
+            },
             boot: Dev { dev: "hd" },
             smbios: Mode { mode: "sysinfo" },
         },
-        features: Features { acpi: Empty {}, apic: Empty {} },
+        features: Features {
+            acpi: Empty {},
+            apic: Empty {},
+        },
         cpu: Cpu {
             mode: host.kvm.then_some("host-model"),
             check: host.kvm.then_some("partial"),
-            topology: Topology { sockets: spec.vcpus, cores: 1, threads: 1 },
+            topology: Topology {
+                sockets: spec.vcpus,
+                cores: 1,
+                threads: 1,
+            },
         },
-        clock: Clock { offset: "utc", timer: if host.kvm { timers() } else { Vec::new() } },
+        clock: Clock {
+            offset: "utc",
+            timer: if host.kvm { timers() } else { Vec::new() },
+        },
         on_poweroff: "destroy",
         on_reboot: "restart",
         on_crash: "destroy",
@@ -465,10 +487,15 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
 
 fn nova_instance(spec: &GuestSpec) -> NovaInstance {
     let meta = &spec.metadata;
-    let named = |uuid: &str, name: &str| Named { uuid: clean(uuid), name: clean(name) };
+    let named = |uuid: &str, name: &str| Named {
+        uuid: clean(uuid),
+        name: clean(name),
+    };
     NovaInstance {
         namespace: "http://openstack.org/xmlns/libvirt/nova/1.1",
-        package: Version { version: env!("CARGO_PKG_VERSION") },
+        package: Version {
+            version: env!("CARGO_PKG_VERSION"),
+        },
         name: clean(&meta.display_name),
         created: clean(&meta.created_at),
         flavor: NovaFlavor {
@@ -483,13 +510,19 @@ fn nova_instance(spec: &GuestSpec) -> NovaInstance {
             user: named(&meta.user_id, &meta.user_name),
             project: named(&meta.project_id, &meta.project_name),
         },
-        root: meta.image_id.as_deref().map(|id| NovaRoot { kind: "image", uuid: clean(id) }),
+        root: meta.image_id.as_deref().map(|id| NovaRoot {
+            kind: "image",
+            uuid: clean(id),
+        }),
     }
 }
 
 /// cloud-init's ds-identify looks at the product name; the others are what Nova gives.
 fn sysinfo(spec: &GuestSpec) -> Sysinfo {
-    let entry = |name, value: &str| Entry { name, value: clean(value) };
+    let entry = |name, value: &str| Entry {
+        name,
+        value: clean(value),
+    };
     Sysinfo {
         kind: "smbios",
         system: SystemEntries {
@@ -506,19 +539,34 @@ fn sysinfo(spec: &GuestSpec) -> Sysinfo {
 }
 
 fn timers() -> Vec<Timer> {
-    let policy = |name, policy| Timer { name, tickpolicy: Some(policy), present: None };
+    let policy = |name, policy| Timer {
+        name,
+        tickpolicy: Some(policy),
+        present: None,
+    };
     vec![
         policy("pit", "delay"),
         policy("rtc", "catchup"),
-        Timer { name: "hpet", tickpolicy: None, present: Some("no") },
+        Timer {
+            name: "hpet",
+            tickpolicy: None,
+            present: Some("no"),
+        },
     ]
 }
 
 fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine: &str) -> Devices {
     let hardware = &spec.hardware;
     let bus = hardware.disk_bus.clone().unwrap_or_else(|| "virtio".into());
-    let legacy_bus = if machine.contains("q35") { "sata" } else { "ide" };
-    let cdrom_bus = hardware.cdrom_bus.clone().unwrap_or_else(|| legacy_bus.into());
+    let legacy_bus = if machine.contains("q35") {
+        "sata"
+    } else {
+        "ide"
+    };
+    let cdrom_bus = hardware
+        .cdrom_bus
+        .clone()
+        .unwrap_or_else(|| legacy_bus.into());
     let cache = if host.direct_io { "none" } else { "writeback" };
     let mut disk = vec![root_disk(spec, files, &bus, cache)];
     if let Some(path) = files.config_drive {
@@ -527,11 +575,17 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
     let uses = |wanted: &str| disk.iter().any(|disk| disk.target.bus == wanted);
     let mut controller = Vec::new();
     if uses("scsi") {
-        controller.push(Controller { kind: "scsi", model: "virtio-scsi" });
+        controller.push(Controller {
+            kind: "scsi",
+            model: "virtio-scsi",
+        });
     }
     if !uses("usb") {
         // No USB device is given to guests, and an emulated USB controller costs an idle guest most of its cycles.
-        controller.push(Controller { kind: "usb", model: "none" });
+        controller.push(Controller {
+            kind: "usb",
+            model: "none",
+        });
     }
     Devices {
         disk,
@@ -539,17 +593,40 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
         interface: spec.vifs.iter().map(|vif| interface(spec, vif)).collect(),
         serial: Serial {
             kind: "pty",
-            log: Log { file: path_text(files.console), append: "on" },
+            log: Log {
+                file: path_text(files.console),
+                append: "on",
+            },
             target: Port { port: 0 },
         },
         channel: hardware.guest_agent.unwrap_or(true).then_some(Channel {
             kind: "unix",
-            target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
+            target: ChannelTarget {
+                kind: "virtio",
+                name: "org.qemu.guest_agent.0",
+            },
         }),
-        graphics: Graphics { kind: "vnc", autoport: "yes", listen: "127.0.0.1" },
-        video: Video { model: ModelType { kind: hardware.video.clone().unwrap_or_else(|| "vga".into()) } },
-        rng: Rng { model: "virtio", backend: RngBackend { model: "random", path: "/dev/urandom" } },
-        memballoon: Balloon { model: "virtio", stats: Period { period: 10 } },
+        graphics: Graphics {
+            kind: "vnc",
+            autoport: "yes",
+            listen: "127.0.0.1",
+        },
+        video: Video {
+            model: ModelType {
+                kind: hardware.video.clone().unwrap_or_else(|| "vga".into()),
+            },
+        },
+        rng: Rng {
+            model: "virtio",
+            backend: RngBackend {
+                model: "random",
+                path: "/dev/urandom",
+            },
+        },
+        memballoon: Balloon {
+            model: "virtio",
+            stats: Period { period: 10 },
+        },
     }
 }
 
@@ -559,10 +636,15 @@ fn root_disk(spec: &GuestSpec, files: &GuestFiles<'_>, bus: &str, cache: &'stati
         // The base is readable for everybody and shared by guests: nobody changes its owner.
         Some((path, format)) => BackingStore {
             kind: Some("file"),
-            format: Some(Format { kind: format.as_str() }),
+            format: Some(Format {
+                kind: format.as_str(),
+            }),
             source: Some(Source {
                 file: path_text(path),
-                seclabel: Some(Seclabel { model: "dac", relabel: "no" }),
+                seclabel: Some(Seclabel {
+                    model: "dac",
+                    relabel: "no",
+                }),
             }),
             end: Some(Empty {}),
         },
@@ -571,10 +653,20 @@ fn root_disk(spec: &GuestSpec, files: &GuestFiles<'_>, bus: &str, cache: &'stati
     Disk {
         kind: "file",
         device: "disk",
-        driver: DiskDriver { name: "qemu", kind: "qcow2", cache },
-        source: Source { file: path_text(files.disk), seclabel: None },
+        driver: DiskDriver {
+            name: "qemu",
+            kind: "qcow2",
+            cache,
+        },
+        source: Source {
+            file: path_text(files.disk),
+            seclabel: None,
+        },
         backing,
-        target: DiskTarget { dev: first_name(bus), bus: bus.into() },
+        target: DiskTarget {
+            dev: first_name(bus),
+            bus: bus.into(),
+        },
         readonly: None,
     }
 }
@@ -590,10 +682,20 @@ fn config_disk(path: &Path, bus: &str, taken: &str) -> Disk {
         kind: "file",
         // virtio has no CD-ROM; there the drive is a read-only disk.
         device: if bus == "virtio" { "disk" } else { "cdrom" },
-        driver: DiskDriver { name: "qemu", kind: "raw", cache: "writeback" },
-        source: Source { file: path_text(path), seclabel: None },
+        driver: DiskDriver {
+            name: "qemu",
+            kind: "raw",
+            cache: "writeback",
+        },
+        source: Source {
+            file: path_text(path),
+            seclabel: None,
+        },
         backing: BackingStore::default(),
-        target: DiskTarget { dev: if first == taken { second } else { first }, bus: bus.into() },
+        target: DiskTarget {
+            dev: if first == taken { second } else { first },
+            bus: bus.into(),
+        },
         readonly: Some(Empty {}),
     }
 }
@@ -610,9 +712,16 @@ fn interface(spec: &GuestSpec, vif: &crate::spec::Vif) -> Interface {
     let model = vif.model.as_ref().or(spec.hardware.vif_model.as_ref());
     Interface {
         kind: "ethernet",
-        mac: Mac { address: clean(&vif.mac) },
-        target: TapTarget { dev: clean(&vif.tap), managed: "no" },
-        model: ModelType { kind: model.cloned().unwrap_or_else(|| "virtio".into()) },
+        mac: Mac {
+            address: clean(&vif.mac),
+        },
+        target: TapTarget {
+            dev: clean(&vif.tap),
+            managed: "no",
+        },
+        model: ModelType {
+            kind: model.cloned().unwrap_or_else(|| "virtio".into()),
+        },
         mtu: (vif.mtu > 0).then_some(Mtu { size: vif.mtu }),
     }
 }
@@ -623,7 +732,9 @@ fn path_text(path: &Path) -> String {
 
 /// Names come from users; characters that XML 1.0 cannot carry even escaped would make the definition unreadable.
 fn clean(text: &str) -> String {
-    let good = |c: &char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..) && *c != '\u{7f}';
+    let good = |c: &char| {
+        matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..) && *c != '\u{7f}'
+    };
     text.chars().filter(good).collect()
 }
 

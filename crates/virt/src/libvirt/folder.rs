@@ -47,7 +47,10 @@ impl Instances {
             real.clone()
         } else {
             expose(&real, run).map_err(|error| {
-                HypervisorError::disk(format!("bind mount of {} for QEMU's user", real.display()), &error)
+                HypervisorError::disk(
+                    format!("bind mount of {} for QEMU's user", real.display()),
+                    &error,
+                )
             })?
         };
         Ok(Self { real, exposed })
@@ -56,7 +59,9 @@ impl Instances {
     /// Takes a bind mount away again, when there is one. Running guests keep their open files, but cannot be started
     /// again before the next [`Instances::open`].
     pub fn withdraw(folder: &Path, run: &Path) -> std::io::Result<()> {
-        let Ok(real) = folder.canonicalize() else { return Ok(()) };
+        let Ok(real) = folder.canonicalize() else {
+            return Ok(());
+        };
         let target = mount_point(&real, run);
         while is_same(&target, &real)? {
             unmount(&target, UnmountFlags::DETACH)?;
@@ -95,10 +100,14 @@ impl Instances {
         let mut specs = Vec::new();
         for entry in std::fs::read_dir(&self.real)? {
             let name = entry?.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.parse::<ServerId>().ok()) else { continue };
+            let Some(id) = name.to_str().and_then(|name| name.parse::<ServerId>().ok()) else {
+                continue;
+            };
             match self.guest(id).read_spec() {
                 Ok(spec) => specs.extend(spec),
-                Err(error) => tracing::error!(guest = %id, %error, "stored specification cannot be read"),
+                Err(error) => {
+                    tracing::error!(guest = %id, %error, "stored specification cannot be read")
+                }
             }
         }
         Ok(specs)
@@ -122,7 +131,9 @@ impl GuestFolder {
     /// The stored specification, if there is one.
     pub fn read_spec(&self) -> std::io::Result<Option<GuestSpec>> {
         match std::fs::read(&self.spec) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(std::io::Error::other),
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(std::io::Error::other),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -140,7 +151,10 @@ impl GuestFolder {
         if present.len() >= max_bytes {
             return Ok(present);
         }
-        let mut text = tail(&self.console.with_extension("log.0"), max_bytes - present.len())?;
+        let mut text = tail(
+            &self.console.with_extension("log.0"),
+            max_bytes - present.len(),
+        )?;
         text.extend(present);
         Ok(text)
     }
@@ -150,7 +164,12 @@ impl GuestFolder {
 pub fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let part = path.with_extension("part");
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&part)?;
     std::io::Write::write_all(&mut file, content)?;
     std::fs::rename(&part, path)
 }
@@ -169,7 +188,10 @@ fn tail(path: &Path, max_bytes: usize) -> std::io::Result<Vec<u8>> {
 }
 
 fn make_folder(path: &Path, mode: u32) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)?;
     let folder = std::fs::metadata(path)?;
     if folder.permissions().mode() & 0o777 != mode {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
@@ -237,10 +259,16 @@ mod tests {
 
     #[test]
     fn open_folders_are_used_as_they_are() {
-        let home = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+        let home = tempfile::Builder::new()
+            .permissions(std::fs::Permissions::from_mode(0o755))
+            .tempdir()
+            .unwrap();
         let folder = home.path().join("instances");
         let instances = Instances::open(&folder, &home.path().join("run")).unwrap();
-        assert_eq!(instances.for_qemu(&folder.join("x/disk")), Some(folder.canonicalize().unwrap().join("x/disk")));
+        assert_eq!(
+            instances.for_qemu(&folder.join("x/disk")),
+            Some(folder.canonicalize().unwrap().join("x/disk"))
+        );
         assert_eq!(instances.for_qemu(Path::new("/etc/shadow")), None);
         assert!(supports_direct_io(&folder) || !folder.join(".direct-io").exists());
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
@@ -252,7 +280,10 @@ mod tests {
             eprintln!("skipped: needs root");
             return;
         }
-        let outer = tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+        let outer = tempfile::Builder::new()
+            .permissions(std::fs::Permissions::from_mode(0o755))
+            .tempdir()
+            .unwrap();
         let home = outer.path().join("home");
         make_folder(&home, 0o700).unwrap();
         let (folder, run) = (home.join("instances"), outer.path().join("run"));
@@ -261,16 +292,27 @@ mod tests {
             Err(error) => return eprintln!("skipped: mounts are not allowed here: {error}"),
         };
         let again = Instances::open(&folder, &run).unwrap();
-        assert_eq!(instances.exposed, again.exposed, "opened twice, mounted once");
+        assert_eq!(
+            instances.exposed, again.exposed,
+            "opened twice, mounted once"
+        );
         std::fs::write(folder.join("file"), "seen").unwrap();
         let exposed = instances.for_qemu(&instances.path().join("file")).unwrap();
         assert!(!exposed.starts_with(&home));
         let nobody = |path: &Path| {
             let mut command = std::process::Command::new("setpriv");
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"]).arg(path);
-            command.output().map(|output| output.stdout == b"seen").unwrap_or(false)
+            command
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"])
+                .arg(path);
+            command
+                .output()
+                .map(|output| output.stdout == b"seen")
+                .unwrap_or(false)
         };
-        assert!(nobody(&exposed), "an unprivileged user reads through the mount");
+        assert!(
+            nobody(&exposed),
+            "an unprivileged user reads through the mount"
+        );
         assert!(!nobody(&folder.join("file")), "and not through the home");
         Instances::withdraw(&folder, &run).unwrap();
         Instances::withdraw(&folder, &run).unwrap();
@@ -282,16 +324,26 @@ mod tests {
     fn console_tails_reach_into_the_rolled_over_log() {
         let home = tempfile::tempdir().unwrap();
         let instances = Instances::open(&home.path().join("i"), &home.path().join("run"));
-        let Ok(instances) = instances else { return eprintln!("skipped: mounts are not allowed here") };
+        let Ok(instances) = instances else {
+            return eprintln!("skipped: mounts are not allowed here");
+        };
         let guest = instances.guest(ServerId::random());
         assert_eq!(guest.console_tail(10).unwrap(), b"");
         guest.create().unwrap();
         std::fs::write(guest.console.with_extension("log.0"), "0123456789").unwrap();
         std::fs::write(&guest.console, "abcdef").unwrap();
-        for (wanted, expected) in [(3, "def"), (6, "abcdef"), (8, "89abcdef"), (100, "0123456789abcdef")] {
+        for (wanted, expected) in [
+            (3, "def"),
+            (6, "abcdef"),
+            (8, "89abcdef"),
+            (100, "0123456789abcdef"),
+        ] {
             assert_eq!(guest.console_tail(wanted).unwrap(), expected.as_bytes());
         }
-        let spec = GuestSpec { id: ServerId::random(), ..crate::sim::tests::spec(1) };
+        let spec = GuestSpec {
+            id: ServerId::random(),
+            ..crate::sim::tests::spec(1)
+        };
         let folder = instances.guest(spec.id);
         assert_eq!(folder.read_spec().unwrap(), None);
         folder.create().unwrap();

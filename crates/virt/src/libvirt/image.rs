@@ -50,16 +50,23 @@ pub async fn check(path: &Path, claimed_format: &str, max_virtual_gib: u64) -> R
     let info = qemu_img_info(path, driver).await?;
     let refers = info.backing_filename.is_some() || info.names_data_file();
     if refers || info.format != driver {
-        return Err(HypervisorError::Image("the image refers to other files".into()));
+        return Err(HypervisorError::Image(
+            "the image refers to other files".into(),
+        ));
     }
     if info.encrypted {
         return Err(HypervisorError::Image("the image is encrypted".into()));
     }
     if info.virtual_size > max_virtual_gib.saturating_mul(GIB) {
         let gib = info.virtual_size.div_ceil(GIB);
-        return Err(HypervisorError::Image(format!("the disk of {gib} GiB is larger than {max_virtual_gib} GiB")));
+        return Err(HypervisorError::Image(format!(
+            "the disk of {gib} GiB is larger than {max_virtual_gib} GiB"
+        )));
     }
-    Ok(Checked { driver, virtual_bytes: info.virtual_size })
+    Ok(Checked {
+        driver,
+        virtual_bytes: info.virtual_size,
+    })
 }
 
 fn driver_for(claimed_format: &str) -> Result<&'static str> {
@@ -70,13 +77,19 @@ fn driver_for(claimed_format: &str) -> Result<&'static str> {
         "vdi" => "vdi",
         "vhd" => "vpc",
         "vhdx" => "vhdx",
-        other => return Err(HypervisorError::Image(format!("disk format '{other}' cannot be run here"))),
+        other => {
+            return Err(HypervisorError::Image(format!(
+                "disk format '{other}' cannot be run here"
+            )));
+        }
     })
 }
 
 fn read_head(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    std::fs::File::open(path)?.take(HEAD_BYTES).read_to_end(&mut head)?;
+    std::fs::File::open(path)?
+        .take(HEAD_BYTES)
+        .read_to_end(&mut head)?;
     Ok(head)
 }
 
@@ -98,14 +111,19 @@ fn signature(head: &[u8]) -> &'static str {
         (0, b"WithouFreSpacExt", "parallels"),
         (0, b"OOOM", "cow"),
     ];
-    table.iter().find(|(offset, magic, _)| at(*offset, magic)).map_or("raw", |(_, _, driver)| driver)
+    table
+        .iter()
+        .find(|(offset, magic, _)| at(*offset, magic))
+        .map_or("raw", |(_, _, driver)| driver)
 }
 
 fn check_head(head: &[u8], claimed: &str, driver: &str) -> Result<()> {
     let found = signature(head);
     let fixed_vhd = driver == "vpc" && found == "raw";
     if found != driver && !fixed_vhd {
-        return Err(HypervisorError::Image(format!("the image claims to be {claimed} and is {found}")));
+        return Err(HypervisorError::Image(format!(
+            "the image claims to be {claimed} and is {found}"
+        )));
     }
     match driver {
         "qcow2" => check_qcow2(head),
@@ -119,24 +137,36 @@ fn check_qcow2(head: &[u8]) -> Result<()> {
     const EXTERNAL_DATA_FILE: u64 = 1 << 2;
     const KNOWN: u64 = 0x1f;
     let short = || HypervisorError::Image("the qcow2 header is cut off".into());
-    let number = |at: usize| head.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    let number = |at: usize| {
+        head.get(at..at + 8)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u64::from_be_bytes)
+    };
     let version = number(0).ok_or_else(short)? & 0xffff_ffff;
     if number(8).ok_or_else(short)? != 0 {
-        return Err(HypervisorError::Image("the image names a backing file".into()));
+        return Err(HypervisorError::Image(
+            "the image names a backing file".into(),
+        ));
     }
     match version {
         2 => Ok(()),
         3 => {
             let features = number(72).ok_or_else(short)?;
             if features & EXTERNAL_DATA_FILE != 0 {
-                return Err(HypervisorError::Image("the image names an external data file".into()));
+                return Err(HypervisorError::Image(
+                    "the image names an external data file".into(),
+                ));
             }
             if features & !KNOWN != 0 {
-                return Err(HypervisorError::Image("the image uses unknown qcow2 features".into()));
+                return Err(HypervisorError::Image(
+                    "the image uses unknown qcow2 features".into(),
+                ));
             }
             Ok(())
         }
-        other => Err(HypervisorError::Image(format!("qcow2 version {other} is not known"))),
+        other => Err(HypervisorError::Image(format!(
+            "qcow2 version {other} is not known"
+        ))),
     }
 }
 
@@ -147,27 +177,46 @@ fn check_vmdk(head: &[u8]) -> Result<()> {
         return refused("descriptor files are not accepted, only single sparse disks");
     }
     let number = |at: usize| {
-        head.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+        head.get(at..at + 8)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u64::from_le_bytes)
     };
     let (capacity, descriptor_at, descriptor_sectors) = (number(12), number(28), number(36));
     if capacity == 0 || descriptor_at == 0 || descriptor_sectors > 128 {
         return refused("header is not that of a single sparse disk");
     }
     let start = usize::try_from(descriptor_at.saturating_mul(512)).unwrap_or(usize::MAX);
-    let end = start.saturating_add(descriptor_sectors as usize * 512).min(head.len());
-    let Some(descriptor) = head.get(start..end) else { return refused("descriptor is not at the start of the file") };
+    let end = start
+        .saturating_add(descriptor_sectors as usize * 512)
+        .min(head.len());
+    let Some(descriptor) = head.get(start..end) else {
+        return refused("descriptor is not at the start of the file");
+    };
     let text = String::from_utf8_lossy(descriptor).to_ascii_lowercase();
     let value = |name: &str| {
-        text.lines().find_map(|line| line.trim().strip_prefix(name)?.trim_start().strip_prefix('=')).map(str::trim)
+        text.lines()
+            .find_map(|line| {
+                line.trim()
+                    .strip_prefix(name)?
+                    .trim_start()
+                    .strip_prefix('=')
+            })
+            .map(str::trim)
     };
     let kind = value("createtype").map(|kind| kind.trim_matches('"'));
     if !matches!(kind, Some("monolithicsparse" | "streamoptimized")) {
         return refused("type is not monolithicSparse or streamOptimized");
     }
-    if value("parentcid").is_some_and(|parent| parent != "ffffffff") || value("parentfilenamehint").is_some() {
+    if value("parentcid").is_some_and(|parent| parent != "ffffffff")
+        || value("parentfilenamehint").is_some()
+    {
         return refused("names a parent disk");
     }
-    let extent = |line: &&str| ["rw ", "rdonly ", "noaccess "].iter().any(|access| line.trim_start().starts_with(access));
+    let extent = |line: &&str| {
+        ["rw ", "rdonly ", "noaccess "]
+            .iter()
+            .any(|access| line.trim_start().starts_with(access))
+    };
     if text.lines().filter(extent).count() != 1 {
         return refused("has more than one extent");
     }
@@ -187,7 +236,10 @@ struct ImageInfo {
 
 impl ImageInfo {
     fn names_data_file(&self) -> bool {
-        let data = self.format_specific.as_ref().map(|specific| &specific["data"]["data-file"]);
+        let data = self
+            .format_specific
+            .as_ref()
+            .map(|specific| &specific["data"]["data-file"]);
         data.is_some_and(|name| !name.is_null())
     }
 }
@@ -203,33 +255,58 @@ struct Limits {
 /// paths are absolute, so none is taken for an option or a protocol.
 async fn qemu_img(limits: &Limits, arguments: &[OsString]) -> Result<Vec<u8>> {
     let mut command = Command::new("prlimit");
-    command.arg(format!("--as={}", limits.memory)).arg(format!("--cpu={}", limits.cpu_seconds)).arg("--core=0");
+    command
+        .arg(format!("--as={}", limits.memory))
+        .arg(format!("--cpu={}", limits.cpu_seconds))
+        .arg("--core=0");
     if let Some(bytes) = limits.file_bytes {
         command.arg(format!("--fsize={bytes}"));
     }
     command.arg("qemu-img").args(arguments);
-    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C");
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let missing = |error: std::io::Error| HypervisorError::Rejected(format!("qemu-img cannot be run: {error}"));
+    let missing = |error: std::io::Error| {
+        HypervisorError::Rejected(format!("qemu-img cannot be run: {error}"))
+    };
     let output = tokio::time::timeout(limits.wall, command.output()).await;
-    let output = output.map_err(|_| HypervisorError::Timeout("qemu-img".into()))?.map_err(missing)?;
+    let output = output
+        .map_err(|_| HypervisorError::Timeout("qemu-img".into()))?
+        .map_err(missing)?;
     if output.status.success() {
         return Ok(output.stdout);
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let text = text.lines().last().unwrap_or("qemu-img failed without a word").trim().to_owned();
+    let text = text
+        .lines()
+        .last()
+        .unwrap_or("qemu-img failed without a word")
+        .trim()
+        .to_owned();
     if text.contains("No space left") {
-        return Err(HypervisorError::Disk { reason: text, full: true });
+        return Err(HypervisorError::Disk {
+            reason: text,
+            full: true,
+        });
     }
     Err(HypervisorError::Image(text))
 }
 
 async fn qemu_img_info(path: &Path, driver: &str) -> Result<ImageInfo> {
-    let limits = Limits { memory: GIB, cpu_seconds: 30, file_bytes: None, wall: Duration::from_secs(60) };
-    let path = std::path::absolute(path).map_err(|error| HypervisorError::disk(path.display(), &error))?;
+    let limits = Limits {
+        memory: GIB,
+        cpu_seconds: 30,
+        file_bytes: None,
+        wall: Duration::from_secs(60),
+    };
+    let path =
+        std::path::absolute(path).map_err(|error| HypervisorError::disk(path.display(), &error))?;
     let arguments = ["info", "--output=json", "--force-share", "-f", driver].map(OsString::from);
     let text = qemu_img(&limits, &[&arguments[..], &[path.into()]].concat()).await?;
-    serde_json::from_slice(&text).map_err(|error| HypervisorError::Image(format!("qemu-img info: {error}")))
+    serde_json::from_slice(&text)
+        .map_err(|error| HypervisorError::Image(format!("qemu-img info: {error}")))
 }
 
 /// The folder of base images, `_base` in the instances folder. Files are named by image id; a file that is there is
@@ -244,7 +321,9 @@ impl BaseImages {
     pub fn open(instances: &Path) -> Result<Self> {
         let folder = instances.join("_base");
         std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o711)))
+            .and_then(|()| {
+                std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o711))
+            })
             .map_err(|error| HypervisorError::disk(folder.display(), &error))?;
         Ok(Self { folder })
     }
@@ -252,14 +331,19 @@ impl BaseImages {
     /// Where a download of this image should go, so that [`BaseImages::adopt`] need not copy it. The caller makes and
     /// removes the file; `unique` keeps two downloads apart.
     pub fn download_path(&self, image_id: &str, unique: &str) -> PathBuf {
-        self.folder.join(format!("{}.{unique}.part", file_name(image_id)))
+        self.folder
+            .join(format!("{}.{unique}.part", file_name(image_id)))
     }
 
     /// The base of an image that was adopted before.
     pub fn cached(&self, image_id: &str) -> Option<BaseImage> {
         let path = self.folder.join(file_name(image_id));
         let virtual_bytes = std::fs::metadata(&path).ok()?.len();
-        Some(BaseImage { path, format: DiskFormat::Raw, virtual_bytes })
+        Some(BaseImage {
+            path,
+            format: DiskFormat::Raw,
+            virtual_bytes,
+        })
     }
 
     /// Checks a downloaded file and makes it the base of `image_id`, converted to raw when it is something else.
@@ -274,12 +358,20 @@ impl BaseImages {
         claimed_format: &str,
         max_virtual_gib: u64,
     ) -> Result<BaseImage> {
-        let result = self.adopt_checked(image_id, download, claimed_format, max_virtual_gib).await;
+        let result = self
+            .adopt_checked(image_id, download, claimed_format, max_virtual_gib)
+            .await;
         std::fs::remove_file(download).ok();
         result
     }
 
-    async fn adopt_checked(&self, image_id: &str, download: &Path, claimed: &str, max_gib: u64) -> Result<BaseImage> {
+    async fn adopt_checked(
+        &self,
+        image_id: &str,
+        download: &Path,
+        claimed: &str,
+        max_gib: u64,
+    ) -> Result<BaseImage> {
         let checked = check(download, claimed, max_gib).await?;
         let target = self.folder.join(file_name(image_id));
         let ready = download.with_extension("ready");
@@ -289,12 +381,14 @@ impl BaseImages {
         });
         std::fs::remove_file(&ready).ok();
         finished?;
-        self.cached(image_id).ok_or_else(|| HypervisorError::Image("the base image vanished".into()))
+        self.cached(image_id)
+            .ok_or_else(|| HypervisorError::Image("the base image vanished".into()))
     }
 
     async fn make_raw(&self, checked: &Checked, download: &Path, ready: &Path) -> Result<()> {
         if checked.driver == "raw" && download.parent() == Some(self.folder.as_path()) {
-            return std::fs::rename(download, ready).map_err(|error| HypervisorError::disk(ready.display(), &error));
+            return std::fs::rename(download, ready)
+                .map_err(|error| HypervisorError::disk(ready.display(), &error));
         }
         let limits = Limits {
             memory: 4 * GIB,
@@ -303,8 +397,14 @@ impl BaseImages {
             wall: Duration::from_secs(2 * 3600),
         };
         let options = ["convert", "-O", "raw", "-f", checked.driver].map(OsString::from);
-        let download = std::path::absolute(download).map_err(|e| HypervisorError::disk(download.display(), &e))?;
-        qemu_img(&limits, &[&options[..], &[download.into(), ready.into()]].concat()).await.map(drop)
+        let download = std::path::absolute(download)
+            .map_err(|e| HypervisorError::disk(download.display(), &e))?;
+        qemu_img(
+            &limits,
+            &[&options[..], &[download.into(), ready.into()]].concat(),
+        )
+        .await
+        .map(drop)
     }
 
     /// Removes the base of an image; overlays on it must be gone.

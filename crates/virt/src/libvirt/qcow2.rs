@@ -30,16 +30,26 @@ pub struct Backing<'a> {
 /// # Errors
 /// I/O errors; `InvalidInput` for a backing name that does not fit or a disk larger than the tables written here
 /// cover (about 900 TiB).
-pub fn create(path: &Path, virtual_bytes: u64, backing: Option<Backing<'_>>) -> std::io::Result<()> {
+pub fn create(
+    path: &Path,
+    virtual_bytes: u64,
+    backing: Option<Backing<'_>>,
+) -> std::io::Result<()> {
     let image = layout(virtual_bytes, backing)?;
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
     file.write_all(&image)
 }
 
 /// Cluster 0 holds the header, 1 the refcount table, 2 the one refcount block, then comes the first-level table.
 fn layout(virtual_bytes: u64, backing: Option<Backing<'_>>) -> std::io::Result<Vec<u8>> {
     let too_large = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "disk is too large");
-    let size = virtual_bytes.checked_next_multiple_of(512).ok_or_else(too_large)?;
+    let size = virtual_bytes
+        .checked_next_multiple_of(512)
+        .ok_or_else(too_large)?;
     let l1_entries = size.div_ceil(BYTES_PER_L1_ENTRY);
     let l1_clusters = (l1_entries * 8).div_ceil(CLUSTER).max(1);
     let clusters = 3 + l1_clusters;
@@ -47,7 +57,12 @@ fn layout(virtual_bytes: u64, backing: Option<Backing<'_>>) -> std::io::Result<V
         return Err(too_large());
     }
     let mut image = vec![0; usize::try_from(clusters * CLUSTER).map_err(|_| too_large())?];
-    write_header(&mut image, size, u32::try_from(l1_entries).map_err(|_| too_large())?, backing)?;
+    write_header(
+        &mut image,
+        size,
+        u32::try_from(l1_entries).map_err(|_| too_large())?,
+        backing,
+    )?;
     put(&mut image, CLUSTER, &(2 * CLUSTER).to_be_bytes());
     for cluster in 0..clusters {
         put(&mut image, 2 * CLUSTER + 2 * cluster, &1u16.to_be_bytes());
@@ -60,10 +75,18 @@ fn put(image: &mut [u8], at: u64, bytes: &[u8]) {
     image[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-fn write_header(image: &mut [u8], size: u64, l1_entries: u32, backing: Option<Backing<'_>>) -> std::io::Result<()> {
+fn write_header(
+    image: &mut [u8],
+    size: u64,
+    l1_entries: u32,
+    backing: Option<Backing<'_>>,
+) -> std::io::Result<()> {
     let name = backing.map_or("", |backing| backing.name);
     if name.len() > LONGEST_NAME {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "path of the base image is too long"));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "path of the base image is too long",
+        ));
     }
     let mut extensions = Vec::new();
     if let Some(backing) = backing {
@@ -105,8 +128,13 @@ mod tests {
     use std::process::Command;
 
     fn qemu_img(folder: &Path, arguments: &[&str]) -> Option<(bool, String)> {
-        let output = Command::new("qemu-img").current_dir(folder).args(arguments).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let output = Command::new("qemu-img")
+            .current_dir(folder)
+            .args(arguments)
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
         Some((output.status.success(), text))
     }
 
@@ -115,7 +143,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().join("base");
         std::fs::write(&base, vec![7; 1 << 20]).unwrap();
-        let backing = Some(Backing { name: "base", format: DiskFormat::Raw });
+        let backing = Some(Backing {
+            name: "base",
+            format: DiskFormat::Raw,
+        });
         for (name, bytes, backing) in [
             ("small", 1 << 20, backing),
             ("odd", 1_000_001, backing),
@@ -124,18 +155,33 @@ mod tests {
             ("edge", BYTES_PER_L1_ENTRY * 8192 + 1, None),
         ] {
             create(&folder.path().join(name), bytes, backing).unwrap();
-            let Some((good, text)) = qemu_img(folder.path(), &["check", "-f", "qcow2", name]) else {
+            let Some((good, text)) = qemu_img(folder.path(), &["check", "-f", "qcow2", name])
+            else {
                 eprintln!("skipped: qemu-img is not installed");
                 return;
             };
             assert!(good && text.contains("No errors"), "{name}: {text}");
-            let (_, info) = qemu_img(folder.path(), &["info", "--output=json", "-f", "qcow2", name]).unwrap();
+            let (_, info) = qemu_img(
+                folder.path(),
+                &["info", "--output=json", "-f", "qcow2", name],
+            )
+            .unwrap();
             let info: serde_json::Value = serde_json::from_str(&info).unwrap();
             assert_eq!(info["virtual-size"], bytes.next_multiple_of(512));
-            assert_eq!(info["backing-filename"].as_str(), backing.map(|backing| backing.name));
-            assert_eq!(info["backing-filename-format"].as_str(), backing.map(|_| "raw"));
+            assert_eq!(
+                info["backing-filename"].as_str(),
+                backing.map(|backing| backing.name)
+            );
+            assert_eq!(
+                info["backing-filename-format"].as_str(),
+                backing.map(|_| "raw")
+            );
         }
-        let (same, text) = qemu_img(folder.path(), &["compare", "-F", "raw", "-f", "qcow2", "small", "base"]).unwrap();
+        let (same, text) = qemu_img(
+            folder.path(),
+            &["compare", "-F", "raw", "-f", "qcow2", "small", "base"],
+        )
+        .unwrap();
         assert!(same, "an overlay reads as its base: {text}");
     }
 
@@ -145,6 +191,16 @@ mod tests {
         let path = folder.path().join("x");
         assert!(create(&path, u64::MAX, None).is_err());
         let long = "x".repeat(LONGEST_NAME + 1);
-        assert!(create(&path, 512, Some(Backing { name: &long, format: DiskFormat::Raw })).is_err());
+        assert!(
+            create(
+                &path,
+                512,
+                Some(Backing {
+                    name: &long,
+                    format: DiskFormat::Raw
+                })
+            )
+            .is_err()
+        );
     }
 }

@@ -70,31 +70,52 @@ impl Drop for Connection {
 impl Connection {
     /// Connects to the first of the sockets that accepts. `events` receives event messages and is dropped when the
     /// connection ends.
-    pub async fn open(sockets: &[PathBuf], events: Option<mpsc::Sender<EventMessage>>) -> Result<Self, RpcError> {
+    pub async fn open(
+        sockets: &[PathBuf],
+        events: Option<mpsc::Sender<EventMessage>>,
+    ) -> Result<Self, RpcError> {
         let stream = connect(sockets).await?;
         let (read, write) = stream.into_split();
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let (outgoing, queue) = mpsc::unbounded_channel();
         tokio::spawn(write_packets(write, queue));
         let reader = tokio::spawn(read_packets(read, waiting.clone(), events)).abort_handle();
-        Ok(Self { outgoing, waiting, serial: AtomicU32::new(1), reader })
+        Ok(Self {
+            outgoing,
+            waiting,
+            serial: AtomicU32::new(1),
+            reader,
+        })
     }
 
     /// Whether the daemon has closed the connection.
     pub fn is_closed(&self) -> bool {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
     }
 
     /// Calls a procedure and waits for its answer.
-    pub async fn call(&self, procedure: u32, body: Encoder, timeout: Duration) -> Result<Vec<u8>, RpcError> {
+    pub async fn call(
+        &self,
+        procedure: u32,
+        body: Encoder,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, RpcError> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.as_mut().ok_or_else(closed)?.insert(serial, answer);
         }
-        let forget = Forget { waiting: &self.waiting, serial };
-        self.outgoing.send(packet(procedure, serial, body)).map_err(|_| closed())?;
+        let forget = Forget {
+            waiting: &self.waiting,
+            serial,
+        };
+        self.outgoing
+            .send(packet(procedure, serial, body))
+            .map_err(|_| closed())?;
         let result = tokio::time::timeout(timeout, answered).await;
         drop(forget);
         match result {
@@ -113,7 +134,12 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        if let Some(waiting) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        if let Some(waiting) = self
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+        {
             waiting.remove(&self.serial);
         }
     }
@@ -156,14 +182,21 @@ async fn write_packets(mut socket: OwnedWriteHalf, mut queue: mpsc::UnboundedRec
     }
 }
 
-async fn read_packets(mut socket: OwnedReadHalf, waiting: Waiting, events: Option<mpsc::Sender<EventMessage>>) {
+async fn read_packets(
+    mut socket: OwnedReadHalf,
+    waiting: Waiting,
+    events: Option<mpsc::Sender<EventMessage>>,
+) {
     let problem = loop {
         match read_packet(&mut socket).await {
             Ok(packet) => deliver(packet, &waiting, events.as_ref()).await,
             Err(error) => break RpcError::Closed(error.to_string()),
         }
     };
-    let orphans = waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let orphans = waiting
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     for (_, answer) in orphans.into_iter().flatten() {
         answer.send(Err(problem.clone())).ok();
     }
@@ -181,22 +214,43 @@ struct Packet {
 async fn read_packet(socket: &mut OwnedReadHalf) -> std::io::Result<Packet> {
     let mut head = [0; HEADER];
     socket.read_exact(&mut head).await?;
-    let word = |n: usize| u32::from_be_bytes([head[4 * n], head[4 * n + 1], head[4 * n + 2], head[4 * n + 3]]);
+    let word = |n: usize| {
+        u32::from_be_bytes([
+            head[4 * n],
+            head[4 * n + 1],
+            head[4 * n + 2],
+            head[4 * n + 3],
+        ])
+    };
     let length = word(0) as usize;
     if !(HEADER..=LARGEST).contains(&length) {
         return Err(std::io::Error::other("packet of impossible length"));
     }
     let mut body = vec![0; length - HEADER];
     socket.read_exact(&mut body).await?;
-    Ok(Packet { program: word(1), procedure: word(3), kind: word(4), serial: word(5), status: word(6), body })
+    Ok(Packet {
+        program: word(1),
+        procedure: word(3),
+        kind: word(4),
+        serial: word(5),
+        status: word(6),
+        body,
+    })
 }
 
 async fn deliver(packet: Packet, waiting: &Waiting, events: Option<&mpsc::Sender<EventMessage>>) {
     match packet.kind {
         REPLY => {
             let mut table = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(answer) = table.as_mut().and_then(|table| table.remove(&packet.serial)) {
-                let result = if packet.status == STATUS_OK { Ok(packet.body) } else { Err(refusal(&packet.body)) };
+            if let Some(answer) = table
+                .as_mut()
+                .and_then(|table| table.remove(&packet.serial))
+            {
+                let result = if packet.status == STATUS_OK {
+                    Ok(packet.body)
+                } else {
+                    Err(refusal(&packet.body))
+                };
                 answer.send(result).ok();
             }
         }
@@ -215,7 +269,9 @@ fn refusal(body: &[u8]) -> RpcError {
     let mut read = || -> Result<RpcError, Malformed> {
         let code = decoder.u32()?;
         decoder.i32()?;
-        let message = decoder.optional_string()?.unwrap_or_else(|| "no message".into());
+        let message = decoder
+            .optional_string()?
+            .unwrap_or_else(|| "no message".into());
         Ok(RpcError::Refused { code, message })
     };
     read().unwrap_or(RpcError::Malformed(Malformed))
@@ -230,7 +286,9 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
 
     /// A daemon that reads one call and then does as told with the socket.
-    async fn daemon(answer: impl FnOnce(u32, u32) -> Vec<Vec<u32>> + Send + 'static) -> (tempfile::TempDir, PathBuf) {
+    async fn daemon(
+        answer: impl FnOnce(u32, u32) -> Vec<Vec<u32>> + Send + 'static,
+    ) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -239,12 +297,19 @@ mod tests {
             let mut head = [0; HEADER];
             socket.read_exact(&mut head).await.unwrap();
             let word = |n: usize| u32::from_be_bytes(head[4 * n..4 * n + 4].try_into().unwrap());
-            assert_eq!((word(1), word(2), word(4), word(6)), (PROGRAM, VERSION, CALL, STATUS_OK));
+            assert_eq!(
+                (word(1), word(2), word(4), word(6)),
+                (PROGRAM, VERSION, CALL, STATUS_OK)
+            );
             let mut body = vec![0; word(0) as usize - HEADER];
             socket.read_exact(&mut body).await.unwrap();
             for words in answer(word(3), word(5)) {
                 let length = 4 * (words.len() as u32 + 1);
-                let bytes: Vec<u8> = [length].into_iter().chain(words).flat_map(u32::to_be_bytes).collect();
+                let bytes: Vec<u8> = [length]
+                    .into_iter()
+                    .chain(words)
+                    .flat_map(u32::to_be_bytes)
+                    .collect();
                 socket.write_all(&bytes).await.unwrap();
             }
         });
@@ -264,8 +329,13 @@ mod tests {
         .await;
         let (events, mut received) = mpsc::channel(4);
         let missing = path.with_file_name("missing");
-        let connection = Connection::open(&[missing, path], Some(events)).await.unwrap();
-        assert_eq!(connection.call(66, Encoder::default(), SOON).await.unwrap(), [0, 0, 0, 42]);
+        let connection = Connection::open(&[missing, path], Some(events))
+            .await
+            .unwrap();
+        assert_eq!(
+            connection.call(66, Encoder::default(), SOON).await.unwrap(),
+            [0, 0, 0, 42]
+        );
         assert_eq!(received.recv().await.unwrap(), (318, vec![0, 0, 0, 77]));
         let after = connection.call(66, Encoder::default(), SOON).await;
         assert!(matches!(after, Err(RpcError::Closed(_))), "{after:?}");
@@ -276,22 +346,44 @@ mod tests {
     #[tokio::test]
     async fn refusals_lost_daemons_and_silence() {
         let text = u32::from_be_bytes(*b"nope");
-        let (_folder, path) =
-            daemon(move |p, serial| vec![vec![PROGRAM, VERSION, p, REPLY, serial, 1, 42, 10, 1, 4, text]]).await;
+        let (_folder, path) = daemon(move |p, serial| {
+            vec![vec![
+                PROGRAM, VERSION, p, REPLY, serial, 1, 42, 10, 1, 4, text,
+            ]]
+        })
+        .await;
         let connection = Connection::open(&[path], None).await.unwrap();
-        let refused = connection.call(24, Encoder::default(), SOON).await.unwrap_err();
-        assert_eq!(refused, RpcError::Refused { code: 42, message: "nope".into() });
+        let refused = connection
+            .call(24, Encoder::default(), SOON)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            refused,
+            RpcError::Refused {
+                code: 42,
+                message: "nope".into()
+            }
+        );
 
         let (_folder, path) = daemon(|_, _| vec![vec![1]]).await;
         let connection = Connection::open(&[path], None).await.unwrap();
-        assert!(matches!(connection.call(24, Encoder::default(), SOON).await, Err(RpcError::Closed(_))));
+        assert!(matches!(
+            connection.call(24, Encoder::default(), SOON).await,
+            Err(RpcError::Closed(_))
+        ));
 
         let folder = tempfile::tempdir().unwrap();
         let silent = folder.path().join("sock");
         let _listener = UnixListener::bind(&silent).unwrap();
         let connection = Connection::open(&[silent], None).await.unwrap();
         let wait = Duration::from_millis(20);
-        assert_eq!(connection.call(24, Encoder::default(), wait).await, Err(RpcError::Late(wait)));
-        assert!(matches!(Connection::open(&[folder.path().join("none")], None).await, Err(RpcError::Closed(_))));
+        assert_eq!(
+            connection.call(24, Encoder::default(), wait).await,
+            Err(RpcError::Late(wait))
+        );
+        assert!(matches!(
+            Connection::open(&[folder.path().join("none")], None).await,
+            Err(RpcError::Closed(_))
+        ));
     }
 }

@@ -88,7 +88,11 @@ impl<'a> Decoder<'a> {
     /// A length or count, bounded.
     pub fn count(&mut self) -> Result<usize, Malformed> {
         let count = self.u32()?;
-        if count > LONGEST { Err(Malformed) } else { Ok(count as usize) }
+        if count > LONGEST {
+            Err(Malformed)
+        } else {
+            Ok(count as usize)
+        }
     }
 
     /// Bytes of a known length.
@@ -108,7 +112,11 @@ impl<'a> Decoder<'a> {
 
     /// A string that may be absent.
     pub fn optional_string(&mut self) -> Result<Option<String>, Malformed> {
-        if self.u32()? == 0 { Ok(None) } else { self.string().map(Some) }
+        if self.u32()? == 0 {
+            Ok(None)
+        } else {
+            self.string().map(Some)
+        }
     }
 }
 
@@ -119,10 +127,17 @@ mod tests {
 
     #[test]
     fn known_encodings() {
-        let body = Encoder::default().u32(1).i32(-2).string("abcde").fixed(&[9; 4]).some_string("").none().finish();
+        let body = Encoder::default()
+            .u32(1)
+            .i32(-2)
+            .string("abcde")
+            .fixed(&[9; 4])
+            .some_string("")
+            .none()
+            .finish();
         let expected: &[u8] = &[
-            0, 0, 0, 1, 255, 255, 255, 254, 0, 0, 0, 5, b'a', b'b', b'c', b'd', b'e', 0, 0, 0, 9, 9, 9, 9, 0, 0, 0, 1,
-            0, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 1, 255, 255, 255, 254, 0, 0, 0, 5, b'a', b'b', b'c', b'd', b'e', 0, 0, 0, 9,
+            9, 9, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0,
         ];
         assert_eq!(body, expected);
         let mut decoder = Decoder::new(&body);
@@ -137,10 +152,20 @@ mod tests {
 
     #[test]
     fn wide_numbers_and_hostile_lengths() {
-        assert_eq!(Decoder::new(&[0, 0, 0, 1, 0, 0, 0, 2]).u64(), Ok((1 << 32) + 2));
-        assert_eq!(Decoder::new(&[255, 255, 255, 255, 0]).string(), Err(Malformed));
+        assert_eq!(
+            Decoder::new(&[0, 0, 0, 1, 0, 0, 0, 2]).u64(),
+            Ok((1 << 32) + 2)
+        );
+        assert_eq!(
+            Decoder::new(&[255, 255, 255, 255, 0]).string(),
+            Err(Malformed)
+        );
         assert_eq!(Decoder::new(&[0, 0, 0, 9, 1, 2]).string(), Err(Malformed));
-        assert_eq!(Decoder::new(&[0, 0, 0, 1, b'x']).string(), Err(Malformed), "padding is missing");
+        assert_eq!(
+            Decoder::new(&[0, 0, 0, 1, b'x']).string(),
+            Err(Malformed),
+            "padding is missing"
+        );
         assert_eq!(Decoder::new(&[255, 0, 0, 0]).count(), Err(Malformed));
     }
 }

@@ -17,23 +17,29 @@ fn flat(xml: &str) -> Vec<String> {
         let closes = matches!(event, Event::Empty(_));
         match event {
             Event::Start(tag) | Event::Empty(tag) => {
-                let mut name = String::from_utf8(tag.name().as_ref().to_vec()).unwrap();
+                let mut name = tag.name().as_ref().to_owned();
                 let attributes: Vec<(String, String)> = tag
                     .attributes()
                     .map(|attribute| {
                         let attribute = attribute.unwrap();
-                        let key = String::from_utf8(attribute.key.as_ref().to_vec()).unwrap();
-                        (key, String::from_utf8(attribute.value.to_vec()).unwrap())
+                        let key = attribute.key.as_ref().to_owned();
+                        (key, attribute.value.to_string())
                     })
                     .collect();
-                let label = attributes.iter().find(|(key, _)| ["device", "name"].contains(&key.as_str()));
+                let label = attributes
+                    .iter()
+                    .find(|(key, _)| ["device", "name"].contains(&key.as_str()));
                 if let Some((_, value)) = label {
                     name = format!("{name}[{value}]");
                 }
                 stack.push(name);
                 let path = stack.join("/");
                 lines.push(path.clone());
-                lines.extend(attributes.iter().map(|(key, value)| format!("{path}@{key}={value}")));
+                lines.extend(
+                    attributes
+                        .iter()
+                        .map(|(key, value)| format!("{path}@{key}={value}")),
+                );
                 if closes {
                     stack.pop();
                 }
@@ -42,7 +48,7 @@ fn flat(xml: &str) -> Vec<String> {
                 stack.pop();
             }
             Event::Text(text) => {
-                let text = String::from_utf8(text.to_vec()).unwrap();
+                let text = text.to_string();
                 if !text.trim().is_empty() {
                     lines.push(format!("{}={}", stack.join("/"), text.trim()));
                 }
@@ -66,13 +72,23 @@ fn render(spec: &GuestSpec, config_drive: bool, host: &HostChoices) -> String {
     domain_xml(spec, &files, host).unwrap()
 }
 
-const TCG: HostChoices = HostChoices { kvm: false, direct_io: true };
-const KVM: HostChoices = HostChoices { kvm: true, direct_io: false };
+const TCG: HostChoices = HostChoices {
+    kvm: false,
+    direct_io: true,
+};
+const KVM: HostChoices = HostChoices {
+    kvm: true,
+    direct_io: false,
+};
 
 #[test]
 fn a_whole_emulated_guest() {
     let guest = GuestSpec {
-        root: RootDisk::Image { base: "/i/_base/b".into(), format: DiskFormat::Raw, size_gib: 1 },
+        root: RootDisk::Image {
+            base: "/i/_base/b".into(),
+            format: DiskFormat::Raw,
+            size_gib: 1,
+        },
         metadata: GuestMetadata {
             display_name: "web & <db>".into(),
             project_id: "p1".into(),
@@ -94,7 +110,7 @@ fn a_whole_emulated_guest() {
   <metadata>
     <nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1">
       <nova:package version="VERSION"/>
-      <nova:name>web &amp; &lt;db></nova:name>
+      <nova:name>web &amp; &lt;db&gt;</nova:name>
       <nova:creationTime>2026-11-20 12:00:00</nova:creationTime>
       <nova:flavor name="m1.nano">
         <nova:memory>128</nova:memory><nova:disk>1</nova:disk><nova:swap>0</nova:swap>
@@ -147,48 +163,136 @@ fn a_whole_emulated_guest() {
         .replace("VERSION", env!("CARGO_PKG_VERSION"));
     let xml = render(&guest, true, &TCG);
     let (got, wanted) = (flat(&xml), flat(&expected));
-    let difference = |a: &[String], b: &[String]| a.iter().filter(|x| !b.contains(x)).cloned().collect::<Vec<_>>();
-    assert_eq!(difference(&got, &wanted), Vec::<String>::new(), "unexpected in {xml}");
-    assert_eq!(difference(&wanted, &got), Vec::<String>::new(), "missing in {xml}");
+    let difference = |a: &[String], b: &[String]| {
+        a.iter()
+            .filter(|x| !b.contains(x))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        difference(&got, &wanted),
+        Vec::<String>::new(),
+        "unexpected in {xml}"
+    );
+    assert_eq!(
+        difference(&wanted, &got),
+        Vec::<String>::new(),
+        "missing in {xml}"
+    );
     assert_eq!(got.len(), wanted.len());
 }
 
 #[test]
 fn choices_show_in_the_definition() {
     let base = spec(1);
-    let with = |hardware: Hardware| GuestSpec { hardware, ..base.clone() };
+    let with = |hardware: Hardware| GuestSpec {
+        hardware,
+        ..base.clone()
+    };
     let text = |text: &str| Some(text.to_owned());
     let table: &[(&str, GuestSpec, &HostChoices, bool, &[&str], &[&str])] = &[
-        ("kvm", base.clone(), &KVM, false, &[
-            "domain@type=kvm", "domain/cpu@mode=host-model", "domain/clock/timer[hpet]@present=no",
-            "domain/devices/disk[disk]/driver[qemu]@cache=writeback",
-        ], &["domain/devices/disk[cdrom]", "domain/devices/disk[disk]/backingStore@type=file"]),
-        ("q35", with(Hardware { machine: text("q35"), ..Hardware::default() }), &TCG, true, &[
-            "domain/os/type@machine=q35", "domain/devices/disk[cdrom]/target@bus=sata",
-            "domain/devices/disk[cdrom]/target@dev=sda",
-        ], &[]),
-        ("scsi", with(Hardware { disk_bus: text("scsi"), cdrom_bus: text("scsi"), ..Hardware::default() }), &TCG, true, &[
-            "domain/devices/controller@model=virtio-scsi", "domain/devices/disk[disk]/target@dev=sda",
-            "domain/devices/disk[cdrom]/target@dev=sdb",
-        ], &[]),
-        ("virtio drive", with(Hardware { cdrom_bus: text("virtio"), ..Hardware::default() }), &TCG, true, &[
-            "domain/devices/disk[disk]/target@dev=vdb", "domain/devices/disk[disk]/readonly",
-        ], &["domain/devices/disk[cdrom]"]),
-        ("usb", with(Hardware { disk_bus: text("usb"), ..Hardware::default() }), &TCG, false, &[],
-            &["domain/devices/controller@model=none"]),
-        ("models", with(Hardware {
-            vif_model: text("e1000"), video: text("cirrus"), guest_agent: Some(false), ..Hardware::default()
-        }), &TCG, false, &[
-            "domain/devices/interface/model@type=e1000", "domain/devices/video/model@type=cirrus",
-        ], &["domain/devices/channel"]),
+        (
+            "kvm",
+            base.clone(),
+            &KVM,
+            false,
+            &[
+                "domain@type=kvm",
+                "domain/cpu@mode=host-model",
+                "domain/clock/timer[hpet]@present=no",
+                "domain/devices/disk[disk]/driver[qemu]@cache=writeback",
+            ],
+            &[
+                "domain/devices/disk[cdrom]",
+                "domain/devices/disk[disk]/backingStore@type=file",
+            ],
+        ),
+        (
+            "q35",
+            with(Hardware {
+                machine: text("q35"),
+                ..Hardware::default()
+            }),
+            &TCG,
+            true,
+            &[
+                "domain/os/type@machine=q35",
+                "domain/devices/disk[cdrom]/target@bus=sata",
+                "domain/devices/disk[cdrom]/target@dev=sda",
+            ],
+            &[],
+        ),
+        (
+            "scsi",
+            with(Hardware {
+                disk_bus: text("scsi"),
+                cdrom_bus: text("scsi"),
+                ..Hardware::default()
+            }),
+            &TCG,
+            true,
+            &[
+                "domain/devices/controller@model=virtio-scsi",
+                "domain/devices/disk[disk]/target@dev=sda",
+                "domain/devices/disk[cdrom]/target@dev=sdb",
+            ],
+            &[],
+        ),
+        (
+            "virtio drive",
+            with(Hardware {
+                cdrom_bus: text("virtio"),
+                ..Hardware::default()
+            }),
+            &TCG,
+            true,
+            &[
+                "domain/devices/disk[disk]/target@dev=vdb",
+                "domain/devices/disk[disk]/readonly",
+            ],
+            &["domain/devices/disk[cdrom]"],
+        ),
+        (
+            "usb",
+            with(Hardware {
+                disk_bus: text("usb"),
+                ..Hardware::default()
+            }),
+            &TCG,
+            false,
+            &[],
+            &["domain/devices/controller@model=none"],
+        ),
+        (
+            "models",
+            with(Hardware {
+                vif_model: text("e1000"),
+                video: text("cirrus"),
+                guest_agent: Some(false),
+                ..Hardware::default()
+            }),
+            &TCG,
+            false,
+            &[
+                "domain/devices/interface/model@type=e1000",
+                "domain/devices/video/model@type=cirrus",
+            ],
+            &["domain/devices/channel"],
+        ),
     ];
     for (name, guest, host, drive, present, absent) in table {
         let lines = flat(&render(guest, *drive, host));
         for line in *present {
-            assert!(lines.iter().any(|l| l == line), "{name}: {line} is missing in {lines:#?}");
+            assert!(
+                lines.iter().any(|l| l == line),
+                "{name}: {line} is missing in {lines:#?}"
+            );
         }
         for line in *absent {
-            assert!(!lines.iter().any(|l| l == line), "{name}: {line} is unexpected");
+            assert!(
+                !lines.iter().any(|l| l == line),
+                "{name}: {line} is unexpected"
+            );
         }
     }
 }
@@ -199,7 +303,14 @@ fn hostile_names_cannot_leave_their_element() {
     guest.metadata.display_name = "\u{0}\u{1b}</nova:name><devices/>\u{fffe}ok".into();
     guest.metadata.flavor_name = "a' b=\"c".into();
     let lines = flat(&render(&guest, false, &TCG));
-    let devices = lines.iter().filter(|line| line.ends_with("/devices") || *line == "domain/devices").count();
+    let devices = lines
+        .iter()
+        .filter(|line| line.ends_with("/devices") || *line == "domain/devices")
+        .count();
     assert_eq!(devices, 1);
-    assert!(lines.iter().any(|line| line.contains("ok") && line.starts_with("domain/metadata")));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("ok") && line.starts_with("domain/metadata"))
+    );
 }

@@ -12,8 +12,17 @@ fn tools_are_there() -> bool {
 }
 
 fn qemu_img(arguments: &[&str], path: &Path, rest: &[&str]) {
-    let output = Process::new("qemu-img").args(arguments).arg(path).args(rest).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Process::new("qemu-img")
+        .args(arguments)
+        .arg(path)
+        .args(rest)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn vmdk(capacity: u64, descriptor: &str) -> Vec<u8> {
@@ -33,9 +42,14 @@ async fn honest_images_pass() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for (format, driver) in
-        [("raw", "raw"), ("qcow2", "qcow2"), ("vdi", "vdi"), ("vhd", "vpc"), ("vhdx", "vhdx"), ("vmdk", "vmdk")]
-    {
+    for (format, driver) in [
+        ("raw", "raw"),
+        ("qcow2", "qcow2"),
+        ("vdi", "vdi"),
+        ("vhd", "vpc"),
+        ("vhdx", "vhdx"),
+        ("vmdk", "vmdk"),
+    ] {
         let path = folder.path().join(format);
         qemu_img(&["create", "-q", "-f", driver], &path, &["8M"]);
         let checked = check(&path, format, 1).await.unwrap();
@@ -57,11 +71,18 @@ async fn hostile_images_are_refused() {
     };
     let made = |name: &str, options: &[&str], size: &str| {
         let path = folder.path().join(name);
-        qemu_img(&[&["create", "-q", "-f", "qcow2"], options].concat(), &path, &[size]);
+        qemu_img(
+            &[&["create", "-q", "-f", "qcow2"], options].concat(),
+            &path,
+            &[size],
+        );
         path
     };
     let backed = folder.path().join("backed");
-    let backing = Backing { name: "/etc/shadow", format: DiskFormat::Raw };
+    let backing = Backing {
+        name: "/etc/shadow",
+        format: DiskFormat::Raw,
+    };
     qcow2::create(&backed, 1 << 20, Some(backing)).unwrap();
     let data_file = format!("data_file={}", folder.path().join("outside").display());
     let outside = made("data-file", &["-o", &data_file], "1M");
@@ -80,20 +101,70 @@ async fn hostile_images_are_refused() {
     let table: &[(&str, PathBuf, &str, &str)] = &[
         ("backing file", backed.clone(), "qcow2", "backing file"),
         ("data file", outside, "qcow2", "external data file"),
-        ("qcow2 sold as raw", good.clone(), "raw", "claims to be raw and is qcow2"),
-        ("backing file sold as raw", backed, "raw", "claims to be raw"),
-        ("raw sold as qcow2", file("raw", &[0; 4096]), "qcow2", "claims to be qcow2 and is raw"),
+        (
+            "qcow2 sold as raw",
+            good.clone(),
+            "raw",
+            "claims to be raw and is qcow2",
+        ),
+        (
+            "backing file sold as raw",
+            backed,
+            "raw",
+            "claims to be raw",
+        ),
+        (
+            "raw sold as qcow2",
+            file("raw", &[0; 4096]),
+            "qcow2",
+            "claims to be qcow2 and is raw",
+        ),
         ("iso that is qcow2", good.clone(), "iso", "claims to be iso"),
         ("huge", huge, "qcow2", "larger than 10 GiB"),
-        ("unknown feature", file("future", &future), "qcow2", "unknown qcow2 features"),
+        (
+            "unknown feature",
+            file("future", &future),
+            "qcow2",
+            "unknown qcow2 features",
+        ),
         ("cut off", file("cut", &cut), "qcow2", "cut off"),
         ("no driver", good, "ploop", "cannot be run here"),
-        ("vmdk descriptor", file("text", text.as_bytes()), "vmdk", "descriptor files"),
-        ("vmdk flat", file("flat", &vmdk(8, &flat)), "vmdk", "monolithicSparse"),
-        ("vmdk child", file("child", &vmdk(8, &child)), "vmdk", "parent"),
-        ("vmdk extents", file("two", &vmdk(8, &two)), "vmdk", "extent"),
-        ("vmdk without size", file("none", &vmdk(0, sparse)), "vmdk", "header"),
-        ("luks", file("luks", b"LUKS\xba\xbe\0\x01"), "raw", "is luks"),
+        (
+            "vmdk descriptor",
+            file("text", text.as_bytes()),
+            "vmdk",
+            "descriptor files",
+        ),
+        (
+            "vmdk flat",
+            file("flat", &vmdk(8, &flat)),
+            "vmdk",
+            "monolithicSparse",
+        ),
+        (
+            "vmdk child",
+            file("child", &vmdk(8, &child)),
+            "vmdk",
+            "parent",
+        ),
+        (
+            "vmdk extents",
+            file("two", &vmdk(8, &two)),
+            "vmdk",
+            "extent",
+        ),
+        (
+            "vmdk without size",
+            file("none", &vmdk(0, sparse)),
+            "vmdk",
+            "header",
+        ),
+        (
+            "luks",
+            file("luks", b"LUKS\xba\xbe\0\x01"),
+            "raw",
+            "is luks",
+        ),
     ];
     for (name, path, format, reason) in table {
         match check(path, format, 10).await {
@@ -102,7 +173,10 @@ async fn hostile_images_are_refused() {
         }
     }
     let missing = check(&folder.path().join("nothing"), "raw", 1).await;
-    assert!(matches!(missing, Err(HypervisorError::Disk { full: false, .. })));
+    assert!(matches!(
+        missing,
+        Err(HypervisorError::Disk { full: false, .. })
+    ));
 }
 
 #[tokio::test]
@@ -116,7 +190,11 @@ async fn adopted_images_become_raw_bases() {
     let content: Vec<u8> = (0..100_001u32).map(|n| n as u8).collect();
     let raw = folder.path().join("source");
     std::fs::write(&raw, &content).unwrap();
-    qemu_img(&["convert", "-O", "qcow2"], &raw, &[download.to_str().unwrap()]);
+    qemu_img(
+        &["convert", "-O", "qcow2"],
+        &raw,
+        &[download.to_str().unwrap()],
+    );
 
     assert_eq!(bases.cached("img-1"), None);
     let base = bases.adopt("img-1", &download, "qcow2", 1).await.unwrap();
@@ -132,11 +210,21 @@ async fn adopted_images_become_raw_bases() {
     let lying = bases.download_path("img-3", "c");
     std::fs::write(&lying, b"QFI\xfb").unwrap();
     assert!(bases.adopt("img-3", &lying, "raw", 1).await.is_err());
-    let mut names: Vec<_> = std::fs::read_dir(folder.path().join("_base")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(folder.path().join("_base"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     names.sort();
-    assert_eq!(names, ["img-1", "img-2"], "downloads and half-made files are gone");
+    assert_eq!(
+        names,
+        ["img-1", "img-2"],
+        "downloads and half-made files are gone"
+    );
     bases.remove("img-1").unwrap();
     bases.remove("img-1").unwrap();
     assert_eq!(bases.cached("img-1"), None);
-    assert_eq!(file_name("../../etc/passwd"), "_2e_2e_2f_2e_2e_2fetc_2fpasswd");
+    assert_eq!(
+        file_name("../../etc/passwd"),
+        "_2e_2e_2f_2e_2e_2fetc_2fpasswd"
+    );
 }

@@ -1,0 +1,281 @@
+//! The libvirt daemon: the system's when it answers, else one that this process starts.
+//!
+//! `libvirtd` is a child that dies with its parent (guests survive that and the next start finds them). `virtlogd`
+//! writes the consoles of running guests through pipes that no second one could take over, so it is started apart,
+//! outlives this process, and is stopped only when no guest runs.
+
+use super::calls;
+use super::rpc::Connection;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What to use and what to start.
+#[derive(Clone, Debug)]
+pub struct DaemonConfig {
+    /// Sockets of a daemon, the first that answers is used.
+    pub sockets: Vec<PathBuf>,
+    /// virtlogd's socket.
+    pub log_socket: PathBuf,
+    /// `qemu:///system`.
+    pub uri: String,
+    /// Where pid files and logs of started daemons go.
+    pub state: PathBuf,
+}
+
+impl DaemonConfig {
+    /// The places of a system-wide libvirt.
+    pub fn system(state: impl Into<PathBuf>) -> Self {
+        Self {
+            sockets: vec![
+                "/run/libvirt/libvirt-sock".into(),
+                "/run/libvirt/virtqemud-sock".into(),
+            ],
+            log_socket: "/run/libvirt/virtlogd-sock".into(),
+            uri: "qemu:///system".into(),
+            state: state.into(),
+        }
+    }
+}
+
+/// Why there is no daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A program is missing or a file cannot be written.
+    #[error("{program} cannot be started: {error}")]
+    Start {
+        /// Which.
+        program: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+    /// It was started and does not answer.
+    #[error("{program} was started and does not answer (see {}): {reason}", .log.display())]
+    Silent {
+        /// Which.
+        program: &'static str,
+        /// Its log.
+        log: PathBuf,
+        /// What was seen.
+        reason: String,
+    },
+}
+
+/// A daemon that answers.
+#[derive(Debug)]
+pub struct Daemon {
+    config: DaemonConfig,
+    libvirtd: Option<Pid>,
+}
+
+/// The first start examines the QEMU binary, which takes seconds, more on a busy machine.
+const START_TIME: Duration = Duration::from_secs(90);
+const STOP_TIME: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(30);
+
+impl Daemon {
+    /// Finds or starts the daemon.
+    ///
+    /// # Errors
+    /// No daemon answers and none can be started.
+    pub async fn ensure(config: DaemonConfig) -> Result<Self, DaemonError> {
+        if answers(&config).await.is_ok() {
+            let ours =
+                read_pid(&config.state.join("libvirtd.pid")).filter(|pid| runs(*pid, "libvirtd"));
+            tracing::info!(started_by_us = ours.is_some(), "libvirt answers");
+            return Ok(Self {
+                config,
+                libvirtd: ours,
+            });
+        }
+        let start = |error| DaemonError::Start {
+            program: "libvirtd",
+            error,
+        };
+        std::fs::create_dir_all(&config.state).map_err(start)?;
+        start_virtlogd(&config).await?;
+        let started = Instant::now();
+        let libvirtd = start_libvirtd(&config).map_err(start)?;
+        wait_until_it_answers(&config, libvirtd).await?;
+        tracing::info!(took_ms = started.elapsed().as_millis(), "libvirtd started");
+        Ok(Self {
+            config,
+            libvirtd: Some(libvirtd),
+        })
+    }
+
+    /// Whether libvirtd was started by this process or by one before it with the same state folder.
+    pub fn is_ours(&self) -> bool {
+        self.libvirtd.is_some()
+    }
+
+    /// Stops what was started: libvirtd, and virtlogd unless `guests_run`.
+    pub async fn stop(self, guests_run: bool) {
+        Self::stop_started(&self.config.state, guests_run).await;
+    }
+
+    /// The same without a handle, for `down`: goes by the pid files.
+    pub async fn stop_started(state: &Path, guests_run: bool) {
+        stop_by_pid_file(&state.join("libvirtd.pid"), "libvirtd").await;
+        if !guests_run {
+            stop_by_pid_file(&state.join("virtlogd.pid"), "virtlogd").await;
+        }
+    }
+}
+
+async fn answers(config: &DaemonConfig) -> Result<(), super::rpc::RpcError> {
+    let connection = Connection::open(&config.sockets, None).await?;
+    calls::greet(&connection, &config.uri).await
+}
+
+async fn start_virtlogd(config: &DaemonConfig) -> Result<(), DaemonError> {
+    if tokio::net::UnixStream::connect(&config.log_socket)
+        .await
+        .is_ok()
+    {
+        return Ok(());
+    }
+    let fail = |error| DaemonError::Start {
+        program: "virtlogd",
+        error,
+    };
+    let pid_file = config.state.join("virtlogd.pid");
+    let log = config.state.join("virtlogd.log");
+    let output = File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(fail)?;
+    let mut command = tokio::process::Command::new("virtlogd");
+    command.arg("--daemon").arg("--pid-file").arg(&pid_file);
+    command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().map_err(fail)?)
+        .stderr(output)
+        .current_dir("/");
+    let status = command.status().await.map_err(fail)?;
+    let until = Instant::now() + STOP_TIME;
+    while tokio::net::UnixStream::connect(&config.log_socket)
+        .await
+        .is_err()
+    {
+        if !status.success() || Instant::now() > until {
+            return Err(DaemonError::Silent {
+                program: "virtlogd",
+                log,
+                reason: status.to_string(),
+            });
+        }
+        tokio::time::sleep(TICK).await;
+    }
+    Ok(())
+}
+
+/// libvirtd in the foreground, ended by the kernel when the thread that started it ends: hence a thread of its own
+/// that stays until the child is gone, and reaps it.
+fn start_libvirtd(config: &DaemonConfig) -> io::Result<Pid> {
+    let output = File::options()
+        .create(true)
+        .append(true)
+        .open(config.state.join("libvirtd.log"))?;
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "TERM", "libvirtd", "--pid-file"])
+        .arg(config.state.join("libvirtd.pid"));
+    command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .current_dir("/");
+    let (sender, started) = std::sync::mpsc::channel();
+    std::thread::Builder::new()
+        .name("libvirtd".into())
+        .spawn(move || match command.spawn() {
+            Ok(mut child) => {
+                sender.send(Ok(child.id())).ok();
+                let status = child.wait();
+                tracing::info!(?status, "libvirtd ended");
+            }
+            Err(error) => {
+                sender.send(Err(error)).ok();
+            }
+        })?;
+    let id = started.recv().map_err(io::Error::other)??;
+    Pid::from_raw(id.cast_signed()).ok_or_else(|| io::Error::other("no process id"))
+}
+
+async fn wait_until_it_answers(config: &DaemonConfig, pid: Pid) -> Result<(), DaemonError> {
+    let until = Instant::now() + START_TIME;
+    loop {
+        let reason = match answers(config).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error.to_string(),
+        };
+        if test_kill_process(pid).is_err() || Instant::now() > until {
+            let log = config.state.join("libvirtd.log");
+            return Err(DaemonError::Silent {
+                program: "libvirtd",
+                log,
+                reason,
+            });
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+fn read_pid(file: &Path) -> Option<Pid> {
+    Pid::from_raw(std::fs::read_to_string(file).ok()?.trim().parse().ok()?)
+}
+
+/// A pid file may be old and its number taken by another program.
+fn runs(pid: Pid, program: &str) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+    name.is_ok_and(|name| name.trim() == program)
+}
+
+async fn stop_by_pid_file(file: &Path, program: &str) {
+    let Some(pid) = read_pid(file).filter(|pid| runs(*pid, program)) else {
+        return;
+    };
+    kill_process(pid, Signal::TERM).ok();
+    let until = Instant::now() + STOP_TIME;
+    while runs(pid, program) && Instant::now() < until {
+        tokio::time::sleep(TICK).await;
+    }
+    if runs(pid, program) {
+        tracing::warn!(program, "does not end when asked, killed");
+        kill_process(pid, Signal::KILL).ok();
+    }
+    std::fs::remove_file(file).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_program_in_the_pid_file_is_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("virtlogd.pid");
+        let me = std::process::id().to_string();
+        std::fs::write(&file, &me).unwrap();
+        Daemon::stop_started(folder.path(), false).await;
+        assert_eq!(
+            std::fs::read_to_string(&file).unwrap(),
+            me,
+            "another program's number is left alone"
+        );
+
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        std::fs::write(&file, child.id().to_string()).unwrap();
+        let reaper = std::thread::spawn(move || child.wait().unwrap());
+        stop_by_pid_file(&file, "sleep").await;
+        assert!(!reaper.join().unwrap().success());
+        assert!(!runs(pid, "sleep") && !file.exists());
+    }
+}

@@ -1,0 +1,757 @@
+//! Real guests: QEMU through libvirt.
+//!
+//! libvirt is spoken to by its own wire protocol over the unix socket, on three connections: questions, long jobs,
+//! events. All of them come back by themselves when the daemon restarts; guests do not notice.
+//!
+//! A guest's folder holds `disk`, `disk.config`, `console.log` and `guest.json`. The last is written once the others
+//! are there, so what exists is whole; removal goes the other way: domain first, folder last.
+
+mod calls;
+mod capabilities;
+pub mod daemon;
+mod diagnostics;
+mod domain;
+mod events;
+pub mod folder;
+pub mod image;
+mod qcow2;
+mod rpc;
+mod xdr;
+
+use crate::config_drive;
+use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts};
+use crate::hypervisor::{Hypervisor, HypervisorError, Result};
+use crate::kvm::{self, Kvm};
+use crate::spec::{DiskFormat, GuestSpec, Power, RootDisk};
+use async_trait::async_trait;
+use calls::{DomainRef, Link, error_code, stats};
+use capabilities::Capabilities;
+use domain::{GuestFiles, HostChoices, domain_xml};
+use folder::{GuestFolder, Instances};
+use rpc::RpcError;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::{OnceCell, OwnedMutexGuard, broadcast};
+use tokio::task::AbortHandle;
+use types::{PowerState, ServerId};
+
+/// What the driver needs to know.
+#[derive(Clone, Debug)]
+pub struct LibvirtConfig {
+    /// The folder of guests' files; made if missing.
+    pub instances: PathBuf,
+    /// Where a bind mount of it goes when QEMU's user cannot reach it.
+    pub run: PathBuf,
+    /// The daemon's sockets.
+    pub sockets: Vec<PathBuf>,
+    /// The hypervisor's address.
+    pub uri: String,
+    /// How guests run.
+    pub acceleration: Acceleration,
+}
+
+impl LibvirtConfig {
+    /// A system-wide libvirt with QEMU.
+    pub fn system(instances: impl Into<PathBuf>) -> Self {
+        let daemon = daemon::DaemonConfig::system("");
+        Self {
+            instances: instances.into(),
+            run: "/run/kilonova".into(),
+            sockets: daemon.sockets,
+            uri: daemon.uri,
+            acceleration: Acceleration::Probe,
+        }
+    }
+}
+
+/// Hardware virtualization or emulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acceleration {
+    /// Hardware if the probe proves it.
+    Probe,
+    /// Hardware, unproved.
+    Kvm,
+    /// QEMU's emulation.
+    Emulation,
+}
+
+/// The driver.
+pub struct Libvirt {
+    instances: Instances,
+    choices: HostChoices,
+    kvm: Kvm,
+    questions: Link,
+    jobs: Link,
+    events: broadcast::Sender<GuestEvent>,
+    watcher: AbortHandle,
+    capabilities: OnceCell<Capabilities>,
+    known: Mutex<HashMap<ServerId, Known>>,
+    locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// What a list of guests needs of a stored specification.
+#[derive(Clone, Debug)]
+struct Known {
+    instance_name: String,
+    vcpus: u32,
+    memory_mib: u64,
+}
+
+impl Drop for Libvirt {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+impl Libvirt {
+    /// Prepares the folder, decides how guests run, and starts following events. The daemon need not be there yet.
+    ///
+    /// # Errors
+    /// The instances folder cannot be used.
+    pub async fn open(config: LibvirtConfig) -> Result<Arc<Self>> {
+        let (instances_path, run) = (config.instances.clone(), config.run.clone());
+        let opened = blocking(move || Instances::open(&instances_path, &run)).await?;
+        let kvm = decide(config.acceleration).await?;
+        let direct_io = folder::supports_direct_io(opened.path());
+        let stored = opened
+            .stored()
+            .map_err(|error| HypervisorError::disk(config.instances.display(), &error))?;
+        let (events, _) = broadcast::channel(1024);
+        let watcher = events::watch(config.sockets.clone(), config.uri.clone(), events.clone());
+        Ok(Arc::new(Self {
+            choices: HostChoices {
+                kvm: kvm.is_usable(),
+                direct_io,
+            },
+            kvm,
+            instances: opened,
+            questions: Link::new(config.sockets.clone(), config.uri.clone()),
+            jobs: Link::new(config.sockets, config.uri),
+            events,
+            watcher,
+            capabilities: OnceCell::new(),
+            known: Mutex::new(
+                stored
+                    .iter()
+                    .map(|spec| (spec.id, Known::of(spec)))
+                    .collect(),
+            ),
+            locks: Mutex::new(HashMap::new()),
+        }))
+    }
+
+    /// Whether guests run on hardware, and why not.
+    pub fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+
+    /// The folder of base images.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn base_images(&self) -> Result<image::BaseImages> {
+        image::BaseImages::open(self.instances.path())
+    }
+
+    /// One verb at a time per guest.
+    async fn exclusive(&self, id: ServerId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            match locks.get(&id).and_then(Weak::upgrade) {
+                Some(lock) => lock,
+                None => {
+                    locks.retain(|_, lock| lock.strong_count() > 0);
+                    let lock = Arc::new(tokio::sync::Mutex::new(()));
+                    locks.insert(id, Arc::downgrade(&lock));
+                    lock
+                }
+            }
+        };
+        lock.lock_owned().await
+    }
+
+    fn remember(&self, spec: &GuestSpec) {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(spec.id, Known::of(spec));
+    }
+
+    fn recall(&self, id: ServerId) -> Option<Known> {
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
+    }
+
+    fn reference(&self, id: ServerId) -> DomainRef {
+        let name = self
+            .recall(id)
+            .map_or_else(|| "unknown".to_owned(), |known| known.instance_name);
+        DomainRef { id, name }
+    }
+
+    async fn look(&self, id: ServerId) -> Result<Option<GuestInfo>> {
+        let reference = self.reference(id);
+        match self.questions.info(&reference).await {
+            Ok(info) => Ok(Some(GuestInfo {
+                id,
+                instance_name: reference.name,
+                power: info.state.power(),
+                active: info.state.is_active(),
+                vcpus: info.vcpus,
+                memory_mib: info.memory_kib / 1024,
+            })),
+            Err(RpcError::Refused {
+                code: error_code::NO_DOMAIN,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    async fn must_look(&self, id: ServerId) -> Result<GuestInfo> {
+        self.look(id).await?.ok_or(HypervisorError::NotFound(id))
+    }
+
+    /// Makes the files, unless the stored specification says they were made. Files that were made and are gone are an
+    /// error: making them anew would hide a loss of data.
+    async fn make_files(&self, spec: &GuestSpec) -> Result<()> {
+        let files = self.instances.guest(spec.id);
+        let base_name = self.backing_name(spec)?;
+        let spec = spec.clone();
+        blocking(move || make_files(&files, &spec, base_name.as_deref())).await
+    }
+
+    /// How the overlay names its base: relative, so that the whole folder may be moved.
+    fn backing_name(&self, spec: &GuestSpec) -> Result<Option<String>> {
+        let RootDisk::Image { base, .. } = &spec.root else {
+            return Ok(None);
+        };
+        let outside =
+            || HypervisorError::Image(format!("{} is not in the instances folder", base.display()));
+        let base = base
+            .canonicalize()
+            .map_err(|error| HypervisorError::disk(base.display(), &error))?;
+        let inside = base
+            .strip_prefix(self.instances.path())
+            .map_err(|_| outside())?;
+        Ok(Some(format!("../{}", inside.to_str().ok_or_else(outside)?)))
+    }
+
+    fn xml(&self, spec: &GuestSpec) -> Result<String> {
+        let files = self.instances.guest(spec.id);
+        let outside = || {
+            HypervisorError::Rejected(
+                "a file of the guest is outside of the instances folder".into(),
+            )
+        };
+        let seen = |path: &Path| self.instances.for_qemu(path).ok_or_else(outside);
+        let base = match &spec.root {
+            RootDisk::Image { base, format, .. } => {
+                let base = base
+                    .canonicalize()
+                    .map_err(|error| HypervisorError::disk(base.display(), &error))?;
+                Some((seen(&base)?, *format))
+            }
+            RootDisk::Blank { .. } => None,
+        };
+        let drive = spec
+            .config_drive
+            .as_ref()
+            .map(|_| seen(&files.config_drive))
+            .transpose()?;
+        let (disk, console) = (seen(&files.disk)?, seen(&files.console)?);
+        let files = GuestFiles {
+            disk: &disk,
+            base: base
+                .as_ref()
+                .map(|(path, format)| (path.as_path(), *format)),
+            config_drive: drive.as_deref(),
+            console: &console,
+        };
+        domain_xml(spec, &files, &self.choices)
+            .map_err(|error| HypervisorError::Rejected(error.to_string()))
+    }
+
+    /// Defines the domain from `spec` and starts it if wanted. The guest is off.
+    async fn define(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo> {
+        let domain = self.jobs.define(&self.xml(spec)?).await.map_err(explain)?;
+        self.remember(spec);
+        let off = GuestInfo {
+            id: spec.id,
+            instance_name: spec.instance_name.clone(),
+            power: PowerState::Shutdown,
+            active: false,
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+        };
+        if power == Power::Off {
+            return Ok(off);
+        }
+        match self.jobs.create(&domain).await {
+            Ok(()) => Ok(GuestInfo {
+                power: PowerState::Running,
+                active: true,
+                ..off
+            }),
+            // Running already: the repeat of a call whose answer was lost.
+            Err(
+                error @ RpcError::Refused {
+                    code: error_code::OPERATION_INVALID,
+                    ..
+                },
+            ) => {
+                let now = self.must_look(spec.id).await?;
+                if now.active {
+                    Ok(now)
+                } else {
+                    Err(explain(error))
+                }
+            }
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    async fn destroy(&self, id: ServerId) -> Result<()> {
+        match self.jobs.destroy(&self.reference(id)).await {
+            Ok(())
+            | Err(RpcError::Refused {
+                code: error_code::OPERATION_INVALID,
+                ..
+            }) => Ok(()),
+            Err(RpcError::Refused {
+                code: error_code::NO_DOMAIN,
+                ..
+            }) => Err(HypervisorError::NotFound(id)),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    async fn press_button(&self, id: ServerId) -> Result<()> {
+        match self.jobs.power_button(&self.reference(id)).await {
+            Ok(())
+            | Err(RpcError::Refused {
+                code: error_code::OPERATION_INVALID,
+                ..
+            }) => Ok(()),
+            Err(RpcError::Refused {
+                code: error_code::NO_DOMAIN,
+                ..
+            }) => Err(HypervisorError::NotFound(id)),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    /// Starts a guest that is off from its stored specification.
+    async fn start_stored(&self, id: ServerId) -> Result<GuestInfo> {
+        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        self.check_disk(id)?;
+        self.define(&spec, Power::On).await
+    }
+
+    fn read_spec(&self, id: ServerId) -> Result<Option<GuestSpec>> {
+        let files = self.instances.guest(id);
+        files
+            .read_spec()
+            .map_err(|error| HypervisorError::disk(files.spec.display(), &error))
+    }
+
+    fn check_disk(&self, id: ServerId) -> Result<()> {
+        let disk = self.instances.guest(id).disk;
+        std::fs::metadata(&disk)
+            .map(drop)
+            .map_err(|error| HypervisorError::disk(disk.display(), &error))
+    }
+
+    async fn until_stopped(&self, id: ServerId, timeout: Duration) -> Result<()> {
+        // An event wakes at once; the question every second covers a daemon that restarts meanwhile.
+        const ASK_AGAIN: Duration = Duration::from_secs(1);
+        let mut events = self.events.subscribe();
+        let wait = async {
+            while self.must_look(id).await?.active {
+                tokio::time::timeout(ASK_AGAIN, async {
+                    while events.recv().await.is_ok_and(|event| event.id != id) {}
+                })
+                .await
+                .ok();
+            }
+            Ok(())
+        };
+        let late = HypervisorError::Timeout("shutting the guest down".into());
+        tokio::time::timeout(timeout, wait)
+            .await
+            .unwrap_or(Err(late))
+    }
+
+    /// Nova's rule for a guest that is asked to go down: guests early in their boot miss the button, so it is pressed
+    /// again every ten seconds.
+    async fn shut_down(&self, id: ServerId, timeout: Duration) -> Result<()> {
+        const PRESS_AGAIN: Duration = Duration::from_secs(10);
+        let until = tokio::time::Instant::now() + timeout;
+        loop {
+            self.press_button(id).await?;
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            match self.until_stopped(id, left.min(PRESS_AGAIN)).await {
+                Err(HypervisorError::Timeout(_)) if left > PRESS_AGAIN => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn capabilities(&self) -> Result<&Capabilities> {
+        self.capabilities
+            .get_or_try_init(|| async {
+                let xml = self.questions.capabilities().await.map_err(explain)?;
+                let unreadable =
+                    |error| HypervisorError::Rejected(format!("capabilities of the host: {error}"));
+                capabilities::parse(&xml, self.choices.kvm).map_err(unreadable)
+            })
+            .await
+    }
+}
+
+impl Known {
+    fn of(spec: &GuestSpec) -> Self {
+        Self {
+            instance_name: spec.instance_name.clone(),
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+        }
+    }
+}
+
+/// Runs the probe off the async threads and says in the log what guests will use and why.
+async fn decide(acceleration: Acceleration) -> Result<Kvm> {
+    let kvm = match acceleration {
+        Acceleration::Kvm => Kvm::Usable,
+        Acceleration::Emulation => Kvm::Unusable("emulation is configured".into()),
+        Acceleration::Probe => blocking(|| Ok(kvm::probe())).await?,
+    };
+    let guests = if kvm.is_usable() {
+        "kvm"
+    } else {
+        "qemu (emulation)"
+    };
+    tracing::info!(guests, kvm = %kvm, "how guests run");
+    Ok(kvm)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let failed =
+        |error: tokio::task::JoinError| HypervisorError::Rejected(format!("internal: {error}"));
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
+
+fn explain(error: RpcError) -> HypervisorError {
+    match error {
+        RpcError::Closed(reason) => HypervisorError::Unavailable(reason),
+        RpcError::Late(after) => {
+            HypervisorError::Timeout(format!("an answer of libvirt ({after:?})"))
+        }
+        RpcError::Refused { message, .. } if message.contains("No space left") => {
+            HypervisorError::Disk {
+                reason: message,
+                full: true,
+            }
+        }
+        RpcError::Refused { message, .. } => HypervisorError::Rejected(message),
+        RpcError::Malformed(_) => HypervisorError::Rejected(error.to_string()),
+    }
+}
+
+fn make_files(files: &GuestFolder, spec: &GuestSpec, base_name: Option<&str>) -> Result<()> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |error: std::io::Error| HypervisorError::disk(path.display(), &error)
+    };
+    if files.read_spec().map_err(fail(&files.spec))?.is_some() {
+        std::fs::metadata(&files.disk).map_err(fail(&files.disk))?;
+    } else {
+        files.create().map_err(fail(&files.folder))?;
+        make_disk(files, spec, base_name)?;
+    }
+    if let Some(drive) = spec
+        .config_drive
+        .as_ref()
+        .filter(|drive| !drive.is_empty() || !files.config_drive.exists())
+    {
+        let image = config_drive::build(drive)
+            .map_err(|error| HypervisorError::Rejected(error.to_string()))?;
+        folder::write_whole(&files.config_drive, &image).map_err(fail(&files.config_drive))?;
+    }
+    files.write_spec(spec).map_err(fail(&files.spec))
+}
+
+fn make_disk(files: &GuestFolder, spec: &GuestSpec, base_name: Option<&str>) -> Result<()> {
+    const GIB: u64 = 1 << 30;
+    let (bytes, backing) = match (&spec.root, base_name) {
+        (
+            RootDisk::Image {
+                base,
+                format,
+                size_gib,
+            },
+            Some(name),
+        ) => {
+            let image_bytes = base_size(base, *format)?;
+            let wanted = size_gib.saturating_mul(GIB);
+            if wanted != 0 && image_bytes > wanted {
+                let gib = image_bytes.div_ceil(GIB);
+                return Err(HypervisorError::Image(format!(
+                    "the image needs {gib} GiB, the flavor's disk has {size_gib}"
+                )));
+            }
+            (
+                wanted.max(image_bytes),
+                Some(qcow2::Backing {
+                    name,
+                    format: *format,
+                }),
+            )
+        }
+        (RootDisk::Image { size_gib, .. } | RootDisk::Blank { size_gib }, _) => {
+            (size_gib.saturating_mul(GIB), None)
+        }
+    };
+    let part = files.disk.with_extension("new");
+    qcow2::create(&part, bytes, backing)
+        .and_then(|()| std::fs::rename(&part, &files.disk))
+        .map_err(|error| HypervisorError::disk(files.disk.display(), &error))
+}
+
+/// Size of a base's disk: a raw file's length, or what the qcow2 header says at offset 24.
+fn base_size(base: &Path, format: DiskFormat) -> Result<u64> {
+    let read = || -> std::io::Result<u64> {
+        if format == DiskFormat::Raw {
+            return Ok(std::fs::metadata(base)?.len());
+        }
+        let mut head = [0; 32];
+        std::io::Read::read_exact(&mut std::fs::File::open(base)?, &mut head)?;
+        let mut size = [0; 8];
+        size.copy_from_slice(&head[24..]);
+        Ok(u64::from_be_bytes(size))
+    };
+    read().map_err(|error| HypervisorError::disk(base.display(), &error))
+}
+
+#[async_trait]
+impl Hypervisor for Libvirt {
+    async fn host(&self) -> Result<HostFacts> {
+        let version = self.questions.hypervisor_version().await.map_err(explain)?;
+        let hostname = self.questions.hostname().await.map_err(explain)?;
+        let node = self.questions.node_info().await.map_err(explain)?;
+        let running = self
+            .guests()
+            .await?
+            .iter()
+            .filter(|guest| guest.active)
+            .count();
+        let capabilities = self.capabilities().await?;
+        let (memory_mib, memory_used_mib) = host_memory()?;
+        let disk = rustix::fs::statvfs(self.instances.path()).map_err(|error| {
+            HypervisorError::disk(self.instances.path().display(), &error.into())
+        })?;
+        const GIB: u64 = 1 << 30;
+        let mut cpu_info = capabilities.cpu.clone();
+        cpu_info.topology = CpuTopology {
+            cells: node.cells,
+            sockets: node.sockets,
+            cores: node.cores,
+            threads: node.threads,
+        };
+        Ok(HostFacts {
+            hypervisor_type: "QEMU".into(),
+            hypervisor_version: version,
+            hypervisor_hostname: hostname,
+            vcpus: node.cpus,
+            memory_mib,
+            memory_used_mib,
+            disk_gib: disk.f_blocks.saturating_mul(disk.f_frsize) / GIB,
+            disk_free_gib: disk.f_bavail.saturating_mul(disk.f_frsize) / GIB,
+            cpu_info,
+            supported: capabilities.supported.clone(),
+            running_guests: running.try_into().unwrap_or(u32::MAX),
+        })
+    }
+
+    async fn ensure_guest(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo> {
+        let _lock = self.exclusive(spec.id).await;
+        if let Some(guest) = self.look(spec.id).await?.filter(|guest| guest.active) {
+            self.remember(spec);
+            return Ok(guest);
+        }
+        self.make_files(spec).await?;
+        self.define(spec, power).await
+    }
+
+    async fn ensure_absent(&self, id: ServerId) -> Result<()> {
+        let _lock = self.exclusive(id).await;
+        match self.destroy(id).await {
+            Ok(()) | Err(HypervisorError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        match self.jobs.undefine(&self.reference(id)).await {
+            Ok(())
+            | Err(RpcError::Refused {
+                code: error_code::NO_DOMAIN,
+                ..
+            }) => {}
+            Err(error) => return Err(explain(error)),
+        }
+        let files = self.instances.guest(id);
+        blocking(move || {
+            files
+                .remove()
+                .map_err(|error| HypervisorError::disk(files.folder.display(), &error))
+        })
+        .await?;
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        Ok(())
+    }
+
+    async fn start(&self, id: ServerId) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        match self.look(id).await? {
+            Some(guest) if guest.active => Ok(guest),
+            _ => self.start_stored(id).await,
+        }
+    }
+
+    async fn stop_hard(&self, id: ServerId) -> Result<()> {
+        let _lock = self.exclusive(id).await;
+        self.destroy(id).await
+    }
+
+    async fn request_shutdown(&self, id: ServerId) -> Result<()> {
+        self.press_button(id).await
+    }
+
+    async fn wait_stopped(&self, id: ServerId, timeout: Duration) -> Result<()> {
+        self.until_stopped(id, timeout).await
+    }
+
+    async fn reboot_soft(&self, id: ServerId, timeout: Duration) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        if self.must_look(id).await?.active {
+            self.shut_down(id, timeout).await?;
+        }
+        self.start_stored(id).await
+    }
+
+    async fn reboot_hard(&self, spec: &GuestSpec) -> Result<GuestInfo> {
+        let _lock = self.exclusive(spec.id).await;
+        self.check_disk(spec.id)?;
+        match self.destroy(spec.id).await {
+            Ok(()) | Err(HypervisorError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.make_files(spec).await?;
+        self.define(spec, Power::On).await
+    }
+
+    async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>> {
+        self.look(id).await
+    }
+
+    /// Domains of others on the same libvirt have no folder here and are left out.
+    async fn guests(&self) -> Result<Vec<GuestInfo>> {
+        let domains = self
+            .questions
+            .stats(&[], stats::STATE)
+            .await
+            .map_err(explain)?;
+        let guest = |domain: &calls::DomainStats| {
+            let known = self.recall(domain.domain.id)?;
+            Some(GuestInfo {
+                id: domain.domain.id,
+                instance_name: domain.domain.name.clone(),
+                power: domain.state().power(),
+                active: domain.state().is_active(),
+                vcpus: known.vcpus,
+                memory_mib: known.memory_mib,
+            })
+        };
+        Ok(domains.iter().filter_map(guest).collect())
+    }
+
+    async fn stored_spec(&self, id: ServerId) -> Result<Option<GuestSpec>> {
+        self.read_spec(id)
+    }
+
+    async fn console_log(&self, id: ServerId, max_bytes: usize) -> Result<Vec<u8>> {
+        let files = self.instances.guest(id);
+        if !files.folder.exists() {
+            return Err(HypervisorError::NotFound(id));
+        }
+        blocking(move || {
+            files
+                .console_tail(max_bytes)
+                .map_err(|error| HypervisorError::disk(files.console.display(), &error))
+        })
+        .await
+    }
+
+    async fn diagnostics(&self, id: ServerId) -> Result<Diagnostics> {
+        let spec = self.read_spec(id)?;
+        match self
+            .questions
+            .stats(&[self.reference(id)], stats::ALL)
+            .await
+        {
+            Ok(all) => {
+                let stats = all.first().ok_or(HypervisorError::NotFound(id))?;
+                Ok(diagnostics::read(stats, spec.as_ref(), self.choices.kvm))
+            }
+            Err(RpcError::Refused {
+                code: error_code::NO_DOMAIN,
+                ..
+            }) => Err(HypervisorError::NotFound(id)),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    fn events(&self) -> broadcast::Receiver<GuestEvent> {
+        self.events.subscribe()
+    }
+
+    fn needs_image_files(&self) -> bool {
+        true
+    }
+
+    async fn alive(&self) -> bool {
+        self.questions.ping(Duration::from_secs(5)).await.is_ok()
+    }
+}
+
+/// Total and used memory in MiB, by the kernel's own account: libvirt's figure follows NUMA nodes and can be wrong.
+fn host_memory() -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo")
+        .map_err(|error| HypervisorError::disk("/proc/meminfo", &error))?;
+    let kib = |name: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|rest| {
+            rest.trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
+        .unwrap_or(0)
+    };
+    let total = kib("MemTotal");
+    Ok((
+        total / 1024,
+        total.saturating_sub(kib("MemAvailable")) / 1024,
+    ))
+}
