@@ -151,7 +151,7 @@ copy_programs() { # copy_programs TREE PROGRAM...
         cp -L "$source" "$tree/usr/bin/$program"
         while read -r library; do
             cp -Ln "$library" "$tree/usr/lib/x86_64-linux-gnu/"
-        done < <("$loader" --inhibit-cache --library-path "$library_path" --list "$source" |
+        done < <(env -u LD_PRELOAD "$loader" --inhibit-cache --library-path "$library_path" --list "$source" |
             awk -v loader="$loader" '/=> \// && $3 != loader { print $3 }')
     done
     cp -L "$loader" "$tree/usr/lib64/ld-linux-x86-64.so.2"
