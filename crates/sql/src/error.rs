@@ -24,6 +24,9 @@ pub enum Error {
     /// The database refused the statement for another reason.
     #[error("database error: {0}")]
     Statement(String),
+    /// The table, column or index exists already.
+    #[error("exists already: {0}")]
+    Exists(String),
     /// The URL or an option makes no sense.
     #[error("bad database URL: {0}")]
     Url(String),

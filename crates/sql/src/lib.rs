@@ -19,6 +19,9 @@ mod mysql_engine;
 mod postgres_engine;
 mod sqlite_engine;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod threaded;
 mod value;
 
 pub use dialect::Dialect;
@@ -40,11 +43,19 @@ trait Engine {
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error>;
     fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error>;
     fn batch(&mut self, sql: &str) -> Result<(), Error>;
+    /// Like `execute`; a failure leaves the transaction usable.
+    fn try_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        self.execute(sql, params)
+    }
 }
 
 impl<'a> Tx<'a> {
     fn new(engine: &'a mut dyn Engine, dialect: Dialect) -> Self {
-        Self { engine, dialect, retry: false }
+        Self {
+            engine,
+            dialect,
+            retry: false,
+        }
     }
 
     /// Which database this is; only for the few statements that cannot be portable.
@@ -59,14 +70,39 @@ impl<'a> Tx<'a> {
         result
     }
 
+    /// After a conflict or a lost connection nothing more is run: on MySQL a deadlock has ended the transaction
+    /// already, so that a statement would be committed on its own.
+    fn usable(&self) -> Result<(), Error> {
+        if self.retry {
+            return Err(Error::Conflict(
+                "the unit of work met a conflict before".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Runs a statement and returns the number of rows it changed (matched, on MySQL too).
+    ///
+    /// A statement that fails undoes only itself, so a closure may look at the error and go on; where it expects to,
+    /// [`Tx::try_execute`] is cheaper on PostgreSQL.
     pub fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        self.usable()?;
         let result = self.engine.execute(sql, params);
+        self.noted(result)
+    }
+
+    /// Like [`Tx::execute`], for a statement whose failure the closure expects and lives with: a unique violation,
+    /// say. PostgreSQL wraps it in a savepoint; after an expected failure in `execute` the whole closure would be run
+    /// a second time there.
+    pub fn try_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        self.usable()?;
+        let result = self.engine.try_execute(sql, params);
         self.noted(result)
     }
 
     /// Runs a query and returns all rows.
     pub fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        self.usable()?;
         let result = self.engine.query(sql, params);
         self.noted(result)
     }
@@ -83,12 +119,18 @@ impl<'a> Tx<'a> {
 
     /// Runs an INSERT into a table whose `id` column is `AUTO_ID` and returns the new id.
     pub fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error> {
+        self.usable()?;
         let result = self.engine.insert_id(sql, params);
         self.noted(result)
     }
 
     /// Inserts a row, or updates the row with the same key columns. `row` names the key columns too.
-    pub fn upsert(&mut self, table: &str, key_columns: &[&str], row: &[(&str, Value)]) -> Result<(), Error> {
+    pub fn upsert(
+        &mut self,
+        table: &str,
+        key_columns: &[&str],
+        row: &[(&str, Value)],
+    ) -> Result<(), Error> {
         let sql = self.dialect.upsert(table, key_columns, row);
         let params: Vec<Value> = row.iter().map(|(_, value)| value.clone()).collect();
         self.execute(&sql, &params)?;
@@ -96,6 +138,7 @@ impl<'a> Tx<'a> {
     }
 
     fn batch(&mut self, sql: &str) -> Result<(), Error> {
+        self.usable()?;
         let result = self.engine.batch(sql);
         self.noted(result)
     }

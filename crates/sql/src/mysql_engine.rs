@@ -1,16 +1,276 @@
-//! Not built yet.
+//! MySQL and MariaDB: SERIALIZABLE transactions for writes, a read-only consistent snapshot for reads.
 
-use crate::Error;
 use crate::store::{Job, Options};
+use crate::threaded::{self, Connection};
+use crate::{Dialect, Engine, Error, Row, Value};
+use mysql::consts::{CapabilityFlags, ColumnType};
+use mysql::prelude::Queryable;
+use mysql::{Conn, Opts, OptsBuilder, Params};
+use std::sync::Arc;
+use std::time::Duration;
 
-pub(crate) struct Pool {}
+/// Prepared statements kept per connection.
+const STATEMENTS: usize = 256;
+
+/// The number of the character set `binary`: the column holds bytes, not text.
+const BINARY: u16 = 63;
+
+/// What makes the session mean the same as the other databases: double quotes for names, `||` joins texts, a
+/// backslash is a character, values that do not fit are refused, comparison by code point.
+const SESSION_MODE: &str = "SET SESSION sql_mode = 'ANSI,STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES', time_zone = '+00:00', \
+     innodb_lock_wait_timeout = 10";
+
+/// The threads with their connections.
+pub(crate) struct Pool(threaded::Pool);
 
 impl Pool {
-    pub(crate) fn open(_url: &str, _options: &Options) -> Result<Self, Error> {
-        Err(Error::Url("this database is not supported yet".to_owned()))
+    pub(crate) fn open(url: &str, options: &Options) -> Result<Self, Error> {
+        opts(url)?;
+        threaded::Pool::open::<Mysql>("mysql", url, options).map(Self)
     }
 
-    pub(crate) fn submit(&self, job: Box<dyn Job>, _writes: bool) {
-        job.fail(Error::Closed);
+    pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
+        self.0.submit(job, writes);
+    }
+}
+
+fn opts(url: &str) -> Result<Opts, Error> {
+    let opts = Opts::from_url(url).map_err(|error| Error::Url(error.to_string()))?;
+    let builder = OptsBuilder::from_opts(opts)
+        .stmt_cache_size(STATEMENTS)
+        // A unix socket only where the URL says so.
+        .prefer_socket(false)
+        .tcp_connect_timeout(Some(Duration::from_secs(10)))
+        .tcp_keepalive_time_ms(Some(60_000))
+        .tcp_user_timeout_ms(Some(30_000))
+        .additional_capabilities(CapabilityFlags::CLIENT_FOUND_ROWS);
+    Ok(builder.into())
+}
+
+struct Mysql {
+    conn: Conn,
+    lost: bool,
+}
+
+impl Connection for Mysql {
+    const DIALECT: Dialect = Dialect::Mysql;
+
+    fn connect(url: &str) -> Result<Self, Error> {
+        let conn = Conn::new(opts(url)?).map_err(|error| match convert(&error) {
+            other @ Error::Url(_) => other,
+            other => Error::Unreachable(other.to_string()),
+        })?;
+        let mut this = Self { conn, lost: false };
+        this.run("SET NAMES utf8mb4 COLLATE utf8mb4_bin")?;
+        this.run(SESSION_MODE)?;
+        this.run("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")?;
+        Ok(this)
+    }
+
+    fn begin(&mut self, writes: bool) -> Result<(), Error> {
+        if writes {
+            return self.run("START TRANSACTION READ WRITE");
+        }
+        // For the next transaction only. Both statements go in one message.
+        self.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        self.run("COMMIT")
+    }
+
+    fn rollback(&mut self) -> Result<(), Error> {
+        self.run("ROLLBACK")
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost
+    }
+}
+
+impl Mysql {
+    fn run(&mut self, sql: &str) -> Result<(), Error> {
+        let result = self.conn.query_drop(sql);
+        result.map_err(|error| self.noted(&error))
+    }
+
+    fn noted(&mut self, error: &mysql::Error) -> Error {
+        let converted = convert(error);
+        self.lost |= matches!(converted, Error::Unreachable(_));
+        converted
+    }
+
+    fn run_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, mysql::Error> {
+        let statement = self.conn.prep(sql)?;
+        self.conn.exec_drop(statement, bind(params))?;
+        Ok(self.conn.affected_rows())
+    }
+
+    fn run_query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, mysql::Error> {
+        let statement = self.conn.prep(sql)?;
+        let result = self.conn.exec_iter(statement, bind(params))?;
+        let (kinds, columns): (Vec<Kind>, Arc<[String]>) = {
+            let described = result.columns();
+            let described = described.as_ref();
+            let names = described
+                .iter()
+                .map(|column| column.name_str().into_owned())
+                .collect();
+            (described.iter().map(Kind::of).collect(), names)
+        };
+        let mut rows = Vec::new();
+        for row in result {
+            let values = row?
+                .unwrap()
+                .into_iter()
+                .zip(&kinds)
+                .map(|(value, kind)| kind.read(value))
+                .collect();
+            rows.push(Row {
+                columns: Arc::clone(&columns),
+                values,
+            });
+        }
+        Ok(rows)
+    }
+}
+
+impl Engine for Mysql {
+    fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        let result = self.run_execute(sql, params);
+        result.map_err(|error| self.noted(&error))
+    }
+
+    fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        let result = self.run_query(sql, params);
+        result.map_err(|error| self.noted(&error))
+    }
+
+    fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error> {
+        self.execute(sql, params)?;
+        i64::try_from(self.conn.last_insert_id()).map_err(|error| Error::Column(error.to_string()))
+    }
+
+    fn batch(&mut self, sql: &str) -> Result<(), Error> {
+        self.run(sql)
+    }
+}
+
+fn bind(params: &[Value]) -> Params {
+    if params.is_empty() {
+        return Params::Empty;
+    }
+    Params::Positional(
+        params
+            .iter()
+            .map(|value| match value {
+                Value::Null => mysql::Value::NULL,
+                Value::Int(int) => mysql::Value::Int(*int),
+                Value::Real(real) => mysql::Value::Double(*real),
+                Value::Text(text) => mysql::Value::Bytes(text.clone().into_bytes()),
+                Value::Bytes(bytes) => mysql::Value::Bytes(bytes.clone()),
+            })
+            .collect(),
+    )
+}
+
+/// How the bytes of a column are read.
+#[derive(Clone, Copy)]
+enum Kind {
+    Decimal,
+    Text,
+    Bytes,
+}
+
+impl Kind {
+    fn of(column: &mysql::Column) -> Self {
+        match column.column_type() {
+            ColumnType::MYSQL_TYPE_DECIMAL | ColumnType::MYSQL_TYPE_NEWDECIMAL => Self::Decimal,
+            _ if column.character_set() == BINARY => Self::Bytes,
+            _ => Self::Text,
+        }
+    }
+
+    fn read(self, value: mysql::Value) -> Value {
+        match value {
+            mysql::Value::NULL => Value::Null,
+            mysql::Value::Int(int) => Value::Int(int),
+            #[allow(clippy::cast_precision_loss)]
+            mysql::Value::UInt(int) => {
+                i64::try_from(int).map_or(Value::Real(int as f64), Value::Int)
+            }
+            mysql::Value::Float(real) => Value::Real(real.into()),
+            mysql::Value::Double(real) => Value::Real(real),
+            mysql::Value::Bytes(bytes) => match self {
+                Self::Bytes => Value::Bytes(bytes),
+                Self::Text => Value::Text(lossless(bytes)),
+                Self::Decimal => decimal(&lossless(bytes)),
+            },
+            // The portable columns hold no dates.
+            other => Value::Text(other.as_sql(false)),
+        }
+    }
+}
+
+fn lossless(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// SUM of a BIGINT is a DECIMAL here.
+fn decimal(text: &str) -> Value {
+    let whole = text.split_once('.').map_or(Some(text), |(whole, part)| {
+        part.bytes().all(|digit| digit == b'0').then_some(whole)
+    });
+    if let Some(int) = whole.and_then(|whole| whole.parse().ok()) {
+        return Value::Int(int);
+    }
+    text.parse()
+        .map_or_else(|_| Value::Text(text.to_owned()), Value::Real)
+}
+
+fn convert(error: &mysql::Error) -> Error {
+    let text = error.to_string();
+    match error {
+        mysql::Error::MySqlError(refusal) => match refusal.code {
+            1062 | 1586 => Error::UniqueViolation(refusal.message.clone()),
+            // NOT NULL, foreign keys, CHECK, no default, too long, out of range.
+            1048 | 1216 | 1217 | 1264 | 1364 | 1406 | 1451 | 1452 | 3819 | 4025 => {
+                Error::Constraint(text)
+            }
+            // Changed since read, lock wait timeout, deadlock.
+            1020 | 1205 | 1213 => Error::Conflict(text),
+            1050 | 1060 | 1061 => Error::Exists(text),
+            // Too many connections, shutdown, killed, network trouble, host gone, read-only replica.
+            1040 | 1053 | 1152 | 1158..=1161 | 1184 | 1203 | 1290 | 1836 | 1927 | 3169 | 4031 => {
+                Error::Unreachable(text)
+            }
+            1044 | 1045 | 1049 => Error::Url(text),
+            _ => Error::Statement(text),
+        },
+        mysql::Error::DriverError(
+            mysql::DriverError::MismatchedStmtParams(..) | mysql::DriverError::MixedParams,
+        ) => Error::Statement(text),
+        mysql::Error::IoError(_) | mysql::Error::CodecError(_) | mysql::Error::DriverError(_) => {
+            Error::Unreachable(text)
+        }
+        _ => Error::Statement(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals() {
+        for (text, value) in [
+            ("12", Value::Int(12)),
+            ("-3.0000", Value::Int(-3)),
+            ("1.5", Value::Real(1.5)),
+            ("99999999999999999999", Value::Real(1e20)),
+        ] {
+            assert_eq!(decimal(text), value, "{text}");
+        }
     }
 }

@@ -1,16 +1,495 @@
-//! Not built yet.
+//! PostgreSQL: SERIALIZABLE transactions for writes, REPEATABLE READ READ ONLY for reads.
+//!
+//! After a failed statement PostgreSQL refuses everything but a rollback, where SQLite and MySQL undo only the
+//! statement. To mean the same, a closure that goes on after a failed statement is run again with a savepoint around
+//! each statement ("careful"). The usual closure passes the error on and pays nothing; one that expects the failure
+//! uses [`Tx::try_execute`](crate::Tx::try_execute), which takes the savepoint at once.
 
-use crate::Error;
 use crate::store::{Job, Options};
+use crate::threaded::{self, Connection};
+use crate::{Dialect, Engine, Error, Row, Value};
+use postgres::error::SqlState;
+use postgres::types::private::BytesMut;
+use postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+use postgres::{Client, Config, NoTls, Statement};
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
 
-pub(crate) struct Pool {}
+/// Prepared statements kept per connection.
+const STATEMENTS: usize = 256;
+
+/// The threads with their connections.
+pub(crate) struct Pool(threaded::Pool);
 
 impl Pool {
-    pub(crate) fn open(_url: &str, _options: &Options) -> Result<Self, Error> {
-        Err(Error::Url("this database is not supported yet".to_owned()))
+    pub(crate) fn open(url: &str, options: &Options) -> Result<Self, Error> {
+        url.parse::<Config>()
+            .map_err(|error| Error::Url(error.to_string()))?;
+        threaded::Pool::open::<Postgres>("postgres", url, options).map(Self)
     }
 
-    pub(crate) fn submit(&self, job: Box<dyn Job>, _writes: bool) {
-        job.fail(Error::Closed);
+    pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
+        self.0.submit(job, writes);
+    }
+}
+
+struct Cached {
+    statement: Statement,
+    columns: Arc<[String]>,
+}
+
+struct Postgres {
+    client: Client,
+    statements: HashMap<String, Arc<Cached>>,
+    /// Statements are wrapped in savepoints.
+    careful: bool,
+    /// A statement failed and the transaction with it.
+    failed: bool,
+    lost: bool,
+}
+
+impl Connection for Postgres {
+    const DIALECT: Dialect = Dialect::Postgres;
+
+    fn connect(url: &str) -> Result<Self, Error> {
+        let mut config: Config = url
+            .parse()
+            .map_err(|error: postgres::Error| Error::Url(error.to_string()))?;
+        config
+            .connect_timeout(Duration::from_secs(10))
+            .tcp_user_timeout(Duration::from_secs(30))
+            .keepalives_idle(Duration::from_secs(60))
+            .application_name("kilonova");
+        let client = config
+            .connect(NoTls)
+            .map_err(|error| match convert(&error) {
+                // A wrong password stays wrong.
+                other @ Error::Url(_) => other,
+                other => Error::Unreachable(other.to_string()),
+            })?;
+        Ok(Self {
+            client,
+            statements: HashMap::new(),
+            careful: false,
+            failed: false,
+            lost: false,
+        })
+    }
+
+    fn begin(&mut self, writes: bool) -> Result<(), Error> {
+        self.failed = false;
+        let begin = if writes {
+            "BEGIN ISOLATION LEVEL SERIALIZABLE"
+        } else {
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        };
+        self.run(begin)
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        if self.failed {
+            // PostgreSQL would answer a COMMIT here with a silent rollback.
+            return Err(self.wants_care());
+        }
+        self.run("COMMIT")
+    }
+
+    fn rollback(&mut self) -> Result<(), Error> {
+        self.failed = false;
+        self.run("ROLLBACK")
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost || self.client.is_closed()
+    }
+
+    fn careful(&self) -> bool {
+        self.careful
+    }
+
+    fn set_careful(&mut self, careful: bool) {
+        self.careful = careful;
+    }
+}
+
+impl Postgres {
+    fn run(&mut self, sql: &str) -> Result<(), Error> {
+        let result = self.client.batch_execute(sql);
+        result.map_err(|error| self.noted(&error))
+    }
+
+    fn noted(&mut self, error: &postgres::Error) -> Error {
+        let converted = convert(error);
+        self.lost |= matches!(converted, Error::Unreachable(_));
+        if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED)
+            && error.to_string().contains("cached plan")
+        {
+            // The schema changed under a prepared statement.
+            self.statements.clear();
+            return Error::Conflict(converted.to_string());
+        }
+        converted
+    }
+
+    fn wants_care(&mut self) -> Error {
+        self.careful = true;
+        Error::Conflict(
+            "the unit of work goes on after a failed statement, so it is run again with savepoints"
+                .to_owned(),
+        )
+    }
+
+    fn prepared(&mut self, sql: &str) -> Result<Arc<Cached>, Error> {
+        if let Some(cached) = self.statements.get(sql) {
+            return Ok(Arc::clone(cached));
+        }
+        let prepared = self.client.prepare(&Dialect::numbered_placeholders(sql));
+        let statement = prepared.map_err(|error| self.noted(&error))?;
+        if self.statements.len() >= STATEMENTS {
+            self.statements.clear();
+        }
+        let columns = statement
+            .columns()
+            .iter()
+            .map(|column| column.name().to_owned())
+            .collect();
+        let cached = Arc::new(Cached { statement, columns });
+        self.statements.insert(sql.to_owned(), Arc::clone(&cached));
+        Ok(cached)
+    }
+
+    /// Runs a statement so that its failure means the same as on the other databases.
+    fn guarded<T>(
+        &mut self,
+        savepoint: bool,
+        work: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if self.failed {
+            return Err(self.wants_care());
+        }
+        if !savepoint {
+            let result = work(self);
+            self.failed = result.is_err();
+            return result;
+        }
+        self.run("SAVEPOINT statement")?;
+        let result = work(self);
+        let end = if result.is_ok() {
+            "RELEASE SAVEPOINT statement"
+        } else {
+            "ROLLBACK TO SAVEPOINT statement; RELEASE SAVEPOINT statement"
+        };
+        if let Err(error) = self.run(end) {
+            self.failed = true;
+            return result.and(Err(error));
+        }
+        result
+    }
+
+    fn run_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        let cached = self.prepared(sql)?;
+        let params = bound(&cached.statement, params)?;
+        let params: Vec<&(dyn ToSql + Sync)> = params
+            .iter()
+            .map(|param| param as &(dyn ToSql + Sync))
+            .collect();
+        let result = self.client.execute(&cached.statement, &params);
+        result.map_err(|error| self.noted(&error))
+    }
+
+    fn run_query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        let cached = self.prepared(sql)?;
+        let params = bound(&cached.statement, params)?;
+        let params: Vec<&(dyn ToSql + Sync)> = params
+            .iter()
+            .map(|param| param as &(dyn ToSql + Sync))
+            .collect();
+        let result = self.client.query(&cached.statement, &params);
+        let rows = result.map_err(|error| self.noted(&error))?;
+        rows.iter()
+            .map(|row| read_row(row, &cached.columns))
+            .collect()
+    }
+}
+
+/// The parameters, if there are as many as the statement has placeholders.
+fn bound<'a>(statement: &Statement, params: &'a [Value]) -> Result<Vec<Param<'a>>, Error> {
+    let wanted = statement.params().len();
+    if wanted != params.len() {
+        return Err(Error::Statement(format!(
+            "{wanted} placeholders but {} parameters",
+            params.len()
+        )));
+    }
+    Ok(params.iter().map(Param).collect())
+}
+
+fn read_row(row: &postgres::Row, columns: &Arc<[String]>) -> Result<Row, Error> {
+    let mut values = Vec::with_capacity(columns.len());
+    for index in 0..columns.len() {
+        let cell: Cell = row
+            .try_get(index)
+            .map_err(|error| Error::Column(error.to_string()))?;
+        values.push(cell.0);
+    }
+    Ok(Row {
+        columns: Arc::clone(columns),
+        values,
+    })
+}
+
+impl Engine for Postgres {
+    fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        self.guarded(self.careful, |this| this.run_execute(sql, params))
+    }
+
+    fn try_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        self.guarded(true, |this| this.run_execute(sql, params))
+    }
+
+    fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        self.guarded(self.careful, |this| this.run_query(sql, params))
+    }
+
+    fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error> {
+        let sql = format!("{sql} RETURNING id");
+        let rows = self.guarded(self.careful, |this| this.run_query(&sql, params))?;
+        rows.first().ok_or(Error::NoRow)?.get(0)
+    }
+
+    fn batch(&mut self, sql: &str) -> Result<(), Error> {
+        // Prepared statements may know the table as it was.
+        self.statements.clear();
+        self.guarded(self.careful, |this| this.run(sql))
+    }
+}
+
+/// A parameter, written in the type that the server inferred for it.
+#[derive(Debug)]
+struct Param<'a>(&'a Value);
+
+type Encoded = Result<IsNull, Box<dyn StdError + Sync + Send>>;
+
+impl ToSql for Param<'_> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Encoded {
+        match self.0 {
+            Value::Null => Ok(IsNull::Yes),
+            Value::Int(int) => encode_int(*int, kind, out),
+            Value::Real(real) => encode_real(*real, kind, out),
+            Value::Text(text) if is_text(kind) || *kind == Type::BYTEA => {
+                text.as_str().to_sql(&Type::TEXT, out)
+            }
+            Value::Bytes(bytes) if is_text(kind) || *kind == Type::BYTEA => {
+                bytes.as_slice().to_sql(&Type::BYTEA, out)
+            }
+            other => Err(format!("{} is not a {kind}", describe(other)).into()),
+        }
+    }
+
+    fn accepts(_kind: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+/// What a value is, without saying the value: it may be a secret.
+fn describe(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "NULL",
+        Value::Int(_) => "an integer",
+        Value::Real(_) => "a float",
+        Value::Text(_) => "a text",
+        Value::Bytes(_) => "a blob",
+    }
+}
+
+fn is_text(kind: &Type) -> bool {
+    [
+        Type::TEXT,
+        Type::VARCHAR,
+        Type::BPCHAR,
+        Type::NAME,
+        Type::UNKNOWN,
+    ]
+    .contains(kind)
+}
+
+fn encode_int(int: i64, kind: &Type, out: &mut BytesMut) -> Encoded {
+    match *kind {
+        Type::INT8 => int.to_sql(kind, out),
+        Type::INT4 => i32::try_from(int)?.to_sql(kind, out),
+        Type::INT2 => i16::try_from(int)?.to_sql(kind, out),
+        Type::OID => u32::try_from(int)?.to_sql(kind, out),
+        Type::BOOL => (int != 0).to_sql(kind, out),
+        Type::NUMERIC => {
+            encode_numeric(int, out);
+            Ok(IsNull::No)
+        }
+        #[allow(clippy::cast_precision_loss)]
+        Type::FLOAT8 | Type::FLOAT4 => encode_real(int as f64, kind, out),
+        _ if is_text(kind) => int.to_string().to_sql(&Type::TEXT, out),
+        _ => Err(format!("an integer is not a {kind}").into()),
+    }
+}
+
+fn encode_real(real: f64, kind: &Type, out: &mut BytesMut) -> Encoded {
+    #[allow(clippy::cast_possible_truncation)]
+    match *kind {
+        Type::FLOAT8 => real.to_sql(kind, out),
+        Type::FLOAT4 => (real as f32).to_sql(kind, out),
+        Type::INT8 | Type::INT4 | Type::INT2 | Type::NUMERIC
+            if real.fract() == 0.0 && real.abs() < 9e15 =>
+        {
+            encode_int(real as i64, kind, out)
+        }
+        _ if is_text(kind) => real.to_string().to_sql(&Type::TEXT, out),
+        _ => Err(format!("a float is not a {kind}").into()),
+    }
+}
+
+/// The binary form of `numeric`: count of base-10000 digits, weight of the first, sign, scale, digits.
+fn encode_numeric(int: i64, out: &mut BytesMut) {
+    let mut rest = int.unsigned_abs();
+    let mut digits: Vec<u16> = Vec::new();
+    while rest > 0 {
+        digits.push(u16::try_from(rest % 10_000).unwrap_or(0));
+        rest /= 10_000;
+    }
+    let count = u16::try_from(digits.len()).unwrap_or(0);
+    let sign: u16 = if int < 0 { 0x4000 } else { 0 };
+    for word in [count, count.saturating_sub(1), sign, 0]
+        .into_iter()
+        .chain(digits.into_iter().rev())
+    {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+}
+
+/// Integral values that fit become integers, others floats; NaN is NULL.
+fn decode_numeric(raw: &[u8]) -> Result<Value, Box<dyn StdError + Sync + Send>> {
+    let words: Vec<u16> = raw
+        .chunks_exact(2)
+        .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+        .collect();
+    let [count, weight, sign, _scale, digits @ ..] = words.as_slice() else {
+        return Err("a numeric is too short".into());
+    };
+    if *sign == 0xC000 {
+        return Ok(Value::Null);
+    }
+    let weight = i32::from(weight.cast_signed());
+    let negative = *sign == 0x4000;
+    let mut whole: Option<i128> = Some(0);
+    let mut real = 0f64;
+    for (place, digit) in digits.iter().take(usize::from(*count)).enumerate() {
+        let power = weight - i32::try_from(place)?;
+        real += f64::from(*digit) * 10_000f64.powi(power);
+        whole = match (whole, u32::try_from(power)) {
+            (Some(sum), Ok(power)) if power <= 8 => {
+                Some(sum + i128::from(*digit) * 10_000i128.pow(power))
+            }
+            (Some(sum), Err(_)) if *digit == 0 => Some(sum),
+            _ => None,
+        };
+    }
+    let whole = whole.and_then(|sum| i64::try_from(if negative { -sum } else { sum }).ok());
+    Ok(whole.map_or(Value::Real(if negative { -real } else { real }), Value::Int))
+}
+
+/// A column, read by its type.
+struct Cell(Value);
+
+impl<'a> FromSql<'a> for Cell {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn StdError + Sync + Send>> {
+        Ok(Self(match *kind {
+            Type::INT8 => Value::Int(i64::from_sql(kind, raw)?),
+            Type::INT4 => Value::Int(i32::from_sql(kind, raw)?.into()),
+            Type::INT2 => Value::Int(i16::from_sql(kind, raw)?.into()),
+            Type::OID => Value::Int(u32::from_sql(kind, raw)?.into()),
+            Type::BOOL => Value::Int(bool::from_sql(kind, raw)?.into()),
+            Type::FLOAT8 => Value::Real(f64::from_sql(kind, raw)?),
+            Type::FLOAT4 => Value::Real(f32::from_sql(kind, raw)?.into()),
+            Type::NUMERIC => decode_numeric(raw)?,
+            Type::BYTEA => Value::Bytes(raw.to_vec()),
+            // `void` is what functions such as pg_advisory_lock answer.
+            Type::VOID => Value::Null,
+            _ if is_text(kind) => Value::Text(String::from_utf8(raw.to_vec())?),
+            _ => return Err(format!("columns of type {kind} are not supported").into()),
+        }))
+    }
+
+    fn from_sql_null(_kind: &Type) -> Result<Self, Box<dyn StdError + Sync + Send>> {
+        Ok(Self(Value::Null))
+    }
+
+    fn accepts(_kind: &Type) -> bool {
+        true
+    }
+}
+
+fn convert(error: &postgres::Error) -> Error {
+    let Some(refusal) = error.as_db_error() else {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            text = format!("{text}: {inner}");
+            cause = inner.source();
+        }
+        let io = error
+            .source()
+            .is_some_and(|source| source.is::<std::io::Error>());
+        return if error.is_closed()
+            || io
+            || text.starts_with("error communicating")
+            || text.starts_with("error connecting")
+        {
+            Error::Unreachable(text)
+        } else {
+            Error::Statement(text)
+        };
+    };
+    let text = format!("{} ({})", refusal.message(), refusal.code().code());
+    match refusal.code().code() {
+        "23505" => Error::UniqueViolation(refusal.constraint().map_or(text, str::to_owned)),
+        "22001" | "22003" => Error::Constraint(text),
+        "40001" | "40P01" | "55P03" => Error::Conflict(text),
+        "42P07" | "42701" => Error::Exists(text),
+        "53300" | "57P01" | "57P02" | "57P03" | "57P05" => Error::Unreachable(text),
+        code if code.starts_with("23") => Error::Constraint(text),
+        code if code.starts_with("08") => Error::Unreachable(text),
+        code if code.starts_with("28") || code == "3D000" => Error::Url(text),
+        _ => Error::Statement(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn numerics_go_both_ways() {
+        for int in [
+            0,
+            1,
+            -1,
+            9_999,
+            10_000,
+            -10_001,
+            123_456_789_012,
+            i64::MAX,
+            i64::MIN,
+        ] {
+            let mut raw = BytesMut::new();
+            encode_numeric(int, &mut raw);
+            assert_eq!(decode_numeric(&raw).unwrap(), Value::Int(int));
+        }
+        // 1.5: two digits, weight 0, scale 1
+        let raw = [0, 2, 0, 0, 0, 0, 0, 1, 0, 1, 0x13, 0x88];
+        assert_eq!(decode_numeric(&raw).unwrap(), Value::Real(1.5));
+        assert!(decode_numeric(&[0, 1]).is_err());
     }
 }

@@ -4,6 +4,7 @@ use crate::store::{Job, Options};
 use crate::{Dialect, Engine, Error, Row, Tx, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -23,7 +24,9 @@ impl Pool {
     pub(crate) fn open(path: &Path, options: &Options) -> Result<Self, Error> {
         let writer_connection = connection(path, options, false)?;
         let (writer, jobs) = channel();
-        spawn("sqlite-writer", move || write_loop(writer_connection, &jobs))?;
+        spawn("sqlite-writer", move || {
+            write_loop(writer_connection, &jobs)
+        })?;
         let (readers, jobs) = channel();
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..options.connections.max(1) {
@@ -43,24 +46,50 @@ impl Pool {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    thread.map(|_| ()).map_err(|error| Error::Unreachable(error.to_string()))
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body);
+    thread
+        .map(|_| ())
+        .map_err(|error| Error::Unreachable(error.to_string()))
 }
 
 fn connection(path: &Path, options: &Options, read_only: bool) -> Result<Connection, Error> {
-    let access = if read_only { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE };
+    let access = if read_only {
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+    } else {
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
+    };
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)
         .map_err(|error| Error::Unreachable(format!("{}: {error}", path.display())))?;
-    connection.busy_timeout(Duration::from_secs(30)).map_err(convert)?;
-    connection.set_prepared_statement_cache_capacity(256);
+    connection
+        .busy_timeout(Duration::from_secs(30))
+        .map_err(convert)?;
+    connection.set_prepared_statement_cache_capacity(if read_only { 128 } else { 256 });
     let synchronous = if options.durable { "FULL" } else { "OFF" };
     if !read_only {
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(convert)?;
-        connection.pragma_update(None, "synchronous", synchronous).map_err(convert)?;
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .map_err(convert)?;
+        connection
+            .pragma_update(None, "synchronous", synchronous)
+            .map_err(convert)?;
     }
-    connection.pragma_update(None, "foreign_keys", "ON").map_err(convert)?;
-    connection.pragma_update(None, "temp_store", "MEMORY").map_err(convert)?;
+    connection
+        .pragma_update(None, "foreign_keys", "ON")
+        .map_err(convert)?;
+    connection
+        .pragma_update(None, "temp_store", "MEMORY")
+        .map_err(convert)?;
+    // LIKE tells case apart on the other databases too.
+    connection
+        .pragma_update(None, "case_sensitive_like", "ON")
+        .map_err(convert)?;
+    // In KiB; there are several connections per store and several stores in a process.
+    connection
+        .pragma_update(None, "cache_size", if read_only { -1000 } else { -2000 })
+        .map_err(convert)?;
     Ok(connection)
 }
 
@@ -72,50 +101,57 @@ fn read_loop(connection: Connection, jobs: &Mutex<Receiver<Box<dyn Job>>>) {
             Err(_) => return,
         };
         let Ok(mut job) = next else { return };
-        let outcome = engine.run("BEGIN DEFERRED").and_then(|()| {
-            let mut tx = Tx::new(&mut engine, Dialect::Sqlite);
-            job.attempt(&mut tx)
-        });
+        let outcome = engine
+            .run("BEGIN DEFERRED")
+            .and_then(|()| attempt(&mut engine, job.as_mut()));
         let closed = engine.run("ROLLBACK");
-        match outcome.and_then(|_| closed) {
-            Ok(()) => job.finish(),
+        match outcome.and_then(|outcome| closed.map(|()| outcome)) {
+            Ok(Some(_)) => job.finish(),
+            // Dropping the job tells the caller that there is no answer.
+            Ok(None) => {}
             Err(error) => job.fail(error),
         }
     }
 }
 
+/// Runs the closure; `None` if it panicked, which must not end the thread.
+fn attempt(engine: &mut Sqlite, job: &mut dyn Job) -> Result<Option<bool>, Error> {
+    let run = AssertUnwindSafe(|| job.attempt(&mut Tx::new(engine, Dialect::Sqlite)));
+    catch_unwind(run).map_or(Ok(None), |outcome| outcome.map(Some))
+}
+
 fn write_loop(connection: Connection, jobs: &Receiver<Box<dyn Job>>) {
     let mut engine = Sqlite { connection };
     while let Ok(first) = jobs.recv() {
-        let mut batch = vec![first];
-        write_batch(&mut engine, &mut batch, jobs);
+        write_batch(&mut engine, first, jobs);
     }
 }
 
-/// Runs the jobs that are waiting, each in a savepoint, and answers them after one commit.
-fn write_batch(engine: &mut Sqlite, waiting: &mut Vec<Box<dyn Job>>, jobs: &Receiver<Box<dyn Job>>) {
+/// Runs the jobs that are waiting, in their order, each in a savepoint, and answers them after one commit.
+fn write_batch(engine: &mut Sqlite, first: Box<dyn Job>, jobs: &Receiver<Box<dyn Job>>) {
     if let Err(error) = engine.run("BEGIN IMMEDIATE") {
-        let text = error.to_string();
-        for job in waiting.drain(..) {
-            job.fail(Error::Unreachable(text.clone()));
-        }
-        return;
+        return first.fail(Error::Unreachable(error.to_string()));
     }
     let started = Instant::now();
     let mut done: Vec<Box<dyn Job>> = Vec::new();
     let mut failed: Vec<(Box<dyn Job>, Error)> = Vec::new();
-    while let Some(mut job) = waiting.pop() {
+    let mut next = Some(first);
+    while let Some(mut job) = next.take() {
         match in_savepoint(engine, job.as_mut()) {
-            Ok(()) => done.push(job),
+            Ok(Some(_)) => done.push(job),
+            Ok(None) => {}
             Err(error) => failed.push((job, error)),
         }
-        let room = done.len() + failed.len() < BATCH && started.elapsed() < BATCH_TIME;
-        if waiting.is_empty() && room {
-            waiting.extend(jobs.try_recv());
+        // A full disk, for one, makes SQLite roll the whole transaction back by itself.
+        if engine.connection.is_autocommit() {
+            break;
+        }
+        if done.len() + failed.len() < BATCH && started.elapsed() < BATCH_TIME {
+            next = jobs.try_recv().ok();
         }
     }
     let committed = engine.run("COMMIT");
-    if committed.is_err() {
+    if committed.is_err() && !engine.connection.is_autocommit() {
         let _ = engine.run("ROLLBACK");
     }
     for job in done {
@@ -129,15 +165,14 @@ fn write_batch(engine: &mut Sqlite, waiting: &mut Vec<Box<dyn Job>>, jobs: &Rece
     }
 }
 
-fn in_savepoint(engine: &mut Sqlite, job: &mut dyn Job) -> Result<(), Error> {
+fn in_savepoint(engine: &mut Sqlite, job: &mut dyn Job) -> Result<Option<bool>, Error> {
     engine.run("SAVEPOINT job")?;
-    let mut tx = Tx::new(engine, Dialect::Sqlite);
-    let outcome = job.attempt(&mut tx);
-    if !matches!(outcome, Ok(true)) {
+    let outcome = attempt(engine, job);
+    if !matches!(outcome, Ok(Some(true))) {
         engine.run("ROLLBACK TO job")?;
     }
     engine.run("RELEASE job")?;
-    outcome.map(|_| ())
+    outcome
 }
 
 struct Sqlite {
@@ -166,14 +201,18 @@ impl rusqlite::ToSql for Value {
 impl Engine for Sqlite {
     fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         let mut statement = self.connection.prepare_cached(sql).map_err(convert)?;
-        let changed = statement.execute(rusqlite::params_from_iter(params)).map_err(convert)?;
+        let changed = statement
+            .execute(rusqlite::params_from_iter(params))
+            .map_err(convert)?;
         Ok(changed as u64)
     }
 
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
         let mut statement = self.connection.prepare_cached(sql).map_err(convert)?;
-        let columns: Arc<[String]> = statement.column_names().into_iter().map(str::to_owned).collect();
-        let mut rows = statement.query(rusqlite::params_from_iter(params)).map_err(convert)?;
+        let columns: Arc<[String]> = statement.column_names().map(str::to_owned).collect();
+        let mut rows = statement
+            .query(rusqlite::params_from_iter(params))
+            .map_err(convert)?;
         let mut found = Vec::new();
         while let Some(row) = rows.next().map_err(convert)? {
             let mut values = Vec::with_capacity(columns.len());
@@ -186,7 +225,10 @@ impl Engine for Sqlite {
                     ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
                 });
             }
-            found.push(Row { columns: Arc::clone(&columns), values });
+            found.push(Row {
+                columns: Arc::clone(&columns),
+                values,
+            });
         }
         Ok(found)
     }
@@ -209,7 +251,8 @@ fn convert(error: rusqlite::Error) -> Error {
     };
     match failure.code {
         ErrorCode::ConstraintViolation => match failure.extended_code {
-            rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY => Error::UniqueViolation(text),
+            rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE
+            | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY => Error::UniqueViolation(text),
             _ => Error::Constraint(text),
         },
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Error::Conflict(text),

@@ -15,7 +15,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { connections: 4, durable: true }
+        Self {
+            connections: 4,
+            durable: true,
+        }
     }
 }
 
@@ -63,7 +66,9 @@ where
     fn attempt(&mut self, tx: &mut Tx<'_>) -> Result<bool, Error> {
         let outcome = (self.work)(tx);
         if tx.retry {
-            return Err(Error::Conflict("the unit of work met a conflict".to_owned()));
+            return Err(Error::Conflict(
+                "the unit of work met a conflict".to_owned(),
+            ));
         }
         let commit = outcome.is_ok();
         self.outcome = Some(outcome);
@@ -92,16 +97,31 @@ impl Store {
         let url = url.to_owned();
         let opened = tokio::task::spawn_blocking(move || connect(&url, &options)).await;
         let (pool, dialect) = opened.map_err(|error| Error::Unreachable(error.to_string()))??;
-        Ok(Self { inner: Arc::new(Inner { pool, dialect, _folder: None }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                pool,
+                dialect,
+                _folder: None,
+            }),
+        })
     }
 
     /// An empty SQLite database in a temporary folder that goes away with the store. For tests.
     pub async fn temporary() -> Result<Self, Error> {
         let folder = tempfile::tempdir().map_err(|error| Error::Unreachable(error.to_string()))?;
         let path = folder.path().join("test.db");
-        let options = Options { connections: 2, durable: false };
+        let options = Options {
+            connections: 2,
+            durable: false,
+        };
         let pool = Pool::Sqlite(sqlite_engine::Pool::open(&path, &options)?);
-        Ok(Self { inner: Arc::new(Inner { pool, dialect: Dialect::Sqlite, _folder: Some(folder) }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                pool,
+                dialect: Dialect::Sqlite,
+                _folder: Some(folder),
+            }),
+        })
     }
 
     /// Which database this is.
@@ -109,9 +129,25 @@ impl Store {
         self.inner.dialect
     }
 
-    /// Brings the schema of a component up to date.
-    pub async fn migrate(&self, component: &'static str, migrations: &'static [Migration]) -> Result<(), Error> {
-        self.write(move |tx| migrate::run(tx, component, migrations)).await
+    /// Brings the schema of a component up to date. Programs that do so at the same time wait for each other.
+    ///
+    /// On MySQL a schema statement commits at once, so a migration that fails there leaves what it did so far; the
+    /// next try goes on after the last statement that worked.
+    pub async fn migrate(
+        &self,
+        component: &'static str,
+        migrations: &'static [Migration],
+    ) -> Result<(), Error> {
+        let mut tries = 0;
+        // Two programs that make the first table at once: one of them is refused by PostgreSQL, and finds it next time.
+        while let Err(error) = self.write(migrate::prepare).await {
+            tries += 1;
+            if tries > 5 || !matches!(error, Error::Exists(_) | Error::UniqueViolation(_)) {
+                return Err(error);
+            }
+        }
+        self.write(move |tx| migrate::run(tx, component, migrations))
+            .await
     }
 
     /// Runs a unit of work that only reads, on a consistent snapshot.
@@ -141,7 +177,11 @@ impl Store {
         F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
     {
         let (answer, outcome) = oneshot::channel();
-        let job: Box<dyn Job> = Box::new(Unit { work, outcome: None, answer });
+        let job: Box<dyn Job> = Box::new(Unit {
+            work,
+            outcome: None,
+            answer,
+        });
         match &self.inner.pool {
             Pool::Sqlite(pool) => pool.submit(job, writes),
             Pool::Postgres(pool) => pool.submit(job, writes),
@@ -152,24 +192,43 @@ impl Store {
 }
 
 fn connect(url: &str, options: &Options) -> Result<(Pool, Dialect), Error> {
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| Error::Url(format!("'{}' has no scheme", redact(url))))?;
+    let (scheme, rest) = url
+        .split_once("://")
+        .ok_or_else(|| Error::Url(format!("'{}' has no scheme", redact(url))))?;
     match scheme {
         "sqlite" => {
             let path = std::path::Path::new(rest);
-            Ok((Pool::Sqlite(sqlite_engine::Pool::open(path, options)?), Dialect::Sqlite))
+            Ok((
+                Pool::Sqlite(sqlite_engine::Pool::open(path, options)?),
+                Dialect::Sqlite,
+            ))
         }
-        "postgres" | "postgresql" => {
-            Ok((Pool::Postgres(postgres_engine::Pool::open(&format!("postgres://{rest}"), options)?), Dialect::Postgres))
-        }
-        "mysql" | "mariadb" => Ok((Pool::Mysql(mysql_engine::Pool::open(&format!("mysql://{rest}"), options)?), Dialect::Mysql)),
-        other => Err(Error::Url(format!("'{other}' is not sqlite, postgres or mysql"))),
+        "postgres" | "postgresql" => Ok((
+            Pool::Postgres(postgres_engine::Pool::open(
+                &format!("postgres://{rest}"),
+                options,
+            )?),
+            Dialect::Postgres,
+        )),
+        "mysql" | "mariadb" => Ok((
+            Pool::Mysql(mysql_engine::Pool::open(
+                &format!("mysql://{rest}"),
+                options,
+            )?),
+            Dialect::Mysql,
+        )),
+        other => Err(Error::Url(format!(
+            "'{other}' is not sqlite, postgres or mysql"
+        ))),
     }
 }
 
 /// The URL without its password, for messages.
 fn redact(url: &str) -> String {
     match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &url[..scheme + 3], &url[at..]),
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}***{}", &url[..scheme + 3], &url[at..])
+        }
         _ => url.to_owned(),
     }
 }

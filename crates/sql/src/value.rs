@@ -101,7 +101,18 @@ macro_rules! from_uuid_id {
         )+
     };
 }
-from_uuid_id!(ServerId, ImageId, NetworkId, PortId, TaskId, NodeId, ServiceId, MigrationId, GroupId, BlockDeviceId);
+from_uuid_id!(
+    ServerId,
+    ImageId,
+    NetworkId,
+    PortId,
+    TaskId,
+    NodeId,
+    ServiceId,
+    MigrationId,
+    GroupId,
+    BlockDeviceId
+);
 
 macro_rules! from_text_id {
     ($($id:ident),+) => {
@@ -139,7 +150,10 @@ pub trait FromValue: Sized {
 }
 
 fn wrong<T>(value: &Value) -> Result<T, Error> {
-    Err(Error::Column(format!("{value:?} is not a {}", std::any::type_name::<T>())))
+    Err(Error::Column(format!(
+        "{value:?} is not a {}",
+        std::any::type_name::<T>()
+    )))
 }
 
 macro_rules! to_int {
@@ -229,7 +243,10 @@ pub struct Row {
 impl Row {
     /// The column at `index`, counted from 0.
     pub fn get<T: FromValue>(&self, index: usize) -> Result<T, Error> {
-        let value = self.values.get(index).ok_or_else(|| Error::Column(format!("no column {index}")))?;
+        let value = self
+            .values
+            .get(index)
+            .ok_or_else(|| Error::Column(format!("no column {index}")))?;
         T::from_value(value).map_err(|error| self.at(index, &error))
     }
 
@@ -241,7 +258,11 @@ impl Row {
 
     /// Moves a text out of the row, without copying it; NULL is `None`.
     pub fn take_string(&mut self, index: usize) -> Result<Option<String>, Error> {
-        match self.values.get_mut(index).map(|value| std::mem::replace(value, Value::Null)) {
+        match self
+            .values
+            .get_mut(index)
+            .map(|value| std::mem::replace(value, Value::Null))
+        {
             Some(Value::Text(text)) => Ok(Some(text)),
             Some(Value::Null) => Ok(None),
             _ => Err(Error::Column(format!("column {index} is not text"))),

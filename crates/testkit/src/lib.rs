@@ -1,1 +1,3 @@
 //! TBD
+
+pub use sql::testing::{TestStore, databases};

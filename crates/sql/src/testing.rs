@@ -1,0 +1,188 @@
+//! A fresh database of each kind for a test.
+//!
+//! SQLite is always there. PostgreSQL and MySQL/MariaDB are used when `KILONOVA_TEST_POSTGRES` and
+//! `KILONOVA_TEST_MYSQL` hold the URL of a server and of a user who may create schemas and databases;
+//! `scripts/test-databases.sh` starts such servers and sets both.
+
+use crate::{Dialect, Options, Store};
+use std::sync::Once;
+
+/// A database for one test, removed when this is dropped.
+pub struct TestStore {
+    /// `sqlite`, `postgres` or `mysql`, for messages.
+    pub name: &'static str,
+    /// The empty database.
+    pub store: Store,
+    url: String,
+    _cleanup: Option<Cleanup>,
+}
+
+impl TestStore {
+    /// Another handle on the same database with connections of its own, as another process would have.
+    pub async fn again(&self) -> Store {
+        let options = Options {
+            connections: 4,
+            durable: false,
+        };
+        match Store::open_with(&self.url, options).await {
+            Ok(store) => store,
+            Err(error) => panic!("{}: {error}", self.name),
+        }
+    }
+
+    /// The URL of the database.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// A fresh database of each kind that is there. Prints which are skipped, once per process.
+///
+/// # Panics
+/// When a database that the environment names cannot be used: a test must not pass because of that.
+pub async fn databases() -> Vec<TestStore> {
+    let mut stores = vec![sqlite().await];
+    if std::env::var("KILONOVA_TEST_DBS").is_ok_and(|choice| choice == "sqlite") {
+        return stores;
+    }
+    for (dialect, variable) in [
+        (Dialect::Postgres, "KILONOVA_TEST_POSTGRES"),
+        (Dialect::Mysql, "KILONOVA_TEST_MYSQL"),
+    ] {
+        match std::env::var(variable) {
+            Ok(url) => stores.push(server(dialect, url).await),
+            Err(_) => tell_once(),
+        }
+    }
+    stores
+}
+
+fn tell_once() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        eprintln!(
+            "SKIPPED: PostgreSQL and MySQL, for KILONOVA_TEST_POSTGRES and KILONOVA_TEST_MYSQL are not both set; \
+             run under scripts/test-databases.sh, or set KILONOVA_TEST_DBS=sqlite to not see this"
+        );
+    });
+}
+
+async fn sqlite() -> TestStore {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let url = format!("sqlite://{}", folder.path().join("test.db").display());
+    let store = open(&url).await;
+    TestStore {
+        name: "sqlite",
+        store,
+        url,
+        _cleanup: Some(Cleanup::Folder { _folder: folder }),
+    }
+}
+
+async fn server(dialect: Dialect, admin: String) -> TestStore {
+    let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+    let create = match dialect {
+        Dialect::Postgres => format!("CREATE SCHEMA {name}"),
+        _ => format!("CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
+    };
+    run_as_admin(dialect, &admin, create);
+    let mut url = url::Url::parse(&admin).expect("the test server's URL can be read");
+    let label = match dialect {
+        Dialect::Postgres => {
+            url.query_pairs_mut()
+                .append_pair("options", &format!("-csearch_path={name}"));
+            "postgres"
+        }
+        _ => {
+            url.set_path(&name);
+            "mysql"
+        }
+    };
+    let url = url.to_string();
+    let store = open(&url).await;
+    TestStore {
+        name: label,
+        store,
+        url,
+        _cleanup: Some(Cleanup::Server {
+            dialect,
+            admin,
+            name,
+        }),
+    }
+}
+
+async fn open(url: &str) -> Store {
+    match Store::open_with(
+        url,
+        Options {
+            connections: 4,
+            durable: false,
+        },
+    )
+    .await
+    {
+        Ok(store) => store,
+        Err(error) => panic!("the test database cannot be opened: {error}"),
+    }
+}
+
+/// Runs a statement with the server's own client crate: on a thread, for the clients are synchronous.
+fn run_as_admin(dialect: Dialect, admin: &str, statement: String) {
+    let admin = admin.to_owned();
+    let thread = std::thread::spawn(move || match dialect {
+        Dialect::Postgres => {
+            let mut client = postgres::Client::connect(&admin, postgres::NoTls)
+                .map_err(|error| error.to_string())?;
+            client
+                .batch_execute(&statement)
+                .map_err(|error| error.to_string())
+        }
+        _ => {
+            use mysql::prelude::Queryable;
+            let opts = mysql::OptsBuilder::from_opts(
+                mysql::Opts::from_url(&admin).map_err(|error| error.to_string())?,
+            );
+            let mut client =
+                mysql::Conn::new(opts.prefer_socket(false)).map_err(|error| error.to_string())?;
+            client
+                .query_drop(statement)
+                .map_err(|error| error.to_string())
+        }
+    });
+    match thread.join() {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if std::thread::panicking() => eprintln!("test database: {error}"),
+        Ok(Err(error)) => panic!("test database: {error}"),
+        Err(_) => eprintln!("test database: the client panicked"),
+    }
+}
+
+enum Cleanup {
+    Folder {
+        _folder: tempfile::TempDir,
+    },
+    Server {
+        dialect: Dialect,
+        admin: String,
+        name: String,
+    },
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        let Self::Server {
+            dialect,
+            admin,
+            name,
+        } = self
+        else {
+            return;
+        };
+        let drop = match dialect {
+            Dialect::Postgres => format!("DROP SCHEMA {name} CASCADE"),
+            _ => format!("DROP DATABASE {name}"),
+        };
+        run_as_admin(*dialect, admin, drop);
+    }
+}
