@@ -1,1 +1,39 @@
-//! TBD
+//! Every SQL statement of the compute services, one module per aggregate.
+//!
+//! Functions take an open transaction, so that callers decide what belongs together. All of them are plain
+//! synchronous code; units of work are run by [`sql::Store`].
+
+pub mod accept;
+pub mod actions;
+pub mod hosts;
+pub mod instances;
+pub mod list;
+pub mod placement;
+pub mod tasks;
+pub mod usages;
+pub mod work;
+
+use sql::{Migration, Store};
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "core",
+    sql: include_str!("migrations/0001_core.sql"),
+}];
+
+/// Brings the compute database's schema up to date.
+pub async fn migrate(store: &Store) -> Result<(), sql::Error> {
+    store.migrate("compute", MIGRATIONS).await
+}
+
+/// Reads a JSON document of a column.
+fn document<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, sql::Error> {
+    serde_json::from_str(text)
+        .map_err(|error| sql::Error::Column(format!("a stored document: {error}")))
+}
+
+/// Writes a JSON document for a column.
+fn to_document<T: serde::Serialize>(value: &T) -> Result<String, sql::Error> {
+    serde_json::to_string(value)
+        .map_err(|error| sql::Error::Column(format!("a document to store: {error}")))
+}

@@ -1,0 +1,147 @@
+//! The image service (Image API v2).
+
+use crate::{ClientError, headers, unexpected};
+use axum::body::Body;
+use http::{Method, StatusCode};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use types::ImageId;
+use types::server::ImageRef;
+use web::client::Client;
+
+const SERVICE: &str = "the image service";
+
+/// An image as compute sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageRecord {
+    /// What a server keeps of it.
+    pub image: ImageRef,
+    /// `active`, `queued`, `deactivated`, ...
+    pub status: String,
+    /// `public`, `private`, `shared`, `community`.
+    pub visibility: String,
+    /// The owning project.
+    pub owner: Option<String>,
+    /// The whole document, for views that need more of it.
+    pub document: Value,
+}
+
+/// A client of the image service.
+pub struct Images {
+    client: Client,
+}
+
+impl Images {
+    /// A client over this transport.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// An image that the token's holder may see.
+    pub async fn get(&self, token: &str, id: &str) -> Result<Option<ImageRecord>, ClientError> {
+        if id.parse::<ImageId>().is_err() {
+            return Ok(None);
+        }
+        let answer = self
+            .client
+            .call(
+                Method::GET,
+                &format!("/v2/images/{id}"),
+                headers(token),
+                None,
+            )
+            .await?;
+        match answer.status {
+            StatusCode::OK => {
+                let document = answer.json();
+                record(&document)
+                    .map(Some)
+                    .ok_or_else(|| unexpected(SERVICE, "an image without an id", &answer))
+            }
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(None),
+            _ => Err(unexpected(SERVICE, "GET image", &answer)),
+        }
+    }
+
+    /// The bytes of an image, as a stream.
+    pub async fn download(&self, token: &str, id: ImageId) -> Result<Option<Body>, ClientError> {
+        let answer = self
+            .client
+            .send(
+                Method::GET,
+                &format!("/v2/images/{id}/file"),
+                headers(token),
+                Body::empty(),
+            )
+            .await?;
+        match answer.status() {
+            StatusCode::OK => Ok(Some(answer.into_body())),
+            StatusCode::NOT_FOUND | StatusCode::NO_CONTENT | StatusCode::FORBIDDEN => Ok(None),
+            other => Err(ClientError::Unexpected {
+                service: SERVICE,
+                reason: format!("download: {other}"),
+            }),
+        }
+    }
+}
+
+/// Attributes of an image that are not properties (Image API, "Show image").
+const BASE: &[&str] = &[
+    "id",
+    "name",
+    "status",
+    "visibility",
+    "owner",
+    "size",
+    "virtual_size",
+    "checksum",
+    "os_hash_algo",
+    "os_hash_value",
+    "os_hidden",
+    "disk_format",
+    "container_format",
+    "min_disk",
+    "min_ram",
+    "protected",
+    "tags",
+    "created_at",
+    "updated_at",
+    "self",
+    "file",
+    "schema",
+    "stores",
+    "locations",
+    "direct_url",
+];
+
+fn record(document: &Value) -> Option<ImageRecord> {
+    let text = |name: &str| document[name].as_str().map(str::to_owned);
+    let number = |name: &str| document[name].as_u64().unwrap_or(0);
+    let properties: BTreeMap<String, String> = document
+        .as_object()?
+        .iter()
+        .filter(|(name, _)| !BASE.contains(&name.as_str()))
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect();
+    let sha512 = (document["os_hash_algo"] == "sha512")
+        .then(|| text("os_hash_value"))
+        .flatten();
+    let image = ImageRef {
+        id: text("id")?.parse().ok()?,
+        name: text("name").unwrap_or_default(),
+        disk_format: text("disk_format").unwrap_or_default(),
+        container_format: text("container_format").unwrap_or_default(),
+        size: number("size"),
+        min_disk: u32::try_from(number("min_disk")).unwrap_or(u32::MAX),
+        min_ram: u32::try_from(number("min_ram")).unwrap_or(u32::MAX),
+        sha512,
+        properties,
+    };
+    Some(ImageRecord {
+        image,
+        status: text("status").unwrap_or_default(),
+        visibility: text("visibility").unwrap_or_default(),
+        owner: text("owner"),
+        document: document.clone(),
+    })
+}

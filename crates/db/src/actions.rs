@@ -1,0 +1,195 @@
+//! Instance actions and their events: what Nova shows of long work (`os-instance-actions`).
+
+use sql::{Error, Row, Tx, Value};
+use types::{ServerId, Timestamp};
+
+/// One request that acted on a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// Row id.
+    pub id: i64,
+    /// `create`, `stop`, ...
+    pub action: String,
+    /// The server.
+    pub server: ServerId,
+    /// The request.
+    pub request_id: String,
+    /// Who asked.
+    pub user_id: String,
+    /// For which project.
+    pub project_id: String,
+    /// `Error` when it failed.
+    pub message: Option<String>,
+    /// When it was accepted.
+    pub start_time: Timestamp,
+    /// Last changed.
+    pub updated_at: Timestamp,
+}
+
+/// One part of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Row id.
+    pub id: i64,
+    /// Name, for example `compute__do_build_and_run_instance`.
+    pub event: String,
+    /// Started.
+    pub start_time: Timestamp,
+    /// Ended.
+    pub finish_time: Option<Timestamp>,
+    /// `Success` or `Error`.
+    pub result: Option<String>,
+    /// For administrators.
+    pub traceback: Option<String>,
+    /// For administrators.
+    pub host: Option<String>,
+    /// For everyone (2.84).
+    pub details: Option<String>,
+}
+
+/// Who asked for an action, and through which request.
+#[derive(Clone, Debug)]
+pub struct Requester<'a> {
+    /// The request.
+    pub request_id: &'a str,
+    /// The user.
+    pub user_id: &'a str,
+    /// The project.
+    pub project_id: &'a str,
+}
+
+/// Records an accepted action.
+pub fn start(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    action: &str,
+    by: &Requester<'_>,
+    now: Timestamp,
+) -> Result<i64, Error> {
+    tx.insert_id(
+        "INSERT INTO instance_actions (action, instance_uuid, request_id, user_id, project_id, start_time, updated_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        &[action.into(), server.into(), by.request_id.into(), by.user_id.into(), by.project_id.into(), now.into(), now.into()],
+    )
+}
+
+/// Marks an action as failed.
+pub fn fail(tx: &mut Tx<'_>, action: i64, now: Timestamp) -> Result<(), Error> {
+    tx.execute(
+        "UPDATE instance_actions SET message = 'Error', updated_at = ? WHERE id = ?",
+        &[now.into(), action.into()],
+    )?;
+    Ok(())
+}
+
+/// Starts an event of an action.
+pub fn start_event(
+    tx: &mut Tx<'_>,
+    action: i64,
+    event: &str,
+    host: Option<&str>,
+    now: Timestamp,
+) -> Result<i64, Error> {
+    tx.execute(
+        "UPDATE instance_actions SET updated_at = ? WHERE id = ?",
+        &[now.into(), action.into()],
+    )?;
+    tx.insert_id(
+        "INSERT INTO instance_action_events (action_id, event, start_time, host) VALUES (?, ?, ?, ?)",
+        &[action.into(), event.into(), now.into(), host.into()],
+    )
+}
+
+/// Ends an event: `None` is success, else why not.
+pub fn finish_event(
+    tx: &mut Tx<'_>,
+    event: i64,
+    failure: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let outcome = if failure.is_some() {
+        "Error"
+    } else {
+        "Success"
+    };
+    let details = failure.map(|text| text.chars().take(255).collect::<String>());
+    let params: [Value; 5] = [
+        now.into(),
+        outcome.into(),
+        failure.into(),
+        details.into(),
+        event.into(),
+    ];
+    tx.execute(
+        "UPDATE instance_action_events SET finish_time = ?, outcome = ?, traceback = ?, details = ? WHERE id = ?",
+        &params,
+    )?;
+    tx.execute(
+        "UPDATE instance_actions SET updated_at = ? WHERE id = (SELECT action_id FROM instance_action_events WHERE id = ?)",
+        &[now.into(), event.into()],
+    )?;
+    Ok(())
+}
+
+const ACTION: &str =
+    "id, action, instance_uuid, request_id, user_id, project_id, message, start_time, updated_at";
+
+fn action_from(row: &Row) -> Result<Action, Error> {
+    Ok(Action {
+        id: row.get(0)?,
+        action: row.get(1)?,
+        server: row.get(2)?,
+        request_id: row.get(3)?,
+        user_id: row.get(4)?,
+        project_id: row.get(5)?,
+        message: row.get(6)?,
+        start_time: row.get(7)?,
+        updated_at: row.get(8)?,
+    })
+}
+
+/// The actions of a server, newest first.
+pub fn of_server(tx: &mut Tx<'_>, server: ServerId) -> Result<Vec<Action>, Error> {
+    let sql =
+        format!("SELECT {ACTION} FROM instance_actions WHERE instance_uuid = ? ORDER BY id DESC");
+    tx.query(&sql, &[server.into()])?
+        .iter()
+        .map(action_from)
+        .collect()
+}
+
+/// One action, by the request that asked for it.
+pub fn by_request(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    request_id: &str,
+) -> Result<Option<Action>, Error> {
+    let sql = format!(
+        "SELECT {ACTION} FROM instance_actions WHERE instance_uuid = ? AND request_id = ? ORDER BY id DESC"
+    );
+    tx.query_opt(&sql, &[server.into(), request_id.into()])?
+        .as_ref()
+        .map(action_from)
+        .transpose()
+}
+
+/// The events of an action, newest first.
+pub fn events(tx: &mut Tx<'_>, action: i64) -> Result<Vec<Event>, Error> {
+    let sql = "SELECT id, event, start_time, finish_time, outcome, traceback, host, details FROM instance_action_events \
+        WHERE action_id = ? ORDER BY id DESC";
+    let rows = tx.query(sql, &[action.into()])?;
+    rows.iter()
+        .map(|row| {
+            Ok(Event {
+                id: row.get(0)?,
+                event: row.get(1)?,
+                start_time: row.get(2)?,
+                finish_time: row.get(3)?,
+                result: row.get(4)?,
+                traceback: row.get(5)?,
+                host: row.get(6)?,
+                details: row.get(7)?,
+            })
+        })
+        .collect()
+}

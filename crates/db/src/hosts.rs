@@ -1,0 +1,245 @@
+//! Services and compute nodes: who reports for duty, and what each host has.
+
+use crate::placement::{self, Inventory};
+use crate::{document, to_document};
+use sql::{Error, Row, Tx};
+use types::agent::HostFacts;
+use types::{HostName, NodeId, ServiceId, Timestamp};
+
+/// A service record (`os-services`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Number (below 2.53).
+    pub id: i64,
+    /// Id (from 2.53).
+    pub uuid: ServiceId,
+    /// Where it runs.
+    pub host: HostName,
+    /// `nova-compute`, `nova-conductor`, `nova-scheduler`.
+    pub binary: String,
+    /// Grows with each heartbeat.
+    pub beats: i64,
+    /// The last heartbeat.
+    pub last_seen_up: Option<Timestamp>,
+    /// Takes no new servers.
+    pub disabled: bool,
+    /// Why.
+    pub disabled_reason: Option<String>,
+    /// Declared down by an operator.
+    pub forced_down: bool,
+    /// The agent's version.
+    pub version: i64,
+    /// What is wrong although the agent beats, for example libvirt not answering.
+    pub problem: Option<String>,
+    /// First seen.
+    pub created_at: Timestamp,
+    /// Last changed.
+    pub updated_at: Option<Timestamp>,
+}
+
+impl Service {
+    /// Whether the service is up: it beat within `down_after` microseconds, nothing is wrong, nobody forced it down.
+    pub fn is_up(&self, now: Timestamp, down_after_micros: i64) -> bool {
+        let recent = self
+            .last_seen_up
+            .is_some_and(|at| now.micros().saturating_sub(at.micros()).abs() <= down_after_micros);
+        recent && !self.forced_down && self.problem.is_none()
+    }
+}
+
+/// A compute node (`os-hypervisors`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Number (below 2.53).
+    pub id: i64,
+    /// Id, which is also its resource provider's.
+    pub uuid: NodeId,
+    /// The agent's host.
+    pub host: HostName,
+    /// The hypervisor's own name.
+    pub hypervisor_hostname: String,
+    /// What the agent reported.
+    pub facts: HostFacts,
+}
+
+const SERVICE: &str = "id, uuid, host, topic, beats, last_seen_up, disabled, disabled_reason, forced_down, version, problem, \
+    created_at, updated_at";
+
+fn service_from(row: &Row) -> Result<Service, Error> {
+    Ok(Service {
+        id: row.get(0)?,
+        uuid: row.get(1)?,
+        host: row.get(2)?,
+        binary: row.get(3)?,
+        beats: row.get(4)?,
+        last_seen_up: row.get(5)?,
+        disabled: row.get(6)?,
+        disabled_reason: row.get(7)?,
+        forced_down: row.get(8)?,
+        version: row.get(9)?,
+        problem: row.get(10)?,
+        created_at: row.get(11)?,
+        updated_at: row.get(12)?,
+    })
+}
+
+/// All services, in order of their first start.
+pub fn services(tx: &mut Tx<'_>) -> Result<Vec<Service>, Error> {
+    tx.query(&format!("SELECT {SERVICE} FROM services ORDER BY id"), &[])?
+        .iter()
+        .map(service_from)
+        .collect()
+}
+
+/// Records a heartbeat, and the service itself on its first one.
+pub fn beat(
+    tx: &mut Tx<'_>,
+    host: &HostName,
+    binary: &str,
+    problem: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let problem = problem.map(|text| text.chars().take(255).collect::<String>());
+    let changed = tx.execute(
+        "UPDATE services SET beats = beats + 1, last_seen_up = ?, updated_at = ?, problem = ? WHERE host = ? AND topic = ?",
+        &[now.into(), now.into(), problem.clone().into(), host.into(), binary.into()],
+    )?;
+    if changed == 0 {
+        tx.execute(
+            "INSERT INTO services (uuid, host, topic, beats, last_seen_up, disabled, forced_down, version, problem, created_at) \
+             VALUES (?, ?, ?, 1, ?, 0, 0, 1, ?, ?)",
+            &[ServiceId::random().into(), host.into(), binary.into(), now.into(), problem.into(), now.into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Enables or disables a service; `false` when there is none.
+pub fn set_disabled(
+    tx: &mut Tx<'_>,
+    service: ServiceId,
+    disabled: bool,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let changed = tx.execute(
+        "UPDATE services SET disabled = ?, disabled_reason = ?, updated_at = ? WHERE uuid = ?",
+        &[disabled.into(), reason.into(), now.into(), service.into()],
+    )?;
+    Ok(changed == 1)
+}
+
+/// Declares a service down, or takes that back; `false` when there is none.
+pub fn set_forced_down(
+    tx: &mut Tx<'_>,
+    service: ServiceId,
+    forced_down: bool,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let changed = tx.execute(
+        "UPDATE services SET forced_down = ?, updated_at = ? WHERE uuid = ?",
+        &[forced_down.into(), now.into(), service.into()],
+    )?;
+    Ok(changed == 1)
+}
+
+/// Removes a service record.
+pub fn remove_service(tx: &mut Tx<'_>, service: ServiceId) -> Result<bool, Error> {
+    Ok(tx.execute("DELETE FROM services WHERE uuid = ?", &[service.into()])? == 1)
+}
+
+/// Shares of a host's resources that servers may use, and what is kept for the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Ratios {
+    /// vCPUs per CPU.
+    pub cpu: f64,
+    /// MiB per MiB.
+    pub ram: f64,
+    /// GiB per GiB.
+    pub disk: f64,
+    /// MiB kept for the host.
+    pub reserved_memory_mb: u64,
+    /// GiB kept for the host.
+    pub reserved_disk_gb: u64,
+}
+
+impl Default for Ratios {
+    /// Nova's initial ratios and reserves.
+    fn default() -> Self {
+        Self {
+            cpu: 4.0,
+            ram: 1.0,
+            disk: 1.0,
+            reserved_memory_mb: 512,
+            reserved_disk_gb: 0,
+        }
+    }
+}
+
+/// Records what a host is and has: its node, its resource provider and its inventories.
+pub fn put_node(
+    tx: &mut Tx<'_>,
+    host: &HostName,
+    node: NodeId,
+    facts: &HostFacts,
+    ratios: &Ratios,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let text = to_document(facts)?;
+    let changed = tx.execute(
+        "UPDATE compute_nodes SET hypervisor_hostname = ?, facts = ?, updated_at = ? WHERE uuid = ?",
+        &[(&facts.hypervisor_hostname).into(), (&text).into(), now.into(), node.into()],
+    )?;
+    if changed == 0 {
+        tx.execute(
+            "INSERT INTO compute_nodes (uuid, host, hypervisor_hostname, facts, created_at) VALUES (?, ?, ?, ?, ?)",
+            &[node.into(), host.into(), (&facts.hypervisor_hostname).into(), text.into(), now.into()],
+        )?;
+    }
+    let inventories = [
+        Inventory::whole("VCPU", u64::from(facts.vcpus), 0, ratios.cpu),
+        Inventory::whole(
+            "MEMORY_MB",
+            facts.memory_mb,
+            ratios.reserved_memory_mb,
+            ratios.ram,
+        ),
+        Inventory::whole(
+            "DISK_GB",
+            facts.disk_gb,
+            ratios.reserved_disk_gb,
+            ratios.disk,
+        ),
+    ];
+    placement::put_provider(tx, node, &facts.hypervisor_hostname, &inventories, now)
+}
+
+/// All compute nodes, in order of their first start.
+pub fn nodes(tx: &mut Tx<'_>) -> Result<Vec<Node>, Error> {
+    let rows = tx.query(
+        "SELECT id, uuid, host, hypervisor_hostname, facts FROM compute_nodes ORDER BY id",
+        &[],
+    )?;
+    rows.iter()
+        .map(|row| {
+            Ok(Node {
+                id: row.get(0)?,
+                uuid: row.get(1)?,
+                host: row.get(2)?,
+                hypervisor_hostname: row.get(3)?,
+                facts: document(&row.get::<String>(4)?)?,
+            })
+        })
+        .collect()
+}
+
+/// The number of servers on each host.
+pub fn servers_per_host(tx: &mut Tx<'_>) -> Result<Vec<(HostName, i64)>, Error> {
+    let rows = tx.query(
+        "SELECT host, COUNT(*) FROM instances WHERE deleted = 0 AND host IS NOT NULL GROUP BY host",
+        &[],
+    )?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}

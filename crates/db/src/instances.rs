@@ -1,0 +1,543 @@
+//! Servers: the rows of `instances`, and the one writer of their states.
+
+use crate::{document, to_document};
+use serde::{Deserialize, Serialize};
+use sql::{Error, Row, Tx, Value};
+use std::collections::BTreeMap;
+use types::server::{Flavor, ImageRef, WantedNetworks};
+use types::{
+    HostName, NodeId, PowerState, ProjectId, ServerId, TaskId, TaskState, Timestamp, UserId,
+    VmState,
+};
+
+/// A fault shown with a server in ERROR (`fault` in the API).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// HTTP-like code, 500 or 400.
+    pub code: u16,
+    /// For everyone.
+    pub message: String,
+    /// For administrators.
+    pub details: Option<String>,
+    /// When it happened.
+    pub created: Timestamp,
+}
+
+/// One address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// The address.
+    pub ip: String,
+    /// 4 or 6.
+    pub version: u8,
+    /// `fixed` or `floating`.
+    pub kind: String,
+}
+
+/// What is known of one interface, kept with the server so that lists need not ask the network service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// The port.
+    pub port_id: String,
+    /// Its network.
+    pub network_id: String,
+    /// The network's name, under which the API shows the addresses.
+    pub network_name: String,
+    /// MAC address.
+    pub mac: String,
+    /// Bytes.
+    pub mtu: u32,
+    /// Fixed addresses, each followed by its floating ones.
+    pub addresses: Vec<Address>,
+    /// Whether the port existed before and outlives the server.
+    pub preexisting: bool,
+    /// Device tag.
+    pub tag: Option<String>,
+}
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Counts servers; `instance-%08x` is made of it.
+    pub number: i64,
+    /// The id.
+    pub id: ServerId,
+    /// Owner.
+    pub project_id: ProjectId,
+    /// Creator.
+    pub user_id: UserId,
+    /// `name`.
+    pub display_name: String,
+    /// `description`.
+    pub description: Option<String>,
+    /// `OS-EXT-SRV-ATTR:hostname`.
+    pub hostname: String,
+    /// Stable state.
+    pub vm_state: VmState,
+    /// What is being done, if anything.
+    pub task_state: Option<TaskState>,
+    /// What the hypervisor said last.
+    pub power_state: PowerState,
+    /// Grows with each change of state.
+    pub generation: i64,
+    /// The journal's task that works on it.
+    pub task_id: Option<TaskId>,
+    /// The host it is on.
+    pub host: Option<HostName>,
+    /// `OS-EXT-SRV-ATTR:hypervisor_hostname`.
+    pub node: Option<String>,
+    /// The compute node, which is the resource provider.
+    pub node_id: Option<NodeId>,
+    /// Zone of its host, or the one asked for.
+    pub availability_zone: Option<String>,
+    /// The zone asked for (2.96).
+    pub pinned_zone: Option<String>,
+    /// The first host.
+    pub launched_on: Option<HostName>,
+    /// The flavor as it was.
+    pub flavor: Flavor,
+    /// The image; none for volume-backed servers.
+    pub image: Option<ImageRef>,
+    /// Name of the key pair.
+    pub key_name: Option<String>,
+    /// Its public key.
+    pub key_data: Option<String>,
+    /// Base64.
+    pub user_data: Option<String>,
+    /// Whether it has a config drive.
+    pub config_drive: bool,
+    /// `accessIPv4`.
+    pub access_ip_v4: Option<String>,
+    /// `accessIPv6`.
+    pub access_ip_v6: Option<String>,
+    /// `metadata`.
+    pub metadata: BTreeMap<String, String>,
+    /// What was asked for.
+    pub networks: WantedNetworks,
+    /// What it has.
+    pub network_info: Vec<Interface>,
+    /// Ids of security groups asked for, and names shown.
+    pub security_groups: Vec<SecurityGroupRef>,
+    /// `os:scheduler_hints`, a JSON object.
+    pub scheduler_hints: serde_json::Value,
+    /// The administrator's password for the guest, encrypted.
+    pub admin_pass: Option<String>,
+    /// Locked against changes.
+    pub locked: bool,
+    /// `owner` or `admin`.
+    pub locked_by: Option<String>,
+    /// Why.
+    pub locked_reason: Option<String>,
+    /// `r-xxxxxxxx`, shared by servers of one request.
+    pub reservation_id: String,
+    /// Position in that request.
+    pub launch_index: i64,
+    /// `/dev/vda`.
+    pub root_device_name: Option<String>,
+    /// Percent.
+    pub progress: i64,
+    /// The latest fault.
+    pub fault: Option<Fault>,
+    /// Accepted.
+    pub created_at: Timestamp,
+    /// Last changed.
+    pub updated_at: Option<Timestamp>,
+    /// First became active.
+    pub launched_at: Option<Timestamp>,
+    /// Was deleted.
+    pub terminated_at: Option<Timestamp>,
+    /// Whether the row only remains for the record.
+    pub deleted: bool,
+}
+
+/// A security group of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityGroupRef {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// The columns in the order [`from_row`] reads them.
+pub const COLUMNS: &str = "id, uuid, project_id, user_id, display_name, display_description, hostname, vm_state, task_state, \
+    power_state, generation, task_id, host, node, node_id, availability_zone, pinned_zone, launched_on, flavor, image, \
+    key_name, key_data, user_data, config_drive, access_ip_v4, access_ip_v6, metadata, networks, network_info, \
+    security_groups, scheduler_hints, admin_pass, locked, locked_by, locked_reason, reservation_id, launch_index, \
+    root_device_name, progress, fault_code, fault_message, fault_details, fault_at, created_at, updated_at, launched_at, \
+    terminated_at, deleted";
+
+/// Reads a server from a row of [`COLUMNS`].
+pub fn from_row(mut row: Row) -> Result<Instance, Error> {
+    let vm_state: String = row.get(7)?;
+    let task_state: Option<String> = row.get(8)?;
+    let unknown = |text: &str| Error::Column(format!("'{text}' is not a state"));
+    let text = |row: &mut Row, index: usize| row.take_string(index).map(Option::unwrap_or_default);
+    let fault_code: Option<u16> = row.get(39)?;
+    let fault = match fault_code {
+        Some(code) => Some(Fault {
+            code,
+            message: text(&mut row, 40)?,
+            details: row.take_string(41)?,
+            created: row.get(42)?,
+        }),
+        None => None,
+    };
+    Ok(Instance {
+        number: row.get(0)?,
+        id: row.get(1)?,
+        project_id: row.get(2)?,
+        user_id: row.get(3)?,
+        display_name: text(&mut row, 4)?,
+        description: row.take_string(5)?,
+        hostname: text(&mut row, 6)?,
+        vm_state: VmState::parse(&vm_state).ok_or_else(|| unknown(&vm_state))?,
+        task_state: match task_state {
+            Some(state) => Some(TaskState::parse(&state).ok_or_else(|| unknown(&state))?),
+            None => None,
+        },
+        power_state: PowerState::from_code(row.get(9)?),
+        generation: row.get(10)?,
+        task_id: row.get(11)?,
+        host: row.get(12)?,
+        node: row.take_string(13)?,
+        node_id: row.get(14)?,
+        availability_zone: row.take_string(15)?,
+        pinned_zone: row.take_string(16)?,
+        launched_on: row.get(17)?,
+        flavor: document(&text(&mut row, 18)?)?,
+        image: match row.take_string(19)? {
+            Some(image) => Some(document(&image)?),
+            None => None,
+        },
+        key_name: row.take_string(20)?,
+        key_data: row.take_string(21)?,
+        user_data: row.take_string(22)?,
+        config_drive: row.get(23)?,
+        access_ip_v4: row.take_string(24)?,
+        access_ip_v6: row.take_string(25)?,
+        metadata: document(&text(&mut row, 26)?)?,
+        networks: document(&text(&mut row, 27)?)?,
+        network_info: document(&text(&mut row, 28)?)?,
+        security_groups: document(&text(&mut row, 29)?)?,
+        scheduler_hints: document(&text(&mut row, 30)?)?,
+        admin_pass: row.take_string(31)?,
+        locked: row.get(32)?,
+        locked_by: row.take_string(33)?,
+        locked_reason: row.take_string(34)?,
+        reservation_id: text(&mut row, 35)?,
+        launch_index: row.get(36)?,
+        root_device_name: row.take_string(37)?,
+        progress: row.get(38)?,
+        fault,
+        created_at: row.get(43)?,
+        updated_at: row.get(44)?,
+        launched_at: row.get(45)?,
+        terminated_at: row.get(46)?,
+        deleted: row.get::<i64>(47)? != 0,
+    })
+}
+
+/// A server, deleted ones included.
+pub fn find(tx: &mut Tx<'_>, id: ServerId) -> Result<Option<Instance>, Error> {
+    let row = tx.query_opt(
+        &format!("SELECT {COLUMNS} FROM instances WHERE uuid = ?"),
+        &[id.into()],
+    )?;
+    row.map(from_row).transpose()
+}
+
+/// A server that is not deleted.
+pub fn get(tx: &mut Tx<'_>, id: ServerId) -> Result<Option<Instance>, Error> {
+    Ok(find(tx, id)?.filter(|instance| !instance.deleted))
+}
+
+/// Stores a new server and returns its number; `instance.number` is ignored.
+pub fn insert(tx: &mut Tx<'_>, instance: &Instance) -> Result<i64, Error> {
+    let i = instance;
+    let columns = "uuid, project_id, user_id, display_name, display_description, hostname, vm_state, task_state, power_state, \
+        generation, task_id, host, node, node_id, availability_zone, pinned_zone, launched_on, flavor_id, flavor, vcpus, \
+        memory_mb, image_id, image, key_name, key_data, user_data, config_drive, access_ip_v4, access_ip_v6, metadata, \
+        networks, network_info, security_groups, scheduler_hints, admin_pass, locked, locked_by, locked_reason, \
+        reservation_id, launch_index, root_device_name, progress, created_at, updated_at, launched_at, terminated_at, deleted";
+    let params: Vec<Value> = vec![
+        i.id.into(),
+        (&i.project_id).into(),
+        (&i.user_id).into(),
+        (&i.display_name).into(),
+        i.description.clone().into(),
+        (&i.hostname).into(),
+        i.vm_state.as_str().into(),
+        i.task_state.map(TaskState::as_str).into(),
+        i.power_state.code().into(),
+        i.generation.into(),
+        i.task_id.into(),
+        i.host.clone().into(),
+        i.node.clone().into(),
+        i.node_id.into(),
+        i.availability_zone.clone().into(),
+        i.pinned_zone.clone().into(),
+        i.launched_on.clone().into(),
+        (&i.flavor.id).into(),
+        to_document(&i.flavor)?.into(),
+        i.flavor.vcpus.into(),
+        i.flavor.memory_mb.into(),
+        i.image.as_ref().map(|image| image.id).into(),
+        i.image.as_ref().map(to_document).transpose()?.into(),
+        i.key_name.clone().into(),
+        i.key_data.clone().into(),
+        i.user_data.clone().into(),
+        i.config_drive.into(),
+        i.access_ip_v4.clone().into(),
+        i.access_ip_v6.clone().into(),
+        to_document(&i.metadata)?.into(),
+        to_document(&i.networks)?.into(),
+        to_document(&i.network_info)?.into(),
+        to_document(&i.security_groups)?.into(),
+        to_document(&i.scheduler_hints)?.into(),
+        i.admin_pass.clone().into(),
+        i.locked.into(),
+        i.locked_by.clone().into(),
+        i.locked_reason.clone().into(),
+        (&i.reservation_id).into(),
+        i.launch_index.into(),
+        i.root_device_name.clone().into(),
+        i.progress.into(),
+        i.created_at.into(),
+        i.updated_at.into(),
+        i.launched_at.into(),
+        i.terminated_at.into(),
+        i.deleted.into(),
+    ];
+    let sql = format!(
+        "INSERT INTO instances ({columns}) VALUES ({})",
+        sql::placeholders(params.len())
+    );
+    tx.insert_id(&sql, &params)
+}
+
+/// A change of a server's states and place. Only what is `Some` is written.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// The stable state.
+    pub vm_state: Option<VmState>,
+    /// The task state; `Some(None)` clears it.
+    pub task_state: Option<Option<TaskState>>,
+    /// The power state.
+    pub power_state: Option<PowerState>,
+    /// The journal's task; `Some(None)` clears it.
+    pub task_id: Option<Option<TaskId>>,
+    /// The place; `Some(None)` clears it.
+    pub place: Option<Option<Place>>,
+    /// First became active.
+    pub launched_at: Option<Timestamp>,
+    /// A new fault; `Some(None)` clears it.
+    pub fault: Option<Option<Fault>>,
+    /// Percent.
+    pub progress: Option<i64>,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The host.
+    pub host: HostName,
+    /// Its compute node.
+    pub node_id: NodeId,
+    /// The node's name.
+    pub node: String,
+    /// Its availability zone.
+    pub zone: String,
+}
+
+/// Who may change a server's state.
+#[derive(Clone, Copy, Debug)]
+pub enum Expected {
+    /// The server is at this generation: the API, after it looked.
+    Generation(i64),
+    /// The server is worked on by this task: the journal.
+    Task(TaskId),
+}
+
+/// The one writer of states: applies `change` if the server is as expected, and says whether it was.
+pub fn transition(
+    tx: &mut Tx<'_>,
+    id: ServerId,
+    expected: Expected,
+    change: &Change,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let mut set = vec![
+        "generation = generation + 1".to_owned(),
+        "updated_at = ?".to_owned(),
+    ];
+    let mut params: Vec<Value> = vec![now.into()];
+    let mut add = |column: &str, value: Value| {
+        set.push(format!("{column} = ?"));
+        params.push(value);
+    };
+    if let Some(state) = change.vm_state {
+        add("vm_state", state.as_str().into());
+    }
+    if let Some(state) = change.task_state {
+        add("task_state", state.map(TaskState::as_str).into());
+    }
+    if let Some(state) = change.power_state {
+        add("power_state", state.code().into());
+    }
+    if let Some(task) = change.task_id {
+        add("task_id", task.into());
+    }
+    if let Some(place) = &change.place {
+        add(
+            "host",
+            place.as_ref().map(|place| place.host.clone()).into(),
+        );
+        add(
+            "node",
+            place.as_ref().map(|place| place.node.clone()).into(),
+        );
+        add("node_id", place.as_ref().map(|place| place.node_id).into());
+        if let Some(place) = place {
+            add("availability_zone", place.zone.clone().into());
+        }
+    }
+    if let Some(at) = change.launched_at {
+        add("launched_at", at.into());
+    }
+    if let Some(percent) = change.progress {
+        add("progress", percent.into());
+    }
+    if let Some(fault) = &change.fault {
+        add("fault_code", fault.as_ref().map(|fault| fault.code).into());
+        add(
+            "fault_message",
+            fault.as_ref().map(|fault| cut(&fault.message, 255)).into(),
+        );
+        add(
+            "fault_details",
+            fault
+                .as_ref()
+                .and_then(|fault| fault.details.clone())
+                .into(),
+        );
+        add("fault_at", fault.as_ref().map(|fault| fault.created).into());
+    }
+    let condition = match expected {
+        Expected::Generation(generation) => {
+            params.extend([id.into(), generation.into()]);
+            "generation = ?"
+        }
+        Expected::Task(task) => {
+            params.extend([id.into(), task.into()]);
+            "task_id = ?"
+        }
+    };
+    let sql = format!(
+        "UPDATE instances SET {} WHERE uuid = ? AND deleted = 0 AND {condition}",
+        set.join(", ")
+    );
+    Ok(tx.execute(&sql, &params)? == 1)
+}
+
+/// Writes the first host of a server that has none.
+pub fn set_launched_on(tx: &mut Tx<'_>, id: ServerId, host: &HostName) -> Result<(), Error> {
+    tx.execute(
+        "UPDATE instances SET launched_on = ? WHERE uuid = ? AND launched_on IS NULL",
+        &[host.into(), id.into()],
+    )?;
+    Ok(())
+}
+
+/// Writes what is known of the server's interfaces.
+pub fn set_network_info(tx: &mut Tx<'_>, id: ServerId, info: &[Interface]) -> Result<(), Error> {
+    tx.execute(
+        "UPDATE instances SET network_info = ? WHERE uuid = ?",
+        &[to_document(&info)?.into(), id.into()],
+    )?;
+    Ok(())
+}
+
+/// Marks a server as gone. The row stays for the record; its secrets go.
+pub fn mark_deleted(tx: &mut Tx<'_>, id: ServerId, now: Timestamp) -> Result<bool, Error> {
+    let changed = tx.execute(
+        "UPDATE instances SET deleted = id, vm_state = 'deleted', task_state = NULL, task_id = NULL, terminated_at = ?, \
+         network_info = '[]', admin_pass = NULL, power_state = 0, generation = generation + 1 WHERE uuid = ? AND deleted = 0",
+        &[now.into(), id.into()],
+    )?;
+    tx.execute(
+        "DELETE FROM instance_tags WHERE instance_uuid = ?",
+        &[id.into()],
+    )?;
+    Ok(changed == 1)
+}
+
+/// Writes what the hypervisor says, for servers that nobody works on: the pair of states follows the guest.
+pub fn follow_guest(
+    tx: &mut Tx<'_>,
+    id: ServerId,
+    host: &HostName,
+    power: PowerState,
+    vm_state: Option<VmState>,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let mut params: Vec<Value> = vec![power.code().into(), now.into()];
+    let state = match vm_state {
+        Some(state) => {
+            params.push(state.as_str().into());
+            ", vm_state = ?"
+        }
+        None => "",
+    };
+    params.extend([id.into(), host.into()]);
+    let sql = format!(
+        "UPDATE instances SET power_state = ?, updated_at = ?, generation = generation + 1{state} \
+         WHERE uuid = ? AND host = ? AND deleted = 0 AND task_state IS NULL"
+    );
+    Ok(tx.execute(&sql, &params)? == 1)
+}
+
+/// The servers on a host that are not deleted.
+pub fn on_host(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Instance>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM instances WHERE host = ? AND deleted = 0 ORDER BY id");
+    tx.query(&sql, &[host.into()])?
+        .into_iter()
+        .map(from_row)
+        .collect()
+}
+
+/// The network interface info of servers that are not deleted, by a port's id.
+pub fn with_port(tx: &mut Tx<'_>, server: ServerId) -> Result<Option<Vec<Interface>>, Error> {
+    Ok(get(tx, server)?.map(|instance| instance.network_info))
+}
+
+/// Writes the fields that their owner may edit (`PUT /servers/{id}`, metadata, lock).
+pub fn update_editable(
+    tx: &mut Tx<'_>,
+    instance: &Instance,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let i = instance;
+    let params: Vec<Value> = vec![
+        (&i.display_name).into(),
+        i.description.clone().into(),
+        (&i.hostname).into(),
+        i.access_ip_v4.clone().into(),
+        i.access_ip_v6.clone().into(),
+        to_document(&i.metadata)?.into(),
+        i.locked.into(),
+        i.locked_by.clone().into(),
+        i.locked_reason.clone().into(),
+        now.into(),
+        i.id.into(),
+        i.generation.into(),
+    ];
+    let sql = "UPDATE instances SET display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, \
+        metadata = ?, locked = ?, locked_by = ?, locked_reason = ?, updated_at = ?, generation = generation + 1 \
+        WHERE uuid = ? AND deleted = 0 AND generation = ?";
+    Ok(tx.execute(sql, &params)? == 1)
+}
+
+fn cut(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
+}

@@ -1,0 +1,343 @@
+//! Lists of servers: filters, order and pages in one query.
+
+use crate::instances::{COLUMNS, Instance, from_row};
+use sql::{Error, Tx, Value};
+use types::ServerId;
+
+/// One condition; all of a list's conditions must hold.
+#[derive(Clone, Debug)]
+pub enum Condition {
+    /// The column has this value.
+    Is(Column, Value),
+    /// The column has one of these values; none of them matches nothing.
+    OneOf(Column, Vec<Value>),
+    /// The column is NULL.
+    Missing(Column),
+    /// At least this (times: inclusive).
+    AtLeast(Column, Value),
+    /// At most this.
+    AtMost(Column, Value),
+    /// The (vm_state, task states) pairs a status stands for.
+    States(Vec<(Value, Vec<Value>)>),
+    /// Has all of these tags.
+    AllTags(Vec<String>),
+    /// Has at least one of these tags.
+    AnyTag(Vec<String>),
+    /// Has not all of these tags.
+    NotAllTags(Vec<String>),
+    /// Has none of these tags.
+    NoTag(Vec<String>),
+    /// `deleted` is as said.
+    Deleted(bool),
+}
+
+/// Columns a list can be filtered and sorted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Column {
+    Number,
+    Uuid,
+    ProjectId,
+    UserId,
+    DisplayName,
+    Description,
+    Hostname,
+    VmState,
+    TaskState,
+    PowerState,
+    Host,
+    Node,
+    AvailabilityZone,
+    LaunchedOn,
+    FlavorId,
+    ImageId,
+    KeyName,
+    ConfigDrive,
+    AccessIpV4,
+    AccessIpV6,
+    Locked,
+    LockedBy,
+    ReservationId,
+    LaunchIndex,
+    RootDeviceName,
+    Progress,
+    CreatedAt,
+    UpdatedAt,
+    LaunchedAt,
+    TerminatedAt,
+    MemoryMb,
+    Vcpus,
+    /// The later of created and updated: what `changes-since` looks at.
+    ChangedAt,
+}
+
+impl Column {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Number => "id",
+            Self::Uuid => "uuid",
+            Self::ProjectId => "project_id",
+            Self::UserId => "user_id",
+            Self::DisplayName => "display_name",
+            Self::Description => "display_description",
+            Self::Hostname => "hostname",
+            Self::VmState => "vm_state",
+            Self::TaskState => "task_state",
+            Self::PowerState => "power_state",
+            Self::Host => "host",
+            Self::Node => "node",
+            Self::AvailabilityZone => "availability_zone",
+            Self::LaunchedOn => "launched_on",
+            Self::FlavorId => "flavor_id",
+            Self::ImageId => "image_id",
+            Self::KeyName => "key_name",
+            Self::ConfigDrive => "config_drive",
+            Self::AccessIpV4 => "access_ip_v4",
+            Self::AccessIpV6 => "access_ip_v6",
+            Self::Locked => "locked",
+            Self::LockedBy => "locked_by",
+            Self::ReservationId => "reservation_id",
+            Self::LaunchIndex => "launch_index",
+            Self::RootDeviceName => "root_device_name",
+            Self::Progress => "progress",
+            Self::CreatedAt => "created_at",
+            Self::UpdatedAt => "updated_at",
+            Self::LaunchedAt => "launched_at",
+            Self::TerminatedAt => "terminated_at",
+            Self::MemoryMb => "memory_mb",
+            Self::Vcpus => "vcpus",
+            Self::ChangedAt => "COALESCE(updated_at, created_at)",
+        }
+    }
+}
+
+/// A page of servers.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// All must hold.
+    pub conditions: Vec<Condition>,
+    /// Order; `true` is descending. The row number is always the last key.
+    pub order: Vec<(Column, bool)>,
+    /// Continue after this server.
+    pub after: Option<ServerId>,
+    /// Rows at most; none means all.
+    pub limit: Option<u64>,
+}
+
+/// The servers of a page, or `None` when the marker does not exist.
+pub fn page(tx: &mut Tx<'_>, query: &Query) -> Result<Option<Vec<Instance>>, Error> {
+    let mut clauses = Vec::new();
+    let mut params: Vec<Value> = Vec::new();
+    for condition in &query.conditions {
+        clauses.push(clause(condition, &mut params));
+    }
+    let mut order = query.order.clone();
+    if !order.iter().any(|(column, _)| *column == Column::Number) {
+        let descending = order.first().is_none_or(|(_, descending)| *descending);
+        order.push((Column::Number, descending));
+    }
+    if let Some(marker) = query.after {
+        let columns: Vec<&str> = order.iter().map(|(column, _)| column.sql()).collect();
+        let sql = format!(
+            "SELECT {} FROM instances WHERE uuid = ?",
+            columns.join(", ")
+        );
+        let Some(row) = tx.query_opt(&sql, &[marker.into()])? else {
+            return Ok(None);
+        };
+        clauses.push(after(&order, &row, &mut params)?);
+    }
+    let mut sql = format!("SELECT {COLUMNS} FROM instances");
+    if !clauses.is_empty() {
+        sql.push_str(" WHERE ");
+        sql.push_str(&clauses.join(" AND "));
+    }
+    sql.push_str(" ORDER BY ");
+    let keys: Vec<String> = order
+        .iter()
+        .map(|&(column, descending)| order_key(column, descending))
+        .collect();
+    sql.push_str(&keys.join(", "));
+    if let Some(limit) = query.limit {
+        sql.push_str(" LIMIT ?");
+        params.push(limit.into());
+    }
+    tx.query(&sql, &params)?
+        .into_iter()
+        .map(from_row)
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+/// NULLs come first in ascending order on every database.
+fn order_key(column: Column, descending: bool) -> String {
+    let (name, direction) = (column.sql(), if descending { "DESC" } else { "ASC" });
+    if nullable(column) {
+        let nulls = if descending { "ASC" } else { "DESC" };
+        return format!("CASE WHEN {name} IS NULL THEN 1 ELSE 0 END {nulls}, {name} {direction}");
+    }
+    format!("{name} {direction}")
+}
+
+fn nullable(column: Column) -> bool {
+    !matches!(
+        column,
+        Column::Number
+            | Column::Uuid
+            | Column::ProjectId
+            | Column::UserId
+            | Column::DisplayName
+            | Column::VmState
+            | Column::PowerState
+            | Column::CreatedAt
+            | Column::LaunchIndex
+            | Column::Locked
+            | Column::FlavorId
+            | Column::MemoryMb
+            | Column::Vcpus
+            | Column::Progress
+            | Column::ReservationId
+            | Column::ConfigDrive
+            | Column::Hostname
+            | Column::ChangedAt
+    )
+}
+
+fn clause(condition: &Condition, params: &mut Vec<Value>) -> String {
+    match condition {
+        Condition::Is(column, value) => compare(*column, "=", value, params),
+        Condition::AtLeast(column, value) => compare(*column, ">=", value, params),
+        Condition::AtMost(column, value) => compare(*column, "<=", value, params),
+        Condition::Missing(column) => format!("{} IS NULL", column.sql()),
+        Condition::OneOf(_, values) if values.is_empty() => "1 = 0".to_owned(),
+        Condition::OneOf(column, values) => {
+            params.extend(values.iter().cloned());
+            format!("{} IN ({})", column.sql(), sql::placeholders(values.len()))
+        }
+        Condition::States(pairs) => states(pairs, params),
+        Condition::AllTags(tags) => tagged(tags, "=", params),
+        Condition::NotAllTags(tags) => tagged(tags, "<", params),
+        Condition::AnyTag(tags) => tag_exists("EXISTS", tags, params),
+        Condition::NoTag(tags) => tag_exists("NOT EXISTS", tags, params),
+        Condition::Deleted(true) => "deleted <> 0".to_owned(),
+        Condition::Deleted(false) => "deleted = 0".to_owned(),
+    }
+}
+
+fn compare(column: Column, operator: &str, value: &Value, params: &mut Vec<Value>) -> String {
+    params.push(value.clone());
+    format!("{} {operator} ?", column.sql())
+}
+
+fn states(pairs: &[(Value, Vec<Value>)], params: &mut Vec<Value>) -> String {
+    let mut alternatives = Vec::new();
+    for (vm_state, tasks) in pairs {
+        params.push(vm_state.clone());
+        let named: Vec<Value> = tasks
+            .iter()
+            .filter(|task| **task != Value::Null)
+            .cloned()
+            .collect();
+        let mut of_task = Vec::new();
+        if named.len() < tasks.len() {
+            of_task.push("task_state IS NULL".to_owned());
+        }
+        if !named.is_empty() {
+            of_task.push(format!(
+                "task_state IN ({})",
+                sql::placeholders(named.len())
+            ));
+            params.extend(named);
+        }
+        alternatives.push(format!("(vm_state = ? AND ({}))", of_task.join(" OR ")));
+    }
+    if alternatives.is_empty() {
+        "1 = 0".to_owned()
+    } else {
+        format!("({})", alternatives.join(" OR "))
+    }
+}
+
+fn tagged(tags: &[String], operator: &str, params: &mut Vec<Value>) -> String {
+    params.extend(tags.iter().map(Value::from));
+    params.push(tags.len().into());
+    format!(
+        "(SELECT COUNT(*) FROM instance_tags WHERE instance_uuid = uuid AND tag IN ({})) {operator} ?",
+        sql::placeholders(tags.len())
+    )
+}
+
+fn tag_exists(word: &str, tags: &[String], params: &mut Vec<Value>) -> String {
+    params.extend(tags.iter().map(Value::from));
+    format!(
+        "{word} (SELECT 1 FROM instance_tags WHERE instance_uuid = uuid AND tag IN ({}))",
+        sql::placeholders(tags.len())
+    )
+}
+
+/// The rows behind the marker's in this order: `a > x OR (a = x AND (b > y OR ...))`, with NULL below everything.
+fn after(
+    order: &[(Column, bool)],
+    marker: &sql::Row,
+    params: &mut Vec<Value>,
+) -> Result<String, Error> {
+    let mut alternatives = Vec::new();
+    for (last, &(column, descending)) in order.iter().enumerate() {
+        let value: AnyValue = marker.get(last)?;
+        let Some(beyond) = beyond(column, descending, &value.0) else {
+            continue;
+        };
+        let mut parts = Vec::new();
+        for (index, &(earlier, _)) in order[..last].iter().enumerate() {
+            let value: AnyValue = marker.get(index)?;
+            match value.0 {
+                Value::Null => parts.push(format!("{} IS NULL", earlier.sql())),
+                value => {
+                    parts.push(format!("{} = ?", earlier.sql()));
+                    params.push(value);
+                }
+            }
+        }
+        if beyond.contains('?') {
+            params.push(value.0);
+        }
+        parts.push(beyond);
+        alternatives.push(format!("({})", parts.join(" AND ")));
+    }
+    Ok(format!("({})", alternatives.join(" OR ")))
+}
+
+fn beyond(column: Column, descending: bool, value: &Value) -> Option<String> {
+    let name = column.sql();
+    match (value, descending) {
+        (Value::Null, true) => None,
+        (Value::Null, false) => Some(format!("{name} IS NOT NULL")),
+        (_, true) if nullable(column) => Some(format!("({name} < ? OR {name} IS NULL)")),
+        (_, true) => Some(format!("{name} < ?")),
+        (_, false) => Some(format!("{name} > ?")),
+    }
+}
+
+struct AnyValue(Value);
+
+impl sql::FromValue for AnyValue {
+    fn from_value(value: &Value) -> Result<Self, Error> {
+        Ok(Self(value.clone()))
+    }
+}
+
+/// The tags of servers: `(server, tag)` in order.
+pub fn tags(tx: &mut Tx<'_>, servers: &[ServerId]) -> Result<Vec<(ServerId, String)>, Error> {
+    let mut found = Vec::new();
+    for part in servers.chunks(500) {
+        let params: Vec<Value> = part.iter().map(|&server| server.into()).collect();
+        let sql = format!(
+            "SELECT instance_uuid, tag FROM instance_tags WHERE instance_uuid IN ({}) ORDER BY instance_uuid, tag",
+            sql::placeholders(params.len())
+        );
+        for row in tx.query(&sql, &params)? {
+            found.push((row.get(0)?, row.get(1)?));
+        }
+    }
+    Ok(found)
+}

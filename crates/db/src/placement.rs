@@ -1,0 +1,381 @@
+//! Inventories and allocations: what hosts have and who uses it. Claims are atomic.
+
+use sql::{Error, Row, Tx, Value};
+use types::server::Resources;
+use types::{NodeId, ServerId, Timestamp};
+use uuid::Uuid;
+
+/// An amount of one resource class on a provider.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inventory {
+    /// For example `VCPU`.
+    pub resource_class: String,
+    /// All of it.
+    pub total: u64,
+    /// Not for consumers.
+    pub reserved: u64,
+    /// The least that one consumer may take.
+    pub min_unit: u64,
+    /// The most that one consumer may take.
+    pub max_unit: u64,
+    /// Consumers take multiples of this.
+    pub step_size: u64,
+    /// How often each unit may be given out.
+    pub allocation_ratio: f64,
+    /// Given out.
+    pub used: u64,
+}
+
+impl Inventory {
+    /// All of a host's amount, in steps of one.
+    pub fn whole(resource_class: &str, total: u64, reserved: u64, allocation_ratio: f64) -> Self {
+        Self {
+            resource_class: resource_class.to_owned(),
+            total,
+            reserved: reserved.min(total),
+            min_unit: 1,
+            max_unit: total.max(1),
+            step_size: 1,
+            allocation_ratio,
+            used: 0,
+        }
+    }
+
+    /// What may be given out: `(total - reserved) * allocation_ratio`, rounded down.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    pub fn capacity(&self) -> u64 {
+        (self.total.saturating_sub(self.reserved) as f64 * self.allocation_ratio) as u64
+    }
+}
+
+/// A resource provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provider {
+    /// The id.
+    pub uuid: Uuid,
+    /// The name.
+    pub name: String,
+    /// Grows with each change of its inventories or allocations.
+    pub generation: i64,
+    /// Created.
+    pub created_at: Timestamp,
+    /// Last changed.
+    pub updated_at: Option<Timestamp>,
+}
+
+/// An amount that a consumer holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// Who.
+    pub consumer: Uuid,
+    /// Of which provider.
+    pub provider: Uuid,
+    /// Of which class.
+    pub resource_class: String,
+    /// How much.
+    pub amount: u64,
+}
+
+/// Who holds allocations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// The id; a server's.
+    pub uuid: Uuid,
+    /// Its project.
+    pub project_id: String,
+    /// Its user.
+    pub user_id: String,
+    /// `INSTANCE`, `MIGRATION`.
+    pub consumer_type: String,
+    /// Grows with each change.
+    pub generation: i64,
+}
+
+const INVENTORY: &str =
+    "resource_class, total, reserved, min_unit, max_unit, step_size, allocation_ratio, used";
+
+fn inventory_from(row: &Row, from: usize) -> Result<Inventory, Error> {
+    Ok(Inventory {
+        resource_class: row.get(from)?,
+        total: row.get(from + 1)?,
+        reserved: row.get(from + 2)?,
+        min_unit: row.get(from + 3)?,
+        max_unit: row.get(from + 4)?,
+        step_size: row.get(from + 5)?,
+        allocation_ratio: row.get(from + 6)?,
+        used: row.get(from + 7)?,
+    })
+}
+
+/// Creates or updates a provider and its inventories; what is given out stays given out.
+pub fn put_provider(
+    tx: &mut Tx<'_>,
+    id: NodeId,
+    name: &str,
+    inventories: &[Inventory],
+    now: Timestamp,
+) -> Result<(), Error> {
+    let exists = tx
+        .query_opt(
+            "SELECT generation FROM resource_providers WHERE uuid = ?",
+            &[id.into()],
+        )?
+        .is_some();
+    if exists {
+        if self::inventories(tx, id.0)?
+            .iter()
+            .map(without_use)
+            .eq(sorted(inventories).iter().map(without_use))
+        {
+            return Ok(());
+        }
+        tx.execute(
+            "UPDATE resource_providers SET name = ?, generation = generation + 1, updated_at = ? WHERE uuid = ?",
+            &[name.into(), now.into(), id.into()],
+        )?;
+    } else {
+        tx.execute(
+            "INSERT INTO resource_providers (uuid, name, generation, created_at) VALUES (?, ?, 1, ?)",
+            &[id.into(), name.into(), now.into()],
+        )?;
+    }
+    for inventory in inventories {
+        put_inventory(tx, id.0, inventory)?;
+    }
+    Ok(())
+}
+
+fn sorted(inventories: &[Inventory]) -> Vec<Inventory> {
+    let mut sorted = inventories.to_vec();
+    sorted.sort_by(|a, b| a.resource_class.cmp(&b.resource_class));
+    sorted
+}
+
+fn without_use(inventory: &Inventory) -> Inventory {
+    Inventory {
+        used: 0,
+        ..inventory.clone()
+    }
+}
+
+fn put_inventory(tx: &mut Tx<'_>, provider: Uuid, inventory: &Inventory) -> Result<(), Error> {
+    let i = inventory;
+    let changed = tx.execute(
+        "UPDATE inventories SET total = ?, reserved = ?, min_unit = ?, max_unit = ?, step_size = ?, allocation_ratio = ?, capacity = ? \
+         WHERE provider = ? AND resource_class = ?",
+        &[
+            i.total.into(),
+            i.reserved.into(),
+            i.min_unit.into(),
+            i.max_unit.into(),
+            i.step_size.into(),
+            i.allocation_ratio.into(),
+            i.capacity().into(),
+            provider.into(),
+            (&i.resource_class).into(),
+        ],
+    )?;
+    if changed == 1 {
+        return Ok(());
+    }
+    tx.execute(
+        "INSERT INTO inventories (provider, resource_class, total, reserved, min_unit, max_unit, step_size, allocation_ratio, capacity, used) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        &[
+            provider.into(),
+            (&i.resource_class).into(),
+            i.total.into(),
+            i.reserved.into(),
+            i.min_unit.into(),
+            i.max_unit.into(),
+            i.step_size.into(),
+            i.allocation_ratio.into(),
+            i.capacity().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Gives a server what it needs on a node, all of it or nothing. `false`: the node has not enough any more (the
+/// transaction must then be rolled back by the caller). A claim that the server already holds there is kept.
+pub fn claim(
+    tx: &mut Tx<'_>,
+    consumer: ServerId,
+    owner: (&str, &str),
+    node: NodeId,
+    wanted: &Resources,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let held = tx.query_opt(
+        "SELECT amount FROM allocations WHERE consumer = ? AND provider = ?",
+        &[consumer.into(), node.into()],
+    )?;
+    if held.is_some() {
+        return Ok(true);
+    }
+    for (class, amount) in wanted.by_class() {
+        let taken = tx.execute(
+            "UPDATE inventories SET used = used + ? WHERE provider = ? AND resource_class = ? AND used + ? <= capacity AND max_unit >= ?",
+            &[amount.into(), node.into(), class.into(), amount.into(), amount.into()],
+        )?;
+        if taken == 0 {
+            return Ok(false);
+        }
+        tx.execute(
+            "INSERT INTO allocations (consumer, provider, resource_class, amount) VALUES (?, ?, ?, ?)",
+            &[consumer.into(), node.into(), class.into(), amount.into()],
+        )?;
+    }
+    touch_provider(tx, node.0, now)?;
+    let known = tx.execute(
+        "UPDATE consumers SET generation = generation + 1 WHERE uuid = ?",
+        &[consumer.into()],
+    )?;
+    if known == 0 {
+        let row: [Value; 4] = [consumer.into(), owner.0.into(), owner.1.into(), now.into()];
+        tx.execute(
+            "INSERT INTO consumers (uuid, project_id, user_id, consumer_type, generation, created_at) VALUES (?, ?, ?, 'INSTANCE', 1, ?)",
+            &row,
+        )?;
+    }
+    Ok(true)
+}
+
+fn touch_provider(tx: &mut Tx<'_>, provider: Uuid, now: Timestamp) -> Result<(), Error> {
+    tx.execute(
+        "UPDATE resource_providers SET generation = generation + 1, updated_at = ? WHERE uuid = ?",
+        &[now.into(), provider.into()],
+    )?;
+    Ok(())
+}
+
+/// Takes back everything a consumer holds; nothing held is fine.
+pub fn release(tx: &mut Tx<'_>, consumer: ServerId, now: Timestamp) -> Result<(), Error> {
+    let held = allocations_of(tx, consumer.0)?;
+    for allocation in &held {
+        tx.execute(
+            "UPDATE inventories SET used = used - ? WHERE provider = ? AND resource_class = ?",
+            &[
+                allocation.amount.into(),
+                allocation.provider.into(),
+                (&allocation.resource_class).into(),
+            ],
+        )?;
+    }
+    let mut providers: Vec<Uuid> = held.iter().map(|allocation| allocation.provider).collect();
+    providers.dedup();
+    for provider in providers {
+        touch_provider(tx, provider, now)?;
+    }
+    tx.execute(
+        "DELETE FROM allocations WHERE consumer = ?",
+        &[consumer.into()],
+    )?;
+    tx.execute("DELETE FROM consumers WHERE uuid = ?", &[consumer.into()])?;
+    Ok(())
+}
+
+/// Everything a consumer holds.
+pub fn allocations_of(tx: &mut Tx<'_>, consumer: Uuid) -> Result<Vec<Allocation>, Error> {
+    let sql = "SELECT consumer, provider, resource_class, amount FROM allocations WHERE consumer = ? ORDER BY provider, resource_class";
+    tx.query(sql, &[consumer.into()])?
+        .iter()
+        .map(allocation_from)
+        .collect()
+}
+
+/// Everything held of a provider.
+pub fn allocations_on(tx: &mut Tx<'_>, provider: Uuid) -> Result<Vec<Allocation>, Error> {
+    let sql = "SELECT consumer, provider, resource_class, amount FROM allocations WHERE provider = ? ORDER BY consumer, resource_class";
+    tx.query(sql, &[provider.into()])?
+        .iter()
+        .map(allocation_from)
+        .collect()
+}
+
+fn allocation_from(row: &Row) -> Result<Allocation, Error> {
+    Ok(Allocation {
+        consumer: row.get(0)?,
+        provider: row.get(1)?,
+        resource_class: row.get(2)?,
+        amount: row.get(3)?,
+    })
+}
+
+/// A consumer.
+pub fn consumer(tx: &mut Tx<'_>, id: Uuid) -> Result<Option<Consumer>, Error> {
+    let row = tx.query_opt(
+        "SELECT uuid, project_id, user_id, consumer_type, generation FROM consumers WHERE uuid = ?",
+        &[id.into()],
+    )?;
+    row.map(|row| {
+        Ok(Consumer {
+            uuid: row.get(0)?,
+            project_id: row.get(1)?,
+            user_id: row.get(2)?,
+            consumer_type: row.get(3)?,
+            generation: row.get(4)?,
+        })
+    })
+    .transpose()
+}
+
+/// What a project (and one of its users) holds, by class.
+pub fn usages(
+    tx: &mut Tx<'_>,
+    project_id: &str,
+    user_id: Option<&str>,
+) -> Result<Vec<(String, u64)>, Error> {
+    let mut sql = "SELECT a.resource_class, SUM(a.amount) FROM allocations a JOIN consumers c ON c.uuid = a.consumer WHERE c.project_id = ?".to_owned();
+    let mut params: Vec<Value> = vec![project_id.into()];
+    if let Some(user) = user_id {
+        sql.push_str(" AND c.user_id = ?");
+        params.push(user.into());
+    }
+    sql.push_str(" GROUP BY a.resource_class ORDER BY a.resource_class");
+    tx.query(&sql, &params)?
+        .iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
+
+/// All providers, by name.
+pub fn providers(tx: &mut Tx<'_>) -> Result<Vec<Provider>, Error> {
+    let sql = "SELECT uuid, name, generation, created_at, updated_at FROM resource_providers ORDER BY name";
+    tx.query(sql, &[])?
+        .iter()
+        .map(|row| {
+            Ok(Provider {
+                uuid: row.get(0)?,
+                name: row.get(1)?,
+                generation: row.get(2)?,
+                created_at: row.get(3)?,
+                updated_at: row.get(4)?,
+            })
+        })
+        .collect()
+}
+
+/// The inventories of a provider, by class.
+pub fn inventories(tx: &mut Tx<'_>, provider: Uuid) -> Result<Vec<Inventory>, Error> {
+    let sql =
+        format!("SELECT {INVENTORY} FROM inventories WHERE provider = ? ORDER BY resource_class");
+    tx.query(&sql, &[provider.into()])?
+        .iter()
+        .map(|row| inventory_from(row, 0))
+        .collect()
+}
+
+/// The inventories of all providers.
+pub fn all_inventories(tx: &mut Tx<'_>) -> Result<Vec<(Uuid, Inventory)>, Error> {
+    let sql =
+        format!("SELECT provider, {INVENTORY} FROM inventories ORDER BY provider, resource_class");
+    tx.query(&sql, &[])?
+        .iter()
+        .map(|row| Ok((row.get(0)?, inventory_from(row, 1)?)))
+        .collect()
+}

@@ -1,0 +1,230 @@
+//! The journal's rows: one per run of a flow, and the processes that run them.
+//!
+//! Every write of a running task carries its epoch. A task whose epoch was raised by somebody else answers
+//! `false` to all of them, and its old runner stops.
+
+use sql::{Error, Row, Tx, Value};
+use types::{ServerId, TaskId, Timestamp};
+
+/// How far a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Steps are being done.
+    Running,
+    /// Steps are being undone.
+    Undoing,
+}
+
+impl Phase {
+    /// The text stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Undoing => "undoing",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, Error> {
+        match text {
+            "running" => Ok(Self::Running),
+            "undoing" => Ok(Self::Undoing),
+            other => Err(Error::Column(format!("'{other}' is not a phase"))),
+        }
+    }
+}
+
+/// A task that has not ended; ended tasks have no row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// The id.
+    pub id: TaskId,
+    /// The flow's name.
+    pub flow: String,
+    /// The server it works on.
+    pub server: ServerId,
+    /// The API request behind it.
+    pub request_id: String,
+    /// The instance action it shows itself as.
+    pub action: Option<i64>,
+    /// The open event of that action.
+    pub event: Option<i64>,
+    /// The flow's state, JSON.
+    pub state: String,
+    /// Forward or back.
+    pub phase: Phase,
+    /// The step that was started last, by name.
+    pub step: Option<String>,
+    /// Raised by each claim and by whoever takes the task over.
+    pub epoch: i64,
+    /// The worker that runs it.
+    pub owner: Option<String>,
+    /// That worker's incarnation.
+    pub incarnation: i64,
+    /// Why it is being undone.
+    pub failure: Option<String>,
+}
+
+const COLUMNS: &str = "id, flow, instance_uuid, request_id, action_id, event_id, state, phase, step, epoch, owner, incarnation, failure";
+
+fn from_row(mut row: Row) -> Result<Task, Error> {
+    Ok(Task {
+        id: row.get(0)?,
+        flow: row.get(1)?,
+        server: row.get(2)?,
+        request_id: row.get(3)?,
+        action: row.get(4)?,
+        event: row.get(5)?,
+        state: row.take_string(6)?.unwrap_or_default(),
+        phase: Phase::parse(&row.get::<String>(7)?)?,
+        step: row.get(8)?,
+        epoch: row.get(9)?,
+        owner: row.get(10)?,
+        incarnation: row.get(11)?,
+        failure: row.get(12)?,
+    })
+}
+
+/// Stores a new task that nobody runs yet.
+pub fn insert(
+    tx: &mut Tx<'_>,
+    id: TaskId,
+    flow: &str,
+    server: ServerId,
+    request_id: &str,
+    action: Option<i64>,
+    state: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    tx.execute(
+        "INSERT INTO tasks (id, flow, instance_uuid, request_id, action_id, state, phase, epoch, incarnation, created_at, updated_at) \
+         VALUES (?, ?, ?, ?, ?, ?, 'running', 0, 0, ?, ?)",
+        &[id.into(), flow.into(), server.into(), request_id.into(), action.into(), state.into(), now.into(), now.into()],
+    )?;
+    Ok(())
+}
+
+/// A task, if it has not ended.
+pub fn get(tx: &mut Tx<'_>, id: TaskId) -> Result<Option<Task>, Error> {
+    tx.query_opt(
+        &format!("SELECT {COLUMNS} FROM tasks WHERE id = ?"),
+        &[id.into()],
+    )?
+    .map(from_row)
+    .transpose()
+}
+
+/// All tasks that have not ended, oldest first.
+pub fn open(tx: &mut Tx<'_>) -> Result<Vec<Task>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM tasks ORDER BY created_at, id");
+    tx.query(&sql, &[])?.into_iter().map(from_row).collect()
+}
+
+/// Takes the tasks that nobody runs: new ones, and those of dead workers (`dead`: name and incarnation).
+/// An earlier incarnation of `worker` itself is always dead.
+pub fn claim(
+    tx: &mut Tx<'_>,
+    worker: &str,
+    incarnation: i64,
+    dead: &[(String, i64)],
+    most: u64,
+) -> Result<Vec<Task>, Error> {
+    let mut sql = format!(
+        "SELECT {COLUMNS} FROM tasks WHERE owner IS NULL OR (owner = ? AND incarnation <> ?)"
+    );
+    let mut params: Vec<Value> = vec![worker.into(), incarnation.into()];
+    for (name, of) in dead {
+        sql.push_str(" OR (owner = ? AND incarnation = ?)");
+        params.extend([name.into(), (*of).into()]);
+    }
+    sql.push_str(" ORDER BY created_at, id LIMIT ?");
+    params.push(most.into());
+    let mut claimed = Vec::new();
+    for row in tx.query(&sql, &params)? {
+        let mut task = from_row(row)?;
+        let taken = tx.execute(
+            "UPDATE tasks SET owner = ?, incarnation = ?, epoch = epoch + 1 WHERE id = ? AND epoch = ?",
+            &[worker.into(), incarnation.into(), task.id.into(), task.epoch.into()],
+        )?;
+        if taken == 1 {
+            task.epoch += 1;
+            task.owner = Some(worker.to_owned());
+            task.incarnation = incarnation;
+            claimed.push(task);
+        }
+    }
+    Ok(claimed)
+}
+
+/// Saves a task's progress. `false`: the task was taken over or has ended.
+pub fn save(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<bool, Error> {
+    let changed = tx.execute(
+        "UPDATE tasks SET state = ?, phase = ?, step = ?, event_id = ?, failure = ?, updated_at = ? WHERE id = ? AND epoch = ?",
+        &[
+            (&task.state).into(),
+            task.phase.as_str().into(),
+            task.step.clone().into(),
+            task.event.into(),
+            task.failure.clone().into(),
+            now.into(),
+            task.id.into(),
+            task.epoch.into(),
+        ],
+    )?;
+    Ok(changed == 1)
+}
+
+/// Ends a task: the row goes. `false`: it was taken over or has ended.
+pub fn end(tx: &mut Tx<'_>, id: TaskId, epoch: i64) -> Result<bool, Error> {
+    let ended = tx.execute(
+        "DELETE FROM tasks WHERE id = ? AND epoch = ?",
+        &[id.into(), epoch.into()],
+    )? == 1;
+    if ended {
+        crate::work::remove_of_task(tx, id)?;
+    }
+    Ok(ended)
+}
+
+/// Ends a task whoever runs it, and returns what it had recorded. Its runner is fenced from now on.
+pub fn take_over(tx: &mut Tx<'_>, id: TaskId) -> Result<Option<Task>, Error> {
+    let Some(task) = get(tx, id)? else {
+        return Ok(None);
+    };
+    end(tx, id, task.epoch)?;
+    Ok(Some(task))
+}
+
+/// Registers a worker's start and returns its incarnation.
+pub fn start_worker(tx: &mut Tx<'_>, name: &str) -> Result<i64, Error> {
+    let changed = tx.execute(
+        "UPDATE workers SET incarnation = incarnation + 1, beats = beats + 1 WHERE name = ?",
+        &[name.into()],
+    )?;
+    if changed == 0 {
+        tx.execute(
+            "INSERT INTO workers (name, incarnation, beats) VALUES (?, 1, 1)",
+            &[name.into()],
+        )?;
+    }
+    tx.query_one(
+        "SELECT incarnation FROM workers WHERE name = ?",
+        &[name.into()],
+    )?
+    .get(0)
+}
+
+/// Says that a worker lives.
+pub fn beat(tx: &mut Tx<'_>, name: &str, incarnation: i64) -> Result<bool, Error> {
+    Ok(tx.execute(
+        "UPDATE workers SET beats = beats + 1 WHERE name = ? AND incarnation = ?",
+        &[name.into(), incarnation.into()],
+    )? == 1)
+}
+
+/// All workers: name, incarnation, beats.
+pub fn workers(tx: &mut Tx<'_>) -> Result<Vec<(String, i64, i64)>, Error> {
+    let rows = tx.query("SELECT name, incarnation, beats FROM workers", &[])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .collect()
+}

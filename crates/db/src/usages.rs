@@ -1,0 +1,58 @@
+//! What projects and users hold of servers: counters that change with the servers, in the same transactions.
+
+use sql::{Error, Tx};
+use types::{ProjectId, UserId};
+
+/// Servers, vCPUs and MiB of memory held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Servers.
+    pub instances: i64,
+    /// Virtual CPUs.
+    pub cores: i64,
+    /// MiB.
+    pub ram_mb: i64,
+}
+
+/// Adds to (or, negative, takes from) what a user holds in a project.
+pub fn add(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId, by: Held) -> Result<(), Error> {
+    let changed = tx.execute(
+        "UPDATE server_usages SET instances = instances + ?, cores = cores + ?, ram_mb = ram_mb + ? WHERE project_id = ? AND user_id = ?",
+        &[by.instances.into(), by.cores.into(), by.ram_mb.into(), project.into(), user.into()],
+    )?;
+    if changed == 0 {
+        tx.execute(
+            "INSERT INTO server_usages (project_id, user_id, instances, cores, ram_mb) VALUES (?, ?, ?, ?, ?)",
+            &[project.into(), user.into(), by.instances.into(), by.cores.into(), by.ram_mb.into()],
+        )?;
+    }
+    Ok(())
+}
+
+fn read(tx: &mut Tx<'_>, sql: &str, params: &[sql::Value]) -> Result<Held, Error> {
+    let row = tx.query_one(sql, params)?;
+    Ok(Held {
+        instances: row.get(0)?,
+        cores: row.get(1)?,
+        ram_mb: row.get(2)?,
+    })
+}
+
+/// What a project holds.
+pub fn of_project(tx: &mut Tx<'_>, project: &ProjectId) -> Result<Held, Error> {
+    let sql = "SELECT COALESCE(SUM(instances), 0), COALESCE(SUM(cores), 0), COALESCE(SUM(ram_mb), 0) FROM server_usages WHERE project_id = ?";
+    read(tx, sql, &[project.into()])
+}
+
+/// What a user holds in a project.
+pub fn of_user(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId) -> Result<Held, Error> {
+    let sql = "SELECT COALESCE(SUM(instances), 0), COALESCE(SUM(cores), 0), COALESCE(SUM(ram_mb), 0) FROM server_usages \
+        WHERE project_id = ? AND user_id = ?";
+    read(tx, sql, &[project.into(), user.into()])
+}
+
+/// The same, counted anew from the servers: tests and audits hold it against [`of_project`].
+pub fn recount(tx: &mut Tx<'_>, project: &ProjectId) -> Result<Held, Error> {
+    let sql = "SELECT COUNT(*), COALESCE(SUM(vcpus), 0), COALESCE(SUM(memory_mb), 0) FROM instances WHERE project_id = ? AND deleted = 0";
+    read(tx, sql, &[project.into()])
+}

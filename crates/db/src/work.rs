@@ -1,0 +1,199 @@
+//! Work that hosts pull, and the debts that a host pays before it takes new work.
+
+use crate::{document, to_document};
+use sql::{Error, Row, Tx};
+use types::agent::{Direction, Verb, Work, WorkKey, WorkOutcome};
+use types::{HostName, ServerId, TaskId, Timestamp};
+use uuid::Uuid;
+
+/// The step name under which a host is handed a debt.
+pub const DEBT_STEP: &str = "debt";
+
+/// Stores work for a host. The same key again (a task that was taken over) raises the epoch of the row and keeps an
+/// outcome that is already there, so that an effect is not repeated.
+pub fn put(tx: &mut Tx<'_>, host: &HostName, work: &Work, now: Timestamp) -> Result<(), Error> {
+    let changed = tx.execute(
+        "UPDATE host_work SET epoch = ?, host = ?, verb = ?, deadline_seconds = ? WHERE task_id = ? AND step = ? AND direction = ?",
+        &[
+            work.epoch.into(),
+            host.into(),
+            to_document(&work.verb)?.into(),
+            work.deadline_seconds.into(),
+            work.key.task.into(),
+            (&work.key.step).into(),
+            work.key.direction.as_str().into(),
+        ],
+    )?;
+    if changed == 1 {
+        return Ok(());
+    }
+    tx.execute(
+        "INSERT INTO host_work (task_id, step, direction, epoch, host, instance_uuid, request_id, deadline_seconds, verb, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        &[
+            work.key.task.into(),
+            (&work.key.step).into(),
+            work.key.direction.as_str().into(),
+            work.epoch.into(),
+            host.into(),
+            work.server.into(),
+            (&work.request).into(),
+            work.deadline_seconds.into(),
+            to_document(&work.verb)?.into(),
+            now.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Forgets the outcome of earlier work under this key, so that it is done anew (a step that is repeated on purpose).
+pub fn remove(tx: &mut Tx<'_>, key: &WorkKey) -> Result<(), Error> {
+    tx.execute(
+        "DELETE FROM host_work WHERE task_id = ? AND step = ? AND direction = ?",
+        &[
+            key.task.into(),
+            (&key.step).into(),
+            key.direction.as_str().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Forgets all work of a task.
+pub fn remove_of_task(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
+    tx.execute("DELETE FROM host_work WHERE task_id = ?", &[task.into()])?;
+    Ok(())
+}
+
+/// The work of a host that has no outcome yet, debts first.
+pub fn pending(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<Vec<Work>, Error> {
+    let mut found = debts_as_work(tx, host)?;
+    let rows = tx.query(
+        "SELECT task_id, step, direction, epoch, instance_uuid, request_id, deadline_seconds, verb FROM host_work \
+         WHERE host = ? AND outcome IS NULL ORDER BY created_at LIMIT ?",
+        &[host.into(), most.into()],
+    )?;
+    for row in &rows {
+        found.push(work_from(row)?);
+    }
+    Ok(found)
+}
+
+fn work_from(row: &Row) -> Result<Work, Error> {
+    let direction = if row.get::<String>(2)? == "undo" {
+        Direction::Undo
+    } else {
+        Direction::Do
+    };
+    Ok(Work {
+        key: WorkKey {
+            task: row.get(0)?,
+            step: row.get(1)?,
+            direction,
+        },
+        epoch: row.get(3)?,
+        server: row.get(4)?,
+        request: row.get(5)?,
+        deadline_seconds: row.get(6)?,
+        verb: document(&row.get::<String>(7)?)?,
+    })
+}
+
+fn debts_as_work(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Work>, Error> {
+    let rows = tx.query(
+        "SELECT id, instance_uuid FROM host_debts WHERE host = ? ORDER BY created_at",
+        &[host.into()],
+    )?;
+    rows.iter()
+        .map(|row| {
+            let id: Uuid = row.get(0)?;
+            Ok(Work {
+                key: WorkKey {
+                    task: TaskId(id),
+                    step: DEBT_STEP.to_owned(),
+                    direction: Direction::Undo,
+                },
+                epoch: 1,
+                server: row.get(1)?,
+                request: String::new(),
+                deadline_seconds: 600,
+                verb: Verb::EnsureAbsent,
+            })
+        })
+        .collect()
+}
+
+/// Writes how work ended; `false` when nobody waits for it any more, or for a higher epoch.
+pub fn finish(
+    tx: &mut Tx<'_>,
+    key: &WorkKey,
+    epoch: u64,
+    outcome: &WorkOutcome,
+) -> Result<bool, Error> {
+    if key.step == DEBT_STEP {
+        if matches!(outcome, WorkOutcome::Done { .. }) {
+            tx.execute("DELETE FROM host_debts WHERE id = ?", &[key.task.into()])?;
+        }
+        return Ok(true);
+    }
+    let changed = tx.execute(
+        "UPDATE host_work SET outcome = ? WHERE task_id = ? AND step = ? AND direction = ? AND epoch <= ? AND outcome IS NULL",
+        &[to_document(outcome)?.into(), key.task.into(), (&key.step).into(), key.direction.as_str().into(), epoch.into()],
+    )?;
+    Ok(changed == 1)
+}
+
+/// The outcome of work, if it has one.
+pub fn outcome(tx: &mut Tx<'_>, key: &WorkKey) -> Result<Option<WorkOutcome>, Error> {
+    let row = tx.query_opt(
+        "SELECT outcome FROM host_work WHERE task_id = ? AND step = ? AND direction = ?",
+        &[
+            key.task.into(),
+            (&key.step).into(),
+            key.direction.as_str().into(),
+        ],
+    )?;
+    match row
+        .map(|row| row.get::<Option<String>>(0))
+        .transpose()?
+        .flatten()
+    {
+        Some(text) => Ok(Some(document(&text)?)),
+        None => Ok(None),
+    }
+}
+
+/// Records that a host still has to remove a server.
+pub fn owe(
+    tx: &mut Tx<'_>,
+    host: &HostName,
+    server: ServerId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let owed: i64 = tx
+        .query_one(
+            "SELECT COUNT(*) FROM host_debts WHERE host = ? AND instance_uuid = ?",
+            &[host.into(), server.into()],
+        )?
+        .get(0)?;
+    if owed > 0 {
+        return Ok(());
+    }
+    tx.execute(
+        "INSERT INTO host_debts (id, host, instance_uuid, reason, created_at) VALUES (?, ?, ?, ?, ?)",
+        &[Uuid::new_v4().into(), host.into(), server.into(), reason.into(), now.into()],
+    )?;
+    Ok(())
+}
+
+/// The debts of all hosts: host, server, reason.
+pub fn debts(tx: &mut Tx<'_>) -> Result<Vec<(HostName, ServerId, String)>, Error> {
+    let rows = tx.query(
+        "SELECT host, instance_uuid, reason FROM host_debts ORDER BY created_at",
+        &[],
+    )?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .collect()
+}
