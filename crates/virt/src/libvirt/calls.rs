@@ -375,13 +375,13 @@ impl Link {
         })
     }
 
-    /// Defines a domain, or replaces its definition.
+    /// Defines a domain, or replaces its definition. The first time the daemon examines QEMU, which can take long.
     pub async fn define(&self, xml: &str) -> Result<DomainRef, RpcError> {
         let body = self
             .call(
                 procedure::DOMAIN_DEFINE_XML_FLAGS,
                 || Encoder::default().string(xml).u32(0),
-                SHORT,
+                LONG,
             )
             .await?;
         Ok(DomainRef::decode(&mut Decoder::new(&body))?)

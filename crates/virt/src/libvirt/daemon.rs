@@ -74,6 +74,9 @@ pub struct Daemon {
 /// The first start examines the QEMU binary, which takes seconds, more on a busy machine.
 const START_TIME: Duration = Duration::from_secs(90);
 const STOP_TIME: Duration = Duration::from_secs(10);
+/// How long a predecessor may take to end.
+const PREDECESSOR_TIME: Duration = Duration::from_secs(40);
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(30);
 
 impl Daemon {
@@ -96,10 +99,20 @@ impl Daemon {
             error,
         };
         std::fs::create_dir_all(&config.state).map_err(start)?;
+        give_kvm_its_group();
         start_virtlogd(&config).await?;
         let started = Instant::now();
-        let libvirtd = start_libvirtd(&config).map_err(start)?;
-        wait_until_it_answers(&config, libvirtd).await?;
+        let libvirtd = loop {
+            let pid = start_libvirtd(&config).map_err(start)?;
+            match wait_until_it_answers(&config, pid).await {
+                Ok(()) => break pid,
+                // One of a killed predecessor may still be ending and hold its locks.
+                Err(_) if !runs(pid, "libvirtd") && started.elapsed() < PREDECESSOR_TIME => {
+                    tokio::time::sleep(PREDECESSOR_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
         tracing::info!(took_ms = started.elapsed().as_millis(), "libvirtd started");
         Ok(Self {
             config,
@@ -124,6 +137,54 @@ impl Daemon {
             stop_by_pid_file(&state.join("virtlogd.pid"), "virtlogd").await;
         }
     }
+}
+
+/// Does what udev's rule does where nothing else would: without a device manager, as in a container, `/dev/kvm` may
+/// belong to a group number that this system does not know. libvirt then finds KVM enabled when it examines QEMU and
+/// not usable when it looks at its cache, and examines QEMU again for every question, seconds each.
+fn give_kvm_its_group() {
+    use std::os::unix::fs::MetadataExt;
+    const DEVICE: &str = "/dev/kvm";
+    if Path::new("/run/udev/control").exists() {
+        return;
+    }
+    let (Ok(node), Ok(groups)) = (
+        std::fs::metadata(DEVICE),
+        std::fs::read_to_string("/etc/group"),
+    ) else {
+        return;
+    };
+    let Some(kvm) = unknown_group_becomes_kvm(&groups, node.gid()) else {
+        return;
+    };
+    match std::os::unix::fs::chown(DEVICE, None, Some(kvm)) {
+        Ok(()) => tracing::info!(
+            group = kvm,
+            "/dev/kvm had an unknown group and was given to group kvm"
+        ),
+        Err(error) => {
+            tracing::warn!(%error, "/dev/kvm has an unknown group, which makes libvirt slow")
+        }
+    }
+}
+
+/// The number of group `kvm` when `present` is no group of this system.
+fn unknown_group_becomes_kvm(groups: &str, present: u32) -> Option<u32> {
+    let mut kvm = None;
+    for line in groups.lines() {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let Some(number) = fields.nth(1).and_then(|number| number.parse::<u32>().ok()) else {
+            continue;
+        };
+        if number == present {
+            return None;
+        }
+        if name == "kvm" {
+            kvm = Some(number);
+        }
+    }
+    kvm
 }
 
 async fn answers(config: &DaemonConfig) -> Result<(), super::rpc::RpcError> {
@@ -216,6 +277,7 @@ async fn wait_until_it_answers(config: &DaemonConfig, pid: Pid) -> Result<(), Da
         };
         if test_kill_process(pid).is_err() || Instant::now() > until {
             let log = config.state.join("libvirtd.log");
+            let reason = last_line(&log).unwrap_or(reason);
             return Err(DaemonError::Silent {
                 program: "libvirtd",
                 log,
@@ -224,6 +286,15 @@ async fn wait_until_it_answers(config: &DaemonConfig, pid: Pid) -> Result<(), Da
         }
         tokio::time::sleep(TICK).await;
     }
+}
+
+fn last_line(log: &Path) -> Option<String> {
+    let text = std::fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    text.lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .map(str::to_owned)
 }
 
 fn read_pid(file: &Path) -> Option<Pid> {
@@ -256,6 +327,19 @@ async fn stop_by_pid_file(file: &Path, program: &str) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn only_an_unknown_group_is_replaced() {
+        let groups = "root:x:0:\nkvm:x:108:qemu\nusers:x:100:\n";
+        for (present, expected) in [(0, None), (100, None), (108, None), (992, Some(108))] {
+            assert_eq!(
+                unknown_group_becomes_kvm(groups, present),
+                expected,
+                "{present}"
+            );
+        }
+        assert_eq!(unknown_group_becomes_kvm("root:x:0:\n", 992), None);
+    }
 
     #[tokio::test]
     async fn only_the_program_in_the_pid_file_is_stopped() {

@@ -150,14 +150,16 @@ fn closed() -> RpcError {
 }
 
 async fn connect(sockets: &[PathBuf]) -> Result<UnixStream, RpcError> {
-    let mut problem = String::from("no socket is configured");
+    let mut problem = None;
     for path in sockets {
         match UnixStream::connect(path).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => problem = describe(path, &error),
+            Err(error) => problem = problem.or_else(|| Some(describe(path, &error))),
         }
     }
-    Err(RpcError::Closed(problem))
+    Err(RpcError::Closed(
+        problem.unwrap_or_else(|| "no socket is configured".into()),
+    ))
 }
 
 fn describe(path: &Path, error: &std::io::Error) -> String {
