@@ -1,0 +1,580 @@
+//! Runs one task of one flow from where it stands to its end.
+
+use crate::faults::{Fault, Point, When};
+use crate::flow::{Context, End, Failure, Flow, StepError, StepName};
+use crate::worker::Shared;
+use bus::Bell;
+use db::tasks::{Phase, Task};
+use rand::Rng;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use types::agent::{Direction, Work, WorkKey, WorkOutcome};
+use types::{HostName, Timestamp};
+
+/// How a run ended, for the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ran {
+    /// The flow has ended.
+    Ended,
+    /// Somebody else runs the task now, or it is gone.
+    Fenced,
+    /// An injected crash: the worker must stop as if its process had died.
+    Crashed,
+}
+
+/// Why an attempt at a step came to nothing.
+enum Trouble {
+    Step(StepError),
+    /// The host did not answer in time.
+    Silent,
+    Crash,
+}
+
+impl From<StepError> for Trouble {
+    fn from(error: StepError) -> Self {
+        Self::Step(error)
+    }
+}
+
+impl From<sql::Error> for Trouble {
+    fn from(error: sql::Error) -> Self {
+        Self::Step(error.into())
+    }
+}
+
+struct Run<F: Flow> {
+    shared: Arc<Shared>,
+    flow: Arc<F>,
+    task: Task,
+    state: F::State,
+    cx: Context,
+}
+
+/// Runs `task` until it ends.
+pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task) -> Ran {
+    let state = match serde_json::from_str(&task.state) {
+        Ok(state) => state,
+        Err(error) => {
+            tracing::error!(task = %task.id, flow = F::NAME, %error, "a task's state cannot be read; it stays as it is");
+            return Ran::Fenced;
+        }
+    };
+    let cx = Context {
+        task: task.id,
+        server: task.server,
+        request_id: task.request_id.clone(),
+        epoch: task.epoch,
+    };
+    let mut run = Run {
+        shared,
+        flow,
+        task,
+        state,
+        cx,
+    };
+    match run.to_the_end().await {
+        Ok(()) => Ran::Ended,
+        Err(Trouble::Crash) => Ran::Crashed,
+        Err(_) => Ran::Fenced,
+    }
+}
+
+impl<F: Flow> Run<F> {
+    async fn to_the_end(&mut self) -> Result<(), Trouble> {
+        if self.task.step.is_none() {
+            let Some(&first) = F::Step::ALL.first() else {
+                return Ok(());
+            };
+            self.begin(first, Direction::Do, None).await?;
+        } else if let Some((step, direction)) = self.position() {
+            // Taken over: the work of the step may not have reached its host under this epoch.
+            self.begin(step, direction, None).await?;
+        }
+        while let Some((step, direction)) = self.position() {
+            let ended = match direction {
+                Direction::Do => self.forward(step).await?,
+                Direction::Undo => self.back(step).await?,
+            };
+            if ended {
+                return Ok(());
+            }
+        }
+        tracing::error!(task = %self.task.id, step = ?self.task.step, "the flow has no such step; the task waits for a newer release");
+        Err(StepError::Fenced.into())
+    }
+
+    fn position(&self) -> Option<(F::Step, Direction)> {
+        let name = self.task.step.as_deref()?;
+        let step = F::Step::ALL
+            .iter()
+            .copied()
+            .find(|step| step.as_str() == name)?;
+        let direction = if self.task.phase == Phase::Running {
+            Direction::Do
+        } else {
+            Direction::Undo
+        };
+        Some((step, direction))
+    }
+
+    fn index(step: F::Step) -> usize {
+        F::Step::ALL
+            .iter()
+            .position(|other| *other == step)
+            .unwrap_or(0)
+    }
+
+    fn past_pivot(&self, step: F::Step) -> bool {
+        self.flow
+            .pivot()
+            .is_some_and(|pivot| Self::index(step) >= Self::index(pivot))
+    }
+
+    /// Does a step and starts the next one. `true`: the flow has ended.
+    async fn forward(&mut self, step: F::Step) -> Result<bool, Trouble> {
+        let next = F::Step::ALL.get(Self::index(step) + 1).copied();
+        let until = Instant::now() + self.flow.deadline(step);
+        let mut tries = 0;
+        loop {
+            let failure = match self.attempt(step, Direction::Do, until).await {
+                Ok(()) => match self.done(step, next).await {
+                    Ok(()) => return Ok(next.is_none()),
+                    Err(Trouble::Step(StepError::Fail(failure))) => failure,
+                    Err(Trouble::Step(StepError::Retry(reason)))
+                        if Instant::now() < until || self.past_pivot(step) =>
+                    {
+                        self.pause(step, &reason, &mut tries).await;
+                        continue;
+                    }
+                    Err(Trouble::Step(StepError::Retry(reason))) => Failure::new(500, reason),
+                    Err(Trouble::Step(StepError::Database(error))) => {
+                        self.pause(step, &error.to_string(), &mut tries).await;
+                        continue;
+                    }
+                    Err(other) => return Err(other),
+                },
+                Err(Trouble::Step(StepError::Fail(failure))) => failure,
+                Err(Trouble::Silent) => Failure::new(500, "The host did not answer in time."),
+                Err(Trouble::Step(StepError::Retry(reason))) if Instant::now() < until => {
+                    self.pause(step, &reason, &mut tries).await;
+                    continue;
+                }
+                Err(Trouble::Step(StepError::Retry(reason))) => Failure::new(500, reason),
+                Err(Trouble::Step(StepError::Database(error))) => {
+                    self.pause(step, &error.to_string(), &mut tries).await;
+                    continue;
+                }
+                Err(other) => return Err(other),
+            };
+            if self.past_pivot(step) {
+                self.forget_outcome(step, Direction::Do).await?;
+                self.pause(step, &failure.message, &mut tries).await;
+                self.begin(step, Direction::Do, None).await?;
+                continue;
+            }
+            tracing::warn!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
+                step = step.as_str(), reason = %failure.message, details = failure.details, "a step failed; undoing");
+            self.flow.note_failure(&mut self.state, &failure);
+            self.begin(step, Direction::Undo, Some(failure)).await?;
+            return Ok(false);
+        }
+    }
+
+    /// Undoes a step and turns to the one before. `true`: the flow has ended.
+    async fn back(&mut self, step: F::Step) -> Result<bool, Trouble> {
+        let until = Instant::now() + self.shared.settings.undo_deadline;
+        let mut tries = 0;
+        let mut owed = None;
+        loop {
+            let reason = match self.attempt(step, Direction::Undo, until).await {
+                Ok(()) => break,
+                Err(Trouble::Step(StepError::Fail(failure))) => failure.message,
+                Err(Trouble::Step(StepError::Retry(reason))) => reason,
+                Err(Trouble::Step(StepError::Database(error))) => error.to_string(),
+                Err(Trouble::Silent) => "the host did not answer".to_owned(),
+                Err(other) => return Err(other),
+            };
+            if Instant::now() >= until {
+                match self.flow.host(step, &self.state) {
+                    Some(host) => {
+                        owed = Some((host, reason));
+                        break;
+                    }
+                    None => {
+                        tracing::error!(task = %self.task.id, step = step.as_str(), reason, "an undo keeps failing; trying on")
+                    }
+                }
+            }
+            self.forget_outcome(step, Direction::Undo).await?;
+            self.pause(step, &reason, &mut tries).await;
+            self.begin(step, Direction::Undo, None).await?;
+        }
+        self.undone(step, owed).await
+    }
+
+    /// One try: the host's work, then the flow's own part, with faults on the way.
+    async fn attempt(
+        &mut self,
+        step: F::Step,
+        direction: Direction,
+        until: Instant,
+    ) -> Result<(), Trouble> {
+        if let Some(fault) = self.fault(step, direction, When::Before) {
+            fault_before(fault)?;
+        }
+        let mut again = true;
+        while again {
+            let outcome = self.host_outcome(step, direction, until).await?;
+            match direction {
+                Direction::Do => {
+                    self.flow
+                        .run(&self.cx, step, &mut self.state, outcome)
+                        .await?
+                }
+                Direction::Undo => {
+                    self.flow
+                        .undo(&self.cx, step, &mut self.state, outcome)
+                        .await?
+                }
+            }
+            again = match self.fault(step, direction, When::After) {
+                Some(Fault::Crash) => return Err(Trouble::Crash),
+                Some(Fault::Fail) => return Err(injected()),
+                Some(Fault::Repeat) => {
+                    self.forget_outcome(step, direction).await?;
+                    self.begin(step, direction, None).await?;
+                    true
+                }
+                None => false,
+            };
+        }
+        Ok(())
+    }
+
+    async fn host_outcome(
+        &self,
+        step: F::Step,
+        direction: Direction,
+        until: Instant,
+    ) -> Result<Option<WorkOutcome>, Trouble> {
+        let Some(work) = self.flow.host_work(step, direction, &self.state) else {
+            return Ok(None);
+        };
+        let key = self.key(step, direction);
+        let expected = self.shared.outcomes.expect(&key);
+        self.shared.bus.ring(Bell::Host(work.host));
+        let left = until.saturating_duration_since(Instant::now());
+        match self.shared.outcomes.wait(&key, expected, left).await? {
+            Some(WorkOutcome::Fenced) => Err(StepError::Fenced.into()),
+            Some(outcome) => Ok(Some(outcome)),
+            None => Err(Trouble::Silent),
+        }
+    }
+
+    fn key(&self, step: F::Step, direction: Direction) -> WorkKey {
+        WorkKey {
+            task: self.task.id,
+            step: step.as_str().to_owned(),
+            direction,
+        }
+    }
+
+    fn work(
+        &self,
+        step: F::Step,
+        direction: Direction,
+        state: &F::State,
+    ) -> Option<(HostName, Work)> {
+        let wanted = self.flow.host_work(step, direction, state)?;
+        let work = Work {
+            key: self.key(step, direction),
+            epoch: u64::try_from(self.task.epoch).unwrap_or(0),
+            server: self.cx.server,
+            request: self.cx.request_id.clone(),
+            deadline_seconds: self.flow.deadline(step).as_secs(),
+            verb: wanted.verb,
+        };
+        Some((wanted.host, work))
+    }
+
+    fn fault(&self, step: F::Step, direction: Direction, when: When) -> Option<Fault> {
+        self.shared.faults.at(&Point {
+            flow: F::NAME,
+            step: step.as_str(),
+            direction,
+            when,
+        })
+    }
+
+    async fn forget_outcome(&self, step: F::Step, direction: Direction) -> Result<(), Trouble> {
+        let key = self.key(step, direction);
+        self.persist(move |tx| db::work::remove(tx, &key).map_err(StepError::from))
+            .await
+    }
+
+    /// Saves that a step is being done or undone, with its host work and its event.
+    async fn begin(
+        &mut self,
+        step: F::Step,
+        direction: Direction,
+        failure: Option<Failure>,
+    ) -> Result<(), Trouble> {
+        let failed = failure.is_some();
+        if let Some(failure) = &failure {
+            self.task.failure = Some(encode(failure)?);
+        }
+        let closing = if failed { self.task.event.take() } else { None };
+        let message = failure.map(|failure| failure.details.unwrap_or(failure.message));
+        self.task.phase = if direction == Direction::Do {
+            Phase::Running
+        } else {
+            Phase::Undoing
+        };
+        self.task.step = Some(step.as_str().to_owned());
+        self.task.state = encode(&self.state)?;
+        let work = self.work(step, direction, &self.state);
+        let opening = self.opening(step, direction);
+        let task = self.task.clone();
+        let event = self
+            .persist(move |tx| {
+                let now = Timestamp::now();
+                if let Some(event) = closing {
+                    db::actions::finish_event(tx, event, message.as_deref(), now)?;
+                }
+                start_step(tx, &task, opening.as_ref(), work.as_ref(), now)
+            })
+            .await?;
+        self.task.event = event;
+        Ok(())
+    }
+
+    /// The event to open with a step: its name and host.
+    fn opening(
+        &self,
+        step: F::Step,
+        direction: Direction,
+    ) -> Option<(&'static str, Option<String>)> {
+        if direction == Direction::Undo || self.task.event.is_some() {
+            return None;
+        }
+        let host = self.flow.host(step, &self.state).map(|host| host.0);
+        self.flow.event(step).map(|event| (event, host))
+    }
+
+    /// Saves that a step is done, together with its writes and the start of the next step or the end of the flow.
+    async fn done(&mut self, step: F::Step, next: Option<F::Step>) -> Result<(), Trouble> {
+        let flow = Arc::clone(&self.flow);
+        let (cx, state, task) = (self.cx.clone(), self.state.clone(), self.task.clone());
+        let run = self.planner();
+        let saved = self
+            .persist(move |tx| {
+                let now = Timestamp::now();
+                let (mut state, mut task) = (state.clone(), task.clone());
+                flow.commit(tx, &cx, step, Direction::Do, &mut state)?;
+                if let Some(event) = task.event.take() {
+                    db::actions::finish_event(tx, event, None, now)?;
+                }
+                task.state = encode(&state)?;
+                match next {
+                    Some(next) => {
+                        task.step = Some(next.as_str().to_owned());
+                        let (opening, work) = run(next, &state);
+                        task.event = start_step(tx, &task, opening.as_ref(), work.as_ref(), now)?;
+                    }
+                    None => {
+                        if !db::tasks::end(tx, task.id, task.epoch)? {
+                            return Err(StepError::Fenced);
+                        }
+                        flow.finish(tx, &cx, &state, End::Done, now)?;
+                    }
+                }
+                Ok((state, task))
+            })
+            .await?;
+        (self.state, self.task) = saved;
+        Ok(())
+    }
+
+    /// What the start of a step needs, as a function that a transaction can call.
+    #[allow(clippy::type_complexity)]
+    fn planner(
+        &self,
+    ) -> impl Fn(
+        F::Step,
+        &F::State,
+    ) -> (
+        Option<(&'static str, Option<String>)>,
+        Option<(HostName, Work)>,
+    ) + Send
+    + 'static {
+        let flow = Arc::clone(&self.flow);
+        let (cx, id, epoch) = (self.cx.clone(), self.task.id, self.task.epoch);
+        move |step, state| {
+            let host = flow.host(step, state).map(|host| host.0);
+            let opening = flow.event(step).map(|event| (event, host));
+            let work = flow.host_work(step, Direction::Do, state).map(|wanted| {
+                let key = WorkKey {
+                    task: id,
+                    step: step.as_str().to_owned(),
+                    direction: Direction::Do,
+                };
+                let work = Work {
+                    key,
+                    epoch: u64::try_from(epoch).unwrap_or(0),
+                    server: cx.server,
+                    request: cx.request_id.clone(),
+                    deadline_seconds: flow.deadline(step).as_secs(),
+                    verb: wanted.verb,
+                };
+                (wanted.host, work)
+            });
+            (opening, work)
+        }
+    }
+
+    /// Saves that a step is undone (or owed), and turns back further, forward again, or ends. `true`: ended.
+    async fn undone(
+        &mut self,
+        step: F::Step,
+        owed: Option<(HostName, String)>,
+    ) -> Result<bool, Trouble> {
+        let failure: Failure = self
+            .task
+            .failure
+            .as_deref()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_else(|| Failure::new(500, "The operation failed."));
+        let again = failure.redo_from.as_deref() == Some(step.as_str());
+        let before = Self::index(step)
+            .checked_sub(1)
+            .and_then(|index| F::Step::ALL.get(index))
+            .copied();
+        let (next, direction) = match before {
+            _ if again => (Some(step), Direction::Do),
+            before => (before, Direction::Undo),
+        };
+        let flow = Arc::clone(&self.flow);
+        let (cx, state, task) = (self.cx.clone(), self.state.clone(), self.task.clone());
+        let undo_work = move |run: &Self, step, state: &F::State| run.work(step, direction, state);
+        let mut planned_state = self.state.clone();
+        planned_state.clone_from(&self.state);
+        let next_work = next.and_then(|next| undo_work(self, next, &planned_state));
+        let opening = next.and_then(|next| {
+            if direction == Direction::Do {
+                self.opening(next, direction)
+            } else {
+                None
+            }
+        });
+        let saved = self
+            .persist(move |tx| {
+                let now = Timestamp::now();
+                let (mut state, mut task) = (state.clone(), task.clone());
+                flow.commit(tx, &cx, step, Direction::Undo, &mut state)?;
+                if let Some((host, reason)) = &owed {
+                    db::work::owe(tx, host, cx.server, reason, now)?;
+                }
+                task.state = encode(&state)?;
+                match next {
+                    Some(next) => {
+                        task.phase = if direction == Direction::Do {
+                            Phase::Running
+                        } else {
+                            Phase::Undoing
+                        };
+                        task.step = Some(next.as_str().to_owned());
+                        if direction == Direction::Do {
+                            // A new round: what hosts said in the last one does not count.
+                            db::work::remove_of_task(tx, task.id)?;
+                            task.failure = None;
+                        }
+                        task.event =
+                            start_step(tx, &task, opening.as_ref(), next_work.as_ref(), now)?;
+                    }
+                    None => {
+                        if !db::tasks::end(tx, task.id, task.epoch)? {
+                            return Err(StepError::Fenced);
+                        }
+                        if let Some(action) = task.action {
+                            db::actions::fail(tx, action, now)?;
+                        }
+                        flow.finish(tx, &cx, &state, End::Unwound(&failure), now)?;
+                    }
+                }
+                Ok((state, task))
+            })
+            .await?;
+        (self.state, self.task) = saved;
+        Ok(next.is_none())
+    }
+
+    /// Writes until the database takes it; refusals of the step and fencing are passed on.
+    async fn persist<T, W>(&self, work: W) -> Result<T, Trouble>
+    where
+        T: Send + 'static,
+        W: FnMut(&mut sql::Tx<'_>) -> Result<T, StepError> + Send + 'static,
+    {
+        Ok(self.shared.store.write(work).await?)
+    }
+
+    async fn pause(&self, step: F::Step, reason: &str, tries: &mut u32) {
+        tracing::debug!(task = %self.task.id, flow = F::NAME, step = step.as_str(), reason, tries, "trying again");
+        let base = self
+            .shared
+            .settings
+            .retry
+            .saturating_mul(1 << (*tries).min(6));
+        let jitter = rand::rng().random_range(0.5..1.0);
+        tokio::time::sleep(base.min(Duration::from_secs(10)).mul_f64(jitter)).await;
+        *tries = tries.saturating_add(1);
+    }
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Result<String, StepError> {
+    serde_json::to_string(value).map_err(|error| {
+        StepError::Fail(Failure::new(
+            500,
+            format!("state cannot be stored: {error}"),
+        ))
+    })
+}
+
+/// Saves the task with its new step, opens the step's event and stores its work; returns the open event.
+fn start_step(
+    tx: &mut sql::Tx<'_>,
+    task: &Task,
+    opening: Option<&(&'static str, Option<String>)>,
+    work: Option<&(HostName, Work)>,
+    now: Timestamp,
+) -> Result<Option<i64>, StepError> {
+    let mut task = task.clone();
+    if let (Some((event, host)), Some(action)) = (opening, task.action) {
+        task.event = Some(db::actions::start_event(
+            tx,
+            action,
+            event,
+            host.as_deref(),
+            now,
+        )?);
+    }
+    if !db::tasks::save(tx, &task, now)? {
+        return Err(StepError::Fenced);
+    }
+    if let Some((host, work)) = work {
+        db::work::put(tx, host, work, now)?;
+    }
+    Ok(task.event)
+}
+
+fn injected() -> Trouble {
+    StepError::Fail(Failure::new(500, "An injected fault.")).into()
+}
+
+fn fault_before(fault: Fault) -> Result<(), Trouble> {
+    match fault {
+        Fault::Crash => Err(Trouble::Crash),
+        Fault::Fail => Err(injected()),
+        Fault::Repeat => Ok(()),
+    }
+}

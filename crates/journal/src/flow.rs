@@ -1,0 +1,188 @@
+//! What a flow is made of.
+
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sql::Tx;
+use std::fmt::Debug;
+use std::time::Duration;
+use types::agent::{Direction, Verb, WorkOutcome};
+use types::{HostName, ServerId, TaskId, Timestamp};
+
+/// The names of a flow's steps, in order. Names are stored: a released name may not change its meaning.
+pub trait StepName: Copy + Debug + PartialEq + Send + Sync + 'static {
+    /// All steps, in the order they are done.
+    const ALL: &'static [Self];
+    /// The name stored.
+    fn as_str(self) -> &'static str;
+}
+
+/// Which task a step belongs to.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The task.
+    pub task: TaskId,
+    /// The server it works on.
+    pub server: ServerId,
+    /// The API request behind it.
+    pub request_id: String,
+    /// The epoch under which it runs.
+    pub epoch: i64,
+}
+
+/// Why a flow is undone, and what the server shows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The fault's code, HTTP-like.
+    pub code: u16,
+    /// For everyone.
+    pub message: String,
+    /// For administrators.
+    pub details: Option<String>,
+    /// The step at which to begin again after undoing down to it; none means give up.
+    pub redo_from: Option<String>,
+}
+
+impl Failure {
+    /// A failure that ends the flow.
+    pub fn new(code: u16, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            details: None,
+            redo_from: None,
+        }
+    }
+
+    /// With details for administrators.
+    #[must_use]
+    pub fn details(mut self, details: impl Into<String>) -> Self {
+        self.details = Some(details.into());
+        self
+    }
+}
+
+/// Why a step did not succeed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StepError {
+    /// It cannot succeed: unwind (or, behind the pivot, try again all the same).
+    #[error("{}", .0.message)]
+    Fail(Failure),
+    /// It may succeed later: try again until the step's deadline.
+    #[error("{0}")]
+    Retry(String),
+    /// The task was taken over.
+    #[error("the task was taken over")]
+    Fenced,
+    /// The database failed.
+    #[error(transparent)]
+    Database(std::sync::Arc<sql::Error>),
+}
+
+impl From<sql::Error> for StepError {
+    fn from(error: sql::Error) -> Self {
+        Self::Database(std::sync::Arc::new(error))
+    }
+}
+
+/// An effect on a host, as the flow wants it.
+#[derive(Clone, Debug)]
+pub struct HostWork {
+    /// Where.
+    pub host: HostName,
+    /// What.
+    pub verb: Verb,
+}
+
+/// How a flow ended.
+#[derive(Clone, Debug)]
+pub enum End<'a> {
+    /// All steps are done.
+    Done,
+    /// Everything was undone because of this.
+    Unwound(&'a Failure),
+}
+
+/// A long operation on a server. One flow is one file.
+#[async_trait]
+pub trait Flow: Send + Sync + 'static {
+    /// The flow's name, stored with its tasks.
+    const NAME: &'static str;
+    /// What the flow must know to go on after any crash. Fields may be added with defaults, never removed.
+    type State: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+    /// Its steps.
+    type Step: StepName;
+
+    /// The last step that can be undone comes before this one; none means that every step can be.
+    fn pivot(&self) -> Option<Self::Step> {
+        None
+    }
+
+    /// The event that shows this step to users (Nova's name).
+    fn event(&self, _step: Self::Step) -> Option<&'static str> {
+        None
+    }
+
+    /// How long a step may take, retries included, before it counts as failed.
+    fn deadline(&self, _step: Self::Step) -> Duration {
+        Duration::from_secs(300)
+    }
+
+    /// The host the step touches, for the event and for debts.
+    fn host(&self, _step: Self::Step, _state: &Self::State) -> Option<HostName> {
+        None
+    }
+
+    /// The work that a host has to do in this step. Pure.
+    fn host_work(
+        &self,
+        _step: Self::Step,
+        _direction: Direction,
+        _state: &Self::State,
+    ) -> Option<HostWork> {
+        None
+    }
+
+    /// Does the step. `outcome` is how the step's host work ended, if it has any.
+    async fn run(
+        &self,
+        cx: &Context,
+        step: Self::Step,
+        state: &mut Self::State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError>;
+
+    /// Undoes the step, whatever of it has happened.
+    async fn undo(
+        &self,
+        cx: &Context,
+        step: Self::Step,
+        state: &mut Self::State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError>;
+
+    /// Writes that belong to the step, in the transaction that marks it as done (or, for `Undo`, as undone).
+    fn commit(
+        &self,
+        _tx: &mut Tx<'_>,
+        _cx: &Context,
+        _step: Self::Step,
+        _direction: Direction,
+        _state: &mut Self::State,
+    ) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    /// Called when a failure asks to begin again at an earlier step, before anything is undone.
+    fn note_failure(&self, _state: &mut Self::State, _failure: &Failure) {}
+
+    /// Writes the end, in the transaction that ends the task.
+    fn finish(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &Self::State,
+        end: End<'_>,
+        now: Timestamp,
+    ) -> Result<(), sql::Error>;
+}

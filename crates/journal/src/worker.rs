@@ -1,0 +1,297 @@
+//! Claims tasks and runs them: any number of workers may do so at once.
+
+use crate::drive::{Ran, drive};
+use crate::faults::{Faults, Never};
+use crate::flow::Flow;
+use crate::outcomes::Outcomes;
+use bus::{Bell, Bus};
+use db::tasks::Task;
+use sql::Store;
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use types::{ServerId, TaskId};
+
+/// Times and bounds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Tasks that run at once in one worker.
+    pub concurrency: usize,
+    /// How often a worker says that it lives and looks for tasks nobody rang for.
+    pub beat: Duration,
+    /// A worker whose beats stood still for this long is dead.
+    pub lease: Duration,
+    /// The first pause before a step is tried again; doubles up to ten seconds.
+    pub retry: Duration,
+    /// How long an undo is tried before what is left on a host becomes its debt.
+    pub undo_deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            concurrency: 256,
+            beat: Duration::from_secs(5),
+            lease: Duration::from_secs(30),
+            retry: Duration::from_millis(100),
+            undo_deadline: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What all runs of a worker share.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) bus: Bus,
+    pub(crate) outcomes: Outcomes,
+    pub(crate) faults: Arc<dyn Faults>,
+    pub(crate) settings: Settings,
+}
+
+type Running = Pin<Box<dyn Future<Output = Ran> + Send>>;
+type Runner = Arc<dyn Fn(Arc<Shared>, Task) -> Running + Send + Sync>;
+
+/// The flows a worker knows, before it starts.
+pub struct Journal {
+    name: String,
+    shared: Shared,
+    flows: HashMap<&'static str, Runner>,
+}
+
+impl Journal {
+    /// A worker under this name; a name has one process at a time.
+    pub fn new(name: &str, store: Store, bus: Bus, outcomes: Outcomes, settings: Settings) -> Self {
+        let shared = Shared {
+            store,
+            bus,
+            outcomes,
+            faults: Arc::new(Never),
+            settings,
+        };
+        Self {
+            name: name.to_owned(),
+            shared,
+            flows: HashMap::new(),
+        }
+    }
+
+    /// With a flow that it can run.
+    #[must_use]
+    pub fn with<F: Flow>(mut self, flow: F) -> Self {
+        let flow = Arc::new(flow);
+        let runner: Runner =
+            Arc::new(move |shared, task| Box::pin(drive(shared, Arc::clone(&flow), task)));
+        self.flows.insert(F::NAME, runner);
+        self
+    }
+
+    /// With faults, for tests.
+    #[must_use]
+    pub fn with_faults(mut self, faults: Arc<dyn Faults>) -> Self {
+        self.shared.faults = faults;
+        self
+    }
+
+    /// Starts the worker.
+    pub async fn start(self) -> Result<Worker, sql::Error> {
+        let name = self.name.clone();
+        let incarnation = self
+            .shared
+            .store
+            .write(move |tx| db::tasks::start_worker(tx, &name))
+            .await?;
+        let looping = Loop {
+            bell: self.shared.bus.listen(Bell::Tasks),
+            name: self.name,
+            incarnation,
+            shared: Arc::new(self.shared),
+            flows: self.flows,
+            running: JoinSet::new(),
+            of_server: HashMap::new(),
+            seen: HashMap::new(),
+        };
+        Ok(Worker {
+            handle: tokio::spawn(looping.run()),
+        })
+    }
+}
+
+/// A running worker. Dropping it kills it where it stands, as the death of its process would.
+pub struct Worker {
+    handle: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Whether it has stopped, for example because of an injected crash.
+    pub fn stopped(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    /// Waits until it has stopped.
+    pub async fn wait(&mut self) {
+        let _ = (&mut self.handle).await;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}
+
+struct Loop {
+    bell: bus::Listener,
+    name: String,
+    incarnation: i64,
+    shared: Arc<Shared>,
+    flows: HashMap<&'static str, Runner>,
+    running: JoinSet<(TaskId, ServerId, Ran)>,
+    /// The run of each server, so that a task which takes another's place waits for it to stop.
+    of_server: HashMap<ServerId, (TaskId, tokio::task::AbortHandle)>,
+    /// Beats of other workers, and since when they stand still by this process's own clock.
+    seen: HashMap<(String, i64), (i64, Instant)>,
+}
+
+impl Loop {
+    async fn run(mut self) {
+        let mut beat = tokio::time::interval(self.shared.settings.beat);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut dead = Vec::new();
+        loop {
+            tokio::select! {
+                () = self.bell.rung() => {}
+                _ = beat.tick() => dead = self.beat().await,
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
+                    if self.ended(ended) {
+                        return;
+                    }
+                    // Slots are free again; while there are many, the bell or the beat is soon enough.
+                    if self.running.len() + 1 < self.shared.settings.concurrency {
+                        continue;
+                    }
+                }
+            }
+            self.claim(&dead).await;
+        }
+    }
+
+    /// Notes the end of a run; `true` stops the worker.
+    fn ended(&mut self, ended: Result<(TaskId, ServerId, Ran), tokio::task::JoinError>) -> bool {
+        match ended {
+            Ok((task, server, ran)) => {
+                if self
+                    .of_server
+                    .get(&server)
+                    .is_some_and(|(current, _)| *current == task)
+                {
+                    self.of_server.remove(&server);
+                }
+                ran == Ran::Crashed
+            }
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!(%error, "a flow panicked; its task waits for the worker's next start");
+                }
+                false
+            }
+        }
+    }
+
+    async fn claim(&mut self, dead: &[(String, i64)]) {
+        loop {
+            let free = self
+                .shared
+                .settings
+                .concurrency
+                .saturating_sub(self.running.len());
+            if free == 0 {
+                return;
+            }
+            let (name, incarnation, dead) = (self.name.clone(), self.incarnation, dead.to_vec());
+            let most = u64::try_from(free.min(64)).unwrap_or(1);
+            let claimed = self
+                .shared
+                .store
+                .write(move |tx| db::tasks::claim(tx, &name, incarnation, &dead, most))
+                .await;
+            match claimed {
+                Ok(tasks) if tasks.is_empty() => return,
+                Ok(tasks) => {
+                    for task in tasks {
+                        self.launch(task).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "tasks cannot be claimed");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn launch(&mut self, task: Task) {
+        let Some(runner) = self.flows.get(task.flow.as_str()).map(Arc::clone) else {
+            tracing::error!(task = %task.id, flow = task.flow, "an unknown flow; a newer release may know it");
+            return;
+        };
+        let previous = self.of_server.remove(&task.server);
+        let (id, server) = (task.id, task.server);
+        let shared = Arc::clone(&self.shared);
+        let handle = self.running.spawn(async move {
+            if let Some((_, old)) = previous {
+                old.abort();
+                while !old.is_finished() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            (id, server, runner(shared, task).await)
+        });
+        self.of_server.insert(server, (id, handle));
+    }
+
+    /// Says that this worker lives; returns the workers that do not.
+    async fn beat(&mut self) -> Vec<(String, i64)> {
+        let (name, incarnation) = (self.name.clone(), self.incarnation);
+        let workers = self.shared.store.write(move |tx| {
+            db::tasks::beat(tx, &name, incarnation)?;
+            db::tasks::workers(tx)
+        });
+        let workers: Vec<(String, i64, i64)> = match workers.await {
+            Ok(workers) => workers,
+            Err(error) => {
+                let error: sql::Error = error;
+                tracing::warn!(%error, "the worker cannot say that it lives");
+                return Vec::new();
+            }
+        };
+        let now = Instant::now();
+        let mut dead = Vec::new();
+        let mut seen = HashMap::new();
+        for (name, incarnation, beats) in
+            workers.into_iter().filter(|(name, ..)| *name != self.name)
+        {
+            // Earlier incarnations of a worker are dead at once.
+            dead.extend(
+                (1..incarnation)
+                    .rev()
+                    .take(8)
+                    .map(|earlier| (name.clone(), earlier)),
+            );
+            let key = (name, incarnation);
+            let since = match self.seen.get(&key) {
+                Some((known, since)) if *known == beats => *since,
+                _ => now,
+            };
+            if now.duration_since(since) >= self.shared.settings.lease {
+                dead.push(key.clone());
+            }
+            seen.insert(key, (beats, since));
+        }
+        self.seen = seen;
+        dead
+    }
+}
