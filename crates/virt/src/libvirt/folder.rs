@@ -219,6 +219,7 @@ fn mount_point(real: &Path, run: &Path) -> PathBuf {
 
 fn expose(real: &Path, run: &Path) -> std::io::Result<PathBuf> {
     make_folder(run, 0o711)?;
+    forget_removed_homes(run)?;
     let target = mount_point(real, run);
     if is_same(&target, real)? {
         return Ok(target);
@@ -229,6 +230,18 @@ fn expose(real: &Path, run: &Path) -> std::io::Result<PathBuf> {
     mount_bind(real, &target)?;
     tracing::info!(folder = %real.display(), mount = %target.display(), "instances folder mounted where QEMU may enter");
     Ok(target)
+}
+
+/// Mounts of folders that were deleted keep their space and are of no use: a deleted folder has no links left.
+fn forget_removed_homes(run: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(run)? {
+        let path = entry?.path();
+        if std::fs::metadata(&path).is_ok_and(|folder| folder.nlink() == 0) {
+            unmount(&path, UnmountFlags::DETACH)?;
+            std::fs::remove_dir(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn is_same(one: &Path, other: &Path) -> std::io::Result<bool> {
@@ -318,6 +331,18 @@ mod tests {
         Instances::withdraw(&folder, &run).unwrap();
         assert!(!exposed.exists());
         assert!(folder.join("file").exists());
+
+        Instances::open(&folder, &run).unwrap();
+        std::fs::remove_dir_all(&home).unwrap();
+        let other = outer.path().join("other");
+        make_folder(&other, 0o700).unwrap();
+        Instances::open(&other.join("instances"), &run).unwrap();
+        assert_eq!(
+            std::fs::read_dir(&run).unwrap().count(),
+            1,
+            "a deleted home's mount is gone"
+        );
+        Instances::withdraw(&other.join("instances"), &run).unwrap();
     }
 
     #[test]

@@ -190,7 +190,15 @@ fn choices_show_in_the_definition() {
         ..base.clone()
     };
     let text = |text: &str| Some(text.to_owned());
-    let table: &[(&str, GuestSpec, &HostChoices, bool, &[&str], &[&str])] = &[
+    type Case<'a> = (
+        &'a str,
+        GuestSpec,
+        &'a HostChoices,
+        bool,
+        &'a [&'a str],
+        &'a [&'a str],
+    );
+    let table: &[Case<'_>] = &[
         (
             "kvm",
             base.clone(),
