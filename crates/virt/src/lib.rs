@@ -12,6 +12,7 @@ pub mod facts;
 pub mod hypervisor;
 pub mod kvm;
 pub mod libvirt;
+pub mod plan;
 pub mod sim;
 pub mod spec;
 
