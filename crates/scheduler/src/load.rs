@@ -1,0 +1,95 @@
+//! From the rows of the database to [`HostState`]s.
+
+use crate::{Aggregate, HostState};
+use db::hosts::{Node, Service};
+use db::placement::Inventory;
+use std::collections::{BTreeMap, BTreeSet};
+use types::{HostName, ServerId, Timestamp};
+use uuid::Uuid;
+
+/// What the tables say of the hosts, read in one transaction.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// All compute nodes.
+    pub nodes: Vec<Node>,
+    /// All services.
+    pub services: Vec<Service>,
+    /// The inventories of all providers.
+    pub inventories: Vec<(Uuid, Inventory)>,
+    /// The servers with their hosts, and whether something is going on with them (a task state).
+    pub servers: Vec<(ServerId, HostName, bool)>,
+    /// The host aggregates with their hosts.
+    pub aggregates: Vec<(Aggregate, Vec<HostName>)>,
+}
+
+/// Puts together what the tables say of the hosts.
+///
+/// A service is up while its last beat is younger than `down_after_micros`. Hosts in no aggregate with a zone are in
+/// `default_zone`.
+pub fn host_states(
+    rows: Rows,
+    default_zone: &str,
+    now: Timestamp,
+    down_after_micros: i64,
+) -> Vec<HostState> {
+    let Rows {
+        nodes,
+        services,
+        inventories,
+        servers,
+        aggregates,
+    } = rows;
+    let mut inventory_of: BTreeMap<Uuid, BTreeMap<String, Inventory>> = BTreeMap::new();
+    for (provider, inventory) in inventories {
+        inventory_of
+            .entry(provider)
+            .or_default()
+            .insert(inventory.resource_class.clone(), inventory);
+    }
+    let mut servers_of: BTreeMap<&HostName, (BTreeSet<ServerId>, u64)> = BTreeMap::new();
+    for (server, host, busy) in &servers {
+        let (ids, io_ops) = servers_of.entry(host).or_default();
+        ids.insert(*server);
+        *io_ops += u64::from(*busy);
+    }
+    let computes = services
+        .iter()
+        .filter(|service| service.binary == "nova-compute");
+    let computes: BTreeMap<&HostName, &Service> =
+        computes.map(|service| (&service.host, service)).collect();
+    let state = |node: Node| {
+        let service = computes.get(&node.host);
+        let aggregates: Vec<Aggregate> = aggregates
+            .iter()
+            .filter(|(_, hosts)| hosts.contains(&node.host))
+            .map(|(aggregate, _)| aggregate.clone())
+            .collect();
+        let zone = aggregates
+            .iter()
+            .find_map(|aggregate| aggregate.metadata.get("availability_zone"));
+        let zone = zone.map_or(default_zone, String::as_str).to_owned();
+        let (ids, io_ops) = servers_of.get(&node.host).cloned().unwrap_or_default();
+        HostState {
+            up: node.facts.healthy
+                && service.is_some_and(|service| service.is_up(now, down_after_micros)),
+            // A node whose service is gone takes nothing new.
+            disabled: service.is_none_or(|service| service.disabled),
+            node: node.uuid,
+            host: node.host,
+            hypervisor_hostname: node.hypervisor_hostname,
+            hypervisor_type: node.facts.hypervisor_type,
+            hypervisor_version: node.facts.hypervisor_version,
+            host_ip: node.facts.host_ip,
+            cpu_info: node.facts.cpu_info,
+            zone,
+            aggregates,
+            inventory: inventory_of.remove(&node.uuid.0).unwrap_or_default(),
+            servers: ids,
+            io_ops,
+            failed_builds: 0,
+            supported: node.facts.supported,
+            traits: BTreeSet::new(),
+        }
+    };
+    nodes.into_iter().map(state).collect()
+}

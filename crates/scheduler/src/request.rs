@@ -1,0 +1,149 @@
+//! What a server wants of its host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use types::server::{Flavor, ImageRef};
+use types::{HostName, NodeId, ProjectId, ServerId};
+
+/// How the members of a server group are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupPolicy {
+    /// All on one host.
+    Affinity,
+    /// Each on a host of its own.
+    AntiAffinity,
+    /// On one host if possible.
+    SoftAffinity,
+    /// Apart if possible.
+    SoftAntiAffinity,
+}
+
+impl GroupPolicy {
+    /// The policy called so in the API.
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "affinity" => Self::Affinity,
+            "anti-affinity" => Self::AntiAffinity,
+            "soft-affinity" => Self::SoftAffinity,
+            "soft-anti-affinity" => Self::SoftAntiAffinity,
+            _ => return None,
+        })
+    }
+}
+
+/// The server group that a new server joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its policy.
+    pub policy: GroupPolicy,
+    /// The members so far.
+    pub members: BTreeSet<ServerId>,
+    /// With anti-affinity: how many members one host may have (rule `max_server_per_host`, 2.64).
+    pub max_server_per_host: u64,
+}
+
+/// What a server wants of its host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// Amounts by resource class.
+    pub resources: BTreeMap<String, u64>,
+    /// Traits that the host must have.
+    pub required_traits: BTreeSet<String>,
+    /// Traits that it must not have.
+    pub forbidden_traits: BTreeSet<String>,
+    /// The flavor's extra specs.
+    pub extra_specs: BTreeMap<String, String>,
+    /// The image's properties.
+    pub image_properties: BTreeMap<String, String>,
+    /// The availability zone asked for.
+    pub zone: Option<String>,
+    /// Only this host (2.74, or forced).
+    pub only_host: Option<HostName>,
+    /// Only the node with this hypervisor host name.
+    pub only_node: Option<String>,
+    /// An administrator named the host with the availability zone: only resources are checked there.
+    pub forced: bool,
+    /// On the host of one of these servers (hint `same_host`).
+    pub same_host: BTreeSet<ServerId>,
+    /// On a host with none of these servers (hint `different_host`).
+    pub different_host: BTreeSet<ServerId>,
+    /// The server group (hint `group`).
+    pub group: Option<Group>,
+    /// Hosts not wanted, for example the one that a server leaves.
+    pub ignore_hosts: BTreeSet<HostName>,
+    /// Nodes where building failed before.
+    pub tried: BTreeSet<NodeId>,
+    /// The owner.
+    pub project: Option<ProjectId>,
+}
+
+/// An extra spec that cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the flavor's extra spec {name} = '{value}' is wrong: {problem}")]
+pub struct WrongRequest {
+    /// The extra spec.
+    pub name: String,
+    /// What it says.
+    pub value: String,
+    /// Why that makes no sense.
+    pub problem: &'static str,
+}
+
+impl Request {
+    /// What a server of this flavor and image wants; the rest is for the caller to fill in.
+    ///
+    /// Extra specs `resources:CLASS = n` replace the flavor's amount (0 leaves the class out), `trait:NAME` is
+    /// `required` or `forbidden`; traits of an image (`trait:NAME = required`) are added.
+    pub fn new(flavor: &Flavor, image: Option<&ImageRef>) -> Result<Self, WrongRequest> {
+        let mut request = Self {
+            resources: flavor
+                .resources()
+                .by_class()
+                .into_iter()
+                .map(|(class, amount)| (class.to_owned(), amount))
+                .collect(),
+            extra_specs: flavor.extra_specs.clone(),
+            image_properties: image
+                .map(|image| image.properties.clone())
+                .unwrap_or_default(),
+            ..Self::default()
+        };
+        for (name, value) in &flavor.extra_specs {
+            request.apply(name, value)?;
+        }
+        let image_traits = request
+            .image_properties
+            .iter()
+            .filter(|(_, value)| *value == "required");
+        let image_traits: Vec<String> = image_traits
+            .filter_map(|(name, _)| name.strip_prefix("trait:").map(str::to_owned))
+            .collect();
+        request.required_traits.extend(image_traits);
+        Ok(request)
+    }
+
+    fn apply(&mut self, name: &str, value: &str) -> Result<(), WrongRequest> {
+        let wrong = |problem| WrongRequest {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            problem,
+        };
+        if let Some(class) = name.strip_prefix("resources:") {
+            let amount: u64 = value
+                .parse()
+                .map_err(|_| wrong("it must be a whole number"))?;
+            match amount {
+                0 => self.resources.remove(class),
+                amount => self.resources.insert(class.to_owned(), amount),
+            };
+        }
+        if let Some(name) = name.strip_prefix("trait:") {
+            let traits = match value {
+                "required" => &mut self.required_traits,
+                "forbidden" => &mut self.forbidden_traits,
+                _ => return Err(wrong("it must be 'required' or 'forbidden'")),
+            };
+            traits.insert(name.to_owned());
+        }
+        Ok(())
+    }
+}
