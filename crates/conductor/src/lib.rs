@@ -1,1 +1,11 @@
-//! TBD
+//! Runs the flows, answers the agents, keeps the view of the hosts.
+//!
+//! `flows/` holds one file per flow: read `flows/build.rs` to follow a server from its acceptance to its first
+//! second. `agents` is the conductors' side of the agent protocol. `view` keeps what schedulers decide from.
+
+pub mod agents;
+pub mod flows;
+mod neighbours;
+pub mod view;
+
+pub use neighbours::Neighbours;

@@ -217,14 +217,21 @@ pub fn claim(
     if held.is_some() {
         return Ok(true);
     }
-    for (class, amount) in wanted.by_class() {
-        let taken = tx.execute(
-            "UPDATE inventories SET used = used + ? WHERE provider = ? AND resource_class = ? AND used + ? <= capacity AND max_unit >= ?",
-            &[amount.into(), node.into(), class.into(), amount.into(), amount.into()],
+    let wanted = wanted.by_class();
+    for (class, amount) in &wanted {
+        let fits = tx.query_opt(
+            "SELECT used FROM inventories WHERE provider = ? AND resource_class = ? AND used + ? <= capacity AND max_unit >= ?",
+            &[node.into(), (*class).into(), (*amount).into(), (*amount).into()],
         )?;
-        if taken == 0 {
+        if fits.is_none() {
             return Ok(false);
         }
+    }
+    for (class, amount) in wanted {
+        tx.execute(
+            "UPDATE inventories SET used = used + ? WHERE provider = ? AND resource_class = ?",
+            &[amount.into(), node.into(), class.into()],
+        )?;
         tx.execute(
             "INSERT INTO allocations (consumer, provider, resource_class, amount) VALUES (?, ?, ?, ?)",
             &[consumer.into(), node.into(), class.into(), amount.into()],

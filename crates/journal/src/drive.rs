@@ -43,6 +43,12 @@ impl From<sql::Error> for Trouble {
     }
 }
 
+/// The event to open with a step (name and host), and the work to store.
+type Start = (
+    Option<(&'static str, Option<String>)>,
+    Option<(HostName, Work)>,
+);
+
 struct Run<F: Flow> {
     shared: Arc<Shared>,
     flow: Arc<F>,
@@ -138,7 +144,7 @@ impl<F: Flow> Run<F> {
         let mut tries = 0;
         loop {
             let failure = match self.attempt(step, Direction::Do, until).await {
-                Ok(()) => match self.done(step, next).await {
+                Ok(()) => match self.done(step, next, None).await {
                     Ok(()) => return Ok(next.is_none()),
                     Err(Trouble::Step(StepError::Fail(failure))) => failure,
                     Err(Trouble::Step(StepError::Retry(reason)))
@@ -167,6 +173,13 @@ impl<F: Flow> Run<F> {
                 }
                 Err(other) => return Err(other),
             };
+            if self.flow.may_owe(step)
+                && Instant::now() >= until
+                && let Some(host) = self.flow.host(step, &self.state)
+            {
+                self.done(step, next, Some((host, failure.message))).await?;
+                return Ok(next.is_none());
+            }
             if self.past_pivot(step) {
                 self.forget_outcome(step, Direction::Do).await?;
                 self.pause(step, &failure.message, &mut tries).await;
@@ -286,16 +299,7 @@ impl<F: Flow> Run<F> {
         direction: Direction,
         state: &F::State,
     ) -> Option<(HostName, Work)> {
-        let wanted = self.flow.host_work(step, direction, state)?;
-        let work = Work {
-            key: self.key(step, direction),
-            epoch: u64::try_from(self.task.epoch).unwrap_or(0),
-            server: self.cx.server,
-            request: self.cx.request_id.clone(),
-            deadline_seconds: self.flow.deadline(step).as_secs(),
-            verb: wanted.verb,
-        };
-        Some((wanted.host, work))
+        planned_work(self.flow.as_ref(), &self.cx, step, direction, state)
     }
 
     fn fault(&self, step: F::Step, direction: Direction, when: When) -> Option<Fault> {
@@ -363,15 +367,24 @@ impl<F: Flow> Run<F> {
     }
 
     /// Saves that a step is done, together with its writes and the start of the next step or the end of the flow.
-    async fn done(&mut self, step: F::Step, next: Option<F::Step>) -> Result<(), Trouble> {
+    /// `owed`: what the host still has to do, and why it could not.
+    async fn done(
+        &mut self,
+        step: F::Step,
+        next: Option<F::Step>,
+        owed: Option<(HostName, String)>,
+    ) -> Result<(), Trouble> {
         let flow = Arc::clone(&self.flow);
         let (cx, state, task) = (self.cx.clone(), self.state.clone(), self.task.clone());
-        let run = self.planner();
+        let plan = self.planner();
         let saved = self
             .persist(move |tx| {
                 let now = Timestamp::now();
                 let (mut state, mut task) = (state.clone(), task.clone());
                 flow.commit(tx, &cx, step, Direction::Do, &mut state)?;
+                if let Some((host, reason)) = &owed {
+                    db::work::owe(tx, host, cx.server, reason, now)?;
+                }
                 if let Some(event) = task.event.take() {
                     db::actions::finish_event(tx, event, None, now)?;
                 }
@@ -379,7 +392,7 @@ impl<F: Flow> Run<F> {
                 match next {
                     Some(next) => {
                         task.step = Some(next.as_str().to_owned());
-                        let (opening, work) = run(next, &state);
+                        let (opening, work) = plan(next, &state);
                         task.event = start_step(tx, &task, opening.as_ref(), work.as_ref(), now)?;
                     }
                     None => {
@@ -397,39 +410,15 @@ impl<F: Flow> Run<F> {
     }
 
     /// What the start of a step needs, as a function that a transaction can call.
-    #[allow(clippy::type_complexity)]
-    fn planner(
-        &self,
-    ) -> impl Fn(
-        F::Step,
-        &F::State,
-    ) -> (
-        Option<(&'static str, Option<String>)>,
-        Option<(HostName, Work)>,
-    ) + Send
-    + 'static {
-        let flow = Arc::clone(&self.flow);
-        let (cx, id, epoch) = (self.cx.clone(), self.task.id, self.task.epoch);
+    fn planner(&self) -> impl Fn(F::Step, &F::State) -> Start + Send + 'static + use<F> {
+        let (flow, cx) = (Arc::clone(&self.flow), self.cx.clone());
         move |step, state| {
             let host = flow.host(step, state).map(|host| host.0);
             let opening = flow.event(step).map(|event| (event, host));
-            let work = flow.host_work(step, Direction::Do, state).map(|wanted| {
-                let key = WorkKey {
-                    task: id,
-                    step: step.as_str().to_owned(),
-                    direction: Direction::Do,
-                };
-                let work = Work {
-                    key,
-                    epoch: u64::try_from(epoch).unwrap_or(0),
-                    server: cx.server,
-                    request: cx.request_id.clone(),
-                    deadline_seconds: flow.deadline(step).as_secs(),
-                    verb: wanted.verb,
-                };
-                (wanted.host, work)
-            });
-            (opening, work)
+            (
+                opening,
+                planned_work(flow.as_ref(), &cx, step, Direction::Do, state),
+            )
         }
     }
 
@@ -456,10 +445,7 @@ impl<F: Flow> Run<F> {
         };
         let flow = Arc::clone(&self.flow);
         let (cx, state, task) = (self.cx.clone(), self.state.clone(), self.task.clone());
-        let undo_work = move |run: &Self, step, state: &F::State| run.work(step, direction, state);
-        let mut planned_state = self.state.clone();
-        planned_state.clone_from(&self.state);
-        let next_work = next.and_then(|next| undo_work(self, next, &planned_state));
+        let next_work = next.and_then(|next| self.work(next, direction, &self.state));
         let opening = next.and_then(|next| {
             if direction == Direction::Do {
                 self.opening(next, direction)
@@ -529,6 +515,29 @@ impl<F: Flow> Run<F> {
         tokio::time::sleep(base.min(Duration::from_secs(10)).mul_f64(jitter)).await;
         *tries = tries.saturating_add(1);
     }
+}
+
+fn planned_work<F: Flow>(
+    flow: &F,
+    cx: &Context,
+    step: F::Step,
+    direction: Direction,
+    state: &F::State,
+) -> Option<(HostName, Work)> {
+    let wanted = flow.host_work(step, direction, state)?;
+    let work = Work {
+        key: WorkKey {
+            task: cx.task,
+            step: step.as_str().to_owned(),
+            direction,
+        },
+        epoch: u64::try_from(cx.epoch).unwrap_or(0),
+        server: cx.server,
+        request: cx.request_id.clone(),
+        deadline_seconds: flow.deadline(step).as_secs(),
+        verb: wanted.verb,
+    };
+    Some((wanted.host, work))
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Result<String, StepError> {

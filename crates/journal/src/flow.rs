@@ -133,6 +133,12 @@ pub trait Flow: Send + Sync + 'static {
         None
     }
 
+    /// Whether a host that does not answer in this step may do it later: what the step should have removed becomes the
+    /// host's debt, and the flow goes on.
+    fn may_owe(&self, _step: Self::Step) -> bool {
+        false
+    }
+
     /// The work that a host has to do in this step. Pure.
     fn host_work(
         &self,

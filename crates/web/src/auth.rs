@@ -27,7 +27,10 @@ pub trait TokenValidator: Send + Sync + 'static {
 }
 
 /// The caller of a request, by its `X-Auth-Token` header.
-pub async fn caller(headers: &HeaderMap, validator: &dyn TokenValidator) -> Result<Arc<Caller>, AuthError> {
+pub async fn caller(
+    headers: &HeaderMap,
+    validator: &dyn TokenValidator,
+) -> Result<Arc<Caller>, AuthError> {
     let header = headers.get("x-auth-token").ok_or(AuthError::Missing)?;
     let token = header.to_str().map_err(|_| AuthError::Invalid)?.trim();
     if token.is_empty() {

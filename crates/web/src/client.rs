@@ -1,4 +1,4 @@
-//! A small HTTP client with two ways to a service: a TCP address, or its router in the same process.
+//! A small HTTP client with three ways to a service: a TCP address, a unix socket, or its router in the same process.
 
 use axum::Router;
 use axum::body::Body;
@@ -6,9 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy::Client as HyperClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tower::ServiceExt;
 
 /// Bytes of an answer that are read into memory at most.
@@ -54,8 +59,74 @@ impl Answer {
 }
 
 enum Transport {
-    Http { base: String, client: HyperClient<HttpConnector, Body> },
+    Http {
+        base: String,
+        client: HyperClient<HttpConnector, Body>,
+    },
+    Unix(HyperClient<UnixConnector, Body>),
     InProcess(Router),
+}
+
+#[derive(Clone)]
+struct UnixConnector(Arc<Path>);
+
+/// A connection to a unix socket, as hyper's pool wants it.
+struct UnixConnection(TokioIo<UnixStream>);
+
+impl tower::Service<Uri> for UnixConnector {
+    type Response = UnixConnection;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = std::io::Result<UnixConnection>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let path = Arc::clone(&self.0);
+        Box::pin(async move {
+            Ok(UnixConnection(TokioIo::new(
+                UnixStream::connect(&path).await?,
+            )))
+        })
+    }
+}
+
+impl Connection for UnixConnection {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl hyper::rt::Read for UnixConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buffer: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl hyper::rt::Write for UnixConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 /// A client of one service.
@@ -69,23 +140,54 @@ impl Client {
     /// A client for `base`, for example `http://127.0.0.1:9696`.
     pub fn http(service: &'static str, base: &str) -> Self {
         let client = HyperClient::builder(TokioExecutor::new()).build(HttpConnector::new());
-        let transport = Transport::Http { base: base.trim_end_matches('/').to_owned(), client };
-        Self { service, transport, timeout: Duration::from_secs(60) }
+        let transport = Transport::Http {
+            base: base.trim_end_matches('/').to_owned(),
+            client,
+        };
+        Self {
+            service,
+            transport,
+            timeout: Duration::from_secs(60),
+        }
+    }
+
+    /// A client of a service behind a unix socket.
+    pub fn unix(service: &'static str, socket: &Path) -> Self {
+        let client = HyperClient::builder(TokioExecutor::new()).build(UnixConnector(socket.into()));
+        Self {
+            service,
+            transport: Transport::Unix(client),
+            timeout: Duration::from_secs(60),
+        }
     }
 
     /// A client that calls the service's router directly: the same requests without a socket.
     pub fn in_process(service: &'static str, router: Router) -> Self {
-        Self { service, transport: Transport::InProcess(router), timeout: Duration::from_secs(60) }
+        Self {
+            service,
+            transport: Transport::InProcess(router),
+            timeout: Duration::from_secs(60),
+        }
     }
 
     fn unreachable(&self, reason: impl ToString) -> ClientError {
-        ClientError::Unreachable { service: self.service, reason: reason.to_string() }
+        ClientError::Unreachable {
+            service: self.service,
+            reason: reason.to_string(),
+        }
     }
 
     /// Sends a request; the answer's body is still a stream.
-    pub async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Body) -> Result<http::Response<Body>, ClientError> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<http::Response<Body>, ClientError> {
         let uri = match &self.transport {
             Transport::Http { base, .. } => format!("{base}{path}"),
+            Transport::Unix(_) => format!("http://localhost{path}"),
             Transport::InProcess(_) => path.to_owned(),
         };
         let uri: Uri = uri.parse().map_err(|error| self.unreachable(error))?;
@@ -96,7 +198,17 @@ impl Client {
         let sending = async {
             match &self.transport {
                 Transport::Http { client, .. } => {
-                    let answer = client.request(request).await.map_err(|error| self.unreachable(error))?;
+                    let answer = client
+                        .request(request)
+                        .await
+                        .map_err(|error| self.unreachable(error))?;
+                    Ok(answer.map(Body::new))
+                }
+                Transport::Unix(client) => {
+                    let answer = client
+                        .request(request)
+                        .await
+                        .map_err(|error| self.unreachable(error))?;
                     Ok(answer.map(Body::new))
                 }
                 Transport::InProcess(router) => {
@@ -105,7 +217,9 @@ impl Client {
                 }
             }
         };
-        tokio::time::timeout(self.timeout, sending).await.map_err(|_| self.unreachable("no answer in time"))?
+        tokio::time::timeout(self.timeout, sending)
+            .await
+            .map_err(|_| self.unreachable("no answer in time"))?
     }
 
     /// Sends a request, with a JSON body if there is one, and reads the whole answer.
@@ -118,7 +232,10 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         let bytes = match body {
             Some(value) => {
-                headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+                headers.insert(
+                    http::header::CONTENT_TYPE,
+                    http::HeaderValue::from_static("application/json"),
+                );
                 Bytes::from(value.to_string())
             }
             None => Bytes::new(),
@@ -126,8 +243,14 @@ impl Client {
         let answer = self.send(method, path, headers, Body::from(bytes)).await?;
         let (parts, body) = answer.into_parts();
         let reading = Limited::new(body, ANSWER_LIMIT).collect();
-        let whole = tokio::time::timeout(self.timeout, reading).await.map_err(|_| self.unreachable("the answer stopped"))?;
+        let whole = tokio::time::timeout(self.timeout, reading)
+            .await
+            .map_err(|_| self.unreachable("the answer stopped"))?;
         let body = whole.map_err(|error| self.unreachable(error))?.to_bytes();
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        })
     }
 }

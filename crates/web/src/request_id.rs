@@ -14,7 +14,9 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(id.clone());
     let mut response = next.run(request).await;
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
-        response.headers_mut().insert(HeaderName::from_static("x-openstack-request-id"), value);
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("x-openstack-request-id"), value);
     }
     response
 }

@@ -56,7 +56,9 @@ pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) 
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            break;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
@@ -92,7 +94,11 @@ fn graceful_connection(
     }
 }
 
-fn connection<S>(stream: S, router: Router, graceful: &GracefulShutdown) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
+fn connection<S>(
+    stream: S,
+    router: Router,
+    graceful: &GracefulShutdown,
+) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -1,0 +1,425 @@
+//! The conductors' side of the agent protocol: agents pull work, post what came of it, and say that they live.
+//!
+//! Served on a private socket (or called in the same process); what crosses it is JSON. An agent that repeats a
+//! report or a heartbeat changes nothing.
+
+use crate::neighbours::Neighbours;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bus::{Bell, Bus};
+use db::hosts::Ratios;
+use http::StatusCode;
+use journal::Outcomes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use types::agent::{
+    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Question, Verb, Work, WorkKey, WorkReport,
+};
+use types::{HostName, ImageId, PowerState, ServerId, TaskState, Timestamp, VmState};
+
+/// Bytes of a message of an agent.
+const MESSAGE_LIMIT: usize = 16 << 20;
+/// Pieces of work handed over at once.
+const MOST_WORK: u64 = 64;
+/// How long a short question may take.
+const QUESTION_TIME: Duration = Duration::from_secs(20);
+/// The longest that a poll is held open.
+const LONGEST_POLL: Duration = Duration::from_secs(25);
+
+/// What an agent asks when it has time.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Poll {
+    /// The agent's start; a new one is handed everything again.
+    pub incarnation: u64,
+    /// Milliseconds to wait for work.
+    pub wait_ms: u64,
+}
+
+/// What there is to do.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Polled {
+    /// Work, in order.
+    pub work: Vec<Work>,
+    /// Questions.
+    pub asked: Vec<Asked>,
+}
+
+/// Fills in what is not stored with work because it is secret: the files of a config drive.
+#[async_trait::async_trait]
+pub trait ConfigDrives: Send + Sync + 'static {
+    /// The files of a server's config drive: path, and content in base64.
+    async fn files(&self, server: ServerId) -> Result<Vec<(String, String)>, String>;
+}
+
+#[derive(Default)]
+struct Desk {
+    incarnation: u64,
+    handed: HashSet<(WorkKey, u64)>,
+    asked: Vec<Asked>,
+}
+
+/// The desk at which all agents are served.
+#[derive(Clone)]
+pub struct Agents {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    with: Neighbours,
+    bus: Bus,
+    outcomes: Outcomes,
+    drives: Arc<dyn ConfigDrives>,
+    ratios: Ratios,
+    desks: Mutex<HashMap<HostName, Desk>>,
+    answers: Mutex<HashMap<u64, oneshot::Sender<Result<String, (FailureKind, String)>>>>,
+    next_question: AtomicU64,
+}
+
+impl Agents {
+    /// A desk without visitors.
+    pub fn new(
+        with: Neighbours,
+        bus: Bus,
+        outcomes: Outcomes,
+        drives: Arc<dyn ConfigDrives>,
+        ratios: Ratios,
+    ) -> Self {
+        let inner = Inner {
+            with,
+            bus,
+            outcomes,
+            drives,
+            ratios,
+            desks: Mutex::default(),
+            answers: Mutex::default(),
+            next_question: AtomicU64::new(1),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The protocol as HTTP.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/agent/{host}/poll", post(poll))
+            .route("/agent/{host}/report", post(report))
+            .route("/agent/{host}/heartbeat", post(heartbeat))
+            .route("/agent/{host}/answer", post(answer))
+            .route("/agent/{host}/images/{image}", get(image))
+            .with_state(self.clone())
+    }
+
+    async fn poll(&self, host: &HostName, ask: Poll) -> Result<Polled, sql::Error> {
+        let mut bell = self.inner.bus.listen(Bell::Host(host.clone()));
+        let until =
+            tokio::time::Instant::now() + Duration::from_millis(ask.wait_ms).min(LONGEST_POLL);
+        loop {
+            let polled = self.look(host, ask.incarnation).await?;
+            if !polled.work.is_empty() || !polled.asked.is_empty() {
+                return Ok(polled);
+            }
+            if tokio::time::timeout_at(until, bell.rung()).await.is_err() {
+                return Ok(Polled::default());
+            }
+        }
+    }
+
+    async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
+        let wanted = host.clone();
+        let pending: Vec<Work> = self
+            .inner
+            .with
+            .store
+            .read(move |tx| db::work::pending(tx, &wanted, MOST_WORK))
+            .await?;
+        let mut polled = Polled::default();
+        {
+            let mut desks = self
+                .inner
+                .desks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let desk = desks.entry(host.clone()).or_default();
+            if desk.incarnation != incarnation {
+                *desk = Desk {
+                    incarnation,
+                    ..Desk::default()
+                };
+            }
+            // What is not pending any more need not be remembered.
+            desk.handed.retain(|(key, epoch)| {
+                pending
+                    .iter()
+                    .any(|work| work.key == *key && work.epoch == *epoch)
+            });
+            polled.asked = std::mem::take(&mut desk.asked);
+            for work in pending {
+                if desk.handed.insert((work.key.clone(), work.epoch)) {
+                    polled.work.push(work);
+                }
+            }
+        }
+        for work in &mut polled.work {
+            self.fill_in(work).await;
+        }
+        Ok(polled)
+    }
+
+    async fn fill_in(&self, work: &mut Work) {
+        let Verb::EnsureGuest(plan) = &mut work.verb else {
+            return;
+        };
+        if plan.config_drive.is_none() {
+            return;
+        }
+        match self.inner.drives.files(work.server).await {
+            Ok(files) => plan.config_drive = Some(files),
+            Err(error) => {
+                tracing::error!(server = %work.server, %error, "the config drive's files cannot be made")
+            }
+        }
+    }
+
+    async fn heartbeat(&self, beat: Heartbeat) -> Result<(), sql::Error> {
+        let facts_changed = beat.facts.is_some();
+        let ratios = self.inner.ratios;
+        let changed: bool = self
+            .inner
+            .with
+            .store
+            .write(move |tx| record(tx, &beat, &ratios))
+            .await?;
+        if facts_changed || changed {
+            self.inner.with.view.refresh().await?;
+        }
+        Ok(())
+    }
+
+    fn answered(&self, answer: Answer) {
+        let waiting = self
+            .inner
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&answer.id);
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(answer.result);
+        }
+    }
+}
+
+/// Writes what a heartbeat says. `true` when hosts must be looked at anew.
+fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<bool, sql::Error> {
+    let now = Timestamp::now();
+    let problem = beat
+        .facts
+        .as_ref()
+        .and_then(|facts| facts.problem.as_deref());
+    db::hosts::beat(tx, &beat.host, "nova-compute", problem, now)?;
+    if let Some(facts) = beat.facts.as_ref().filter(|facts| facts.healthy) {
+        db::hosts::put_node(tx, &beat.host, beat.node, facts, ratios, now)?;
+    }
+    if beat.guests.is_empty() && !beat.complete {
+        return Ok(false);
+    }
+    for instance in db::instances::on_host(tx, &beat.host)? {
+        let seen = beat.guests.iter().find(|guest| guest.server == instance.id);
+        let power = match seen {
+            Some(guest) => PowerState::from_code(i64::from(guest.power)),
+            None if beat.complete => PowerState::Shutdown,
+            None => continue,
+        };
+        if let Some(vm_state) = observe(
+            instance.vm_state,
+            instance.task_state,
+            instance.power_state,
+            power,
+        ) {
+            let change = (vm_state != instance.vm_state).then_some(vm_state);
+            db::instances::follow_guest(tx, instance.id, &beat.host, power, change, now)?;
+        }
+    }
+    Ok(false)
+}
+
+/// The stable state of a server whose guest was seen with this power state, or `None` when nothing is to be written:
+/// somebody works on it, or nothing has changed (Nova's `_sync_instance_power_state`). Pure.
+pub fn observe(
+    vm: VmState,
+    task: Option<TaskState>,
+    known: PowerState,
+    seen: PowerState,
+) -> Option<VmState> {
+    if task.is_some() {
+        return None;
+    }
+    let state = match (vm, seen) {
+        (VmState::Active, PowerState::Shutdown | PowerState::Crashed) => VmState::Stopped,
+        (VmState::Active, PowerState::Paused) => VmState::Paused,
+        (VmState::Paused | VmState::Stopped, PowerState::Running) => VmState::Active,
+        _ => vm,
+    };
+    (state != vm || known != seen).then_some(state)
+}
+
+#[async_trait::async_trait]
+impl clients::HostQuestions for Agents {
+    async fn ask(
+        &self,
+        host: &HostName,
+        server: ServerId,
+        question: Question,
+    ) -> Result<String, (FailureKind, String)> {
+        let id = self.inner.next_question.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.inner
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, sender);
+        {
+            let mut desks = self
+                .inner
+                .desks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            desks.entry(host.clone()).or_default().asked.push(Asked {
+                id,
+                server,
+                question,
+            });
+        }
+        self.inner.bus.ring(Bell::Host(host.clone()));
+        let answer = tokio::time::timeout(QUESTION_TIME, receiver).await;
+        self.inner
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        match answer {
+            Ok(Ok(result)) => result,
+            _ => Err((
+                FailureKind::Timeout,
+                "the host did not answer in time".to_owned(),
+            )),
+        }
+    }
+}
+
+type Refusal = (StatusCode, String);
+
+fn failed(error: &sql::Error) -> Refusal {
+    (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
+
+async fn message<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    let whole = web::body::bytes(body, MESSAGE_LIMIT)
+        .await
+        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    serde_json::from_slice(&whole).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+async fn poll(
+    State(agents): State<Agents>,
+    Path(host): Path<String>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let ask: Poll = message(body).await?;
+    let polled = agents
+        .poll(&HostName(host), ask)
+        .await
+        .map_err(|error| failed(&error))?;
+    Ok(axum::Json(polled).into_response())
+}
+
+async fn report(State(agents): State<Agents>, body: Body) -> Result<StatusCode, Refusal> {
+    let report: WorkReport = message(body).await?;
+    agents
+        .inner
+        .outcomes
+        .report(report)
+        .await
+        .map_err(|error| failed(&error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn heartbeat(State(agents): State<Agents>, body: Body) -> Result<StatusCode, Refusal> {
+    let beat: Heartbeat = message(body).await?;
+    agents
+        .heartbeat(beat)
+        .await
+        .map_err(|error| failed(&error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn answer(State(agents): State<Agents>, body: Body) -> Result<StatusCode, Refusal> {
+    agents.answered(message(body).await?);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// An image's bytes, fetched under the service user's token: agents have no credentials.
+async fn image(
+    State(agents): State<Agents>,
+    Path((_, id)): Path<(String, ImageId)>,
+) -> Result<Response, Refusal> {
+    let gateway = |error: clients::ClientError| (StatusCode::BAD_GATEWAY, error.to_string());
+    let token = agents.inner.with.tokens.token().await.map_err(gateway)?;
+    match agents
+        .inner
+        .with
+        .images
+        .download(&token, id)
+        .await
+        .map_err(gateway)?
+    {
+        Some(body) => Ok(Response::new(body)),
+        None => Err((StatusCode::NOT_FOUND, format!("image {id} has no data"))),
+    }
+}
+
+/// A guest as a heartbeat names it.
+pub fn seen(server: ServerId, power: PowerState) -> GuestSeen {
+    GuestSeen {
+        server,
+        power: power.code(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::observe;
+    use types::{PowerState as P, TaskState, VmState as V};
+
+    #[test]
+    fn states_follow_the_guest() {
+        let table = [
+            (V::Active, None, P::Running, P::Running, None),
+            (V::Active, None, P::Running, P::Shutdown, Some(V::Stopped)),
+            (V::Active, None, P::Running, P::Crashed, Some(V::Stopped)),
+            (V::Stopped, None, P::Shutdown, P::Running, Some(V::Active)),
+            (
+                V::Active,
+                Some(TaskState::PoweringOff),
+                P::Running,
+                P::Shutdown,
+                None,
+            ),
+            (V::Error, None, P::Running, P::Shutdown, Some(V::Error)),
+        ];
+        for (vm, task, known, seen, wanted) in table {
+            assert_eq!(
+                observe(vm, task, known, seen),
+                wanted,
+                "{vm} {task:?} {known:?} {seen:?}"
+            );
+        }
+    }
+}

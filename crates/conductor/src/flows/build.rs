@@ -1,0 +1,403 @@
+//! Build: from an accepted request to a running guest.
+//!
+//! | step | does | undo |
+//! |---|---|---|
+//! | `choose_host` | picks hosts from the view; the claim is in the transaction that ends the step | gives the claim back |
+//! | `networks` | makes or binds ports on the host | deletes or gives back |
+//! | `plug` | waits until the network agent has wired them | - |
+//! | `spawn` | the host makes the guest and starts it | the host removes all of it |
+//!
+//! A host that cannot build the guest is left out and the flow begins again at `choose_host`, three times at most
+//! (Nova's `scheduler.max_attempts`).
+
+use super::{fault, idle, ports};
+use crate::neighbours::Neighbours;
+use crate::view::{self, Wish};
+use async_trait::async_trait;
+use db::instances::{self, Change, Expected, Instance, Interface, Place};
+use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+use serde::{Deserialize, Serialize};
+use sql::Tx;
+use std::time::Duration;
+use types::agent::{Direction, FailureKind, GuestImage, GuestPlan, GuestVif, Verb, WorkOutcome};
+use types::network_wanted::tap_name;
+use types::{HostName, PowerState, TaskState, Timestamp, VmState};
+
+/// Hosts that may fail before the server goes to ERROR.
+const ATTEMPTS: usize = 3;
+/// Claims tried in one transaction.
+const CANDIDATES: usize = 8;
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Pick a host and claim what the server needs there.
+    ChooseHost,
+    /// Make or bind ports.
+    Networks,
+    /// Wait for the wiring.
+    Plug,
+    /// Make the guest and start it.
+    Spawn,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self::ChooseHost, Self::Networks, Self::Plug, Self::Spawn];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ChooseHost => "choose_host",
+            Self::Networks => "networks",
+            Self::Plug => "plug",
+            Self::Spawn => "spawn",
+        }
+    }
+}
+
+/// What the flow knows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    /// Hosts to try the claim on, best first.
+    #[serde(default)]
+    candidates: Vec<Place>,
+    /// Where the server is claimed.
+    #[serde(default)]
+    pub place: Option<Place>,
+    /// Hosts that failed to build it.
+    #[serde(default)]
+    failed: Vec<HostName>,
+    /// The server's interfaces.
+    #[serde(default)]
+    interfaces: Vec<Interface>,
+    /// What the host is asked for. The config drive's files are filled in when the host pulls the work, because they
+    /// hold secrets.
+    #[serde(default)]
+    plan: Option<GuestPlan>,
+    /// The guest's power state after the start.
+    #[serde(default)]
+    power: u8,
+}
+
+/// The flow.
+pub struct Build {
+    /// Network and image services, hosts.
+    pub with: Neighbours,
+}
+
+impl Build {
+    async fn instance(&self, cx: &Context) -> Result<Instance, StepError> {
+        let server = cx.server;
+        let found = self
+            .with
+            .store
+            .read(move |tx| instances::get(tx, server))
+            .await?;
+        found.ok_or(StepError::Fenced)
+    }
+
+    async fn choose_host(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let instance = self.instance(cx).await?;
+        let hints = &instance.scheduler_hints;
+        let wish = Wish {
+            resources: instance.flavor.resources(),
+            zone: instance.pinned_zone.clone(),
+            host: hints["_host"].as_str().map(str::to_owned),
+            not: state.failed.clone(),
+        };
+        let mut chosen = view::choose(&self.with.view.hosts(), &wish);
+        if chosen.is_err() {
+            // The view may be behind.
+            self.with.view.refresh().await?;
+            chosen = view::choose(&self.with.view.hosts(), &wish);
+        }
+        let mut chosen = chosen.map_err(|reason| StepError::Fail(Failure::new(500, reason)))?;
+        chosen.truncate(CANDIDATES);
+        state.candidates = chosen;
+        Ok(())
+    }
+
+    /// Claims the first candidate that still has room.
+    fn claim(tx: &mut Tx<'_>, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let now = Timestamp::now();
+        let instance = instances::get(tx, cx.server)?.ok_or(StepError::Fenced)?;
+        let owner = (instance.project_id.as_str(), instance.user_id.as_str());
+        for place in std::mem::take(&mut state.candidates) {
+            if !db::placement::claim(
+                tx,
+                cx.server,
+                owner,
+                place.node_id,
+                &instance.flavor.resources(),
+                now,
+            )? {
+                continue;
+            }
+            let change = Change {
+                place: Some(Some(place.clone())),
+                task_state: Some(Some(TaskState::Networking)),
+                ..Change::default()
+            };
+            transition(tx, cx, &change, now)?;
+            state.place = Some(place);
+            return Ok(());
+        }
+        Err(StepError::Retry(
+            "all chosen hosts were full by the time of the claim".to_owned(),
+        ))
+    }
+
+    async fn plan(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let instance = self.instance(cx).await?;
+        let host = place(state)?.host.clone();
+        state.interfaces = ports::ensure(&self.with, &instance, &host).await?;
+        state.plan = Some(guest_plan(&instance, &state.interfaces));
+        Ok(())
+    }
+
+    async fn plug(&self, cx: &Context) -> Result<(), StepError> {
+        let instance = self.instance(cx).await?;
+        let mut pause = Duration::from_millis(5);
+        let until = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !ports::wired(&self.with, &instance).await? {
+            if tokio::time::Instant::now() >= until {
+                return Err(StepError::Fail(Failure::new(
+                    500,
+                    "The network agent did not wire the server's ports in time.",
+                )));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(250));
+        }
+        Ok(())
+    }
+
+    fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+        let (kind, message) = match outcome {
+            Some(WorkOutcome::Done { power }) => {
+                state.power = power;
+                return Ok(());
+            }
+            Some(WorkOutcome::Failed { kind, message }) => (kind, message),
+            Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
+            None => (FailureKind::Host, "the host was not asked".to_owned()),
+        };
+        let mut failure = Failure::new(500, format!("Build of the server failed: {message}"));
+        if kind != FailureKind::Request && state.failed.len() + 1 < ATTEMPTS {
+            failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
+        }
+        Err(StepError::Fail(failure))
+    }
+}
+
+fn place(state: &State) -> Result<&Place, StepError> {
+    state
+        .place
+        .as_ref()
+        .ok_or_else(|| StepError::Fail(Failure::new(500, "No host was claimed.")))
+}
+
+fn transition(
+    tx: &mut Tx<'_>,
+    cx: &Context,
+    change: &Change,
+    now: Timestamp,
+) -> Result<(), StepError> {
+    if instances::transition(tx, cx.server, Expected::Task(cx.task), change, now)? {
+        return Ok(());
+    }
+    Err(StepError::Fenced)
+}
+
+/// The guest as its host shall make it. Pure.
+pub fn guest_plan(instance: &Instance, interfaces: &[Interface]) -> GuestPlan {
+    let vif = |interface: &Interface| GuestVif {
+        port_id: interface.port_id.clone(),
+        mac: interface.mac.clone(),
+        tap: interface
+            .port_id
+            .parse()
+            .map(|id| tap_name(&id))
+            .unwrap_or_default(),
+        mtu: interface.mtu,
+    };
+    let image = instance.image.as_ref();
+    GuestPlan {
+        number: u64::try_from(instance.number).unwrap_or(0),
+        name: instance.display_name.clone(),
+        project_id: instance.project_id.0.clone(),
+        user_id: instance.user_id.0.clone(),
+        flavor_name: instance.flavor.name.clone(),
+        vcpus: instance.flavor.vcpus,
+        memory_mb: instance.flavor.memory_mb,
+        root_gb: instance.flavor.root_gb,
+        ephemeral_gb: instance.flavor.ephemeral_gb,
+        swap_mb: instance.flavor.swap_mb,
+        image: image.map(|image| GuestImage {
+            id: image.id,
+            disk_format: image.disk_format.clone(),
+            size: image.size,
+            sha512: image.sha512.clone(),
+        }),
+        vifs: interfaces.iter().map(vif).collect(),
+        config_drive: instance.config_drive.then(Vec::new),
+        hardware: image
+            .map(|image| image.properties.clone())
+            .unwrap_or_default(),
+    }
+}
+
+#[async_trait]
+impl Flow for Build {
+    const NAME: &'static str = db::accept::BUILD;
+    type State = State;
+    type Step = Step;
+
+    fn event(&self, step: Step) -> Option<&'static str> {
+        matches!(step, Step::Networks | Step::Plug | Step::Spawn)
+            .then_some("compute__do_build_and_run_instance")
+    }
+
+    fn host(&self, step: Step, state: &State) -> Option<HostName> {
+        if step == Step::ChooseHost {
+            return None;
+        }
+        state.place.as_ref().map(|place| place.host.clone())
+    }
+
+    fn deadline(&self, step: Step) -> Duration {
+        match step {
+            Step::ChooseHost => Duration::from_secs(30),
+            Step::Networks | Step::Plug => Duration::from_secs(120),
+            Step::Spawn => Duration::from_secs(1800),
+        }
+    }
+
+    fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
+        if step != Step::Spawn {
+            return None;
+        }
+        let host = state.place.as_ref()?.host.clone();
+        let verb = match direction {
+            Direction::Do => Verb::EnsureGuest(Box::new(state.plan.clone()?)),
+            Direction::Undo => Verb::EnsureAbsent,
+        };
+        Some(HostWork { host, verb })
+    }
+
+    async fn run(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::ChooseHost => self.choose_host(cx, state).await,
+            Step::Networks => self.plan(cx, state).await,
+            Step::Plug => self.plug(cx).await,
+            Step::Spawn => Self::spawned(state, outcome),
+        }
+    }
+
+    async fn undo(
+        &self,
+        cx: &Context,
+        step: Step,
+        _state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Networks => ports::remove(&self.with, &self.instance(cx).await?).await,
+            Step::Spawn => super::power_after(outcome).map(|_| ()),
+            Step::ChooseHost | Step::Plug => Ok(()),
+        }
+    }
+
+    fn commit(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        step: Step,
+        direction: Direction,
+        state: &mut State,
+    ) -> Result<(), StepError> {
+        let now = Timestamp::now();
+        let shows = |task_state| Change {
+            task_state: Some(Some(task_state)),
+            ..Change::default()
+        };
+        match (step, direction) {
+            (Step::ChooseHost, Direction::Do) => {
+                Self::claim(tx, cx, state)?;
+                let instance = instances::get(tx, cx.server)?.ok_or(StepError::Fenced)?;
+                self.with
+                    .view
+                    .note_claim(place(state)?.node_id, &instance.flavor.resources());
+                Ok(())
+            }
+            (Step::ChooseHost, Direction::Undo) => {
+                db::placement::release(tx, cx.server, now)?;
+                state.place = None;
+                transition(
+                    tx,
+                    cx,
+                    &Change {
+                        place: Some(None),
+                        ..shows(TaskState::Scheduling)
+                    },
+                    now,
+                )
+            }
+            (Step::Networks, Direction::Do) => {
+                instances::set_network_info(tx, cx.server, &state.interfaces)?;
+                Ok(())
+            }
+            (Step::Networks, Direction::Undo) => {
+                instances::set_network_info(tx, cx.server, &[])?;
+                state.interfaces.clear();
+                Ok(())
+            }
+            (Step::Plug, Direction::Do) => transition(tx, cx, &shows(TaskState::Spawning), now),
+            _ => Ok(()),
+        }
+    }
+
+    fn note_failure(&self, state: &mut State, failure: &Failure) {
+        if failure.redo_from.is_some()
+            && let Some(place) = &state.place
+        {
+            state.failed.push(place.host.clone());
+        }
+    }
+
+    fn finish(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &State,
+        end: End<'_>,
+        now: Timestamp,
+    ) -> Result<(), sql::Error> {
+        let change = match end {
+            End::Done => Change {
+                vm_state: Some(VmState::Active),
+                power_state: Some(PowerState::from_code(i64::from(state.power))),
+                launched_at: Some(now),
+                fault: Some(None),
+                progress: Some(0),
+                ..idle()
+            },
+            End::Unwound(failure) => Change {
+                vm_state: Some(VmState::Error),
+                power_state: Some(PowerState::NoState),
+                fault: Some(Some(fault(failure, now))),
+                ..idle()
+            },
+        };
+        instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
+        if let Some(place) = &state.place {
+            instances::set_launched_on(tx, cx.server, &place.host)?;
+        }
+        Ok(())
+    }
+}

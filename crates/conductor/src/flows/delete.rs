@@ -1,0 +1,230 @@
+//! Delete: in every state, over every other task, until nothing is left.
+//!
+//! | step | does |
+//! |---|---|
+//! | `inspect` | finds out on which hosts something of the server may be, from the server and from the task it took over |
+//! | `destroy` | the host removes the guest; a host that is down or silent owes it |
+//! | `ports` | ports are deleted or given back |
+//! | `forget` | allocations, usage and the server's row, in one transaction |
+//!
+//! There is no undo: every step only goes forward.
+
+use super::{build, ports};
+use crate::neighbours::Neighbours;
+use async_trait::async_trait;
+use db::instances::{self, Instance};
+use journal::{Context, End, Flow, HostWork, StepError, StepName};
+use serde::{Deserialize, Serialize};
+use sql::Tx;
+use std::time::Duration;
+use types::agent::{Direction, Verb, WorkOutcome};
+use types::{HostName, Timestamp};
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Find the hosts.
+    Inspect,
+    /// Remove the guest.
+    Destroy,
+    /// Remove the ports.
+    Ports,
+    /// Remove the record.
+    Forget,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self::Inspect, Self::Destroy, Self::Ports, Self::Forget];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Inspect => "inspect",
+            Self::Destroy => "destroy",
+            Self::Ports => "ports",
+            Self::Forget => "forget",
+        }
+    }
+}
+
+/// The task that was taken over, as it stood.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Superseded {
+    flow: String,
+    state: String,
+}
+
+/// What the flow knows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    /// The task that was taken over.
+    #[serde(default)]
+    superseded: Option<Superseded>,
+    /// Where something of the server may be.
+    #[serde(default)]
+    host: Option<HostName>,
+    /// The host is down: it owes the removal from the start.
+    #[serde(default)]
+    down: bool,
+}
+
+/// The flow.
+pub struct Delete {
+    /// Network service, hosts.
+    pub with: Neighbours,
+}
+
+impl Delete {
+    /// The server; one that is gone already leaves nothing to do.
+    async fn instance(&self, cx: &Context) -> Result<Option<Instance>, StepError> {
+        let server = cx.server;
+        Ok(self
+            .with
+            .store
+            .read(move |tx| instances::get(tx, server))
+            .await?)
+    }
+
+    async fn inspect(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let instance = self.instance(cx).await?;
+        let recorded = state.superseded.as_ref().and_then(recorded_host);
+        state.host = recorded.or_else(|| instance.and_then(|instance| instance.host));
+        if let Some(host) = &state.host {
+            self.with.view.refresh().await?;
+            state.down = !self.with.view.is_up(host);
+        }
+        Ok(())
+    }
+}
+
+/// The host that a build had claimed.
+fn recorded_host(task: &Superseded) -> Option<HostName> {
+    if task.flow != db::accept::BUILD {
+        return None;
+    }
+    let state: build::State = serde_json::from_str(&task.state).ok()?;
+    state.place.map(|place| place.host)
+}
+
+#[async_trait]
+impl Flow for Delete {
+    const NAME: &'static str = db::accept::DELETE;
+    type State = State;
+    type Step = Step;
+
+    fn pivot(&self) -> Option<Step> {
+        Some(Step::Inspect)
+    }
+
+    fn event(&self, step: Step) -> Option<&'static str> {
+        (step == Step::Destroy).then_some("compute_terminate_instance")
+    }
+
+    fn host(&self, step: Step, state: &State) -> Option<HostName> {
+        if step == Step::Destroy {
+            state.host.clone()
+        } else {
+            None
+        }
+    }
+
+    fn deadline(&self, step: Step) -> Duration {
+        if step == Step::Destroy {
+            Duration::from_secs(60)
+        } else {
+            Duration::from_secs(300)
+        }
+    }
+
+    fn may_owe(&self, step: Step) -> bool {
+        step == Step::Destroy
+    }
+
+    fn host_work(&self, step: Step, _direction: Direction, state: &State) -> Option<HostWork> {
+        if step != Step::Destroy || state.down {
+            return None;
+        }
+        Some(HostWork {
+            host: state.host.clone()?,
+            verb: Verb::EnsureAbsent,
+        })
+    }
+
+    async fn run(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Inspect => self.inspect(cx, state).await,
+            Step::Destroy if state.host.is_none() || state.down => Ok(()),
+            Step::Destroy => super::power_after(outcome).map(|_| ()),
+            Step::Ports => match self.instance(cx).await? {
+                Some(instance) => ports::remove(&self.with, &instance).await,
+                None => Ok(()),
+            },
+            Step::Forget => Ok(()),
+        }
+    }
+
+    async fn undo(
+        &self,
+        _cx: &Context,
+        _step: Step,
+        _state: &mut State,
+        _outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        step: Step,
+        _direction: Direction,
+        state: &mut State,
+    ) -> Result<(), StepError> {
+        let now = Timestamp::now();
+        match step {
+            Step::Destroy if state.down => match &state.host {
+                Some(host) => Ok(db::work::owe(
+                    tx,
+                    host,
+                    cx.server,
+                    "the host was down when the server was deleted",
+                    now,
+                )?),
+                None => Ok(()),
+            },
+            Step::Forget => {
+                let Some(instance) = instances::get(tx, cx.server)? else {
+                    return Ok(());
+                };
+                db::placement::release(tx, cx.server, now)?;
+                let held = db::accept::holds(&instance);
+                let gone = db::usages::Held {
+                    instances: -held.instances,
+                    cores: -held.cores,
+                    ram_mb: -held.ram_mb,
+                };
+                db::usages::add(tx, &instance.project_id, &instance.user_id, gone)?;
+                instances::mark_deleted(tx, cx.server, now)?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(
+        &self,
+        _tx: &mut Tx<'_>,
+        _cx: &Context,
+        _state: &State,
+        _end: End<'_>,
+        _now: Timestamp,
+    ) -> Result<(), sql::Error> {
+        Ok(())
+    }
+}

@@ -1,0 +1,231 @@
+//! Ports of servers: made or bound when a server is built, removed or given back when it goes.
+
+use crate::neighbours::{Neighbours, retry};
+use clients::{NewPort, PortRecord};
+use db::instances::{Address, Instance, Interface};
+use journal::{Failure, StepError};
+use types::HostName;
+use types::server::{WantedInterface, WantedNetworks};
+
+/// Gives the server the ports it asked for, on this host. Ports that it has already are kept, so a repeat makes none
+/// twice.
+pub(super) async fn ensure(
+    with: &Neighbours,
+    instance: &Instance,
+    host: &HostName,
+) -> Result<Vec<Interface>, StepError> {
+    let wanted = match &instance.networks {
+        WantedNetworks::None => return Ok(Vec::new()),
+        WantedNetworks::These(wanted) => wanted.clone(),
+        WantedNetworks::Auto => automatic(with, instance).await?,
+    };
+    let token = with.token().await?;
+    let mut present = with
+        .networks
+        .ports_of_server(&token, instance.id)
+        .await
+        .map_err(retry)?;
+    let owner = format!(
+        "compute:{}",
+        instance
+            .availability_zone
+            .as_deref()
+            .unwrap_or(crate::view::DEFAULT_ZONE)
+    );
+    let groups: Vec<String> = instance
+        .security_groups
+        .iter()
+        .map(|group| group.id.clone())
+        .collect();
+    let mut interfaces = Vec::new();
+    for one in &wanted {
+        let (port, preexisting, tag) = match one {
+            WantedInterface::Port { port_id, tag } => {
+                let bound = with
+                    .networks
+                    .bind_port(&token, port_id, &instance.id.to_string(), &owner, &host.0)
+                    .await;
+                (
+                    bound.map_err(retry)?.map_err(|reason| refused(&reason))?,
+                    true,
+                    tag,
+                )
+            }
+            WantedInterface::Network {
+                network_id,
+                fixed_ip,
+                tag,
+            } => {
+                let matches = |port: &PortRecord| {
+                    port.network_id == *network_id
+                        && fixed_ip.as_ref().is_none_or(|ip| {
+                            port.fixed_ips.iter().any(|(_, address)| address == ip)
+                        })
+                };
+                let port = match present.iter().position(matches) {
+                    Some(index) => {
+                        rebind(
+                            with,
+                            &token,
+                            present.swap_remove(index),
+                            instance,
+                            &owner,
+                            host,
+                        )
+                        .await?
+                    }
+                    None => {
+                        let new = NewPort {
+                            network_id,
+                            fixed_ip: fixed_ip.as_deref(),
+                            project_id: instance.project_id.as_str(),
+                            server: instance.id,
+                            device_owner: &owner,
+                            host: &host.0,
+                            security_groups: &groups,
+                            hostname: &instance.hostname,
+                        };
+                        with.networks
+                            .create_port(&token, &new)
+                            .await
+                            .map_err(retry)?
+                            .map_err(|reason| refused(&reason))?
+                    }
+                };
+                (port, false, tag)
+            }
+        };
+        interfaces.push(interface(with, &token, port, preexisting, tag.clone()).await?);
+    }
+    Ok(interfaces)
+}
+
+/// A port left by an earlier try on another host moves here.
+async fn rebind(
+    with: &Neighbours,
+    token: &str,
+    port: PortRecord,
+    instance: &Instance,
+    owner: &str,
+    host: &HostName,
+) -> Result<PortRecord, StepError> {
+    if port.binding_host == host.0 {
+        return Ok(port);
+    }
+    let bound = with
+        .networks
+        .bind_port(token, &port.id, &instance.id.to_string(), owner, &host.0)
+        .await;
+    bound.map_err(retry)?.map_err(|reason| refused(&reason))
+}
+
+fn refused(reason: &str) -> StepError {
+    StepError::Fail(Failure::new(
+        500,
+        format!("The server's network could not be set up: {reason}"),
+    ))
+}
+
+/// The one network a project can use; none is a server without interfaces, as in Nova.
+async fn automatic(
+    with: &Neighbours,
+    instance: &Instance,
+) -> Result<Vec<WantedInterface>, StepError> {
+    let token = with.token().await?;
+    let networks = with
+        .networks
+        .networks_for(&token, instance.project_id.as_str())
+        .await
+        .map_err(retry)?;
+    match networks.as_slice() {
+        [] => Ok(Vec::new()),
+        [only] => Ok(vec![WantedInterface::Network {
+            network_id: only.id.clone(),
+            fixed_ip: None,
+            tag: None,
+        }]),
+        _ => Err(StepError::Fail(Failure::new(
+            409,
+            "Multiple possible networks found, use a Network ID to be more specific.",
+        ))),
+    }
+}
+
+async fn interface(
+    with: &Neighbours,
+    token: &str,
+    port: PortRecord,
+    preexisting: bool,
+    tag: Option<String>,
+) -> Result<Interface, StepError> {
+    let network = with
+        .networks
+        .network(token, &port.network_id)
+        .await
+        .map_err(retry)?;
+    let (network_name, mtu) =
+        network.map_or((String::new(), 1500), |network| (network.name, network.mtu));
+    let addresses = port.fixed_ips.iter().map(|(_, ip)| Address {
+        ip: ip.clone(),
+        version: if ip.contains(':') { 6 } else { 4 },
+        kind: "fixed".to_owned(),
+    });
+    Ok(Interface {
+        addresses: addresses.collect(),
+        port_id: port.id,
+        network_id: port.network_id,
+        network_name,
+        mac: port.mac,
+        mtu,
+        preexisting,
+        tag,
+    })
+}
+
+/// Whether the network agent has wired all of the server's ports.
+pub(super) async fn wired(with: &Neighbours, instance: &Instance) -> Result<bool, StepError> {
+    let token = with.token().await?;
+    let ports = with
+        .networks
+        .ports_of_server(&token, instance.id)
+        .await
+        .map_err(retry)?;
+    Ok(ports.iter().all(|port| port.status == "ACTIVE"))
+}
+
+/// Removes the ports made for the server and gives back those that it was given. Repeatable.
+pub(super) async fn remove(with: &Neighbours, instance: &Instance) -> Result<(), StepError> {
+    let token = with.token().await?;
+    let given: Vec<&str> = match &instance.networks {
+        WantedNetworks::These(wanted) => wanted.iter().filter_map(given_port).collect(),
+        _ => Vec::new(),
+    };
+    for port in with
+        .networks
+        .ports_of_server(&token, instance.id)
+        .await
+        .map_err(retry)?
+    {
+        if given.contains(&port.id.as_str()) {
+            // A port that is gone meanwhile needs nothing more.
+            let _ = with
+                .networks
+                .bind_port(&token, &port.id, "", "", "")
+                .await
+                .map_err(retry)?;
+        } else {
+            with.networks
+                .delete_port(&token, &port.id)
+                .await
+                .map_err(retry)?;
+        }
+    }
+    Ok(())
+}
+
+fn given_port(wanted: &WantedInterface) -> Option<&str> {
+    match wanted {
+        WantedInterface::Port { port_id, .. } => Some(port_id),
+        WantedInterface::Network { .. } => None,
+    }
+}

@@ -1,0 +1,34 @@
+//! What flows need from outside: the network and image services under the service user's token, and the hosts' view.
+
+use crate::view::View;
+use clients::{ClientError, Images, Networks, ServiceTokens};
+use journal::StepError;
+use sql::Store;
+use std::sync::Arc;
+
+/// Shared by all flows.
+#[derive(Clone)]
+pub struct Neighbours {
+    /// The compute database.
+    pub store: Store,
+    /// The network service.
+    pub networks: Arc<Networks>,
+    /// The image service.
+    pub images: Arc<Images>,
+    /// The service user's tokens.
+    pub tokens: Arc<dyn ServiceTokens>,
+    /// The hosts as schedulers see them.
+    pub view: Arc<View>,
+}
+
+impl Neighbours {
+    /// A token of the service user; the identity service being away is a reason to try again.
+    pub(crate) async fn token(&self) -> Result<String, StepError> {
+        self.tokens.token().await.map_err(retry)
+    }
+}
+
+/// A neighbour that does not answer: the step is tried again until its deadline.
+pub(crate) fn retry(error: ClientError) -> StepError {
+    StepError::Retry(error.to_string())
+}
