@@ -72,6 +72,8 @@ pub struct Subnet {
     pub enable_dhcp: bool,
     /// 4 or 6.
     pub ip_version: u8,
+    /// `slaac`, `dhcpv6-stateful` or `dhcpv6-stateless`.
+    pub ipv6_address_mode: Option<String>,
 }
 
 /// A port to make for a server.
@@ -420,5 +422,6 @@ fn subnet(document: &Value) -> Subnet {
             .collect(),
         enable_dhcp: document["enable_dhcp"].as_bool().unwrap_or(true),
         ip_version: if document["ip_version"] == 6 { 6 } else { 4 },
+        ipv6_address_mode: document["ipv6_address_mode"].as_str().map(str::to_owned),
     }
 }

@@ -28,9 +28,11 @@ const ROOMS: &[(&str, Uses)] = &[
         Uses::Only(&["types", "bus", "clients", "virt", "web"]),
     ),
     ("network-agent", Uses::Only(&["types", "web", "clients"])),
+    ("metadata", Uses::Only(&["types", "db", "clients"])),
     (
         "conductor",
         Uses::Only(&[
+            "metadata",
             "types",
             "sql",
             "db",
@@ -48,7 +50,9 @@ const ROOMS: &[(&str, Uses)] = &[
     ),
     (
         "edge",
-        Uses::Only(&["types", "sql", "db", "bus", "clients", "web", "api"]),
+        Uses::Only(&[
+            "metadata", "types", "sql", "db", "bus", "clients", "web", "api",
+        ]),
     ),
     (
         "placement",
