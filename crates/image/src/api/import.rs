@@ -1,0 +1,164 @@
+//! Interoperable import with the method `glance-direct`: stage the data, then have them checked and activated.
+
+use super::data::announced;
+use super::{allowed, json_body};
+use crate::access::Access;
+use crate::fault::Fault;
+use crate::files::DataError;
+use crate::model::{Image, Status, Written};
+use crate::service::{Service, blocking, claim, data_fault};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use http::{HeaderMap, StatusCode};
+use serde_json::Value;
+use std::io::Read;
+
+/// The one import method.
+pub(super) const GLANCE_DIRECT: &str = "glance-direct";
+
+/// `PUT /v2/images/{id}/stage`
+pub(super) async fn stage(
+    State(service): State<Service>,
+    Extension(access): Extension<Access>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, Fault> {
+    let announced = announced(&headers)?;
+    let image = allowed(&service, &id, &access, "modify_image").await?;
+    // As with uploads, the client may go away without leaving the image in between.
+    let task = tokio::spawn(async move { stage_data(&service, image, body, announced).await });
+    task.await
+        .unwrap_or_else(|error| Err(Fault::internal(&error)))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn stage_data(
+    service: &Service,
+    image: Image,
+    body: Body,
+    announced: Option<u64>,
+) -> Result<(), Fault> {
+    let id = image.id;
+    service
+        .change_status(&id, Status::Queued, Status::Uploading)
+        .await?;
+    match service
+        .receive(body, announced, None, service.inner.folder.staged(&id))
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            service
+                .restore(&id, Status::Uploading, Status::Queued)
+                .await;
+            Err(data_fault(&error))
+        }
+    }
+}
+
+/// `POST /v2/images/{id}/import`
+pub(super) async fn import(
+    State(service): State<Service>,
+    Extension(access): Extension<Access>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<StatusCode, Fault> {
+    let body = json_body(body).await?;
+    check_body(&body)?;
+    let image = allowed(&service, &id, &access, "modify_image").await?;
+    let staged = tokio::fs::try_exists(service.inner.folder.staged(&id))
+        .await
+        .unwrap_or(false);
+    if image.status != Status::Uploading || !staged {
+        return Err(Fault::conflict(
+            "Image needs to be staged before 'glance-direct' method can be used",
+        ));
+    }
+    if image.container_format.is_none() {
+        return Err(Fault::conflict(
+            "'container_format' needs to be set before import",
+        ));
+    }
+    if image.disk_format.is_none() {
+        return Err(Fault::conflict(
+            "'disk_format' needs to be set before import",
+        ));
+    }
+    service
+        .change_status(&id, Status::Uploading, Status::Importing)
+        .await?;
+    tokio::spawn(async move { take_staged(&service, &image).await });
+    Ok(StatusCode::ACCEPTED)
+}
+
+fn check_body(body: &Value) -> Result<(), Fault> {
+    let method = body
+        .get("method")
+        .ok_or_else(|| Fault::bad_request("Import request requires a 'method' field."))?;
+    let name = method
+        .get("name")
+        .ok_or_else(|| Fault::bad_request("Import request requires a 'name' field."))?;
+    if name != GLANCE_DIRECT {
+        let name = name
+            .as_str()
+            .map_or_else(|| name.to_string(), str::to_owned);
+        return Err(Fault::bad_request(format!(
+            "Unknown import method name '{name}'."
+        )));
+    }
+    for flag in ["all_stores_must_succeed", "all_stores"] {
+        if body.get(flag).is_some_and(|value| !value.is_boolean()) {
+            return Err(Fault::bad_request(format!(
+                "'{flag}' must be boolean value only"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Copies the staged data through the checks into the store. Refused data are gone and the image is queued again.
+async fn take_staged(service: &Service, image: &Image) {
+    let id = image.id.clone();
+    match copy(service, image).await {
+        Ok(written) => {
+            if let Err(fault) = service.activate(&id, Status::Importing, written).await {
+                tracing::warn!(
+                    image = id,
+                    reason = fault.explanation,
+                    "an import came to nothing"
+                );
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, image = id, "staged data were not imported");
+            service
+                .restore(&id, Status::Importing, Status::Queued)
+                .await;
+        }
+    }
+    let staged = service.inner.folder.staged(&id);
+    let _ = tokio::fs::remove_file(staged).await;
+}
+
+async fn copy(service: &Service, image: &Image) -> Result<Written, DataError> {
+    let claim = claim(image).map_err(|fault| DataError::Broken(fault.explanation))?;
+    let (folder, limit, id) = (
+        service.inner.folder.clone(),
+        service.inner.config.max_size,
+        image.id.clone(),
+    );
+    blocking(move || {
+        let mut staged = std::fs::File::open(folder.staged(&id))?;
+        let mut writer = folder.writer(limit, Some(claim))?;
+        let mut piece = vec![0; 256 * 1024];
+        loop {
+            match staged.read(&mut piece)? {
+                0 => return writer.finish(&folder.path(&id)),
+                count => writer.write(&piece[..count])?,
+            }
+        }
+    })
+    .await
+}

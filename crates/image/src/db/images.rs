@@ -1,0 +1,254 @@
+//! Images with their properties and tags.
+
+use crate::model::{Image, Status, Visibility, Written};
+use sql::{Error, Row, Tx, Value};
+use std::collections::{BTreeMap, HashMap};
+use types::Timestamp;
+
+/// The columns that [`from_row`] reads, in its order.
+pub(super) const COLUMNS: &str = "id, name, status, visibility, owner, disk_format, container_format, size_bytes, virtual_size, \
+     checksum, os_hash_algo, os_hash_value, min_disk, min_ram, protected, os_hidden, created_at, updated_at";
+
+pub(super) fn from_row(row: &Row) -> Result<Image, Error> {
+    let status: String = row.get(2)?;
+    let visibility: String = row.get(3)?;
+    Ok(Image {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        status: Status::parse(&status)
+            .ok_or_else(|| Error::Column(format!("image status '{status}'")))?,
+        visibility: Visibility::parse(&visibility)
+            .ok_or_else(|| Error::Column(format!("image visibility '{visibility}'")))?,
+        owner: row.get(4)?,
+        disk_format: row.get(5)?,
+        container_format: row.get(6)?,
+        size: row.get(7)?,
+        virtual_size: row.get(8)?,
+        checksum: row.get(9)?,
+        os_hash_algo: row.get(10)?,
+        os_hash_value: row.get(11)?,
+        min_disk: row.get(12)?,
+        min_ram: row.get(13)?,
+        protected: row.get(14)?,
+        os_hidden: row.get(15)?,
+        created_at: row.get(16)?,
+        updated_at: row.get(17)?,
+        properties: BTreeMap::new(),
+        tags: std::collections::BTreeSet::new(),
+    })
+}
+
+/// Reads properties and tags of these images.
+pub(super) fn complete(tx: &mut Tx<'_>, images: &mut [Image]) -> Result<(), Error> {
+    if images.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Value> = images.iter().map(|image| Value::from(&image.id)).collect();
+    let places: HashMap<String, usize> = images
+        .iter()
+        .enumerate()
+        .map(|(place, image)| (image.id.clone(), place))
+        .collect();
+    let marks = sql::placeholders(ids.len());
+    for row in tx.query(
+        &format!(
+            "SELECT image_id, name, content FROM image_properties WHERE image_id IN ({marks})"
+        ),
+        &ids,
+    )? {
+        if let Some(image) = places
+            .get(&row.get::<String>(0)?)
+            .and_then(|place| images.get_mut(*place))
+        {
+            image.properties.insert(row.get(1)?, row.get(2)?);
+        }
+    }
+    for row in tx.query(
+        &format!("SELECT image_id, tag FROM image_tags WHERE image_id IN ({marks})"),
+        &ids,
+    )? {
+        if let Some(image) = places
+            .get(&row.get::<String>(0)?)
+            .and_then(|place| images.get_mut(*place))
+        {
+            image.tags.insert(row.get(1)?);
+        }
+    }
+    Ok(())
+}
+
+/// The image, unless it is deleted.
+pub fn get(tx: &mut Tx<'_>, id: &str) -> Result<Option<Image>, Error> {
+    let query = format!("SELECT {COLUMNS} FROM images WHERE id = ? AND deleted_at IS NULL");
+    let Some(row) = tx.query_opt(&query, &[id.into()])? else {
+        return Ok(None);
+    };
+    let mut image = [from_row(&row)?];
+    complete(tx, &mut image)?;
+    let [image] = image;
+    Ok(Some(image))
+}
+
+/// Adds an image; an id that was ever used is a unique violation.
+pub fn insert(tx: &mut Tx<'_>, image: &Image) -> Result<(), Error> {
+    let query = format!(
+        "INSERT INTO images ({COLUMNS}) VALUES ({})",
+        sql::placeholders(18)
+    );
+    tx.execute(
+        &query,
+        &[
+            (&image.id).into(),
+            image.name.clone().into(),
+            image.status.name().into(),
+            image.visibility.name().into(),
+            image.owner.clone().into(),
+            image.disk_format.clone().into(),
+            image.container_format.clone().into(),
+            image.size.into(),
+            image.virtual_size.into(),
+            image.checksum.clone().into(),
+            image.os_hash_algo.clone().into(),
+            image.os_hash_value.clone().into(),
+            image.min_disk.into(),
+            image.min_ram.into(),
+            image.protected.into(),
+            image.os_hidden.into(),
+            image.created_at.into(),
+            image.updated_at.into(),
+        ],
+    )?;
+    insert_details(tx, image)
+}
+
+fn insert_details(tx: &mut Tx<'_>, image: &Image) -> Result<(), Error> {
+    for (name, content) in &image.properties {
+        tx.execute(
+            "INSERT INTO image_properties (image_id, name, content) VALUES (?, ?, ?)",
+            &[(&image.id).into(), name.into(), content.into()],
+        )?;
+    }
+    for tag in &image.tags {
+        tx.execute(
+            "INSERT INTO image_tags (image_id, tag) VALUES (?, ?)",
+            &[(&image.id).into(), tag.into()],
+        )?;
+    }
+    Ok(())
+}
+
+fn delete_details(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
+    tx.execute(
+        "DELETE FROM image_properties WHERE image_id = ?",
+        &[id.into()],
+    )?;
+    tx.execute("DELETE FROM image_tags WHERE image_id = ?", &[id.into()])?;
+    Ok(())
+}
+
+/// Writes what users may change: everything but the status and what is known of the data.
+pub fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), Error> {
+    tx.execute(
+        "UPDATE images SET name = ?, visibility = ?, owner = ?, disk_format = ?, container_format = ?, min_disk = ?, \
+         min_ram = ?, protected = ?, os_hidden = ?, updated_at = ? WHERE id = ?",
+        &[
+            image.name.clone().into(),
+            image.visibility.name().into(),
+            image.owner.clone().into(),
+            image.disk_format.clone().into(),
+            image.container_format.clone().into(),
+            image.min_disk.into(),
+            image.min_ram.into(),
+            image.protected.into(),
+            image.os_hidden.into(),
+            image.updated_at.into(),
+            (&image.id).into(),
+        ],
+    )?;
+    delete_details(tx, &image.id)?;
+    insert_details(tx, image)
+}
+
+/// Moves an image from one status to another; false when it is not in the first.
+/// An image that goes back to `queued` forgets its sizes.
+pub fn set_status(tx: &mut Tx<'_>, id: &str, from: Status, to: Status) -> Result<bool, Error> {
+    let forget = if to == Status::Queued {
+        ", size_bytes = NULL, virtual_size = NULL"
+    } else {
+        ""
+    };
+    let query = format!(
+        "UPDATE images SET status = ?, updated_at = ?{forget} WHERE id = ? AND status = ? AND deleted_at IS NULL"
+    );
+    let changed = tx.execute(
+        &query,
+        &[
+            to.name().into(),
+            Timestamp::now().into(),
+            id.into(),
+            from.name().into(),
+        ],
+    )?;
+    Ok(changed == 1)
+}
+
+/// The data are in place: to `active`, with what is known of them; false when the image is no longer in `from`.
+pub fn set_active(
+    tx: &mut Tx<'_>,
+    id: &str,
+    from: Status,
+    written: &Written,
+) -> Result<bool, Error> {
+    let changed = tx.execute(
+        "UPDATE images SET status = 'active', size_bytes = ?, virtual_size = ?, checksum = ?, os_hash_algo = 'sha512', \
+         os_hash_value = ?, updated_at = ? WHERE id = ? AND status = ? AND deleted_at IS NULL",
+        &[
+            written.size.into(),
+            written.virtual_size.into(),
+            (&written.md5).into(),
+            (&written.sha512).into(),
+            Timestamp::now().into(),
+            id.into(),
+            from.name().into(),
+        ],
+    )?;
+    Ok(changed == 1)
+}
+
+/// Leaves a tombstone.
+pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
+    delete_details(tx, id)?;
+    tx.execute("DELETE FROM image_members WHERE image_id = ?", &[id.into()])?;
+    let now = Timestamp::now();
+    tx.execute(
+        "UPDATE images SET deleted_at = ?, updated_at = ? WHERE id = ?",
+        &[now.into(), now.into(), id.into()],
+    )?;
+    Ok(())
+}
+
+/// What a start of the service finds: interrupted uploads go back to `queued`, interrupted imports back to
+/// their staged data. Answers the ids that must have data, and those that must have staged data.
+pub fn recover(tx: &mut Tx<'_>) -> Result<(Vec<String>, Vec<String>), Error> {
+    let now = Timestamp::now();
+    tx.execute(
+        "UPDATE images SET status = 'queued', size_bytes = NULL, virtual_size = NULL, updated_at = ? \
+         WHERE status = 'saving' AND deleted_at IS NULL",
+        &[now.into()],
+    )?;
+    tx.execute(
+        "UPDATE images SET status = 'uploading', updated_at = ? WHERE status = 'importing' AND deleted_at IS NULL",
+        &[now.into()],
+    )?;
+    let mut ids = |condition: &str| -> Result<Vec<String>, Error> {
+        let query = format!("SELECT id FROM images WHERE deleted_at IS NULL AND {condition}");
+        tx.query(&query, &[])?
+            .iter()
+            .map(|row| row.get(0))
+            .collect()
+    };
+    Ok((
+        ids("status IN ('active', 'deactivated')")?,
+        ids("status = 'uploading'")?,
+    ))
+}

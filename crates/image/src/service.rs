@@ -1,0 +1,491 @@
+//! The service as a whole: opening, recovery, and the upload that all ways of giving data share.
+
+use crate::access::{self, Access};
+use crate::fault::Fault;
+use crate::files::{Claim, DataError, Folder};
+use crate::model::{Image, Status, Visibility, Written};
+use crate::{api, db};
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::StatusCode;
+use policy::{Enforcer, PolicyError};
+use sql::Store;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use web::auth::TokenValidator;
+
+/// Pieces of an upload that wait for the disk.
+const PIECES: usize = 8;
+
+/// Settings of the image service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the data are kept; made when missing. Belongs to this service alone.
+    pub folder: PathBuf,
+    /// Bytes that the data of one image may have.
+    pub max_size: u64,
+    /// Images in a list when the client gives no limit.
+    pub default_limit: usize,
+    /// Images in a list at most.
+    pub max_limit: usize,
+    /// Properties of one image.
+    pub max_properties: usize,
+    /// Tags of one image.
+    pub max_tags: usize,
+    /// Members of one image.
+    pub max_members: usize,
+    /// The URL of this service in the version document; `None` takes the request's Host header.
+    pub public_endpoint: Option<String>,
+    /// The identity service named in 401 answers.
+    pub identity_url: Option<String>,
+    /// The text of a `policy.yaml` that overrides default rules.
+    pub policy: Option<String>,
+}
+
+impl Config {
+    /// The defaults, with the data in this folder.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            max_size: 1 << 40,
+            default_limit: 25,
+            max_limit: 1000,
+            max_properties: 128,
+            max_tags: 128,
+            max_members: 128,
+            public_endpoint: None,
+            identity_url: None,
+            policy: None,
+        }
+    }
+}
+
+/// Why the service does not open, or an image is not registered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error("image database: {0}")]
+    Sql(#[from] sql::Error),
+    /// The folder.
+    #[error("image folder {path}: {error}")]
+    Folder {
+        /// Which folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: io::Error,
+    },
+    /// The policy overrides.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A file cannot be registered.
+    #[error("image {name}: {reason}")]
+    Register {
+        /// The image's name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An image that the operator provides as a file.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// The image's name; with the owner it is how a second registration finds the first.
+    pub name: String,
+    /// The project that owns it.
+    pub owner: String,
+    /// For example `qcow2`.
+    pub disk_format: String,
+    /// Who sees it.
+    pub visibility: Visibility,
+    /// Gigabytes of disk that a server needs.
+    pub min_disk: u64,
+    /// Megabytes of memory that a server needs.
+    pub min_ram: u64,
+    /// Further properties.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// The image service. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Service {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) config: Config,
+    pub(crate) folder: Folder,
+    pub(crate) validator: Arc<dyn TokenValidator>,
+    pub(crate) rules: Arc<Enforcer>,
+}
+
+impl Service {
+    /// Opens the service: brings the schema up to date, sends interrupted uploads back to `queued` and removes
+    /// what they left. Only one service may have a folder at a time.
+    pub async fn open(
+        store: Store,
+        config: Config,
+        validator: Arc<dyn TokenValidator>,
+    ) -> Result<Self, Error> {
+        let rules = Arc::new(access::enforcer(config.policy.as_deref())?);
+        for name in rules.unknown() {
+            tracing::warn!(
+                rule = name,
+                "the image policy file has a rule that nothing asks"
+            );
+        }
+        store.migrate("image", db::MIGRATIONS).await?;
+        let (with_data, staged) = store.write(db::recover).await?;
+        let path = config.folder.clone();
+        let opened = blocking(move || {
+            let folder = Folder::open(&path)?;
+            folder.clean(&with_data, &staged)?;
+            let missing: Vec<String> = with_data
+                .into_iter()
+                .filter(|id| !folder.path(id).is_file())
+                .collect();
+            let unstaged: Vec<String> = staged
+                .into_iter()
+                .filter(|id| !folder.staged(id).is_file())
+                .collect();
+            Ok::<_, io::Error>((folder, missing, unstaged))
+        });
+        let (folder, missing, unstaged) = opened.await.map_err(|error| Error::Folder {
+            path: config.folder.clone(),
+            error,
+        })?;
+        for id in missing {
+            tracing::error!(
+                image = id,
+                "the data of an active image are missing from the store"
+            );
+        }
+        let service = Self {
+            inner: Arc::new(Inner {
+                store,
+                config,
+                folder,
+                validator,
+                rules,
+            }),
+        };
+        for id in unstaged {
+            service
+                .restore(&id, Status::Uploading, Status::Queued)
+                .await;
+        }
+        Ok(service)
+    }
+
+    /// The whole API, as mounted at the root of its port.
+    pub fn router(&self) -> Router {
+        api::router(self.clone())
+    }
+
+    /// Registers a file of this machine as an active image and answers its id. An active image of the same name
+    /// and owner is left as it is; one whose upload was interrupted is completed.
+    pub async fn register_file(
+        &self,
+        registration: Registration,
+        path: &Path,
+    ) -> Result<String, Error> {
+        let failed = {
+            let name = registration.name.clone();
+            move |reason: String| Error::Register {
+                name: name.clone(),
+                reason,
+            }
+        };
+        let image = self.find_or_add(registration).await?;
+        if image.status != Status::Queued {
+            return Ok(image.id);
+        }
+        let file = tokio::fs::File::open(path)
+            .await
+            .map_err(|error| failed(format!("{}: {error}", path.display())))?;
+        let body = Body::from_stream(tokio_util::io::ReaderStream::with_capacity(
+            file,
+            256 * 1024,
+        ));
+        self.upload(image.clone(), body, None)
+            .await
+            .map_err(|fault| failed(fault.explanation))?;
+        Ok(image.id)
+    }
+
+    async fn find_or_add(&self, wanted: Registration) -> Result<Image, Error> {
+        let found = self.inner.store.write(move |tx| {
+            let filters = vec![
+                db::Filter::Text("name", vec![wanted.name.clone()]),
+                db::Filter::Text("owner", vec![wanted.owner.clone()]),
+            ];
+            let order = vec![
+                db::Sort {
+                    key: db::SortKey::CreatedAt,
+                    descending: false,
+                },
+                db::Sort {
+                    key: db::SortKey::Id,
+                    descending: false,
+                },
+            ];
+            let query = db::ListQuery {
+                admin: true,
+                visibility: Some("all".to_owned()),
+                filters,
+                order,
+                most: 1,
+                ..db::ListQuery::default()
+            };
+            if let Some(image) = db::list(tx, &query)?.pop() {
+                return Ok(image);
+            }
+            let mut image =
+                Image::queued(uuid::Uuid::new_v4().to_string(), Some(wanted.owner.clone()));
+            image.name = Some(wanted.name.clone());
+            image.visibility = wanted.visibility;
+            image.disk_format = Some(wanted.disk_format.clone());
+            image.container_format = Some("bare".to_owned());
+            image.min_disk = wanted.min_disk;
+            image.min_ram = wanted.min_ram;
+            image.properties = wanted.properties.clone();
+            db::insert(tx, &image)?;
+            Ok::<_, sql::Error>(image)
+        });
+        Ok(found.await?)
+    }
+
+    /// Takes the data of a queued image. The work goes on when the caller is dropped, so that an image never
+    /// stays in `saving` because its client went away.
+    pub(crate) async fn upload(
+        &self,
+        image: Image,
+        body: Body,
+        announced: Option<u64>,
+    ) -> Result<(), Fault> {
+        let service = self.clone();
+        let task = tokio::spawn(async move { service.take_data(image, body, announced).await });
+        task.await
+            .unwrap_or_else(|error| Err(Fault::internal(&error)))
+    }
+
+    async fn take_data(
+        &self,
+        image: Image,
+        body: Body,
+        announced: Option<u64>,
+    ) -> Result<(), Fault> {
+        let claim = claim(&image)?;
+        if announced.is_some_and(|size| size > self.inner.config.max_size) {
+            return Err(data_fault(&DataError::TooLarge {
+                limit: self.inner.config.max_size,
+            }));
+        }
+        self.change_status(&image.id, Status::Queued, Status::Saving)
+            .await?;
+        let target = self.inner.folder.path(&image.id);
+        match self.receive(body, announced, Some(claim), target).await {
+            Ok(written) => self.activate(&image.id, Status::Saving, written).await,
+            Err(error) => {
+                self.restore(&image.id, Status::Saving, Status::Queued)
+                    .await;
+                Err(data_fault(&error))
+            }
+        }
+    }
+
+    /// Writes a body to `target`, hashing and inspecting it on a thread of its own.
+    pub(crate) async fn receive(
+        &self,
+        body: Body,
+        announced: Option<u64>,
+        claim: Option<Claim>,
+        target: PathBuf,
+    ) -> Result<Written, DataError> {
+        let (sender, mut pieces) = mpsc::channel::<Result<Bytes, String>>(PIECES);
+        let folder = self.inner.folder.clone();
+        let limit = self.inner.config.max_size;
+        let writing = blocking(move || {
+            let mut writer = folder.writer(limit, claim)?;
+            let mut ended = false;
+            let mut size = 0;
+            while let Some(piece) = pieces.blocking_recv() {
+                let piece = piece.map_err(DataError::Broken)?;
+                // The empty piece is the end: a channel that just closes means that the reader died.
+                if piece.is_empty() {
+                    ended = true;
+                    break;
+                }
+                size += piece.len() as u64;
+                writer.write(&piece)?;
+            }
+            if !ended || announced.is_some_and(|announced| announced != size) {
+                return Err(DataError::Broken(format!("{size} bytes came")));
+            }
+            writer.finish(&target)
+        });
+        // The reader runs beside the writer and stops as soon as the writer gives up.
+        tokio::spawn(feed(body, sender));
+        writing.await
+    }
+
+    /// The data are in place: makes the image active, or removes them when it was deleted meanwhile.
+    pub(crate) async fn activate(
+        &self,
+        id: &str,
+        from: Status,
+        written: Written,
+    ) -> Result<(), Fault> {
+        let image = id.to_owned();
+        let done = self
+            .inner
+            .store
+            .write(move |tx| db::set_active(tx, &image, from, &written))
+            .await;
+        match done {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.remove_data(id).await;
+                Err(Fault::new(
+                    StatusCode::GONE,
+                    format!(
+                        "Image {id} could not be found after upload. The image may have been deleted during the upload, \
+                         cleaning up the chunks uploaded."
+                    ),
+                ))
+            }
+            Err(error) => {
+                self.restore(id, from, Status::Queued).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A status change that must find the image in `from`; 409 when it is elsewhere.
+    pub(crate) async fn change_status(
+        &self,
+        id: &str,
+        from: Status,
+        to: Status,
+    ) -> Result<(), Fault> {
+        let id = id.to_owned();
+        self.inner
+            .store
+            .write(move |tx| {
+                if db::set_status(tx, &id, from, to)? {
+                    return Ok(());
+                }
+                let image = db::get(tx, &id)?.ok_or_else(|| Fault::no_image(&id))?;
+                Err(wrong_status(image.status, to))
+            })
+            .await
+    }
+
+    /// After a failure: the image goes back to where it was. What cannot be written now is done at the next start.
+    pub(crate) async fn restore(&self, id: &str, from: Status, to: Status) {
+        let image = id.to_owned();
+        if let Err(error) = self
+            .inner
+            .store
+            .write(move |tx| db::set_status(tx, &image, from, to))
+            .await
+        {
+            tracing::error!(%error, image = id, "an image could not be put back to {}", to.name());
+        }
+    }
+
+    /// Removes the data of an image from the store.
+    pub(crate) async fn remove_data(&self, id: &str) {
+        let (folder, id) = (self.inner.folder.clone(), id.to_owned());
+        blocking(move || folder.remove(&id)).await;
+    }
+
+    /// The caller under the rules in force.
+    pub(crate) fn access(&self, caller: Arc<types::Caller>) -> Access {
+        Access::new(caller, Arc::clone(&self.inner.rules))
+    }
+}
+
+/// Runs work that blocks on the disk; a panic in it goes on here.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(answer) => answer,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+async fn feed(body: Body, sender: mpsc::Sender<Result<Bytes, String>>) {
+    let mut stream = body.into_data_stream();
+    while let Some(piece) = stream.next().await {
+        let piece = match piece {
+            Ok(piece) if piece.is_empty() => continue,
+            Ok(piece) => Ok(piece),
+            Err(error) => Err(error.to_string()),
+        };
+        let broken = piece.is_err();
+        if sender.send(piece).await.is_err() || broken {
+            return;
+        }
+    }
+    let _ = sender.send(Ok(Bytes::new())).await;
+}
+
+/// What the data must be; 400 when the image does not say it yet.
+pub(crate) fn claim(image: &Image) -> Result<Claim, Fault> {
+    match (&image.disk_format, &image.container_format) {
+        (Some(disk), Some(container)) => Ok(Claim {
+            disk_format: disk.clone(),
+            container_format: container.clone(),
+        }),
+        (None, None) => Err(Fault::bad_request(
+            "Properties disk_format, container_format must be set prior to saving data.",
+        )),
+        (None, _) => Err(Fault::bad_request(
+            "Property disk_format must be set prior to saving data.",
+        )),
+        (_, None) => Err(Fault::bad_request(
+            "Property container_format must be set prior to saving data.",
+        )),
+    }
+}
+
+pub(crate) fn wrong_status(from: Status, to: Status) -> Fault {
+    Fault::conflict(format!(
+        "Image status transition from {} to {} is not allowed",
+        from.name(),
+        to.name()
+    ))
+}
+
+/// The statuses are those of Glance's image_data controller.
+pub(crate) fn data_fault(error: &DataError) -> Fault {
+    match error {
+        DataError::TooLarge { limit } => Fault::too_large(format!(
+            "The incoming image is too large: the limit is {limit} bytes."
+        )),
+        DataError::Full(error) => {
+            tracing::error!(%error, "the image store is full");
+            Fault::too_large(
+                "Image storage media is full: There is not enough disk space on the image storage media.",
+            )
+        }
+        DataError::Refused(refusal) => {
+            Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal.to_string())
+        }
+        DataError::Broken(why) => Fault::bad_request(format!("The upload broke off: {why}")),
+        DataError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::error!(%error, "the image store cannot be written");
+            Fault::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Insufficient permissions on image storage media.",
+            )
+        }
+        DataError::Io(error) => Fault::internal(error),
+    }
+}
