@@ -234,7 +234,7 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<boo
         let seen = beat.guests.iter().find(|guest| guest.server == instance.id);
         let power = match seen {
             Some(guest) => PowerState::from_code(i64::from(guest.power)),
-            None if beat.complete => PowerState::Shutdown,
+            None if beat.complete && settled(&instance, now) => PowerState::Shutdown,
             None => continue,
         };
         if let Some(vm_state) = observe(
@@ -248,6 +248,11 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<boo
         }
     }
     Ok(false)
+}
+
+/// Whether the server's state is older than the list of guests it is held against can be.
+fn settled(instance: &db::instances::Instance, now: Timestamp) -> bool {
+    instance.updated_at.unwrap_or(instance.created_at) < now.minus(Duration::from_secs(30))
 }
 
 /// The stable state of a server whose guest was seen with this power state, or `None` when nothing is to be written:

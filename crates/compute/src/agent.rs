@@ -1,0 +1,472 @@
+//! The agent's loops: work, heartbeats, events of guests.
+
+use crate::images::{Failure, ImageCache};
+use crate::ledger::Ledger;
+use http::{HeaderMap, Method};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use types::agent::{
+    Answer, Asked, FailureKind, GuestPlan, GuestSeen, Heartbeat, HostFacts, Question, Verb, Work,
+    WorkOutcome, WorkReport,
+};
+use types::{HostName, NodeId, PowerState, ServerId};
+use virt::{GuestInfo, GuestSpec, Hypervisor, HypervisorError, Power};
+use web::client::{Client, ClientError};
+
+/// Who the agent is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The host's name.
+    pub host: HostName,
+    /// The node's lasting id.
+    pub node: NodeId,
+    /// The address shown for the host.
+    pub host_ip: String,
+    /// How often it says that it lives.
+    pub beat: Duration,
+}
+
+/// The answer to a poll; mirrors the conductor's.
+#[derive(Default, Deserialize)]
+struct Polled {
+    work: Vec<Work>,
+    asked: Vec<Asked>,
+}
+
+#[derive(Serialize)]
+struct Poll {
+    incarnation: u64,
+    wait_ms: u64,
+}
+
+/// The agent of one host.
+pub struct Agent {
+    settings: Settings,
+    hypervisor: Arc<dyn Hypervisor>,
+    images: Option<ImageCache>,
+    ledger: Ledger,
+    conductor: Client,
+    incarnation: u64,
+    locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Agent {
+    /// An agent. `images` is needed by hypervisors that want image files.
+    pub fn new(
+        settings: Settings,
+        hypervisor: Arc<dyn Hypervisor>,
+        images: Option<ImageCache>,
+        ledger: Ledger,
+        conductor: Client,
+    ) -> Arc<Self> {
+        let incarnation = u64::try_from(types::Timestamp::now().micros()).unwrap_or(1);
+        Arc::new(Self {
+            settings,
+            hypervisor,
+            images,
+            ledger,
+            conductor,
+            incarnation,
+            locks: Mutex::default(),
+        })
+    }
+
+    /// Works until `stop`. Guests go on when the agent stops.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let work = Arc::clone(&self).work_loop();
+        let beats = Arc::clone(&self).beat_loop();
+        tokio::select! {
+            () = work => {}
+            () = beats => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn post<T: Serialize>(&self, what: &str, message: &T) -> Result<Value, ClientError> {
+        let service = "the conductor";
+        let body = serde_json::to_value(message).map_err(|error| ClientError::Unexpected {
+            service,
+            reason: error.to_string(),
+        })?;
+        let path = format!("/agent/{}/{what}", self.settings.host);
+        let answer = self
+            .conductor
+            .call(Method::POST, &path, HeaderMap::new(), Some(&body))
+            .await?;
+        if answer.status.is_success() {
+            return Ok(answer.json());
+        }
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        Err(ClientError::Unexpected {
+            service,
+            reason: format!("{what}: {} {text}", answer.status),
+        })
+    }
+
+    async fn work_loop(self: Arc<Self>) {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let polled = self
+                .post(
+                    "poll",
+                    &Poll {
+                        incarnation: self.incarnation,
+                        wait_ms: 20_000,
+                    },
+                )
+                .await;
+            let parsed = polled.and_then(|answer| {
+                serde_json::from_value::<Polled>(answer).map_err(|error| ClientError::Unexpected {
+                    service: "the conductor",
+                    reason: error.to_string(),
+                })
+            });
+            match parsed {
+                Ok(polled) => {
+                    pause = Duration::from_millis(50);
+                    for work in polled.work {
+                        // The place in the server's queue is taken here, so that work is done in the order it was handed over.
+                        let turn = self.lock(work.server);
+                        tokio::spawn(Arc::clone(&self).carry_out(work, turn));
+                    }
+                    for asked in polled.asked {
+                        tokio::spawn(Arc::clone(&self).answer(asked));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(host = %self.settings.host, %error, "no work can be had; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+            }
+        }
+    }
+
+    fn lock(&self, server: ServerId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if locks.len() > 1024 {
+            locks.retain(|_, lock| lock.strong_count() > 0);
+        }
+        let known = locks.get(&server).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let fresh = Arc::new(tokio::sync::Mutex::new(()));
+            locks.insert(server, Arc::downgrade(&fresh));
+            fresh
+        })
+    }
+
+    async fn carry_out(self: Arc<Self>, work: Work, turn: Arc<tokio::sync::Mutex<()>>) {
+        let outcome = {
+            let _turn = turn.lock().await;
+            self.outcome(&work).await
+        };
+        let failed = matches!(outcome, WorkOutcome::Failed { .. });
+        if failed {
+            tracing::warn!(host = %self.settings.host, server = %work.server, request_id = work.request, verb = work.verb.name(),
+                step = work.key.step, ?outcome, "work failed");
+        } else {
+            tracing::debug!(host = %self.settings.host, server = %work.server, request_id = work.request, verb = work.verb.name(),
+                step = work.key.step, "work done");
+        }
+        let report = WorkReport {
+            key: work.key,
+            epoch: work.epoch,
+            outcome,
+        };
+        let mut pause = Duration::from_millis(50);
+        while let Err(error) = self.post("report", &report).await {
+            tracing::warn!(host = %self.settings.host, %error, "a report was not taken; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    async fn outcome(&self, work: &Work) -> WorkOutcome {
+        match self.ledger.admit(work.key.task, work.epoch) {
+            Ok(true) => {}
+            Ok(false) => return WorkOutcome::Fenced,
+            Err(error) => {
+                return WorkOutcome::Failed {
+                    kind: FailureKind::Host,
+                    message: error.to_string(),
+                };
+            }
+        }
+        let deadline = Duration::from_secs(work.deadline_seconds.max(1));
+        match tokio::time::timeout(deadline, self.effect(work)).await {
+            Ok(Ok(power)) => WorkOutcome::done(power),
+            Ok(Err((kind, message))) => WorkOutcome::Failed { kind, message },
+            Err(_) => WorkOutcome::Failed {
+                kind: FailureKind::Timeout,
+                message: "the host took too long".to_owned(),
+            },
+        }
+    }
+
+    async fn effect(&self, work: &Work) -> Result<PowerState, Failure> {
+        let id = work.server;
+        match &work.verb {
+            Verb::EnsureGuest(plan) => self.ensure_guest(id, plan).await,
+            Verb::EnsureAbsent => {
+                self.hypervisor.ensure_absent(id).await.map_err(failure)?;
+                Ok(PowerState::NoState)
+            }
+            Verb::EnsureRunning => self.hypervisor.start(id).await.map(power).map_err(failure),
+            Verb::EnsureStopped { grace_seconds } => self.ensure_stopped(id, *grace_seconds).await,
+            Verb::RebootOnce {
+                hard,
+                grace_seconds,
+            } => {
+                if self.ledger.is_done(&work.key) {
+                    return self.power_of(id).await;
+                }
+                let power = self.reboot(id, *hard, *grace_seconds).await?;
+                self.ledger
+                    .set_done(&work.key)
+                    .map_err(|error| (FailureKind::Host, error.to_string()))?;
+                Ok(power)
+            }
+        }
+    }
+
+    async fn ensure_guest(&self, id: ServerId, plan: &GuestPlan) -> Result<PowerState, Failure> {
+        let base = match (&self.images, &plan.image) {
+            (Some(cache), Some(image)) if self.hypervisor.needs_image_files() => Some(
+                cache
+                    .ensure(&self.conductor, &self.settings.host.0, image, plan.root_gb)
+                    .await?,
+            ),
+            _ => None,
+        };
+        let spec = GuestSpec::from_plan(id, plan, base.as_ref())
+            .map_err(|error| (FailureKind::Request, error.to_string()))?;
+        self.hypervisor
+            .ensure_guest(&spec, Power::On)
+            .await
+            .map(power)
+            .map_err(failure)
+    }
+
+    async fn ensure_stopped(
+        &self,
+        id: ServerId,
+        grace_seconds: u64,
+    ) -> Result<PowerState, Failure> {
+        let grace = Duration::from_secs(grace_seconds);
+        if !grace.is_zero() {
+            match self.hypervisor.request_shutdown(id).await {
+                Ok(()) => match self.hypervisor.wait_stopped(id, grace).await {
+                    Ok(()) => return Ok(PowerState::Shutdown),
+                    Err(HypervisorError::Timeout(_)) => {
+                        tracing::info!(server = %id, grace_seconds, "the guest did not shut down; switching it off");
+                    }
+                    Err(error) => return Err(failure(error)),
+                },
+                Err(error @ (HypervisorError::NotFound(_) | HypervisorError::Unavailable(_))) => {
+                    return Err(failure(error));
+                }
+                Err(error) => {
+                    tracing::info!(server = %id, %error, "the guest cannot be asked to shut down; switching it off")
+                }
+            }
+        }
+        self.hypervisor.stop_hard(id).await.map_err(failure)?;
+        Ok(PowerState::Shutdown)
+    }
+
+    async fn reboot(
+        &self,
+        id: ServerId,
+        hard: bool,
+        grace_seconds: u64,
+    ) -> Result<PowerState, Failure> {
+        if !hard {
+            match self
+                .hypervisor
+                .reboot_soft(id, Duration::from_secs(grace_seconds))
+                .await
+            {
+                Ok(info) => return Ok(power(info)),
+                Err(HypervisorError::Timeout(_)) => {
+                    tracing::info!(server = %id, "the guest did not go down for a soft reboot; rebooting it hard");
+                }
+                Err(error) => return Err(failure(error)),
+            }
+        }
+        let spec = self
+            .hypervisor
+            .stored_spec(id)
+            .await
+            .map_err(failure)?
+            .ok_or_else(|| failure(HypervisorError::NotFound(id)))?;
+        self.hypervisor
+            .reboot_hard(&spec)
+            .await
+            .map(power)
+            .map_err(failure)
+    }
+
+    async fn power_of(&self, id: ServerId) -> Result<PowerState, Failure> {
+        let guest = self.hypervisor.guest(id).await.map_err(failure)?;
+        guest
+            .map(power)
+            .ok_or_else(|| failure(HypervisorError::NotFound(id)))
+    }
+
+    async fn answer(self: Arc<Self>, asked: Asked) {
+        let result = self.result_of(&asked).await;
+        let answer = Answer {
+            id: asked.id,
+            result,
+        };
+        if let Err(error) = self.post("answer", &answer).await {
+            tracing::warn!(host = %self.settings.host, %error, "an answer was not taken");
+        }
+    }
+
+    async fn result_of(&self, asked: &Asked) -> Result<String, Failure> {
+        match asked.question {
+            Question::ConsoleLog { max_bytes } => {
+                let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+                let log = self
+                    .hypervisor
+                    .console_log(asked.server, most)
+                    .await
+                    .map_err(failure)?;
+                Ok(base64_of(&log))
+            }
+            Question::Diagnostics => {
+                let counters = self
+                    .hypervisor
+                    .diagnostics(asked.server)
+                    .await
+                    .map_err(failure)?;
+                serde_json::to_string(&counters)
+                    .map_err(|error| (FailureKind::Host, error.to_string()))
+            }
+        }
+    }
+
+    async fn beat_loop(self: Arc<Self>) {
+        let mut events = self.hypervisor.events();
+        let mut known: Option<HostFacts> = None;
+        let mut complete = true;
+        let mut changed: Vec<GuestSeen> = Vec::new();
+        loop {
+            let facts = self.facts().await;
+            let news = known.as_ref() != Some(&facts);
+            if complete {
+                changed = self.all_guests().await;
+            }
+            let beat = Heartbeat {
+                host: self.settings.host.clone(),
+                node: self.settings.node,
+                incarnation: self.incarnation,
+                // A problem is said again with every beat, so that the service stays down while it lasts.
+                facts: (news || facts.problem.is_some()).then(|| facts.clone()),
+                guests: std::mem::take(&mut changed),
+                complete: complete && facts.healthy,
+            };
+            match self.post("heartbeat", &beat).await {
+                Ok(_) => {
+                    known = Some(facts);
+                    complete = false;
+                }
+                Err(error) => {
+                    tracing::warn!(host = %self.settings.host, %error, "a heartbeat was not taken");
+                    complete = true;
+                }
+            }
+            let deadline = tokio::time::Instant::now() + self.settings.beat;
+            match tokio::time::timeout_at(deadline, events.recv()).await {
+                Err(_) => {}
+                Ok(Ok(event)) => {
+                    changed.push(GuestSeen {
+                        server: event.id,
+                        power: event.kind.power().code(),
+                    });
+                    while let Ok(more) = events.try_recv() {
+                        changed.push(GuestSeen {
+                            server: more.id,
+                            power: more.kind.power().code(),
+                        });
+                    }
+                    self.settle(&mut changed).await;
+                }
+                // Events were missed: look at everything.
+                Ok(Err(_)) => complete = true,
+            }
+        }
+    }
+
+    /// Replaces what events said by what is: of several events for one guest only the present state counts.
+    async fn settle(&self, changed: &mut Vec<GuestSeen>) {
+        let mut servers: Vec<ServerId> = changed.iter().map(|seen| seen.server).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        let mut settled = Vec::new();
+        for server in servers {
+            if let Ok(Some(guest)) = self.hypervisor.guest(server).await {
+                settled.push(GuestSeen {
+                    server,
+                    power: guest.power.code(),
+                });
+            }
+        }
+        *changed = settled;
+    }
+
+    async fn all_guests(&self) -> Vec<GuestSeen> {
+        match self.hypervisor.guests().await {
+            Ok(guests) => guests
+                .into_iter()
+                .map(|guest| GuestSeen {
+                    server: guest.id,
+                    power: guest.power.code(),
+                })
+                .collect(),
+            Err(error) => {
+                tracing::warn!(host = %self.settings.host, %error, "guests cannot be listed");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn facts(&self) -> HostFacts {
+        match self.hypervisor.host().await {
+            Ok(facts) => facts.report(&self.settings.host_ip),
+            Err(error) => HostFacts {
+                hypervisor_type: String::new(),
+                hypervisor_version: 0,
+                hypervisor_hostname: self.settings.host.0.clone(),
+                vcpus: 0,
+                memory_mb: 0,
+                disk_gb: 0,
+                free_disk_gb: 0,
+                memory_mb_used: 0,
+                cpu_info: Value::Null,
+                host_ip: self.settings.host_ip.clone(),
+                supported: Vec::new(),
+                healthy: false,
+                problem: Some(error.to_string()),
+            },
+        }
+    }
+}
+
+fn power(info: GuestInfo) -> PowerState {
+    info.power
+}
+
+fn failure(error: HypervisorError) -> Failure {
+    (error.kind(), error.to_string())
+}
+
+fn base64_of(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
