@@ -1,0 +1,524 @@
+//! The whole API through its router, as a client would use it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use crate::{Bootstrap, Bootstrapped, Config, Endpoint, Service, ServiceUser};
+use axum::body::Body;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value as Json, json};
+use tower::ServiceExt;
+use web::auth::{AuthError, TokenValidator};
+
+pub(crate) struct Cloud {
+    pub service: Service,
+    pub ids: Bootstrapped,
+    _folder: tempfile::TempDir,
+}
+
+pub(crate) struct Answer {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub body: Json,
+}
+
+fn endpoint(kind: &str, name: &str, url: &str) -> Endpoint {
+    let (public, internal) = (url.to_owned(), url.to_owned());
+    Endpoint {
+        service_type: kind.to_owned(),
+        service_name: name.to_owned(),
+        public,
+        internal,
+        admin: None,
+    }
+}
+
+pub(crate) fn wanted() -> Bootstrap {
+    Bootstrap {
+        admin_password: "admin-Secret".to_owned(),
+        demo_password: Some("demo-Secret".to_owned()),
+        region: "RegionOne".to_owned(),
+        endpoints: vec![
+            endpoint("identity", "keystone", "http://127.0.0.1:5000/v3"),
+            endpoint("compute", "nova", "http://127.0.0.1:8774/v2.1"),
+            endpoint(
+                "object-store",
+                "swift",
+                "http://127.0.0.1:8080/v1/AUTH_%(project_id)s",
+            ),
+        ],
+        service_users: vec![ServiceUser {
+            name: "nova".to_owned(),
+            password: None,
+            roles: vec!["service".to_owned(), "admin".to_owned()],
+        }],
+    }
+}
+
+impl Cloud {
+    pub async fn new() -> Self {
+        Self::on(sql::Store::temporary().await.unwrap()).await
+    }
+
+    pub async fn on(store: sql::Store) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            bcrypt_cost: 4,
+            ..Config::new(folder.path())
+        };
+        let service = Service::open(store, config).await.unwrap();
+        let ids = service.bootstrap(&wanted()).await.unwrap();
+        Self {
+            service,
+            ids,
+            _folder: folder,
+        }
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.service.router().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Json::Null);
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+        }
+    }
+
+    pub async fn call(&self, token: &str, method: &str, path: &str, body: Json) -> Answer {
+        let mut request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).unwrap())
+            .uri(path)
+            .header("host", "cloud:5000");
+        if !token.is_empty() {
+            request = request.header("x-auth-token", token);
+        }
+        let body = if body.is_null() {
+            Body::empty()
+        } else {
+            Body::from(body.to_string())
+        };
+        self.send(request.body(body).unwrap()).await
+    }
+
+    pub async fn get(&self, token: &str, path: &str) -> Answer {
+        self.call(token, "GET", path, Json::Null).await
+    }
+
+    pub async fn about(&self, token: &str, method: &str, subject: &str) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri("/v3/auth/tokens")
+            .header("x-subject-token", subject);
+        self.send(
+            request
+                .header("x-auth-token", token)
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await
+    }
+
+    pub async fn log_in(&self, user: &str, password: &str, scope: Json) -> Answer {
+        let user = json!({"name": user, "domain": {"id": "default"}, "password": password});
+        let mut auth = json!({"identity": {"methods": ["password"], "password": {"user": user}}});
+        if !scope.is_null() {
+            auth["scope"] = scope;
+        }
+        self.call("", "POST", "/v3/auth/tokens", json!({"auth": auth}))
+            .await
+    }
+
+    pub async fn token(&self, user: &str, scope: Json) -> String {
+        let password = format!("{user}-Secret");
+        let answer = self.log_in(user, &password, scope).await;
+        assert_eq!(answer.status, 201, "{user}: {}", answer.body);
+        answer.headers["x-subject-token"]
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    pub async fn admin(&self) -> String {
+        self.token("admin", project("admin")).await
+    }
+
+    /// A new user with the password `NAME-Secret`, with this role on `demo`.
+    pub async fn person(&self, name: &str, role: &str) -> (String, String) {
+        let admin = self.admin().await;
+        let body = json!({"user": {"name": name, "password": format!("{name}-Secret")}});
+        let made = self.call(&admin, "POST", "/v3/users", body).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        let id = made.body["user"]["id"].as_str().unwrap().to_owned();
+        let role = self.role(role).await;
+        let grant = format!(
+            "/v3/projects/{}/users/{id}/roles/{role}",
+            self.ids.demo_project_id
+        );
+        assert_eq!(
+            self.call(&admin, "PUT", &grant, Json::Null).await.status,
+            204
+        );
+        (id, grant)
+    }
+
+    pub async fn role(&self, name: &str) -> String {
+        let found = self
+            .get(&self.admin().await, &format!("/v3/roles?name={name}"))
+            .await
+            .body;
+        found["roles"][0]["id"].as_str().unwrap().to_owned()
+    }
+}
+
+pub(crate) fn project(name: &str) -> Json {
+    json!({"project": {"name": name, "domain": {"name": "Default"}}})
+}
+
+fn names(list: &Json) -> Vec<&str> {
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn versions_and_strangers() {
+    let cloud = Cloud::new().await;
+    let root = cloud.get("", "/").await;
+    assert_eq!(root.status, 300);
+    assert_eq!(
+        root.body["versions"]["values"][0]["links"][0]["href"],
+        "http://cloud:5000/v3/"
+    );
+    for path in ["/v3", "/v3/"] {
+        assert_eq!(
+            cloud.get("", path).await.body["version"]["id"],
+            "v3.14",
+            "{path}"
+        );
+    }
+    let unknown = cloud.get("", "/v3/nothing").await;
+    assert_eq!(
+        (unknown.status, unknown.body["error"]["title"].as_str()),
+        (404, Some("Not Found"))
+    );
+    assert_eq!(
+        cloud
+            .call("", "PATCH", "/v3/auth/tokens", Json::Null)
+            .await
+            .status,
+        405
+    );
+    let stranger = cloud.get("", "/v3/users").await;
+    assert_eq!(stranger.status, 401);
+    assert_eq!(
+        stranger.headers["www-authenticate"],
+        "Keystone uri=\"http://cloud:5000\""
+    );
+    assert_eq!(stranger.headers["vary"], "X-Auth-Token");
+    assert!(stranger.headers.contains_key("x-openstack-request-id"));
+    assert_eq!(cloud.get("garbage", "/v3/users").await.status, 401);
+}
+
+#[tokio::test]
+async fn project_token() {
+    let cloud = Cloud::new().await;
+    let answer = cloud.log_in("demo", "demo-Secret", project("demo")).await;
+    assert_eq!(answer.status, 201);
+    let token = &answer.body["token"];
+    assert_eq!(token["project"]["name"], "demo");
+    assert_eq!(
+        token["project"]["domain"],
+        json!({"id": "default", "name": "Default"})
+    );
+    assert_eq!(token["user"]["domain"]["name"], "Default");
+    assert_eq!(token["methods"], json!(["password"]));
+    assert_eq!(token["is_domain"], false);
+    let mut roles = names(&token["roles"]);
+    roles.sort_unstable();
+    assert_eq!(roles, ["member", "reader"]);
+    assert_eq!(names(&token["catalog"]), ["nova", "keystone", "swift"]);
+    let swift = token["catalog"][2]["endpoints"][0]["url"].as_str().unwrap();
+    assert!(
+        swift.ends_with(&format!("AUTH_{}", cloud.ids.demo_project_id)),
+        "{swift}"
+    );
+    assert!(token["expires_at"].as_str().unwrap().ends_with('Z'));
+    let text = answer.headers["x-subject-token"].to_str().unwrap();
+    let caller = cloud.service.validate(text).await.unwrap();
+    assert_eq!(
+        caller.project_id.as_deref(),
+        Some(cloud.ids.demo_project_id.as_str())
+    );
+    assert_eq!(
+        cloud.service.validate("gAAAAA").await,
+        Err(AuthError::Invalid)
+    );
+    assert_eq!(
+        cloud.about(text, "GET", text).await.body["token"]["audit_ids"],
+        token["audit_ids"]
+    );
+    assert_eq!(cloud.about(text, "HEAD", text).await.status, 200);
+    let foreign = cloud.about(&cloud.admin().await, "GET", "nonsense").await;
+    assert_eq!(foreign.status, 404);
+}
+
+#[tokio::test]
+async fn scopes() {
+    let cloud = Cloud::new().await;
+    let domain = json!({"domain": {"name": "Default"}});
+    let system = json!({"system": {"all": true}});
+    let unscoped = json!({"unscoped": {}});
+    let cases = [
+        ("admin", project("admin"), 201, "project"),
+        ("admin", Json::Null, 201, "project"),
+        ("admin", domain.clone(), 201, "domain"),
+        ("admin", system.clone(), 201, "system"),
+        ("demo", unscoped, 201, ""),
+        ("demo", json!("unscoped"), 201, ""),
+        ("demo", domain, 401, ""),
+        ("demo", system, 401, ""),
+        ("demo", project("admin"), 401, ""),
+        ("demo", project("nowhere"), 401, ""),
+        ("demo", json!({"project": {"name": "demo"}}), 400, ""),
+        ("demo", json!({"project": "demo"}), 400, ""),
+        ("demo", json!({"system": {"all": false}}), 400, ""),
+    ];
+    for (user, scope, status, part) in cases {
+        let answer = cloud
+            .log_in(user, &format!("{user}-Secret"), scope.clone())
+            .await;
+        assert_eq!(answer.status, status, "{user} {scope}: {}", answer.body);
+        for known in ["project", "domain", "system"] {
+            assert_eq!(
+                answer.body["token"].get(known).is_some(),
+                known == part,
+                "{user} {scope} {known}"
+            );
+        }
+        assert_eq!(
+            answer.body["token"].get("catalog").is_some(),
+            !part.is_empty()
+        );
+    }
+}
+
+#[tokio::test]
+async fn bad_logins() {
+    let cloud = Cloud::new().await;
+    for (user, password) in [
+        ("demo", "wrong"),
+        ("nobody", "demo-Secret"),
+        ("nova", ""),
+        ("demo", ""),
+    ] {
+        let answer = cloud.log_in(user, password, Json::Null).await;
+        assert_eq!(answer.status, 401, "{user}");
+        assert_eq!(
+            answer.body["error"]["message"],
+            "The request you have made requires authentication."
+        );
+        assert_eq!(answer.body["error"]["title"], "Unauthorized");
+    }
+    let bodies = [
+        (json!({}), 400, "'auth' is a required property"),
+        (
+            json!({"auth": {}}),
+            400,
+            "'identity' is a required property",
+        ),
+        (
+            json!({"auth": {"identity": {}}}),
+            400,
+            "'methods' is a required property",
+        ),
+        (
+            json!({"auth": {"identity": {"methods": "password"}}}),
+            400,
+            "Invalid input for field 'methods'",
+        ),
+        (
+            json!({"auth": {"identity": {"methods": ["password"]}}}),
+            400,
+            "'password' is a required property",
+        ),
+        (
+            json!({"auth": {"identity": {"methods": ["oauth9"]}}}),
+            401,
+            "The request you have made",
+        ),
+        (
+            json!({"auth": {"identity": {"methods": []}}}),
+            401,
+            "The request you have made",
+        ),
+        (
+            json!({"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}}}),
+            401,
+            "The request you have made",
+        ),
+    ];
+    for (body, status, message) in bodies {
+        let answer = cloud
+            .call("", "POST", "/v3/auth/tokens", body.clone())
+            .await;
+        assert_eq!(answer.status, status, "{body}");
+        assert!(
+            answer.body["error"]["message"]
+                .as_str()
+                .unwrap()
+                .starts_with(message),
+            "{}",
+            answer.body
+        );
+    }
+    for (bytes, status) in [("{", 400), (&*"x".repeat(200_000), 413)] {
+        let request = Request::post("/v3/auth/tokens")
+            .body(Body::from(bytes.to_owned()))
+            .unwrap();
+        assert_eq!(cloud.send(request).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn rescoping_keeps_the_end_and_the_chain() {
+    let cloud = Cloud::new().await;
+    let first = cloud.log_in("demo", "demo-Secret", json!("unscoped")).await;
+    let text = first.headers["x-subject-token"].to_str().unwrap();
+    let auth = json!({"identity": {"methods": ["token"], "token": {"id": text}}, "scope": project("demo")});
+    let second = cloud
+        .call("", "POST", "/v3/auth/tokens", json!({"auth": auth}))
+        .await;
+    assert_eq!(second.status, 201);
+    let (old, new) = (&first.body["token"], &second.body["token"]);
+    assert_eq!(old["expires_at"], new["expires_at"]);
+    assert_eq!(old["audit_ids"][0], new["audit_ids"][1]);
+    assert_eq!(new["methods"], json!(["password", "token"]));
+}
+
+#[tokio::test]
+async fn old_tokens_are_refused_at_once() {
+    let cloud = Cloud::new().await;
+    let admin = cloud.admin().await;
+    let user = |id: &str| format!("/v3/users/{id}");
+    let here = format!("/v3/projects/{}", cloud.ids.demo_project_id);
+    let changes = [
+        "password",
+        "disabled",
+        "role",
+        "revoked",
+        "deleted",
+        "own password",
+        "project disabled",
+    ];
+    for change in changes {
+        let name = change.replace(' ', "-");
+        let (id, grant) = cloud.person(&name, "member").await;
+        let token = cloud.token(&name, project("demo")).await;
+        assert!(cloud.service.validate(&token).await.is_ok(), "{change}");
+        let done = match change {
+            "password" => {
+                cloud
+                    .call(
+                        &admin,
+                        "PATCH",
+                        &user(&id),
+                        json!({"user": {"password": "x"}}),
+                    )
+                    .await
+            }
+            "disabled" => {
+                cloud
+                    .call(
+                        &admin,
+                        "PATCH",
+                        &user(&id),
+                        json!({"user": {"enabled": false}}),
+                    )
+                    .await
+            }
+            "role" => cloud.call(&admin, "DELETE", &grant, Json::Null).await,
+            "revoked" => cloud.about(&admin, "DELETE", &token).await,
+            "deleted" => cloud.call(&admin, "DELETE", &user(&id), Json::Null).await,
+            "own password" => {
+                let body = json!({"user": {"original_password": format!("{name}-Secret"), "password": "new"}});
+                cloud
+                    .call("", "POST", &format!("/v3/users/{id}/password"), body)
+                    .await
+            }
+            _ => {
+                cloud
+                    .call(
+                        &admin,
+                        "PATCH",
+                        &here,
+                        json!({"project": {"enabled": false}}),
+                    )
+                    .await
+            }
+        };
+        assert!(done.status < 300, "{change}: {} {}", done.status, done.body);
+        assert_eq!(
+            cloud.service.validate(&token).await,
+            Err(AuthError::Invalid),
+            "{change}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn bootstrap_can_be_repeated() {
+    let cloud = Cloud::new().await;
+    let admin = cloud.admin().await;
+    let again = cloud.service.bootstrap(&wanted()).await.unwrap();
+    assert_eq!(again, cloud.ids);
+    assert!(
+        cloud.service.validate(&admin).await.is_ok(),
+        "the same password ends no token"
+    );
+    let listed = cloud.get(&admin, "/v3/projects").await.body;
+    let mut projects = names(&listed["projects"]);
+    projects.sort_unstable();
+    assert_eq!(projects, ["admin", "demo", "service"]);
+    assert_eq!(
+        cloud.get(&admin, "/v3/endpoints").await.body["endpoints"]
+            .as_array()
+            .unwrap()
+            .len(),
+        6
+    );
+}
+
+#[tokio::test]
+async fn services_act_in_projects() {
+    let cloud = Cloud::new().await;
+    let token = cloud
+        .service
+        .issue_service_token("nova", &cloud.ids.demo_project_id)
+        .await
+        .unwrap();
+    let caller = cloud.service.validate(&token).await.unwrap();
+    assert_eq!(caller.project_name.as_deref(), Some("demo"));
+    assert!(caller.has_role("service") && caller.has_role("admin"));
+    assert!(
+        cloud
+            .service
+            .issue_service_token("nova", "nowhere")
+            .await
+            .is_err()
+    );
+    assert!(
+        cloud
+            .service
+            .issue_service_token("demo", &cloud.ids.demo_project_id)
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        StatusCode::OK.as_u16(),
+        cloud.about(&token, "GET", &token).await.status
+    );
+}
