@@ -1,1 +1,129 @@
-//! TBD
+//! The Compute REST API: one table of routes, microversions decided at the edge, views rendered for the version asked.
+//!
+//! Rules of this crate:
+//! * a request is checked in the order Nova checks it (`dispatch`), because clients can see the order;
+//! * nothing below this crate knows a microversion: bodies become version-free commands, and one newest view of each
+//!   resource is rendered with the fields the version has;
+//! * an accepted request is a committed transaction; the bell is rung after it.
+
+mod call;
+mod dispatch;
+mod faults;
+mod handlers;
+mod links;
+mod mv;
+mod negotiation;
+mod policy_rules;
+mod queries;
+mod query;
+mod route;
+mod routes;
+mod schemas;
+mod versions;
+mod views;
+
+use axum::Router;
+use policy::{Enforcer, PolicyError};
+use std::sync::Arc;
+use web::auth::TokenValidator;
+
+/// Settings of the API.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Items of a page at most (`[api] max_limit`).
+    pub max_limit: usize,
+    /// Bytes of a request body at most (`[oslo_middleware] max_request_body_size`).
+    pub max_body_bytes: usize,
+    /// Where tokens come from, for the 401's `WWW-Authenticate`.
+    pub auth_url: String,
+    /// The text of `policy.yaml`, if there is one.
+    pub policy_overrides: Option<String>,
+    /// The zone of hosts that no aggregate gives another (`default_availability_zone`).
+    pub default_zone: String,
+    /// The zone of services that are not compute hosts (`internal_service_availability_zone`).
+    pub internal_zone: String,
+    /// Microseconds of silence after which a service counts as down (`service_down_time`).
+    pub service_down_micros: i64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_limit: 1000,
+            max_body_bytes: 114_688,
+            auth_url: "http://127.0.0.1:5000".to_owned(),
+            policy_overrides: None,
+            default_zone: "nova".to_owned(),
+            internal_zone: "internal".to_owned(),
+            service_down_micros: 60_000_000,
+        }
+    }
+}
+
+/// What the API needs from the rest of the cloud.
+pub struct Deps {
+    /// The compute database.
+    pub store: sql::Store,
+    /// Who says what a token means.
+    pub validator: Arc<dyn TokenValidator>,
+}
+
+/// Why the API cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A policy cannot be read.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] sql::Error),
+}
+
+/// What all requests share.
+pub struct Inner {
+    config: Config,
+    deps: Deps,
+    policy: Enforcer,
+    table: route::Table,
+}
+
+/// The Compute API.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+impl Service {
+    /// Brings the schema up to date and reads the policies.
+    pub async fn open(deps: Deps, config: Config) -> Result<Self, Error> {
+        db::migrate(&deps.store).await?;
+        let defaults = Enforcer::new(policy_rules::defaults())?;
+        let policy = match &config.policy_overrides {
+            Some(text) => defaults.with_overrides(text)?,
+            None => defaults,
+        };
+        for name in policy.unknown() {
+            tracing::warn!(rule = name, "the policy file names a rule that does not exist");
+        }
+        let table = route::Table::new(routes::ROUTES);
+        Ok(Self { inner: Arc::new(Inner { config, deps, policy, table }) })
+    }
+
+    /// The whole API, as it is mounted at the root of its port.
+    pub fn router(&self) -> Router {
+        Router::new().fallback(dispatch::serve).with_state(Arc::clone(&self.inner))
+    }
+}
+
+/// The rows that answer 501: method, path and action of what is not built yet.
+pub fn not_built() -> Vec<String> {
+    let rows = routes::ROUTES.iter().filter(|row| matches!(row.served, route::Served::NotYet));
+    rows.map(|row| match row.action {
+        Some(action) => format!("{} {} {action}", row.verb.as_str(), row.path),
+        None => format!("{} {}", row.verb.as_str(), row.path),
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests;

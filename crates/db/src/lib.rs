@@ -5,21 +5,34 @@
 
 pub mod accept;
 pub mod actions;
+pub mod aggregates;
+pub mod flavors;
 pub mod hosts;
 pub mod instances;
+pub mod keypairs;
 pub mod list;
 pub mod placement;
+pub mod placement_api;
+pub mod quotas;
+pub mod server_groups;
 pub mod tasks;
 pub mod usages;
 pub mod work;
 
 use sql::{Migration, Store};
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "core",
-    sql: include_str!("migrations/0001_core.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "core",
+        sql: include_str!("migrations/0001_core.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "api",
+        sql: include_str!("migrations/0002_api.sql"),
+    },
+];
 
 /// Brings the compute database's schema up to date.
 pub async fn migrate(store: &Store) -> Result<(), sql::Error> {

@@ -1,0 +1,130 @@
+//! The microversions at which something changes, by name. No other module of the tree writes these numbers.
+
+use types::Microversion;
+
+const fn mv(minor: u16) -> Microversion {
+    Microversion(minor)
+}
+
+/// Key pairs have a type; their status codes change.
+pub const KEYPAIR_TYPE: Microversion = mv(2);
+/// More extended attributes of servers, and `delete_on_termination` of volumes.
+pub const MORE_SERVER_ATTRIBUTES: Microversion = mv(3);
+/// The `ip6` filter for everyone.
+pub const IP6_FILTER: Microversion = mv(5);
+/// One call for remote consoles.
+pub const REMOTE_CONSOLES: Microversion = mv(6);
+/// Access to a public flavor is refused.
+pub const NO_ACCESS_TO_PUBLIC_FLAVOR: Microversion = mv(7);
+/// `locked` in servers.
+pub const LOCKED: Microversion = mv(9);
+/// Key pairs of other users.
+pub const KEYPAIR_USER: Microversion = mv(10);
+/// `forced_down` in services.
+pub const FORCED_DOWN: Microversion = mv(11);
+/// Owners of server groups.
+pub const GROUP_OWNER: Microversion = mv(13);
+/// Soft policies of server groups.
+pub const SOFT_GROUPS: Microversion = mv(15);
+/// `host_status` in servers.
+pub const HOST_STATUS: Microversion = mv(16);
+/// `description` in servers.
+pub const DESCRIPTION: Microversion = mv(19);
+/// Actions of deleted servers.
+pub const ACTIONS_OF_DELETED: Microversion = mv(21);
+/// `migration_type` and links in migrations.
+pub const MIGRATION_TYPE: Microversion = mv(23);
+/// Tags.
+pub const TAGS: Microversion = mv(26);
+/// `cpu_info` as an object.
+pub const CPU_INFO_OBJECT: Microversion = mv(28);
+/// Device tags in networks of a new server.
+pub const DEVICE_TAGS: Microversion = mv(32);
+/// Pages of hypervisors; device tags of disks are lost again.
+pub const HYPERVISOR_PAGES: Microversion = mv(33);
+/// Pages of key pairs.
+pub const KEYPAIR_PAGES: Microversion = mv(35);
+/// The proxies for other services end.
+pub const NO_PROXIES: Microversion = mv(36);
+/// `networks` is required; `auto` and `none`.
+pub const NETWORKS_REQUIRED: Microversion = mv(37);
+/// An unknown status filter is refused.
+pub const STRICT_STATUS: Microversion = mv(38);
+/// The image metadata limit ends.
+pub const NO_IMAGE_METADATA: Microversion = mv(39);
+/// Pages of usages.
+pub const USAGE_PAGES: Microversion = mv(40);
+/// `uuid` of aggregates.
+pub const AGGREGATE_UUID: Microversion = mv(41);
+/// Device tags come back.
+pub const DEVICE_TAGS_AGAIN: Microversion = mv(42);
+/// The flavor is shown within the server.
+pub const FLAVOR_EMBEDDED: Microversion = mv(47);
+/// Diagnostics have one shape.
+pub const DIAGNOSTICS: Microversion = mv(48);
+/// Server groups in quota classes.
+pub const QUOTA_CLASS_GROUPS: Microversion = mv(50);
+/// Events of actions for everyone.
+pub const EVENTS_FOR_ALL: Microversion = mv(51);
+/// Tags of a new server.
+pub const CREATE_TAGS: Microversion = mv(52);
+/// Services and hypervisors by UUID.
+pub const UUIDS_OF_HOSTS: Microversion = mv(53);
+/// `key_name` in rebuild.
+pub const REBUILD_KEY: Microversion = mv(54);
+/// Descriptions of flavors.
+pub const FLAVOR_DESCRIPTION: Microversion = mv(55);
+/// File injection ends.
+pub const NO_PERSONALITY: Microversion = mv(57);
+/// Pages and `updated_at` of actions.
+pub const ACTION_PAGES: Microversion = mv(58);
+/// Pages and `uuid` of migrations.
+pub const MIGRATION_PAGES: Microversion = mv(59);
+/// Extra specs within flavors.
+pub const FLAVOR_EXTRA_SPECS: Microversion = mv(61);
+/// Hosts of events.
+pub const EVENT_HOST: Microversion = mv(62);
+/// Trusted image certificates.
+pub const TRUSTED_CERTS: Microversion = mv(63);
+/// One policy for a server group.
+pub const GROUP_POLICY: Microversion = mv(64);
+/// `changes-before`.
+pub const CHANGES_BEFORE: Microversion = mv(66);
+/// `volume_type` of disks.
+pub const VOLUME_TYPE: Microversion = mv(67);
+/// Tags of interfaces.
+pub const INTERFACE_TAGS: Microversion = mv(70);
+/// Server groups in servers.
+pub const SERVER_GROUPS: Microversion = mv(71);
+/// Reasons of locks.
+pub const LOCKED_REASON: Microversion = mv(73);
+/// `host` and `hypervisor_hostname` of a new server.
+pub const REQUESTED_HOST: Microversion = mv(74);
+/// Unknown keys are refused; PUT answers the whole server.
+pub const STRICT: Microversion = mv(75);
+/// Owners of migrations.
+pub const MIGRATION_OWNER: Microversion = mv(80);
+/// More filters for everyone.
+pub const MORE_FILTERS: Microversion = mv(83);
+/// Details of failed events.
+pub const EVENT_DETAILS: Microversion = mv(84);
+/// Known extra specs are checked.
+pub const CHECKED_EXTRA_SPECS: Microversion = mv(86);
+/// Hypervisors lose what Placement knows.
+pub const HYPERVISOR_SLIM: Microversion = mv(88);
+/// Hostnames of servers.
+pub const HOSTNAME: Microversion = mv(90);
+/// Key pairs are only imported.
+pub const KEYPAIR_IMPORT_ONLY: Microversion = mv(92);
+/// Hostnames may be qualified.
+pub const HOSTNAME_FQDN: Microversion = mv(94);
+/// The pinned availability zone.
+pub const PINNED_ZONE: Microversion = mv(96);
+/// Properties of the image within the server.
+pub const IMAGE_PROPERTIES: Microversion = mv(98);
+/// Scheduler hints within the server.
+pub const SCHEDULER_HINTS: Microversion = mv(100);
+/// The last lenient queries become strict; flavors lose dead fields.
+pub const STRICTER: Microversion = mv(102);
+/// The pinned zone can be changed.
+pub const PIN_ZONE: Microversion = mv(104);

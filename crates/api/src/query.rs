@@ -1,0 +1,208 @@
+//! Query strings: which keys a route knows, what their values look like, and from when unknown keys are refused.
+
+use crate::faults::Fault;
+use crate::schemas::{formats, python};
+use std::borrow::Cow;
+use types::{Microversion, Timestamp};
+
+/// What the values of a key look like.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// Any text.
+    Any,
+    /// Digits, or nothing: `limit` and `offset`.
+    Digits,
+    /// A UUID.
+    Uuid,
+    /// A time in ISO 8601.
+    Time,
+    /// One of these texts.
+    OneOf(&'static [&'static str]),
+    /// A regular expression.
+    Regex,
+    /// An IP address.
+    Name,
+}
+
+/// One key.
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// Its values.
+    pub kind: Kind,
+    /// The version that brought it; before it is an unknown key.
+    pub since: Microversion,
+    /// The version that no longer knows it.
+    pub until: Microversion,
+    /// Whether it may be given more than once.
+    pub many: bool,
+}
+
+/// A key of any version, given any number of times.
+pub const fn key(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, since: Microversion::MIN, until: Microversion(u16::MAX), many: true }
+}
+
+impl Key {
+    /// Known only from this version on.
+    #[must_use]
+    pub const fn since(mut self, since: Microversion) -> Self {
+        self.since = since;
+        self
+    }
+
+    /// Known only before this version.
+    #[must_use]
+    pub const fn until(mut self, until: Microversion) -> Self {
+        self.until = until;
+        self
+    }
+
+    /// Given once at most.
+    #[must_use]
+    pub const fn once(mut self) -> Self {
+        self.many = false;
+        self
+    }
+}
+
+/// The keys of a route.
+pub struct Keys {
+    /// The keys.
+    pub keys: &'static [Key],
+    /// From when unknown keys are refused; `None` is never.
+    pub strict: Option<Microversion>,
+    /// Whether keys that begin with `_` pass (server lists).
+    pub private: bool,
+}
+
+/// A checked query: the known keys, in the order given.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    pairs: Vec<(String, String)>,
+    raw: Vec<(String, String)>,
+}
+
+impl Query {
+    /// Reads a query string.
+    pub fn parse(text: &str) -> Self {
+        let raw: Vec<(String, String)> =
+            url::form_urlencoded::parse(text.as_bytes()).map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
+        Self { pairs: raw.clone(), raw }
+    }
+
+    /// The first value of a key.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Every value of a key.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Every pair that is known.
+    pub fn pairs(&self) -> &[(String, String)] {
+        &self.pairs
+    }
+
+    /// Every pair as it was sent.
+    pub fn raw(&self) -> &[(String, String)] {
+        &self.raw
+    }
+
+    /// Checks the query against a route's keys, and drops what the route does not know.
+    pub fn check(&mut self, keys: &Keys, version: Microversion) -> Result<(), Fault> {
+        let known = |name: &str| keys.keys.iter().find(|key| key.name == name && key.since <= version && version < key.until);
+        let strict = keys.strict.is_some_and(|strict| strict <= version);
+        for (name, value) in &self.pairs {
+            let Some(key) = known(name) else {
+                if strict && !(keys.private && name.starts_with('_')) {
+                    return Err(Fault::bad_request(unexpected(name, keys.private)));
+                }
+                continue;
+            };
+            check_value(key, value)?;
+            if !key.many && self.pairs.iter().filter(|(other, _)| other == name).count() > 1 {
+                let values: Vec<serde_json::Value> =
+                    self.pairs.iter().filter(|(other, _)| other == name).map(|(_, value)| value.clone().into()).collect();
+                let list = python::repr(&values.into());
+                return Err(Fault::bad_request(format!("Invalid input for query parameters {name}. Value: {list}. {list} is too long")));
+            }
+        }
+        self.pairs.retain(|(name, _)| known(name).is_some() || (keys.private && name.starts_with('_')));
+        Ok(())
+    }
+}
+
+fn unexpected(name: &str, private: bool) -> String {
+    let name = python::quoted(name);
+    if private {
+        format!("{name} does not match any of the regexes: '^_'")
+    } else {
+        format!("Additional properties are not allowed ({name} was unexpected)")
+    }
+}
+
+fn check_value(key: &Key, value: &str) -> Result<(), Fault> {
+    let quoted = || python::quoted(value);
+    let complaint: Option<Cow<'_, str>> = match key.kind {
+        Kind::Any | Kind::Name => None,
+        Kind::Digits if value.is_empty() => Some(format!("{} should be non-empty", quoted()).into()),
+        Kind::Digits => (!value.bytes().all(|b| b.is_ascii_digit())).then(|| format!("{} does not match '^[0-9]*$'", quoted()).into()),
+        Kind::Uuid => (!formats::uuid(value)).then(|| format!("{} is not a 'uuid'", quoted()).into()),
+        Kind::Time => Timestamp::parse(value).is_none().then(|| format!("{} is not a 'date-time'", quoted()).into()),
+        Kind::Regex => regex::Regex::new(value).is_err().then(|| format!("{} is not a 'regex'", quoted()).into()),
+        Kind::OneOf(list) => (!list.contains(&value)).then(|| {
+            let list: Vec<serde_json::Value> = list.iter().map(|text| (*text).into()).collect();
+            format!("{} is not one of {}", quoted(), python::repr(&list.into())).into()
+        }),
+    };
+    match complaint {
+        None => Ok(()),
+        Some(complaint) => {
+            Err(Fault::bad_request(format!("Invalid input for query parameters {}. Value: {value}. {complaint}", key.name)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    static KEYS: Keys = Keys {
+        keys: &[
+            key("limit", Kind::Digits),
+            key("sort_key", Kind::OneOf(&["a", "b"])),
+            key("changes-since", Kind::Time),
+            key("new", Kind::Any).since(Microversion(10)),
+            key("single", Kind::Any).once(),
+        ],
+        strict: Some(Microversion(75)),
+        private: false,
+    };
+
+    fn check(text: &str, version: u16) -> Result<Vec<String>, String> {
+        let mut query = Query::parse(text);
+        query.check(&KEYS, Microversion(version)).map_err(|fault| fault.message)?;
+        Ok(query.pairs().iter().map(|(key, _)| key.clone()).collect())
+    }
+
+    #[test]
+    fn keys_and_values() {
+        assert_eq!(check("limit=1&bogus=2&new=3", 1).unwrap(), ["limit"]);
+        assert_eq!(check("new=3", 10).unwrap(), ["new"]);
+        let table = [
+            ("limit=abc", 1, "Invalid input for query parameters limit. Value: abc. 'abc' does not match '^[0-9]*$'"),
+            ("limit=-1", 1, "Invalid input for query parameters limit. Value: -1. '-1' does not match '^[0-9]*$'"),
+            ("sort_key=c", 1, "Invalid input for query parameters sort_key. Value: c. 'c' is not one of ['a', 'b']"),
+            ("changes-since=no", 1, "Invalid input for query parameters changes-since. Value: no. 'no' is not a 'date-time'"),
+            ("bogus=1", 75, "Additional properties are not allowed ('bogus' was unexpected)"),
+            ("single=1&single=2", 1, "Invalid input for query parameters single. Value: ['1', '2']. ['1', '2'] is too long"),
+        ];
+        for (text, version, wanted) in table {
+            assert_eq!(check(text, version).unwrap_err(), wanted, "{text}");
+        }
+    }
+}

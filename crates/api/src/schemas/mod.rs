@@ -1,0 +1,166 @@
+//! Request bodies: one schema for each range of versions, compiled when first used, and errors in the words of
+//! python-jsonschema, which clients and people know from Nova.
+
+pub mod cloud;
+pub mod formats;
+pub mod python;
+pub mod servers;
+mod words;
+
+use crate::faults::Fault;
+use jsonschema::Validator;
+use serde_json::Value;
+use std::sync::OnceLock;
+use types::Microversion;
+
+/// The schema of one range of versions.
+pub struct Range {
+    since: Microversion,
+    build: fn() -> Value,
+}
+
+impl Range {
+    /// A schema in force from `since` until the next range begins.
+    pub const fn new(since: Microversion, build: fn() -> Value) -> Self {
+        Self { since, build }
+    }
+}
+
+/// The schemas of one request, oldest first, and their compiled forms.
+pub struct Schema {
+    ranges: &'static [Range],
+    compiled: OnceLock<Vec<OnceLock<Result<Validator, String>>>>,
+}
+
+impl Schema {
+    /// The schemas of one request.
+    pub const fn new(ranges: &'static [Range]) -> Self {
+        Self { ranges, compiled: OnceLock::new() }
+    }
+
+    fn validator(&self, index: usize) -> Result<&Validator, Fault> {
+        let compiled = self.compiled.get_or_init(|| self.ranges.iter().map(|_| OnceLock::new()).collect());
+        compiled[index].get_or_init(|| compile(&(self.ranges[index].build)())).as_ref().map_err(Fault::internal)
+    }
+
+    /// Checks a body at a version; an absent body is null.
+    pub fn check(&self, version: Microversion, body: &Value) -> Result<(), Fault> {
+        let Some(index) = self.ranges.iter().rposition(|range| range.since <= version) else { return Ok(()) };
+        match self.validator(index)?.validate(body) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Fault::bad_request(words::describe(&error))),
+        }
+    }
+
+    /// What `/v2` does instead of refusing unknown keys: it drops them, at every depth the schema knows.
+    pub fn strip(&self, body: &mut Value) {
+        if let Some(range) = self.ranges.first() {
+            strip(&(range.build)(), body);
+        }
+    }
+}
+
+fn compile(schema: &Value) -> Result<Validator, String> {
+    let mut options = jsonschema::options().with_draft(jsonschema::Draft::Draft4).should_validate_formats(true);
+    for (name, check) in formats::ALL {
+        options = options.with_format(*name, *check);
+    }
+    options.build(schema).map_err(|error| format!("a request schema is wrong: {error}"))
+}
+
+fn strip(schema: &Value, body: &mut Value) {
+    match body {
+        Value::Object(map) => {
+            let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
+            let closed = schema.get("additionalProperties") == Some(&Value::Bool(false)) && schema.get("patternProperties").is_none();
+            if closed {
+                map.retain(|key, _| properties.contains_key(key));
+            }
+            for (key, value) in map.iter_mut() {
+                if let Some(inner) = properties.get(key) {
+                    strip(inner, value);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(inner) = schema.get("items") {
+                items.iter_mut().for_each(|item| strip(inner, item));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// An object with these properties and no others.
+pub fn object(required: &[&str], properties: Value) -> Value {
+    let mut schema = serde_json::json!({ "type": "object", "properties": properties });
+    if !required.is_empty() {
+        schema["required"] = required.into();
+    }
+    schema["additionalProperties"] = false.into();
+    schema
+}
+
+/// `{name: inner}` as a whole body.
+pub fn wrapped(name: &str, inner: Value) -> Value {
+    let mut properties = serde_json::Map::new();
+    properties.insert(name.to_owned(), inner);
+    object(&[name], properties.into())
+}
+
+/// An action without arguments: `{name: null}`.
+pub fn null_action(name: &str) -> Value {
+    wrapped(name, serde_json::json!({ "type": "null" }))
+}
+
+/// An action whose argument nobody looks at.
+pub fn any_action(name: &str) -> Value {
+    let mut properties = serde_json::Map::new();
+    properties.insert(name.to_owned(), serde_json::json!({}));
+    object(&[name], properties.into())
+}
+
+/// A text of `min` to `max` characters.
+pub fn text(min: u32, max: u32) -> Value {
+    serde_json::json!({ "type": "string", "minLength": min, "maxLength": max })
+}
+
+/// A number, or digits in a text, as Nova takes them.
+pub fn integer(min: i64, max: i64) -> Value {
+    serde_json::json!({ "type": ["integer", "string"], "pattern": if min < 0 { "^-?[0-9]+$" } else { "^[0-9]+$" }, "minimum": min, "maximum": max, "format": "integer" })
+}
+
+/// A boolean, or one of the texts that mean one.
+pub fn boolean() -> Value {
+    serde_json::json!({ "type": ["boolean", "string"], "enum": BOOLEANS.iter().map(|text| match *text {
+        "\u{1}true" => Value::Bool(true),
+        "\u{1}false" => Value::Bool(false),
+        text => Value::from(text),
+    }).collect::<Vec<_>>() })
+}
+
+const BOOLEANS: [&str; 22] = [
+    "\u{1}true", "True", "TRUE", "true", "1", "ON", "On", "on", "YES", "Yes", "yes", "\u{1}false", "False", "FALSE", "false", "0",
+    "OFF", "Off", "off", "NO", "No", "no",
+];
+
+/// What a boolean of a checked body means.
+pub fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Bool(value) => *value,
+        Value::String(text) => matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "on" | "yes"),
+        _ => false,
+    }
+}
+
+/// The number of a checked body, whether it came as number or text.
+pub fn number(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! Limits of what projects and users may hold (Nova documentation, "Manage quotas").
+
+use sql::{Error, Tx, Value};
+use std::collections::BTreeMap;
+
+/// The resources with limits and their built-in defaults; -1 is unlimited.
+pub const DEFAULTS: &[(&str, i64)] = &[
+    ("instances", 10),
+    ("cores", 20),
+    ("ram", 50 * 1024),
+    ("metadata_items", 128),
+    ("injected_files", 5),
+    ("injected_file_content_bytes", 10 * 1024),
+    ("injected_file_path_bytes", 255),
+    ("key_pairs", 100),
+    ("server_groups", 10),
+    ("server_group_members", 10),
+    ("fixed_ips", -1),
+    ("floating_ips", -1),
+    ("security_groups", -1),
+    ("security_group_rules", -1),
+    ("networks", 3),
+];
+
+/// Limits by resource.
+pub type Limits = BTreeMap<String, i64>;
+
+fn rows(tx: &mut Tx<'_>, sql: &str, params: &[Value], into: &mut Limits) -> Result<(), Error> {
+    for row in tx.query(sql, params)? {
+        into.insert(row.get(0)?, row.get(1)?);
+    }
+    Ok(())
+}
+
+/// The defaults: built in, overridden by the class `default`.
+pub fn defaults(tx: &mut Tx<'_>) -> Result<Limits, Error> {
+    of_class(tx, "default")
+}
+
+/// The limits of a quota class.
+pub fn of_class(tx: &mut Tx<'_>, class: &str) -> Result<Limits, Error> {
+    let mut limits: Limits = DEFAULTS
+        .iter()
+        .map(|&(name, limit)| (name.to_owned(), limit))
+        .collect();
+    rows(
+        tx,
+        "SELECT resource, hard_limit FROM quota_classes WHERE class_name = ?",
+        &[class.into()],
+        &mut limits,
+    )?;
+    Ok(limits)
+}
+
+/// Sets a limit of a quota class.
+pub fn set_class(tx: &mut Tx<'_>, class: &str, resource: &str, limit: i64) -> Result<(), Error> {
+    let row = [
+        ("class_name", class.into()),
+        ("resource", resource.into()),
+        ("hard_limit", limit.into()),
+    ];
+    tx.upsert("quota_classes", &["class_name", "resource"], &row)
+}
+
+/// The limits of a project.
+pub fn of_project(tx: &mut Tx<'_>, project: &str) -> Result<Limits, Error> {
+    let mut limits = defaults(tx)?;
+    rows(
+        tx,
+        "SELECT resource, hard_limit FROM quota_limits WHERE project_id = ? AND user_id = ''",
+        &[project.into()],
+        &mut limits,
+    )?;
+    Ok(limits)
+}
+
+/// The limits of a user within a project.
+pub fn of_user(tx: &mut Tx<'_>, project: &str, user: &str) -> Result<Limits, Error> {
+    let mut limits = of_project(tx, project)?;
+    let sql = "SELECT resource, hard_limit FROM quota_limits WHERE project_id = ? AND user_id = ?";
+    rows(tx, sql, &[project.into(), user.into()], &mut limits)?;
+    Ok(limits)
+}
+
+/// Sets a limit of a project, or (with a user) of a user within it.
+pub fn set(
+    tx: &mut Tx<'_>,
+    project: &str,
+    user: Option<&str>,
+    resource: &str,
+    limit: i64,
+) -> Result<(), Error> {
+    let row = [
+        ("project_id", project.into()),
+        ("user_id", user.unwrap_or_default().into()),
+        ("resource", resource.into()),
+        ("hard_limit", limit.into()),
+    ];
+    tx.upsert("quota_limits", &["project_id", "user_id", "resource"], &row)
+}
+
+/// Forgets the limits of a project and its users, or only those of one user.
+pub fn reset(tx: &mut Tx<'_>, project: &str, user: Option<&str>) -> Result<(), Error> {
+    match user {
+        Some(user) => tx.execute(
+            "DELETE FROM quota_limits WHERE project_id = ? AND user_id = ?",
+            &[project.into(), user.into()],
+        )?,
+        None => tx.execute(
+            "DELETE FROM quota_limits WHERE project_id = ?",
+            &[project.into()],
+        )?,
+    };
+    Ok(())
+}
