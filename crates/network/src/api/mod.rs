@@ -1,0 +1,14 @@
+//! The Networking API v2.0.
+
+pub mod addressing;
+pub mod floatingips;
+pub mod listing;
+pub mod networks;
+pub mod ports;
+pub mod request;
+pub mod routers;
+pub mod security_groups;
+pub mod services;
+pub mod subnetpools;
+pub mod subnets;
+pub mod view;

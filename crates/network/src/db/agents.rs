@@ -1,0 +1,156 @@
+//! Hosts and the agents on them.
+
+use crate::doc::Doc;
+use crate::fault::Fault;
+use serde_json::{Value as Json, json};
+use sql::{Tx, Value};
+use types::Timestamp;
+use types::network_wanted::{AgentKind, AgentStatus};
+use uuid::Uuid;
+
+const COLUMNS: &str =
+    "id, host, kind, created, started, heartbeat, admin_state_up, description, configurations";
+
+/// Makes a host known. True when it was not known before.
+pub fn know_host(tx: &mut Tx<'_>, host: &str) -> Result<bool, Fault> {
+    if tx
+        .query_opt("SELECT 1 FROM net_hosts WHERE host = ?", &[host.into()])?
+        .is_some()
+    {
+        return Ok(false);
+    }
+    tx.execute(
+        "INSERT INTO net_hosts (host, first_seen) VALUES (?, ?)",
+        &[host.into(), Timestamp::now().into()],
+    )?;
+    Ok(true)
+}
+
+/// Whether a host's agent ever asked.
+pub fn is_known(tx: &mut Tx<'_>, host: &str) -> Result<bool, Fault> {
+    Ok(tx
+        .query_opt("SELECT 1 FROM net_hosts WHERE host = ?", &[host.into()])?
+        .is_some())
+}
+
+/// The host whose agent asked first.
+pub fn first_host(tx: &mut Tx<'_>) -> Result<Option<String>, Fault> {
+    let row = tx.query_opt("SELECT host FROM net_hosts ORDER BY first_seen, host", &[])?;
+    Ok(row.map(|row| row.get(0)).transpose()?)
+}
+
+fn kind_name(kind: AgentKind) -> &'static str {
+    match kind {
+        AgentKind::Bridge => "bridge",
+        AgentKind::Dhcp => "dhcp",
+        AgentKind::L3 => "l3",
+        AgentKind::Metadata => "metadata",
+    }
+}
+
+/// Takes a heartbeat.
+pub fn beat(tx: &mut Tx<'_>, host: &str, agents: &[AgentStatus]) -> Result<(), Fault> {
+    let now = Timestamp::now();
+    for agent in agents {
+        let configurations = json!(agent.configurations).to_string();
+        let sql =
+            "UPDATE net_agents SET heartbeat = ?, configurations = ? WHERE host = ? AND kind = ?";
+        let kind = kind_name(agent.kind);
+        if tx.execute(
+            sql,
+            &[
+                now.into(),
+                configurations.as_str().into(),
+                host.into(),
+                kind.into(),
+            ],
+        )? > 0
+        {
+            continue;
+        }
+        let row: [Value; 9] = [
+            Uuid::new_v4().into(),
+            host.into(),
+            kind.into(),
+            now.into(),
+            now.into(),
+            now.into(),
+            true.into(),
+            "".into(),
+            configurations.into(),
+        ];
+        tx.execute(
+            &format!("INSERT INTO net_agents ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"),
+            &row,
+        )?;
+    }
+    Ok(())
+}
+
+/// All agents as `GET /v2.0/agents` shows them.
+pub fn list(tx: &mut Tx<'_>, down_after_seconds: u32) -> Result<Vec<Doc>, Fault> {
+    let oldest = Timestamp::now().minus(std::time::Duration::from_secs(down_after_seconds.into()));
+    let rows = tx.query(
+        &format!("SELECT {COLUMNS} FROM net_agents ORDER BY host, kind"),
+        &[],
+    )?;
+    rows.into_iter().map(|row| show(&row, oldest)).collect()
+}
+
+fn show(row: &sql::Row, oldest: Timestamp) -> Result<Doc, Fault> {
+    let name: String = row.get(2)?;
+    let kind = AgentKind::ALL
+        .into_iter()
+        .find(|kind| kind_name(*kind) == name)
+        .unwrap_or(AgentKind::Bridge);
+    let configurations: Json = serde_json::from_str(&row.get::<String>(8)?).unwrap_or_default();
+    let heartbeat: Timestamp = row.get(5)?;
+    let zone = match kind {
+        AgentKind::Dhcp | AgentKind::L3 => json!("nova"),
+        AgentKind::Bridge | AgentKind::Metadata => Json::Null,
+    };
+    let mut doc = Doc::default();
+    doc.set("id", row.get::<String>(0)?);
+    doc.set("agent_type", kind.agent_type());
+    doc.set("binary", kind.binary());
+    doc.set("topic", "N/A");
+    doc.set("host", row.get::<String>(1)?);
+    doc.set("admin_state_up", row.get::<bool>(6)?);
+    doc.set("created_at", row.get::<Timestamp>(3)?.sql_seconds());
+    doc.set("started_at", row.get::<Timestamp>(4)?.sql_seconds());
+    doc.set("heartbeat_timestamp", heartbeat.sql_seconds());
+    doc.set("alive", heartbeat > oldest);
+    doc.set("description", row.get::<String>(7)?);
+    doc.set("configurations", configurations);
+    doc.set("availability_zone", zone);
+    doc.set("resource_versions", json!({}));
+    Ok(doc)
+}
+
+/// Changes what an administrator may change of an agent.
+pub fn update(
+    tx: &mut Tx<'_>,
+    id: &str,
+    admin_state_up: Option<bool>,
+    description: Option<&str>,
+) -> Result<(), Fault> {
+    if let Some(up) = admin_state_up {
+        tx.execute(
+            "UPDATE net_agents SET admin_state_up = ? WHERE id = ?",
+            &[up.into(), id.into()],
+        )?;
+    }
+    if let Some(text) = description {
+        tx.execute(
+            "UPDATE net_agents SET description = ? WHERE id = ?",
+            &[text.into(), id.into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Forgets an agent; one that is alive comes back with its next heartbeat.
+pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<(), Fault> {
+    tx.execute("DELETE FROM net_agents WHERE id = ?", &[id.into()])?;
+    Ok(())
+}

@@ -1,0 +1,278 @@
+use super::*;
+use std::time::{Duration, Instant};
+use types::network_wanted::{AgentKind, AgentStatus, HostReport, HostWanted, ObjectStatus, Status};
+
+impl Cloud {
+    async fn ask(&self, method: &str, host: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/v2.0/agent/hosts/{host}/{path}"))
+            .header("x-agent-host", host)
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        let response = self.service.agent_router().oneshot(request).await.unwrap();
+        let status = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    async fn wanted(&self, host: &str, since: u64, wait: u64) -> Option<HostWanted> {
+        let (status, body) = self
+            .ask(
+                "GET",
+                host,
+                &format!("wanted?since={since}&wait={wait}"),
+                Value::Null,
+            )
+            .await;
+        if status == StatusCode::NOT_MODIFIED {
+            return None;
+        }
+        assert_eq!(status, StatusCode::OK, "{body}");
+        Some(serde_json::from_value(body).unwrap())
+    }
+
+    async fn bound(&self, network: &str, host: &str) -> Value {
+        let port = json!({"port": {"network_id": network, "project_id": "demo", "binding:host_id": host, "device_id": "s1", "device_owner": "compute:nova"}});
+        self.make("ports", ADMIN, port).await
+    }
+}
+
+#[tokio::test]
+async fn a_port_goes_to_its_host_and_becomes_active() {
+    let cloud = Cloud::new().await;
+    let built = cloud.service.bootstrap("adm").await.unwrap();
+    let mut have = cloud.wanted("h1", 0, 0).await.unwrap();
+    assert!(have.full);
+    assert_eq!(
+        (have.networks.len(), have.routers.len(), have.ports.len()),
+        (2, 1, 0)
+    );
+    let router = &have.routers[0];
+    assert_eq!(
+        (router.interfaces.len(), router.gateway.is_some()),
+        (1, true)
+    );
+    assert!(
+        have.networks
+            .iter()
+            .any(|network| network.dhcp.is_some() && !network.external)
+    );
+    assert!(
+        have.networks
+            .iter()
+            .any(|network| network.dhcp.is_none() && network.external)
+    );
+    assert!(cloud.wanted("h1", have.revision, 0).await.is_none());
+
+    let waiting = {
+        let (cloud, since) = (cloud.clone(), have.revision);
+        tokio::spawn(async move { (cloud.wanted("h1", since, 20).await, Instant::now()) })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let port = cloud.bound(&built.private_network, "h1").await;
+    let answered = Instant::now();
+    let (news, at) = waiting.await.unwrap();
+    assert!(at.saturating_duration_since(answered) < Duration::from_millis(500));
+    let news = news.unwrap();
+    assert!(!news.full);
+    have.update(news);
+    assert_eq!(have.ports.len(), 1);
+    assert_eq!(have.ports[0].id.to_string(), text(&port["id"]));
+    assert_eq!(have.security_groups.len(), 1);
+    assert_eq!(have.networks.len(), 2);
+    let members: Vec<_> = have.security_groups[0]
+        .rules
+        .iter()
+        .filter_map(|rule| rule.remote_group_members.clone())
+        .collect();
+    assert_eq!(
+        members.iter().map(Vec::len).sum::<usize>(),
+        1,
+        "the port itself: {members:?}"
+    );
+
+    let mut events = cloud.service.port_events();
+    let wait = {
+        let (cloud, id) = (cloud.clone(), text(&port["id"]));
+        tokio::spawn(async move {
+            cloud
+                .get(&format!("agent/ports?ids={id}&wait=20"), ADMIN)
+                .await
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let report = HostReport {
+        revision: have.revision,
+        partial: true,
+        ports: vec![ObjectStatus {
+            id: have.ports[0].id,
+            status: Status::Active,
+            detail: None,
+        }],
+        agents: AgentKind::ALL
+            .map(|kind| AgentStatus {
+                kind,
+                configurations: [("ports".to_owned(), 1)].into(),
+            })
+            .into(),
+        ..HostReport::default()
+    };
+    // Another host does not speak for it.
+    cloud.ask("PUT", "h2", "report", json!(report)).await;
+    assert_eq!(
+        cloud
+            .get(&format!("ports/{}", text(&port["id"])), DEMO)
+            .await["port"]["status"],
+        "DOWN"
+    );
+    let (status, _) = cloud.ask("PUT", "h1", "report", json!(report)).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    assert_eq!(wait.await.unwrap()["active"], true);
+    assert_eq!(events.recv().await.unwrap().status, Status::Active);
+    assert_eq!(
+        cloud
+            .get(&format!("ports/{}", text(&port["id"])), DEMO)
+            .await["port"]["status"],
+        "ACTIVE"
+    );
+    let agents = cloud.get("agents?host=h1", ADMIN).await;
+    assert_eq!(agents["agents"].as_array().unwrap().len(), 4);
+    assert_eq!(agents["agents"][0]["alive"], true);
+
+    cloud
+        .delete(&format!("ports/{}", text(&port["id"])), DEMO)
+        .await;
+    have.update(cloud.wanted("h1", have.revision, 5).await.unwrap());
+    assert!(have.ports.is_empty() && have.security_groups.is_empty());
+    assert_eq!(have.networks.len(), 2, "the gateway host still serves DHCP");
+}
+
+#[tokio::test]
+async fn partial_answers_end_where_whole_ones_do() {
+    let cloud = Cloud::new().await;
+    let built = cloud.service.bootstrap("adm").await.unwrap();
+    let mut have = [
+        cloud.wanted("h1", 0, 0).await.unwrap(),
+        cloud.wanted("h2", 0, 0).await.unwrap(),
+    ];
+    assert!(have[1].networks.is_empty(), "only one host serves DHCP");
+    let (network, subnet) = cloud.network(DEMO, "10.7.0.0/24").await;
+    let mut ports: Vec<String> = Vec::new();
+    for step in 0..24 {
+        match step {
+            3 => drop(
+                cloud
+                    .put(
+                        &format!("routers/{}/add_router_interface", built.router),
+                        ADMIN,
+                        json!({"subnet_id": subnet}),
+                    )
+                    .await,
+            ),
+            5 => {
+                let floating = json!({"floatingip": {"floating_network_id": built.public_network, "port_id": ports[0], "project_id": "demo"}});
+                cloud.make("floatingips", ADMIN, floating).await;
+            }
+            7 => {
+                let group = cloud
+                    .make(
+                        "security-groups",
+                        DEMO,
+                        json!({"security_group": {"name": "g"}}),
+                    )
+                    .await;
+                let rule = json!({"security_group_rule": {"security_group_id": group["id"], "direction": "ingress", "protocol": "tcp", "port_range_min": 22, "port_range_max": 22, "remote_group_id": group["id"]}});
+                cloud.make("security-group-rules", DEMO, rule).await;
+                cloud
+                    .put(
+                        &format!("ports/{}", ports[0]),
+                        ADMIN,
+                        json!({"port": {"security_groups": [group["id"]]}}),
+                    )
+                    .await;
+            }
+            9 => drop(
+                cloud
+                    .put(
+                        &format!("ports/{}", ports[1]),
+                        ADMIN,
+                        json!({"port": {"binding:host_id": "h2"}}),
+                    )
+                    .await,
+            ),
+            11 => drop(
+                cloud
+                    .put(
+                        &format!("ports/{}", ports[2]),
+                        ADMIN,
+                        json!({"port": {"allowed_address_pairs": [{"ip_address": "10.9.9.0/24"}]}}),
+                    )
+                    .await,
+            ),
+            14..20 => {
+                cloud
+                    .delete(&format!("ports/{}", ports.pop().unwrap()), ADMIN)
+                    .await
+            }
+            _ => {
+                let host = if step % 2 == 0 { "h1" } else { "h2" };
+                let network = if step % 3 == 0 {
+                    &network
+                } else if step == 4 {
+                    &built.private_network
+                } else {
+                    &network
+                };
+                ports.push(text(&cloud.bound(network, host).await["id"]));
+            }
+        }
+        for (at, host) in ["h1", "h2"].into_iter().enumerate() {
+            if let Some(news) = cloud.wanted(host, have[at].revision, 0).await {
+                have[at].update(news);
+            }
+            let whole = cloud.wanted(host, 0, 0).await.unwrap();
+            assert_eq!(sorted(&have[at]), sorted(&whole), "step {step}, {host}");
+        }
+    }
+}
+
+/// Revision and order do not matter.
+fn sorted(wanted: &HostWanted) -> Value {
+    let mut value = json!(wanted);
+    for name in ["revision", "removed", "full"] {
+        value.as_object_mut().unwrap().remove(name);
+    }
+    order(&mut value);
+    value
+}
+
+fn order(value: &mut Value) {
+    match value {
+        Value::Array(items) => {
+            items.iter_mut().for_each(order);
+            items.sort_by_key(ToString::to_string);
+        }
+        Value::Object(members) => members.values_mut().for_each(order),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn agents_speak_for_themselves_only() {
+    let cloud = Cloud::new().await;
+    for header in [None, Some("h2")] {
+        let mut request = Request::builder().uri("/v2.0/agent/hosts/h1/wanted?since=0&wait=0");
+        if let Some(host) = header {
+            request = request.header("x-agent-host", host);
+        }
+        let response = cloud
+            .service
+            .agent_router()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    }
+}

@@ -1,0 +1,550 @@
+//! What a host shall realise: from stored resources to [`HostWanted`], whole or only what changed. The number of queries
+//! does not depend on how much there is.
+
+use crate::api::addressing;
+use crate::api::ports::DHCP;
+use crate::api::routers::{GATEWAY, INTERFACE};
+use crate::api::security_groups::rule_protocol;
+use crate::db::{self, Match, changes};
+use crate::doc::Doc;
+use crate::fault::Fault;
+use crate::schema::Kind;
+use crate::work::{What, Work};
+use ipnet::IpNet;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::str::FromStr;
+use types::network_wanted as w;
+use uuid::Uuid;
+
+/// An agent further behind than this gets a new revision even when nothing matters to it.
+const LAG: u64 = 1000;
+
+/// The host that serves DHCP and routers.
+pub fn gateway_host(work: &mut Work<'_, '_>) -> Result<Option<String>, Fault> {
+    match work.cx.config.gateway_host.clone() {
+        Some(host) => Ok(Some(host)),
+        None => db::agents::first_host(work.tx),
+    }
+}
+
+/// What is news for `host` after revision `since`; `None` when nothing is.
+pub fn news(
+    work: &mut Work<'_, '_>,
+    host: &str,
+    since: u64,
+) -> Result<Option<w::HostWanted>, Fault> {
+    let revision = changes::revision(work.tx)?;
+    if since == revision {
+        return Ok(None);
+    }
+    let changed = changes::since(work.tx, since)?;
+    let gateway = gateway_host(work)?.as_deref() == Some(host);
+    let present = Present::find(work, host, gateway)?;
+    let answer = |full| w::HostWanted {
+        revision,
+        host: host.to_owned(),
+        full,
+        ..w::HostWanted::default()
+    };
+    let Some(changed) = changed else {
+        let mut wanted = answer(true);
+        present.fill(work, &mut wanted, gateway, |_, _| true)?;
+        return Ok(Some(wanted));
+    };
+    let mut wanted = answer(false);
+    let ids: BTreeSet<(What, &str)> = changed
+        .iter()
+        .map(|(what, id, _)| (*what, id.as_str()))
+        .collect();
+    // Where a port of this host came, all of its network and groups may be new to the host.
+    present.fill(work, &mut wanted, gateway, |what, id| {
+        ids.contains(&(what, id))
+    })?;
+    wanted.removed = present.gone(&changed, host, gateway);
+    let gone = &wanted.removed;
+    let nothing = wanted.networks.is_empty()
+        && wanted.ports.is_empty()
+        && wanted.security_groups.is_empty()
+        && wanted.routers.is_empty()
+        && *gone == w::Removed::default();
+    if nothing && revision - since < LAG {
+        return Ok(None);
+    }
+    Ok(Some(wanted))
+}
+
+/// What a host has now.
+struct Present {
+    ports: Vec<Doc>,
+    routers: BTreeSet<String>,
+    networks: BTreeSet<String>,
+    groups: BTreeSet<String>,
+}
+
+fn uuid(text: &str) -> Uuid {
+    Uuid::parse_str(text).unwrap_or_default()
+}
+
+fn parse<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+impl Present {
+    fn find(work: &mut Work<'_, '_>, host: &str, gateway: bool) -> Result<Self, Fault> {
+        let bound = db::find(work.tx, Kind::Port, &[db::is("host", host)])?;
+        let ports: Vec<Doc> = bound
+            .into_iter()
+            .filter(|port| {
+                !port.text("device_owner").starts_with("network:")
+                    && port.text("binding:vif_type") == "bridge"
+            })
+            .collect();
+        let mut networks: BTreeSet<String> = ports
+            .iter()
+            .map(|port| port.text("network_id").to_owned())
+            .collect();
+        let groups = ports
+            .iter()
+            .flat_map(|port| port.texts("security_groups"))
+            .collect();
+        let mut routers = BTreeSet::new();
+        if gateway {
+            let owners = db::one_of("device_owner", [DHCP, INTERFACE, GATEWAY]);
+            networks.extend(db::column(work.tx, Kind::Port, "network_id", &[owners])?);
+            routers.extend(db::column(work.tx, Kind::Router, "id", &[])?);
+        }
+        Ok(Self {
+            ports,
+            routers,
+            networks,
+            groups,
+        })
+    }
+
+    /// What changed and is not here. Networks and groups can only have left with a port of this host.
+    fn gone(&self, changed: &BTreeSet<changes::Change>, host: &str, gateway: bool) -> w::Removed {
+        let mut removed = w::Removed::default();
+        let own_port = changed
+            .iter()
+            .any(|(what, _, of)| *what == What::Port && of == host);
+        for (what, id, of) in changed {
+            match what {
+                What::Port if of == host && !self.ports.iter().any(|port| port.id() == id) => {
+                    removed.ports.push(uuid(id))
+                }
+                What::Network if (own_port || gateway) && !self.networks.contains(id) => {
+                    removed.networks.push(uuid(id))
+                }
+                What::Group if own_port && !self.groups.contains(id) => {
+                    removed.security_groups.push(uuid(id))
+                }
+                What::Router if gateway && !self.routers.contains(id) => {
+                    removed.routers.push(uuid(id))
+                }
+                _ => {}
+            }
+        }
+        removed
+    }
+
+    fn fill(
+        &self,
+        work: &mut Work<'_, '_>,
+        wanted: &mut w::HostWanted,
+        gateway: bool,
+        chosen: impl Fn(What, &str) -> bool,
+    ) -> Result<(), Fault> {
+        wanted.ports = self
+            .ports
+            .iter()
+            .filter(|port| chosen(What::Port, port.id()))
+            .filter_map(port)
+            .collect();
+        let ids: Vec<&str> = self
+            .networks
+            .iter()
+            .map(String::as_str)
+            .filter(|id| chosen(What::Network, id))
+            .collect();
+        wanted.networks = networks(work, &ids, gateway)?;
+        let ids: Vec<&str> = self
+            .groups
+            .iter()
+            .map(String::as_str)
+            .filter(|id| chosen(What::Group, id))
+            .collect();
+        wanted.security_groups = groups(work, &ids)?;
+        let ids: Vec<&str> = self
+            .routers
+            .iter()
+            .map(String::as_str)
+            .filter(|id| chosen(What::Router, id))
+            .collect();
+        wanted.routers = routers(work, &ids)?;
+        Ok(())
+    }
+}
+
+fn route(value: &Value) -> Option<w::Route> {
+    Some(w::Route {
+        destination: parse(value["destination"].as_str()?)?,
+        nexthop: parse(value["nexthop"].as_str()?)?,
+    })
+}
+
+fn port(doc: &Doc) -> Option<w::Port> {
+    let pair = |pair: &Value| {
+        let text = pair["ip_address"].as_str()?;
+        let ip = parse::<IpNet>(text).or_else(|| parse::<IpAddr>(text).map(IpNet::from))?;
+        Some(w::AddressPair {
+            ip,
+            mac: pair["mac_address"].as_str().and_then(parse),
+        })
+    };
+    Some(w::Port {
+        id: uuid(doc.id()),
+        network_id: uuid(doc.text("network_id")),
+        project_id: doc.project().to_owned(),
+        mac: parse(doc.text("mac_address"))?,
+        fixed_ips: addressing::held(doc)
+            .into_iter()
+            .map(|fixed| fixed.ip)
+            .collect(),
+        device_id: doc.text("device_id").to_owned(),
+        device_owner: doc.text("device_owner").to_owned(),
+        admin_state_up: doc.flag("admin_state_up"),
+        port_security_enabled: doc.flag("port_security_enabled"),
+        allowed_address_pairs: doc
+            .list("allowed_address_pairs")
+            .iter()
+            .filter_map(pair)
+            .collect(),
+        security_group_ids: doc
+            .texts("security_groups")
+            .iter()
+            .map(|id| uuid(id))
+            .collect(),
+    })
+}
+
+fn subnet(doc: &Doc) -> Option<w::Subnet> {
+    Some(w::Subnet {
+        id: uuid(doc.id()),
+        cidr: parse(doc.text("cidr"))?,
+        gateway_ip: parse(doc.text("gateway_ip")),
+        enable_dhcp: doc.flag("enable_dhcp"),
+        dns_nameservers: doc
+            .texts("dns_nameservers")
+            .iter()
+            .filter_map(|ip| parse(ip))
+            .collect(),
+        host_routes: doc.list("host_routes").iter().filter_map(route).collect(),
+    })
+}
+
+fn subnet_ips(port: &Doc, prefixes: &BTreeMap<String, IpNet>) -> Vec<w::SubnetIp> {
+    let one = |fixed: addressing::Fixed| {
+        let prefix = prefixes.get(&fixed.subnet_id)?.prefix_len();
+        Some(w::SubnetIp {
+            subnet_id: uuid(&fixed.subnet_id),
+            ip: fixed.ip,
+            prefix,
+        })
+    };
+    addressing::held(port).into_iter().filter_map(one).collect()
+}
+
+fn dhcp_host(port: &Doc, prefixes: &BTreeMap<String, IpNet>) -> Option<w::DhcpHost> {
+    let option = |option: &Value| {
+        Some(w::ExtraDhcpOpt {
+            opt_name: option["opt_name"].as_str()?.to_owned(),
+            opt_value: option["opt_value"].as_str()?.to_owned(),
+            ip_version: u8::try_from(option["ip_version"].as_i64()?).ok()?,
+        })
+    };
+    Some(w::DhcpHost {
+        port_id: uuid(port.id()),
+        mac: parse(port.text("mac_address"))?,
+        ips: subnet_ips(port, prefixes),
+        hostname: port
+            .text_opt("dns_name")
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned),
+        device_id: port.text("device_id").to_owned(),
+        project_id: port.project().to_owned(),
+        extra_dhcp_opts: port
+            .list("extra_dhcp_opts")
+            .iter()
+            .filter_map(option)
+            .collect(),
+    })
+}
+
+/// Networks; only the gateway host hears who has which address, because it alone serves DHCP.
+fn networks(
+    work: &mut Work<'_, '_>,
+    ids: &[&str],
+    gateway: bool,
+) -> Result<Vec<w::Network>, Fault> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let docs = db::find(
+        work.tx,
+        Kind::Network,
+        &[db::one_of("id", ids.iter().copied())],
+    )?;
+    let mut subnets = db::find(
+        work.tx,
+        Kind::Subnet,
+        &[db::one_of("network_id", ids.iter().copied())],
+    )?;
+    subnets.sort_by(|a, b| (a.text("created_at"), a.id()).cmp(&(b.text("created_at"), b.id())));
+    let prefixes: BTreeMap<String, IpNet> = subnets
+        .iter()
+        .filter_map(|doc| Some((doc.id().to_owned(), parse(doc.text("cidr"))?)))
+        .collect();
+    let ports = if gateway {
+        db::find(
+            work.tx,
+            Kind::Port,
+            &[db::one_of("network_id", ids.iter().copied())],
+        )?
+    } else {
+        Vec::new()
+    };
+    let mut by_network: BTreeMap<&str, Vec<&Doc>> = BTreeMap::new();
+    for port in &ports {
+        by_network
+            .entry(port.text("network_id"))
+            .or_default()
+            .push(port);
+    }
+    let one = |doc: &Doc| {
+        let own = by_network
+            .get(doc.id())
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let server = own.iter().find(|port| port.text("device_owner") == DHCP);
+        let server = server.and_then(|port| {
+            Some(w::DhcpPort {
+                port_id: uuid(port.id()),
+                mac: parse(port.text("mac_address"))?,
+                ips: subnet_ips(port, &prefixes),
+            })
+        });
+        let hosts = own.iter().filter(|port| !port.list("fixed_ips").is_empty());
+        w::Network {
+            id: uuid(doc.id()),
+            project_id: doc.project().to_owned(),
+            mtu: doc
+                .int("mtu")
+                .and_then(|mtu| u32::try_from(mtu).ok())
+                .unwrap_or(1500),
+            external: doc.flag("router:external"),
+            subnets: subnets
+                .iter()
+                .filter(|subnet| subnet.text("network_id") == doc.id())
+                .filter_map(subnet)
+                .collect(),
+            dhcp: server,
+            dns_domain: domain(doc, &work.cx.config.dns_domain),
+            dhcp_hosts: hosts
+                .filter_map(|port| dhcp_host(port, &prefixes))
+                .collect(),
+        }
+    };
+    Ok(docs.iter().map(one).collect())
+}
+
+fn domain(network: &Doc, usual: &str) -> Option<String> {
+    let own = network.text("dns_domain").trim_end_matches('.');
+    let domain = if own.is_empty() {
+        usual.trim_matches('.')
+    } else {
+        own
+    };
+    (!domain.is_empty()).then(|| domain.to_owned())
+}
+
+fn groups(work: &mut Work<'_, '_>, ids: &[&str]) -> Result<Vec<w::SecurityGroup>, Fault> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let docs = db::find(
+        work.tx,
+        Kind::Group,
+        &[db::one_of("id", ids.iter().copied())],
+    )?;
+    let rules = db::find(
+        work.tx,
+        Kind::Rule,
+        &[db::one_of("security_group_id", ids.iter().copied())],
+    )?;
+    let remote: BTreeSet<String> = rules
+        .iter()
+        .filter_map(|rule| rule.text_opt("remote_group_id"))
+        .map(str::to_owned)
+        .collect();
+    let mut members: BTreeMap<String, Vec<IpNet>> = BTreeMap::new();
+    for (group, addresses) in db::members(work.tx, &remote.into_iter().collect::<Vec<_>>())? {
+        let nets = addresses.split(' ').filter_map(|text| {
+            parse::<IpNet>(text).or_else(|| parse::<IpAddr>(text).map(IpNet::from))
+        });
+        members.entry(group).or_default().extend(nets);
+    }
+    for nets in members.values_mut() {
+        nets.sort_unstable();
+        nets.dedup();
+    }
+    let one = |doc: &Doc| w::SecurityGroup {
+        id: uuid(doc.id()),
+        stateful: doc.flag("stateful"),
+        rules: rules
+            .iter()
+            .filter(|rule| rule.text("security_group_id") == doc.id())
+            .map(|doc| rule(doc, &members))
+            .collect(),
+    };
+    Ok(docs.iter().map(one).collect())
+}
+
+fn rule(doc: &Doc, members: &BTreeMap<String, Vec<IpNet>>) -> w::SecurityGroupRule {
+    let six = doc.text("ethertype") == "IPv6";
+    let number = |name| doc.int(name).and_then(|port| u16::try_from(port).ok());
+    // Everything of the other family is of no use to the rule.
+    let fits = |net: &&IpNet| net.addr().is_ipv6() == six;
+    let of = |group: &str| {
+        members
+            .get(group)
+            .map(|nets| nets.iter().filter(fits).copied().collect())
+            .unwrap_or_default()
+    };
+    w::SecurityGroupRule {
+        direction: if doc.text("direction") == "egress" {
+            w::Direction::Egress
+        } else {
+            w::Direction::Ingress
+        },
+        ethertype: if six {
+            w::Ethertype::V6
+        } else {
+            w::Ethertype::V4
+        },
+        // Protocol 0 is what OpenStack calls "any".
+        protocol: doc
+            .text_opt("protocol")
+            .and_then(|name| rule_protocol(name, doc.text("ethertype")))
+            .filter(|number| *number != 0),
+        port_min: number("port_range_min"),
+        port_max: number("port_range_max"),
+        remote_ip_prefix: parse::<IpNet>(doc.text("normalized_cidr")),
+        remote_group_members: doc.text_opt("remote_group_id").map(of),
+    }
+}
+
+fn routers(work: &mut Work<'_, '_>, ids: &[&str]) -> Result<Vec<w::Router>, Fault> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let docs = db::find(
+        work.tx,
+        Kind::Router,
+        &[db::one_of("id", ids.iter().copied())],
+    )?;
+    let devices = db::one_of("device_id", ids.iter().copied());
+    let ports = db::find(
+        work.tx,
+        Kind::Port,
+        &[devices, Match::Begins("device_owner", "network:router")],
+    )?;
+    let subnet_ids: BTreeSet<String> = ports
+        .iter()
+        .flat_map(Doc::fixed_ips)
+        .map(|(subnet, _)| subnet)
+        .collect();
+    let subnets = db::find(
+        work.tx,
+        Kind::Subnet,
+        &[db::one_of("id", subnet_ids.iter().map(String::as_str))],
+    )?;
+    let floating = db::find(
+        work.tx,
+        Kind::FloatingIp,
+        &[db::one_of("router_id", ids.iter().copied())],
+    )?;
+    let one = |doc: &Doc| {
+        let own = |owner: &'static str| {
+            ports.iter().filter(move |port| {
+                port.text("device_id") == doc.id() && port.text("device_owner") == owner
+            })
+        };
+        let address = |floating: &Doc| {
+            Some(w::FloatingIp {
+                id: uuid(floating.id()),
+                floating_ip: parse(floating.text("floating_ip_address"))?,
+                fixed_ip: parse(floating.text("fixed_ip_address"))?,
+            })
+        };
+        w::Router {
+            id: uuid(doc.id()),
+            project_id: doc.project().to_owned(),
+            admin_state_up: doc.flag("admin_state_up"),
+            interfaces: own(INTERFACE)
+                .flat_map(|port| interfaces(port, &subnets))
+                .collect(),
+            gateway: own(GATEWAY).find_map(|port| gateway(doc, port, &subnets)),
+            routes: doc.list("routes").iter().filter_map(route).collect(),
+            floating_ips: floating
+                .iter()
+                .filter(|floating| floating.text("router_id") == doc.id())
+                .filter_map(address)
+                .collect(),
+        }
+    };
+    Ok(docs.iter().map(one).collect())
+}
+
+fn prefix(subnets: &[Doc], id: &str) -> Option<u8> {
+    let subnet = subnets.iter().find(|subnet| subnet.id() == id)?;
+    parse::<IpNet>(subnet.text("cidr")).map(|net| net.prefix_len())
+}
+
+fn interfaces(port: &Doc, subnets: &[Doc]) -> Vec<w::RouterInterface> {
+    let one = |fixed: addressing::Fixed| {
+        Some(w::RouterInterface {
+            port_id: uuid(port.id()),
+            network_id: uuid(port.text("network_id")),
+            ip: fixed.ip,
+            prefix: prefix(subnets, &fixed.subnet_id)?,
+            mac: parse(port.text("mac_address"))?,
+        })
+    };
+    addressing::held(port).into_iter().filter_map(one).collect()
+}
+
+fn gateway(router: &Doc, port: &Doc, subnets: &[Doc]) -> Option<w::RouterGateway> {
+    let all = addressing::held(port);
+    let fixed = all
+        .iter()
+        .find(|fixed| fixed.ip.is_ipv4())
+        .or(all.first())?;
+    let subnet = subnets
+        .iter()
+        .find(|subnet| subnet.id() == fixed.subnet_id)?;
+    let snat = router
+        .get("external_gateway_info")
+        .and_then(|info| info.get("enable_snat"))
+        .and_then(Value::as_bool);
+    Some(w::RouterGateway {
+        port_id: uuid(port.id()),
+        network_id: uuid(port.text("network_id")),
+        ip: fixed.ip,
+        prefix: prefix(subnets, &fixed.subnet_id)?,
+        mac: parse(port.text("mac_address"))?,
+        next_hop: parse(subnet.text("gateway_ip")),
+        enable_snat: snat.unwrap_or(true),
+    })
+}
