@@ -134,10 +134,11 @@ enum Form {
 }
 
 fn form(headers: &HeaderMap) -> Form {
-    let Some(accept) = headers
+    let accept = headers
         .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok())
-    else {
+        .and_then(|value| value.to_str().ok());
+    // openstacksdk sends an empty header with uploads; it finds the message in HTML only.
+    let Some(accept) = accept.filter(|text| !text.trim().is_empty()) else {
         return Form::Html;
     };
     let quality = |wanted: &str| {
@@ -221,6 +222,7 @@ mod tests {
         let cases = [
             (None, Form::Html),
             (Some("*/*"), Form::Html),
+            (Some(""), Form::Html),
             (Some("application/json"), Form::Json),
             (Some("application/json, */*;q=0.5"), Form::Json),
             (Some("text/html,application/json;q=0.9"), Form::Html),

@@ -14,6 +14,7 @@ mod patch;
 mod query;
 mod schema;
 mod service;
+mod upload;
 
 pub use service::{Config, Error, Registration, Service};
 

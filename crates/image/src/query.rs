@@ -41,6 +41,9 @@ pub fn parse(pairs: &[(String, String)]) -> Result<Query, Fault> {
     let mut hidden = false;
     let mut sorting = Sorting::default();
     for (name, content) in pairs {
+        if name.contains('\0') || content.contains('\0') {
+            return Err(Fault::bad_request("The query contains a null character."));
+        }
         match name.as_str() {
             "limit" => query.limit = Some(limit(content)?),
             "marker" => query.marker = Some(content.clone()),
@@ -393,6 +396,7 @@ mod tests {
     #[test]
     fn refusals() {
         let cases = [
+            ("name=%00", "null character"),
             ("limit=x", "must be an integer"),
             ("limit=-1", "must be positive"),
             ("visibility=mine", "Invalid visibility value: mine"),

@@ -329,6 +329,10 @@ pub fn validate(name: &str, value: &Value) -> Result<(), Fault> {
             quoted(names)
         )),
     };
+    // PostgreSQL has no such character in texts.
+    if name.contains('\0') || value.as_str().is_some_and(|text| text.contains('\0')) {
+        return no("contains a null character");
+    }
     match name {
         "id" => match value.as_str() {
             Some(text) if is_uuid(text) => Ok(()),
@@ -368,6 +372,7 @@ pub fn validate(name: &str, value: &Value) -> Result<(), Fault> {
 /// A tag is a text of at most 255 characters.
 pub fn validate_tag(tag: &Value) -> Result<(), Fault> {
     match tag.as_str() {
+        Some(text) if text.contains('\0') => Err(refuse("tags", tag, "contains a null character")),
         Some(text) if text.chars().count() <= 255 => Ok(()),
         Some(_) => Err(refuse("tags", tag, "is too long")),
         None => Err(refuse("tags", tag, "is not of type 'string'")),

@@ -1,26 +1,19 @@
-//! The service as a whole: opening, recovery, and the upload that all ways of giving data share.
+//! The service as a whole: settings, opening, recovery, registered files.
 
 use crate::access::{self, Access};
 use crate::fault::Fault;
-use crate::files::{Claim, DataError, Folder};
-use crate::model::{Image, Status, Visibility, Written};
+use crate::files::Folder;
+use crate::model::{Image, Status, Visibility};
 use crate::{api, db};
 use axum::Router;
 use axum::body::Body;
-use bytes::Bytes;
-use futures_util::StreamExt;
-use http::StatusCode;
 use policy::{Enforcer, PolicyError};
 use sql::Store;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::mpsc;
 use web::auth::TokenValidator;
-
-/// Pieces of an upload that wait for the disk.
-const PIECES: usize = 8;
 
 /// Settings of the image service.
 #[derive(Clone, Debug)]
@@ -261,112 +254,6 @@ impl Service {
         Ok(found.await?)
     }
 
-    /// Takes the data of a queued image. The work goes on when the caller is dropped, so that an image never
-    /// stays in `saving` because its client went away.
-    pub(crate) async fn upload(
-        &self,
-        image: Image,
-        body: Body,
-        announced: Option<u64>,
-    ) -> Result<(), Fault> {
-        let service = self.clone();
-        let task = tokio::spawn(async move { service.take_data(image, body, announced).await });
-        task.await
-            .unwrap_or_else(|error| Err(Fault::internal(&error)))
-    }
-
-    async fn take_data(
-        &self,
-        image: Image,
-        body: Body,
-        announced: Option<u64>,
-    ) -> Result<(), Fault> {
-        let claim = claim(&image)?;
-        if announced.is_some_and(|size| size > self.inner.config.max_size) {
-            return Err(data_fault(&DataError::TooLarge {
-                limit: self.inner.config.max_size,
-            }));
-        }
-        self.change_status(&image.id, Status::Queued, Status::Saving)
-            .await?;
-        let target = self.inner.folder.path(&image.id);
-        match self.receive(body, announced, Some(claim), target).await {
-            Ok(written) => self.activate(&image.id, Status::Saving, written).await,
-            Err(error) => {
-                self.restore(&image.id, Status::Saving, Status::Queued)
-                    .await;
-                Err(data_fault(&error))
-            }
-        }
-    }
-
-    /// Writes a body to `target`, hashing and inspecting it on a thread of its own.
-    pub(crate) async fn receive(
-        &self,
-        body: Body,
-        announced: Option<u64>,
-        claim: Option<Claim>,
-        target: PathBuf,
-    ) -> Result<Written, DataError> {
-        let (sender, mut pieces) = mpsc::channel::<Result<Bytes, String>>(PIECES);
-        let folder = self.inner.folder.clone();
-        let limit = self.inner.config.max_size;
-        let writing = blocking(move || {
-            let mut writer = folder.writer(limit, claim)?;
-            let mut ended = false;
-            let mut size = 0;
-            while let Some(piece) = pieces.blocking_recv() {
-                let piece = piece.map_err(DataError::Broken)?;
-                // The empty piece is the end: a channel that just closes means that the reader died.
-                if piece.is_empty() {
-                    ended = true;
-                    break;
-                }
-                size += piece.len() as u64;
-                writer.write(&piece)?;
-            }
-            if !ended || announced.is_some_and(|announced| announced != size) {
-                return Err(DataError::Broken(format!("{size} bytes came")));
-            }
-            writer.finish(&target)
-        });
-        // The reader runs beside the writer and stops as soon as the writer gives up.
-        tokio::spawn(feed(body, sender));
-        writing.await
-    }
-
-    /// The data are in place: makes the image active, or removes them when it was deleted meanwhile.
-    pub(crate) async fn activate(
-        &self,
-        id: &str,
-        from: Status,
-        written: Written,
-    ) -> Result<(), Fault> {
-        let image = id.to_owned();
-        let done = self
-            .inner
-            .store
-            .write(move |tx| db::set_active(tx, &image, from, &written))
-            .await;
-        match done {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                self.remove_data(id).await;
-                Err(Fault::new(
-                    StatusCode::GONE,
-                    format!(
-                        "Image {id} could not be found after upload. The image may have been deleted during the upload, \
-                         cleaning up the chunks uploaded."
-                    ),
-                ))
-            }
-            Err(error) => {
-                self.restore(id, from, Status::Queued).await;
-                Err(error.into())
-            }
-        }
-    }
-
     /// A status change that must find the image in `from`; 409 when it is elsewhere.
     pub(crate) async fn change_status(
         &self,
@@ -420,72 +307,10 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
-async fn feed(body: Body, sender: mpsc::Sender<Result<Bytes, String>>) {
-    let mut stream = body.into_data_stream();
-    while let Some(piece) = stream.next().await {
-        let piece = match piece {
-            Ok(piece) if piece.is_empty() => continue,
-            Ok(piece) => Ok(piece),
-            Err(error) => Err(error.to_string()),
-        };
-        let broken = piece.is_err();
-        if sender.send(piece).await.is_err() || broken {
-            return;
-        }
-    }
-    let _ = sender.send(Ok(Bytes::new())).await;
-}
-
-/// What the data must be; 400 when the image does not say it yet.
-pub(crate) fn claim(image: &Image) -> Result<Claim, Fault> {
-    match (&image.disk_format, &image.container_format) {
-        (Some(disk), Some(container)) => Ok(Claim {
-            disk_format: disk.clone(),
-            container_format: container.clone(),
-        }),
-        (None, None) => Err(Fault::bad_request(
-            "Properties disk_format, container_format must be set prior to saving data.",
-        )),
-        (None, _) => Err(Fault::bad_request(
-            "Property disk_format must be set prior to saving data.",
-        )),
-        (_, None) => Err(Fault::bad_request(
-            "Property container_format must be set prior to saving data.",
-        )),
-    }
-}
-
 pub(crate) fn wrong_status(from: Status, to: Status) -> Fault {
     Fault::conflict(format!(
         "Image status transition from {} to {} is not allowed",
         from.name(),
         to.name()
     ))
-}
-
-/// The statuses are those of Glance's image_data controller.
-pub(crate) fn data_fault(error: &DataError) -> Fault {
-    match error {
-        DataError::TooLarge { limit } => Fault::too_large(format!(
-            "The incoming image is too large: the limit is {limit} bytes."
-        )),
-        DataError::Full(error) => {
-            tracing::error!(%error, "the image store is full");
-            Fault::too_large(
-                "Image storage media is full: There is not enough disk space on the image storage media.",
-            )
-        }
-        DataError::Refused(refusal) => {
-            Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, refusal.to_string())
-        }
-        DataError::Broken(why) => Fault::bad_request(format!("The upload broke off: {why}")),
-        DataError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            tracing::error!(%error, "the image store cannot be written");
-            Fault::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Insufficient permissions on image storage media.",
-            )
-        }
-        DataError::Io(error) => Fault::internal(error),
-    }
 }

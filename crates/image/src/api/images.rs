@@ -152,9 +152,9 @@ pub(super) async fn create(
 }
 
 fn new_image(body: &Map<String, Value>, access: &Access) -> Result<Image, Fault> {
-    for name in schema::DERIVED
+    if let Some(name) = schema::DERIVED
         .iter()
-        .filter(|name| body.contains_key(**name))
+        .find(|name| body.contains_key(**name))
     {
         return Err(Fault::forbidden(format!(
             "Attribute '{name}' is read-only."

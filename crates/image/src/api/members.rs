@@ -30,9 +30,28 @@ fn shared(tx: &mut Tx<'_>, id: &str, access: &Access) -> Result<(Image, bool), F
     }
 }
 
+/// What a route says instead of why it is forbidden.
+fn forbidden_as(fault: Fault, instead: impl FnOnce() -> Fault) -> Fault {
+    if fault.status == StatusCode::FORBIDDEN {
+        instead()
+    } else {
+        fault
+    }
+}
+
 /// The owner sees all members, a member only itself.
 fn sees_member(access: &Access, image: &Image, member_id: &str) -> bool {
     access.is_admin() || access.owns(image) || access.project() == Some(member_id)
+}
+
+/// One member; no member has a null character in its id.
+fn find(tx: &mut Tx<'_>, id: &str, member_id: &str) -> Result<Member, Fault> {
+    let found = if member_id.contains('\0') {
+        None
+    } else {
+        db::member(tx, id, member_id)?
+    };
+    found.ok_or_else(|| no_member(id, member_id))
 }
 
 fn no_member(id: &str, member_id: &str) -> Fault {
@@ -90,7 +109,9 @@ pub(super) async fn add(
         Some(Some(Value::String(text))) if text.is_empty() => {
             return Err(Fault::bad_request("Member can't be empty"));
         }
-        Some(Some(Value::String(text))) if text.chars().count() <= 255 => text.clone(),
+        Some(Some(Value::String(text))) if text.chars().count() <= 255 && !text.contains('\0') => {
+            text.clone()
+        }
         Some(Some(_)) => {
             return Err(Fault::bad_request(
                 "The member must be a text of at most 255 characters",
@@ -113,7 +134,7 @@ pub(super) async fn add(
         .write(move |tx| {
             let not_allowed = || Fault::forbidden(format!("Not allowed to create members for image {id}."));
             let (image, member) =
-                shared(tx, &id, &access).map_err(|fault| if fault.status == StatusCode::FORBIDDEN { not_allowed() } else { fault })?;
+                shared(tx, &id, &access).map_err(|fault| forbidden_as(fault, not_allowed))?;
             access.require("add_member", &image, member).map_err(|_| not_allowed())?;
             if db::member(tx, &id, &wanted.member_id)?.is_some() {
                 let who = &wanted.member_id;
@@ -143,19 +164,14 @@ pub(super) async fn show(
         .store
         .read(move |tx| {
             // What is not allowed is hidden here.
-            let (image, member) = shared(tx, &id, &access).map_err(|fault| {
-                if fault.status == StatusCode::FORBIDDEN {
-                    Fault::not_found(fault.explanation)
-                } else {
-                    fault
-                }
-            })?;
+            let (image, member) = shared(tx, &id, &access)
+                .map_err(|fault| forbidden_as(fault, || no_member(&id, &member_id)))?;
             if !access.allows("get_member", &image, member)
                 || !sees_member(&access, &image, &member_id)
             {
                 return Err(no_member(&id, &member_id));
             }
-            db::member(tx, &id, &member_id)?.ok_or_else(|| no_member(&id, &member_id))
+            find(tx, &id, &member_id)
         })
         .await?;
     Ok(Json(view::member(&found)))
@@ -189,25 +205,19 @@ pub(super) async fn update(
         .write(move |tx| {
             let not_allowed =
                 || Fault::forbidden(format!("Not allowed to update members for image {id}."));
-            let (image, member) = shared(tx, &id, &access).map_err(|fault| {
-                if fault.status == StatusCode::FORBIDDEN {
-                    not_allowed()
-                } else {
-                    fault
-                }
-            })?;
-            if !sees_member(&access, &image, &member_id)
-                || db::member(tx, &id, &member_id)?.is_none()
-            {
+            let (image, member) =
+                shared(tx, &id, &access).map_err(|fault| forbidden_as(fault, not_allowed))?;
+            if !sees_member(&access, &image, &member_id) {
                 return Err(no_member(&id, &member_id));
             }
+            find(tx, &id, &member_id)?;
             // The owner offers; only the member itself accepts.
             let own = access.is_admin() || access.project() == Some(member_id.as_str());
             if !own || !access.allows("modify_member", &image, member) {
                 return Err(not_allowed());
             }
             db::set_member_status(tx, &id, &member_id, &status)?;
-            db::member(tx, &id, &member_id)?.ok_or_else(|| no_member(&id, &member_id))
+            find(tx, &id, &member_id)
         })
         .await?;
     Ok(Json(view::member(&changed)))
@@ -225,24 +235,17 @@ pub(super) async fn remove(
         .write(move |tx| {
             let not_allowed =
                 || Fault::forbidden(format!("Not allowed to delete members for image {id}."));
-            let (image, member) = shared(tx, &id, &access).map_err(|fault| {
-                if fault.status == StatusCode::FORBIDDEN {
-                    not_allowed()
-                } else {
-                    fault
-                }
-            })?;
+            let (image, member) =
+                shared(tx, &id, &access).map_err(|fault| forbidden_as(fault, not_allowed))?;
             if !sees_member(&access, &image, &member_id) {
                 return Err(no_member(&id, &member_id));
             }
             access
                 .require("delete_member", &image, member)
                 .map_err(|_| not_allowed())?;
-            if db::remove_member(tx, &id, &member_id)? {
-                Ok(())
-            } else {
-                Err(no_member(&id, &member_id))
-            }
+            find(tx, &id, &member_id)?;
+            db::remove_member(tx, &id, &member_id)?;
+            Ok(())
         })
         .await?;
     Ok(StatusCode::NO_CONTENT)

@@ -13,6 +13,7 @@ use crate::access::Access;
 use crate::db;
 use crate::fault::{self, Fault};
 use crate::model::Image;
+use crate::schema;
 use crate::service::Service;
 use axum::Router;
 use axum::body::Body;
@@ -155,6 +156,10 @@ async fn json_body(body: Body) -> Result<Value, Fault> {
 
 /// The image and whether the caller's project is a member of it; 404 when the caller may not see it.
 fn seen(tx: &mut Tx<'_>, id: &str, access: &Access) -> Result<(Image, bool), Fault> {
+    // Every id is a UUID, so others are not worth asking for.
+    if !schema::is_uuid(id) {
+        return Err(Fault::no_image(id));
+    }
     let image = db::get(tx, id)?.ok_or_else(|| Fault::no_image(id))?;
     let member = match access.project() {
         Some(project) => db::member(tx, id, project)?.is_some(),

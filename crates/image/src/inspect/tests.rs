@@ -308,13 +308,16 @@ fn hostile_images() {
     }
 }
 
+/// `disk_format`, `container_format`, content, the size of the disk or the refusal.
+type Case<'a> = (&'a str, &'a str, &'a [u8], Result<u64, &'a str>);
+
 #[test]
 fn claims_are_compared_with_the_content() {
     let (raw, flat) = (
         vec![7; 100],
         vmdk(&DESCRIPTOR.replace("monolithicSparse", "monolithicFlat")),
     );
-    let cases: [(&str, &str, &[u8], Result<u64, &str>); 22] = [
+    let cases: [Case<'_>; 22] = [
         ("raw", "bare", &raw, Ok(100)),
         ("raw", "bare", &mbr(), Ok(8192)),
         ("raw", "bare", &gpt(), Ok(8192)),

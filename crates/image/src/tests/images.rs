@@ -398,7 +398,7 @@ async fn delete() {
     let cloud = Cloud::new().await;
     let id = cloud.create(ALICE, json!({"protected": true})).await;
     cloud.put_file(ALICE, &id, "data").await.is(204);
-    assert_eq!(cloud.files(), [id.clone()]);
+    assert_eq!(cloud.files(), std::slice::from_ref(&id));
     let path = format!("/v2/images/{id}");
     let answer = cloud
         .call(ALICE, "DELETE", &path, Value::Null)

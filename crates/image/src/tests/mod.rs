@@ -210,6 +210,12 @@ async fn tokens_and_versions() {
         .call(ALICE, "DELETE", "/v2/images", Value::Null)
         .await
         .is(405);
+    let answer = cloud
+        .call(ALICE, "POST", "/v2/schemas/image", Value::Null)
+        .await
+        .is(405);
+    assert_eq!(answer.header("allow"), "GET,HEAD");
+    cloud.get(ALICE, "/v2/images/%00").await.is(404);
     assert_eq!(
         StatusCode::OK,
         cloud.get(ALICE, "/v2/schemas/images").await.is(200).status
