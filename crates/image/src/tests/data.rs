@@ -418,3 +418,43 @@ async fn registered_files() {
     std::fs::write(&path, qcow2(0)).unwrap();
     cloud.service.register_file(other, &path).await.unwrap();
 }
+
+/// Over real connections: with a length and in chunks.
+#[tokio::test]
+async fn a_connection_that_dies() {
+    use tokio::io::AsyncWriteExt;
+    let cloud = Cloud::new().await;
+    let id = cloud.create(ALICE, json!({})).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let serving = tokio::spawn(web::serve(
+        web::Listener::Tcp(listener),
+        cloud.service.router(),
+        stop.clone(),
+    ));
+    for framing in [
+        "Content-Length: 100\r\n\r\nhalf",
+        "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ] {
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "PUT /v2/images/{id}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {ALICE}\r\n\
+             Content-Type: application/octet-stream\r\n{framing}"
+        );
+        client.write_all(request.as_bytes()).await.unwrap();
+        for wanted in ["saving", "queued"] {
+            for _ in 0..500 {
+                if cloud.status(&id).await == wanted {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(cloud.status(&id).await, wanted, "{framing}");
+            client.shutdown().await.unwrap();
+        }
+        assert!(cloud.files().is_empty());
+    }
+    stop.cancel();
+    serving.await.unwrap().unwrap();
+}

@@ -239,3 +239,20 @@ async fn tokens_and_versions() {
             .contains("Multi backend is not supported at this site.")
     );
 }
+
+#[tokio::test]
+async fn a_policy_file_overrides_the_defaults() {
+    let overrides = "publicize_image: 'role:member'\nget_images: '!'\n";
+    let cloud = Cloud::with(|config| config.policy = Some(overrides.to_owned())).await;
+    cloud.create(ALICE, json!({"visibility": "public"})).await;
+    cloud.get(ADMIN, "/v2/images").await.is(403);
+    let bad = Config {
+        policy: Some("add_image: 'role:'x'".to_owned()),
+        ..Config::new(cloud.folder.path().join("other"))
+    };
+    assert!(
+        Service::open(cloud.store.clone(), bad, Arc::new(Tokens))
+            .await
+            .is_err()
+    );
+}
