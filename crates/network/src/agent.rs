@@ -15,9 +15,10 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use policy::Target;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
-use types::network_wanted::{HostReport, HostWanted, Status};
+use types::network_wanted::{HostReport, HostWanted, ObjectStatus, Status};
 use uuid::Uuid;
 
 /// Longest wait of one question.
@@ -174,36 +175,31 @@ fn word(status: Status) -> &'static str {
 }
 
 /// Takes over the statuses of ports. A host speaks only for the ports that are bound to it, and for those of the cloud's
-/// own when it serves them.
+/// own when it serves them. A report names every port of the host, so only what differs is read whole.
 fn port_statuses(
     work: &mut Work<'_, '_>,
     host: &str,
     gateway: bool,
     report: &HostReport,
 ) -> Result<Vec<PortEvent>, Fault> {
-    let ids: Vec<String> = report
+    let told: HashMap<String, &ObjectStatus> = report
         .ports
         .iter()
-        .map(|port| port.id.to_string())
+        .map(|port| (port.id.to_string(), port))
         .collect();
-    let docs = db::find(
-        work.tx,
-        Kind::Port,
-        &[db::one_of("id", ids.iter().map(String::as_str))],
-    )?;
+    let ids: Vec<String> = told.keys().cloned().collect();
+    let states = db::port_states(work.tx, &ids)?;
+    let differing = states.iter().filter(|[id, status, bound, owner]| {
+        let own = bound == host || gateway && owner.starts_with("network:");
+        own && told.get(id).is_some_and(|port| word(port.status) != status)
+    });
+    let differing: Vec<&str> = differing.map(|[id, ..]| id.as_str()).collect();
     let mut events = Vec::new();
-    for mut doc in docs {
-        let own = doc.text("binding:host_id") == host
-            || gateway && doc.text("device_owner").starts_with("network:");
-        let Some(told) = report
-            .ports
-            .iter()
-            .find(|port| port.id.to_string() == doc.id())
-            .filter(|_| own)
-        else {
+    for mut doc in db::find(work.tx, Kind::Port, &[db::one_of("id", differing)])? {
+        let Some(port) = told.get(doc.id()) else {
             continue;
         };
-        if let Some(detail) = &told.detail {
+        if let Some(detail) = &port.detail {
             tracing::warn!(
                 port = doc.id(),
                 host,
@@ -211,25 +207,18 @@ fn port_statuses(
                 "a port could not be realised"
             );
         }
-        if doc.text("status") == word(told.status) {
-            continue;
-        }
-        doc.set("status", word(told.status));
+        doc.set("status", word(port.status));
         db::save(work.tx, Kind::Port, &doc)?;
         events.push(PortEvent {
-            port_id: told.id,
+            port_id: port.id,
             device_id: doc.text("device_id").to_owned(),
-            status: told.status,
+            status: port.status,
         });
     }
     Ok(events)
 }
 
-fn statuses(
-    work: &mut Work<'_, '_>,
-    kind: Kind,
-    told: &[types::network_wanted::ObjectStatus],
-) -> Result<(), Fault> {
+fn statuses(work: &mut Work<'_, '_>, kind: Kind, told: &[ObjectStatus]) -> Result<(), Fault> {
     let ids: Vec<String> = told.iter().map(|object| object.id.to_string()).collect();
     for mut doc in db::find(
         work.tx,

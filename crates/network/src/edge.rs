@@ -64,7 +64,7 @@ async fn answer(service: &Service, request: axum::extract::Request) -> Result<Re
     let base = base(&request);
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
-        [] => return Ok(ok(json!({"versions": [version_document(&base)]}))),
+        [] => Ok(ok(json!({"versions": [version_document(&base)]}))),
         ["v2.0", rest @ ..] => authenticated(service, request, rest, &base).await,
         _ => Err(Fault::no_route()),
     }

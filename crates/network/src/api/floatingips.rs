@@ -219,10 +219,8 @@ pub fn update(work: &mut Work<'_, '_>, old: &Doc, mut doc: Doc, given: &Doc) -> 
             None if fixed.is_some() => return Err(fixed_without_port()),
             None => {}
         }
-        let same = ["port_id", "fixed_ip_address", "router_id"]
-            .iter()
-            .all(|name| old.get(*name) == doc.get(*name));
-        if same {
+        // An address that moves from one port to the next in one step was never without one.
+        if old.has("port_id") && doc.has("port_id") {
             doc.set("status", old.text("status"));
         }
     }

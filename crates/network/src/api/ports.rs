@@ -102,7 +102,7 @@ fn choose_groups(work: &mut Work<'_, '_>, doc: &mut Doc, named: bool) -> Result<
     {
         doc.set("security_groups", json!([]));
     } else {
-        let group = security_groups::ensure_default(work, &doc.project().to_owned())?;
+        let group = security_groups::ensure_default(work, doc.project())?;
         doc.set("security_groups", json!([group]));
     }
     Ok(())

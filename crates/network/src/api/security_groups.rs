@@ -239,11 +239,11 @@ pub fn rule_protocol(text: &str, ethertype: &str) -> Option<u8> {
 
 fn check_rule(doc: &Doc) -> Result<(), Fault> {
     let ethertype = doc.text("ethertype");
-    if let Some(prefix) = doc.text_opt("remote_ip_prefix") {
-        if prefix.contains(':') != (ethertype == "IPv6") {
-            let text = format!("Conflicting value ethertype {ethertype} for CIDR {prefix}");
-            return Err(Fault::bad("SecurityGroupRuleParameterConflict", text));
-        }
+    if let Some(prefix) = doc.text_opt("remote_ip_prefix")
+        && prefix.contains(':') != (ethertype == "IPv6")
+    {
+        let text = format!("Conflicting value ethertype {ethertype} for CIDR {prefix}");
+        return Err(Fault::bad("SecurityGroupRuleParameterConflict", text));
     }
     let (low, high) = (doc.int("port_range_min"), doc.int("port_range_max"));
     let Some(name) = doc.text_opt("protocol") else {

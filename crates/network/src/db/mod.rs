@@ -283,6 +283,21 @@ pub fn column(
         .collect()
 }
 
+/// (id, status, host, owner) of ports.
+pub fn port_states(tx: &mut Tx<'_>, ids: &[String]) -> Result<Vec<[String; 4]>, Fault> {
+    let mut all = Vec::new();
+    for piece in ids.chunks(PIECE) {
+        let list = placeholders(piece.len());
+        let sql =
+            format!("SELECT id, status, host, device_owner FROM net_ports WHERE id IN ({list})");
+        let values: Vec<Value> = piece.iter().map(Value::from).collect();
+        for row in tx.query(&sql, &values)? {
+            all.push([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]);
+        }
+    }
+    Ok(all)
+}
+
 /// The next free VXLAN network identifier.
 pub fn next_segment(tx: &mut Tx<'_>) -> Result<i64, Fault> {
     let highest = tx
