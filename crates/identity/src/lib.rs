@@ -14,6 +14,7 @@ mod password;
 mod policies;
 mod routes;
 mod service;
+mod signature;
 mod token;
 
 pub use bootstrap::{Bootstrap, Bootstrapped, DEFAULT_DOMAIN, Endpoint, ServiceUser};

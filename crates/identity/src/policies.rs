@@ -277,6 +277,11 @@ const RULES: &[Rule] = &[
         "rule:admin_required or user_id:%(target.user.id)s",
         "Delete EC2 credentials",
     ),
+    rule(
+        "identity:ec2_validate",
+        "rule:admin_required or rule:service_role",
+        "Check a signed EC2 request",
+    ),
     // Application credentials.
     rule(
         "identity:list_application_credentials",

@@ -37,3 +37,6 @@ pub fn next_generation(tx: &mut Tx<'_>) -> Result<i64, Error> {
     )?;
     Ok(next)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use crate::db::kinds::{DOMAINS, PROJECTS};
 use crate::db::{access as rows, records};
 use crate::fault::Fault;
 use crate::service::Held;
-use crate::token::{Basis, Scope};
+use crate::token::{Basis, Payload, Scope};
 use crate::{access, auth};
 use axum::response::Response;
 use http::{HeaderValue, StatusCode};
@@ -18,10 +18,15 @@ use types::Timestamp;
 /// POST /v3/auth/tokens
 pub async fn issue(call: Call) -> Result<Response, Fault> {
     let payload = auth::authenticate(&call.service, &call.body).await?;
+    answer(&call, payload, StatusCode::CREATED).await
+}
+
+/// Answers with a new token and what it means.
+pub async fn answer(call: &Call, payload: Payload, status: StatusCode) -> Result<Response, Fault> {
     let text = payload.seal(&call.service.inner.keys);
     let held = Arc::new(call.service.look_up(payload).await?);
-    let body = view(&call, &held, !call.flag("nocatalog")).await?;
-    with_token(json(StatusCode::CREATED, &body), &text)
+    let body = view(call, &held, !call.flag("nocatalog")).await?;
+    with_token(json(status, &body), &text)
 }
 
 /// GET and HEAD /v3/auth/tokens

@@ -34,7 +34,7 @@ pub fn prepare(call: &Call, record: &mut Record) -> Result<(), Fault> {
         );
     }
     if text(record, "type") == "ec2" {
-        let blob: Json = serde_json::from_str(text(record, "blob"))
+        let mut blob: Json = serde_json::from_str(text(record, "blob"))
             .map_err(|_| Fault::BadRequest("Invalid blob in credential".to_owned()))?;
         let access = blob["access"]
             .as_str()
@@ -42,7 +42,14 @@ pub fn prepare(call: &Call, record: &mut Record) -> Result<(), Fault> {
         if text(record, "project_id").is_empty() {
             return Err(Fault::required("project_id"));
         }
-        record.insert("id".to_owned(), Json::String(ec2_id(access)));
+        record.insert("id".to_owned(), Json::String(ec2_id(&access)));
+        // What is made with an application credential has no more rights than that.
+        blob["app_cred_id"] = call
+            .held()?
+            .app_credential
+            .as_ref()
+            .map_or(Json::Null, |(id, _, _)| id.clone().into());
+        record.insert("blob".to_owned(), Json::String(blob.to_string()));
     }
     seal(call, record);
     Ok(())
@@ -63,4 +70,12 @@ pub fn visible(call: &Call, found: Vec<Record>) -> Result<Vec<Record>, Fault> {
         }
     }
     Ok(visible)
+}
+
+/// Refuses changes of a secret by a program that has only an application credential: they could widen its rights.
+pub fn check_change(call: &Call, changes: &Record) -> Result<(), Fault> {
+    if changes.contains_key("blob") && call.held()?.app_credential.is_some() {
+        return Err(Fault::denied("identity:update_credential"));
+    }
+    Ok(())
 }

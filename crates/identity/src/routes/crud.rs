@@ -390,6 +390,7 @@ pub async fn update(call: Call, kind: &'static Kind) -> Result<Response, Fault> 
         changes.entry("region_id").or_insert(region);
     }
     if kind.single == "credential" {
+        credentials::check_change(&call, &changes)?;
         credentials::seal(&call, &mut changes);
     }
     let inner = std::sync::Arc::clone(&call.service.inner);
@@ -424,6 +425,8 @@ fn merge(kind: &Kind, record: &mut Record, changes: &Record) -> Result<(), Fault
             "id" => true,
             "domain_id" => kind.column("domain_id").is_some(),
             "parent_id" | "is_domain" => kind.single == "project",
+            // Whoever may change a credential must not turn it into somebody else's.
+            "user_id" | "type" => kind.single == "credential",
             _ => false,
         };
         if !fixed {

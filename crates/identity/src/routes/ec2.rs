@@ -8,10 +8,13 @@ use crate::db::kinds::{CREDENTIALS, PROJECTS};
 use crate::db::records::{self, Record};
 use crate::fault::Fault;
 use crate::keys::Keyring;
+use crate::signature::Signed;
+use crate::token::{Basis, Payload, Scope, audit_id};
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Map, Value as Json, json};
 use sql::Tx;
+use types::Timestamp;
 
 fn view(call: &Call, keys: &Keyring, record: &Record) -> Json {
     let mut opened = record.clone();
@@ -39,7 +42,14 @@ pub async fn create(call: Call) -> Result<Response, Fault> {
         .to_owned();
     let user_id = call.param("user_id").to_owned();
     let (access, secret) = (crud::new_id(), crud::new_id());
-    let blob = json!({"access": access, "secret": secret, "trust_id": null}).to_string();
+    // What is made with an application credential has no more rights than that.
+    let maker = call
+        .held()?
+        .app_credential
+        .as_ref()
+        .map(|(id, _, _)| id.clone());
+    let blob = json!({"access": access, "secret": secret, "trust_id": null, "app_cred_id": maker})
+        .to_string();
     let sealed = call.service.inner.credential_keys.seal(blob.as_bytes());
     let mut record = Map::new();
     for (name, value) in [
@@ -120,4 +130,51 @@ pub async fn delete(call: Call) -> Result<Response, Fault> {
     };
     call.service.change(work).await?;
     Ok(no_content())
+}
+
+/// POST /v3/ec2tokens: a token for whoever signed the request that an EC2 service received.
+pub async fn tokens(call: Call) -> Result<Response, Fault> {
+    let request = call
+        .object("credentials")
+        .or_else(|_| call.object("ec2Credentials"))?;
+    let access = request
+        .get("access")
+        .and_then(Json::as_str)
+        .ok_or_else(|| Fault::required("access"))?;
+    if crud::text(request, "signature").is_empty() {
+        return Err(Fault::required("signature"));
+    }
+    let id = ec2_id(access);
+    let stored = call
+        .service
+        .read(move |tx| Ok(records::find(tx, &CREDENTIALS, &id)?))
+        .await?;
+    let mut record = stored
+        .filter(|record| crud::text(record, "type") == "ec2")
+        .ok_or(Fault::Unauthorized)?;
+    super::credentials::open(&call.service.inner.credential_keys, &mut record);
+    let blob: Json =
+        serde_json::from_str(crud::text(&record, "blob")).map_err(|_| Fault::Unauthorized)?;
+    let secret = blob["secret"]
+        .as_str()
+        .filter(|secret| !secret.is_empty())
+        .ok_or(Fault::Unauthorized)?;
+    let now = Timestamp::now();
+    if !(Signed { request }).is_valid(secret, now) {
+        return Err(Fault::Unauthorized);
+    }
+    let basis = match blob["app_cred_id"].as_str() {
+        Some(id) => Basis::AppCredential(id.to_owned()),
+        None => Basis::User,
+    };
+    let payload = Payload {
+        user_id: crud::text(&record, "user_id").to_owned(),
+        scope: Scope::Project(crud::text(&record, "project_id").to_owned()),
+        basis,
+        methods: vec!["ec2credential".to_owned()],
+        audit_ids: vec![audit_id()],
+        issued_at: now,
+        expires_at: now.plus(call.service.inner.config.token_life),
+    };
+    super::auth::answer(&call, payload, StatusCode::OK).await
 }

@@ -125,4 +125,6 @@ async fn run(
 }
 
 #[cfg(test)]
+mod access_tests;
+#[cfg(test)]
 mod tests;

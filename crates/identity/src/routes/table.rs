@@ -245,6 +245,7 @@ pub static ROUTES: &[Route] = &[
     row(Get, "/v3/credentials/{id}", record("identity:get_credential", "credential"), |call| Box::pin(crud::show(call, &CREDENTIALS))),
     row(Patch, "/v3/credentials/{id}", record("identity:update_credential", "credential"), |call| Box::pin(crud::update(call, &CREDENTIALS))),
     row(Delete, "/v3/credentials/{id}", record("identity:delete_credential", "credential"), |call| Box::pin(crud::delete(call, &CREDENTIALS))),
+    row(Post, "/v3/ec2tokens", rule("identity:ec2_validate"), |call| Box::pin(ec2::tokens(call))),
     row(Get, "/v3/users/{user_id}/credentials/OS-EC2", user("identity:ec2_list_credentials"), |call| Box::pin(ec2::list(call))),
     row(Post, "/v3/users/{user_id}/credentials/OS-EC2", user("identity:ec2_create_credential"), |call| Box::pin(ec2::create(call))),
     row(Get, "/v3/users/{user_id}/credentials/OS-EC2/{access}", user("identity:ec2_list_credentials"), |call| Box::pin(ec2::show(call))),

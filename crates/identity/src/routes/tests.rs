@@ -522,3 +522,327 @@ async fn services_act_in_projects() {
         cloud.about(&token, "GET", &token).await.status
     );
 }
+
+#[tokio::test]
+async fn application_credentials_have_only_their_roles() {
+    let cloud = Cloud::new().await;
+    let admin = cloud.admin().await;
+    let path = format!(
+        "/v3/users/{}/application_credentials",
+        cloud.ids.admin_user_id
+    );
+    let body = json!({"application_credential": {"name": "robot", "roles": [{"name": "member"}]}});
+    let made = cloud.call(&admin, "POST", &path, body.clone()).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert_eq!(cloud.call(&admin, "POST", &path, body).await.status, 409);
+    let made = &made.body["application_credential"];
+    let part = json!({"id": made["id"], "secret": made["secret"]});
+    let method = json!({"methods": ["application_credential"], "application_credential": part});
+    let log_in = async |scope: Json| {
+        let mut auth = json!({"identity": method});
+        if !scope.is_null() {
+            auth["scope"] = scope;
+        }
+        cloud
+            .call("", "POST", "/v3/auth/tokens", json!({"auth": auth}))
+            .await
+    };
+    let answer = log_in(Json::Null).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    let mut roles = names(&answer.body["token"]["roles"]);
+    roles.sort_unstable();
+    assert_eq!(roles, ["member", "reader"]);
+    assert_eq!(
+        answer.body["token"]["application_credential"]["restricted"],
+        true
+    );
+    assert_eq!(log_in(project("demo")).await.status, 401);
+    let token = answer.headers["x-subject-token"].to_str().unwrap();
+    let another = json!({"application_credential": {"name": "more"}});
+    assert_eq!(cloud.call(token, "POST", &path, another).await.status, 403);
+    let rescoped = json!({"auth": {"identity": {"methods": ["token"], "token": {"id": token}}, "scope": {"system": {"all": true}}}});
+    assert_eq!(
+        cloud
+            .call("", "POST", "/v3/auth/tokens", rescoped)
+            .await
+            .status,
+        401
+    );
+    // EC2 credentials made by the robot are the robot's.
+    let ec2 = format!("/v3/users/{}/credentials/OS-EC2", cloud.ids.admin_user_id);
+    let key = cloud
+        .call(
+            token,
+            "POST",
+            &ec2,
+            json!({"tenant_id": cloud.ids.admin_project_id}),
+        )
+        .await
+        .body;
+    let answer = signed(&cloud, &admin, &key["credential"]).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.body["token"]["roles"].as_array().unwrap().len(), 2);
+    let gone = cloud
+        .call(
+            &admin,
+            "DELETE",
+            &format!("{path}/{}", made["id"].as_str().unwrap()),
+            Json::Null,
+        )
+        .await;
+    assert_eq!(gone.status, 204);
+    assert_eq!(cloud.service.validate(token).await, Err(AuthError::Invalid));
+    assert_eq!(signed(&cloud, &admin, &key["credential"]).await.status, 401);
+}
+
+/// Has a request checked that was signed with these EC2 credentials (version 2).
+async fn signed(cloud: &Cloud, token: &str, key: &Json) -> Answer {
+    use base64::Engine;
+    use hmac::Mac;
+    let at = types::Timestamp::now().iso_seconds_z();
+    let (access, secret) = (
+        key["access"].as_str().unwrap(),
+        key["secret"].as_str().unwrap(),
+    );
+    let query = format!(
+        "AWSAccessKeyId={access}&SignatureMethod=HmacSHA256&SignatureVersion=2&Timestamp={}",
+        at.replace(':', "%3A")
+    );
+    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(format!("GET\nec2:8788\n/\n{query}").as_bytes());
+    let params = json!({"AWSAccessKeyId": access, "SignatureMethod": "HmacSHA256", "SignatureVersion": "2", "Timestamp": at});
+    let signature = base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes());
+    let request = json!({
+        "access": access, "signature": signature, "host": "ec2:8788", "verb": "GET", "path": "/", "params": params,
+    });
+    cloud
+        .call(
+            token,
+            "POST",
+            "/v3/ec2tokens",
+            json!({"credentials": request}),
+        )
+        .await
+}
+
+#[tokio::test]
+async fn signed_ec2_requests() {
+    let cloud = Cloud::new().await;
+    let demo = cloud.token("demo", project("demo")).await;
+    let user = cloud.service.validate(&demo).await.unwrap().user_id.clone();
+    let path = format!("/v3/users/{user}/credentials/OS-EC2");
+    let made = cloud
+        .call(
+            &demo,
+            "POST",
+            &path,
+            json!({"tenant_id": cloud.ids.demo_project_id}),
+        )
+        .await;
+    let mut key = made.body["credential"].clone();
+    let service = cloud
+        .service
+        .issue_service_token("nova", &cloud.ids.service_project_id)
+        .await
+        .unwrap();
+    let answer = signed(&cloud, &service, &key).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.body["token"]["project"]["name"], "demo");
+    assert!(
+        cloud
+            .service
+            .validate(answer.headers["x-subject-token"].to_str().unwrap())
+            .await
+            .is_ok()
+    );
+    assert_eq!(
+        signed(&cloud, &demo, &key).await.status,
+        403,
+        "only services may ask"
+    );
+    key["secret"] = json!("wrong");
+    assert_eq!(signed(&cloud, &service, &key).await.status, 401);
+    // A credential cannot be turned into somebody else's.
+    let list = cloud.get(&demo, "/v3/credentials").await.body;
+    let own = format!(
+        "/v3/credentials/{}",
+        list["credentials"][0]["id"].as_str().unwrap()
+    );
+    let theft = json!({"credential": {"user_id": cloud.ids.admin_user_id}});
+    assert_eq!(cloud.call(&demo, "PATCH", &own, theft).await.status, 400);
+}
+
+#[tokio::test]
+async fn lists_filters_and_pages() {
+    let cloud = Cloud::new().await;
+    let admin = cloud.admin().await;
+    for name in ["alpha", "beta", "gamma"] {
+        let body = json!({"project": {"name": name, "description": "x", "tags": [name]}});
+        assert_eq!(
+            cloud
+                .call(&admin, "POST", "/v3/projects", body)
+                .await
+                .status,
+            201
+        );
+    }
+    let cases = [
+        ("name=beta", vec!["beta"]),
+        ("name__startswith=al", vec!["alpha"]),
+        ("tags=gamma", vec!["gamma"]),
+        ("tags-any=alpha,beta", vec!["alpha", "beta"]),
+        ("enabled=false", vec![]),
+        ("domain_id=nowhere", vec![]),
+        ("name=beta&enabled=true&unknown=1", vec!["beta"]),
+    ];
+    for (query, wanted) in cases {
+        let list = cloud
+            .get(&admin, &format!("/v3/projects?{query}"))
+            .await
+            .body;
+        let mut found = names(&list["projects"]);
+        found.sort_unstable();
+        assert_eq!(found, wanted, "{query}");
+    }
+    let (mut next, mut seen) = (Some("http://cloud:5000/v3/projects?limit=4".to_owned()), 0);
+    while let Some(url) = next {
+        let page = cloud
+            .get(&admin, url.strip_prefix("http://cloud:5000").unwrap())
+            .await
+            .body;
+        seen += page["projects"].as_array().unwrap().len();
+        next = page["links"]["next"].as_str().map(str::to_owned);
+    }
+    assert_eq!(seen, 6);
+}
+
+#[tokio::test]
+async fn bad_records() {
+    let cloud = Cloud::new().await;
+    let admin = cloud.admin().await;
+    let demo = format!("/v3/projects/{}", cloud.ids.demo_project_id);
+    let user = |body: Json| json!({"user": body});
+    let cases = [
+        (
+            "POST",
+            "/v3/users",
+            json!({}),
+            400,
+            "'user' is a required property",
+        ),
+        (
+            "POST",
+            "/v3/users",
+            user(json!({})),
+            400,
+            "'name' is a required property",
+        ),
+        (
+            "POST",
+            "/v3/users",
+            user(json!({"name": 1})),
+            400,
+            "Invalid input for field 'name'",
+        ),
+        (
+            "POST",
+            "/v3/users",
+            user(json!({"name": "a", "enabled": 1})),
+            400,
+            "Invalid input for field 'enabled'",
+        ),
+        (
+            "POST",
+            "/v3/users",
+            user(json!({"name": "a", "domain_id": "nowhere"})),
+            404,
+            "Could not find domain: nowhere.",
+        ),
+        (
+            "POST",
+            "/v3/users",
+            user(json!({"name": "demo"})),
+            409,
+            "Conflict occurred attempting to store user",
+        ),
+        (
+            "POST",
+            "/v3/projects",
+            json!({"project": {"name": "demo"}}),
+            409,
+            "Conflict occurred attempting to store project",
+        ),
+        (
+            "PATCH",
+            &demo,
+            json!({"project": {"domain_id": "other"}}),
+            400,
+            "Cannot change Domain ID",
+        ),
+        (
+            "GET",
+            "/v3/users/nobody",
+            Json::Null,
+            404,
+            "Could not find user: nobody.",
+        ),
+        (
+            "DELETE",
+            "/v3/domains/default",
+            Json::Null,
+            403,
+            "Cannot delete a domain that is enabled",
+        ),
+        (
+            "DELETE",
+            "/v3/regions/RegionOne",
+            Json::Null,
+            403,
+            "Unable to delete region RegionOne",
+        ),
+        (
+            "POST",
+            "/v3/endpoints",
+            json!({"endpoint": {"interface": "side", "service_id": "x", "url": "http://x"}}),
+            400,
+            "Invalid input for field 'interface'",
+        ),
+        (
+            "POST",
+            "/v3/endpoints",
+            json!({"endpoint": {"interface": "public", "service_id": "x", "url": "http://x"}}),
+            400,
+            "Could not find service: x.",
+        ),
+    ];
+    for (method, path, body, status, message) in cases {
+        let answer = cloud.call(&admin, method, path, body.clone()).await;
+        assert_eq!(
+            answer.status, status,
+            "{method} {path} {body}: {}",
+            answer.body
+        );
+        assert!(
+            answer.body["error"]["message"]
+                .as_str()
+                .unwrap()
+                .starts_with(message),
+            "{}",
+            answer.body
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_cached_token_costs_microseconds() {
+    let cloud = Cloud::new().await;
+    let token = cloud.admin().await;
+    cloud.service.validate(&token).await.unwrap();
+    let start = std::time::Instant::now();
+    for _ in 0..2000 {
+        cloud.service.validate(&token).await.unwrap();
+    }
+    let each = start.elapsed() / 2000;
+    println!("validate, cached: {each:?}");
+    assert!(each < std::time::Duration::from_micros(200), "{each:?}");
+}
