@@ -154,7 +154,7 @@ fn resources(host: &HostState, request: &Request) -> Result<(), Reason> {
         };
         if need < inventory.min_unit
             || need > inventory.max_unit
-            || need % inventory.step_size.max(1) != 0
+            || !need.is_multiple_of(inventory.step_size.max(1))
         {
             return Err(Reason::Unit {
                 class: clone(class),
