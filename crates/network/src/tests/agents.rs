@@ -17,7 +17,7 @@ impl Cloud {
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
-    async fn wanted(&self, host: &str, since: u64, wait: u64) -> Option<HostWanted> {
+    pub(super) async fn wanted(&self, host: &str, since: u64, wait: u64) -> Option<HostWanted> {
         let (status, body) = self
             .ask(
                 "GET",
@@ -33,7 +33,7 @@ impl Cloud {
         Some(serde_json::from_value(body).unwrap())
     }
 
-    async fn bound(&self, network: &str, host: &str) -> Value {
+    pub(super) async fn bound(&self, network: &str, host: &str) -> Value {
         let port = json!({"port": {"network_id": network, "project_id": "demo", "binding:host_id": host, "device_id": "s1", "device_owner": "compute:nova"}});
         self.make("ports", ADMIN, port).await
     }

@@ -2,42 +2,6 @@
 
 use super::*;
 
-const TABLES: &[&str] = &[
-    "networks",
-    "subnets",
-    "subnetpools",
-    "address_scopes",
-    "ports",
-    "routers",
-    "floatingips",
-    "groups",
-    "rules",
-    "allocations",
-    "port_groups",
-    "counters",
-    "changes",
-    "hosts",
-    "agents",
-    "quotas",
-];
-
-async fn emptied(url: &str) -> sql::Store {
-    let store = sql::Store::open(url).await.unwrap();
-    store.migrate("network-tests", &[]).await.unwrap();
-    let forget = |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
-        for table in TABLES {
-            tx.execute(&format!("DROP TABLE IF EXISTS net_{table}"), &[])?;
-        }
-        tx.execute(
-            "DELETE FROM schema_migrations WHERE component = 'network'",
-            &[],
-        )?;
-        Ok(())
-    };
-    store.write(forget).await.unwrap();
-    store
-}
-
 async fn story(cloud: Cloud) {
     let built = cloud.service.bootstrap("adm").await.unwrap();
     let tasks: Vec<_> = (0..20)
@@ -88,17 +52,37 @@ async fn story(cloud: Cloud) {
     assert_eq!(cloud.get("ports", DEMO).await["ports"], json!([]));
 }
 
-#[tokio::test]
-async fn sqlite() {
-    story(Cloud::new().await).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_on_every_database() {
+    for database in sql::testing::databases().await {
+        eprintln!("{}", database.name);
+        story(Cloud::on(database.store.clone()).await).await;
+        two_services(&database).await;
+    }
 }
 
-#[tokio::test]
-async fn postgres_and_mysql() {
-    for variable in ["KILONOVA_TEST_POSTGRES", "KILONOVA_TEST_MYSQL"] {
-        match std::env::var(variable) {
-            Ok(url) => story(Cloud::on(emptied(&url).await).await).await,
-            Err(_) => eprintln!("{variable} is not set: not tested there"),
+/// What one process changes, an agent that asks another one hears.
+async fn two_services(database: &sql::testing::TestStore) {
+    let (one, two) = (
+        Cloud::on(database.store.clone()).await,
+        Cloud::on(database.again().await).await,
+    );
+    let have = two.wanted("h1", 0, 0).await.unwrap();
+    let (network, _) = one.network(DEMO, "10.0.0.0/24").await;
+    let port = one.bound(&network, "h1").await;
+    let mut have = have;
+    for _ in 0..3 {
+        if let Some(news) = two.wanted("h1", have.revision, 5).await {
+            have.update(news);
+        }
+        if !have.ports.is_empty() {
+            break;
         }
     }
+    assert_eq!(
+        have.ports[0].id.to_string(),
+        text(&port["id"]),
+        "{}",
+        database.name
+    );
 }
