@@ -5,7 +5,7 @@
 
 use crate::dispatch::{Answer, Call};
 use crate::fault::Fault;
-use crate::query::{self, Query, WantedTraits, invalid};
+use crate::query::{self, Query, WantedAggregates, WantedTraits, invalid};
 use crate::usages;
 use crate::view::{self, ProviderView};
 use serde_json::{Map, Value, json};
@@ -18,7 +18,7 @@ struct Group {
     resources: BTreeMap<String, u64>,
     traits: WantedTraits,
     in_tree: Option<Uuid>,
-    impossible: bool,
+    members: WantedAggregates,
 }
 
 const GROUPED: [(&str, u16); 4] = [
@@ -71,7 +71,7 @@ fn read_groups(query: &Query, version: u16) -> Result<BTreeMap<String, Group>, F
                 .unwrap_or_default(),
             traits: query::traits(&all("required"), version)?,
             in_tree: in_tree.transpose()?,
-            impossible: !query::in_no_aggregate_is_fine(&all("member_of"), version)?,
+            members: query::member_of(&all("member_of"), version)?,
         };
         // From 1.36 a group without resources may take part in `same_subtree`.
         if group.resources.is_empty() && version < 36 {
@@ -142,7 +142,7 @@ pub(crate) async fn list(call: Call) -> Result<Answer, Fault> {
         let traits_fit =
             |traits: &WantedTraits| view.has_traits(&traits.required, &traits.forbidden);
         let group_fits = |group: &Group| {
-            !group.impossible
+            group.members.fit(&view.aggregates)
                 && traits_fit(&group.traits)
                 && group.in_tree.is_none_or(|tree| tree == view.provider.uuid)
         };

@@ -2,7 +2,9 @@
 //!
 //! Compute's own claims go straight to the same tables ([`db::placement`]); this crate lets administrators and stock
 //! clients see them, and change inventories and allocations. Providers are the compute nodes and have no children.
-//! What is not built yet (custom classes and traits, provider aggregates, reshaping) answers 501.
+//! A provider's
+//! aggregates are the host aggregates of its host. What is not built yet (custom classes and traits, changing traits
+//! and aggregates of providers, reshaping) answers 501.
 
 mod allocations;
 mod candidates;

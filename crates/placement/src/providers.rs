@@ -65,10 +65,10 @@ pub(crate) async fn list(call: Call) -> Result<Answer, Fault> {
         .transpose()?
         .unwrap_or_default();
     let traits = query::traits(&query.all("required"), version)?;
-    let members = query::in_no_aggregate_is_fine(&query.all("member_of"), version)?;
+    let members = query::member_of(&query.all("member_of"), version)?;
     let matches = |view: &ProviderView| {
         let provider = &view.provider;
-        members
+        members.fit(&view.aggregates)
             && query.get("name").is_none_or(|name| name == provider.name)
             && [uuid, root]
                 .into_iter()
@@ -202,7 +202,7 @@ pub(crate) async fn delete(call: Call) -> Result<Answer, Fault> {
 
 pub(crate) async fn aggregates(call: Call) -> Result<Answer, Fault> {
     let view = view::read_one(call.store(), call.capture(0)).await?;
-    let mut shown = json!({"aggregates": []});
+    let mut shown = json!({"aggregates": view.aggregates});
     if call.version >= 19 {
         shown["resource_provider_generation"] = view.provider.generation.into();
     }

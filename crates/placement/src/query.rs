@@ -135,22 +135,48 @@ fn known_trait(name: &str) -> Result<String, Fault> {
     )))
 }
 
-/// Whether a provider, which is in no aggregate, satisfies `member_of`: `uuid`, `in:uuid,uuid`, from 1.32 `!uuid`.
-pub(crate) fn in_no_aggregate_is_fine(values: &[&str], version: u16) -> Result<bool, Fault> {
-    let mut fine = true;
-    for value in values {
-        let (forbidden, list) = match value.strip_prefix('!').filter(|_| version >= 32) {
-            Some(rest) => (true, rest),
-            None => (false, *value),
-        };
-        for uuid in list.strip_prefix("in:").unwrap_or(list).split(',') {
-            Uuid::parse_str(uuid).map_err(|_| {
-                Fault::bad_request(format!(
-                    "Expected 'member_of' parameter to contain valid UUID(s). Got: {value}"
-                ))
-            })?;
-        }
-        fine &= forbidden;
+/// Aggregates that a provider must be in (of each set at least one), and those it must not be in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WantedAggregates {
+    required: Vec<BTreeSet<Uuid>>,
+    forbidden: BTreeSet<Uuid>,
+}
+
+impl WantedAggregates {
+    pub(crate) fn fit(&self, aggregates: &BTreeSet<Uuid>) -> bool {
+        self.forbidden.is_disjoint(aggregates)
+            && self.required.iter().all(|any| !any.is_disjoint(aggregates))
     }
-    Ok(fine)
+}
+
+/// `uuid`, `in:uuid,uuid`, from 1.24 repeated, from 1.32 `!uuid` and `!in:uuid,uuid`.
+pub(crate) fn member_of(values: &[&str], version: u16) -> Result<WantedAggregates, Fault> {
+    let mut wanted = WantedAggregates::default();
+    // Before 1.24 the last one counts.
+    let values = if version >= 24 {
+        values
+    } else {
+        &values[values.len().saturating_sub(1)..]
+    };
+    for value in values {
+        let unwanted = value.strip_prefix('!').filter(|_| version >= 32);
+        let list = unwanted.unwrap_or(value);
+        let uuids = list
+            .strip_prefix("in:")
+            .unwrap_or(list)
+            .split(',')
+            .map(Uuid::parse_str)
+            .collect::<Result<BTreeSet<_>, _>>();
+        let uuids = uuids.map_err(|_| {
+            Fault::bad_request(format!(
+                "Expected 'member_of' parameter to contain valid UUID(s). Got: {value}"
+            ))
+        })?;
+        if unwanted.is_some() {
+            wanted.forbidden.extend(uuids);
+        } else {
+            wanted.required.push(uuids);
+        }
+    }
+    Ok(wanted)
 }

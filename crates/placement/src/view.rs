@@ -11,6 +11,8 @@ pub(crate) struct ProviderView {
     pub(crate) provider: Provider,
     pub(crate) inventories: BTreeMap<String, Inventory>,
     pub(crate) traits: BTreeSet<&'static str>,
+    /// The host aggregates that the node's host is in.
+    pub(crate) aggregates: BTreeSet<Uuid>,
 }
 
 impl ProviderView {
@@ -52,10 +54,11 @@ pub(crate) async fn read(store: &sql::Store) -> Result<Vec<ProviderView>, Fault>
                 inventories,
                 db::hosts::nodes(tx)?,
                 db::hosts::services(tx)?,
+                db::aggregates::all(tx)?,
             ))
         })
         .await?;
-    let (providers, inventories, nodes, services) = rows;
+    let (providers, inventories, nodes, services, aggregates) = rows;
     let mut of: BTreeMap<Uuid, BTreeMap<String, Inventory>> = BTreeMap::new();
     for (provider, inventory) in inventories {
         of.entry(provider)
@@ -77,7 +80,20 @@ pub(crate) async fn read(store: &sql::Store) -> Result<Vec<ProviderView>, Fault>
             (node.uuid.0, traits)
         })
         .collect();
+    let aggregates_of: BTreeMap<Uuid, BTreeSet<Uuid>> = nodes
+        .iter()
+        .map(|node| {
+            let mine = aggregates
+                .iter()
+                .filter(|aggregate| aggregate.hosts.contains(&node.host.0));
+            (node.uuid.0, mine.map(|aggregate| aggregate.uuid).collect())
+        })
+        .collect();
     let view = |provider: Provider| ProviderView {
+        aggregates: aggregates_of
+            .get(&provider.uuid)
+            .cloned()
+            .unwrap_or_default(),
         inventories: of.remove(&provider.uuid).unwrap_or_default(),
         traits: traits_of.get(&provider.uuid).cloned().unwrap_or_default(),
         provider,
