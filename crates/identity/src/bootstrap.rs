@@ -73,7 +73,6 @@ impl Service {
     /// Makes what is missing of a fresh cloud; what is there stays, except that passwords and endpoint addresses are
     /// set to what is asked. Safe to repeat at every start.
     pub async fn bootstrap(&self, wanted: &Bootstrap) -> Result<Bootstrapped, Error> {
-        let mut hashes = HashMap::new();
         let service_users = wanted
             .service_users
             .iter()
@@ -87,11 +86,16 @@ impl Service {
                     .map(|password| ("demo".to_owned(), password)),
             )
             .chain(service_users);
-        for (name, password) in people {
-            if let Some(hash) = self.changed_password(&name, &password).await? {
-                hashes.insert(name, hash);
-            }
-        }
+        // bcrypt is slow on purpose, and a start should not be: all at once.
+        let hashing = people.map(|(name, password)| async move {
+            let hash = self.changed_password(&name, &password).await?;
+            Ok::<_, Error>(hash.map(|hash| (name, hash)))
+        });
+        let hashes: HashMap<String, String> = futures_util::future::try_join_all(hashing)
+            .await?
+            .into_iter()
+            .flatten()
+            .collect();
         let wanted = wanted.clone();
         Ok(self.change(move |tx| fill(tx, &wanted, &hashes)).await?)
     }

@@ -1,4 +1,4 @@
-//! Storage on every database: SQLite, and those that KILONOVA_TEST_POSTGRES and KILONOVA_TEST_MYSQL name.
+//! Storage on every database there is (`sql::testing`).
 #![allow(clippy::unwrap_used)]
 
 use super::access::{self, Named};
@@ -7,18 +7,13 @@ use super::kinds::{DOMAINS, PROJECTS, ROLES, USERS};
 use super::records::{self, Record};
 use super::{MIGRATIONS, app_credentials};
 use serde_json::{Value as Json, json};
-use sql::{Error, Store, Tx};
+use sql::testing::{TestStore, databases};
+use sql::{Error, Tx};
 use types::Timestamp;
 
-async fn stores() -> Vec<Store> {
-    let mut stores = vec![Store::temporary().await.unwrap()];
-    for name in ["KILONOVA_TEST_POSTGRES", "KILONOVA_TEST_MYSQL"] {
-        match std::env::var(name) {
-            Ok(url) => stores.push(Store::open(&url).await.unwrap()),
-            Err(_) => eprintln!("skipped: {name} is not set"),
-        }
-    }
-    for store in &stores {
+async fn stores() -> Vec<TestStore> {
+    let stores = databases().await;
+    for TestStore { store, .. } in &stores {
         store.migrate("identity", MIGRATIONS).await.unwrap();
     }
     stores
@@ -51,7 +46,7 @@ fn user(tx: &mut Tx<'_>, domain: &str, id: &str) -> Result<(), Error> {
 
 #[tokio::test]
 async fn records_round_trip() {
-    for store in stores().await {
+    for TestStore { store, .. } in &stores().await {
         let (d, p) = (fresh("d"), fresh("p"));
         let found = store
             .write(move |tx| -> Result<_, Error> {
@@ -87,7 +82,7 @@ async fn records_round_trip() {
 
 #[tokio::test]
 async fn names_are_unique_in_a_domain_and_differ_by_case() {
-    for store in stores().await {
+    for TestStore { store, .. } in &stores().await {
         let d = fresh("d");
         let role =
             |id: String, name: &str| record(json!({"id": id, "name": name, "domain_id": null}));
@@ -114,7 +109,7 @@ async fn names_are_unique_in_a_domain_and_differ_by_case() {
 
 #[tokio::test]
 async fn grants_and_groups() {
-    for store in stores().await {
+    for TestStore { store, .. } in &stores().await {
         let (d, u, g, p) = (fresh("d"), fresh("u"), fresh("g"), fresh("p"));
         let grant = move |kind: &str, actor: &str, scope: &str, role: &str| Grant {
             actor_kind: kind.to_owned(),
@@ -141,7 +136,7 @@ async fn grants_and_groups() {
             assert_eq!(roles, ["r1", "r2"]);
             assert_eq!(
                 grants::list(tx, &[("scope_id", &p), ("actor_kind", "group")])?,
-                [by_group.clone()]
+                std::slice::from_ref(&by_group)
             );
             assert!(
                 grants::exists(tx, &own)?
@@ -160,7 +155,7 @@ async fn grants_and_groups() {
 
 #[tokio::test]
 async fn people_and_their_credentials() {
-    for store in stores().await {
+    for TestStore { store, .. } in &stores().await {
         let (d, u, p, c) = (fresh("d"), fresh("u"), fresh("p"), fresh("c"));
         let checked = store.write(move |tx| -> Result<(), Error> {
             domain(tx, &d)?;

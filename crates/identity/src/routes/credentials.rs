@@ -42,7 +42,7 @@ pub fn prepare(call: &Call, record: &mut Record) -> Result<(), Fault> {
         if text(record, "project_id").is_empty() {
             return Err(Fault::required("project_id"));
         }
-        record.insert("id".to_owned(), Json::String(ec2_id(&access)));
+        record.insert("id".to_owned(), Json::String(ec2_id(access)));
         // What is made with an application credential has no more rights than that.
         blob["app_cred_id"] = call
             .held()?

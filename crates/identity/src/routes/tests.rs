@@ -473,7 +473,10 @@ async fn old_tokens_are_refused_at_once() {
 async fn bootstrap_can_be_repeated() {
     let cloud = Cloud::new().await;
     let admin = cloud.admin().await;
-    let again = cloud.service.bootstrap(&wanted()).await.unwrap();
+    let service = cloud.service.clone();
+    // On a task of its own, as the binary may start it.
+    let again = tokio::spawn(async move { service.bootstrap(&wanted()).await });
+    let again = again.await.unwrap().unwrap();
     assert_eq!(again, cloud.ids);
     assert!(
         cloud.service.validate(&admin).await.is_ok(),
@@ -845,4 +848,73 @@ async fn a_cached_token_costs_microseconds() {
     let each = start.elapsed() / 2000;
     println!("validate, cached: {each:?}");
     assert!(each < std::time::Duration::from_micros(200), "{each:?}");
+}
+
+#[tokio::test]
+async fn the_same_on_every_database() {
+    for sql::testing::TestStore { name, store, .. } in &sql::testing::databases().await {
+        let cloud = Cloud::on(store.clone()).await;
+        let (id, grant) = cloud.person("someone", "member").await;
+        let token = cloud.token("someone", project("demo")).await;
+        let admin = cloud.admin().await;
+        let assigned = format!("/v3/role_assignments?user.id={id}&effective&include_names");
+        let rows = cloud.get(&admin, &assigned).await.body;
+        assert_eq!(
+            rows["role_assignments"].as_array().unwrap().len(),
+            2,
+            "{name}"
+        );
+        let taken = json!({"user": {"name": "someone"}});
+        assert_eq!(
+            cloud.call(&admin, "POST", "/v3/users", taken).await.status,
+            409,
+            "{name}"
+        );
+        let catalog = cloud.get(&token, "/v3/auth/catalog").await.body;
+        assert_eq!(catalog["catalog"].as_array().unwrap().len(), 3, "{name}");
+        assert_eq!(
+            cloud
+                .call(&admin, "DELETE", &grant, Json::Null)
+                .await
+                .status,
+            204,
+            "{name}"
+        );
+        assert_eq!(
+            cloud.service.validate(&token).await,
+            Err(AuthError::Invalid),
+            "{name}"
+        );
+        let user = format!("/v3/users/{id}");
+        assert_eq!(
+            cloud.call(&admin, "DELETE", &user, Json::Null).await.status,
+            204,
+            "{name}"
+        );
+        assert_eq!(cloud.get(&admin, &user).await.status, 404, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn another_process_sees_a_change_within_a_second() {
+    let databases = sql::testing::databases().await;
+    let cloud = Cloud::on(databases[0].store.clone()).await;
+    let (id, _) = cloud.person("someone", "member").await;
+    let token = cloud.token("someone", project("demo")).await;
+    let config = cloud.service.inner.config.clone();
+    let other = Service::open(databases[0].again().await, config)
+        .await
+        .unwrap();
+    assert!(other.validate(&token).await.is_ok());
+    let gone = cloud
+        .call(
+            &cloud.admin().await,
+            "DELETE",
+            &format!("/v3/users/{id}"),
+            Json::Null,
+        )
+        .await;
+    assert_eq!(gone.status, 204);
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert_eq!(other.validate(&token).await, Err(AuthError::Invalid));
 }
