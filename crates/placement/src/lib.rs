@@ -72,8 +72,8 @@ impl Service {
     /// Opens the service on the compute database.
     pub async fn open(
         store: sql::Store,
-        tokens: Arc<dyn TokenValidator>,
         config: Config,
+        tokens: Arc<dyn TokenValidator>,
     ) -> Result<Self, OpenError> {
         db::migrate(&store).await?;
         let mut enforcer = policy::Enforcer::new(policies::RULES.iter().cloned())?;

@@ -63,7 +63,7 @@ fn facts(name: &str) -> HostFacts {
 
 /// Two nodes, the first in an aggregate, a server of project p1 on the first, the second disabled.
 async fn cloud(store: &sql::Store) -> Service {
-    let service = Service::open(store.clone(), Arc::new(Tokens), Config::default())
+    let service = Service::open(store.clone(), Config::default(), Arc::new(Tokens))
         .await
         .unwrap();
     store
