@@ -1,1 +1,50 @@
-fn main() {}
+//! `kilonova`: a whole private cloud in one binary.
+
+mod arguments;
+mod cloud;
+mod credentials;
+mod down;
+mod flavors;
+mod home;
+mod hosts;
+mod service_tokens;
+mod serving;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KILONOVA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::from(error)),
+    };
+    let done = match arguments.command {
+        Command::Up(up) => runtime.block_on(cloud::up(up)),
+        Command::Down(at) => runtime.block_on(down::down(&at.home)),
+        Command::Status(at) => home::status(&at.home),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("kilonova: {error:#}");
+    ExitCode::FAILURE
+}

@@ -79,7 +79,10 @@ impl Enforcer {
         for rule in defaults {
             rules.insert(rule.name.to_owned(), read(rule.name, rule.check)?);
         }
-        let enforcer = Self { rules, unknown: Vec::new() };
+        let enforcer = Self {
+            rules,
+            unknown: Vec::new(),
+        };
         enforcer.check_cycles()?;
         Ok(enforcer)
     }
@@ -110,7 +113,9 @@ impl Enforcer {
 
     /// Whether `caller` passes `rule` for `target`. A rule that does not exist denies.
     pub fn allows(&self, rule: &str, caller: &Caller, target: &Target) -> bool {
-        self.rules.get(rule).is_some_and(|check| self.holds(check, caller, target))
+        self.rules
+            .get(rule)
+            .is_some_and(|check| self.holds(check, caller, target))
     }
 
     fn holds(&self, check: &Check, caller: &Caller, target: &Target) -> bool {
@@ -121,17 +126,25 @@ impl Enforcer {
             Check::And(all) => all.iter().all(|one| self.holds(one, caller, target)),
             Check::Or(any) => any.iter().any(|one| self.holds(one, caller, target)),
             Check::Rule(name) => self.allows(name, caller, target),
-            Check::Role(role) => substitute(role, target).is_some_and(|role| caller.has_role(&role)),
+            Check::Role(role) => {
+                substitute(role, target).is_some_and(|role| caller.has_role(&role))
+            }
             Check::Generic { kind, wanted } => {
-                let Some(wanted) = substitute(wanted, target) else { return false };
-                self.credential(kind, caller).is_some_and(|held| held == wanted)
+                let Some(wanted) = substitute(wanted, target) else {
+                    return false;
+                };
+                self.credential(kind, caller)
+                    .is_some_and(|held| held == wanted)
             }
         }
     }
 
     /// What the caller has under this name; quoted texts and True/False stand for themselves.
     fn credential(&self, kind: &str, caller: &Caller) -> Option<String> {
-        if let Some(literal) = kind.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')) {
+        if let Some(literal) = kind
+            .strip_prefix('\'')
+            .and_then(|rest| rest.strip_suffix('\''))
+        {
             return Some(literal.to_owned());
         }
         match kind {
@@ -163,7 +176,9 @@ impl Enforcer {
     }
 
     fn visit(&self, name: &str, path: &mut Vec<String>) -> Result<(), PolicyError> {
-        let Some(check) = self.rules.get(name) else { return Ok(()) };
+        let Some(check) = self.rules.get(name) else {
+            return Ok(());
+        };
         for next in check.rules() {
             if path.iter().any(|seen| seen == next) {
                 return Err(PolicyError::Cycle(next.to_owned()));
@@ -181,14 +196,24 @@ fn python_bool(value: bool) -> &'static str {
 }
 
 fn read(rule: &str, check: &str) -> Result<Check, PolicyError> {
-    parse::check(check).map_err(|reason| PolicyError::Check { rule: rule.to_owned(), check: check.to_owned(), reason })
+    parse::check(check).map_err(|reason| PolicyError::Check {
+        rule: rule.to_owned(),
+        check: check.to_owned(),
+        reason,
+    })
 }
 
 /// Replaces `%(name)s` by the target's attribute; an attribute that is missing fails the check.
 fn substitute(text: &str, target: &Target) -> Option<String> {
-    let Some((before, rest)) = text.split_once("%(") else { return Some(text.to_owned()) };
+    let Some((before, rest)) = text.split_once("%(") else {
+        return Some(text.to_owned());
+    };
     let (name, after) = rest.split_once(")s")?;
-    Some(format!("{before}{}{}", target.get(name)?, substitute(after, target)?))
+    Some(format!(
+        "{before}{}{}",
+        target.get(name)?,
+        substitute(after, target)?
+    ))
 }
 
 #[cfg(test)]
@@ -197,11 +222,21 @@ mod tests {
     use super::*;
 
     fn enforcer() -> Enforcer {
-        let rule = |name, check| Rule { name, check, description: "" };
+        let rule = |name, check| Rule {
+            name,
+            check,
+            description: "",
+        };
         Enforcer::new([
             rule("context_is_admin", "role:admin"),
-            rule("owner", "is_admin:True or (role:member and project_id:%(project_id)s)"),
-            rule("read", "rule:owner or role:reader and project_id:%(project_id)s"),
+            rule(
+                "owner",
+                "is_admin:True or (role:member and project_id:%(project_id)s)",
+            ),
+            rule(
+                "read",
+                "rule:owner or role:reader and project_id:%(project_id)s",
+            ),
             rule("nobody", "!"),
             rule("anyone", ""),
             rule("not_bob", "not user_id:bob"),
@@ -222,7 +257,10 @@ mod tests {
 
     #[test]
     fn decisions() {
-        let target = Target::new().with("project_id", "p1").with("kind", "x").with("target.user.id", "bob");
+        let target = Target::new()
+            .with("project_id", "p1")
+            .with("kind", "x")
+            .with("target.user.id", "bob");
         let cases = [
             ("owner", &["member"][..], "p1", true),
             ("owner", &["member"], "p2", false),
@@ -238,19 +276,34 @@ mod tests {
             ("no such rule", &["admin"], "p1", false),
         ];
         for (rule, roles, project, wanted) in cases {
-            assert_eq!(enforcer().allows(rule, &caller(roles, project), &target), wanted, "{rule} {roles:?} {project}");
+            assert_eq!(
+                enforcer().allows(rule, &caller(roles, project), &target),
+                wanted,
+                "{rule} {roles:?} {project}"
+            );
         }
         assert!(!enforcer().allows("owner", &caller(&["member"], "p1"), &Target::new()));
     }
 
     #[test]
     fn overrides() {
-        let changed = enforcer().with_overrides("nobody: 'role:admin'\nnew: '@'\n").unwrap();
+        let changed = enforcer()
+            .with_overrides("nobody: 'role:admin'\nnew: '@'\n")
+            .unwrap();
         assert!(changed.allows("nobody", &caller(&["admin"], "p1"), &Target::new()));
         assert_eq!(changed.unknown(), ["new"]);
         assert!(enforcer().with_overrides("").is_ok());
-        assert!(matches!(enforcer().with_overrides("owner: 'rule:read'"), Err(PolicyError::Cycle(_))));
-        assert!(matches!(enforcer().with_overrides("owner: 'role:a and'"), Err(PolicyError::Check { .. })));
-        assert!(matches!(enforcer().with_overrides("- a"), Err(PolicyError::File(_))));
+        assert!(matches!(
+            enforcer().with_overrides("owner: 'rule:read'"),
+            Err(PolicyError::Cycle(_))
+        ));
+        assert!(matches!(
+            enforcer().with_overrides("owner: 'role:a and'"),
+            Err(PolicyError::Check { .. })
+        ));
+        assert!(matches!(
+            enforcer().with_overrides("- a"),
+            Err(PolicyError::File(_))
+        ));
     }
 }

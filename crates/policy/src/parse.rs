@@ -38,23 +38,37 @@ pub(crate) fn check(text: &str) -> Result<Check, String> {
     if text.trim().is_empty() {
         return Ok(Check::Always);
     }
-    terminated(any_of, (multispace0, eof)).parse(text).map_err(|error| format!("stopped at character {}", error.offset()))
+    terminated(any_of, (multispace0, eof))
+        .parse(text)
+        .map_err(|error| format!("stopped at character {}", error.offset()))
 }
 
 fn any_of(input: &mut &str) -> Parsed<Check> {
     let mut parts: Vec<Check> = separated(1.., all_of, keyword("or")).parse_next(input)?;
-    Ok(if parts.len() == 1 { parts.remove(0) } else { Check::Or(parts) })
+    Ok(if parts.len() == 1 {
+        parts.remove(0)
+    } else {
+        Check::Or(parts)
+    })
 }
 
 fn all_of(input: &mut &str) -> Parsed<Check> {
     let mut parts: Vec<Check> = separated(1.., negation, keyword("and")).parse_next(input)?;
-    Ok(if parts.len() == 1 { parts.remove(0) } else { Check::And(parts) })
+    Ok(if parts.len() == 1 {
+        parts.remove(0)
+    } else {
+        Check::And(parts)
+    })
 }
 
 fn negation(input: &mut &str) -> Parsed<Check> {
     let negated = opt(keyword("not")).parse_next(input)?;
     let inner = preceded(multispace0, alt((parenthesised, atom))).parse_next(input)?;
-    Ok(if negated.is_some() { Check::Not(Box::new(inner)) } else { inner })
+    Ok(if negated.is_some() {
+        Check::Not(Box::new(inner))
+    } else {
+        inner
+    })
 }
 
 fn parenthesised(input: &mut &str) -> Parsed<Check> {
@@ -63,9 +77,17 @@ fn parenthesised(input: &mut &str) -> Parsed<Check> {
 
 fn keyword<'i>(word: &'static str) -> impl Parser<&'i str, (), ContextError> {
     move |input: &mut &'i str| {
-        let text = preceded(multispace0, take_while(1.., |c: char| c.is_ascii_alphabetic()));
+        let text = preceded(
+            multispace0,
+            take_while(1.., |c: char| c.is_ascii_alphabetic()),
+        );
         let boundary = peek(not(one_of([':', '_', '.'])));
-        terminated(text.verify(move |found: &str| found.eq_ignore_ascii_case(word)), boundary).void().parse_next(input)
+        terminated(
+            text.verify(move |found: &str| found.eq_ignore_ascii_case(word)),
+            boundary,
+        )
+        .void()
+        .parse_next(input)
     }
 }
 
@@ -76,11 +98,16 @@ fn atom(input: &mut &str) -> Parsed<Check> {
         "!" => return Ok(Check::Never),
         _ => {}
     }
-    let Some((kind, wanted)) = split_kind(word) else { return Err(ContextError::new()) };
+    let Some((kind, wanted)) = split_kind(word) else {
+        return Err(ContextError::new());
+    };
     Ok(match kind {
         "rule" => Check::Rule(wanted.to_owned()),
         "role" => Check::Role(wanted.to_owned()),
-        _ => Check::Generic { kind: kind.to_owned(), wanted: wanted.to_owned() },
+        _ => Check::Generic {
+            kind: kind.to_owned(),
+            wanted: wanted.to_owned(),
+        },
     })
 }
 
@@ -110,7 +137,11 @@ fn atom_text<'i>(input: &mut &'i str) -> Parsed<&'i str> {
 
 /// Splits `kind:wanted`; a quoted kind may hold a colon.
 fn split_kind(word: &str) -> Option<(&str, &str)> {
-    let from = if word.starts_with('\'') { word[1..].find('\'')? + 2 } else { 0 };
+    let from = if word.starts_with('\'') {
+        word[1..].find('\'')? + 2
+    } else {
+        0
+    };
     let at = from + word[from..].find(':')?;
     let (kind, wanted) = (&word[..at], &word[at + 1..]);
     (!kind.is_empty() && !wanted.is_empty()).then_some((kind, wanted))

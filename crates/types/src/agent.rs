@@ -176,7 +176,9 @@ pub enum WorkOutcome {
 impl WorkOutcome {
     /// Success with this power state.
     pub fn done(power: PowerState) -> Self {
-        Self::Done { power: power.code() }
+        Self::Done {
+            power: power.code(),
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Caller {
 impl Caller {
     /// Whether the caller holds the role; role names do not depend on case (oslo.policy's RoleCheck).
     pub fn has_role(&self, role: &str) -> bool {
-        self.roles.iter().any(|held| held.eq_ignore_ascii_case(role))
+        self.roles
+            .iter()
+            .any(|held| held.eq_ignore_ascii_case(role))
     }
 }

@@ -47,7 +47,8 @@ impl AskedVersion {
     pub fn served(self) -> Option<Microversion> {
         let minor = u16::try_from(self.minor).ok()?;
         let version = Microversion(minor);
-        (self.major == 2 && version >= Microversion::MIN && version <= Microversion::MAX).then_some(version)
+        (self.major == 2 && version >= Microversion::MIN && version <= Microversion::MAX)
+            .then_some(version)
     }
 }
 
@@ -66,7 +67,10 @@ impl FromStr for AskedVersion {
             }
             part.parse().map_err(|_| bad())
         };
-        Ok(Self { major: number(major, false)?, minor: number(minor, true)? })
+        Ok(Self {
+            major: number(major, false)?,
+            minor: number(minor, true)?,
+        })
     }
 }
 
@@ -82,7 +86,9 @@ mod tests {
         assert_eq!(served("2.105"), Some(None));
         assert_eq!(served("2.0"), Some(None));
         assert_eq!(served("3.1"), Some(None));
-        for bad in ["2", "2.", ".1", "2.01", "02.1", "2.1.1", "a.b", "2.-1", "2.1 ", ""] {
+        for bad in [
+            "2", "2.", ".1", "2.01", "02.1", "2.1.1", "a.b", "2.-1", "2.1 ", "",
+        ] {
             assert_eq!(served(bad), None, "{bad}");
         }
     }

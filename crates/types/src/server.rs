@@ -33,7 +33,9 @@ impl Flavor {
         Resources {
             vcpus: u64::from(self.vcpus),
             memory_mb: u64::from(self.memory_mb),
-            disk_gb: u64::from(self.root_gb) + u64::from(self.ephemeral_gb) + u64::from(self.swap_mb).div_ceil(1024),
+            disk_gb: u64::from(self.root_gb)
+                + u64::from(self.ephemeral_gb)
+                + u64::from(self.swap_mb).div_ceil(1024),
         }
     }
 }
@@ -52,10 +54,14 @@ pub struct Resources {
 impl Resources {
     /// The amounts by resource class name, zero amounts left out.
     pub fn by_class(&self) -> Vec<(&'static str, u64)> {
-        [("VCPU", self.vcpus), ("MEMORY_MB", self.memory_mb), ("DISK_GB", self.disk_gb)]
-            .into_iter()
-            .filter(|&(_, amount)| amount > 0)
-            .collect()
+        [
+            ("VCPU", self.vcpus),
+            ("MEMORY_MB", self.memory_mb),
+            ("DISK_GB", self.disk_gb),
+        ]
+        .into_iter()
+        .filter(|&(_, amount)| amount > 0)
+        .collect()
     }
 }
 

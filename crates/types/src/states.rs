@@ -160,7 +160,9 @@ text_enum!(
 );
 
 /// What the hypervisor says of a guest (`OS-EXT-STS:power_state`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub enum PowerState {
     /// Not known yet.
     #[default]
@@ -206,8 +208,14 @@ impl PowerState {
 /// The API's `status` for a pair of states, as Nova's `nova.api.openstack.common` maps it.
 pub fn status(vm: VmState, task: Option<TaskState>) -> &'static str {
     use TaskState as T;
-    let rebuilding = matches!(task, Some(T::Rebuilding | T::RebuildBlockDeviceMapping | T::RebuildSpawning));
-    let resizing = matches!(task, Some(T::ResizePrep | T::ResizeMigrating | T::ResizeMigrated | T::ResizeFinish));
+    let rebuilding = matches!(
+        task,
+        Some(T::Rebuilding | T::RebuildBlockDeviceMapping | T::RebuildSpawning)
+    );
+    let resizing = matches!(
+        task,
+        Some(T::ResizePrep | T::ResizeMigrating | T::ResizeMigrated | T::ResizeFinish)
+    );
     match vm {
         VmState::Active => match task {
             Some(T::Rebooting | T::RebootPending | T::RebootStarted) => "REBOOT",

@@ -13,7 +13,9 @@ pub struct Timestamp(pub i64);
 impl Timestamp {
     /// The present, by this machine's clock.
     pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
@@ -34,12 +36,18 @@ impl Timestamp {
 
     /// This much later.
     pub fn plus(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// This much earlier.
     pub fn minus(self, by: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// `2026-01-31T23:59:59Z`: servers, images, versions.
@@ -96,11 +104,23 @@ mod tests {
         assert_eq!(at.iso_micros(), "2025-12-31T23:59:59.000042");
         assert_eq!(at.iso_micros_z(), "2025-12-31T23:59:59.000042Z");
         assert_eq!(at.sql_seconds(), "2025-12-31 23:59:59");
-        for text in [at.iso_micros(), at.iso_micros_z(), "2025-12-31 23:59:59.000042".to_owned()] {
+        for text in [
+            at.iso_micros(),
+            at.iso_micros_z(),
+            "2025-12-31 23:59:59.000042".to_owned(),
+        ] {
             assert_eq!(Timestamp::parse(&text), Some(at), "{text}");
         }
-        assert_eq!(Timestamp::parse("2026-01-01T01:59:59.000042+02:00"), Some(at));
-        assert_eq!(Timestamp::parse("2026-01-01").map(|t| t.iso_seconds_z()).as_deref(), Some("2026-01-01T00:00:00Z"));
+        assert_eq!(
+            Timestamp::parse("2026-01-01T01:59:59.000042+02:00"),
+            Some(at)
+        );
+        assert_eq!(
+            Timestamp::parse("2026-01-01")
+                .map(|t| t.iso_seconds_z())
+                .as_deref(),
+            Some("2026-01-01T00:00:00Z")
+        );
         assert_eq!(Timestamp::parse("yesterday"), None);
     }
 }

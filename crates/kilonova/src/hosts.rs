@@ -1,0 +1,176 @@
+//! The hosts of this process: one real one, or simulated ones.
+
+use crate::arguments::{Hypervisor, Up};
+use crate::home::Home;
+use anyhow::{Context, Result};
+use compute::{Agent, ImageCache, Ledger, Settings};
+use network_agent::source::{Endpoint, HttpSource};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use types::{HostName, NodeId};
+use virt::libvirt::daemon::{Daemon, DaemonConfig};
+use virt::libvirt::{Libvirt, LibvirtConfig};
+use virt::sim::{Sim, SimConfig};
+use web::client::Client;
+
+/// How often an agent says that it lives.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// What runs on this machine.
+pub(crate) struct Hosts {
+    daemon: Option<Daemon>,
+    libvirt: Option<Arc<Libvirt>>,
+}
+
+impl Hosts {
+    /// Starts the agents.
+    pub(crate) async fn start(
+        home: &Home,
+        up: &Up,
+        socket: &Path,
+        metadata_secret: &str,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
+        match up.hypervisor {
+            Hypervisor::Sim => {
+                for number in 1..=up.hosts.max(1) {
+                    simulated(home, number, socket, stop)?;
+                }
+                Ok(Self {
+                    daemon: None,
+                    libvirt: None,
+                })
+            }
+            Hypervisor::Libvirt => real(home, up, socket, metadata_secret, stop).await,
+        }
+    }
+
+    /// Stops what was started on this machine, except what guests need.
+    pub(crate) async fn finish(self) {
+        let guests_run = match &self.libvirt {
+            Some(libvirt) => match virt::Hypervisor::guests(libvirt.as_ref()).await {
+                Ok(guests) => guests.iter().any(|guest| guest.active),
+                Err(_) => true,
+            },
+            None => false,
+        };
+        if let Some(daemon) = self.daemon {
+            daemon.stop(guests_run).await;
+        }
+    }
+}
+
+fn simulated(home: &Home, number: u16, socket: &Path, stop: &CancellationToken) -> Result<()> {
+    let name = format!("sim-host-{number}");
+    let folder = home.path.join("sim").join(&name);
+    let hypervisor = Sim::open(SimConfig::large(folder.join("guests"), &name))?;
+    let agent = agent(&folder, &name, hypervisor, None, socket)?;
+    tokio::spawn(agent.run(stop.clone()));
+    let source = Arc::new(HttpSource::new(Endpoint::Unix(socket.to_owned()), &name));
+    tokio::spawn(network_agent::sim::Agent::run(
+        source,
+        Duration::from_secs(20),
+        stop.clone(),
+    ));
+    Ok(())
+}
+
+async fn real(
+    home: &Home,
+    up: &Up,
+    socket: &Path,
+    metadata_secret: &str,
+    stop: &CancellationToken,
+) -> Result<Hosts> {
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let daemon = match Daemon::ensure(DaemonConfig::system(home.path.join("libvirt"))).await {
+        Ok(daemon) => Some(daemon),
+        Err(error) => {
+            tracing::error!(%error, "libvirt does not answer; the compute service is down until it does");
+            None
+        }
+    };
+    let libvirt = Libvirt::open(LibvirtConfig::system(home.path.join("instances")))
+        .await
+        .context("the instances folder")?;
+    let images = ImageCache::new(libvirt.base_images()?);
+    let agent = agent(
+        &home.path,
+        &name,
+        Arc::clone(&libvirt) as Arc<dyn virt::Hypervisor>,
+        Some(images),
+        socket,
+    )?;
+    tokio::spawn(agent.run(stop.clone()));
+    let config = network_config(home, up, &name, metadata_secret)?;
+    let source = Arc::new(HttpSource::new(Endpoint::Unix(socket.to_owned()), &name));
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        if let Err(error) = network_agent::Agent::run(config, source, stop).await {
+            tracing::error!(%error, "the network agent ended");
+        }
+    });
+    Ok(Hosts {
+        daemon,
+        libvirt: Some(libvirt),
+    })
+}
+
+/// The network agent's settings; `down` needs the same.
+pub(crate) fn network_config(
+    home: &Home,
+    up: &Up,
+    host: &str,
+    metadata_secret: &str,
+) -> Result<network_agent::Config> {
+    let cloud = network_agent::CloudId::new(&home.cloud_id())?;
+    let mut config = network_agent::Config::new(
+        cloud,
+        host,
+        network_agent::Secret::new(metadata_secret.as_bytes()),
+    );
+    config.metadata_url = format!("http://{}:{}", up.listen, up.metadata_port);
+    Ok(config)
+}
+
+fn agent(
+    folder: &Path,
+    name: &str,
+    hypervisor: Arc<dyn virt::Hypervisor>,
+    images: Option<ImageCache>,
+    socket: &Path,
+) -> Result<Arc<Agent>> {
+    std::fs::create_dir_all(folder)?;
+    let settings = Settings {
+        host: HostName(name.to_owned()),
+        node: node_id(&folder.join("node-id"))?,
+        host_ip: "127.0.0.1".to_owned(),
+        beat: BEAT,
+    };
+    let ledger = Ledger::open(&folder.join("agent-ledger"))?;
+    Ok(Agent::new(
+        settings,
+        hypervisor,
+        images,
+        ledger,
+        Client::unix("the conductor", socket),
+    ))
+}
+
+/// The node's id: made once, kept for ever, because it names the host's inventory.
+fn node_id(path: &Path) -> Result<NodeId> {
+    if let Ok(text) = std::fs::read_to_string(path) {
+        return text
+            .trim()
+            .parse()
+            .with_context(|| format!("{} does not hold a UUID", path.display()));
+    }
+    let id = NodeId::random();
+    std::fs::write(path, id.to_string())?;
+    Ok(id)
+}

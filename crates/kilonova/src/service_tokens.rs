@@ -1,0 +1,53 @@
+//! Tokens for work that goes on after a user's request: compute acts as the service user `nova`.
+
+use async_trait::async_trait;
+use clients::{ClientError, ServiceTokens};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a token is used before a fresh one is made; well below its life.
+const USED_FOR: Duration = Duration::from_secs(1200);
+
+/// Tokens from the embedded identity service.
+pub(crate) struct EmbeddedTokens {
+    identity: identity::Service,
+    project: String,
+    current: Mutex<Option<(String, Instant)>>,
+}
+
+impl EmbeddedTokens {
+    /// Tokens on the project `service`.
+    pub(crate) fn new(identity: identity::Service, project: String) -> Self {
+        Self {
+            identity,
+            project,
+            current: Mutex::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl ServiceTokens for EmbeddedTokens {
+    async fn token(&self) -> Result<String, ClientError> {
+        {
+            let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((token, since)) = &*current
+                && since.elapsed() < USED_FOR
+            {
+                return Ok(token.clone());
+            }
+        }
+        let issued = self
+            .identity
+            .issue_service_token("nova", &self.project)
+            .await;
+        let unreachable = |error: identity::Error| ClientError::Unreachable {
+            service: "the identity service",
+            reason: error.to_string(),
+        };
+        let token = issued.map_err(unreachable)?;
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((token.clone(), Instant::now()));
+        Ok(token)
+    }
+}

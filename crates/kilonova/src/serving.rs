@@ -1,0 +1,63 @@
+//! The ports of the cloud.
+
+use crate::arguments::Up;
+use anyhow::{Context, Result};
+use axum::Router;
+use std::path::Path;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use web::Listener;
+
+/// The APIs that are served, and the signal that ends them.
+pub(crate) struct Serving {
+    tasks: JoinSet<std::io::Result<()>>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Serving {
+    pub(crate) fn new(stop: CancellationToken) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            stop,
+        }
+    }
+
+    /// Serves a router on a port.
+    pub(crate) async fn tcp(
+        &mut self,
+        up: &Up,
+        service: &str,
+        port: u16,
+        router: Router,
+    ) -> Result<()> {
+        let listener = Listener::tcp(&up.listen, port).await.with_context(|| {
+            format!("the {service} API cannot listen on {}:{port}; choose another port with --{service}-port", up.listen)
+        })?;
+        self.tasks
+            .spawn(web::serve(listener, router, self.stop.clone()));
+        Ok(())
+    }
+
+    /// Serves a router on a private unix socket.
+    pub(crate) fn unix(&mut self, path: &Path, router: Router) -> Result<()> {
+        // A socket that an earlier run left behind.
+        let _ = std::fs::remove_file(path);
+        let listener = tokio::net::UnixListener::bind(path)
+            .with_context(|| format!("cannot listen on {}", path.display()))?;
+        self.tasks.spawn(web::serve(
+            Listener::Unix(listener),
+            router,
+            self.stop.clone(),
+        ));
+        Ok(())
+    }
+
+    /// Waits until all have ended.
+    pub(crate) async fn finish(mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::error!(%error, "an API ended");
+            }
+        }
+    }
+}
