@@ -6,7 +6,7 @@ use crate::doc::Doc;
 use crate::fault::Fault;
 use crate::schema::Kind;
 use crate::service::{PortEvent, Service};
-use crate::wanted;
+use crate::wanted::{self, Urgency};
 use crate::work::{Context, Work};
 use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +25,8 @@ use uuid::Uuid;
 const WAIT: Duration = Duration::from_secs(60);
 /// How often the database is asked although nobody in this process changed anything: another process may have.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long changes are gathered that only tell who has which address elsewhere.
+const SOON: Duration = Duration::from_millis(200);
 /// Most bytes of a report.
 const REPORT: usize = 32 << 20;
 /// Most ports that one question may wait for.
@@ -93,21 +95,42 @@ async fn wait_for_news(
     if since == 0 {
         meet(service, &cx, host).await?;
     }
+    let mut seen = since;
+    // When what was gathered is told.
+    let mut soon: Option<Instant> = None;
     loop {
         revision.mark_unchanged();
         let asked = host.to_owned();
-        if let Some(news) = service
-            .read(&cx, move |work| wanted::news(work, &asked, since))
-            .await?
-        {
-            return Ok(Some(news));
+        let urgency = move |work: &mut Work<'_, '_>| wanted::urgency(work, &asked, seen);
+        let urgency = match since {
+            0 => Urgency::Now,
+            _ => service.read(&cx, urgency).await?,
+        };
+        let now = Instant::now();
+        let tell = match urgency {
+            Urgency::None(newest) => {
+                seen = newest;
+                newest.saturating_sub(since) >= wanted::LAG
+            }
+            Urgency::Soon => now >= *soon.get_or_insert(deadline.min(now + SOON)),
+            Urgency::Now => true,
+        };
+        if tell {
+            let asked = host.to_owned();
+            let news = move |work: &mut Work<'_, '_>| wanted::news(work, &asked, since);
+            match service.read(&cx, news).await? {
+                Ok(news) => return Ok(Some(news)),
+                Err(newest) => seen = newest,
+            }
+            soon = None;
         }
-        if Instant::now() >= deadline {
+        if now >= deadline {
             return Ok(None);
         }
+        let look = soon.unwrap_or(now + LOOK).min(deadline);
         tokio::select! {
             _ = revision.changed() => {}
-            () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK)) => {}
+            () = tokio::time::sleep_until(look) => {}
         }
     }
 }

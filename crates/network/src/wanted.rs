@@ -19,7 +19,7 @@ use types::network_wanted as w;
 use uuid::Uuid;
 
 /// An agent further behind than this gets a new revision even when nothing matters to it.
-const LAG: u64 = 1000;
+pub const LAG: u64 = 1000;
 
 /// The host that serves DHCP and routers.
 pub fn gateway_host(work: &mut Work<'_, '_>) -> Result<Option<String>, Fault> {
@@ -29,55 +29,116 @@ pub fn gateway_host(work: &mut Work<'_, '_>) -> Result<Option<String>, Fault> {
     }
 }
 
-/// What is news for `host` after revision `since`; `None` when nothing is.
+/// What the log says to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Nothing, up to this revision.
+    None(u64),
+    /// Only who has which address elsewhere: many such changes make one answer.
+    Soon,
+    /// Something of its own.
+    Now,
+}
+
+/// Whether a host has to do with what changed after revision `since`. Cheap: it is asked for every host at every change.
+pub fn urgency(work: &mut Work<'_, '_>, host: &str, since: u64) -> Result<Urgency, Fault> {
+    let revision = changes::revision(work.tx)?;
+    if since == revision {
+        return Ok(Urgency::None(revision));
+    }
+    let Some(changed) = changes::since(work.tx, since)? else {
+        return Ok(Urgency::Now);
+    };
+    let gateway = gateway_host(work)?.as_deref() == Some(host);
+    let mut urgency = Urgency::None(revision);
+    for (what, _, of) in &changed {
+        match what {
+            What::Port if of == host => return Ok(Urgency::Now),
+            What::Network | What::Group => return Ok(Urgency::Now),
+            What::Router if gateway => return Ok(Urgency::Now),
+            What::Members => urgency = Urgency::Soon,
+            What::Addresses if gateway => urgency = Urgency::Soon,
+            _ => {}
+        }
+    }
+    Ok(urgency)
+}
+
+/// What is news for `host` after revision `since`; the newest revision when nothing is.
 pub fn news(
     work: &mut Work<'_, '_>,
     host: &str,
     since: u64,
-) -> Result<Option<w::HostWanted>, Fault> {
+) -> Result<Result<w::HostWanted, u64>, Fault> {
     let revision = changes::revision(work.tx)?;
     if since == revision {
-        return Ok(None);
+        return Ok(Err(revision));
     }
     let changed = changes::since(work.tx, since)?;
     let gateway = gateway_host(work)?.as_deref() == Some(host);
     let present = Present::find(work, host, gateway)?;
-    let answer = |full| w::HostWanted {
+    let mut wanted = w::HostWanted {
         revision,
         host: host.to_owned(),
-        full,
+        full: changed.is_none(),
         ..w::HostWanted::default()
     };
     let Some(changed) = changed else {
-        let mut wanted = answer(true);
-        present.fill(work, &mut wanted, gateway, |_, _| true)?;
-        return Ok(Some(wanted));
+        let ports: Vec<&str> = present.ports.keys().map(String::as_str).collect();
+        let ports = load_ports(work, ports)?;
+        present.fill(work, &mut wanted, &ports, gateway, |_, _| true)?;
+        return Ok(Ok(wanted));
     };
-    let mut wanted = answer(false);
+    let own = changed
+        .iter()
+        .filter(|(what, id, _)| *what == What::Port && present.ports.contains_key(id));
+    let own = load_ports(work, own.map(|(_, id, _)| id.as_str()).collect())?;
     let ids: BTreeSet<(What, &str)> = changed
         .iter()
         .map(|(what, id, _)| (*what, id.as_str()))
         .collect();
-    // Where a port of this host came, all of its network and groups may be new to the host.
-    present.fill(work, &mut wanted, gateway, |what, id| {
-        ids.contains(&(what, id))
-    })?;
+    // Where a port of this host came, its network and groups may be new to the host.
+    let networks: BTreeSet<&str> = own.iter().map(|port| port.text("network_id")).collect();
+    let groups: BTreeSet<String> = own
+        .iter()
+        .flat_map(|port| port.texts("security_groups"))
+        .collect();
+    let chosen = |what: What, id: &str| match what {
+        What::Network => {
+            ids.contains(&(What::Network, id))
+                || gateway && ids.contains(&(What::Addresses, id))
+                || networks.contains(id)
+        }
+        What::Group => {
+            ids.contains(&(What::Group, id))
+                || ids.contains(&(What::Members, id))
+                || groups.contains(id)
+        }
+        what => ids.contains(&(what, id)),
+    };
+    present.fill(work, &mut wanted, &own, gateway, chosen)?;
     wanted.removed = present.gone(&changed, host, gateway);
-    let gone = &wanted.removed;
     let nothing = wanted.networks.is_empty()
         && wanted.ports.is_empty()
         && wanted.security_groups.is_empty()
         && wanted.routers.is_empty()
-        && *gone == w::Removed::default();
+        && wanted.removed == w::Removed::default();
     if nothing && revision - since < LAG {
-        return Ok(None);
+        return Ok(Err(revision));
     }
-    Ok(Some(wanted))
+    Ok(Ok(wanted))
+}
+
+fn load_ports(work: &mut Work<'_, '_>, ids: Vec<&str>) -> Result<Vec<Doc>, Fault> {
+    let mut docs = db::find(work.tx, Kind::Port, &[db::one_of("id", ids)])?;
+    docs.retain(|port| port.text("binding:vif_type") == "bridge");
+    Ok(docs)
 }
 
 /// What a host has now.
 struct Present {
-    ports: Vec<Doc>,
+    /// Ports and their networks.
+    ports: BTreeMap<String, String>,
     routers: BTreeSet<String>,
     networks: BTreeSet<String>,
     groups: BTreeSet<String>,
@@ -93,22 +154,10 @@ fn parse<T: FromStr>(text: &str) -> Option<T> {
 
 impl Present {
     fn find(work: &mut Work<'_, '_>, host: &str, gateway: bool) -> Result<Self, Fault> {
-        let bound = db::find(work.tx, Kind::Port, &[db::is("host", host)])?;
-        let ports: Vec<Doc> = bound
-            .into_iter()
-            .filter(|port| {
-                !port.text("device_owner").starts_with("network:")
-                    && port.text("binding:vif_type") == "bridge"
-            })
-            .collect();
-        let mut networks: BTreeSet<String> = ports
-            .iter()
-            .map(|port| port.text("network_id").to_owned())
-            .collect();
-        let groups = ports
-            .iter()
-            .flat_map(|port| port.texts("security_groups"))
-            .collect();
+        let ports: BTreeMap<String, String> =
+            db::ports_on_host(work.tx, host)?.into_iter().collect();
+        let groups = db::groups_on_host(work.tx, host)?.into_iter().collect();
+        let mut networks: BTreeSet<String> = ports.values().cloned().collect();
         let mut routers = BTreeSet::new();
         if gateway {
             let owners = db::one_of("device_owner", [DHCP, INTERFACE, GATEWAY]);
@@ -125,64 +174,53 @@ impl Present {
 
     /// What changed and is not here. Networks and groups can only have left with a port of this host.
     fn gone(&self, changed: &BTreeSet<changes::Change>, host: &str, gateway: bool) -> w::Removed {
-        let mut removed = w::Removed::default();
-        let own_port = changed
+        let own = changed
             .iter()
             .any(|(what, _, of)| *what == What::Port && of == host);
+        let (mut ports, mut networks) = (BTreeSet::new(), BTreeSet::new());
+        let (mut groups, mut routers) = (BTreeSet::new(), BTreeSet::new());
         for (what, id, of) in changed {
             match what {
-                What::Port if of == host && !self.ports.iter().any(|port| port.id() == id) => {
-                    removed.ports.push(uuid(id))
+                What::Port if of == host && !self.ports.contains_key(id) => {
+                    ports.insert(uuid(id));
                 }
-                What::Network if (own_port || gateway) && !self.networks.contains(id) => {
-                    removed.networks.push(uuid(id))
+                What::Network | What::Addresses
+                    if (own || gateway) && !self.networks.contains(id) =>
+                {
+                    networks.insert(uuid(id));
                 }
-                What::Group if own_port && !self.groups.contains(id) => {
-                    removed.security_groups.push(uuid(id))
+                What::Group | What::Members if own && !self.groups.contains(id) => {
+                    groups.insert(uuid(id));
                 }
                 What::Router if gateway && !self.routers.contains(id) => {
-                    removed.routers.push(uuid(id))
+                    routers.insert(uuid(id));
                 }
                 _ => {}
             }
         }
-        removed
+        w::Removed {
+            networks: networks.into_iter().collect(),
+            ports: ports.into_iter().collect(),
+            security_groups: groups.into_iter().collect(),
+            routers: routers.into_iter().collect(),
+        }
     }
 
     fn fill(
         &self,
         work: &mut Work<'_, '_>,
         wanted: &mut w::HostWanted,
+        ports: &[Doc],
         gateway: bool,
         chosen: impl Fn(What, &str) -> bool,
     ) -> Result<(), Fault> {
-        wanted.ports = self
-            .ports
-            .iter()
-            .filter(|port| chosen(What::Port, port.id()))
-            .filter_map(port)
-            .collect();
-        let ids: Vec<&str> = self
-            .networks
-            .iter()
-            .map(String::as_str)
-            .filter(|id| chosen(What::Network, id))
-            .collect();
-        wanted.networks = networks(work, &ids, gateway)?;
-        let ids: Vec<&str> = self
-            .groups
-            .iter()
-            .map(String::as_str)
-            .filter(|id| chosen(What::Group, id))
-            .collect();
-        wanted.security_groups = groups(work, &ids)?;
-        let ids: Vec<&str> = self
-            .routers
-            .iter()
-            .map(String::as_str)
-            .filter(|id| chosen(What::Router, id))
-            .collect();
-        wanted.routers = routers(work, &ids)?;
+        let pick = |what: What, all: &BTreeSet<String>| -> Vec<String> {
+            all.iter().filter(|id| chosen(what, id)).cloned().collect()
+        };
+        wanted.ports = ports.iter().filter_map(port).collect();
+        wanted.networks = networks(work, &pick(What::Network, &self.networks), gateway)?;
+        wanted.security_groups = groups(work, &pick(What::Group, &self.groups))?;
+        wanted.routers = routers(work, &pick(What::Router, &self.routers))?;
         Ok(())
     }
 }
@@ -285,7 +323,7 @@ fn dhcp_host(port: &Doc, prefixes: &BTreeMap<String, IpNet>) -> Option<w::DhcpHo
 /// Networks; only the gateway host hears who has which address, because it alone serves DHCP.
 fn networks(
     work: &mut Work<'_, '_>,
-    ids: &[&str],
+    ids: &[String],
     gateway: bool,
 ) -> Result<Vec<w::Network>, Fault> {
     if ids.is_empty() {
@@ -294,12 +332,12 @@ fn networks(
     let docs = db::find(
         work.tx,
         Kind::Network,
-        &[db::one_of("id", ids.iter().copied())],
+        &[db::one_of("id", ids.iter().map(String::as_str))],
     )?;
     let mut subnets = db::find(
         work.tx,
         Kind::Subnet,
-        &[db::one_of("network_id", ids.iter().copied())],
+        &[db::one_of("network_id", ids.iter().map(String::as_str))],
     )?;
     subnets.sort_by(|a, b| (a.text("created_at"), a.id()).cmp(&(b.text("created_at"), b.id())));
     let prefixes: BTreeMap<String, IpNet> = subnets
@@ -310,7 +348,7 @@ fn networks(
         db::find(
             work.tx,
             Kind::Port,
-            &[db::one_of("network_id", ids.iter().copied())],
+            &[db::one_of("network_id", ids.iter().map(String::as_str))],
         )?
     } else {
         Vec::new()
@@ -369,19 +407,22 @@ fn domain(network: &Doc, usual: &str) -> Option<String> {
     (!domain.is_empty()).then(|| domain.to_owned())
 }
 
-fn groups(work: &mut Work<'_, '_>, ids: &[&str]) -> Result<Vec<w::SecurityGroup>, Fault> {
+fn groups(work: &mut Work<'_, '_>, ids: &[String]) -> Result<Vec<w::SecurityGroup>, Fault> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let docs = db::find(
         work.tx,
         Kind::Group,
-        &[db::one_of("id", ids.iter().copied())],
+        &[db::one_of("id", ids.iter().map(String::as_str))],
     )?;
     let rules = db::find(
         work.tx,
         Kind::Rule,
-        &[db::one_of("security_group_id", ids.iter().copied())],
+        &[db::one_of(
+            "security_group_id",
+            ids.iter().map(String::as_str),
+        )],
     )?;
     let remote: BTreeSet<String> = rules
         .iter()
@@ -445,16 +486,16 @@ fn rule(doc: &Doc, members: &BTreeMap<String, Vec<IpNet>>) -> w::SecurityGroupRu
     }
 }
 
-fn routers(work: &mut Work<'_, '_>, ids: &[&str]) -> Result<Vec<w::Router>, Fault> {
+fn routers(work: &mut Work<'_, '_>, ids: &[String]) -> Result<Vec<w::Router>, Fault> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let docs = db::find(
         work.tx,
         Kind::Router,
-        &[db::one_of("id", ids.iter().copied())],
+        &[db::one_of("id", ids.iter().map(String::as_str))],
     )?;
-    let devices = db::one_of("device_id", ids.iter().copied());
+    let devices = db::one_of("device_id", ids.iter().map(String::as_str));
     let ports = db::find(
         work.tx,
         Kind::Port,
@@ -473,7 +514,7 @@ fn routers(work: &mut Work<'_, '_>, ids: &[&str]) -> Result<Vec<w::Router>, Faul
     let floating = db::find(
         work.tx,
         Kind::FloatingIp,
-        &[db::one_of("router_id", ids.iter().copied())],
+        &[db::one_of("router_id", ids.iter().map(String::as_str))],
     )?;
     let one = |doc: &Doc| {
         let own = |owner: &'static str| {

@@ -100,7 +100,7 @@ impl<'a, 'b> Work<'a, 'b> {
         let named = db::one_of("remote_group_id", groups.iter().map(String::as_str));
         let naming = db::column(self.tx, Kind::Rule, "security_group_id", &[named])?;
         for group in groups.iter().chain(&naming) {
-            self.changed(What::Group, group);
+            self.changed(What::Members, group);
         }
         Ok(())
     }

@@ -60,7 +60,9 @@ pub fn create_on(work: &mut Work<'_, '_>, network: &Doc, request: Request) -> Re
     doc.set("fixed_ips", addressing::shown(&fixed));
     choose_groups(work, &mut doc, given.has("security_groups"))?;
     check_security(&doc)?;
-    doc.set("status", "DOWN");
+    // Nobody realises the port of a floating IP: the address is the router's.
+    let floating = doc.text("device_owner") == "network:floatingip";
+    doc.set("status", if floating { "N/A" } else { "DOWN" });
     bind(&mut doc);
     index_addresses(&mut doc);
     db::insert(work.tx, Kind::Port, &doc)?;
@@ -168,7 +170,7 @@ fn index_addresses(doc: &mut Doc) {
 /// Notes for the agents that a port is new, changed or gone.
 fn tell(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
     work.port_changed(doc.id(), doc.text("binding:host_id"));
-    work.changed(What::Network, doc.text("network_id"));
+    work.changed(What::Addresses, doc.text("network_id"));
     if doc.text("device_owner").starts_with("network:router") {
         work.changed(What::Router, doc.text("device_id"));
     }

@@ -10,12 +10,16 @@ const KEPT: i64 = 20_000;
 /// What kind of object changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
-    /// A network, its subnets, or who has which address in it.
+    /// A network or its subnets.
     Network,
+    /// Who has which address in a network; the object is the network.
+    Addresses,
     /// A port.
     Port,
-    /// A security group, its rules or the members of groups that its rules name.
+    /// A security group or its rules.
     Group,
+    /// The members of a security group, or of one that its rules name.
+    Members,
     /// A router, its interfaces or floating IPs.
     Router,
 }
@@ -24,16 +28,25 @@ impl What {
     fn name(self) -> &'static str {
         match self {
             Self::Network => "network",
+            Self::Addresses => "address",
             Self::Port => "port",
             Self::Group => "group",
+            Self::Members => "members",
             Self::Router => "router",
         }
     }
 
     fn by_name(name: &str) -> Option<Self> {
-        [Self::Network, Self::Port, Self::Group, Self::Router]
-            .into_iter()
-            .find(|what| what.name() == name)
+        [
+            Self::Network,
+            Self::Addresses,
+            Self::Port,
+            Self::Group,
+            Self::Members,
+            Self::Router,
+        ]
+        .into_iter()
+        .find(|what| what.name() == name)
     }
 }
 

@@ -283,6 +283,23 @@ pub fn column(
         .collect()
 }
 
+/// (id, network) of the ports on a host, without the cloud's own.
+pub fn ports_on_host(tx: &mut Tx<'_>, host: &str) -> Result<Vec<(String, String)>, Fault> {
+    let sql =
+        "SELECT id, network_id FROM net_ports WHERE host = ? AND device_owner NOT LIKE 'network:%'";
+    let rows = tx.query(sql, &[host.into()])?;
+    rows.into_iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
+
+/// The security groups of the ports on a host.
+pub fn groups_on_host(tx: &mut Tx<'_>, host: &str) -> Result<Vec<String>, Fault> {
+    let sql = "SELECT DISTINCT g.group_id FROM net_port_groups g JOIN net_ports p ON p.id = g.port_id WHERE p.host = ?";
+    let rows = tx.query(sql, &[host.into()])?;
+    rows.into_iter().map(|row| Ok(row.get(0)?)).collect()
+}
+
 /// (id, status, host, owner) of ports.
 pub fn port_states(tx: &mut Tx<'_>, ids: &[String]) -> Result<Vec<[String; 4]>, Fault> {
     let mut all = Vec::new();
