@@ -4,6 +4,7 @@
 mod agents;
 mod lists;
 mod resources;
+mod simulated;
 mod storage;
 
 use crate::{Config, Service};
