@@ -6,12 +6,13 @@ use crate::api::request::{self, Request};
 use crate::api::{
     floatingips, networks, ports, routers, security_groups, services, subnetpools, subnets, view,
 };
+use crate::db;
 use crate::doc::Doc;
 use crate::fault::Fault;
 use crate::schema::Kind;
 use crate::service::Service;
 use crate::tags;
-use crate::work::Work;
+use crate::work::{Context, Work};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -122,7 +123,10 @@ async fn authenticated(
         url,
         body,
     };
-    let writes = call.method != Method::GET || call.path == ["security-groups"];
+    let writes = call.method != Method::GET;
+    if !writes && call.path == ["security-groups"] {
+        need_default_group(service, &cx).await?;
+    }
     let act = move |work: &mut Work<'_, '_>| call.run(work);
     let (status, body) = if writes {
         service.write(&cx, act).await?
@@ -133,6 +137,28 @@ async fn authenticated(
         Value::Null => Ok(status.into_response()),
         body => Ok((status, axum::Json(body)).into_response()),
     }
+}
+
+/// A project that looks for its security groups finds the default one, also when it had none yet.
+async fn need_default_group(service: &Service, cx: &Context) -> Result<(), Fault> {
+    let project = cx.project().to_owned();
+    if project.is_empty() {
+        return Ok(());
+    }
+    let asked = project.clone();
+    let there = move |work: &mut Work<'_, '_>| {
+        db::count(
+            work.tx,
+            Kind::Group,
+            &[db::is("default_of", asked.as_str())],
+        )
+    };
+    if service.read(cx, there).await? > 0 {
+        return Ok(());
+    }
+    let make =
+        move |work: &mut Work<'_, '_>| security_groups::ensure_default(work, &project).map(|_| ());
+    service.write(cx, make).await
 }
 
 async fn read_body(body: Body) -> Result<Value, Fault> {

@@ -72,6 +72,9 @@ impl Service {
     ) -> Result<Self, Error> {
         store.migrate("network", db::MIGRATIONS).await?;
         let rules = Enforcer::new(rules::defaults())?.with_overrides(&config.policy)?;
+        for rule in rules.unknown() {
+            tracing::warn!(rule, "the network policy names a rule that does not exist");
+        }
         let newest = store
             .read(db::changes::revision)
             .await

@@ -201,8 +201,7 @@ fn router_for(
     }
 }
 
-/// Changes a floating IP: without `port_id` in the request (or with null) it is disassociated, as in Neutron, unless only
-/// descriptive attributes are given.
+/// Changes a floating IP: `port_id` null disassociates it; a request that does not name the port leaves it where it is.
 pub fn update(work: &mut Work<'_, '_>, old: &Doc, mut doc: Doc, given: &Doc) -> Result<Doc, Fault> {
     if given.contains_key("port_id") || given.contains_key("fixed_ip_address") {
         let port = if given.contains_key("port_id") {

@@ -84,11 +84,6 @@ pub fn list(
 ) -> Result<Value, Fault> {
     let filters = query.filters();
     check_filters(kind, &filters)?;
-    if kind == Kind::Group && !work.cx.project().is_empty() {
-        // Listing is a use, too: the group is there when a project looks for it.
-        let project = work.cx.project().to_owned();
-        super::security_groups::ensure_default(work, &project)?;
-    }
     let matches = conditions(work, kind, &filters);
     let mut docs = db::find(work.tx, kind, &matches)?;
     let computed: &[&str] = &["subnets", "security_group_rules", "availability_zones"];

@@ -31,7 +31,7 @@ pub fn create(work: &mut Work<'_, '_>, request: Request) -> Result<Doc, Fault> {
     let largest = if external {
         work.cx.config.mtu
     } else {
-        work.cx.config.mtu - VXLAN_HEADERS
+        work.cx.config.mtu.saturating_sub(VXLAN_HEADERS)
     };
     match doc.int("mtu") {
         None | Some(0) => doc.set("mtu", largest),
