@@ -125,7 +125,7 @@ async fn authenticated(
     };
     let writes = call.method != Method::GET;
     if !writes && call.path == ["security-groups"] {
-        need_default_group(service, &cx).await?;
+        need_default_group(service, &cx, &call.query).await?;
     }
     let act = move |work: &mut Work<'_, '_>| call.run(work);
     let (status, body) = if writes {
@@ -140,8 +140,10 @@ async fn authenticated(
 }
 
 /// A project that looks for its security groups finds the default one, also when it had none yet.
-async fn need_default_group(service: &Service, cx: &Context) -> Result<(), Fault> {
-    let project = cx.project().to_owned();
+async fn need_default_group(service: &Service, cx: &Context, query: &Query) -> Result<(), Fault> {
+    let named = query.last("project_id").or(query.last("tenant_id"));
+    let named = named.filter(|_| cx.sees_all());
+    let project = named.unwrap_or(cx.project()).to_owned();
     if project.is_empty() {
         return Ok(());
     }

@@ -392,6 +392,8 @@ async fn security_groups() {
         ),
         (Some("default"), 4)
     );
+    let named = cloud.get("security-groups?project_id=third", ADMIN).await;
+    assert_eq!(named["security_groups"][0]["name"], "default");
     let group = cloud
         .make(
             "security-groups",
