@@ -6,7 +6,10 @@ use http::{HeaderMap, Method};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use types::agent::{
@@ -16,6 +19,9 @@ use types::agent::{
 use types::{HostName, NodeId, PowerState, ServerId};
 use virt::{GuestInfo, GuestSpec, Hypervisor, HypervisorError, Power};
 use web::client::{Client, ClientError};
+
+/// Every so many beats all guests are named, not only those that changed.
+const COMPLETE_EVERY: u32 = 12;
 
 /// Who the agent is.
 #[derive(Clone, Debug)]
@@ -37,8 +43,11 @@ struct Polled {
     asked: Vec<Asked>,
 }
 
+/// A place in a server's queue; ready when it is its turn.
+type Turn = Pin<Box<dyn Future<Output = tokio::sync::OwnedMutexGuard<()>> + Send>>;
+
 #[derive(Serialize)]
-struct Poll {
+struct Ask {
     incarnation: u64,
     wait_ms: u64,
 }
@@ -109,12 +118,14 @@ impl Agent {
 
     async fn work_loop(self: Arc<Self>) {
         let mut pause = Duration::from_millis(50);
+        // Under a new number the conductor hands over everything again: what a lost answer held is not lost.
+        let mut incarnation = self.incarnation;
         loop {
             let polled = self
                 .post(
                     "poll",
-                    &Poll {
-                        incarnation: self.incarnation,
+                    &Ask {
+                        incarnation,
                         wait_ms: 20_000,
                     },
                 )
@@ -129,8 +140,7 @@ impl Agent {
                 Ok(polled) => {
                     pause = Duration::from_millis(50);
                     for work in polled.work {
-                        // The place in the server's queue is taken here, so that work is done in the order it was handed over.
-                        let turn = self.lock(work.server);
+                        let turn = self.queue(work.server).await;
                         tokio::spawn(Arc::clone(&self).carry_out(work, turn));
                     }
                     for asked in polled.asked {
@@ -139,6 +149,7 @@ impl Agent {
                 }
                 Err(error) => {
                     tracing::warn!(host = %self.settings.host, %error, "no work can be had; trying again");
+                    incarnation = incarnation.wrapping_add(1);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(5));
                 }
@@ -159,9 +170,27 @@ impl Agent {
         })
     }
 
-    async fn carry_out(self: Arc<Self>, work: Work, turn: Arc<tokio::sync::Mutex<()>>) {
+    /// Takes the next place in a server's queue, so that work is done in the order it was handed over.
+    async fn queue(&self, server: ServerId) -> Turn {
+        let mut turn: Turn = Box::pin(self.lock(server).lock_owned());
+        let mut first = None;
+        // Polled once, the lock's future has its place; who spawned it first no longer matters.
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(held) = turn.as_mut().poll(cx) {
+                first = Some(held);
+            }
+            Poll::Ready(())
+        })
+        .await;
+        match first {
+            Some(held) => Box::pin(std::future::ready(held)),
+            None => turn,
+        }
+    }
+
+    async fn carry_out(self: Arc<Self>, work: Work, turn: Turn) {
         let outcome = {
-            let _turn = turn.lock().await;
+            let _turn = turn.await;
             self.outcome(&work).await
         };
         let failed = matches!(outcome, WorkOutcome::Failed { .. });
@@ -355,8 +384,12 @@ impl Agent {
         let mut events = self.hypervisor.events();
         let mut known: Option<HostFacts> = None;
         let mut complete = true;
+        let mut beats: u32 = 0;
         let mut changed: Vec<GuestSeen> = Vec::new();
         loop {
+            // What a guest did while a flow worked on its server was not written then: look at all of them now and then.
+            complete |= beats.is_multiple_of(COMPLETE_EVERY);
+            beats = beats.wrapping_add(1);
             let facts = self.facts().await;
             let news = known.as_ref() != Some(&facts);
             if complete {

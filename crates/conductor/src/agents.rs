@@ -30,6 +30,10 @@ const MESSAGE_LIMIT: usize = 16 << 20;
 const MOST_WORK: u64 = 64;
 /// How long a short question may take.
 const QUESTION_TIME: Duration = Duration::from_secs(20);
+/// How old a list of guests may be when it arrives.
+const LIST_AGE: Duration = Duration::from_secs(5);
+/// How long a server must have been left alone before a guest that is not there counts as switched off.
+const ABSENCE: Duration = Duration::from_secs(30);
 /// The longest that a poll is held open.
 const LONGEST_POLL: Duration = Duration::from_secs(25);
 
@@ -58,10 +62,13 @@ pub trait ConfigDrives: Send + Sync + 'static {
     async fn files(&self, server: ServerId) -> Result<Vec<(String, String)>, String>;
 }
 
+/// One piece of work, told from a repeat of it by when it was stored.
+type Handed = (WorkKey, u64, Timestamp);
+
 #[derive(Default)]
 struct Desk {
     incarnation: u64,
-    handed: HashSet<(WorkKey, u64)>,
+    handed: HashSet<Handed>,
     asked: Vec<Asked>,
 }
 
@@ -134,7 +141,7 @@ impl Agents {
 
     async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
         let wanted = host.clone();
-        let pending: Vec<Work> = self
+        let pending: Vec<(Work, Timestamp)> = self
             .inner
             .with
             .store
@@ -154,17 +161,15 @@ impl Agents {
                     ..Desk::default()
                 };
             }
-            // What is not pending any more need not be remembered.
-            desk.handed.retain(|(key, epoch)| {
-                pending
-                    .iter()
-                    .any(|work| work.key == *key && work.epoch == *epoch)
-            });
             polled.asked = std::mem::take(&mut desk.asked);
-            for work in pending {
-                if desk.handed.insert((work.key.clone(), work.epoch)) {
+            // What is not pending any more need not be remembered.
+            let known = std::mem::take(&mut desk.handed);
+            for (work, stored) in pending {
+                let handed = (work.key.clone(), work.epoch, stored);
+                if !known.contains(&handed) {
                     polled.work.push(work);
                 }
+                desk.handed.insert(handed);
             }
         }
         for work in &mut polled.work {
@@ -233,8 +238,10 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<boo
     for instance in db::instances::on_host(tx, &beat.host)? {
         let seen = beat.guests.iter().find(|guest| guest.server == instance.id);
         let power = match seen {
+            // The list may be older than the end of a flow; events are about what happened just now.
+            Some(_) if beat.complete && !settled(&instance, now, LIST_AGE) => continue,
             Some(guest) => PowerState::from_code(i64::from(guest.power)),
-            None if beat.complete && settled(&instance, now) => PowerState::Shutdown,
+            None if beat.complete && settled(&instance, now, ABSENCE) => PowerState::Shutdown,
             None => continue,
         };
         if let Some(vm_state) = observe(
@@ -251,8 +258,8 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<boo
 }
 
 /// Whether the server's state is older than the list of guests it is held against can be.
-fn settled(instance: &db::instances::Instance, now: Timestamp) -> bool {
-    instance.updated_at.unwrap_or(instance.created_at) < now.minus(Duration::from_secs(30))
+fn settled(instance: &db::instances::Instance, now: Timestamp, age: Duration) -> bool {
+    instance.updated_at.unwrap_or(instance.created_at) < now.minus(age)
 }
 
 /// The stable state of a server whose guest was seen with this power state, or `None` when nothing is to be written:

@@ -119,24 +119,27 @@ pub fn open(tx: &mut Tx<'_>) -> Result<Vec<Task>, Error> {
     tx.query(&sql, &[])?.into_iter().map(from_row).collect()
 }
 
-/// Takes the tasks that nobody runs: new ones, and those of dead workers (`dead`: name and incarnation).
-/// An earlier incarnation of `worker` itself is always dead.
+/// Takes the tasks of these flows that nobody runs: new ones, and those of dead workers (`dead`: name and
+/// incarnation). An earlier incarnation of `worker` itself is always dead.
 pub fn claim(
     tx: &mut Tx<'_>,
     worker: &str,
     incarnation: i64,
     dead: &[(String, i64)],
+    flows: &[&str],
     most: u64,
 ) -> Result<Vec<Task>, Error> {
     let mut sql = format!(
-        "SELECT {COLUMNS} FROM tasks WHERE owner IS NULL OR (owner = ? AND incarnation <> ?)"
+        "SELECT {COLUMNS} FROM tasks WHERE flow IN ({}) AND (owner IS NULL OR (owner = ? AND incarnation < ?)",
+        sql::placeholders(flows.len())
     );
-    let mut params: Vec<Value> = vec![worker.into(), incarnation.into()];
+    let mut params: Vec<Value> = flows.iter().map(|flow| (*flow).into()).collect();
+    params.extend([worker.into(), incarnation.into()]);
     for (name, of) in dead {
         sql.push_str(" OR (owner = ? AND incarnation = ?)");
         params.extend([name.into(), (*of).into()]);
     }
-    sql.push_str(" ORDER BY created_at, id LIMIT ?");
+    sql.push_str(") ORDER BY created_at, id LIMIT ?");
     params.push(most.into());
     let mut claimed = Vec::new();
     for row in tx.query(&sql, &params)? {

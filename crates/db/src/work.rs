@@ -65,16 +65,21 @@ pub fn remove_of_task(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
     Ok(())
 }
 
-/// The work of a host that has no outcome yet, debts first.
-pub fn pending(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<Vec<Work>, Error> {
+/// The work of a host that has no outcome yet, debts first, each with the time it was stored: work that is stored
+/// anew under the same key and epoch has another time, by which it is known not to be handed over yet.
+pub fn pending(
+    tx: &mut Tx<'_>,
+    host: &HostName,
+    most: u64,
+) -> Result<Vec<(Work, Timestamp)>, Error> {
     let mut found = debts_as_work(tx, host)?;
     let rows = tx.query(
-        "SELECT task_id, step, direction, epoch, instance_uuid, request_id, deadline_seconds, verb FROM host_work \
+        "SELECT task_id, step, direction, epoch, instance_uuid, request_id, deadline_seconds, verb, created_at FROM host_work \
          WHERE host = ? AND outcome IS NULL ORDER BY created_at LIMIT ?",
         &[host.into(), most.into()],
     )?;
     for row in &rows {
-        found.push(work_from(row)?);
+        found.push((work_from(row)?, row.get(8)?));
     }
     Ok(found)
 }
@@ -99,15 +104,15 @@ fn work_from(row: &Row) -> Result<Work, Error> {
     })
 }
 
-fn debts_as_work(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Work>, Error> {
+fn debts_as_work(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<(Work, Timestamp)>, Error> {
     let rows = tx.query(
-        "SELECT id, instance_uuid FROM host_debts WHERE host = ? ORDER BY created_at",
+        "SELECT id, instance_uuid, created_at FROM host_debts WHERE host = ? ORDER BY created_at",
         &[host.into()],
     )?;
     rows.iter()
         .map(|row| {
             let id: Uuid = row.get(0)?;
-            Ok(Work {
+            let work = Work {
                 key: WorkKey {
                     task: TaskId(id),
                     step: DEBT_STEP.to_owned(),
@@ -118,12 +123,14 @@ fn debts_as_work(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Work>, Error> {
                 request: String::new(),
                 deadline_seconds: 600,
                 verb: Verb::EnsureAbsent,
-            })
+            };
+            Ok((work, row.get(2)?))
         })
         .collect()
 }
 
-/// Writes how work ended; `false` when nobody waits for it any more, or for a higher epoch.
+/// Writes how work ended; `false` when nobody waits for it any more, or for a higher epoch. A debt that could not be
+/// paid is stored anew, so that the host is asked again.
 pub fn finish(
     tx: &mut Tx<'_>,
     key: &WorkKey,
@@ -133,6 +140,11 @@ pub fn finish(
     if key.step == DEBT_STEP {
         if matches!(outcome, WorkOutcome::Done { .. }) {
             tx.execute("DELETE FROM host_debts WHERE id = ?", &[key.task.into()])?;
+        } else {
+            tx.execute(
+                "UPDATE host_debts SET created_at = ? WHERE id = ?",
+                &[Timestamp::now().into(), key.task.into()],
+            )?;
         }
         return Ok(true);
     }
@@ -161,6 +173,11 @@ pub fn outcome(tx: &mut Tx<'_>, key: &WorkKey) -> Result<Option<WorkOutcome>, Er
         Some(text) => Ok(Some(document(&text)?)),
         None => Ok(None),
     }
+}
+
+/// How many pieces of work are stored, done or not: none when no task is left. For tests and audits.
+pub fn count(tx: &mut Tx<'_>) -> Result<i64, Error> {
+    tx.query_one("SELECT COUNT(*) FROM host_work", &[])?.get(0)
 }
 
 /// Records that a host still has to remove a server.

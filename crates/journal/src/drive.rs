@@ -71,6 +71,7 @@ pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task
         server: task.server,
         request_id: task.request_id.clone(),
         epoch: task.epoch,
+        until: Instant::now(),
     };
     let mut run = Run {
         shared,
@@ -79,14 +80,42 @@ pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task
         state,
         cx,
     };
-    match run.to_the_end().await {
-        Ok(()) => Ran::Ended,
-        Err(Trouble::Crash) => Ran::Crashed,
-        Err(_) => Ran::Fenced,
+    let mut tries = 0;
+    loop {
+        let reason = match run.to_the_end().await {
+            Ok(()) => return Ran::Ended,
+            Err(Trouble::Crash) => return Ran::Crashed,
+            Err(Trouble::Step(StepError::Fenced)) => return Ran::Fenced,
+            Err(Trouble::Silent) => "a host did not answer".to_owned(),
+            Err(Trouble::Step(error)) => error.to_string(),
+        };
+        tracing::warn!(task = %run.task.id, flow = F::NAME, reason, "a task stopped half-way; going on from what is stored");
+        run.pause(&reason, &mut tries).await;
+        match run.read_again().await {
+            Ok(true) => {}
+            Ok(false) => return Ran::Fenced,
+            Err(error) => tracing::warn!(task = %run.task.id, %error, "the task cannot be read"),
+        }
     }
 }
 
 impl<F: Flow> Run<F> {
+    /// Goes back to what is stored, as after a crash. `false`: somebody else runs the task now, or it is gone.
+    async fn read_again(&mut self) -> Result<bool, StepError> {
+        let id = self.task.id;
+        let stored: Option<Task> = self
+            .shared
+            .store
+            .read(move |tx| db::tasks::get(tx, id).map_err(StepError::from))
+            .await?;
+        let Some(stored) = stored.filter(|stored| stored.epoch == self.task.epoch) else {
+            return Ok(false);
+        };
+        self.state = decode(&stored.state)?;
+        self.task = stored;
+        Ok(true)
+    }
+
     async fn to_the_end(&mut self) -> Result<(), Trouble> {
         if self.task.step.is_none() {
             let Some(&first) = F::Step::ALL.first() else {
@@ -140,7 +169,8 @@ impl<F: Flow> Run<F> {
     /// Does a step and starts the next one. `true`: the flow has ended.
     async fn forward(&mut self, step: F::Step) -> Result<bool, Trouble> {
         let next = F::Step::ALL.get(Self::index(step) + 1).copied();
-        let until = Instant::now() + self.flow.deadline(step);
+        let mut until = self.deadline(step);
+        self.cx.until = until;
         let mut tries = 0;
         loop {
             let failure = match self.attempt(step, Direction::Do, until).await {
@@ -150,12 +180,12 @@ impl<F: Flow> Run<F> {
                     Err(Trouble::Step(StepError::Retry(reason)))
                         if Instant::now() < until || self.past_pivot(step) =>
                     {
-                        self.pause(step, &reason, &mut tries).await;
+                        self.pause(&reason, &mut tries).await;
                         continue;
                     }
                     Err(Trouble::Step(StepError::Retry(reason))) => Failure::new(500, reason),
                     Err(Trouble::Step(StepError::Database(error))) => {
-                        self.pause(step, &error.to_string(), &mut tries).await;
+                        self.pause(&error.to_string(), &mut tries).await;
                         continue;
                     }
                     Err(other) => return Err(other),
@@ -163,12 +193,12 @@ impl<F: Flow> Run<F> {
                 Err(Trouble::Step(StepError::Fail(failure))) => failure,
                 Err(Trouble::Silent) => Failure::new(500, "The host did not answer in time."),
                 Err(Trouble::Step(StepError::Retry(reason))) if Instant::now() < until => {
-                    self.pause(step, &reason, &mut tries).await;
+                    self.pause(&reason, &mut tries).await;
                     continue;
                 }
                 Err(Trouble::Step(StepError::Retry(reason))) => Failure::new(500, reason),
                 Err(Trouble::Step(StepError::Database(error))) => {
-                    self.pause(step, &error.to_string(), &mut tries).await;
+                    self.pause(&error.to_string(), &mut tries).await;
                     continue;
                 }
                 Err(other) => return Err(other),
@@ -182,8 +212,13 @@ impl<F: Flow> Run<F> {
             }
             if self.past_pivot(step) {
                 self.forget_outcome(step, Direction::Do).await?;
-                self.pause(step, &failure.message, &mut tries).await;
+                self.pause(&failure.message, &mut tries).await;
                 self.begin(step, Direction::Do, None).await?;
+                if Instant::now() >= until && !self.flow.may_owe(step) {
+                    // There is no way back: the step gets its time again.
+                    until = self.deadline(step);
+                    self.cx.until = until;
+                }
                 continue;
             }
             tracing::warn!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
@@ -197,6 +232,7 @@ impl<F: Flow> Run<F> {
     /// Undoes a step and turns to the one before. `true`: the flow has ended.
     async fn back(&mut self, step: F::Step) -> Result<bool, Trouble> {
         let until = Instant::now() + self.shared.settings.undo_deadline;
+        self.cx.until = until;
         let mut tries = 0;
         let mut owed = None;
         loop {
@@ -209,9 +245,10 @@ impl<F: Flow> Run<F> {
                 Err(other) => return Err(other),
             };
             if Instant::now() >= until {
-                match self.flow.host(step, &self.state) {
-                    Some(host) => {
-                        owed = Some((host, reason));
+                // Only what a host would have removed can be its debt.
+                match self.flow.host_work(step, Direction::Undo, &self.state) {
+                    Some(work) => {
+                        owed = Some((work.host, reason));
                         break;
                     }
                     None => {
@@ -220,7 +257,7 @@ impl<F: Flow> Run<F> {
                 }
             }
             self.forget_outcome(step, Direction::Undo).await?;
-            self.pause(step, &reason, &mut tries).await;
+            self.pause(&reason, &mut tries).await;
             self.begin(step, Direction::Undo, None).await?;
         }
         self.undone(step, owed).await
@@ -233,9 +270,7 @@ impl<F: Flow> Run<F> {
         direction: Direction,
         until: Instant,
     ) -> Result<(), Trouble> {
-        if let Some(fault) = self.fault(step, direction, When::Before) {
-            fault_before(fault)?;
-        }
+        self.strike(step, direction, When::Before).await?;
         let mut again = true;
         while again {
             let outcome = self.host_outcome(step, direction, until).await?;
@@ -251,16 +286,11 @@ impl<F: Flow> Run<F> {
                         .await?
                 }
             }
-            again = match self.fault(step, direction, When::After) {
-                Some(Fault::Crash) => return Err(Trouble::Crash),
-                Some(Fault::Fail) => return Err(injected()),
-                Some(Fault::Repeat) => {
-                    self.forget_outcome(step, direction).await?;
-                    self.begin(step, direction, None).await?;
-                    true
-                }
-                None => false,
-            };
+            again = self.strike(step, direction, When::After).await?;
+            if again {
+                self.forget_outcome(step, direction).await?;
+                self.begin(step, direction, None).await?;
+            }
         }
         Ok(())
     }
@@ -302,13 +332,40 @@ impl<F: Flow> Run<F> {
         planned_work(self.flow.as_ref(), &self.cx, step, direction, state)
     }
 
-    fn fault(&self, step: F::Step, direction: Direction, when: When) -> Option<Fault> {
-        self.shared.faults.at(&Point {
+    /// Lets a fault happen if one is due at this point. `true`: the step is to be repeated.
+    async fn strike(
+        &self,
+        step: F::Step,
+        direction: Direction,
+        when: When,
+    ) -> Result<bool, Trouble> {
+        let point = Point {
             flow: F::NAME,
             step: step.as_str(),
             direction,
             when,
-        })
+        };
+        match self.shared.faults.at(&point) {
+            Some(Fault::Crash) => Err(Trouble::Crash),
+            Some(Fault::Fail) => Err(injected()),
+            Some(Fault::Repeat) => Ok(true),
+            Some(Fault::Hold) => {
+                self.shared.faults.released(&point).await;
+                Ok(false)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// When a step that begins now counts as failed.
+    fn deadline(&self, step: F::Step) -> Instant {
+        let time = self.flow.deadline(step);
+        Instant::now()
+            + self
+                .shared
+                .settings
+                .longest_step
+                .map_or(time, |most| time.min(most))
     }
 
     async fn forget_outcome(&self, step: F::Step, direction: Direction) -> Result<(), Trouble> {
@@ -495,7 +552,7 @@ impl<F: Flow> Run<F> {
         Ok(next.is_none())
     }
 
-    /// Writes until the database takes it; refusals of the step and fencing are passed on.
+    /// Writes; what goes wrong is passed on.
     async fn persist<T, W>(&self, work: W) -> Result<T, Trouble>
     where
         T: Send + 'static,
@@ -504,8 +561,8 @@ impl<F: Flow> Run<F> {
         Ok(self.shared.store.write(work).await?)
     }
 
-    async fn pause(&self, step: F::Step, reason: &str, tries: &mut u32) {
-        tracing::debug!(task = %self.task.id, flow = F::NAME, step = step.as_str(), reason, tries, "trying again");
+    async fn pause(&self, reason: &str, tries: &mut u32) {
+        tracing::debug!(task = %self.task.id, flow = F::NAME, step = self.task.step, reason, tries, "trying again");
         let base = self
             .shared
             .settings
@@ -576,14 +633,12 @@ fn start_step(
     Ok(task.event)
 }
 
-fn injected() -> Trouble {
-    StepError::Fail(Failure::new(500, "An injected fault.")).into()
+fn decode<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StepError> {
+    serde_json::from_str(text).map_err(|error| {
+        StepError::Fail(Failure::new(500, format!("state cannot be read: {error}")))
+    })
 }
 
-fn fault_before(fault: Fault) -> Result<(), Trouble> {
-    match fault {
-        Fault::Crash => Err(Trouble::Crash),
-        Fault::Fail => Err(injected()),
-        Fault::Repeat => Ok(()),
-    }
+fn injected() -> Trouble {
+    StepError::Fail(Failure::new(500, "An injected fault.")).into()
 }

@@ -1,5 +1,7 @@
 //! Faults put into flows on purpose, for tests.
 
+use async_trait::async_trait;
+use tokio::sync::watch;
 use types::agent::Direction;
 
 /// Where a fault can strike.
@@ -33,12 +35,18 @@ pub enum Fault {
     Repeat,
     /// The process dies here.
     Crash,
+    /// The step stands still until [`Faults::released`] comes back.
+    Hold,
 }
 
 /// Decides where faults strike.
+#[async_trait]
 pub trait Faults: Send + Sync + 'static {
     /// The fault at this point, if one strikes now.
     fn at(&self, point: &Point) -> Option<Fault>;
+
+    /// How long a [`Fault::Hold`] at this point lasts.
+    async fn released(&self, _point: &Point) {}
 }
 
 /// No faults: what production uses.
@@ -50,33 +58,62 @@ impl Faults for Never {
     }
 }
 
-/// Strikes once, at one point, and remembers whether it did.
-pub struct Once {
-    point: Point,
-    fault: Fault,
-    struck: std::sync::atomic::AtomicBool,
+/// Faults that strike once each, at their points, and are remembered.
+pub struct Script {
+    faults: Vec<(Point, Fault)>,
+    struck: watch::Sender<Vec<bool>>,
+    released: watch::Sender<bool>,
 }
 
-impl Once {
-    /// This fault at this point.
-    pub fn new(point: Point, fault: Fault) -> Self {
+impl Script {
+    /// These faults, each of which strikes the first time its point is passed.
+    pub fn new(faults: impl Into<Vec<(Point, Fault)>>) -> Self {
+        let faults = faults.into();
         Self {
-            point,
-            fault,
-            struck: std::sync::atomic::AtomicBool::new(false),
+            struck: watch::channel(vec![false; faults.len()]).0,
+            faults,
+            released: watch::channel(false).0,
         }
     }
 
-    /// Whether it has struck.
+    /// Whether every fault has struck.
     pub fn struck(&self) -> bool {
-        self.struck.load(std::sync::atomic::Ordering::SeqCst)
+        self.struck.borrow().iter().all(|struck| *struck)
+    }
+
+    /// Waits until every fault has struck.
+    pub async fn all_struck(&self) {
+        let all = |struck: &Vec<bool>| struck.iter().all(|struck| *struck);
+        // The sender lives as long as the script.
+        let _ = self.struck.subscribe().wait_for(all).await;
+    }
+
+    /// Lets go of everything that is held, now and later.
+    pub fn release(&self) {
+        self.released.send_replace(true);
     }
 }
 
-impl Faults for Once {
+#[async_trait]
+impl Faults for Script {
     fn at(&self, point: &Point) -> Option<Fault> {
-        let first =
-            *point == self.point && !self.struck.swap(true, std::sync::atomic::Ordering::SeqCst);
-        first.then_some(self.fault)
+        let mut strikes = None;
+        self.struck.send_modify(|struck| {
+            for ((at, fault), struck) in self.faults.iter().zip(struck) {
+                if strikes.is_none() && !*struck && at == point {
+                    *struck = true;
+                    strikes = Some(*fault);
+                }
+            }
+        });
+        strikes
+    }
+
+    async fn released(&self, _point: &Point) {
+        let _ = self
+            .released
+            .subscribe()
+            .wait_for(|released| *released)
+            .await;
     }
 }

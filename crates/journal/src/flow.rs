@@ -28,6 +28,8 @@ pub struct Context {
     pub request_id: String,
     /// The epoch under which it runs.
     pub epoch: i64,
+    /// When the step counts as failed if it has not succeeded.
+    pub until: tokio::time::Instant,
 }
 
 /// Why a flow is undone, and what the server shows of it.

@@ -55,10 +55,11 @@ impl Outcomes {
     pub(crate) async fn wait(
         &self,
         key: &WorkKey,
-        mut expected: oneshot::Receiver<WorkOutcome>,
+        expected: oneshot::Receiver<WorkOutcome>,
         time: Duration,
     ) -> Result<Option<WorkOutcome>, sql::Error> {
         let until = tokio::time::Instant::now() + time;
+        let mut expected = Some(expected);
         loop {
             let wanted = key.clone();
             if let Some(outcome) = self
@@ -70,15 +71,20 @@ impl Outcomes {
                 return Ok(Some(outcome));
             }
             let look = (tokio::time::Instant::now() + LOOK).min(until);
-            match tokio::time::timeout_at(look, &mut expected).await {
-                Ok(Ok(outcome)) => return Ok(Some(outcome)),
-                // Another wait for the same key took the place of this one.
-                Ok(Err(_)) => expected = self.expect(key),
-                Err(_) if tokio::time::Instant::now() >= until => {
+            match &mut expected {
+                Some(receiver) => match tokio::time::timeout_at(look, receiver).await {
+                    Ok(Ok(outcome)) => return Ok(Some(outcome)),
+                    // Another wait for the same key took the place of this one: only the database is left.
+                    Ok(Err(_)) => expected = None,
+                    Err(_) => {}
+                },
+                None => tokio::time::sleep_until(look).await,
+            }
+            if tokio::time::Instant::now() >= until {
+                if expected.is_some() {
                     self.lock().remove(key);
-                    return Ok(None);
                 }
-                Err(_) => {}
+                return Ok(None);
             }
         }
     }

@@ -1,1 +1,639 @@
+#![allow(clippy::unwrap_used)]
+//! A toy flow under every fault at every step, on every database.
 
+use crate::faults::{Fault, Point, Script, When};
+use crate::{
+    Context, End, Failure, Flow, HostWork, Journal, Outcomes, Settings, StepError, StepName,
+};
+use async_trait::async_trait;
+use bus::{Bell, Bus};
+use serde::{Deserialize, Serialize};
+use sql::{Store, Tx};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use types::agent::{Direction, Verb, WorkOutcome, WorkReport};
+use types::{HostName, PowerState, ServerId, TaskId, Timestamp};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Step {
+    A,
+    B,
+    C,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self::A, Self::B, Self::C];
+
+    fn as_str(self) -> &'static str {
+        ["a", "b", "c"][self as usize]
+    }
+}
+
+/// What the flow has done outside.
+#[derive(Default)]
+struct World {
+    effects: Mutex<BTreeSet<&'static str>>,
+    runs: [AtomicUsize; 3],
+    ends: AtomicUsize,
+}
+
+impl World {
+    fn effects(&self) -> Vec<&'static str> {
+        self.effects.lock().unwrap().iter().copied().collect()
+    }
+
+    fn runs(&self) -> Vec<usize> {
+        self.runs
+            .iter()
+            .map(|runs| runs.load(Ordering::SeqCst))
+            .collect()
+    }
+}
+
+#[derive(Clone, Default)]
+struct Toy {
+    world: Arc<World>,
+    pivot: Option<Step>,
+    /// The host that has work in step b.
+    host: Option<HostName>,
+    may_owe: bool,
+    /// Step c fails so often and asks to begin again at b.
+    redo: usize,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct State {
+    failed: usize,
+    trace: Vec<String>,
+}
+
+#[async_trait]
+impl Flow for Toy {
+    const NAME: &'static str = "toy";
+    type State = State;
+    type Step = Step;
+
+    fn pivot(&self) -> Option<Step> {
+        self.pivot
+    }
+
+    fn event(&self, _step: Step) -> Option<&'static str> {
+        Some("toy_event")
+    }
+
+    fn host(&self, step: Step, _state: &State) -> Option<HostName> {
+        self.host.clone().filter(|_| step == Step::B)
+    }
+
+    fn may_owe(&self, step: Step) -> bool {
+        self.may_owe && step == Step::B
+    }
+
+    fn host_work(&self, step: Step, _direction: Direction, state: &State) -> Option<HostWork> {
+        let host = self.host(step, state)?;
+        Some(HostWork {
+            host,
+            verb: Verb::EnsureAbsent,
+        })
+    }
+
+    async fn run(
+        &self,
+        _cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        assert_eq!(outcome.is_some(), self.host(step, state).is_some());
+        self.world.runs[step as usize].fetch_add(1, Ordering::SeqCst);
+        self.world.effects.lock().unwrap().insert(step.as_str());
+        if step == Step::C && state.failed < self.redo {
+            let mut failure = Failure::new(500, "not here");
+            failure.redo_from = Some("b".to_owned());
+            return Err(StepError::Fail(failure));
+        }
+        Ok(())
+    }
+
+    async fn undo(
+        &self,
+        _cx: &Context,
+        step: Step,
+        _state: &mut State,
+        _outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        self.world.effects.lock().unwrap().remove(step.as_str());
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        _tx: &mut Tx<'_>,
+        _cx: &Context,
+        step: Step,
+        direction: Direction,
+        state: &mut State,
+    ) -> Result<(), StepError> {
+        state
+            .trace
+            .push(format!("{}{}", direction.as_str(), step.as_str()));
+        Ok(())
+    }
+
+    fn note_failure(&self, state: &mut State, _failure: &Failure) {
+        state.failed += 1;
+    }
+
+    /// The end's words go where the test can read them after the task is gone.
+    fn finish(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &State,
+        end: End<'_>,
+        now: Timestamp,
+    ) -> Result<(), sql::Error> {
+        self.world.ends.fetch_add(1, Ordering::SeqCst);
+        let end = match end {
+            End::Done => "done".to_owned(),
+            End::Unwound(failure) => failure.message.clone(),
+        };
+        let by = db::actions::Requester {
+            request_id: &state.trace.join(" "),
+            user_id: &end,
+            project_id: "",
+        };
+        db::actions::start(tx, cx.server, "end", &by, now)?;
+        Ok(())
+    }
+}
+
+/// A database with one task in it.
+struct Bench {
+    store: Store,
+    bus: Bus,
+    outcomes: Outcomes,
+    task: TaskId,
+    server: ServerId,
+    toy: Toy,
+    settings: Settings,
+}
+
+fn quick() -> Settings {
+    Settings {
+        concurrency: 4,
+        beat: Duration::from_millis(20),
+        lease: Duration::from_millis(200),
+        retry: Duration::from_millis(1),
+        undo_deadline: Duration::from_secs(20),
+        longest_step: None,
+    }
+}
+
+impl Bench {
+    async fn new(store: &Store, toy: Toy) -> Self {
+        let (task, server) = (TaskId::random(), ServerId::random());
+        let insert = move |tx: &mut Tx<'_>| -> Result<(), sql::Error> {
+            let by = db::actions::Requester {
+                request_id: "req",
+                user_id: "u",
+                project_id: "p",
+            };
+            let now = Timestamp::now();
+            let action = db::actions::start(tx, server, "toy", &by, now)?;
+            let state = r#"{"failed":0,"trace":[]}"#;
+            db::tasks::insert(tx, task, "toy", server, "req", Some(action), state, now)
+        };
+        store.write(insert).await.unwrap();
+        Self {
+            store: store.clone(),
+            bus: Bus::new(),
+            outcomes: Outcomes::new(store.clone()),
+            task,
+            server,
+            toy,
+            settings: quick(),
+        }
+    }
+
+    async fn worker(&self, name: &str, script: &Arc<Script>) -> crate::Worker {
+        let faults: Arc<dyn crate::faults::Faults> = Arc::clone(script) as _;
+        let journal = Journal::new(
+            name,
+            self.store.clone(),
+            self.bus.clone(),
+            self.outcomes.clone(),
+            self.settings.clone(),
+        );
+        journal
+            .with(self.toy.clone())
+            .with_faults(faults)
+            .start()
+            .await
+            .unwrap()
+    }
+
+    async fn task(&self) -> Option<db::tasks::Task> {
+        let id = self.task;
+        let found: Result<_, sql::Error> = self.store.read(move |tx| db::tasks::get(tx, id)).await;
+        found.unwrap()
+    }
+
+    async fn until_gone(&self) {
+        for _ in 0..5_000 {
+            if self.task().await.is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("the task stays: {:?}", self.task().await);
+    }
+
+    /// Runs the task to its end; a worker that crashes is started again under its name.
+    async fn carry_out(&self, script: Script) -> Ended {
+        let script = Arc::new(script);
+        let mut worker = self.worker("w", &script).await;
+        loop {
+            tokio::select! {
+                () = self.until_gone() => break,
+                () = worker.wait() => worker = self.worker("w", &script).await,
+            }
+        }
+        assert!(script.struck(), "a fault did not strike");
+        self.ended().await
+    }
+
+    async fn ended(&self) -> Ended {
+        let server = self.server;
+        let read = move |tx: &mut Tx<'_>| -> Result<_, sql::Error> {
+            let actions = db::actions::of_server(tx, server)?;
+            let mut open = 0;
+            for action in &actions {
+                let events = db::actions::events(tx, action.id)?;
+                open += events.iter().filter(|event| event.result.is_none()).count();
+            }
+            Ok((actions, open, db::work::count(tx)?))
+        };
+        let (actions, open_events, work) = self.store.read(read).await.unwrap();
+        assert_eq!((open_events, work), (0, 0), "open events, stored work");
+        assert_eq!(actions.len(), 2, "one end: {actions:?}");
+        assert_eq!(
+            actions[1].message.is_some(),
+            actions[0].user_id != "done",
+            "the action shows the end"
+        );
+        Ended {
+            end: actions[0].user_id.clone(),
+            trace: actions[0].request_id.clone(),
+            effects: self.toy.world.effects(),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Ended {
+    end: String,
+    trace: String,
+    effects: Vec<&'static str>,
+}
+
+fn done() -> Ended {
+    Ended {
+        end: "done".to_owned(),
+        trace: "doa dob doc".to_owned(),
+        effects: vec!["a", "b", "c"],
+    }
+}
+
+fn at(step: Step, direction: Direction, when: When) -> Point {
+    Point {
+        flow: "toy",
+        step: step.as_str(),
+        direction,
+        when,
+    }
+}
+
+async fn stores() -> Vec<sql::testing::TestStore> {
+    let stores = sql::testing::databases().await;
+    for one in &stores {
+        db::migrate(&one.store).await.unwrap();
+    }
+    stores
+}
+
+const BOTH: [When; 2] = [When::Before, When::After];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_fault_at_every_step() {
+    for database in stores().await {
+        let mut cases = 0;
+        for &step in Step::ALL {
+            for when in BOTH {
+                for fault in [Fault::Fail, Fault::Repeat, Fault::Crash] {
+                    // Forward.
+                    let bench = Bench::new(&database.store, Toy::default()).await;
+                    let point = at(step, Direction::Do, when);
+                    let ended = bench.carry_out(Script::new([(point, fault)])).await;
+                    let name = format!("{} {step:?} {when:?} {fault:?}", database.name);
+                    if fault == Fault::Fail {
+                        let undone: Vec<&str> = ended.trace.split(' ').collect();
+                        assert_eq!(ended.end, "An injected fault.", "{name}");
+                        assert_eq!(undone.len(), 2 * (step as usize) + 1, "{name}: {undone:?}");
+                        assert_eq!(ended.effects, Vec::<&str>::new(), "{name}");
+                    } else {
+                        assert_eq!(ended, done(), "{name}");
+                    }
+                    // Back, from the last step on.
+                    let bench = Bench::new(&database.store, Toy::default()).await;
+                    let script = [
+                        (at(Step::C, Direction::Do, When::After), Fault::Fail),
+                        (at(step, Direction::Undo, when), fault),
+                    ];
+                    let ended = bench.carry_out(Script::new(script)).await;
+                    assert_eq!(ended.trace, "doa dob undoc undob undoa", "{name}, undo");
+                    assert_eq!(ended.effects, Vec::<&str>::new(), "{name}, undo");
+                    cases += 2;
+                }
+            }
+        }
+        println!("journal: {cases} cases on {}", database.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_runner_changes_nothing() {
+    for database in stores().await {
+        for &step in Step::ALL {
+            for (when, direction) in [
+                (When::Before, Direction::Do),
+                (When::After, Direction::Do),
+                (When::After, Direction::Undo),
+            ] {
+                let mut bench = Bench::new(&database.store, Toy::default()).await;
+                // The first worker does not notice that its name was taken.
+                bench.settings.beat = Duration::from_secs(3600);
+                let failing = (at(Step::C, Direction::Do, When::After), Fault::Fail);
+                let held = (at(step, direction, when), Fault::Hold);
+                let script = match direction {
+                    Direction::Do => Script::new([held]),
+                    Direction::Undo => Script::new([failing, held]),
+                };
+                let script = Arc::new(script);
+                let _first = bench.worker("w", &script).await;
+                script.all_struck().await;
+                let before = bench.task().await.unwrap();
+                let _second = bench.worker("w", &Arc::new(Script::new([]))).await;
+                bench.until_gone().await;
+                let ended = bench.ended().await;
+                assert_eq!(before.epoch, 1);
+                script.release();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                assert_eq!(
+                    bench.ended().await,
+                    ended,
+                    "{step:?} {direction:?} {when:?}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_was_taken_over_ends_for_its_runner() {
+    for database in stores().await {
+        for &step in Step::ALL {
+            for when in BOTH {
+                let bench = Bench::new(&database.store, Toy::default()).await;
+                let held = (at(step, Direction::Do, when), Fault::Hold);
+                let script = Arc::new(Script::new([held]));
+                let _worker = bench.worker("w", &script).await;
+                script.all_struck().await;
+                let id = bench.task;
+                let taken: Result<_, sql::Error> = bench
+                    .store
+                    .write(move |tx| db::tasks::take_over(tx, id))
+                    .await;
+                let taken = taken.unwrap().unwrap();
+                assert_eq!(taken.step.as_deref(), Some(step.as_str()));
+                script.release();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                assert_eq!(bench.toy.world.ends.load(Ordering::SeqCst), 0);
+                assert_eq!(bench.task().await, None);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_beats_stand_still_loses_its_tasks() {
+    for database in stores().await {
+        let mut bench = Bench::new(&database.store, Toy::default()).await;
+        // A long lease at first: nobody else takes what a living worker has.
+        bench.settings.lease = Duration::from_secs(3600);
+        let script = Arc::new(Script::new([(
+            at(Step::B, Direction::Do, When::After),
+            Fault::Hold,
+        )]));
+        let first = bench.worker("one", &script).await;
+        script.all_struck().await;
+        let none = Arc::new(Script::new([]));
+        let living = bench.worker("two", &none).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let task = bench.task().await.unwrap();
+        assert_eq!((task.owner.as_deref(), task.epoch), (Some("one"), 1));
+        drop(living);
+        bench.settings.lease = Duration::from_millis(100);
+        let _second = bench.worker("two", &none).await;
+        drop(first);
+        bench.until_gone().await;
+        assert_eq!(bench.ended().await, done());
+        assert_eq!(bench.toy.world.runs(), [1, 2, 1]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_process_of_a_name_stops_and_takes_nothing() {
+    let database = stores().await.remove(0);
+    let bench = Bench::new(&database.store, Toy::default()).await;
+    let script = Arc::new(Script::new([(
+        at(Step::A, Direction::Do, When::Before),
+        Fault::Hold,
+    )]));
+    let none = Arc::new(Script::new([]));
+    let mut old = bench.worker("w", &none).await;
+    let _new = bench.worker("w", &script).await;
+    tokio::time::timeout(Duration::from_secs(10), old.wait())
+        .await
+        .unwrap();
+    assert!(old.stopped());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_the_pivot_there_is_no_way_back() {
+    for database in stores().await {
+        for &step in Step::ALL {
+            for when in BOTH {
+                let toy = Toy {
+                    pivot: Some(Step::B),
+                    ..Toy::default()
+                };
+                let bench = Bench::new(&database.store, toy).await;
+                let point = at(step, Direction::Do, when);
+                let ended = bench.carry_out(Script::new([(point, Fault::Fail)])).await;
+                if step == Step::A {
+                    assert_eq!(ended.effects, Vec::<&str>::new());
+                } else {
+                    assert_eq!(ended, done(), "{step:?} {when:?}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_may_ask_to_begin_again_at_an_earlier_step() {
+    for database in stores().await {
+        let toy = Toy {
+            redo: 2,
+            ..Toy::default()
+        };
+        let bench = Bench::new(&database.store, toy).await;
+        let ended = bench.carry_out(Script::new([])).await;
+        let trace = "doa dob undoc undob dob undoc undob dob doc";
+        assert_eq!((ended.end.as_str(), ended.trace.as_str()), ("done", trace));
+        assert_eq!(bench.toy.world.runs(), [1, 3, 3]);
+    }
+}
+
+fn with_host(may_owe: bool) -> Toy {
+    Toy {
+        host: Some("h".into()),
+        may_owe,
+        ..Toy::default()
+    }
+}
+
+async fn debts(store: &Store) -> usize {
+    let debts: Result<Vec<_>, sql::Error> = store.read(db::work::debts).await;
+    debts.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_silent_host_may_owe_is_owed() {
+    for database in stores().await {
+        for (may_owe, end) in [(true, "done"), (false, "The host did not answer in time.")] {
+            let mut bench = Bench::new(&database.store, with_host(may_owe)).await;
+            bench.settings.longest_step = Some(Duration::from_millis(100));
+            bench.settings.undo_deadline = Duration::from_millis(100);
+            let ended = bench.carry_out(Script::new([])).await;
+            assert_eq!(ended.end, end);
+            // Owed by the step itself, or by its undo: once in either case.
+            assert_eq!(debts(&database.store).await, if may_owe { 1 } else { 2 });
+        }
+    }
+}
+
+/// Answers the host's work; an undo fails the first time.
+async fn host(bench: &Bench, failures: usize) -> tokio::task::JoinHandle<()> {
+    let (store, outcomes) = (bench.store.clone(), bench.outcomes.clone());
+    let mut bell = bench.bus.listen(Bell::Host("h".into()));
+    let failures = Arc::new(AtomicUsize::new(failures));
+    tokio::spawn(async move {
+        loop {
+            bell.rung().await;
+            let work: Result<Vec<_>, sql::Error> = store
+                .read(|tx| db::work::pending(tx, &"h".into(), 10))
+                .await;
+            for (work, _) in work.unwrap() {
+                let fails = work.key.direction == Direction::Undo
+                    && failures
+                        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                            left.checked_sub(1)
+                        })
+                        .is_ok();
+                let outcome = if fails {
+                    WorkOutcome::Failed {
+                        kind: types::agent::FailureKind::Host,
+                        message: "no".to_owned(),
+                    }
+                } else {
+                    WorkOutcome::done(PowerState::Running)
+                };
+                let report = WorkReport {
+                    key: work.key,
+                    epoch: work.epoch,
+                    outcome,
+                };
+                outcomes.report(report.clone()).await.unwrap();
+                // A report may come twice.
+                outcomes.report(report).await.unwrap();
+            }
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_do_their_part_under_every_fault() {
+    for database in stores().await {
+        for when in BOTH {
+            for fault in [Fault::Fail, Fault::Repeat, Fault::Crash] {
+                for direction in [Direction::Do, Direction::Undo] {
+                    let bench = Bench::new(&database.store, with_host(false)).await;
+                    let answering = host(&bench, 0).await;
+                    let mut script = vec![(at(Step::B, direction, when), fault)];
+                    if direction == Direction::Undo {
+                        script.push((at(Step::C, Direction::Do, When::Before), Fault::Fail));
+                    }
+                    let ended = bench.carry_out(Script::new(script)).await;
+                    let unwinds = fault == Fault::Fail || direction == Direction::Undo;
+                    let name = format!("{} {direction:?} {when:?} {fault:?}", database.name);
+                    assert_eq!(ended.effects.is_empty(), unwinds, "{name}: {ended:?}");
+                    answering.abort();
+                }
+            }
+        }
+        assert_eq!(debts(&database.store).await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_that_a_host_refuses_at_first_is_tried_again() {
+    for database in stores().await {
+        let bench = Bench::new(&database.store, with_host(false)).await;
+        let answering = host(&bench, 3).await;
+        let failing = (at(Step::C, Direction::Do, When::Before), Fault::Fail);
+        let ended = bench.carry_out(Script::new([failing])).await;
+        assert_eq!(ended.trace, "doa dob undoc undob undoa");
+        assert_eq!(debts(&database.store).await, 0);
+        answering.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_unknown_flows_are_left_to_newer_workers() {
+    for database in stores().await {
+        let bench = Bench::new(&database.store, Toy::default()).await;
+        let newer = TaskId::random();
+        let server = bench.server;
+        let insert = move |tx: &mut Tx<'_>| -> Result<(), sql::Error> {
+            db::tasks::insert(
+                tx,
+                newer,
+                "newer",
+                server,
+                "req",
+                None,
+                "{}",
+                Timestamp::now(),
+            )
+        };
+        bench.store.write(insert).await.unwrap();
+        bench.carry_out(Script::new([])).await;
+        let left: Result<_, sql::Error> =
+            bench.store.read(move |tx| db::tasks::get(tx, newer)).await;
+        assert_eq!(left.unwrap().unwrap().owner, None);
+    }
+}

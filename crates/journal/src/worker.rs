@@ -2,7 +2,7 @@
 
 use crate::drive::{Ran, drive};
 use crate::faults::{Faults, Never};
-use crate::flow::Flow;
+use crate::flow::{Flow, StepName};
 use crate::outcomes::Outcomes;
 use bus::{Bell, Bus};
 use db::tasks::Task;
@@ -29,6 +29,8 @@ pub struct Settings {
     pub retry: Duration,
     /// How long an undo is tried before what is left on a host becomes its debt.
     pub undo_deadline: Duration,
+    /// No step gets longer than this, whatever its flow says; none means that flows decide.
+    pub longest_step: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -39,6 +41,7 @@ impl Default for Settings {
             lease: Duration::from_secs(30),
             retry: Duration::from_millis(100),
             undo_deadline: Duration::from_secs(120),
+            longest_step: None,
         }
     }
 }
@@ -60,6 +63,7 @@ pub struct Journal {
     name: String,
     shared: Shared,
     flows: HashMap<&'static str, Runner>,
+    steps: Vec<(&'static str, Vec<&'static str>)>,
 }
 
 impl Journal {
@@ -76,6 +80,7 @@ impl Journal {
             name: name.to_owned(),
             shared,
             flows: HashMap::new(),
+            steps: Vec::new(),
         }
     }
 
@@ -86,7 +91,14 @@ impl Journal {
         let runner: Runner =
             Arc::new(move |shared, task| Box::pin(drive(shared, Arc::clone(&flow), task)));
         self.flows.insert(F::NAME, runner);
+        let steps = F::Step::ALL.iter().map(|step| step.as_str()).collect();
+        self.steps.push((F::NAME, steps));
         self
+    }
+
+    /// The flows it can run, each with the names of its steps in order.
+    pub fn steps(&self) -> &[(&'static str, Vec<&'static str>)] {
+        &self.steps
     }
 
     /// With faults, for tests.
@@ -164,7 +176,13 @@ impl Loop {
         loop {
             tokio::select! {
                 () = self.bell.rung() => {}
-                _ = beat.tick() => dead = self.beat().await,
+                _ = beat.tick() => match self.beat().await {
+                    Some(found) => dead = found,
+                    None => {
+                        tracing::error!(worker = self.name, "another process works under this name; stopping");
+                        return;
+                    }
+                },
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
                     if self.ended(ended) {
                         return;
@@ -212,11 +230,16 @@ impl Loop {
                 return;
             }
             let (name, incarnation, dead) = (self.name.clone(), self.incarnation, dead.to_vec());
+            // Tasks of flows that only a newer release knows are left to its workers.
+            let flows: Vec<&'static str> = self.flows.keys().copied().collect();
+            if flows.is_empty() {
+                return;
+            }
             let most = u64::try_from(free.min(64)).unwrap_or(1);
             let claimed = self
                 .shared
                 .store
-                .write(move |tx| db::tasks::claim(tx, &name, incarnation, &dead, most))
+                .write(move |tx| db::tasks::claim(tx, &name, incarnation, &dead, &flows, most))
                 .await;
             match claimed {
                 Ok(tasks) if tasks.is_empty() => return,
@@ -235,7 +258,7 @@ impl Loop {
 
     async fn launch(&mut self, task: Task) {
         let Some(runner) = self.flows.get(task.flow.as_str()).map(Arc::clone) else {
-            tracing::error!(task = %task.id, flow = task.flow, "an unknown flow; a newer release may know it");
+            tracing::error!(task = %task.id, flow = task.flow, "an unknown flow was claimed");
             return;
         };
         let previous = self.of_server.remove(&task.server);
@@ -253,19 +276,20 @@ impl Loop {
         self.of_server.insert(server, (id, handle));
     }
 
-    /// Says that this worker lives; returns the workers that do not.
-    async fn beat(&mut self) -> Vec<(String, i64)> {
+    /// Says that this worker lives; returns the workers that do not, or `None` when its name is another's now.
+    async fn beat(&mut self) -> Option<Vec<(String, i64)>> {
         let (name, incarnation) = (self.name.clone(), self.incarnation);
         let workers = self.shared.store.write(move |tx| {
-            db::tasks::beat(tx, &name, incarnation)?;
-            db::tasks::workers(tx)
+            let known = db::tasks::beat(tx, &name, incarnation)?;
+            Ok((known, db::tasks::workers(tx)?))
         });
         let workers: Vec<(String, i64, i64)> = match workers.await {
-            Ok(workers) => workers,
+            Ok((true, workers)) => workers,
+            Ok((false, _)) => return None,
             Err(error) => {
                 let error: sql::Error = error;
                 tracing::warn!(%error, "the worker cannot say that it lives");
-                return Vec::new();
+                return Some(Vec::new());
             }
         };
         let now = Instant::now();
@@ -292,6 +316,6 @@ impl Loop {
             seen.insert(key, (beats, since));
         }
         self.seen = seen;
-        dead
+        Some(dead)
     }
 }

@@ -97,6 +97,10 @@ impl Build {
 
     async fn choose_host(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let instance = self.instance(cx).await?;
+        if !state.candidates.is_empty() {
+            // An earlier choice could not be claimed: the view is behind.
+            self.with.view.refresh().await?;
+        }
         let hints = &instance.scheduler_hints;
         let wish = Wish {
             resources: instance.flavor.resources(),
@@ -149,7 +153,7 @@ impl Build {
     async fn plan(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let instance = self.instance(cx).await?;
         let host = place(state)?.host.clone();
-        state.interfaces = ports::ensure(&self.with, &instance, &host).await?;
+        state.interfaces = ports::ensure(&self.with, cx, &instance, &host).await?;
         state.plan = Some(guest_plan(&instance, &state.interfaces));
         Ok(())
     }
@@ -157,9 +161,8 @@ impl Build {
     async fn plug(&self, cx: &Context) -> Result<(), StepError> {
         let instance = self.instance(cx).await?;
         let mut pause = Duration::from_millis(5);
-        let until = tokio::time::Instant::now() + Duration::from_secs(60);
         while !ports::wired(&self.with, &instance).await? {
-            if tokio::time::Instant::now() >= until {
+            if tokio::time::Instant::now() >= cx.until {
                 return Err(StepError::Fail(Failure::new(
                     500,
                     "The network agent did not wire the server's ports in time.",
@@ -267,7 +270,8 @@ impl Flow for Build {
     fn deadline(&self, step: Step) -> Duration {
         match step {
             Step::ChooseHost => Duration::from_secs(30),
-            Step::Networks | Step::Plug => Duration::from_secs(120),
+            Step::Networks => Duration::from_secs(120),
+            Step::Plug => Duration::from_secs(60),
             Step::Spawn => Duration::from_secs(1800),
         }
     }

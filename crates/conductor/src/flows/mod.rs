@@ -5,10 +5,21 @@ pub mod delete;
 mod ports;
 pub mod power;
 
+use crate::neighbours::Neighbours;
 use db::instances::{Change, Fault};
 use journal::{Failure, StepError};
 use types::Timestamp;
 use types::agent::{FailureKind, WorkOutcome};
+
+/// A journal that runs all flows there are.
+pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journal {
+    journal
+        .with(build::Build { with: with.clone() })
+        .with(delete::Delete { with: with.clone() })
+        .with(power::Power::<power::Start>::new(with.clone()))
+        .with(power::Power::<power::Stop>::new(with.clone()))
+        .with(power::Power::<power::Reboot>::new(with.clone()))
+}
 
 /// The power state after host work, or the failure as a step's error.
 fn power_after(outcome: Option<WorkOutcome>) -> Result<types::PowerState, StepError> {

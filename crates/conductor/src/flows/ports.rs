@@ -3,13 +3,42 @@
 use crate::neighbours::{Neighbours, retry};
 use clients::{NewPort, PortRecord};
 use db::instances::{Address, Instance, Interface};
-use journal::{Failure, StepError};
+use journal::{Context, Failure, StepError};
 use types::HostName;
 use types::server::{WantedInterface, WantedNetworks};
 
 /// Gives the server the ports it asked for, on this host. Ports that it has already are kept, so a repeat makes none
 /// twice.
+///
+/// A deletion may take over while a port is being made. So this goes to its end even when the run is stopped, and
+/// removes what it made when it finds then that the server is another task's.
 pub(super) async fn ensure(
+    with: &Neighbours,
+    cx: &Context,
+    instance: &Instance,
+    host: &HostName,
+) -> Result<Vec<Interface>, StepError> {
+    let (with, instance, host) = (with.clone(), instance.clone(), host.clone());
+    let task = cx.task;
+    let making = tokio::spawn(async move {
+        let made = wanted(&with, &instance, &host).await;
+        let server = instance.id;
+        let now = with
+            .store
+            .read(move |tx| db::instances::get(tx, server))
+            .await?;
+        if now.is_some_and(|now| now.task_id == Some(task)) {
+            return made;
+        }
+        remove(&with, &instance).await?;
+        Err(StepError::Fenced)
+    });
+    making
+        .await
+        .unwrap_or_else(|error| Err(StepError::Retry(error.to_string())))
+}
+
+async fn wanted(
     with: &Neighbours,
     instance: &Instance,
     host: &HostName,
