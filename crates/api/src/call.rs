@@ -19,12 +19,12 @@ use types::{Caller, Microversion, RequestId};
 pub struct Call {
     /// The service.
     pub api: Arc<Inner>,
+    /// The user's token, for questions to neighbours; never stored.
+    pub token: String,
     /// Who asks.
     pub caller: Arc<Caller>,
     /// The microversion the answer must have.
     pub version: Microversion,
-    /// Whether it came to `/v2`.
-    pub legacy: bool,
     /// The values of the path's parameters, in order.
     pub params: Vec<String>,
     /// The query.
@@ -57,47 +57,70 @@ impl Call {
 
     /// Whether the caller is an administrator (`context_is_admin`).
     pub fn is_admin(&self) -> bool {
-        self.api.policy.allows("context_is_admin", &self.caller, &Target::new())
+        self.api
+            .policy
+            .allows("context_is_admin", &self.caller, &Target::new())
     }
 
     fn own_target(&self) -> Target {
-        Target::new().with("project_id", self.project()).with("user_id", &self.caller.user_id)
+        Target::new()
+            .with("project_id", self.project())
+            .with("user_id", &self.caller.user_id)
     }
 
     /// Whether a rule lets the caller pass for things of the caller's own project.
     pub fn may(&self, rule: &str) -> bool {
-        self.api.policy.allows(rule, &self.caller, &self.own_target())
+        self.api
+            .policy
+            .allows(rule, &self.caller, &self.own_target())
     }
 
     /// Refuses the request unless the rule lets the caller pass for the caller's own project.
     pub fn require(&self, rule: &str) -> Result<(), Fault> {
-        if self.may(rule) { Ok(()) } else { Err(Fault::denied(rule)) }
+        if self.may(rule) {
+            Ok(())
+        } else {
+            Err(Fault::denied(rule))
+        }
     }
 
     /// Whether a rule lets the caller pass for things of this project and user.
     pub fn may_for(&self, rule: &str, project: &str, user: &str) -> bool {
-        let target = Target::new().with("project_id", project).with("user_id", user);
+        let target = Target::new()
+            .with("project_id", project)
+            .with("user_id", user);
         self.api.policy.allows(rule, &self.caller, &target)
     }
 
     /// Refuses the request unless the rule lets the caller pass for things of this project.
     pub fn require_for(&self, rule: &str, project: &str, user: &str) -> Result<(), Fault> {
-        if self.may_for(rule, project, user) { Ok(()) } else { Err(Fault::denied(rule)) }
+        if self.may_for(rule, project, user) {
+            Ok(())
+        } else {
+            Err(Fault::denied(rule))
+        }
     }
 
     /// How many items a page has at most: `limit`, but no more than the configured maximum.
     pub fn limit(&self) -> Result<usize, Fault> {
         let most = self.api.config.max_limit;
-        let Some(text) = self.query.get("limit") else { return Ok(most) };
+        let Some(text) = self.query.get("limit") else {
+            return Ok(most);
+        };
         match text.parse::<usize>() {
             Ok(limit) => Ok(limit.min(most)),
-            Err(_) => Err(Fault::bad_request(format!("limit [{text}] is not a number"))),
+            Err(_) => Err(Fault::bad_request(format!(
+                "limit [{text}] is not a number"
+            ))),
         }
     }
 
     /// The offset of a list paged by numbers.
     pub fn offset(&self) -> usize {
-        self.query.get("offset").and_then(|text| text.parse().ok()).unwrap_or(0)
+        self.query
+            .get("offset")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
     }
 
     /// A field of the object `outer` in the body.
@@ -132,12 +155,20 @@ impl Reply {
     pub fn json(status: StatusCode, document: &impl Serialize) -> Result<Self, Fault> {
         let mut bytes = Vec::with_capacity(1024);
         serde_json::to_writer(&mut bytes, document).map_err(Fault::internal)?;
-        Ok(Self { status, body: Some(bytes.into()), location: None })
+        Ok(Self {
+            status,
+            body: Some(bytes.into()),
+            location: None,
+        })
     }
 
     /// A status without a document.
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, body: None, location: None }
+        Self {
+            status,
+            body: None,
+            location: None,
+        }
     }
 
     /// With a `Location`.
@@ -152,8 +183,14 @@ impl Reply {
         let mut response = Response::new(self.body.map_or_else(Body::empty, Body::from));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(location) = self.location.and_then(|text| HeaderValue::from_str(&text).ok()) {
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        if let Some(location) = self
+            .location
+            .and_then(|text| HeaderValue::from_str(&text).ok())
+        {
             headers.insert(HeaderName::from_static("location"), location);
         }
         response

@@ -37,7 +37,10 @@ pub async fn serve(State(api): State<Arc<Inner>>, request: Request) -> Response 
         Place::Root => versions::all(&origin),
         Place::NoVersion => versions::choices(&origin, path),
         Place::Document { legacy } => {
-            let mut response = with_request_id(into_response(versions::one(&origin, legacy)), &RequestId::random());
+            let mut response = with_request_id(
+                into_response(versions::one(&origin, legacy)),
+                &RequestId::random(),
+            );
             if !legacy {
                 negotiation::mark(response.headers_mut(), &Microversion::MIN.to_string());
             }
@@ -45,7 +48,14 @@ pub async fn serve(State(api): State<Arc<Inner>>, request: Request) -> Response 
         }
         Place::Api { legacy, path } => {
             let request_id = RequestId::random();
-            let request = Incoming { headers: &parts.headers, method: &parts.method, path, query: parts.uri.query(), origin, legacy };
+            let request = Incoming {
+                headers: &parts.headers,
+                method: &parts.method,
+                path,
+                query: parts.uri.query(),
+                origin,
+                legacy,
+            };
             let response = below_version(api, &request, body, &request_id).await;
             return with_request_id(response, &request_id);
         }
@@ -71,8 +81,13 @@ fn into_response(reply: Result<Reply, Fault>) -> Response {
 
 fn with_request_id(mut response: Response, id: &RequestId) -> Response {
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
-        response.headers_mut().insert(HeaderName::from_static("x-openstack-request-id"), value.clone());
-        response.headers_mut().insert(HeaderName::from_static("x-compute-request-id"), value);
+        response.headers_mut().insert(
+            HeaderName::from_static("x-openstack-request-id"),
+            value.clone(),
+        );
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("x-compute-request-id"), value);
     }
     response
 }
@@ -100,13 +115,19 @@ fn place<'a>(path: &'a str, headers: &HeaderMap) -> Place<'a> {
 /// The version a MIME type names, for paths that name none.
 fn mime_version(headers: &HeaderMap) -> Option<bool> {
     for name in [header::CONTENT_TYPE, header::ACCEPT] {
-        let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) else { continue };
+        let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) else {
+            continue;
+        };
         for one in value.split(',') {
             let kind: String = one.chars().filter(|c| !c.is_whitespace()).collect();
-            if kind.starts_with("application/vnd.openstack.compute.v2.1+json") || kind.ends_with("compute+json;version=2.1") {
+            if kind.starts_with("application/vnd.openstack.compute.v2.1+json")
+                || kind.ends_with("compute+json;version=2.1")
+            {
                 return Some(false);
             }
-            if kind.starts_with("application/vnd.openstack.compute.v2+json") || kind.ends_with("compute+json;version=2") {
+            if kind.starts_with("application/vnd.openstack.compute.v2+json")
+                || kind.ends_with("compute+json;version=2")
+            {
                 return Some(true);
             }
         }
@@ -116,30 +137,60 @@ fn mime_version(headers: &HeaderMap) -> Option<bool> {
 
 /// `http://host:port` as the client sees it.
 fn origin(headers: &HeaderMap, uri: &http::Uri) -> String {
-    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).or_else(|| uri.authority().map(|a| a.as_str()));
-    let clean = |text: &&str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
-    let scheme = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok()).filter(|text| *text == "https");
-    format!("{}://{}", scheme.unwrap_or("http"), host.filter(clean).unwrap_or("localhost"))
+    let host = headers
+        .get(header::HOST)
+        .and_then(|value| value.to_str().ok())
+        .or_else(|| uri.authority().map(|a| a.as_str()));
+    let clean = |text: &&str| {
+        text.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
+    };
+    let scheme = headers
+        .get("x-forwarded-proto")
+        .and_then(|value| value.to_str().ok())
+        .filter(|text| *text == "https");
+    format!(
+        "{}://{}",
+        scheme.unwrap_or("http"),
+        host.filter(clean).unwrap_or("localhost")
+    )
 }
 
-async fn below_version(api: Arc<Inner>, request: &Incoming<'_>, body: Body, request_id: &RequestId) -> Response {
+async fn below_version(
+    api: Arc<Inner>,
+    request: &Incoming<'_>,
+    body: Body,
+    request_id: &RequestId,
+) -> Response {
     let limit = api.config.max_body_bytes;
-    let too_large = || Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "Request is too large.").into_response();
-    let announced = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let too_large =
+        || Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "Request is too large.").into_response();
+    let announced = request
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit as u64) {
         return too_large();
     }
     let caller = match web::auth::caller(request.headers, &*api.deps.validator).await {
         Ok(caller) => caller,
-        Err(AuthError::Missing | AuthError::Invalid) => return faults::unauthorized(&api.config.auth_url),
+        Err(AuthError::Missing | AuthError::Invalid) => {
+            return faults::unauthorized(&api.config.auth_url);
+        }
         Err(AuthError::Unavailable(reason)) => {
             tracing::warn!(reason, "tokens cannot be checked");
             return Fault::unavailable("The identity service does not answer.").into_response();
         }
     };
     let found = Verb::of(request.method).and_then(|verb| api.table.find(verb, request.path));
-    let Some(found) = found else { return faults::router_not_found(request.headers.get(header::ACCEPT)) };
-    let version = match if request.legacy { Ok(Microversion::MIN) } else { negotiation::negotiate(request.headers) } {
+    let Some(found) = found else {
+        return faults::router_not_found(request.headers.get(header::ACCEPT));
+    };
+    let version = match if request.legacy {
+        Ok(Microversion::MIN)
+    } else {
+        negotiation::negotiate(request.headers)
+    } {
         Ok(version) => version,
         Err(refusal) => return refused(refusal),
     };
@@ -179,22 +230,36 @@ fn prepare(
 ) -> Result<(crate::route::Handler, Call), Fault> {
     content_type(request.headers)?;
     let malformed = || Fault::bad_request("Malformed request body");
-    let mut body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(bytes).map_err(|_| malformed())? };
+    let mut body = if bytes.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(bytes).map_err(|_| malformed())?
+    };
     let route = row(found, &body)?;
     if matches!(route.served, Served::Gone) {
-        return Err(Fault::new(StatusCode::GONE, "This resource is no longer available. No forwarding address is given."));
+        return Err(Fault::new(
+            StatusCode::GONE,
+            "This resource is no longer available. No forwarding address is given.",
+        ));
     }
     let own = caller.project_id.as_deref().unwrap_or_default();
     if let Some(project) = found.project.as_deref().filter(|project| *project != own) {
-        let message = format!("Malformed request URL: URL's project_id '{project}' doesn't match Context's project_id '{own}'");
+        let message = format!(
+            "Malformed request URL: URL's project_id '{project}' doesn't match Context's project_id '{own}'"
+        );
         return Err(Fault::bad_request(message));
     }
     if !request.legacy && !route.exists_at(version) {
         return Err(Fault::no_such_resource());
     }
     let Served::By(handler) = route.served else {
-        let what = route.action.map_or_else(|| format!("{} {}", route.verb.as_str(), route.path), |action| format!("action {action}"));
-        return Err(Fault::not_implemented(format!("{what} is not built yet in this cloud.")));
+        let what = route.action.map_or_else(
+            || format!("{} {}", route.verb.as_str(), route.path),
+            |action| format!("action {action}"),
+        );
+        return Err(Fault::not_implemented(format!(
+            "{what} is not built yet in this cloud."
+        )));
     };
     if let Some(schema) = route.body {
         if request.legacy {
@@ -208,9 +273,15 @@ fn prepare(
     }
     let call = Call {
         api: Arc::clone(api),
+        token: request
+            .headers
+            .get("x-auth-token")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
         caller,
         version,
-        legacy: request.legacy,
         params: found.params.clone(),
         query,
         body,
@@ -236,18 +307,37 @@ fn row(found: &Found<'_>, body: &Value) -> Result<&'static Route, Fault> {
         return Ok(only);
     }
     let malformed = || Fault::bad_request("Malformed request body");
-    let map = body.as_object().filter(|map| map.len() == 1).ok_or_else(malformed)?;
+    let map = body
+        .as_object()
+        .filter(|map| map.len() == 1)
+        .ok_or_else(malformed)?;
     let name = map.keys().next().ok_or_else(malformed)?;
-    let row = found.rows.iter().find(|row| row.action == Some(name.as_str()));
-    row.copied().ok_or_else(|| Fault::bad_request(format!("There is no such action: {name}")))
+    let row = found
+        .rows
+        .iter()
+        .find(|row| row.action == Some(name.as_str()));
+    row.copied()
+        .ok_or_else(|| Fault::bad_request(format!("There is no such action: {name}")))
 }
 
 fn content_type(headers: &HeaderMap) -> Result<(), Fault> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let kind = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let kind = value
+        .to_str()
+        .unwrap_or("?")
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     let vendor = kind.starts_with("application/vnd.openstack.compute") && kind.ends_with("+json");
     if kind.is_empty() || kind == "text/plain" || kind == "application/json" || vendor {
         return Ok(());
     }
-    Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported Content-Type"))
+    Err(Fault::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "Unsupported Content-Type",
+    ))
 }

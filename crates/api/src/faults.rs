@@ -16,7 +16,10 @@ pub struct Fault {
 impl Fault {
     /// A fault with this status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self {
+            status,
+            message: message.into(),
+        }
     }
 
     /// 400 `badRequest`.
@@ -95,7 +98,8 @@ impl Fault {
         let mut inner = serde_json::Map::new();
         inner.insert("code".to_owned(), self.status.as_u16().into());
         inner.insert("message".to_owned(), self.message.clone().into());
-        let retry = self.status == StatusCode::PAYLOAD_TOO_LARGE || self.status == StatusCode::TOO_MANY_REQUESTS;
+        let retry = self.status == StatusCode::PAYLOAD_TOO_LARGE
+            || self.status == StatusCode::TOO_MANY_REQUESTS;
         if retry {
             inner.insert("retryAfter".to_owned(), "0".into());
         }
@@ -104,7 +108,10 @@ impl Fault {
         let mut response = Response::new(Body::from(serde_json::Value::from(outer).to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json; charset=UTF-8"),
+        );
         if retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("0"));
         }
@@ -120,7 +127,9 @@ impl From<sql::Error> for Fault {
 
 /// The 404 of the router itself, for paths and methods that no version has: not a fault of Nova's, but a page.
 pub fn router_not_found(accept: Option<&HeaderValue>) -> Response {
-    let json = accept.and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("json"));
+    let json = accept
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("json"));
     let (kind, body) = if json {
         (
             "application/json",
@@ -134,7 +143,9 @@ pub fn router_not_found(accept: Option<&HeaderValue>) -> Response {
     };
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::NOT_FOUND;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -144,7 +155,10 @@ pub fn unauthorized(auth_url: &str) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     if let Ok(value) = HeaderValue::from_str(&format!("Keystone uri=\"{auth_url}\"")) {
         headers.insert(HeaderName::from_static("www-authenticate"), value);
     }

@@ -7,12 +7,14 @@
 //! * an accepted request is a committed transaction; the bell is rung after it.
 
 mod call;
+mod commands;
 mod dispatch;
 mod faults;
 mod handlers;
 mod links;
 mod mv;
 mod negotiation;
+mod neighbours;
 mod policy_rules;
 mod queries;
 mod query;
@@ -23,6 +25,8 @@ mod versions;
 mod views;
 
 use axum::Router;
+use bus::Bus;
+use clients::{HostQuestions, Images, Networks};
 use policy::{Enforcer, PolicyError};
 use std::sync::Arc;
 use web::auth::TokenValidator;
@@ -66,6 +70,22 @@ pub struct Deps {
     pub store: sql::Store,
     /// Who says what a token means.
     pub validator: Arc<dyn TokenValidator>,
+    /// The image service, asked with the user's token.
+    pub images: Images,
+    /// The network service, asked with the user's token.
+    pub networks: Networks,
+    /// Rung after a commit.
+    pub bus: Bus,
+    /// Short answers from hosts.
+    pub questions: Arc<dyn HostQuestions>,
+    /// Encrypts what is stored of secrets.
+    pub secrets: Arc<dyn Secrets>,
+}
+
+/// Encrypts with the cloud's own key, so that the database never holds a secret in clear.
+pub trait Secrets: Send + Sync + 'static {
+    /// The encrypted text, to be stored.
+    fn seal(&self, plain: &str) -> Result<String, String>;
 }
 
 /// Why the API cannot start.
@@ -103,21 +123,35 @@ impl Service {
             None => defaults,
         };
         for name in policy.unknown() {
-            tracing::warn!(rule = name, "the policy file names a rule that does not exist");
+            tracing::warn!(
+                rule = name,
+                "the policy file names a rule that does not exist"
+            );
         }
         let table = route::Table::new(routes::ROUTES);
-        Ok(Self { inner: Arc::new(Inner { config, deps, policy, table }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                deps,
+                policy,
+                table,
+            }),
+        })
     }
 
     /// The whole API, as it is mounted at the root of its port.
     pub fn router(&self) -> Router {
-        Router::new().fallback(dispatch::serve).with_state(Arc::clone(&self.inner))
+        Router::new()
+            .fallback(dispatch::serve)
+            .with_state(Arc::clone(&self.inner))
     }
 }
 
 /// The rows that answer 501: method, path and action of what is not built yet.
 pub fn not_built() -> Vec<String> {
-    let rows = routes::ROUTES.iter().filter(|row| matches!(row.served, route::Served::NotYet));
+    let rows = routes::ROUTES
+        .iter()
+        .filter(|row| matches!(row.served, route::Served::NotYet));
     rows.map(|row| match row.action {
         Some(action) => format!("{} {} {action}", row.verb.as_str(), row.path),
         None => format!("{} {}", row.verb.as_str(), row.path),

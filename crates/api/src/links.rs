@@ -50,12 +50,24 @@ impl Links {
     /// `self` and `bookmark` of a resource, for example `/servers/{id}`.
     pub fn pair(&self, collection: &str, id: &str) -> [Link; 2] {
         let path = format!("/{collection}/{id}");
-        [Link { href: self.own(&path), rel: "self" }, Link { href: self.bookmark(&path), rel: "bookmark" }]
+        [
+            Link {
+                href: self.own(&path),
+                rel: "self",
+            },
+            Link {
+                href: self.bookmark(&path),
+                rel: "bookmark",
+            },
+        ]
     }
 
     /// Only the bookmark of a resource.
     pub fn bookmark_only(&self, collection: &str, id: &str) -> [Link; 1] {
-        [Link { href: self.bookmark(&format!("/{collection}/{id}")), rel: "bookmark" }]
+        [Link {
+            href: self.bookmark(&format!("/{collection}/{id}")),
+            rel: "bookmark",
+        }]
     }
 
     /// The link to the next page: the query as it was, keys sorted, with the last item as marker.
@@ -76,8 +88,13 @@ impl Links {
         if !seen {
             pairs.push(("marker", marker));
         }
-        let text = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-        [Link { href: format!("{}?{text}", self.own(path)), rel: "next" }]
+        let text = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(pairs)
+            .finish();
+        [Link {
+            href: format!("{}?{text}", self.own(path)),
+            rel: "next",
+        }]
     }
 }
 
@@ -87,14 +104,33 @@ mod tests {
 
     #[test]
     fn links_follow_the_request() {
-        let links = Links { origin: "http://c:8774".into(), version: "v2.1", project: Some("p1".into()) };
+        let links = Links {
+            origin: "http://c:8774".into(),
+            version: "v2.1",
+            project: Some("p1".into()),
+        };
         let [own, bookmark] = links.pair("servers", "x");
         assert_eq!(own.href, "http://c:8774/v2.1/p1/servers/x");
         assert_eq!(bookmark.href, "http://c:8774/p1/servers/x");
-        let plain = Links { project: None, ..links };
-        let query = [("sort_key".to_owned(), "a b".to_owned()), ("limit".to_owned(), "2".to_owned())];
-        assert_eq!(plain.next("/servers", &query, "m")[0].href, "http://c:8774/v2.1/servers?limit=2&sort_key=a+b&marker=m");
-        let again = [("sort_key".to_owned(), "a".to_owned()), ("marker".to_owned(), "old".to_owned())];
-        assert_eq!(plain.next("/servers", &again, "m")[0].href, "http://c:8774/v2.1/servers?marker=m&sort_key=a");
+        let plain = Links {
+            project: None,
+            ..links
+        };
+        let query = [
+            ("sort_key".to_owned(), "a b".to_owned()),
+            ("limit".to_owned(), "2".to_owned()),
+        ];
+        assert_eq!(
+            plain.next("/servers", &query, "m")[0].href,
+            "http://c:8774/v2.1/servers?limit=2&sort_key=a+b&marker=m"
+        );
+        let again = [
+            ("sort_key".to_owned(), "a".to_owned()),
+            ("marker".to_owned(), "old".to_owned()),
+        ];
+        assert_eq!(
+            plain.next("/servers", &again, "m")[0].href,
+            "http://c:8774/v2.1/servers?marker=m&sort_key=a"
+        );
     }
 }

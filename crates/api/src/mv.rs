@@ -12,8 +12,6 @@ pub const KEYPAIR_TYPE: Microversion = mv(2);
 pub const MORE_SERVER_ATTRIBUTES: Microversion = mv(3);
 /// The `ip6` filter for everyone.
 pub const IP6_FILTER: Microversion = mv(5);
-/// One call for remote consoles.
-pub const REMOTE_CONSOLES: Microversion = mv(6);
 /// Access to a public flavor is refused.
 pub const NO_ACCESS_TO_PUBLIC_FLAVOR: Microversion = mv(7);
 /// `locked` in servers.
@@ -32,8 +30,6 @@ pub const HOST_STATUS: Microversion = mv(16);
 pub const DESCRIPTION: Microversion = mv(19);
 /// Actions of deleted servers.
 pub const ACTIONS_OF_DELETED: Microversion = mv(21);
-/// `migration_type` and links in migrations.
-pub const MIGRATION_TYPE: Microversion = mv(23);
 /// Tags.
 pub const TAGS: Microversion = mv(26);
 /// `cpu_info` as an object.
@@ -70,8 +66,6 @@ pub const EVENTS_FOR_ALL: Microversion = mv(51);
 pub const CREATE_TAGS: Microversion = mv(52);
 /// Services and hypervisors by UUID.
 pub const UUIDS_OF_HOSTS: Microversion = mv(53);
-/// `key_name` in rebuild.
-pub const REBUILD_KEY: Microversion = mv(54);
 /// Descriptions of flavors.
 pub const FLAVOR_DESCRIPTION: Microversion = mv(55);
 /// File injection ends.

@@ -20,18 +20,30 @@ pub struct Refusal {
 
 /// The version of a request, from both headers: the new one wins, a header for another service means the oldest.
 pub fn negotiate(headers: &HeaderMap) -> Result<Microversion, Refusal> {
-    let Some(asked) = asked_text(headers) else { return Ok(Microversion::MIN) };
+    let Some(asked) = asked_text(headers) else {
+        return Ok(Microversion::MIN);
+    };
     if asked.eq_ignore_ascii_case("latest") {
         return Ok(Microversion::MAX);
     }
     let Ok(version) = AskedVersion::from_str(&asked) else {
-        let message = format!("API Version String {asked} is of invalid format. Must be of format MajorNum.MinorNum.");
-        return Err(Refusal { fault: Fault::bad_request(message), echo: None });
+        let message = format!(
+            "API Version String {asked} is of invalid format. Must be of format MajorNum.MinorNum."
+        );
+        return Err(Refusal {
+            fault: Fault::bad_request(message),
+            echo: None,
+        });
     };
     version.served().ok_or_else(|| {
         let (min, max) = (Microversion::MIN, Microversion::MAX);
-        let message = format!("Version {asked} is not supported by the API. Minimum is {min} and maximum is {max}.");
-        Refusal { fault: Fault::new(StatusCode::NOT_ACCEPTABLE, message), echo: Some(asked) }
+        let message = format!(
+            "Version {asked} is not supported by the API. Minimum is {min} and maximum is {max}."
+        );
+        Refusal {
+            fault: Fault::new(StatusCode::NOT_ACCEPTABLE, message),
+            echo: Some(asked),
+        }
     })
 }
 
@@ -43,7 +55,9 @@ fn asked_text(headers: &HeaderMap) -> Option<String> {
         for part in text.split(',') {
             let mut words = part.split_whitespace();
             match (words.next(), words.next()) {
-                (Some(service), Some(version)) if service.eq_ignore_ascii_case("compute") => return Some(version.to_owned()),
+                (Some(service), Some(version)) if service.eq_ignore_ascii_case("compute") => {
+                    return Some(version.to_owned());
+                }
                 (Some(_), Some(_)) => named_other = true,
                 _ => {}
             }
@@ -52,7 +66,10 @@ fn asked_text(headers: &HeaderMap) -> Option<String> {
     if named_other && !headers.contains_key(&OLD) {
         return None;
     }
-    headers.get(&OLD).and_then(|value| value.to_str().ok()).map(|text| text.trim().to_owned())
+    headers
+        .get(&OLD)
+        .and_then(|value| value.to_str().ok())
+        .map(|text| text.trim().to_owned())
 }
 
 /// Says in the answer's headers which version served the request.
@@ -63,7 +80,10 @@ pub fn mark(headers: &mut HeaderMap, version: &str) {
     if let Ok(value) = HeaderValue::from_str(version) {
         headers.insert(OLD, value);
     }
-    headers.insert(header::VARY, HeaderValue::from_static("OpenStack-API-Version, X-OpenStack-Nova-API-Version"));
+    headers.insert(
+        header::VARY,
+        HeaderValue::from_static("OpenStack-API-Version, X-OpenStack-Nova-API-Version"),
+    );
 }
 
 #[cfg(test)]
@@ -72,7 +92,14 @@ mod tests {
     use super::*;
 
     fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
-        list.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        list.iter()
+            .map(|&(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -90,7 +117,11 @@ mod tests {
             (&[(old, "latest")], 104),
         ];
         for (list, wanted) in table {
-            assert_eq!(negotiate(&headers(list)).unwrap(), Microversion(*wanted), "{list:?}");
+            assert_eq!(
+                negotiate(&headers(list)).unwrap(),
+                Microversion(*wanted),
+                "{list:?}"
+            );
         }
     }
 
@@ -99,8 +130,21 @@ mod tests {
         let bad = negotiate(&headers(&[("openstack-api-version", "compute abc")])).unwrap_err();
         assert_eq!((bad.fault.status.as_u16(), bad.echo), (400, None));
         let high = negotiate(&headers(&[("x-openstack-nova-api-version", "2.999")])).unwrap_err();
-        assert_eq!((high.fault.status.as_u16(), high.echo.as_deref()), (406, Some("2.999")));
-        assert_eq!(high.fault.message, "Version 2.999 is not supported by the API. Minimum is 2.1 and maximum is 2.104.");
-        assert_eq!(negotiate(&headers(&[("x-openstack-nova-api-version", "2.0")])).unwrap_err().fault.status.as_u16(), 406);
+        assert_eq!(
+            (high.fault.status.as_u16(), high.echo.as_deref()),
+            (406, Some("2.999"))
+        );
+        assert_eq!(
+            high.fault.message,
+            "Version 2.999 is not supported by the API. Minimum is 2.1 and maximum is 2.104."
+        );
+        assert_eq!(
+            negotiate(&headers(&[("x-openstack-nova-api-version", "2.0")]))
+                .unwrap_err()
+                .fault
+                .status
+                .as_u16(),
+            406
+        );
     }
 }

@@ -223,5 +223,9 @@ const DEFAULTS: &[(&str, &str, &str)] = &[
 
 /// The default rules.
 pub fn defaults() -> impl Iterator<Item = Rule> {
-    DEFAULTS.iter().map(|&(name, check, description)| Rule { name, check, description })
+    DEFAULTS.iter().map(|&(name, check, description)| Rule {
+        name,
+        check,
+        description,
+    })
 }

@@ -7,7 +7,11 @@ use crate::query::{Key, Keys, key};
 const DIRECTIONS: &[&str] = &["asc", "desc"];
 
 /// No keys; unknown ones refused from 2.102.
-pub static NONE_STRICTER: Keys = Keys { keys: &[], strict: Some(mv::STRICTER), private: false };
+pub static NONE_STRICTER: Keys = Keys {
+    keys: &[],
+    strict: Some(mv::STRICTER),
+    private: false,
+};
 
 /// `/flavors`.
 pub static FLAVORS: Keys = Keys {
@@ -26,24 +30,56 @@ pub static FLAVORS: Keys = Keys {
     private: false,
 };
 const FLAVOR_SORT: &[&str] = &[
-    "created_at", "description", "disabled", "ephemeral_gb", "flavorid", "id", "is_public", "memory_mb", "name", "root_gb",
-    "rxtx_factor", "swap", "updated_at", "vcpu_weight", "vcpus",
+    "created_at",
+    "description",
+    "disabled",
+    "ephemeral_gb",
+    "flavorid",
+    "id",
+    "is_public",
+    "memory_mb",
+    "name",
+    "root_gb",
+    "rxtx_factor",
+    "swap",
+    "updated_at",
+    "vcpu_weight",
+    "vcpus",
 ];
 const FLAVOR_SORT_SLIM: &[&str] = &[
-    "created_at", "description", "ephemeral_gb", "flavorid", "id", "is_public", "memory_mb", "name", "root_gb", "swap",
-    "updated_at", "vcpu_weight", "vcpus",
+    "created_at",
+    "description",
+    "ephemeral_gb",
+    "flavorid",
+    "id",
+    "is_public",
+    "memory_mb",
+    "name",
+    "root_gb",
+    "swap",
+    "updated_at",
+    "vcpu_weight",
+    "vcpus",
 ];
 
 /// `/limits`.
-pub static LIMITS: Keys = Keys { keys: &[key("tenant_id", Any)], strict: Some(mv::STRICT), private: false };
+pub static LIMITS: Keys = Keys {
+    keys: &[key("tenant_id", Any)],
+    strict: Some(mv::STRICT),
+    private: false,
+};
 
 /// `/os-hypervisors`.
 pub static HYPERVISORS: Keys = Keys {
     keys: &[
         key("limit", Digits).since(mv::HYPERVISOR_PAGES),
         key("marker", Any).since(mv::HYPERVISOR_PAGES),
-        key("hypervisor_hostname_pattern", Any).since(mv::UUIDS_OF_HOSTS).once(),
-        key("with_servers", OneOf(BOOLEANS)).since(mv::UUIDS_OF_HOSTS).once(),
+        key("hypervisor_hostname_pattern", Any)
+            .since(mv::UUIDS_OF_HOSTS)
+            .once(),
+        key("with_servers", OneOf(BOOLEANS))
+            .since(mv::UUIDS_OF_HOSTS)
+            .once(),
     ],
     strict: Some(mv::UUIDS_OF_HOSTS),
     private: false,
@@ -51,13 +87,15 @@ pub static HYPERVISORS: Keys = Keys {
 
 /// `/os-hypervisors/{id}`.
 pub static HYPERVISOR: Keys = Keys {
-    keys: &[key("with_servers", OneOf(BOOLEANS)).since(mv::UUIDS_OF_HOSTS).once()],
+    keys: &[key("with_servers", OneOf(BOOLEANS))
+        .since(mv::UUIDS_OF_HOSTS)
+        .once()],
     strict: Some(mv::UUIDS_OF_HOSTS),
     private: false,
 };
 const BOOLEANS: &[&str] = &[
-    "True", "TRUE", "true", "1", "ON", "On", "on", "YES", "Yes", "yes", "False", "FALSE", "false", "0", "OFF", "Off", "off", "NO",
-    "No", "no",
+    "True", "TRUE", "true", "1", "ON", "On", "on", "YES", "Yes", "yes", "False", "FALSE", "false",
+    "0", "OFF", "Off", "off", "NO", "No", "no",
 ];
 
 /// `/os-keypairs`.
@@ -72,7 +110,11 @@ pub static KEYPAIRS: Keys = Keys {
 };
 
 /// `/os-keypairs/{id}`.
-pub static KEYPAIR: Keys = Keys { keys: &[key("user_id", Any).since(mv::KEYPAIR_USER)], strict: Some(mv::STRICT), private: false };
+pub static KEYPAIR: Keys = Keys {
+    keys: &[key("user_id", Any).since(mv::KEYPAIR_USER)],
+    strict: Some(mv::STRICT),
+    private: false,
+};
 
 /// `/os-migrations`.
 pub static MIGRATIONS: Keys = Keys {
@@ -95,17 +137,29 @@ pub static MIGRATIONS: Keys = Keys {
 };
 
 /// `/os-quota-sets/{id}`.
-pub static QUOTAS: Keys = Keys { keys: &[key("user_id", Any)], strict: Some(mv::STRICT), private: false };
+pub static QUOTAS: Keys = Keys {
+    keys: &[key("user_id", Any)],
+    strict: Some(mv::STRICT),
+    private: false,
+};
 
 /// `/os-server-groups`.
 pub static GROUPS: Keys = Keys {
-    keys: &[key("all_projects", Any), key("limit", Digits), key("offset", Digits)],
+    keys: &[
+        key("all_projects", Any),
+        key("limit", Digits),
+        key("offset", Digits),
+    ],
     strict: Some(mv::STRICT),
     private: false,
 };
 
 /// `/os-services`.
-pub static SERVICES: Keys = Keys { keys: &[key("host", Any), key("binary", Any)], strict: Some(mv::STRICT), private: false };
+pub static SERVICES: Keys = Keys {
+    keys: &[key("host", Any), key("binary", Any)],
+    strict: Some(mv::STRICT),
+    private: false,
+};
 
 /// `/os-simple-tenant-usage`.
 pub static USAGES: Keys = Keys {
@@ -145,7 +199,11 @@ pub static INSTANCE_ACTIONS: Keys = Keys {
 };
 
 /// `/servers/{id}/os-volume_attachments`.
-pub static VOLUMES: Keys = Keys { keys: &[key("limit", Digits), key("offset", Digits)], strict: Some(mv::STRICT), private: false };
+pub static VOLUMES: Keys = Keys {
+    keys: &[key("limit", Digits), key("offset", Digits)],
+    strict: Some(mv::STRICT),
+    private: false,
+};
 
 /// `/servers` and `/servers/detail`.
 pub static SERVERS: Keys = Keys {
@@ -209,16 +267,66 @@ pub static SERVERS: Keys = Keys {
     private: true,
 };
 const SERVER_SORT_KEY: Key = key("sort_key", OneOf(SERVER_SORT)).until(mv::LOCKED_REASON);
-const SERVER_SORT_KEY_LOCKED: Key = key("sort_key", OneOf(SERVER_SORT_WITH_LOCKED)).since(mv::LOCKED_REASON);
+const SERVER_SORT_KEY_LOCKED: Key =
+    key("sort_key", OneOf(SERVER_SORT_WITH_LOCKED)).since(mv::LOCKED_REASON);
 const SERVER_SORT: &[&str] = &[
-    "access_ip_v4", "access_ip_v6", "auto_disk_config", "availability_zone", "config_drive", "created_at", "display_description",
-    "display_name", "host", "hostname", "image_ref", "instance_type_id", "kernel_id", "key_name", "launch_index", "launched_at",
-    "node", "power_state", "progress", "project_id", "ramdisk_id", "root_device_name", "task_state", "terminated_at", "updated_at",
-    "user_id", "uuid", "vm_state",
+    "access_ip_v4",
+    "access_ip_v6",
+    "auto_disk_config",
+    "availability_zone",
+    "config_drive",
+    "created_at",
+    "display_description",
+    "display_name",
+    "host",
+    "hostname",
+    "image_ref",
+    "instance_type_id",
+    "kernel_id",
+    "key_name",
+    "launch_index",
+    "launched_at",
+    "node",
+    "power_state",
+    "progress",
+    "project_id",
+    "ramdisk_id",
+    "root_device_name",
+    "task_state",
+    "terminated_at",
+    "updated_at",
+    "user_id",
+    "uuid",
+    "vm_state",
 ];
 const SERVER_SORT_WITH_LOCKED: &[&str] = &[
-    "access_ip_v4", "access_ip_v6", "auto_disk_config", "availability_zone", "config_drive", "created_at", "display_description",
-    "display_name", "host", "hostname", "image_ref", "instance_type_id", "kernel_id", "key_name", "launch_index", "launched_at",
-    "locked", "node", "power_state", "progress", "project_id", "ramdisk_id", "root_device_name", "task_state", "terminated_at",
-    "updated_at", "user_id", "uuid", "vm_state",
+    "access_ip_v4",
+    "access_ip_v6",
+    "auto_disk_config",
+    "availability_zone",
+    "config_drive",
+    "created_at",
+    "display_description",
+    "display_name",
+    "host",
+    "hostname",
+    "image_ref",
+    "instance_type_id",
+    "kernel_id",
+    "key_name",
+    "launch_index",
+    "launched_at",
+    "locked",
+    "node",
+    "power_state",
+    "progress",
+    "project_id",
+    "ramdisk_id",
+    "root_device_name",
+    "task_state",
+    "terminated_at",
+    "updated_at",
+    "user_id",
+    "uuid",
+    "vm_state",
 ];

@@ -40,7 +40,13 @@ pub struct Key {
 
 /// A key of any version, given any number of times.
 pub const fn key(name: &'static str, kind: Kind) -> Key {
-    Key { name, kind, since: Microversion::MIN, until: Microversion(u16::MAX), many: true }
+    Key {
+        name,
+        kind,
+        since: Microversion::MIN,
+        until: Microversion(u16::MAX),
+        many: true,
+    }
 }
 
 impl Key {
@@ -80,25 +86,31 @@ pub struct Keys {
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     pairs: Vec<(String, String)>,
-    raw: Vec<(String, String)>,
 }
 
 impl Query {
     /// Reads a query string.
     pub fn parse(text: &str) -> Self {
-        let raw: Vec<(String, String)> =
-            url::form_urlencoded::parse(text.as_bytes()).map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
-        Self { pairs: raw.clone(), raw }
+        let pairs = url::form_urlencoded::parse(text.as_bytes())
+            .map(|(key, value)| (key.into_owned(), value.into_owned()))
+            .collect();
+        Self { pairs }
     }
 
     /// The first value of a key.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Every value of a key.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Every pair that is known.
@@ -106,14 +118,13 @@ impl Query {
         &self.pairs
     }
 
-    /// Every pair as it was sent.
-    pub fn raw(&self) -> &[(String, String)] {
-        &self.raw
-    }
-
     /// Checks the query against a route's keys, and drops what the route does not know.
     pub fn check(&mut self, keys: &Keys, version: Microversion) -> Result<(), Fault> {
-        let known = |name: &str| keys.keys.iter().find(|key| key.name == name && key.since <= version && version < key.until);
+        let known = |name: &str| {
+            keys.keys
+                .iter()
+                .find(|key| key.name == name && key.since <= version && version < key.until)
+        };
         let strict = keys.strict.is_some_and(|strict| strict <= version);
         for (name, value) in &self.pairs {
             let Some(key) = known(name) else {
@@ -124,13 +135,20 @@ impl Query {
             };
             check_value(key, value)?;
             if !key.many && self.pairs.iter().filter(|(other, _)| other == name).count() > 1 {
-                let values: Vec<serde_json::Value> =
-                    self.pairs.iter().filter(|(other, _)| other == name).map(|(_, value)| value.clone().into()).collect();
+                let values: Vec<serde_json::Value> = self
+                    .pairs
+                    .iter()
+                    .filter(|(other, _)| other == name)
+                    .map(|(_, value)| value.clone().into())
+                    .collect();
                 let list = python::repr(&values.into());
-                return Err(Fault::bad_request(format!("Invalid input for query parameters {name}. Value: {list}. {list} is too long")));
+                return Err(Fault::bad_request(format!(
+                    "Invalid input for query parameters {name}. Value: {list}. {list} is too long"
+                )));
             }
         }
-        self.pairs.retain(|(name, _)| known(name).is_some() || (keys.private && name.starts_with('_')));
+        self.pairs
+            .retain(|(name, _)| known(name).is_some() || (keys.private && name.starts_with('_')));
         Ok(())
     }
 }
@@ -148,11 +166,20 @@ fn check_value(key: &Key, value: &str) -> Result<(), Fault> {
     let quoted = || python::quoted(value);
     let complaint: Option<Cow<'_, str>> = match key.kind {
         Kind::Any | Kind::Name => None,
-        Kind::Digits if value.is_empty() => Some(format!("{} should be non-empty", quoted()).into()),
-        Kind::Digits => (!value.bytes().all(|b| b.is_ascii_digit())).then(|| format!("{} does not match '^[0-9]*$'", quoted()).into()),
-        Kind::Uuid => (!formats::uuid(value)).then(|| format!("{} is not a 'uuid'", quoted()).into()),
-        Kind::Time => Timestamp::parse(value).is_none().then(|| format!("{} is not a 'date-time'", quoted()).into()),
-        Kind::Regex => regex::Regex::new(value).is_err().then(|| format!("{} is not a 'regex'", quoted()).into()),
+        Kind::Digits if value.is_empty() => {
+            Some(format!("{} should be non-empty", quoted()).into())
+        }
+        Kind::Digits => (!value.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| format!("{} does not match '^[0-9]*$'", quoted()).into()),
+        Kind::Uuid => {
+            (!formats::uuid(value)).then(|| format!("{} is not a 'uuid'", quoted()).into())
+        }
+        Kind::Time => Timestamp::parse(value)
+            .is_none()
+            .then(|| format!("{} is not a 'date-time'", quoted()).into()),
+        Kind::Regex => regex::Regex::new(value)
+            .is_err()
+            .then(|| format!("{} is not a 'regex'", quoted()).into()),
         Kind::OneOf(list) => (!list.contains(&value)).then(|| {
             let list: Vec<serde_json::Value> = list.iter().map(|text| (*text).into()).collect();
             format!("{} is not one of {}", quoted(), python::repr(&list.into())).into()
@@ -160,9 +187,10 @@ fn check_value(key: &Key, value: &str) -> Result<(), Fault> {
     };
     match complaint {
         None => Ok(()),
-        Some(complaint) => {
-            Err(Fault::bad_request(format!("Invalid input for query parameters {}. Value: {value}. {complaint}", key.name)))
-        }
+        Some(complaint) => Err(Fault::bad_request(format!(
+            "Invalid input for query parameters {}. Value: {value}. {complaint}",
+            key.name
+        ))),
     }
 }
 
@@ -185,7 +213,9 @@ mod tests {
 
     fn check(text: &str, version: u16) -> Result<Vec<String>, String> {
         let mut query = Query::parse(text);
-        query.check(&KEYS, Microversion(version)).map_err(|fault| fault.message)?;
+        query
+            .check(&KEYS, Microversion(version))
+            .map_err(|fault| fault.message)?;
         Ok(query.pairs().iter().map(|(key, _)| key.clone()).collect())
     }
 
@@ -194,12 +224,36 @@ mod tests {
         assert_eq!(check("limit=1&bogus=2&new=3", 1).unwrap(), ["limit"]);
         assert_eq!(check("new=3", 10).unwrap(), ["new"]);
         let table = [
-            ("limit=abc", 1, "Invalid input for query parameters limit. Value: abc. 'abc' does not match '^[0-9]*$'"),
-            ("limit=-1", 1, "Invalid input for query parameters limit. Value: -1. '-1' does not match '^[0-9]*$'"),
-            ("sort_key=c", 1, "Invalid input for query parameters sort_key. Value: c. 'c' is not one of ['a', 'b']"),
-            ("changes-since=no", 1, "Invalid input for query parameters changes-since. Value: no. 'no' is not a 'date-time'"),
-            ("bogus=1", 75, "Additional properties are not allowed ('bogus' was unexpected)"),
-            ("single=1&single=2", 1, "Invalid input for query parameters single. Value: ['1', '2']. ['1', '2'] is too long"),
+            (
+                "limit=abc",
+                1,
+                "Invalid input for query parameters limit. Value: abc. 'abc' does not match '^[0-9]*$'",
+            ),
+            (
+                "limit=-1",
+                1,
+                "Invalid input for query parameters limit. Value: -1. '-1' does not match '^[0-9]*$'",
+            ),
+            (
+                "sort_key=c",
+                1,
+                "Invalid input for query parameters sort_key. Value: c. 'c' is not one of ['a', 'b']",
+            ),
+            (
+                "changes-since=no",
+                1,
+                "Invalid input for query parameters changes-since. Value: no. 'no' is not a 'date-time'",
+            ),
+            (
+                "bogus=1",
+                75,
+                "Additional properties are not allowed ('bogus' was unexpected)",
+            ),
+            (
+                "single=1&single=2",
+                1,
+                "Invalid input for query parameters single. Value: ['1', '2']. ['1', '2'] is too long",
+            ),
         ];
         for (text, version, wanted) in table {
             assert_eq!(check(text, version).unwrap_err(), wanted, "{text}");

@@ -198,15 +198,27 @@ impl Table {
         for row in rows {
             let segments: Vec<&'static str> = row.path.trim_start_matches('/').split('/').collect();
             let entries = by_first.entry(segments[0]).or_default();
-            let same = entries.iter_mut().find(|entry| entry.verb == row.verb && entry.segments == segments);
+            let same = entries
+                .iter_mut()
+                .find(|entry| entry.verb == row.verb && entry.segments == segments);
             match same {
                 Some(entry) => entry.rows.push(row),
-                None => entries.push(Entry { verb: row.verb, segments, rows: vec![row] }),
+                None => entries.push(Entry {
+                    verb: row.verb,
+                    segments,
+                    rows: vec![row],
+                }),
             }
         }
         // Words before parameters, so that `/servers/detail` is not a server.
         for entries in by_first.values_mut() {
-            entries.sort_by_key(|entry| entry.segments.iter().map(|segment| segment.starts_with('{')).collect::<Vec<_>>());
+            entries.sort_by_key(|entry| {
+                entry
+                    .segments
+                    .iter()
+                    .map(|segment| segment.starts_with('{'))
+                    .collect::<Vec<_>>()
+            });
         }
         Self { by_first }
     }
@@ -216,31 +228,60 @@ impl Table {
         let path = path.strip_prefix('/')?;
         let first = path.split('/').next().unwrap_or_default();
         if let Some((rows, params)) = self.find_below(verb, path) {
-            return Some(Found { rows, params, project: None });
+            return Some(Found {
+                rows,
+                params,
+                project: None,
+            });
         }
-        let is_project = !first.is_empty() && first.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b == b'-');
+        let is_project = !first.is_empty()
+            && first
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b == b'-');
         if !is_project {
             return None;
         }
         let rest = path.get(first.len() + 1..)?;
         let (rows, params) = self.find_below(verb, rest)?;
-        Some(Found { rows, params, project: Some(first.to_owned()) })
+        Some(Found {
+            rows,
+            params,
+            project: Some(first.to_owned()),
+        })
     }
 
     fn find_below(&self, verb: Verb, path: &str) -> Option<(&[&'static Route], Vec<String>)> {
         let mut split = path.split('/');
         let entries = self.by_first.get(split.next()?)?;
         let segments: Vec<&str> = path.split('/').collect();
-        let entry = entries.iter().find(|entry| entry.verb == verb && matches(&entry.segments, &segments))?;
-        let params = entry.segments.iter().zip(&segments).filter(|(pattern, _)| pattern.starts_with('{'));
-        let params = params.map(|(_, value)| percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned()).collect();
+        let entry = entries
+            .iter()
+            .find(|entry| entry.verb == verb && matches(&entry.segments, &segments))?;
+        let params = entry
+            .segments
+            .iter()
+            .zip(&segments)
+            .filter(|(pattern, _)| pattern.starts_with('{'));
+        let params = params
+            .map(|(_, value)| {
+                percent_encoding::percent_decode_str(value)
+                    .decode_utf8_lossy()
+                    .into_owned()
+            })
+            .collect();
         Some((&entry.rows, params))
     }
 }
 
 fn matches(pattern: &[&str], segments: &[&str]) -> bool {
     pattern.len() == segments.len()
-        && pattern.iter().zip(segments).all(|(wanted, given)| if wanted.starts_with('{') { !given.is_empty() } else { wanted == given })
+        && pattern.iter().zip(segments).all(|(wanted, given)| {
+            if wanted.starts_with('{') {
+                !given.is_empty()
+            } else {
+                wanted == given
+            }
+        })
 }
 
 #[cfg(test)]
@@ -256,14 +297,20 @@ mod tests {
             ("/servers", Some(("/servers", &[], None))),
             ("/servers/detail", Some(("/servers/detail", &[], None))),
             ("/servers/x", Some(("/servers/{id}", &["x"], None))),
-            ("/servers/x/metadata/a%20b", Some(("/servers/{server_id}/metadata/{id}", &["x", "a b"], None))),
+            (
+                "/servers/x/metadata/a%20b",
+                Some(("/servers/{server_id}/metadata/{id}", &["x", "a b"], None)),
+            ),
             ("/0af1/servers", Some(("/servers", &[], Some("0af1")))),
             ("/0af1", None),
             ("/ABCDEF/servers", None),
             ("/servers/", None),
             ("/nonexistent", None),
             ("/servers.json", None),
-            ("/flavors/detail.xml", Some(("/flavors/{id}", &["detail.xml"], None))),
+            (
+                "/flavors/detail.xml",
+                Some(("/flavors/{id}", &["detail.xml"], None)),
+            ),
         ];
         for (path, wanted) in cases {
             let found = table.find(Verb::Get, path);
@@ -278,15 +325,30 @@ mod tests {
             }
         }
         assert!(table.find(Verb::Delete, "/servers").is_none());
-        assert!(table.find(Verb::Post, "/servers/x/action").unwrap().rows.len() > 30);
+        assert!(
+            table
+                .find(Verb::Post, "/servers/x/action")
+                .unwrap()
+                .rows
+                .len()
+                > 30
+        );
     }
 
     #[test]
     fn rows_are_well_formed() {
         for row in ROUTES {
-            assert!(row.until.is_none_or(|until| until > row.since), "{} {:?}", row.path, row.action);
+            assert!(
+                row.until.is_none_or(|until| until > row.since),
+                "{} {:?}",
+                row.path,
+                row.action
+            );
             if let Some(rule) = row.policy {
-                assert!(crate::policy_rules::defaults().any(|known| known.name == rule), "{rule}");
+                assert!(
+                    crate::policy_rules::defaults().any(|known| known.name == rule),
+                    "{rule}"
+                );
             }
         }
     }

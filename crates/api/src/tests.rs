@@ -1,6 +1,9 @@
 //! The API as a client sees it: requests through the router, on a fresh database.
 #![allow(clippy::unwrap_used)]
 
-mod harness;
 mod cloud;
 mod edge;
+mod harness;
+mod server_create;
+mod server_history;
+mod server_life;

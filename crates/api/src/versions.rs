@@ -36,7 +36,11 @@ pub fn all(origin: &str) -> Result<Reply, Fault> {
 
 /// `GET /v2` and `GET /v2.1`: one version.
 pub fn one(origin: &str, legacy: bool) -> Result<Reply, Fault> {
-    let (mut document, number) = if legacy { (v2(origin), "2") } else { (v21(origin), "2.1") };
+    let (mut document, number) = if legacy {
+        (v2(origin), "2")
+    } else {
+        (v21(origin), "2.1")
+    };
     if let Some(links) = document["links"].as_array_mut() {
         links.push(json!({ "rel": "describedby", "type": "text/html", "href": "http://docs.openstack.org/" }));
     }

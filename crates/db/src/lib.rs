@@ -15,6 +15,7 @@ pub mod placement;
 pub mod placement_api;
 pub mod quotas;
 pub mod server_groups;
+pub mod tags;
 pub mod tasks;
 pub mod usages;
 pub mod work;

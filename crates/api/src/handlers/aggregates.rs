@@ -19,8 +19,14 @@ fn document(call: &Call, aggregate: &Aggregate) -> Value {
     map.insert("availability_zone".to_owned(), json!(aggregate.zone()));
     map.insert("hosts".to_owned(), json!(aggregate.hosts));
     map.insert("metadata".to_owned(), json!(aggregate.metadata));
-    map.insert("created_at".to_owned(), json!(aggregate.created_at.iso_micros()));
-    map.insert("updated_at".to_owned(), json!(aggregate.updated_at.map(Timestamp::iso_micros)));
+    map.insert(
+        "created_at".to_owned(),
+        json!(aggregate.created_at.iso_micros()),
+    );
+    map.insert(
+        "updated_at".to_owned(),
+        json!(aggregate.updated_at.map(Timestamp::iso_micros)),
+    );
     map.insert("deleted".to_owned(), json!(false));
     map.insert("deleted_at".to_owned(), Value::Null);
     map.into()
@@ -31,39 +37,64 @@ fn unknown(call: &Call) -> Fault {
 }
 
 fn id(call: &Call) -> Result<i64, Fault> {
-    call.param(0).parse().map_err(|_| Fault::bad_request("Invalid input received: id must be an integer"))
+    call.param(0)
+        .parse()
+        .map_err(|_| Fault::bad_request("Invalid input received: id must be an integer"))
 }
 
 /// `GET`.
 pub async fn list(call: Call) -> Result<Reply, Fault> {
     let all = call.api.deps.store.read(db::aggregates::all).await?;
-    let list: Vec<Value> = all.iter().map(|aggregate| document(&call, aggregate)).collect();
+    let list: Vec<Value> = all
+        .iter()
+        .map(|aggregate| document(&call, aggregate))
+        .collect();
     Reply::ok(&json!({ "aggregates": list }))
 }
 
 /// `GET /{id}`.
 pub async fn show(call: Call) -> Result<Reply, Fault> {
     let id = id(&call)?;
-    let found = call.api.deps.store.read(move |tx| db::aggregates::get(tx, id)).await?;
+    let found = call
+        .api
+        .deps
+        .store
+        .read(move |tx| db::aggregates::get(tx, id))
+        .await?;
     let aggregate = found.ok_or_else(|| unknown(&call))?;
     Reply::ok(&json!({ "aggregate": document(&call, &aggregate) }))
 }
 
 /// `POST`.
 pub async fn create(call: Call) -> Result<Reply, Fault> {
-    let zone = call.text("aggregate", "availability_zone").map(str::to_owned);
+    let zone = call
+        .text("aggregate", "availability_zone")
+        .map(str::to_owned);
     let mut aggregate = Aggregate {
         id: 0,
         uuid: uuid::Uuid::new_v4(),
-        name: call.text("aggregate", "name").unwrap_or_default().trim().to_owned(),
-        metadata: zone.into_iter().map(|zone| (ZONE.to_owned(), zone)).collect(),
+        name: call
+            .text("aggregate", "name")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        metadata: zone
+            .into_iter()
+            .map(|zone| (ZONE.to_owned(), zone))
+            .collect(),
         hosts: Vec::new(),
         created_at: Timestamp::now(),
         updated_at: None,
     };
     let stored = aggregate.clone();
-    let id = call.api.deps.store.write(move |tx| db::aggregates::insert(tx, &stored)).await?;
-    aggregate.id = id.ok_or_else(|| Fault::conflict(format!("Aggregate {} already exists.", aggregate.name)))?;
+    let id = call
+        .api
+        .deps
+        .store
+        .write(move |tx| db::aggregates::insert(tx, &stored))
+        .await?;
+    aggregate.id =
+        id.ok_or_else(|| Fault::conflict(format!("Aggregate {} already exists.", aggregate.name)))?;
     let mut answer = document(&call, &aggregate);
     // The answer to a creation has neither members nor metadata.
     if let Some(map) = answer.as_object_mut() {
@@ -89,7 +120,10 @@ where
             let mut aggregate = db::aggregates::get(tx, id)?.ok_or_else(|| missing.clone())?;
             how(tx, &mut aggregate, now)?;
             if !db::aggregates::update(tx, &aggregate, now)? {
-                return Err(Fault::conflict(format!("Aggregate {} already exists.", aggregate.name)));
+                return Err(Fault::conflict(format!(
+                    "Aggregate {} already exists.",
+                    aggregate.name
+                )));
             }
             aggregate.updated_at = Some(now);
             Ok(aggregate)
@@ -100,10 +134,21 @@ where
 
 /// A host may be in aggregates of one zone only.
 fn one_zone(tx: &mut sql::Tx<'_>, aggregate: &Aggregate) -> Result<(), Fault> {
-    let Some(zone) = aggregate.zone() else { return Ok(()) };
-    for other in db::aggregates::all(tx)?.iter().filter(|other| other.id != aggregate.id) {
-        let Some(theirs) = other.zone().filter(|theirs| *theirs != zone) else { continue };
-        if let Some(host) = aggregate.hosts.iter().find(|host| other.hosts.contains(host)) {
+    let Some(zone) = aggregate.zone() else {
+        return Ok(());
+    };
+    for other in db::aggregates::all(tx)?
+        .iter()
+        .filter(|other| other.id != aggregate.id)
+    {
+        let Some(theirs) = other.zone().filter(|theirs| *theirs != zone) else {
+            continue;
+        };
+        if let Some(host) = aggregate
+            .hosts
+            .iter()
+            .find(|host| other.hosts.contains(host))
+        {
             return Err(Fault::conflict(format!(
                 "Cannot perform action on aggregate {}. Reason: One or more hosts already in availability zone(s) ['{theirs}']: {host}.",
                 aggregate.id
@@ -138,7 +183,11 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
 
 /// `set_metadata`: null removes a key.
 pub async fn set_metadata(call: Call) -> Result<Reply, Fault> {
-    let wanted = call.field("set_metadata", "metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    let wanted = call
+        .field("set_metadata", "metadata")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
     change(call, move |tx, aggregate, _| {
         for (name, value) in &wanted {
             set(&mut aggregate.metadata, name, value);
@@ -155,11 +204,19 @@ pub async fn set_metadata(call: Call) -> Result<Reply, Fault> {
 pub async fn add_host(call: Call) -> Result<Reply, Fault> {
     let host = call.text("add_host", "host").unwrap_or_default().to_owned();
     change(call, move |tx, aggregate, _| {
-        if !db::hosts::nodes(tx)?.iter().any(|node| node.host.as_str() == host) {
-            return Err(Fault::not_found(format!("Compute host {host} could not be found.")));
+        if !db::hosts::nodes(tx)?
+            .iter()
+            .any(|node| node.host.as_str() == host)
+        {
+            return Err(Fault::not_found(format!(
+                "Compute host {host} could not be found."
+            )));
         }
         if !db::aggregates::add_host(tx, aggregate.id, &host)? {
-            return Err(Fault::conflict(format!("Aggregate {} already has host {host}.", aggregate.id)));
+            return Err(Fault::conflict(format!(
+                "Aggregate {} already has host {host}.",
+                aggregate.id
+            )));
         }
         aggregate.hosts.push(host.clone());
         aggregate.hosts.sort();
@@ -170,10 +227,16 @@ pub async fn add_host(call: Call) -> Result<Reply, Fault> {
 
 /// `remove_host`.
 pub async fn remove_host(call: Call) -> Result<Reply, Fault> {
-    let host = call.text("remove_host", "host").unwrap_or_default().to_owned();
+    let host = call
+        .text("remove_host", "host")
+        .unwrap_or_default()
+        .to_owned();
     change(call, move |tx, aggregate, _| {
         if !db::aggregates::remove_host(tx, aggregate.id, &host)? {
-            return Err(Fault::not_found(format!("Aggregate {} has no host {host}.", aggregate.id)));
+            return Err(Fault::not_found(format!(
+                "Aggregate {} has no host {host}.",
+                aggregate.id
+            )));
         }
         aggregate.hosts.retain(|other| *other != host);
         Ok(())
@@ -191,7 +254,9 @@ pub async fn delete(call: Call) -> Result<Reply, Fault> {
         .write(move |tx| -> Result<(), Fault> {
             let aggregate = db::aggregates::get(tx, id)?.ok_or_else(|| missing.clone())?;
             if !aggregate.hosts.is_empty() {
-                return Err(Fault::bad_request(format!("Cannot perform action on aggregate {id}. Reason: Host aggregate is not empty.")));
+                return Err(Fault::bad_request(format!(
+                    "Cannot perform action on aggregate {id}. Reason: Host aggregate is not empty."
+                )));
             }
             Ok(db::aggregates::delete(tx, id)?)
         })

@@ -46,7 +46,10 @@ fn entry(alias: &str, name: &str) -> Value {
 
 /// Every extension.
 pub async fn list(_call: Call) -> Result<Reply, Fault> {
-    let entries: Vec<Value> = EXTENSIONS.iter().map(|(alias, name)| entry(alias, name)).collect();
+    let entries: Vec<Value> = EXTENSIONS
+        .iter()
+        .map(|(alias, name)| entry(alias, name))
+        .collect();
     Reply::ok(&json!({ "extensions": entries }))
 }
 

@@ -17,7 +17,11 @@ const SPECS: &str = "os_compute_api:os-flavor-extra-specs:index";
 
 fn view(call: &Call, record: Record) -> FlavorView {
     let links = call.links.pair("flavors", record.flavor.id.as_str());
-    FlavorView { record, links, with_specs: call.may(SPECS) }
+    FlavorView {
+        record,
+        links,
+        with_specs: call.may(SPECS),
+    }
 }
 
 fn unknown(id: &str) -> Fault {
@@ -49,11 +53,20 @@ impl Wanted {
         let admin = call.is_admin();
         let least = |key: &str, what: &str| match call.query.get(key) {
             None => Ok(0),
-            Some(text) => text.parse::<i64>().map_err(|_| Fault::bad_request(format!("Invalid {what} filter [{text}]"))),
+            Some(text) => text
+                .parse::<i64>()
+                .map_err(|_| Fault::bad_request(format!("Invalid {what} filter [{text}]"))),
         };
-        let public = if admin { is_public(call.query.get("is_public"))? } else { Some(true) };
+        let public = if admin {
+            is_public(call.query.get("is_public"))?
+        } else {
+            Some(true)
+        };
         let name = match call.query.get("name") {
-            Some(text) => Some(regex::Regex::new(text).map_err(|_| Fault::bad_request(format!("Invalid name filter [{text}]")))?),
+            Some(text) => Some(
+                regex::Regex::new(text)
+                    .map_err(|_| Fault::bad_request(format!("Invalid name filter [{text}]")))?,
+            ),
             None => None,
         };
         Ok(Self {
@@ -76,7 +89,10 @@ impl Wanted {
         visible
             && i64::from(record.flavor.memory_mb) >= self.min_ram
             && i64::from(record.flavor.root_gb) >= self.min_disk
-            && self.name.as_ref().is_none_or(|name| name.is_match(&record.flavor.name))
+            && self
+                .name
+                .as_ref()
+                .is_none_or(|name| name.is_match(&record.flavor.name))
     }
 
     fn order(&self, a: &Record, b: &Record) -> Ordering {
@@ -107,7 +123,10 @@ fn is_public(text: Option<&str>) -> Result<Option<bool>, Fault> {
         Some("none") => Ok(None),
         Some("1" | "t" | "true" | "on" | "y" | "yes") => Ok(Some(true)),
         Some("0" | "f" | "false" | "off" | "n" | "no") => Ok(Some(false)),
-        Some(_) => Err(Fault::bad_request(format!("Invalid is_public filter [{}]", text.unwrap_or_default()))),
+        Some(_) => Err(Fault::bad_request(format!(
+            "Invalid is_public filter [{}]",
+            text.unwrap_or_default()
+        ))),
     }
 }
 
@@ -120,19 +139,38 @@ async fn page(call: &Call) -> Result<(Vec<FlavorView>, Option<String>), Fault> {
         .api
         .deps
         .store
-        .read(move |tx| -> Result<_, sql::Error> { Ok((db::flavors::all(tx)?, db::flavors::accessible(tx, &project)?)) })
+        .read(move |tx| -> Result<_, sql::Error> {
+            Ok((
+                db::flavors::all(tx)?,
+                db::flavors::accessible(tx, &project)?,
+            ))
+        })
         .await?;
     let accessible: HashSet<i64> = accessible.into_iter().collect();
-    let mut records: Vec<Record> = all.into_iter().filter(|record| wanted.fits(record, &accessible)).collect();
+    let mut records: Vec<Record> = all
+        .into_iter()
+        .filter(|record| wanted.fits(record, &accessible))
+        .collect();
     records.sort_by(|a, b| wanted.order(a, b));
     if let Some(marker) = call.query.get("marker") {
-        let at = records.iter().position(|record| record.flavor.id.as_str() == marker);
+        let at = records
+            .iter()
+            .position(|record| record.flavor.id.as_str() == marker);
         let at = at.ok_or_else(|| Fault::bad_request(format!("marker [{marker}] not found")))?;
         records.drain(..=at);
     }
     records.truncate(limit);
-    let next = records.last().filter(|_| limit > 0 && records.len() == limit).map(|record| record.flavor.id.0.clone());
-    Ok((records.into_iter().map(|record| view(call, record)).collect(), next))
+    let next = records
+        .last()
+        .filter(|_| limit > 0 && records.len() == limit)
+        .map(|record| record.flavor.id.0.clone());
+    Ok((
+        records
+            .into_iter()
+            .map(|record| view(call, record))
+            .collect(),
+        next,
+    ))
 }
 
 /// `GET /flavors`.
@@ -151,7 +189,11 @@ pub async fn detail(call: Call) -> Result<Reply, Fault> {
     let (views, next) = page(&call).await?;
     let mut document = json!({ "flavors": All(&views, call.version) });
     if let Some(marker) = next {
-        document["flavors_links"] = json!(call.links.next("/flavors/detail", call.query.pairs(), &marker));
+        document["flavors_links"] = json!(call.links.next(
+            "/flavors/detail",
+            call.query.pairs(),
+            &marker
+        ));
     }
     Reply::ok(&document)
 }
@@ -160,7 +202,12 @@ pub async fn detail(call: Call) -> Result<Reply, Fault> {
 pub async fn in_path(call: &Call) -> Result<Record, Fault> {
     let id: FlavorId = call.param(0).into();
     let project = (!call.is_admin()).then(|| call.project().to_owned());
-    let found = call.api.deps.store.read(move |tx| db::flavors::visible(tx, &id, project.as_deref())).await?;
+    let found = call
+        .api
+        .deps
+        .store
+        .read(move |tx| db::flavors::visible(tx, &id, project.as_deref()))
+        .await?;
     found.ok_or_else(|| unknown(call.param(0)))
 }
 
@@ -172,9 +219,17 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
 
 /// A number of the body, as wide as the column it goes to.
 fn amount(call: &Call, name: &str) -> Result<u32, Fault> {
-    let Some(value) = call.field("flavor", name) else { return Ok(0) };
-    let number = number(value).and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= 2_147_483_647);
-    number.ok_or_else(|| Fault::bad_request(format!("Invalid input for field/attribute {name}. Value: {value}. Out of range.")))
+    let Some(value) = call.field("flavor", name) else {
+        return Ok(0);
+    };
+    let number = number(value)
+        .and_then(|number| u32::try_from(number).ok())
+        .filter(|number| *number <= 2_147_483_647);
+    number.ok_or_else(|| {
+        Fault::bad_request(format!(
+            "Invalid input for field/attribute {name}. Value: {value}. Out of range."
+        ))
+    })
 }
 
 fn factor(value: Option<&Value>) -> f64 {
@@ -195,14 +250,20 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
     };
     for name in ["ram", "vcpus"] {
         if amount(&call, name)? == 0 {
-            return Err(Fault::bad_request(format!("Invalid input received: {name} must be at least 1")));
+            return Err(Fault::bad_request(format!(
+                "Invalid input received: {name} must be at least 1"
+            )));
         }
     }
     let record = Record {
         row: 0,
         flavor: server::Flavor {
             id: id.into(),
-            name: call.text("flavor", "name").unwrap_or_default().trim().to_owned(),
+            name: call
+                .text("flavor", "name")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
             memory_mb: amount(&call, "ram")?,
             vcpus: amount(&call, "vcpus")?,
             root_gb: amount(&call, "disk")?,
@@ -241,7 +302,11 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
     record.description = call.text("flavor", "description").map(str::to_owned);
     let (row, description) = (record.row, record.description.clone());
     let now = Timestamp::now();
-    call.api.deps.store.write(move |tx| db::flavors::describe(tx, row, description.as_deref(), now)).await?;
+    call.api
+        .deps
+        .store
+        .write(move |tx| db::flavors::describe(tx, row, description.as_deref(), now))
+        .await?;
     let view = view(&call, record);
     Reply::ok(&json!({ "flavor": At(&view, call.version) }))
 }
@@ -249,14 +314,26 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
 /// `DELETE /flavors/{id}`.
 pub async fn delete(call: Call) -> Result<Reply, Fault> {
     let row = in_path(&call).await?.row;
-    call.api.deps.store.write(move |tx| db::flavors::delete(tx, row)).await?;
+    call.api
+        .deps
+        .store
+        .write(move |tx| db::flavors::delete(tx, row))
+        .await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
 async fn access_document(call: &Call, row: i64) -> Result<Reply, Fault> {
-    let projects = call.api.deps.store.read(move |tx| db::flavors::access(tx, row)).await?;
+    let projects = call
+        .api
+        .deps
+        .store
+        .read(move |tx| db::flavors::access(tx, row))
+        .await?;
     let id = call.param(0);
-    let list: Vec<Value> = projects.iter().map(|project| json!({ "flavor_id": id, "tenant_id": project })).collect();
+    let list: Vec<Value> = projects
+        .iter()
+        .map(|project| json!({ "flavor_id": id, "tenant_id": project }))
+        .collect();
     Reply::ok(&json!({ "flavor_access": list }))
 }
 
@@ -264,7 +341,9 @@ async fn access_document(call: &Call, row: i64) -> Result<Reply, Fault> {
 pub async fn access(call: Call) -> Result<Reply, Fault> {
     let record = in_path(&call).await?;
     if record.is_public {
-        return Err(Fault::not_found("Access list not available for public flavors."));
+        return Err(Fault::not_found(
+            "Access list not available for public flavors.",
+        ));
     }
     access_document(&call, record.row).await
 }
@@ -275,9 +354,18 @@ pub async fn add_access(call: Call) -> Result<Reply, Fault> {
     if record.is_public && call.at_least(mv::NO_ACCESS_TO_PUBLIC_FLAVOR) {
         return Err(Fault::conflict("Can not add access to a public flavor."));
     }
-    let tenant = call.text("addTenantAccess", "tenant").unwrap_or_default().to_owned();
+    let tenant = call
+        .text("addTenantAccess", "tenant")
+        .unwrap_or_default()
+        .to_owned();
     let (row, project) = (record.row, tenant.clone());
-    if !call.api.deps.store.write(move |tx| db::flavors::add_access(tx, row, &project)).await? {
+    if !call
+        .api
+        .deps
+        .store
+        .write(move |tx| db::flavors::add_access(tx, row, &project))
+        .await?
+    {
         return Err(Fault::conflict(format!(
             "Flavor access already exists for flavor {} and project {tenant} combination.",
             call.param(0)
@@ -289,10 +377,22 @@ pub async fn add_access(call: Call) -> Result<Reply, Fault> {
 /// `removeTenantAccess`.
 pub async fn remove_access(call: Call) -> Result<Reply, Fault> {
     let record = in_path(&call).await?;
-    let tenant = call.text("removeTenantAccess", "tenant").unwrap_or_default().to_owned();
+    let tenant = call
+        .text("removeTenantAccess", "tenant")
+        .unwrap_or_default()
+        .to_owned();
     let (row, project) = (record.row, tenant.clone());
-    if !call.api.deps.store.write(move |tx| db::flavors::remove_access(tx, row, &project)).await? {
-        return Err(Fault::not_found(format!("Flavor access not found for {} / {tenant} combination.", call.param(0))));
+    if !call
+        .api
+        .deps
+        .store
+        .write(move |tx| db::flavors::remove_access(tx, row, &project))
+        .await?
+    {
+        return Err(Fault::not_found(format!(
+            "Flavor access not found for {} / {tenant} combination.",
+            call.param(0)
+        )));
     }
     access_document(&call, row).await
 }

@@ -14,7 +14,9 @@ fn document(call: &Call, group: &Group, members: &[ServerId]) -> Value {
     map.insert("id".to_owned(), json!(group.id));
     map.insert("name".to_owned(), json!(group.name));
     if call.at_least(mv::GROUP_POLICY) {
-        let rules = group.max_server_per_host.map_or_else(|| json!({}), |most| json!({ "max_server_per_host": most }));
+        let rules = group
+            .max_server_per_host
+            .map_or_else(|| json!({}), |most| json!({ "max_server_per_host": most }));
         map.insert("policy".to_owned(), json!(group.policy));
         map.insert("rules".to_owned(), rules);
     } else {
@@ -50,20 +52,32 @@ pub async fn list(call: Call) -> Result<Reply, Fault> {
         })
         .await?;
     let none = Vec::new();
-    let list: Vec<Value> = groups.iter().map(|group| document(&call, group, members.get(&group.id).unwrap_or(&none))).collect();
+    let list: Vec<Value> = groups
+        .iter()
+        .map(|group| document(&call, group, members.get(&group.id).unwrap_or(&none)))
+        .collect();
     Reply::ok(&json!({ "server_groups": list }))
 }
 
 async fn in_path(call: &Call) -> Result<(Group, Vec<ServerId>), Fault> {
-    let unknown = || Fault::not_found(format!("Instance group {} could not be found.", call.param(0)));
+    let unknown = || {
+        Fault::not_found(format!(
+            "Instance group {} could not be found.",
+            call.param(0)
+        ))
+    };
     let id: GroupId = call.param(0).parse().map_err(|_| unknown())?;
     let found = call
         .api
         .deps
         .store
         .read(move |tx| -> Result<_, sql::Error> {
-            let Some(group) = db::server_groups::get(tx, id)? else { return Ok(None) };
-            let members = db::server_groups::members(tx, &[id])?.remove(&id).unwrap_or_default();
+            let Some(group) = db::server_groups::get(tx, id)? else {
+                return Ok(None);
+            };
+            let members = db::server_groups::members(tx, &[id])?
+                .remove(&id)
+                .unwrap_or_default();
             Ok(Some((group, members)))
         })
         .await?;
@@ -86,7 +100,11 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
 /// `DELETE /{id}`.
 pub async fn delete(call: Call) -> Result<Reply, Fault> {
     let id = in_path(&call).await?.0.id;
-    call.api.deps.store.write(move |tx| db::server_groups::delete(tx, id)).await?;
+    call.api
+        .deps
+        .store
+        .write(move |tx| db::server_groups::delete(tx, id))
+        .await?;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 
@@ -94,16 +112,27 @@ pub async fn delete(call: Call) -> Result<Reply, Fault> {
 pub async fn create(call: Call) -> Result<Reply, Fault> {
     let field = |name: &str| call.field("server_group", name);
     let policy = field("policy").or_else(|| field("policies").and_then(|list| list.get(0)));
-    let policy = policy.and_then(Value::as_str).unwrap_or_default().to_owned();
-    let most = field("rules").and_then(|rules| rules.get("max_server_per_host")).and_then(number);
+    let policy = policy
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    let most = field("rules")
+        .and_then(|rules| rules.get("max_server_per_host"))
+        .and_then(number);
     if most.is_some() && policy != "anti-affinity" {
-        return Err(Fault::bad_request("Only anti-affinity policy supports rules."));
+        return Err(Fault::bad_request(
+            "Only anti-affinity policy supports rules.",
+        ));
     }
     let group = Group {
         id: GroupId::random(),
         project_id: call.project().to_owned(),
         user_id: call.caller.user_id.clone(),
-        name: call.text("server_group", "name").unwrap_or_default().trim().to_owned(),
+        name: call
+            .text("server_group", "name")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
         policy,
         max_server_per_host: most,
     };

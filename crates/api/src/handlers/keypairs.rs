@@ -44,22 +44,36 @@ fn entry(call: &Call, key: &KeyPair) -> Map<String, Value> {
 /// `GET /os-keypairs`.
 pub async fn list(call: Call) -> Result<Reply, Fault> {
     let user = user(&call, call.query.get("user_id"))?;
-    let mut keys = call.api.deps.store.read(move |tx| db::keypairs::of_user(tx, &user)).await?;
+    let mut keys = call
+        .api
+        .deps
+        .store
+        .read(move |tx| db::keypairs::of_user(tx, &user))
+        .await?;
     let mut next = None;
     if call.at_least(mv::KEYPAIR_PAGES) {
         if let Some(marker) = call.query.get("marker") {
             let at = keys.iter().position(|key| key.name == marker);
-            let at = at.ok_or_else(|| Fault::bad_request(format!("Marker {marker} could not be found.")))?;
+            let at = at.ok_or_else(|| {
+                Fault::bad_request(format!("Marker {marker} could not be found."))
+            })?;
             keys.drain(..=at);
         }
         let limit = call.limit()?;
         keys.truncate(limit);
-        next = keys.last().filter(|_| limit > 0 && keys.len() == limit).map(|key| key.name.clone());
+        next = keys
+            .last()
+            .filter(|_| limit > 0 && keys.len() == limit)
+            .map(|key| key.name.clone());
     }
-    let list: Vec<Value> = keys.iter().map(|key| json!({ "keypair": entry(&call, key) })).collect();
+    let list: Vec<Value> = keys
+        .iter()
+        .map(|key| json!({ "keypair": entry(&call, key) }))
+        .collect();
     let mut document = json!({ "keypairs": list });
     if let Some(marker) = next {
-        document["keypairs_links"] = json!(call.links.next("/os-keypairs", call.query.pairs(), &marker));
+        document["keypairs_links"] =
+            json!(call.links.next("/os-keypairs", call.query.pairs(), &marker));
     }
     Reply::ok(&document)
 }
@@ -68,7 +82,12 @@ pub async fn list(call: Call) -> Result<Reply, Fault> {
 pub async fn show(call: Call) -> Result<Reply, Fault> {
     let user = user(&call, call.query.get("user_id"))?;
     let (owner, name) = (user.clone(), call.param(0).to_owned());
-    let key = call.api.deps.store.read(move |tx| db::keypairs::get(tx, &owner, &name)).await?;
+    let key = call
+        .api
+        .deps
+        .store
+        .read(move |tx| db::keypairs::get(tx, &owner, &name))
+        .await?;
     let key = key.ok_or_else(|| unknown(call.param(0), &user))?;
     let mut map = entry(&call, &key);
     map.insert("user_id".to_owned(), key.user_id.into());
@@ -84,10 +103,20 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
 pub async fn delete(call: Call) -> Result<Reply, Fault> {
     let user = user(&call, call.query.get("user_id"))?;
     let (owner, name) = (user.clone(), call.param(0).to_owned());
-    if !call.api.deps.store.write(move |tx| db::keypairs::delete(tx, &owner, &name)).await? {
+    if !call
+        .api
+        .deps
+        .store
+        .write(move |tx| db::keypairs::delete(tx, &owner, &name))
+        .await?
+    {
         return Err(unknown(call.param(0), &user));
     }
-    let status = if call.at_least(mv::KEYPAIR_TYPE) { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED };
+    let status = if call.at_least(mv::KEYPAIR_TYPE) {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::ACCEPTED
+    };
     Ok(Reply::empty(status))
 }
 
@@ -109,7 +138,13 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
         Some(public) if x509 => import_x509(public)?,
         Some(public) => import_ssh(public)?,
         None => {
-            let generating = tokio::task::spawn_blocking(move || if x509 { generate_x509() } else { generate_ssh() });
+            let generating = tokio::task::spawn_blocking(move || {
+                if x509 {
+                    generate_x509()
+                } else {
+                    generate_ssh()
+                }
+            });
             generating.await.map_err(Fault::internal)??
         }
     };
@@ -127,12 +162,18 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
         .deps
         .store
         .write(move |tx| -> Result<(), Fault> {
-            let most = db::quotas::of_user(tx, &project, &stored.user_id)?.get("key_pairs").copied().unwrap_or(-1);
+            let most = db::quotas::of_user(tx, &project, &stored.user_id)?
+                .get("key_pairs")
+                .copied()
+                .unwrap_or(-1);
             if most >= 0 && db::keypairs::count(tx, &stored.user_id)? >= most {
                 return Err(Fault::forbidden("Quota exceeded, too many key pairs."));
             }
             if !db::keypairs::insert(tx, &stored)? {
-                return Err(Fault::conflict(format!("Key pair {} already exists.", python::quoted(&stored.name))));
+                return Err(Fault::conflict(format!(
+                    "Key pair {} already exists.",
+                    python::quoted(&stored.name)
+                )));
             }
             Ok(())
         })
@@ -142,7 +183,11 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
     if let Some(private) = made.private {
         map.insert("private_key".to_owned(), private.into());
     }
-    let status = if call.at_least(mv::KEYPAIR_TYPE) { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if call.at_least(mv::KEYPAIR_TYPE) {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Reply::json(status, &json!({ "keypair": map }))
 }
 
@@ -151,7 +196,11 @@ fn invalid() -> Fault {
 }
 
 fn colons(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+    digest
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 fn fingerprint(key: &PublicKey) -> Result<String, Fault> {
@@ -160,33 +209,59 @@ fn fingerprint(key: &PublicKey) -> Result<String, Fault> {
 
 fn import_ssh(public: String) -> Result<Made, Fault> {
     let key = PublicKey::from_openssh(public.trim()).map_err(|_| invalid())?;
-    Ok(Made { fingerprint: fingerprint(&key)?, public, private: None })
+    Ok(Made {
+        fingerprint: fingerprint(&key)?,
+        public,
+        private: None,
+    })
 }
 
 fn import_x509(public: String) -> Result<Made, Fault> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(public.as_bytes()).map_err(|_| invalid())?;
     pem.parse_x509().map_err(|_| invalid())?;
-    Ok(Made { fingerprint: colons(&Sha1::digest(&pem.contents)), public, private: None })
+    Ok(Made {
+        fingerprint: colons(&Sha1::digest(&pem.contents)),
+        public,
+        private: None,
+    })
 }
 
 fn generate_ssh() -> Result<Made, Fault> {
-    let private = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, BITS).map_err(Fault::internal)?;
+    let private =
+        rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, BITS).map_err(Fault::internal)?;
     let number = |bytes: Vec<u8>| Mpint::from_positive_bytes(&bytes).map_err(Fault::internal);
-    let data = ssh_key::public::RsaPublicKey { e: number(private.e().to_bytes_be())?, n: number(private.n().to_bytes_be())? };
+    let data = ssh_key::public::RsaPublicKey {
+        e: number(private.e().to_bytes_be())?,
+        n: number(private.n().to_bytes_be())?,
+    };
     let key = PublicKey::new(data.into(), "Generated-by-Nova");
     let public = key.to_openssh().map_err(Fault::internal)?;
-    let pem = private.to_pkcs1_pem(rsa::pkcs1::LineEnding::LF).map_err(Fault::internal)?;
-    Ok(Made { fingerprint: fingerprint(&key)?, public, private: Some(pem.to_string()) })
+    let pem = private
+        .to_pkcs1_pem(rsa::pkcs1::LineEnding::LF)
+        .map_err(Fault::internal)?;
+    Ok(Made {
+        fingerprint: fingerprint(&key)?,
+        public,
+        private: Some(pem.to_string()),
+    })
 }
 
 /// A certificate for WinRM, self-signed for ten years.
 fn generate_x509() -> Result<Made, Fault> {
-    let private = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, BITS).map_err(Fault::internal)?;
-    let pem = private.to_pkcs8_pem(rsa::pkcs8::LineEnding::LF).map_err(Fault::internal)?;
-    let pair = rcgen::KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &rcgen::PKCS_RSA_SHA256).map_err(Fault::internal)?;
+    let private =
+        rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, BITS).map_err(Fault::internal)?;
+    let pem = private
+        .to_pkcs8_pem(rsa::pkcs8::LineEnding::LF)
+        .map_err(Fault::internal)?;
+    let pair = rcgen::KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &rcgen::PKCS_RSA_SHA256)
+        .map_err(Fault::internal)?;
     let mut params = rcgen::CertificateParams::new(Vec::new()).map_err(Fault::internal)?;
-    params.distinguished_name.push(rcgen::DnType::CommonName, "kilonova");
-    params.extended_key_usages.push(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "kilonova");
+    params
+        .extended_key_usages
+        .push(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
     let certificate = params.self_signed(&pair).map_err(Fault::internal)?;
     Ok(Made {
         fingerprint: colons(&Sha1::digest(certificate.der())),
@@ -202,17 +277,24 @@ mod tests {
 
     #[test]
     fn imported_keys() {
-        let line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILKtINNmdMwrgtzsI5Z0wKWrdk0rjNl1Hi4SvhMRdpg a@b";
+        let line =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILKtINNmdMwrgtzsI5Z0wKWrdk0rjNl1Hi4SvhMRdpg a@b";
         let made = import_ssh(line.to_owned()).unwrap();
         assert_eq!(made.fingerprint.len(), 16 * 3 - 1);
         assert_eq!(made.public, line);
-        assert_eq!(import_ssh("junk".to_owned()).map(|_| ()).unwrap_err(), invalid());
+        assert_eq!(
+            import_ssh("junk".to_owned()).map(|_| ()).unwrap_err(),
+            invalid()
+        );
     }
 
     #[test]
     fn generated_certificates_are_imported_with_the_same_fingerprint() {
         let made = generate_x509().unwrap();
-        assert_eq!(import_x509(made.public).unwrap().fingerprint, made.fingerprint);
+        assert_eq!(
+            import_x509(made.public).unwrap().fingerprint,
+            made.fingerprint
+        );
         assert!(made.private.unwrap().contains("PRIVATE KEY"));
     }
 }

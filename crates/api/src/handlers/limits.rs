@@ -16,10 +16,22 @@ const LIMITS: &[(&str, &str, Option<Microversion>)] = &[
     ("maxServerGroups", "server_groups", None),
     ("maxServerGroupMembers", "server_group_members", None),
     ("maxPersonality", "injected_files", Some(mv::NO_PERSONALITY)),
-    ("maxPersonalitySize", "injected_file_content_bytes", Some(mv::NO_PERSONALITY)),
-    ("maxImageMeta", "metadata_items", Some(mv::NO_IMAGE_METADATA)),
+    (
+        "maxPersonalitySize",
+        "injected_file_content_bytes",
+        Some(mv::NO_PERSONALITY),
+    ),
+    (
+        "maxImageMeta",
+        "metadata_items",
+        Some(mv::NO_IMAGE_METADATA),
+    ),
     ("maxSecurityGroups", "security_groups", Some(mv::NO_PROXIES)),
-    ("maxSecurityGroupRules", "security_group_rules", Some(mv::NO_PROXIES)),
+    (
+        "maxSecurityGroupRules",
+        "security_group_rules",
+        Some(mv::NO_PROXIES),
+    ),
     ("maxTotalFloatingIps", "floating_ips", Some(mv::NO_PROXIES)),
 ];
 
@@ -27,7 +39,11 @@ const LIMITS: &[(&str, &str, Option<Microversion>)] = &[
 pub async fn show(call: Call) -> Result<Reply, Fault> {
     let project = match call.query.get("tenant_id") {
         Some(project) if project != call.project() => {
-            call.require_for("os_compute_api:limits:other_project", project, &call.caller.user_id)?;
+            call.require_for(
+                "os_compute_api:limits:other_project",
+                project,
+                &call.caller.user_id,
+            )?;
             project.to_owned()
         }
         _ => call.project().to_owned(),
@@ -38,13 +54,20 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
         .store
         .read(move |tx| -> Result<_, sql::Error> {
             let held = db::usages::of_project(tx, &ProjectId(project.clone()))?;
-            Ok((db::quotas::of_project(tx, &project)?, held, db::server_groups::count(tx, &project, None)?))
+            Ok((
+                db::quotas::of_project(tx, &project)?,
+                held,
+                db::server_groups::count(tx, &project, None)?,
+            ))
         })
         .await?;
     let mut absolute = Map::new();
     for (shown, name, until) in LIMITS {
         if until.is_none_or(|until| call.version < until) {
-            absolute.insert((*shown).to_owned(), limits.get(*name).copied().unwrap_or(-1).into());
+            absolute.insert(
+                (*shown).to_owned(),
+                limits.get(*name).copied().unwrap_or(-1).into(),
+            );
         }
     }
     let mut used = vec![
@@ -56,6 +79,9 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
     if call.version < mv::NO_PROXIES {
         used.extend([("totalSecurityGroupsUsed", 0), ("totalFloatingIpsUsed", 0)]);
     }
-    absolute.extend(used.into_iter().map(|(name, amount)| (name.to_owned(), Value::from(amount))));
+    absolute.extend(
+        used.into_iter()
+            .map(|(name, amount)| (name.to_owned(), Value::from(amount))),
+    );
     Reply::ok(&json!({ "limits": { "rate": [], "absolute": absolute } }))
 }

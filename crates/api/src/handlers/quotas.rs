@@ -12,23 +12,37 @@ use types::{Microversion, ProjectId, UserId};
 
 /// The resources a project's quota set has at a version.
 fn shown(version: Microversion) -> impl Iterator<Item = &'static str> {
-    DEFAULTS.iter().map(|(name, _)| *name).filter(move |name| match *name {
-        "networks" => false,
-        "fixed_ips" | "floating_ips" | "security_groups" | "security_group_rules" => version < mv::NO_PROXIES,
-        "injected_files" | "injected_file_content_bytes" | "injected_file_path_bytes" => version < mv::NO_PERSONALITY,
-        _ => true,
-    })
+    DEFAULTS
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(move |name| match *name {
+            "networks" => false,
+            "fixed_ips" | "floating_ips" | "security_groups" | "security_group_rules" => {
+                version < mv::NO_PROXIES
+            }
+            "injected_files" | "injected_file_content_bytes" | "injected_file_path_bytes" => {
+                version < mv::NO_PERSONALITY
+            }
+            _ => true,
+        })
 }
 
 /// The resources a quota class has at a version.
 fn shown_of_class(version: Microversion) -> impl Iterator<Item = &'static str> {
-    DEFAULTS.iter().map(|(name, _)| *name).filter(move |name| match *name {
-        "networks" => false,
-        "fixed_ips" | "floating_ips" | "security_groups" | "security_group_rules" => version < mv::QUOTA_CLASS_GROUPS,
-        "server_groups" | "server_group_members" => version >= mv::QUOTA_CLASS_GROUPS,
-        "injected_files" | "injected_file_content_bytes" | "injected_file_path_bytes" => version < mv::NO_PERSONALITY,
-        _ => true,
-    })
+    DEFAULTS
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(move |name| match *name {
+            "networks" => false,
+            "fixed_ips" | "floating_ips" | "security_groups" | "security_group_rules" => {
+                version < mv::QUOTA_CLASS_GROUPS
+            }
+            "server_groups" | "server_group_members" => version >= mv::QUOTA_CLASS_GROUPS,
+            "injected_files" | "injected_file_content_bytes" | "injected_file_path_bytes" => {
+                version < mv::NO_PERSONALITY
+            }
+            _ => true,
+        })
 }
 
 fn document(names: impl Iterator<Item = &'static str>, limits: &Limits, id: Option<&str>) -> Value {
@@ -36,7 +50,12 @@ fn document(names: impl Iterator<Item = &'static str>, limits: &Limits, id: Opti
     if let Some(id) = id {
         map.insert("id".to_owned(), id.into());
     }
-    map.extend(names.map(|name| (name.to_owned(), Value::from(limits.get(name).copied().unwrap_or(-1)))));
+    map.extend(names.map(|name| {
+        (
+            name.to_owned(),
+            Value::from(limits.get(name).copied().unwrap_or(-1)),
+        )
+    }));
     map.into()
 }
 
@@ -64,7 +83,12 @@ fn limits(tx: &mut sql::Tx<'_>, project: &str, user: Option<&str>) -> Result<Lim
 pub async fn show(call: Call) -> Result<Reply, Fault> {
     let project = allowed(&call)?;
     let (id, user) = (project.clone(), user(&call));
-    let limits = call.api.deps.store.read(move |tx| limits(tx, &project, user.as_deref())).await?;
+    let limits = call
+        .api
+        .deps
+        .store
+        .read(move |tx| limits(tx, &project, user.as_deref()))
+        .await?;
     Reply::ok(&json!({ "quota_set": document(shown(call.version), &limits, Some(&id)) }))
 }
 
@@ -76,14 +100,23 @@ pub async fn defaults(call: Call) -> Result<Reply, Fault> {
 }
 
 /// What a project (or a user within it) holds of each countable resource.
-fn in_use(tx: &mut sql::Tx<'_>, project: &str, user: Option<&str>) -> Result<BTreeMap<&'static str, i64>, sql::Error> {
+fn in_use(
+    tx: &mut sql::Tx<'_>,
+    project: &str,
+    user: Option<&str>,
+) -> Result<BTreeMap<&'static str, i64>, sql::Error> {
     let owner = ProjectId(project.to_owned());
     let held = match user {
         Some(user) => db::usages::of_user(tx, &owner, &UserId(user.to_owned()))?,
         None => db::usages::of_project(tx, &owner)?,
     };
     let groups = db::server_groups::count(tx, project, user)?;
-    Ok(BTreeMap::from([("instances", held.instances), ("cores", held.cores), ("ram", held.ram_mb), ("server_groups", groups)]))
+    Ok(BTreeMap::from([
+        ("instances", held.instances),
+        ("cores", held.cores),
+        ("ram", held.ram_mb),
+        ("server_groups", groups),
+    ]))
 }
 
 /// `GET /detail`.
@@ -95,7 +128,10 @@ pub async fn detail(call: Call) -> Result<Reply, Fault> {
         .deps
         .store
         .read(move |tx| -> Result<_, sql::Error> {
-            Ok((limits(tx, &project, user.as_deref())?, in_use(tx, &project, user.as_deref())?))
+            Ok((
+                limits(tx, &project, user.as_deref())?,
+                in_use(tx, &project, user.as_deref())?,
+            ))
         })
         .await?;
     let mut map = Map::new();
@@ -109,11 +145,17 @@ pub async fn detail(call: Call) -> Result<Reply, Fault> {
 
 /// The limits a body sets.
 fn wanted(body: Option<&Value>) -> Result<Vec<(String, i64)>, Fault> {
-    let pairs = body.and_then(Value::as_object).into_iter().flatten().filter(|(name, _)| *name != "force");
+    let pairs = body
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| *name != "force");
     pairs
         .map(|(name, value)| match number(value) {
             Some(limit) if (-1..=2_147_483_647).contains(&limit) => Ok((name.clone(), limit)),
-            _ => Err(Fault::bad_request(format!("Quota limit {value} for {name} must be in the range of -1 and 2147483647."))),
+            _ => Err(Fault::bad_request(format!(
+                "Quota limit {value} for {name} must be in the range of -1 and 2147483647."
+            ))),
         })
         .collect()
 }
@@ -153,20 +195,34 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
 pub async fn delete(call: Call) -> Result<Reply, Fault> {
     let project = allowed(&call)?;
     let user = user(&call);
-    call.api.deps.store.write(move |tx| db::quotas::reset(tx, &project, user.as_deref())).await?;
+    call.api
+        .deps
+        .store
+        .write(move |tx| db::quotas::reset(tx, &project, user.as_deref()))
+        .await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
 /// `GET /os-quota-class-sets/{class}`.
 pub async fn class_show(call: Call) -> Result<Reply, Fault> {
     let class = call.param(0).to_owned();
-    let limits = call.api.deps.store.read(move |tx| db::quotas::of_class(tx, &class)).await?;
-    Reply::ok(&json!({ "quota_class_set": document(shown_of_class(call.version), &limits, Some(call.param(0))) }))
+    let limits = call
+        .api
+        .deps
+        .store
+        .read(move |tx| db::quotas::of_class(tx, &class))
+        .await?;
+    Reply::ok(
+        &json!({ "quota_class_set": document(shown_of_class(call.version), &limits, Some(call.param(0))) }),
+    )
 }
 
 /// `PUT /os-quota-class-sets/{class}`.
 pub async fn class_update(call: Call) -> Result<Reply, Fault> {
-    let (class, changes) = (call.param(0).to_owned(), wanted(call.body.get("quota_class_set"))?);
+    let (class, changes) = (
+        call.param(0).to_owned(),
+        wanted(call.body.get("quota_class_set"))?,
+    );
     let limits = call
         .api
         .deps

@@ -9,16 +9,25 @@ use types::Timestamp;
 
 /// Services and the zones of hosts.
 async fn read(call: &Call) -> Result<(Vec<Service>, HashMap<String, String>), Fault> {
-    let reading = call.api.deps.store.read(|tx| -> Result<_, sql::Error> { Ok((db::hosts::services(tx)?, db::aggregates::zones(tx)?)) });
+    let reading = call.api.deps.store.read(|tx| -> Result<_, sql::Error> {
+        Ok((db::hosts::services(tx)?, db::aggregates::zones(tx)?))
+    });
     Ok(reading.await?)
 }
 
 /// Zones with their services; a zone is available while one of its hosts is enabled.
-fn grouped<'a>(call: &Call, services: &'a [Service], zones: &HashMap<String, String>) -> BTreeMap<String, Vec<&'a Service>> {
+fn grouped<'a>(
+    call: &Call,
+    services: &'a [Service],
+    zones: &HashMap<String, String>,
+) -> BTreeMap<String, Vec<&'a Service>> {
     let mut grouped: BTreeMap<String, Vec<&Service>> = BTreeMap::new();
     for service in services {
         let zone = if service.binary == "nova-compute" {
-            zones.get(service.host.as_str()).cloned().unwrap_or_else(|| call.api.config.default_zone.clone())
+            zones
+                .get(service.host.as_str())
+                .cloned()
+                .unwrap_or_else(|| call.api.config.default_zone.clone())
         } else {
             call.api.config.internal_zone.clone()
         };
@@ -52,7 +61,9 @@ pub async fn detail(call: Call) -> Result<Reply, Fault> {
         .map(|(zone, services)| {
             let mut hosts: Map<String, Value> = Map::new();
             for service in services {
-                let entry = hosts.entry(service.host.to_string()).or_insert_with(|| json!({}));
+                let entry = hosts
+                    .entry(service.host.to_string())
+                    .or_insert_with(|| json!({}));
                 entry[&service.binary] = json!({
                     "active": !service.disabled,
                     "available": service.is_up(now, down_after),

@@ -56,7 +56,8 @@ fn flavor_create(described: bool, rxtx: bool) -> Value {
         "os-flavor-access:is_public": boolean(),
     });
     if described {
-        properties["description"] = json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 65535 });
+        properties["description"] =
+            json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 65535 });
     }
     if rxtx {
         properties["rxtx_factor"] = json!({
@@ -64,22 +65,36 @@ fn flavor_create(described: bool, rxtx: bool) -> Value {
             "maximum": 3.40282e38
         });
     }
-    wrapped("flavor", object(&["name", "ram", "vcpus", "disk"], properties))
+    wrapped(
+        "flavor",
+        object(&["name", "ram", "vcpus", "disk"], properties),
+    )
 }
 
 /// `PUT /flavors/{id}`.
 pub static FLAVOR_UPDATE: Schema = Schema::new(&[Range::new(FIRST, || {
     let description = json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 65535 });
-    wrapped("flavor", object(&["description"], json!({ "description": description })))
+    wrapped(
+        "flavor",
+        object(&["description"], json!({ "description": description })),
+    )
 })]);
 
 /// `addTenantAccess`.
-pub static FLAVOR_ADD_ACCESS: Schema =
-    Schema::new(&[Range::new(FIRST, || wrapped("addTenantAccess", object(&["tenant"], json!({ "tenant": text(1, 255) }))))]);
+pub static FLAVOR_ADD_ACCESS: Schema = Schema::new(&[Range::new(FIRST, || {
+    wrapped(
+        "addTenantAccess",
+        object(&["tenant"], json!({ "tenant": text(1, 255) })),
+    )
+})]);
 
 /// `removeTenantAccess`.
-pub static FLAVOR_REMOVE_ACCESS: Schema =
-    Schema::new(&[Range::new(FIRST, || wrapped("removeTenantAccess", object(&["tenant"], json!({ "tenant": text(1, 255) }))))]);
+pub static FLAVOR_REMOVE_ACCESS: Schema = Schema::new(&[Range::new(FIRST, || {
+    wrapped(
+        "removeTenantAccess",
+        object(&["tenant"], json!({ "tenant": text(1, 255) })),
+    )
+})]);
 
 fn metadata(values: Value, required: bool) -> Value {
     let mut schema = json!({
@@ -97,17 +112,27 @@ fn spec_value() -> Value {
 }
 
 /// `POST /flavors/{id}/os-extra_specs`.
-pub static SPECS_CREATE: Schema = Schema::new(&[Range::new(FIRST, || wrapped("extra_specs", metadata(spec_value(), false)))]);
+pub static SPECS_CREATE: Schema = Schema::new(&[Range::new(FIRST, || {
+    wrapped("extra_specs", metadata(spec_value(), false))
+})]);
 
 /// `PUT /flavors/{id}/os-extra_specs/{key}`.
 pub static SPEC_UPDATE: Schema = Schema::new(&[Range::new(FIRST, || metadata(spec_value(), true))]);
 
 /// `POST /os-keypairs`.
 pub static KEYPAIR_CREATE: Schema = Schema::new(&[
-    Range::new(FIRST, || keypair(false, false, "keypair_name_20", &["name"])),
-    Range::new(mv::KEYPAIR_TYPE, || keypair(true, false, "keypair_name_20", &["name"])),
-    Range::new(mv::KEYPAIR_USER, || keypair(true, true, "keypair_name_20", &["name"])),
-    Range::new(mv::KEYPAIR_IMPORT_ONLY, || keypair(true, true, "keypair_name_292", &["name", "public_key"])),
+    Range::new(FIRST, || {
+        keypair(false, false, "keypair_name_20", &["name"])
+    }),
+    Range::new(mv::KEYPAIR_TYPE, || {
+        keypair(true, false, "keypair_name_20", &["name"])
+    }),
+    Range::new(mv::KEYPAIR_USER, || {
+        keypair(true, true, "keypair_name_20", &["name"])
+    }),
+    Range::new(mv::KEYPAIR_IMPORT_ONLY, || {
+        keypair(true, true, "keypair_name_292", &["name", "public_key"])
+    }),
 ]);
 
 fn keypair(kind: bool, user: bool, format: &str, required: &[&str]) -> Value {
@@ -126,14 +151,32 @@ fn keypair(kind: bool, user: bool, format: &str, required: &[&str]) -> Value {
 
 /// The resources of quota sets (true) and quota classes by the versions that still have them.
 fn quota_names(version: Microversion) -> Vec<&'static str> {
-    let mut names = vec!["instances", "cores", "ram", "metadata_items", "key_pairs", "server_groups", "server_group_members"];
+    let mut names = vec![
+        "instances",
+        "cores",
+        "ram",
+        "metadata_items",
+        "key_pairs",
+        "server_groups",
+        "server_group_members",
+    ];
     if version < mv::NO_PERSONALITY {
-        names.extend(["injected_files", "injected_file_content_bytes", "injected_file_path_bytes"]);
+        names.extend([
+            "injected_files",
+            "injected_file_content_bytes",
+            "injected_file_path_bytes",
+        ]);
     }
     names
 }
 
-const PROXIED: [&str; 5] = ["fixed_ips", "floating_ips", "security_groups", "security_group_rules", "networks"];
+const PROXIED: [&str; 5] = [
+    "fixed_ips",
+    "floating_ips",
+    "security_groups",
+    "security_group_rules",
+    "networks",
+];
 
 fn quota(version: Microversion, proxied: bool, force: bool) -> Value {
     let mut properties = json!({});
@@ -149,22 +192,47 @@ fn quota(version: Microversion, proxied: bool, force: bool) -> Value {
 
 /// `PUT /os-quota-sets/{project}`.
 pub static QUOTA_UPDATE: Schema = Schema::new(&[
-    Range::new(FIRST, || wrapped("quota_set", object(&[], quota(FIRST, true, true)))),
-    Range::new(mv::NO_PROXIES, || wrapped("quota_set", object(&[], quota(mv::NO_PROXIES, false, true)))),
-    Range::new(mv::NO_PERSONALITY, || wrapped("quota_set", object(&[], quota(mv::NO_PERSONALITY, false, true)))),
+    Range::new(FIRST, || {
+        wrapped("quota_set", object(&[], quota(FIRST, true, true)))
+    }),
+    Range::new(mv::NO_PROXIES, || {
+        wrapped("quota_set", object(&[], quota(mv::NO_PROXIES, false, true)))
+    }),
+    Range::new(mv::NO_PERSONALITY, || {
+        wrapped(
+            "quota_set",
+            object(&[], quota(mv::NO_PERSONALITY, false, true)),
+        )
+    }),
 ]);
 
 /// `PUT /os-quota-class-sets/{class}`.
 pub static QUOTA_CLASS_UPDATE: Schema = Schema::new(&[
-    Range::new(FIRST, || wrapped("quota_class_set", object(&[], quota(FIRST, true, false)))),
-    Range::new(mv::QUOTA_CLASS_GROUPS, || wrapped("quota_class_set", object(&[], quota(FIRST, false, false)))),
-    Range::new(mv::NO_PERSONALITY, || wrapped("quota_class_set", object(&[], quota(mv::NO_PERSONALITY, false, false)))),
+    Range::new(FIRST, || {
+        wrapped("quota_class_set", object(&[], quota(FIRST, true, false)))
+    }),
+    Range::new(mv::QUOTA_CLASS_GROUPS, || {
+        wrapped("quota_class_set", object(&[], quota(FIRST, false, false)))
+    }),
+    Range::new(mv::NO_PERSONALITY, || {
+        wrapped(
+            "quota_class_set",
+            object(&[], quota(mv::NO_PERSONALITY, false, false)),
+        )
+    }),
 ]);
 
 /// `POST /os-server-groups`.
 pub static GROUP_CREATE: Schema = Schema::new(&[
     Range::new(FIRST, || group_policies(&["anti-affinity", "affinity"])),
-    Range::new(mv::SOFT_GROUPS, || group_policies(&["anti-affinity", "affinity", "soft-anti-affinity", "soft-affinity"])),
+    Range::new(mv::SOFT_GROUPS, || {
+        group_policies(&[
+            "anti-affinity",
+            "affinity",
+            "soft-anti-affinity",
+            "soft-affinity",
+        ])
+    }),
     Range::new(mv::GROUP_POLICY, group_policy),
 ]);
 
@@ -172,7 +240,13 @@ fn group_policies(allowed: &[&str]) -> Value {
     let policies = json!({
         "type": "array", "items": { "type": "string", "enum": allowed }, "minItems": 1, "maxItems": 1, "uniqueItems": true
     });
-    wrapped("server_group", object(&["name", "policies"], json!({ "name": name(), "policies": policies })))
+    wrapped(
+        "server_group",
+        object(
+            &["name", "policies"],
+            json!({ "name": name(), "policies": policies }),
+        ),
+    )
 }
 
 fn group_policy() -> Value {
@@ -186,19 +260,27 @@ fn group_policy() -> Value {
 
 /// `PUT /os-services/{...}`.
 pub static SERVICE_UPDATE: Schema = Schema::new(&[
-    Range::new(FIRST, || object(&["host", "binary"], service_below_uuids(false))),
-    Range::new(mv::FORCED_DOWN, || object(&["host", "binary"], service_below_uuids(true))),
+    Range::new(FIRST, || {
+        object(&["host", "binary"], service_below_uuids(false))
+    }),
+    Range::new(mv::FORCED_DOWN, || {
+        object(&["host", "binary"], service_below_uuids(true))
+    }),
     Range::new(mv::UUIDS_OF_HOSTS, || {
-        object(&[], json!({
-            "status": { "type": "string", "enum": ["enabled", "disabled"] },
-            "disabled_reason": text(1, 255),
-            "forced_down": boolean(),
-        }))
+        object(
+            &[],
+            json!({
+                "status": { "type": "string", "enum": ["enabled", "disabled"] },
+                "disabled_reason": text(1, 255),
+                "forced_down": boolean(),
+            }),
+        )
     }),
 ]);
 
 fn service_below_uuids(forced_down: bool) -> Value {
-    let mut properties = json!({ "host": host(), "binary": text(1, 255), "disabled_reason": text(1, 255) });
+    let mut properties =
+        json!({ "host": host(), "binary": text(1, 255), "disabled_reason": text(1, 255) });
     if forced_down {
         properties["forced_down"] = boolean();
     }
@@ -211,7 +293,13 @@ fn zone() -> Value {
 
 /// `POST /os-aggregates`.
 pub static AGGREGATE_CREATE: Schema = Schema::new(&[Range::new(FIRST, || {
-    wrapped("aggregate", object(&["name"], json!({ "name": name(), "availability_zone": zone() })))
+    wrapped(
+        "aggregate",
+        object(
+            &["name"],
+            json!({ "name": name(), "availability_zone": zone() }),
+        ),
+    )
 })]);
 
 /// `PUT /os-aggregates/{id}`.
@@ -222,15 +310,23 @@ pub static AGGREGATE_UPDATE: Schema = Schema::new(&[Range::new(FIRST, || {
 })]);
 
 /// `add_host`.
-pub static AGGREGATE_ADD_HOST: Schema =
-    Schema::new(&[Range::new(FIRST, || wrapped("add_host", object(&["host"], json!({ "host": host() }))))]);
+pub static AGGREGATE_ADD_HOST: Schema = Schema::new(&[Range::new(FIRST, || {
+    wrapped("add_host", object(&["host"], json!({ "host": host() })))
+})]);
 
 /// `remove_host`.
-pub static AGGREGATE_REMOVE_HOST: Schema =
-    Schema::new(&[Range::new(FIRST, || wrapped("remove_host", object(&["host"], json!({ "host": host() }))))]);
+pub static AGGREGATE_REMOVE_HOST: Schema = Schema::new(&[Range::new(FIRST, || {
+    wrapped("remove_host", object(&["host"], json!({ "host": host() })))
+})]);
 
 /// `set_metadata`.
 pub static AGGREGATE_SET_METADATA: Schema = Schema::new(&[Range::new(FIRST, || {
     let values = json!({ "type": ["string", "null"], "maxLength": 255 });
-    wrapped("set_metadata", object(&["metadata"], json!({ "metadata": metadata(values, false) })))
+    wrapped(
+        "set_metadata",
+        object(
+            &["metadata"],
+            json!({ "metadata": metadata(values, false) }),
+        ),
+    )
 })]);

@@ -24,7 +24,9 @@ pub const ALL: &[(&str, Check)] = &[
 /// The message that stands alone for a format, without the usual prefix.
 pub fn whole_message(format: &str) -> Option<&'static str> {
     match format {
-        "name" => Some("An invalid 'name' value was provided. The name must be: printable characters. Can not start or end with whitespace."),
+        "name" => Some(
+            "An invalid 'name' value was provided. The name must be: printable characters. Can not start or end with whitespace.",
+        ),
         "az_name" => Some(
             "An invalid 'availability_zone' value was provided. The name must be: printable characters. Can not start or end with \
              whitespace.",
@@ -54,7 +56,9 @@ fn integer(text: &str) -> bool {
 
 fn base64_text(text: &str) -> bool {
     let plain: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    base64::engine::general_purpose::STANDARD.decode(plain).is_ok()
+    base64::engine::general_purpose::STANDARD
+        .decode(plain)
+        .is_ok()
 }
 
 fn name(text: &str) -> bool {
@@ -63,11 +67,17 @@ fn name(text: &str) -> bool {
 }
 
 fn keypair_name_20(text: &str) -> bool {
-    name(text) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_ ".contains(&b))
+    name(text)
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_ ".contains(&b))
 }
 
 fn keypair_name_292(text: &str) -> bool {
-    name(text) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_@. ".contains(&b))
+    name(text)
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_@. ".contains(&b))
 }
 
 #[cfg(test)]
@@ -77,8 +87,14 @@ mod tests {
     #[test]
     fn checks() {
         assert!(name("a b") && !name(" a") && !name("a\u{7}") && !name(""));
-        assert!(uuid("70a599e0-31e7-49b7-b260-868f441e862b") && uuid("70A599E031E749B7B260868F441E862B") && !uuid("xyz"));
-        assert!(base64_text("aGFsbG8=") && base64_text("aGFs\nbG8=") && !base64_text("not base64!"));
+        assert!(
+            uuid("70a599e0-31e7-49b7-b260-868f441e862b")
+                && uuid("70A599E031E749B7B260868F441E862B")
+                && !uuid("xyz")
+        );
+        assert!(
+            base64_text("aGFsbG8=") && base64_text("aGFs\nbG8=") && !base64_text("not base64!")
+        );
         assert!(keypair_name_292("a@b.c") && !keypair_name_20("a@b.c"));
     }
 }

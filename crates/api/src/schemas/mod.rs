@@ -35,17 +35,27 @@ pub struct Schema {
 impl Schema {
     /// The schemas of one request.
     pub const fn new(ranges: &'static [Range]) -> Self {
-        Self { ranges, compiled: OnceLock::new() }
+        Self {
+            ranges,
+            compiled: OnceLock::new(),
+        }
     }
 
     fn validator(&self, index: usize) -> Result<&Validator, Fault> {
-        let compiled = self.compiled.get_or_init(|| self.ranges.iter().map(|_| OnceLock::new()).collect());
-        compiled[index].get_or_init(|| compile(&(self.ranges[index].build)())).as_ref().map_err(Fault::internal)
+        let compiled = self
+            .compiled
+            .get_or_init(|| self.ranges.iter().map(|_| OnceLock::new()).collect());
+        compiled[index]
+            .get_or_init(|| compile(&(self.ranges[index].build)()))
+            .as_ref()
+            .map_err(Fault::internal)
     }
 
     /// Checks a body at a version; an absent body is null.
     pub fn check(&self, version: Microversion, body: &Value) -> Result<(), Fault> {
-        let Some(index) = self.ranges.iter().rposition(|range| range.since <= version) else { return Ok(()) };
+        let Some(index) = self.ranges.iter().rposition(|range| range.since <= version) else {
+            return Ok(());
+        };
         match self.validator(index)?.validate(body) {
             Ok(()) => Ok(()),
             Err(error) => Err(Fault::bad_request(words::describe(&error))),
@@ -61,18 +71,25 @@ impl Schema {
 }
 
 fn compile(schema: &Value) -> Result<Validator, String> {
-    let mut options = jsonschema::options().with_draft(jsonschema::Draft::Draft4).should_validate_formats(true);
+    let mut options = jsonschema::options()
+        .with_draft(jsonschema::Draft::Draft4)
+        .should_validate_formats(true);
     for (name, check) in formats::ALL {
         options = options.with_format(*name, *check);
     }
-    options.build(schema).map_err(|error| format!("a request schema is wrong: {error}"))
+    options
+        .build(schema)
+        .map_err(|error| format!("a request schema is wrong: {error}"))
 }
 
 fn strip(schema: &Value, body: &mut Value) {
     match body {
         Value::Object(map) => {
-            let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
-            let closed = schema.get("additionalProperties") == Some(&Value::Bool(false)) && schema.get("patternProperties").is_none();
+            let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+                return;
+            };
+            let closed = schema.get("additionalProperties") == Some(&Value::Bool(false))
+                && schema.get("patternProperties").is_none();
             if closed {
                 map.retain(|key, _| properties.contains_key(key));
             }
@@ -140,15 +157,38 @@ pub fn boolean() -> Value {
 }
 
 const BOOLEANS: [&str; 22] = [
-    "\u{1}true", "True", "TRUE", "true", "1", "ON", "On", "on", "YES", "Yes", "yes", "\u{1}false", "False", "FALSE", "false", "0",
-    "OFF", "Off", "off", "NO", "No", "no",
+    "\u{1}true",
+    "True",
+    "TRUE",
+    "true",
+    "1",
+    "ON",
+    "On",
+    "on",
+    "YES",
+    "Yes",
+    "yes",
+    "\u{1}false",
+    "False",
+    "FALSE",
+    "false",
+    "0",
+    "OFF",
+    "Off",
+    "off",
+    "NO",
+    "No",
+    "no",
 ];
 
 /// What a boolean of a checked body means.
 pub fn is_true(value: &Value) -> bool {
     match value {
         Value::Bool(value) => *value,
-        Value::String(text) => matches!(text.to_ascii_lowercase().as_str(), "true" | "1" | "on" | "yes"),
+        Value::String(text) => matches!(
+            text.to_ascii_lowercase().as_str(),
+            "true" | "1" | "on" | "yes"
+        ),
         _ => false,
     }
 }

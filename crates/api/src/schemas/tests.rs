@@ -24,12 +24,27 @@ fn messages_as_python_words_them() {
     let table = [
         (json!(null), "None is not of type 'object'"),
         (json!([]), "[] is not of type 'object'"),
-        (json!({"x": 1, "thing": {"name": "a"}}), "Additional properties are not allowed ('x' was unexpected)"),
+        (
+            json!({"x": 1, "thing": {"name": "a"}}),
+            "Additional properties are not allowed ('x' was unexpected)",
+        ),
         (json!({}), "'thing' is a required property"),
-        (json!({"thing": {}}), "Invalid input for field/attribute thing. Value: {}. 'name' is a required property"),
-        (json!({"thing": {"name": ""}}), "Invalid input for field/attribute name. Value: . '' should be non-empty"),
-        (json!({"thing": {"name": 7}}), "Invalid input for field/attribute name. Value: 7. 7 is not of type 'string'"),
-        (json!({"thing": {"name": "aaaaaa"}}), "Invalid input for field/attribute name. Value: aaaaaa. 'aaaaaa' is too long"),
+        (
+            json!({"thing": {}}),
+            "Invalid input for field/attribute thing. Value: {}. 'name' is a required property",
+        ),
+        (
+            json!({"thing": {"name": ""}}),
+            "Invalid input for field/attribute name. Value: . '' should be non-empty",
+        ),
+        (
+            json!({"thing": {"name": 7}}),
+            "Invalid input for field/attribute name. Value: 7. 7 is not of type 'string'",
+        ),
+        (
+            json!({"thing": {"name": "aaaaaa"}}),
+            "Invalid input for field/attribute name. Value: aaaaaa. 'aaaaaa' is too long",
+        ),
         (
             json!({"thing": {"name": "a", "size": 11}}),
             "Invalid input for field/attribute size. Value: 11. 11 is greater than the maximum of 10",
@@ -49,9 +64,15 @@ fn messages_as_python_words_them() {
         ),
     ];
     for (body, wanted) in table {
-        assert_eq!(SAMPLE.check(Microversion::MIN, &body).unwrap_err().message, wanted);
+        assert_eq!(
+            SAMPLE.check(Microversion::MIN, &body).unwrap_err().message,
+            wanted
+        );
     }
-    for good in [json!({"thing": {"name": "a", "size": "7", "on": "yes"}}), json!({"thing": {"name": "a", "on": true, "ref": ""}})] {
+    for good in [
+        json!({"thing": {"name": "a", "size": "7", "on": "yes"}}),
+        json!({"thing": {"name": "a", "on": true, "ref": ""}}),
+    ] {
         assert_eq!(SAMPLE.check(Microversion::MIN, &good), Ok(()));
     }
 }
@@ -67,7 +88,12 @@ fn legacy_requests_lose_unknown_keys() {
 fn every_schema_compiles() {
     for (name, schema) in cloud::ALL.iter().chain(servers::ALL) {
         for (index, range) in schema.ranges.iter().enumerate() {
-            assert!(schema.validator(index).is_ok(), "{name} since {}: {:?}", range.since, schema.validator(index).err());
+            assert!(
+                schema.validator(index).is_ok(),
+                "{name} since {}: {:?}",
+                range.since,
+                schema.validator(index).err()
+            );
         }
     }
 }

@@ -4,7 +4,6 @@ use super::formats;
 use super::python::{quoted, repr, string};
 use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
-use serde_json::Value;
 
 /// Longest value that is quoted back.
 const QUOTED: usize = 4096;
@@ -21,7 +20,10 @@ pub fn describe(error: &ValidationError<'_>) -> String {
     match path.rsplit('/').next().filter(|last| !last.is_empty()) {
         Some(last) => {
             let name = last.replace("~1", "/").replace("~0", "~");
-            format!("Invalid input for field/attribute {name}. Value: {}. {message}", clipped(string(error.instance())))
+            format!(
+                "Invalid input for field/attribute {name}. Value: {}. {message}",
+                clipped(string(error.instance()))
+            )
         }
         None => message,
     }
@@ -43,15 +45,23 @@ fn reason(error: &ValidationError<'_>) -> String {
     let value = repr(error.instance());
     match error.kind() {
         Kind::AdditionalProperties { unexpected } => unexpected_keys(unexpected),
-        Kind::AnyOf { .. } | Kind::OneOfNotValid { .. } => format!("{value} is not valid under any of the given schemas"),
-        Kind::OneOfMultipleValid { .. } => format!("{value} is valid under each of the given schemas"),
+        Kind::AnyOf { .. } | Kind::OneOfNotValid { .. } => {
+            format!("{value} is not valid under any of the given schemas")
+        }
+        Kind::OneOfMultipleValid { .. } => {
+            format!("{value} is valid under each of the given schemas")
+        }
         Kind::Enum { options } => format!("{value} is not one of {}", repr(options)),
         Kind::Constant { expected_value } => format!("{} was expected", repr(expected_value)),
         Kind::Format { format } => format!("{value} is not a {}", quoted(format)),
         Kind::MaxItems { .. } | Kind::MaxLength { .. } => format!("{value} is too long"),
-        Kind::MinItems { limit: 1 } | Kind::MinLength { limit: 1 } => format!("{value} should be non-empty"),
+        Kind::MinItems { limit: 1 } | Kind::MinLength { limit: 1 } => {
+            format!("{value} should be non-empty")
+        }
         Kind::MinItems { .. } | Kind::MinLength { .. } => format!("{value} is too short"),
-        Kind::Maximum { limit } => format!("{value} is greater than the maximum of {}", repr(limit)),
+        Kind::Maximum { limit } => {
+            format!("{value} is greater than the maximum of {}", repr(limit))
+        }
         Kind::Minimum { limit } => format!("{value} is less than the minimum of {}", repr(limit)),
         Kind::MaxProperties { .. } => format!("{value} has too many properties"),
         Kind::MinProperties { limit: 1 } => format!("{value} should be non-empty"),
@@ -78,10 +88,8 @@ fn kinds(kind: &TypeKind) -> String {
 fn unexpected_keys(keys: &[String]) -> String {
     let list: Vec<String> = keys.iter().map(|key| quoted(key)).collect();
     let verb = if keys.len() == 1 { "was" } else { "were" };
-    format!("Additional properties are not allowed ({} {verb} unexpected)", list.join(", "))
-}
-
-/// The words for a value that is missing where an object is wanted; used where no schema runs.
-pub fn not_an_object(value: &Value) -> String {
-    format!("{} is not of type 'object'", repr(value))
+    format!(
+        "Additional properties are not allowed ({} {verb} unexpected)",
+        list.join(", ")
+    )
 }

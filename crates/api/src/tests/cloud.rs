@@ -3,37 +3,94 @@
 use super::harness::{Cloud, DEMO};
 use serde_json::{Value, json};
 
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILKtINNmdMwrgtzsI5Z0wKWrdk0rjNl1Hi4SvhMRdpg a@b";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILKtINNmdMwrgtzsI5Z0wKWrdk0rjNl1Hi4SvhMRdpg a@b";
 
 #[tokio::test]
 async fn flavors() {
     let cloud = Cloud::new().await;
     let body = |name: &str, id: &str| json!({"flavor": {"name": name, "id": id, "ram": 64, "vcpus": 1, "disk": "1"}});
-    let made = cloud.send("admin", 104, "POST", "/flavors", body("m1.nano", "n1")).await;
+    let made = cloud
+        .send("admin", 104, "POST", "/flavors", body("m1.nano", "n1"))
+        .await;
     assert_eq!(made.status, 200, "{}", made.text);
     assert_eq!(made.json()["flavor"]["swap"], 0);
-    assert_eq!(made.json()["flavor"]["links"][0]["href"], "http://cloud:8774/v2.1/flavors/n1");
-    for (name, id, message) in [("m1.nano", "n2", "Flavor with name m1.nano already exists."), ("x", "n1", "Flavor with ID n1 already exists.")] {
-        let again = cloud.send("admin", 104, "POST", "/flavors", body(name, id)).await;
-        assert_eq!((again.status.as_u16(), again.fault().1.as_str()), (409, message));
+    assert_eq!(
+        made.json()["flavor"]["links"][0]["href"],
+        "http://cloud:8774/v2.1/flavors/n1"
+    );
+    for (name, id, message) in [
+        ("m1.nano", "n2", "Flavor with name m1.nano already exists."),
+        ("x", "n1", "Flavor with ID n1 already exists."),
+    ] {
+        let again = cloud
+            .send("admin", 104, "POST", "/flavors", body(name, id))
+            .await;
+        assert_eq!(
+            (again.status.as_u16(), again.fault().1.as_str()),
+            (409, message)
+        );
     }
     for id in ["n2", "n3"] {
-        cloud.send("admin", 104, "POST", "/flavors", body(id, id)).await;
+        cloud
+            .send("admin", 104, "POST", "/flavors", body(id, id))
+            .await;
     }
     let page = cloud.get("member", 1, "/flavors?limit=2").await.json();
     assert_eq!(page["flavors"].as_array().unwrap().len(), 2);
-    assert_eq!(page["flavors_links"][0]["href"], "http://cloud:8774/v2.1/flavors?limit=2&marker=n2");
-    let rest = cloud.get("member", 1, "/flavors/detail?limit=2&marker=n2").await.json();
+    assert_eq!(
+        page["flavors_links"][0]["href"],
+        "http://cloud:8774/v2.1/flavors?limit=2&marker=n2"
+    );
+    let rest = cloud
+        .get("member", 1, "/flavors/detail?limit=2&marker=n2")
+        .await
+        .json();
     assert_eq!(rest["flavors"][0]["id"], "n3");
     assert!(rest.get("flavors_links").is_none());
-    assert_eq!(cloud.get("member", 1, "/flavors?marker=nope").await.fault().1, "marker [nope] not found");
-    assert_eq!(cloud.get("member", 1, "/flavors/nope").await.fault().1, "Flavor nope could not be found.");
-    let spec = cloud.send("admin", 61, "POST", "/flavors/n1/os-extra_specs", json!({"extra_specs": {"hw:cpu_policy": "shared"}})).await;
+    assert_eq!(
+        cloud
+            .get("member", 1, "/flavors?marker=nope")
+            .await
+            .fault()
+            .1,
+        "marker [nope] not found"
+    );
+    assert_eq!(
+        cloud.get("member", 1, "/flavors/nope").await.fault().1,
+        "Flavor nope could not be found."
+    );
+    let spec = cloud
+        .send(
+            "admin",
+            61,
+            "POST",
+            "/flavors/n1/os-extra_specs",
+            json!({"extra_specs": {"hw:cpu_policy": "shared"}}),
+        )
+        .await;
     assert_eq!(spec.status, 200, "{}", spec.text);
-    assert_eq!(cloud.get("member", 61, "/flavors/n1").await.json()["flavor"]["extra_specs"]["hw:cpu_policy"], "shared");
-    let wrong = cloud.send("admin", 86, "POST", "/flavors/n1/os-extra_specs", json!({"extra_specs": {"hw:bogus": "1"}})).await;
+    assert_eq!(
+        cloud.get("member", 61, "/flavors/n1").await.json()["flavor"]["extra_specs"]["hw:cpu_policy"],
+        "shared"
+    );
+    let wrong = cloud
+        .send(
+            "admin",
+            86,
+            "POST",
+            "/flavors/n1/os-extra_specs",
+            json!({"extra_specs": {"hw:bogus": "1"}}),
+        )
+        .await;
     assert_eq!(wrong.status, 400);
-    assert_eq!(cloud.send("admin", 1, "DELETE", "/flavors/n1", Value::Null).await.status, 202);
+    assert_eq!(
+        cloud
+            .send("admin", 1, "DELETE", "/flavors/n1", Value::Null)
+            .await
+            .status,
+        202
+    );
 }
 
 #[tokio::test]
@@ -42,11 +99,33 @@ async fn private_flavors() {
     let body = json!({"flavor": {"name": "p", "id": "p", "ram": 64, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": false}});
     cloud.send("admin", 1, "POST", "/flavors", body).await;
     assert_eq!(cloud.get("member", 1, "/flavors/p").await.status, 404);
-    let add = cloud.send("admin", 7, "POST", "/flavors/p/action", json!({"addTenantAccess": {"tenant": DEMO}})).await;
+    let add = cloud
+        .send(
+            "admin",
+            7,
+            "POST",
+            "/flavors/p/action",
+            json!({"addTenantAccess": {"tenant": DEMO}}),
+        )
+        .await;
     assert_eq!(add.status, 200, "{}", add.text);
     assert_eq!(cloud.get("member", 1, "/flavors/p").await.status, 200);
-    assert_eq!(cloud.get("other", 1, "/flavors").await.json()["flavors"].as_array().unwrap().len(), 0);
-    let again = cloud.send("admin", 7, "POST", "/flavors/p/action", json!({"addTenantAccess": {"tenant": DEMO}})).await;
+    assert_eq!(
+        cloud.get("other", 1, "/flavors").await.json()["flavors"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
+    let again = cloud
+        .send(
+            "admin",
+            7,
+            "POST",
+            "/flavors/p/action",
+            json!({"addTenantAccess": {"tenant": DEMO}}),
+        )
+        .await;
     assert_eq!(again.status, 409);
 }
 
@@ -54,21 +133,86 @@ async fn private_flavors() {
 async fn key_pairs() {
     let cloud = Cloud::new().await;
     let body = json!({"keypair": {"name": "k", "public_key": KEY}});
-    assert_eq!(cloud.send("member", 92, "POST", "/os-keypairs", body.clone()).await.status, 201);
+    assert_eq!(
+        cloud
+            .send("member", 92, "POST", "/os-keypairs", body.clone())
+            .await
+            .status,
+        201
+    );
     let again = cloud.send("member", 92, "POST", "/os-keypairs", body).await;
-    assert_eq!((again.status.as_u16(), again.fault().1.as_str()), (409, "Key pair 'k' already exists."));
+    assert_eq!(
+        (again.status.as_u16(), again.fault().1.as_str()),
+        (409, "Key pair 'k' already exists.")
+    );
     let shown = cloud.get("member", 2, "/os-keypairs/k").await.json();
-    assert_eq!((&shown["keypair"]["type"], &shown["keypair"]["user_id"]), (&json!("ssh"), &json!("demo-user")));
-    assert_eq!(cloud.get("other", 2, "/os-keypairs/k").await.fault().1, "Keypair k not found for user other-user");
-    assert_eq!(cloud.get("other", 10, "/os-keypairs/k?user_id=demo-user").await.status, 403);
-    assert_eq!(cloud.get("admin", 10, "/os-keypairs/k?user_id=demo-user").await.status, 200);
+    assert_eq!(
+        (&shown["keypair"]["type"], &shown["keypair"]["user_id"]),
+        (&json!("ssh"), &json!("demo-user"))
+    );
+    assert_eq!(
+        cloud.get("other", 2, "/os-keypairs/k").await.fault().1,
+        "Keypair k not found for user other-user"
+    );
+    assert_eq!(
+        cloud
+            .get("other", 10, "/os-keypairs/k?user_id=demo-user")
+            .await
+            .status,
+        403
+    );
+    assert_eq!(
+        cloud
+            .get("admin", 10, "/os-keypairs/k?user_id=demo-user")
+            .await
+            .status,
+        200
+    );
     let list = cloud.get("member", 35, "/os-keypairs?limit=1").await.json();
-    assert_eq!(list["keypairs_links"][0]["href"], "http://cloud:8774/v2.1/os-keypairs?limit=1&marker=k");
-    let bad = cloud.send("member", 1, "POST", "/os-keypairs", json!({"keypair": {"name": "a", "public_key": "junk"}})).await;
-    assert_eq!(bad.fault().1, "Keypair data is invalid: failed to generate fingerprint");
-    assert_eq!(cloud.send("member", 92, "POST", "/os-keypairs", json!({"keypair": {"name": "a"}})).await.status, 400);
-    assert_eq!(cloud.send("member", 1, "DELETE", "/os-keypairs/k", Value::Null).await.status, 202);
-    assert_eq!(cloud.send("member", 2, "DELETE", "/os-keypairs/k", Value::Null).await.status, 404);
+    assert_eq!(
+        list["keypairs_links"][0]["href"],
+        "http://cloud:8774/v2.1/os-keypairs?limit=1&marker=k"
+    );
+    let bad = cloud
+        .send(
+            "member",
+            1,
+            "POST",
+            "/os-keypairs",
+            json!({"keypair": {"name": "a", "public_key": "junk"}}),
+        )
+        .await;
+    assert_eq!(
+        bad.fault().1,
+        "Keypair data is invalid: failed to generate fingerprint"
+    );
+    assert_eq!(
+        cloud
+            .send(
+                "member",
+                92,
+                "POST",
+                "/os-keypairs",
+                json!({"keypair": {"name": "a"}})
+            )
+            .await
+            .status,
+        400
+    );
+    assert_eq!(
+        cloud
+            .send("member", 1, "DELETE", "/os-keypairs/k", Value::Null)
+            .await
+            .status,
+        202
+    );
+    assert_eq!(
+        cloud
+            .send("member", 2, "DELETE", "/os-keypairs/k", Value::Null)
+            .await
+            .status,
+        404
+    );
 }
 
 #[tokio::test]
@@ -78,41 +222,152 @@ async fn quotas_and_limits() {
     let shown = cloud.get("member", 57, &own).await.json();
     assert_eq!(shown["quota_set"]["cores"], 20);
     assert!(shown["quota_set"].get("injected_files").is_none());
-    let low = cloud.send("admin", 57, "PUT", &own, json!({"quota_set": {"instances": -2}})).await;
-    assert_eq!(low.fault().1, "Invalid input for field/attribute instances. Value: -2. -2 is less than the minimum of -1");
-    let set = cloud.send("admin", 57, "PUT", &own, json!({"quota_set": {"cores": "40", "ram": -1}})).await;
+    let low = cloud
+        .send(
+            "admin",
+            57,
+            "PUT",
+            &own,
+            json!({"quota_set": {"instances": -2}}),
+        )
+        .await;
+    assert_eq!(
+        low.fault().1,
+        "Invalid input for field/attribute instances. Value: -2. -2 is less than the minimum of -1"
+    );
+    let set = cloud
+        .send(
+            "admin",
+            57,
+            "PUT",
+            &own,
+            json!({"quota_set": {"cores": "40", "ram": -1}}),
+        )
+        .await;
     assert_eq!(set.status, 200, "{}", set.text);
     let limits = cloud.get("member", 57, "/limits").await.json();
-    assert_eq!((&limits["limits"]["absolute"]["maxTotalCores"], &limits["limits"]["absolute"]["maxTotalRAMSize"]), (&json!(40), &json!(-1)));
-    assert_eq!(cloud.get("other", 57, "/limits").await.json()["limits"]["absolute"]["maxTotalCores"], 20);
-    assert_eq!(cloud.get("member", 1, &format!("{own}/detail")).await.json()["quota_set"]["cores"]["limit"], 40);
-    assert_eq!(cloud.send("admin", 1, "DELETE", &own, Value::Null).await.status, 202);
-    assert_eq!(cloud.get("member", 57, &own).await.json()["quota_set"]["cores"], 20);
-    let class = cloud.send("admin", 57, "PUT", "/os-quota-class-sets/default", json!({"quota_class_set": {"cores": 7}})).await;
+    assert_eq!(
+        (
+            &limits["limits"]["absolute"]["maxTotalCores"],
+            &limits["limits"]["absolute"]["maxTotalRAMSize"]
+        ),
+        (&json!(40), &json!(-1))
+    );
+    assert_eq!(
+        cloud.get("other", 57, "/limits").await.json()["limits"]["absolute"]["maxTotalCores"],
+        20
+    );
+    assert_eq!(
+        cloud
+            .get("member", 1, &format!("{own}/detail"))
+            .await
+            .json()["quota_set"]["cores"]["limit"],
+        40
+    );
+    assert_eq!(
+        cloud
+            .send("admin", 1, "DELETE", &own, Value::Null)
+            .await
+            .status,
+        202
+    );
+    assert_eq!(
+        cloud.get("member", 57, &own).await.json()["quota_set"]["cores"],
+        20
+    );
+    let class = cloud
+        .send(
+            "admin",
+            57,
+            "PUT",
+            "/os-quota-class-sets/default",
+            json!({"quota_class_set": {"cores": 7}}),
+        )
+        .await;
     assert_eq!(class.status, 200, "{}", class.text);
-    assert_eq!(cloud.get("member", 57, &own).await.json()["quota_set"]["cores"], 7);
+    assert_eq!(
+        cloud.get("member", 57, &own).await.json()["quota_set"]["cores"],
+        7
+    );
 }
 
 #[tokio::test]
 async fn groups_and_aggregates() {
     let cloud = Cloud::new().await;
     let soft = json!({"server_group": {"name": "g", "policies": ["soft-affinity"]}});
-    let early = cloud.send("member", 14, "POST", "/os-server-groups", soft.clone()).await;
-    assert_eq!(early.fault().1, "Invalid input for field/attribute 0. Value: soft-affinity. 'soft-affinity' is not one of ['anti-affinity', 'affinity']");
-    let made = cloud.send("member", 15, "POST", "/os-server-groups", soft).await.json();
+    let early = cloud
+        .send("member", 14, "POST", "/os-server-groups", soft.clone())
+        .await;
+    assert_eq!(
+        early.fault().1,
+        "Invalid input for field/attribute 0. Value: soft-affinity. 'soft-affinity' is not one of ['anti-affinity', 'affinity']"
+    );
+    let made = cloud
+        .send("member", 15, "POST", "/os-server-groups", soft)
+        .await
+        .json();
     let id = made["server_group"]["id"].as_str().unwrap();
-    assert_eq!(cloud.get("member", 64, &format!("/os-server-groups/{id}")).await.json()["server_group"]["policy"], "soft-affinity");
-    assert_eq!(cloud.get("other", 64, &format!("/os-server-groups/{id}")).await.status, 404);
-    assert_eq!(cloud.send("member", 1, "DELETE", &format!("/os-server-groups/{id}"), Value::Null).await.status, 204);
+    assert_eq!(
+        cloud
+            .get("member", 64, &format!("/os-server-groups/{id}"))
+            .await
+            .json()["server_group"]["policy"],
+        "soft-affinity"
+    );
+    assert_eq!(
+        cloud
+            .get("other", 64, &format!("/os-server-groups/{id}"))
+            .await
+            .status,
+        404
+    );
+    assert_eq!(
+        cloud
+            .send(
+                "member",
+                1,
+                "DELETE",
+                &format!("/os-server-groups/{id}"),
+                Value::Null
+            )
+            .await
+            .status,
+        204
+    );
 
     let body = json!({"aggregate": {"name": "agg", "availability_zone": "z1"}});
-    let made = cloud.send("admin", 41, "POST", "/os-aggregates", body.clone()).await.json();
+    let made = cloud
+        .send("admin", 41, "POST", "/os-aggregates", body.clone())
+        .await
+        .json();
     assert!(made["aggregate"]["uuid"].is_string());
-    assert_eq!(cloud.send("admin", 41, "POST", "/os-aggregates", body).await.fault().1, "Aggregate agg already exists.");
-    assert_eq!(cloud.get("admin", 1, "/os-aggregates/abc").await.fault().1, "Invalid input received: id must be an integer");
-    assert_eq!(cloud.get("admin", 1, "/os-aggregates/99").await.fault().1, "Aggregate 99 could not be found.");
+    assert_eq!(
+        cloud
+            .send("admin", 41, "POST", "/os-aggregates", body)
+            .await
+            .fault()
+            .1,
+        "Aggregate agg already exists."
+    );
+    assert_eq!(
+        cloud.get("admin", 1, "/os-aggregates/abc").await.fault().1,
+        "Invalid input received: id must be an integer"
+    );
+    assert_eq!(
+        cloud.get("admin", 1, "/os-aggregates/99").await.fault().1,
+        "Aggregate 99 could not be found."
+    );
     let set = json!({"set_metadata": {"metadata": {"ssd": "true", "availability_zone": null}}});
-    let changed = cloud.send("admin", 1, "POST", "/os-aggregates/1/action", set).await.json();
+    let changed = cloud
+        .send("admin", 1, "POST", "/os-aggregates/1/action", set)
+        .await
+        .json();
     assert_eq!(changed["aggregate"]["metadata"], json!({"ssd": "true"}));
-    assert_eq!(cloud.send("admin", 1, "DELETE", "/os-aggregates/1", Value::Null).await.status, 200);
+    assert_eq!(
+        cloud
+            .send("admin", 1, "DELETE", "/os-aggregates/1", Value::Null)
+            .await
+            .status,
+        200
+    );
 }

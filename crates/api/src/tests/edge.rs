@@ -6,18 +6,29 @@ use serde_json::{Value, json};
 #[tokio::test]
 async fn version_documents_need_no_token() {
     let cloud = Cloud::new().await;
-    for (path, status, has) in [("/", 200, "versions"), ("/v2", 200, "version"), ("/v2.1", 200, "version"), ("/v2.1/", 200, "version")] {
+    for (path, status, has) in [
+        ("/", 200, "versions"),
+        ("/v2", 200, "version"),
+        ("/v2.1", 200, "version"),
+        ("/v2.1/", 200, "version"),
+    ] {
         let answer = cloud.raw("GET", path, &[], "").await;
         assert_eq!(answer.status, status, "{path}");
         assert!(answer.json().get(has).is_some(), "{path}: {}", answer.text);
     }
     let document = cloud.raw("GET", "/v2.1", &[], "").await;
     assert_eq!(document.json()["version"]["version"], "2.104");
-    assert_eq!(document.json()["version"]["links"][0]["href"], "http://cloud:8774/v2.1/");
+    assert_eq!(
+        document.json()["version"]["links"][0]["href"],
+        "http://cloud:8774/v2.1/"
+    );
     assert_eq!(document.headers["openstack-api-version"], "compute 2.1");
     let choices = cloud.raw("GET", "/flavors/x", &[], "").await;
     assert_eq!(choices.status, 300);
-    assert_eq!(choices.json()["choices"][1]["links"][0]["href"], "http://cloud:8774/v2.1/flavors/x");
+    assert_eq!(
+        choices.json()["choices"][1]["links"][0]["href"],
+        "http://cloud:8774/v2.1/flavors/x"
+    );
     assert!(choices.headers.get("x-openstack-request-id").is_none());
 }
 
@@ -26,12 +37,29 @@ async fn mime_types_choose_a_version_where_the_url_does_not() {
     let cloud = Cloud::new().await;
     let mime = "application/vnd.openstack.compute.v2.1+json";
     for header in ["accept", "content-type"] {
-        let answer = cloud.raw("GET", "/flavors", &[("x-auth-token", "member"), (header, mime)], "").await;
+        let answer = cloud
+            .raw(
+                "GET",
+                "/flavors",
+                &[("x-auth-token", "member"), (header, mime)],
+                "",
+            )
+            .await;
         assert_eq!(answer.status, 200, "{header}: {}", answer.text);
         assert!(answer.json()["flavors"].is_array());
     }
-    let both = cloud.raw("GET", "/v2/flavors", &[("x-auth-token", "member"), ("accept", mime)], "").await;
-    assert!(both.headers.get("openstack-api-version").is_none(), "the URL wins");
+    let both = cloud
+        .raw(
+            "GET",
+            "/v2/flavors",
+            &[("x-auth-token", "member"), ("accept", mime)],
+            "",
+        )
+        .await;
+    assert!(
+        both.headers.get("openstack-api-version").is_none(),
+        "the URL wins"
+    );
 }
 
 #[tokio::test]
@@ -44,51 +72,188 @@ async fn faults_before_a_handler() {
         ("DELETE", "/v2.1/flavors", "", 404, "message", ""),
         ("GET", "/v2.1/flavors/", "", 404, "message", ""),
         ("GET", "/v2.1/ABC/flavors", "", 404, "message", ""),
-        ("GET", "/v2.1/os-certificates/root", "", 410, "computeFault", "This resource is no longer available. No forwarding address is given."),
-        ("POST", "/v2.1/flavors/1/action", "{}", 400, "badRequest", "Malformed request body"),
-        ("POST", "/v2.1/flavors/1/action", "{\"a\": 1, \"b\": 2}", 400, "badRequest", "Malformed request body"),
-        ("POST", "/v2.1/flavors/1/action", "{\"nope\": null}", 400, "badRequest", "There is no such action: nope"),
-        ("POST", "/v2.1/flavors", "{", 400, "badRequest", "Malformed request body"),
-        ("POST", "/v2.1/flavors", "[]", 400, "badRequest", "[] is not of type 'object'"),
-        ("POST", "/v2.1/flavors", "", 400, "badRequest", "None is not of type 'object'"),
-        ("PUT", "/v2.1/flavors/1", "{}", 404, "itemNotFound", "The resource could not be found."),
-        ("GET", "/v2.1/servers/x/topology", "", 404, "itemNotFound", "The resource could not be found."),
-        ("GET", "/v2.1/deadbeef/flavors", "", 400, "badRequest", "Malformed request URL: URL's project_id 'deadbeef' doesn't match Context's project_id '0de30000000000000000000000000001'"),
+        (
+            "GET",
+            "/v2.1/os-certificates/root",
+            "",
+            410,
+            "computeFault",
+            "This resource is no longer available. No forwarding address is given.",
+        ),
+        (
+            "POST",
+            "/v2.1/flavors/1/action",
+            "{}",
+            400,
+            "badRequest",
+            "Malformed request body",
+        ),
+        (
+            "POST",
+            "/v2.1/flavors/1/action",
+            "{\"a\": 1, \"b\": 2}",
+            400,
+            "badRequest",
+            "Malformed request body",
+        ),
+        (
+            "POST",
+            "/v2.1/flavors/1/action",
+            "{\"nope\": null}",
+            400,
+            "badRequest",
+            "There is no such action: nope",
+        ),
+        (
+            "POST",
+            "/v2.1/flavors",
+            "{",
+            400,
+            "badRequest",
+            "Malformed request body",
+        ),
+        (
+            "POST",
+            "/v2.1/flavors",
+            "[]",
+            400,
+            "badRequest",
+            "[] is not of type 'object'",
+        ),
+        (
+            "POST",
+            "/v2.1/flavors",
+            "",
+            400,
+            "badRequest",
+            "None is not of type 'object'",
+        ),
+        (
+            "PUT",
+            "/v2.1/flavors/1",
+            "{}",
+            404,
+            "itemNotFound",
+            "The resource could not be found.",
+        ),
+        (
+            "GET",
+            "/v2.1/servers/x/topology",
+            "",
+            404,
+            "itemNotFound",
+            "The resource could not be found.",
+        ),
+        (
+            "GET",
+            "/v2.1/deadbeef/flavors",
+            "",
+            400,
+            "badRequest",
+            "Malformed request URL: URL's project_id 'deadbeef' doesn't match Context's project_id '0de30000000000000000000000000001'",
+        ),
     ];
     for (method, path, body, status, name, message) in table {
         let answer = cloud.raw(method, path, &member, body).await;
-        assert_eq!(answer.status.as_u16(), *status, "{method} {path}: {}", answer.text);
+        assert_eq!(
+            answer.status.as_u16(),
+            *status,
+            "{method} {path}: {}",
+            answer.text
+        );
         let fault = answer.fault();
         assert_eq!(fault.0, *name, "{method} {path}");
-        assert!(message.is_empty() || fault.1 == *message, "{method} {path}: {}", fault.1);
+        assert!(
+            message.is_empty() || fault.1 == *message,
+            "{method} {path}: {}",
+            fault.1
+        );
         let id = answer.headers["x-openstack-request-id"].to_str().unwrap();
         assert!(id.starts_with("req-") && answer.headers["x-compute-request-id"] == id);
         let kind = answer.headers["content-type"].to_str().unwrap();
-        assert_eq!(kind, if *name == "message" { "application/json" } else { "application/json; charset=UTF-8" }, "{path}");
-        assert_eq!(answer.headers.contains_key("vary"), *name != "message", "{path}");
+        assert_eq!(
+            kind,
+            if *name == "message" {
+                "application/json"
+            } else {
+                "application/json; charset=UTF-8"
+            },
+            "{path}"
+        );
+        assert_eq!(
+            answer.headers.contains_key("vary"),
+            *name != "message",
+            "{path}"
+        );
     }
-    let html = cloud.raw("GET", "/v2.1/nonexistent", &[("x-auth-token", "member")], "").await;
-    assert!(html.headers["content-type"].to_str().unwrap().starts_with("text/html"));
-    let project = cloud.raw("GET", &format!("/v2.1/{DEMO}/flavors"), &member, "").await;
+    let html = cloud
+        .raw(
+            "GET",
+            "/v2.1/nonexistent",
+            &[("x-auth-token", "member")],
+            "",
+        )
+        .await;
+    assert!(
+        html.headers["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("text/html")
+    );
+    let project = cloud
+        .raw("GET", &format!("/v2.1/{DEMO}/flavors"), &member, "")
+        .await;
     assert_eq!(project.status, 200);
 }
 
 #[tokio::test]
 async fn tokens_sizes_and_kinds_of_bodies() {
     let cloud = Cloud::new().await;
-    for headers in [&[][..], &[("x-auth-token", "garbage")], &[("x-auth-token", "")]] {
+    for headers in [
+        &[][..],
+        &[("x-auth-token", "garbage")],
+        &[("x-auth-token", "")],
+    ] {
         let answer = cloud.raw("GET", "/v2.1/flavors", headers, "").await;
         assert_eq!(answer.status, 401);
-        assert!(answer.headers["www-authenticate"].to_str().unwrap().contains("uri="));
-        assert_eq!(answer.fault().1, "The request you have made requires authentication.");
+        assert!(
+            answer.headers["www-authenticate"]
+                .to_str()
+                .unwrap()
+                .contains("uri=")
+        );
+        assert_eq!(
+            answer.fault().1,
+            "The request you have made requires authentication."
+        );
     }
     let member = ("x-auth-token", "member");
     let long = "x".repeat(200_000);
     let large = cloud.raw("POST", "/v2.1/flavors", &[member], &long).await;
-    assert_eq!((large.status.as_u16(), large.fault().0.as_str()), (413, "overLimit"));
-    let xml = cloud.raw("POST", "/v2.1/flavors", &[member, ("content-type", "application/xml")], "<a/>").await;
-    assert_eq!((xml.status.as_u16(), xml.fault().1.as_str()), (415, "Unsupported Content-Type"));
-    let plain = cloud.raw("POST", "/v2.1/flavors", &[member, ("content-type", "text/plain")], "{\"flavor\": {}}").await;
+    assert_eq!(
+        (large.status.as_u16(), large.fault().0.as_str()),
+        (413, "overLimit")
+    );
+    let xml = cloud
+        .raw(
+            "POST",
+            "/v2.1/flavors",
+            &[member, ("content-type", "application/xml")],
+            "<a/>",
+        )
+        .await;
+    assert_eq!(
+        (xml.status.as_u16(), xml.fault().1.as_str()),
+        (415, "Unsupported Content-Type")
+    );
+    let plain = cloud
+        .raw(
+            "POST",
+            "/v2.1/flavors",
+            &[member, ("content-type", "text/plain")],
+            "{\"flavor\": {}}",
+        )
+        .await;
     assert_eq!(plain.status, 400, "read as JSON");
 }
 
@@ -96,16 +261,50 @@ async fn tokens_sizes_and_kinds_of_bodies() {
 async fn versions_in_headers() {
     let cloud = Cloud::new().await;
     let member = ("x-auth-token", "member");
-    let latest = cloud.raw("GET", "/v2.1/flavors", &[member, ("openstack-api-version", "compute latest")], "").await;
+    let latest = cloud
+        .raw(
+            "GET",
+            "/v2.1/flavors",
+            &[member, ("openstack-api-version", "compute latest")],
+            "",
+        )
+        .await;
     assert_eq!(latest.headers["x-openstack-nova-api-version"], "2.104");
-    assert_eq!(latest.headers["vary"], "OpenStack-API-Version, X-OpenStack-Nova-API-Version");
-    let high = cloud.raw("GET", "/v2.1/flavors", &[member, ("openstack-api-version", "compute 2.999")], "").await;
-    assert_eq!((high.status.as_u16(), high.fault().0.as_str()), (406, "computeFault"));
+    assert_eq!(
+        latest.headers["vary"],
+        "OpenStack-API-Version, X-OpenStack-Nova-API-Version"
+    );
+    let high = cloud
+        .raw(
+            "GET",
+            "/v2.1/flavors",
+            &[member, ("openstack-api-version", "compute 2.999")],
+            "",
+        )
+        .await;
+    assert_eq!(
+        (high.status.as_u16(), high.fault().0.as_str()),
+        (406, "computeFault")
+    );
     assert_eq!(high.headers["openstack-api-version"], "compute 2.999");
-    let bad = cloud.raw("GET", "/v2.1/flavors", &[member, ("openstack-api-version", "compute abc")], "").await;
+    let bad = cloud
+        .raw(
+            "GET",
+            "/v2.1/flavors",
+            &[member, ("openstack-api-version", "compute abc")],
+            "",
+        )
+        .await;
     assert_eq!(bad.status, 400);
     assert!(bad.headers.get("openstack-api-version").is_none());
-    let legacy = cloud.raw("GET", "/v2/flavors", &[member, ("openstack-api-version", "compute 2.50")], "").await;
+    let legacy = cloud
+        .raw(
+            "GET",
+            "/v2/flavors",
+            &[member, ("openstack-api-version", "compute 2.50")],
+            "",
+        )
+        .await;
     assert_eq!(legacy.status, 200);
     assert!(legacy.headers.get("openstack-api-version").is_none());
 }
@@ -114,8 +313,19 @@ async fn versions_in_headers() {
 #[tokio::test]
 async fn rows_without_a_handler_answer_501() {
     let cloud = Cloud::new().await;
-    let answer = cloud.send("admin", 90, "POST", "/servers/x/action", json!({"rescue": null})).await;
-    assert_eq!((answer.status.as_u16(), answer.fault().0.as_str()), (501, "notImplemented"));
+    let answer = cloud
+        .send(
+            "admin",
+            90,
+            "POST",
+            "/servers/x/action",
+            json!({"rescue": null}),
+        )
+        .await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.fault().0.as_str()),
+        (501, "notImplemented")
+    );
     assert!(crate::not_built().iter().any(|row| row.contains("rescue")));
 }
 
@@ -124,14 +334,32 @@ async fn rows_without_a_handler_answer_501() {
 async fn roles_that_must_not_pass() {
     let cloud = Cloud::new().await;
     for (method, path, body, rule) in [
-        ("GET", "/os-aggregates", Value::Null, "os_compute_api:os-aggregates:index"),
-        ("POST", "/flavors", json!({"flavor": {"name": "a", "ram": 1, "vcpus": 1, "disk": 1}}), "os_compute_api:os-flavor-manage:create"),
-        ("GET", "/os-quota-sets/otherproject", Value::Null, "os_compute_api:os-quota-sets:show"),
+        (
+            "GET",
+            "/os-aggregates",
+            Value::Null,
+            "os_compute_api:os-aggregates:index",
+        ),
+        (
+            "POST",
+            "/flavors",
+            json!({"flavor": {"name": "a", "ram": 1, "vcpus": 1, "disk": 1}}),
+            "os_compute_api:os-flavor-manage:create",
+        ),
+        (
+            "GET",
+            "/os-quota-sets/otherproject",
+            Value::Null,
+            "os_compute_api:os-quota-sets:show",
+        ),
     ] {
         for token in ["member", "reader", "nobody"] {
             let answer = cloud.send(token, 1, method, path, body.clone()).await;
             assert_eq!(answer.status, 403, "{token} {path}");
-            assert_eq!(answer.fault().1, format!("Policy doesn't allow {rule} to be performed."));
+            assert_eq!(
+                answer.fault().1,
+                format!("Policy doesn't allow {rule} to be performed.")
+            );
         }
     }
 }
@@ -139,7 +367,11 @@ async fn roles_that_must_not_pass() {
 #[tokio::test]
 async fn an_override_changes_a_rule() {
     let overrides = "\"os_compute_api:os-aggregates:index\": \"role:reader\"\n".to_owned();
-    let cloud = Cloud::with(crate::Config { policy_overrides: Some(overrides), ..crate::Config::default() }).await;
+    let cloud = Cloud::with(crate::Config {
+        policy_overrides: Some(overrides),
+        ..crate::Config::default()
+    })
+    .await;
     assert_eq!(cloud.get("reader", 1, "/os-aggregates").await.status, 200);
     assert_eq!(cloud.get("nobody", 1, "/os-aggregates").await.status, 403);
 }

@@ -1,13 +1,19 @@
 //! A service on a temporary database, and a validator that knows a few tokens.
 
-use crate::{Config, Deps, Service};
+use crate::{Config, Deps, Secrets, Service};
 use async_trait::async_trait;
 use axum::body::Body;
+use axum::extract::{Path, Query};
+use axum::routing::get;
+use axum::{Json, Router};
+use clients::{HostQuestions, Images, Networks};
 use http::{HeaderMap, Method, Request, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 use tower::ServiceExt;
-use types::Caller;
+use types::agent::{FailureKind, Question};
+use types::{Caller, HostName, ServerId};
 use web::auth::{AuthError, TokenValidator};
 
 /// The demo project.
@@ -21,7 +27,11 @@ struct Tokens;
 impl TokenValidator for Tokens {
     async fn validate(&self, token: &str) -> Result<Arc<Caller>, AuthError> {
         let (user, project, roles): (&str, &str, &[&str]) = match token {
-            "admin" => ("admin-user", "ad000000000000000000000000000000", &["admin", "manager", "member", "reader"]),
+            "admin" => (
+                "admin-user",
+                "ad000000000000000000000000000000",
+                &["admin", "manager", "member", "reader"],
+            ),
             "member" => ("demo-user", DEMO, &["member", "reader"]),
             "reader" => ("read-user", DEMO, &["reader"]),
             "other" => ("other-user", OTHER, &["member", "reader"]),
@@ -60,8 +70,13 @@ impl Answer {
     /// The fault's name and message.
     pub fn fault(&self) -> (String, String) {
         let json = self.json();
-        let Some((name, inner)) = json.as_object().and_then(|map| map.iter().next()) else { return (String::new(), self.text.clone()) };
-        (name.clone(), inner["message"].as_str().unwrap_or_default().to_owned())
+        let Some((name, inner)) = json.as_object().and_then(|map| map.iter().next()) else {
+            return (String::new(), self.text.clone());
+        };
+        (
+            name.clone(),
+            inner["message"].as_str().unwrap_or_default().to_owned(),
+        )
     }
 }
 
@@ -72,13 +87,36 @@ impl Cloud {
 
     pub async fn with(config: Config) -> Self {
         let store = sql::Store::temporary().await.unwrap();
-        let deps = Deps { store: store.clone(), validator: Arc::new(Tokens) };
-        Self { service: Service::open(deps, config).await.unwrap(), store }
+        let deps = Deps {
+            store: store.clone(),
+            validator: Arc::new(Tokens),
+            images: Images::new(web::client::Client::in_process("image", image_service())),
+            networks: Networks::new(web::client::Client::in_process(
+                "network",
+                network_service(),
+            )),
+            bus: bus::Bus::new(),
+            questions: Arc::new(Host),
+            secrets: Arc::new(Backwards),
+        };
+        Self {
+            service: Service::open(deps, config).await.unwrap(),
+            store,
+        }
     }
 
     /// Sends a request with any headers.
-    pub async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut request = Request::builder().method(method.parse::<Method>().unwrap()).uri(path).header("host", "cloud:8774");
+    pub async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(method.parse::<Method>().unwrap())
+            .uri(path)
+            .header("host", "cloud:8774");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -86,20 +124,146 @@ impl Cloud {
         let answer = self.service.router().oneshot(request).await.unwrap();
         let (parts, body) = answer.into_parts();
         let bytes = web::body::bytes(body, 1 << 24).await.unwrap();
-        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
     }
 
     /// Sends JSON as the holder of a token at `2.version`.
-    pub async fn send(&self, token: &str, version: u16, method: &str, path: &str, body: Value) -> Answer {
-        let text = if body.is_null() { String::new() } else { body.to_string() };
+    pub async fn send(
+        &self,
+        token: &str,
+        version: u16,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> Answer {
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let version = format!("compute 2.{version}");
-        let headers =
-            [("x-auth-token", token), ("openstack-api-version", version.as_str()), ("content-type", "application/json")];
-        self.raw(method, &format!("/v2.1{path}"), &headers, &text).await
+        let headers = [
+            ("x-auth-token", token),
+            ("openstack-api-version", version.as_str()),
+            ("content-type", "application/json"),
+        ];
+        self.raw(method, &format!("/v2.1{path}"), &headers, &text)
+            .await
     }
 
     /// Reads as the holder of a token.
     pub async fn get(&self, token: &str, version: u16, path: &str) -> Answer {
         self.send(token, version, "GET", path, Value::Null).await
+    }
+}
+
+/// An image of one GiB at most.
+pub const IMAGE: &str = "70a599e0-31e7-49b7-b260-868f441e862b";
+/// An image that needs much memory.
+pub const HUNGRY: &str = "70a599e0-31e7-49b7-b260-868f441e862c";
+/// An image that is too large for small disks.
+pub const LARGE: &str = "70a599e0-31e7-49b7-b260-868f441e862d";
+/// The demo project's network; the other project sees it and one more.
+pub const NETWORK: &str = "11111111-31e7-49b7-b260-868f441e862b";
+/// A second network, of the other project.
+pub const SECOND: &str = "22222222-31e7-49b7-b260-868f441e862b";
+/// A free port.
+pub const PORT: &str = "33333333-31e7-49b7-b260-868f441e862b";
+/// A port in use.
+pub const BUSY: &str = "44444444-31e7-49b7-b260-868f441e862b";
+
+fn image_service() -> Router {
+    async fn show(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
+        let (ram, size) = match id.as_str() {
+            IMAGE => (0, 1000),
+            HUNGRY => (4096, 1000),
+            LARGE => (0, 9_000_000_000_u64),
+            _ => return Err(StatusCode::NOT_FOUND),
+        };
+        Ok(Json(json!({
+            "id": id, "name": "cirros", "status": "active", "visibility": "public", "size": size, "min_ram": ram, "min_disk": 0,
+            "disk_format": "qcow2", "container_format": "bare", "owner": "x", "os_distro": "cirros",
+        })))
+    }
+    Router::new().route("/v2/images/{id}", get(show))
+}
+
+fn network(id: &str) -> Value {
+    json!({ "id": id, "name": "private", "mtu": 1500, "shared": id == NETWORK, "router:external": false, "subnets": ["s"],
+        "project_id": OTHER, "port_security_enabled": true })
+}
+
+fn network_service() -> Router {
+    async fn networks(Query(query): Query<HashMap<String, String>>) -> Json<Value> {
+        let list = match query.get("project_id").map(String::as_str) {
+            Some(OTHER) => vec![network(SECOND)],
+            Some(_) => vec![],
+            None => vec![network(NETWORK)],
+        };
+        Json(json!({ "networks": list }))
+    }
+    async fn one(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
+        if id == NETWORK || id == SECOND {
+            Ok(Json(json!({ "network": network(&id) })))
+        } else {
+            Err(StatusCode::NOT_FOUND)
+        }
+    }
+    async fn port(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
+        let device = match id.as_str() {
+            PORT => "",
+            BUSY => "someone",
+            _ => return Err(StatusCode::NOT_FOUND),
+        };
+        Ok(Json(
+            json!({ "port": { "id": id, "network_id": NETWORK, "mac_address": "fa:16:3e:00:00:01", "fixed_ips": [],
+            "device_id": device, "device_owner": "", "project_id": DEMO, "binding:host_id": "", "status": "DOWN", "security_groups": [] } }),
+        ))
+    }
+    async fn ports() -> Json<Value> {
+        Json(json!({ "ports": [] }))
+    }
+    async fn groups() -> Json<Value> {
+        Json(
+            json!({ "security_groups": [{ "id": "g1", "name": "default" }, { "id": "g2", "name": "web" }] }),
+        )
+    }
+    Router::new()
+        .route("/v2.0/networks", get(networks))
+        .route("/v2.0/networks/{id}", get(one))
+        .route("/v2.0/ports", get(ports))
+        .route("/v2.0/ports/{id}", get(port))
+        .route("/v2.0/security-groups", get(groups))
+}
+
+/// A host whose guests print three lines.
+struct Host;
+
+#[async_trait]
+impl HostQuestions for Host {
+    async fn ask(
+        &self,
+        _host: &HostName,
+        _server: ServerId,
+        question: Question,
+    ) -> Result<String, (FailureKind, String)> {
+        match question {
+            // "a\nb\nc\n"
+            Question::ConsoleLog { .. } => Ok("YQpiCmMK".to_owned()),
+            Question::Diagnostics => Ok(r#"{"state": "running", "driver": "libvirt"}"#.to_owned()),
+        }
+    }
+}
+
+/// Not a cipher, but one can see that it was used.
+struct Backwards;
+
+impl Secrets for Backwards {
+    fn seal(&self, plain: &str) -> Result<String, String> {
+        Ok(plain.chars().rev().collect())
     }
 }

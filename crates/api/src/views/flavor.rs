@@ -28,13 +28,22 @@ impl View for FlavorView {
             swap => out.always("swap", &swap)?,
         }
         out.always("OS-FLV-EXT-DATA:ephemeral", &flavor.ephemeral_gb)?;
-        out.until(mv::STRICTER, "OS-FLV-DISABLED:disabled", &self.record.disabled)?;
+        out.until(
+            mv::STRICTER,
+            "OS-FLV-DISABLED:disabled",
+            &self.record.disabled,
+        )?;
         out.always("vcpus", &flavor.vcpus)?;
         out.always("os-flavor-access:is_public", &self.record.is_public)?;
         out.until(mv::STRICTER, "rxtx_factor", &flavor.rxtx_factor)?;
         out.always("links", &self.links)?;
-        out.since(mv::FLAVOR_DESCRIPTION, "description", &self.record.description)?;
-        let specs: Option<&BTreeMap<String, String>> = self.with_specs.then_some(&flavor.extra_specs);
+        out.since(
+            mv::FLAVOR_DESCRIPTION,
+            "description",
+            &self.record.description,
+        )?;
+        let specs: Option<&BTreeMap<String, String>> =
+            self.with_specs.then_some(&flavor.extra_specs);
         out.maybe(mv::FLAVOR_EXTRA_SPECS, "extra_specs", specs)
     }
 }
@@ -47,7 +56,11 @@ impl View for FlavorName {
         out.always("id", &self.0.record.flavor.id)?;
         out.always("name", &self.0.record.flavor.name)?;
         out.always("links", &self.0.links)?;
-        out.since(mv::FLAVOR_DESCRIPTION, "description", &self.0.record.description)
+        out.since(
+            mv::FLAVOR_DESCRIPTION,
+            "description",
+            &self.0.record.description,
+        )
     }
 }
 
@@ -59,7 +72,11 @@ mod tests {
 
     #[test]
     fn history_of_a_flavor() {
-        let links = Links { origin: "http://c".into(), version: "v2.1", project: None };
+        let links = Links {
+            origin: "http://c".into(),
+            version: "v2.1",
+            project: None,
+        };
         let view = FlavorView {
             record: db::flavors::Record {
                 row: 1,

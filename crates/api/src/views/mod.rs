@@ -1,6 +1,7 @@
 //! Views: the newest form of each resource, rendered with the fields that the version asked for has.
 
 pub mod flavor;
+pub mod server;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -17,7 +18,10 @@ pub struct At<'a, V>(pub &'a V, pub Microversion);
 
 impl<V: View> Serialize for At<'_, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = Fields { map: serializer.serialize_map(None)?, version: self.1 };
+        let mut fields = Fields {
+            map: serializer.serialize_map(None)?,
+            version: self.1,
+        };
         self.0.fields(&mut fields)?;
         fields.map.end()
     }
@@ -29,6 +33,36 @@ pub struct All<'a, V>(pub &'a [V], pub Microversion);
 impl<V: View> Serialize for All<'_, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|view| At(view, self.1)))
+    }
+}
+
+/// A document with one entry, and perhaps the link to the next page.
+pub struct Document<'a, T> {
+    /// The entry's name.
+    pub name: &'static str,
+    /// The entry.
+    pub inner: T,
+    /// The name and value of the links.
+    pub links: Option<(&'static str, &'a [crate::links::Link])>,
+}
+
+impl<T: Serialize> Serialize for Document<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(self.name, &self.inner)?;
+        if let Some((name, links)) = self.links {
+            map.serialize_entry(name, links)?;
+        }
+        map.end()
+    }
+}
+
+/// A document with one entry.
+pub fn document<T: Serialize>(name: &'static str, inner: T) -> Document<'static, T> {
+    Document {
+        name,
+        inner,
+        links: None,
     }
 }
 
@@ -45,22 +79,49 @@ impl<M: SerializeMap> Fields<M> {
     }
 
     /// A field of every version.
-    pub fn always(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), M::Error> {
+    pub fn always(
+        &mut self,
+        name: &str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), M::Error> {
         self.map.serialize_entry(name, value)
     }
 
     /// A field that came with a version.
-    pub fn since(&mut self, since: Microversion, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), M::Error> {
-        if self.version >= since { self.always(name, value) } else { Ok(()) }
+    pub fn since(
+        &mut self,
+        since: Microversion,
+        name: &str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), M::Error> {
+        if self.version >= since {
+            self.always(name, value)
+        } else {
+            Ok(())
+        }
     }
 
     /// A field that left with a version.
-    pub fn until(&mut self, until: Microversion, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), M::Error> {
-        if self.version < until { self.always(name, value) } else { Ok(()) }
+    pub fn until(
+        &mut self,
+        until: Microversion,
+        name: &str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), M::Error> {
+        if self.version < until {
+            self.always(name, value)
+        } else {
+            Ok(())
+        }
     }
 
     /// A field that is there only when there is something to show.
-    pub fn maybe<T: Serialize>(&mut self, since: Microversion, name: &str, value: Option<&T>) -> Result<(), M::Error> {
+    pub fn maybe<T: Serialize>(
+        &mut self,
+        since: Microversion,
+        name: &str,
+        value: Option<&T>,
+    ) -> Result<(), M::Error> {
         match value {
             Some(value) => self.since(since, name, value),
             None => Ok(()),
@@ -77,12 +138,18 @@ pub fn history(view: &impl View) -> String {
     for minor in Microversion::MIN.0..=Microversion::MAX.0 {
         let version = Microversion(minor);
         let now = serde_json::to_value(At(view, version)).unwrap_or_default();
-        let old = before.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+        let old = before
+            .as_ref()
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default();
         let new = now.as_object().cloned().unwrap_or_default();
         for (name, value) in &new {
             match old.get(name) {
                 None => out.push_str(&format!("{version} + {name}: {value}\n")),
-                Some(was) if was != value => out.push_str(&format!("{version} ~ {name}: {value}\n")),
+                Some(was) if was != value => {
+                    out.push_str(&format!("{version} ~ {name}: {value}\n"))
+                }
                 Some(_) => {}
             }
         }

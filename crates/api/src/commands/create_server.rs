@@ -1,0 +1,403 @@
+//! A new server, as asked for: every difference between versions ends here.
+
+use crate::call::Call;
+use crate::faults::Fault;
+use crate::schemas::{is_true, number};
+use rand::Rng;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use types::server::{Flavor, ImageRef, WantedInterface, WantedNetworks};
+
+/// How many servers one request may make; a bound on the transaction, quotas are usually far lower.
+const MOST_AT_ONCE: i64 = 1000;
+
+/// Which networks the request named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkWish {
+    /// None named (below 2.37), or an empty list.
+    Unsaid,
+    /// `auto`.
+    Auto,
+    /// `none`.
+    None,
+    /// These.
+    These(Vec<WantedInterface>),
+}
+
+/// A request for new servers.
+#[derive(Clone, Debug)]
+pub struct CreateServer {
+    /// `name`.
+    pub name: String,
+    /// The flavor's public id.
+    pub flavor: String,
+    /// The image's id; none when the body names none.
+    pub image: Option<String>,
+    /// `metadata`.
+    pub metadata: BTreeMap<String, String>,
+    /// `networks`.
+    pub networks: NetworkWish,
+    /// Names or ids of security groups.
+    pub security_groups: Vec<String>,
+    /// `key_name`.
+    pub key_name: Option<String>,
+    /// Base64.
+    pub user_data: Option<String>,
+    /// `config_drive`.
+    pub config_drive: bool,
+    /// `description`; the name below 2.19.
+    pub description: Option<String>,
+    /// `hostname` (2.90).
+    pub hostname: Option<String>,
+    /// `tags` (2.52).
+    pub tags: Vec<String>,
+    /// `os:scheduler_hints`.
+    pub hints: serde_json::Map<String, Value>,
+    /// The zone asked for.
+    pub zone: Option<String>,
+    /// The host asked for, by `zone:host` or `host`.
+    pub host: Option<String>,
+    /// Servers at least.
+    pub min_count: i64,
+    /// Servers at most.
+    pub max_count: i64,
+    /// `accessIPv4`.
+    pub access_ip_v4: Option<String>,
+    /// `accessIPv6`.
+    pub access_ip_v6: Option<String>,
+    /// The administrator's password in the guest.
+    pub admin_pass: String,
+    /// Answer a reservation id instead of a server.
+    pub return_reservation_id: bool,
+}
+
+/// What the names in a request turned out to be.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The flavor as it is now.
+    pub flavor: Flavor,
+    /// The image as it is now.
+    pub image: ImageRef,
+    /// The networks.
+    pub networks: WantedNetworks,
+    /// The security groups.
+    pub security_groups: Vec<db::instances::SecurityGroupRef>,
+    /// The public key.
+    pub key_data: Option<String>,
+}
+
+impl CreateServer {
+    /// Reads a checked body.
+    pub fn read(call: &Call) -> Result<Self, Fault> {
+        let field = |name: &str| call.field("server", name);
+        let text = |name: &str| call.text("server", name).map(str::to_owned);
+        refuse_what_is_not_built(call)?;
+        let name = text("name").unwrap_or_default().trim().to_owned();
+        let min = field("min_count").and_then(number);
+        let max = field("max_count").and_then(number);
+        let min_count = min.unwrap_or(1);
+        let max_count = max.unwrap_or(min_count);
+        if min_count > max_count {
+            return Err(Fault::bad_request("min_count must be <= max_count"));
+        }
+        let (zone, host) = zone_and_host(call)?;
+        let described = call.at_least(crate::mv::DESCRIPTION);
+        let command = Self {
+            flavor: flavor_id(field("flavorRef")),
+            image: text("imageRef")
+                .filter(|image| !image.is_empty())
+                .or_else(|| image_of_devices(call)),
+            metadata: texts(field("metadata")),
+            networks: networks(call)?,
+            security_groups: security_groups(field("security_groups")),
+            key_name: text("key_name"),
+            user_data: text("user_data"),
+            config_drive: field("config_drive").is_some_and(is_true),
+            description: if described {
+                text("description")
+            } else {
+                Some(name.clone())
+            },
+            hostname: text("hostname"),
+            tags: tags(field("tags")),
+            hints: hints(call),
+            zone,
+            host,
+            min_count,
+            max_count: max_count.min(MOST_AT_ONCE),
+            access_ip_v4: text("accessIPv4"),
+            access_ip_v6: text("accessIPv6"),
+            admin_pass: text("adminPass")
+                .filter(|pass| !pass.is_empty())
+                .unwrap_or_else(password),
+            return_reservation_id: field("return_reservation_id").is_some_and(is_true),
+            name,
+        };
+        command.consistent()?;
+        Ok(command)
+    }
+
+    /// What cannot go together.
+    fn consistent(&self) -> Result<(), Fault> {
+        if self.hostname.is_some() && self.max_count > 1 {
+            return Err(Fault::bad_request(
+                "Unable to allocate a single hostname to multiple instances",
+            ));
+        }
+        let NetworkWish::These(interfaces) = &self.networks else {
+            return Ok(());
+        };
+        if self.max_count == 1 {
+            return Ok(());
+        }
+        for interface in interfaces {
+            match interface {
+                WantedInterface::Port { .. } => {
+                    return Err(Fault::bad_request(
+                        "Failed to launch multiple instances with a single configured port ID. Launch your instance one by one with \
+                         different ports.",
+                    ));
+                }
+                WantedInterface::Network {
+                    fixed_ip: Some(_), ..
+                } => {
+                    return Err(Fault::bad_request(
+                        "Invalid launch request: max_count must be 1 if a fixed_ip is specified.",
+                    ));
+                }
+                WantedInterface::Network { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse_what_is_not_built(call: &Call) -> Result<(), Fault> {
+    let given = |name: &str| {
+        let value = call.field("server", name).filter(|value| !value.is_null());
+        value.is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
+    };
+    for (name, what) in [
+        ("personality", "Injecting files"),
+        ("trusted_image_certificates", "Validating image signatures"),
+        ("block_device_mapping", "Booting with volumes"),
+    ] {
+        if given(name) {
+            return Err(Fault::not_implemented(format!(
+                "{what} is not built yet in this cloud."
+            )));
+        }
+    }
+    for device in call
+        .field("server", "block_device_mapping_v2")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        if !is_local_image(device) {
+            call.require("os_compute_api:servers:create:attach_volume")?;
+            return Err(Fault::not_implemented(
+                "Block devices other than the image on a local disk are not built yet in this cloud.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A device that says no more than `imageRef` does.
+fn is_local_image(device: &Value) -> bool {
+    let is = |name: &str, wanted: &str| device[name].as_str() == Some(wanted);
+    let destination = device.get("destination_type").is_none() || is("destination_type", "local");
+    is("source_type", "image") && destination && number(&device["boot_index"]) == Some(0)
+}
+
+fn image_of_devices(call: &Call) -> Option<String> {
+    let devices = call
+        .field("server", "block_device_mapping_v2")?
+        .as_array()?;
+    devices.iter().find(|device| is_local_image(device))?["uuid"]
+        .as_str()
+        .map(str::to_owned)
+}
+
+/// `zone`, `zone:host` or `zone:host:node`, and `host` (2.74).
+fn zone_and_host(call: &Call) -> Result<(Option<String>, Option<String>), Fault> {
+    let named = ["host", "hypervisor_hostname"]
+        .iter()
+        .find_map(|name| call.text("server", name))
+        .map(str::to_owned);
+    if named.is_some() {
+        call.require("compute:servers:create:requested_destination")?;
+    }
+    let Some(text) = call.text("server", "availability_zone") else {
+        return Ok((None, named));
+    };
+    let mut parts = text.split(':');
+    let (zone, host, node, more) = (parts.next(), parts.next(), parts.next(), parts.next());
+    if more.is_some() {
+        return Err(Fault::bad_request(
+            "Unable to parse availability zone: expected zone, zone:host or zone:host:node",
+        ));
+    }
+    let forced = [host, node]
+        .into_iter()
+        .flatten()
+        .find(|part| !part.is_empty())
+        .map(str::to_owned);
+    if forced.is_some() {
+        call.require("os_compute_api:servers:create:forced_host")?;
+        if named.is_some() {
+            return Err(Fault::bad_request(
+                "One mechanism with host and/or node and another mechanism with zone:host:node are mutually exclusive.",
+            ));
+        }
+    }
+    Ok((
+        zone.filter(|zone| !zone.is_empty()).map(str::to_owned),
+        forced.or(named),
+    ))
+}
+
+fn flavor_id(value: Option<&Value>) -> String {
+    let id = value
+        .map(|value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        })
+        .unwrap_or_default();
+    // A link to the flavor is taken too.
+    id.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+fn texts(value: Option<&Value>) -> BTreeMap<String, String> {
+    let pairs = value.and_then(Value::as_object).into_iter().flatten();
+    pairs
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+fn tags(value: Option<&Value>) -> Vec<String> {
+    let mut tags: Vec<String> = value
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|tag| tag.as_str().map(str::to_owned))
+        .collect();
+    tags.sort();
+    tags.dedup();
+    tags
+}
+
+fn security_groups(value: Option<&Value>) -> Vec<String> {
+    let mut groups: Vec<String> = Vec::new();
+    for group in value.and_then(Value::as_array).into_iter().flatten() {
+        if let Some(name) = group["name"]
+            .as_str()
+            .filter(|name| !groups.iter().any(|known| known == name))
+        {
+            groups.push(name.to_owned());
+        }
+    }
+    groups
+}
+
+/// The user's hints; names that begin with `_` are the cloud's own.
+fn hints(call: &Call) -> serde_json::Map<String, Value> {
+    let given = ["os:scheduler_hints", "OS-SCH-HNT:scheduler_hints"]
+        .iter()
+        .find_map(|name| call.body.get(*name)?.as_object());
+    given
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| !name.starts_with('_'))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn networks(call: &Call) -> Result<NetworkWish, Fault> {
+    let Some(value) = call.field("server", "networks") else {
+        return Ok(NetworkWish::Unsaid);
+    };
+    match value.as_str() {
+        Some("auto") => return Ok(NetworkWish::Auto),
+        Some("none") => return Ok(NetworkWish::None),
+        _ => {}
+    }
+    let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    if list.is_empty() {
+        return Ok(NetworkWish::Unsaid);
+    }
+    call.require("os_compute_api:servers:create:attach_network")?;
+    Ok(NetworkWish::These(
+        list.iter().map(interface).collect::<Result<_, _>>()?,
+    ))
+}
+
+fn interface(network: &Value) -> Result<WantedInterface, Fault> {
+    let text = |name: &str| network[name].as_str().map(str::to_owned);
+    if let Some(port_id) = text("port") {
+        if network.get("fixed_ip").is_some() {
+            return Err(Fault::bad_request(format!(
+                "Specified Fixed IP cannot be used with port {port_id}: the two cannot be specified together."
+            )));
+        }
+        return Ok(WantedInterface::Port {
+            port_id,
+            tag: text("tag"),
+        });
+    }
+    let id = text("uuid").ok_or_else(|| {
+        Fault::bad_request("Missing 'uuid' or 'port' in a network of the request")
+    })?;
+    if !crate::schemas::formats::uuid(&id) {
+        return Err(Fault::bad_request(format!(
+            "Bad networks format: network uuid is not in proper format ({id})"
+        )));
+    }
+    Ok(WantedInterface::Network {
+        network_id: id,
+        fixed_ip: text("fixed_ip"),
+        tag: text("tag"),
+    })
+}
+
+/// Twelve characters that are not mistaken for each other, of three kinds.
+fn password() -> String {
+    const KINDS: [&[u8]; 3] = [
+        b"23456789",
+        b"ABCDEFGHJKLMNPQRSTUVWXYZ",
+        b"abcdefghijkmnopqrstuvwxyz",
+    ];
+    let mut random = rand::rng();
+    let all: Vec<u8> = KINDS.concat();
+    let mut letters: Vec<u8> = KINDS
+        .iter()
+        .map(|kind| kind[random.random_range(0..kind.len())])
+        .collect();
+    while letters.len() < 12 {
+        letters.push(all[random.random_range(0..all.len())]);
+    }
+    for index in (1..letters.len()).rev() {
+        letters.swap(index, random.random_range(0..=index));
+    }
+    letters.into_iter().map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_have_every_kind() {
+        for _ in 0..50 {
+            let made = password();
+            assert_eq!(made.len(), 12);
+            assert!(
+                made.bytes().any(|b| b.is_ascii_digit())
+                    && made.bytes().any(|b| b.is_ascii_uppercase())
+            );
+            assert!(made.bytes().any(|b| b.is_ascii_lowercase()));
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Commands: what a request wants, without the version it was said in.
+
+pub mod create_server;
+mod place;
+mod resolve;
+mod store;
+
+pub use create_server::CreateServer;

@@ -1,0 +1,300 @@
+//! Accepting new servers: quotas, rows and tasks in one transaction.
+
+use super::create_server::{CreateServer, Resolved};
+use crate::call::Call;
+use crate::faults::Fault;
+use crate::handlers::server_metadata::within_quota;
+use crate::views::server::reservation_id;
+use db::instances::Instance;
+use db::usages::Held;
+use serde_json::Value;
+use sql::Tx;
+use types::{GroupId, PowerState, ProjectId, ServerId, TaskState, Timestamp, UserId, VmState};
+
+impl CreateServer {
+    /// Stores the servers and starts their builds; answers the first.
+    pub async fn accept(self, call: &Call, resolved: Resolved) -> Result<Instance, Fault> {
+        let sealed = call
+            .api
+            .deps
+            .secrets
+            .seal(&self.admin_pass)
+            .map_err(Fault::internal)?;
+        let (project, user) = (
+            ProjectId(call.project().to_owned()),
+            UserId(call.caller.user_id.clone()),
+        );
+        let ids: Vec<ServerId> = (0..self.max_count).map(|_| ServerId::random()).collect();
+        let (reservation, now, asker) = (
+            reservation_id(rand::random()),
+            Timestamp::now(),
+            call.requester(),
+        );
+        let config = call.api.config.clone();
+        let first = call
+            .api
+            .deps
+            .store
+            .write(move |tx| -> Result<Instance, Fault> {
+                self.check_place(tx, &config)?;
+                within_quota(tx, project.as_str(), self.metadata.len())?;
+                let count = self.within_limits(tx, &project, &user, &resolved)?;
+                let group = self.group(tx, &project, &user, count)?;
+                let mut first = None;
+                for index in 0..count {
+                    let id = ids[usize::try_from(index).unwrap_or(0)];
+                    let mut instance = self.instance(&resolved, id, index, count);
+                    instance.project_id = project.clone();
+                    instance.user_id = user.clone();
+                    instance.reservation_id.clone_from(&reservation);
+                    instance.created_at = now;
+                    instance.admin_pass = Some(sealed.clone());
+                    instance.number = db::accept::create(tx, &instance, asker.as_requester())?;
+                    for tag in &self.tags {
+                        db::tags::add(tx, id, tag)?;
+                    }
+                    if let Some(group) = group {
+                        db::server_groups::add_member(tx, group, id)?;
+                    }
+                    first.get_or_insert(instance);
+                }
+                first.ok_or_else(|| Fault::bad_request("min_count must be >= 1"))
+            })
+            .await?;
+        call.api.deps.bus.ring(bus::Bell::Tasks);
+        Ok(first)
+    }
+
+    /// How many servers the quotas allow: as many as wanted, but not less than `min_count`.
+    fn within_limits(
+        &self,
+        tx: &mut Tx<'_>,
+        project: &ProjectId,
+        user: &UserId,
+        resolved: &Resolved,
+    ) -> Result<i64, Fault> {
+        let of_project = (
+            db::quotas::of_project(tx, project.as_str())?,
+            db::usages::of_project(tx, project)?,
+        );
+        let of_user = (
+            db::quotas::of_user(tx, project.as_str(), user.as_str())?,
+            db::usages::of_user(tx, project, user)?,
+        );
+        let each = Held {
+            instances: 1,
+            cores: i64::from(resolved.flavor.vcpus),
+            ram_mb: i64::from(resolved.flavor.memory_mb),
+        };
+        let mut count = self.max_count;
+        for (limits, held) in [&of_project, &of_user] {
+            for (name, used, one) in resources(held, &each) {
+                let limit = limits.get(name).copied().unwrap_or(-1);
+                if limit >= 0 && one > 0 {
+                    count = count.min((limit - used).max(0) / one);
+                }
+            }
+        }
+        if count >= self.min_count {
+            return Ok(count);
+        }
+        let (limits, held) = if exceeded(&of_project, &each, self.min_count).is_empty() {
+            &of_user
+        } else {
+            &of_project
+        };
+        Err(over_quota(&exceeded(
+            &(limits.clone(), *held),
+            &each,
+            self.min_count,
+        )))
+    }
+
+    /// The server group of the hints, if it has room.
+    fn group(
+        &self,
+        tx: &mut Tx<'_>,
+        project: &ProjectId,
+        user: &UserId,
+        count: i64,
+    ) -> Result<Option<GroupId>, Fault> {
+        let Some(text) = self.hints.get("group").and_then(Value::as_str) else {
+            return Ok(None);
+        };
+        let unknown = || Fault::bad_request(format!("Instance group {text} could not be found."));
+        let id: GroupId = text.parse().map_err(|_| unknown())?;
+        let group = db::server_groups::get(tx, id)?
+            .filter(|group| group.project_id == project.as_str())
+            .ok_or_else(unknown)?;
+        let members = db::server_groups::members(tx, &[group.id])?
+            .remove(&group.id)
+            .map_or(0, |members| members.len());
+        let limits = db::quotas::of_user(tx, project.as_str(), user.as_str())?;
+        let most = limits.get("server_group_members").copied().unwrap_or(-1);
+        if most >= 0
+            && i64::try_from(members)
+                .unwrap_or(i64::MAX)
+                .saturating_add(count)
+                > most
+        {
+            return Err(Fault::forbidden(
+                "Quota exceeded, too many servers in group",
+            ));
+        }
+        Ok(Some(group.id))
+    }
+
+    /// One of the servers; owner, times and password are filled in by the caller.
+    fn instance(&self, resolved: &Resolved, id: ServerId, index: i64, count: i64) -> Instance {
+        let name = if count > 1 {
+            format!("{}-{}", self.name, index + 1)
+        } else {
+            self.name.clone()
+        };
+        let mut hints = self.hints.clone();
+        if let Some(host) = &self.host {
+            hints.insert("_host".to_owned(), host.clone().into());
+        }
+        let drive = self.config_drive
+            || resolved
+                .image
+                .properties
+                .get("img_config_drive")
+                .is_some_and(|wish| wish == "mandatory");
+        Instance {
+            number: 0,
+            id,
+            project_id: ProjectId(String::new()),
+            user_id: UserId(String::new()),
+            hostname: self.hostname.clone().unwrap_or_else(|| hostname(&name, id)),
+            display_name: name,
+            description: self.description.clone(),
+            vm_state: VmState::Building,
+            task_state: Some(TaskState::Scheduling),
+            power_state: PowerState::NoState,
+            generation: 0,
+            task_id: None,
+            host: None,
+            node: None,
+            node_id: None,
+            availability_zone: self.zone.clone(),
+            pinned_zone: self.zone.clone(),
+            launched_on: None,
+            flavor: resolved.flavor.clone(),
+            image: Some(resolved.image.clone()),
+            key_name: self.key_name.clone(),
+            key_data: resolved.key_data.clone(),
+            user_data: self.user_data.clone(),
+            config_drive: drive,
+            access_ip_v4: self.access_ip_v4.clone(),
+            access_ip_v6: self.access_ip_v6.clone(),
+            metadata: self.metadata.clone(),
+            networks: resolved.networks.clone(),
+            network_info: Vec::new(),
+            security_groups: resolved.security_groups.clone(),
+            scheduler_hints: hints.into(),
+            admin_pass: None,
+            locked: false,
+            locked_by: None,
+            locked_reason: None,
+            reservation_id: String::new(),
+            launch_index: index,
+            root_device_name: Some("/dev/vda".to_owned()),
+            progress: 0,
+            fault: None,
+            created_at: Timestamp(0),
+            updated_at: None,
+            launched_at: None,
+            terminated_at: None,
+            deleted: false,
+        }
+    }
+}
+
+/// Name, held, needed for each server; in the order of the names, which messages keep.
+fn resources(held: &Held, each: &Held) -> [(&'static str, i64, i64); 3] {
+    [
+        ("cores", held.cores, each.cores),
+        ("instances", held.instances, each.instances),
+        ("ram", held.ram_mb, each.ram_mb),
+    ]
+}
+
+/// The resources that `count` servers would exceed: name, asked, held, limit.
+fn exceeded(
+    of: &(db::quotas::Limits, Held),
+    each: &Held,
+    count: i64,
+) -> Vec<(&'static str, i64, i64, i64)> {
+    let (limits, held) = of;
+    resources(held, each)
+        .into_iter()
+        .filter_map(|(name, used, one)| {
+            let limit = limits.get(name).copied().unwrap_or(-1);
+            let asked = one.saturating_mul(count);
+            (limit >= 0 && used.saturating_add(asked) > limit).then_some((name, asked, used, limit))
+        })
+        .collect()
+}
+
+fn over_quota(list: &[(&'static str, i64, i64, i64)]) -> Fault {
+    let join = |pick: &dyn Fn(&(&'static str, i64, i64, i64)) -> String| {
+        list.iter().map(pick).collect::<Vec<_>>().join(", ")
+    };
+    let names = join(&|one| one.0.to_owned());
+    Fault::forbidden(format!(
+        "Quota exceeded for {names}: Requested {}, but already used {} of {} {names}",
+        join(&|one| one.1.to_string()),
+        join(&|one| one.2.to_string()),
+        join(&|one| one.3.to_string()),
+    ))
+}
+
+/// A host name made of a display name (RFC 1123 labels, at most 63 characters).
+pub fn hostname(name: &str, id: ServerId) -> String {
+    let mut made = String::new();
+    for c in name.chars().flat_map(char::to_lowercase) {
+        match c {
+            ' ' | '_' | '.' => made.push('-'),
+            c if c.is_ascii_alphanumeric() || c == '-' => made.push(c),
+            _ => {}
+        }
+    }
+    made.truncate(63);
+    let made = made.trim_matches('-');
+    if made.is_empty() {
+        format!("server-{id}")
+    } else {
+        made.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn hostnames() {
+        let id = "70a599e0-31e7-49b7-b260-868f441e862b".parse().unwrap();
+        let table = [
+            ("My Server_1.x", "my-server-1-x"),
+            ("-a-", "a"),
+            ("\u{fc}ber", "ber"),
+            ("\u{4f60}", "server-70a599e0-31e7-49b7-b260-868f441e862b"),
+        ];
+        for (name, wanted) in table {
+            assert_eq!(hostname(name, id), wanted);
+        }
+        assert_eq!(hostname(&"x".repeat(100), id).len(), 63);
+    }
+
+    #[test]
+    fn quota_messages_name_every_resource() {
+        let fault = over_quota(&[("cores", 50, 3, 20), ("instances", 50, 3, 10)]);
+        assert_eq!(
+            fault.message,
+            "Quota exceeded for cores, instances: Requested 50, 50, but already used 3, 3 of 20, 10 cores, instances"
+        );
+    }
+}

@@ -1,0 +1,423 @@
+//! Which servers a list shows: filters, order, pages (API reference, "List Servers").
+
+use crate::call::Call;
+use crate::faults::Fault;
+use crate::mv;
+use db::instances::Instance;
+use db::list::{Column, Condition, Query};
+use regex::Regex;
+use sql::Value;
+use std::collections::HashMap;
+use types::{ServerId, TaskState, Timestamp, states};
+
+const ALL_FILTERS: &str = "os_compute_api:servers:allow_all_filters";
+
+/// A page of servers.
+pub struct Page {
+    /// The servers.
+    pub servers: Vec<Instance>,
+    /// The marker of the next page, if there is one.
+    pub next: Option<String>,
+}
+
+/// What only code can check: regular expressions over names and addresses.
+#[derive(Default)]
+struct Patterns(Vec<(&'static str, Regex)>);
+
+impl Patterns {
+    fn fit(&self, server: &Instance) -> bool {
+        self.0.iter().all(|(field, pattern)| match *field {
+            "name" => pattern.is_match(&server.display_name),
+            "hostname" => pattern.is_match(&server.hostname),
+            "description" => server
+                .description
+                .as_deref()
+                .is_some_and(|text| pattern.is_match(text)),
+            "key_name" => server
+                .key_name
+                .as_deref()
+                .is_some_and(|text| pattern.is_match(text)),
+            _ => {
+                let version = if *field == "ip6" { 6 } else { 4 };
+                let addresses = server
+                    .network_info
+                    .iter()
+                    .flat_map(|interface| &interface.addresses);
+                addresses
+                    .filter(|address| address.version == version)
+                    .any(|address| pattern.is_match(&address.ip))
+            }
+        })
+    }
+}
+
+/// The filters everyone may use, and since when.
+fn for_everyone(call: &Call, name: &str) -> bool {
+    match name {
+        "reservation_id" | "name" | "status" | "image" | "flavor" | "ip" | "changes-since"
+        | "all_tenants" | "limit" | "marker" | "sort_key" | "sort_dir" => true,
+        "ip6" => call.at_least(mv::IP6_FILTER),
+        "tags" | "tags-any" | "not-tags" | "not-tags-any" => call.at_least(mv::TAGS),
+        "changes-before" => call.at_least(mv::CHANGES_BEFORE),
+        "locked" => call.at_least(mv::LOCKED_REASON),
+        "availability_zone" | "config_drive" | "key_name" | "created_at" | "launched_at"
+        | "terminated_at" | "power_state" | "task_state" | "vm_state" | "progress" | "user_id" => {
+            call.at_least(mv::MORE_FILTERS)
+        }
+        "hostname" => call.at_least(mv::HOSTNAME),
+        _ => false,
+    }
+}
+
+/// A boolean of a query; an empty value is true.
+fn boolean(name: &str, text: &str) -> Result<bool, Fault> {
+    match text.to_ascii_lowercase().as_str() {
+        "" | "1" | "t" | "true" | "on" | "y" | "yes" => Ok(true),
+        "0" | "f" | "false" | "off" | "n" | "no" => Ok(false),
+        _ => Err(Fault::bad_request(format!(
+            "Invalid filter field: {name}. Unrecognized value '{text}', acceptable values are: '0', '1', 'f', 'false', 'n', 'no', \
+             'off', 'on', 't', 'true', 'y', 'yes'"
+        ))),
+    }
+}
+
+/// The page the query asks for.
+pub async fn page(call: &Call, detail: bool) -> Result<Page, Fault> {
+    let limit = call.limit()?;
+    let Some((mut query, patterns)) = read(call, detail)? else {
+        return Ok(Page {
+            servers: Vec::new(),
+            next: None,
+        });
+    };
+    if limit == 0 {
+        return Ok(Page {
+            servers: Vec::new(),
+            next: None,
+        });
+    }
+    if let Some(marker) = call.query.get("marker") {
+        let id = marker
+            .parse::<ServerId>()
+            .map_err(|_| Fault::bad_request(format!("marker [{marker}] not found")))?;
+        query.after = Some(id);
+    }
+    query.limit = patterns.0.is_empty().then_some(limit as u64);
+    let reading = call
+        .api
+        .deps
+        .store
+        .read(move |tx| db::list::page(tx, &query))
+        .await?;
+    let found = reading.ok_or_else(|| {
+        Fault::bad_request(format!(
+            "marker [{}] not found",
+            call.query.get("marker").unwrap_or_default()
+        ))
+    })?;
+    let servers: Vec<Instance> = found
+        .into_iter()
+        .filter(|server| patterns.fit(server))
+        .take(limit)
+        .collect();
+    let next = servers
+        .last()
+        .filter(|_| servers.len() == limit)
+        .map(|server| server.id.to_string());
+    Ok(Page { servers, next })
+}
+
+/// The query for the database, or `None` when nothing can match.
+fn read(call: &Call, detail: bool) -> Result<Option<(Query, Patterns)>, Fault> {
+    let everything = call.may(ALL_FILTERS);
+    if everything
+        && let Some((name, _)) = call
+            .query
+            .pairs()
+            .iter()
+            .find(|(name, _)| name.starts_with('_'))
+    {
+        return Err(Fault::bad_request(format!("Invalid filter field: {name}.")));
+    }
+    let mut filters: HashMap<&str, &str> = HashMap::new();
+    for (name, value) in call.query.pairs() {
+        if everything || for_everyone(call, name) {
+            filters.insert(name, value);
+        }
+    }
+    let mut conditions = Vec::new();
+    if !owner(call, detail, &filters, &mut conditions)? || !status(call, &filters, &mut conditions)?
+    {
+        return Ok(None);
+    }
+    times(call, &filters, &mut conditions)?;
+    let mut patterns = Patterns::default();
+    for (name, value) in &filters {
+        one(name, value, &mut conditions, &mut patterns)?;
+    }
+    Ok(Some((
+        Query {
+            conditions,
+            order: order(call)?,
+            after: None,
+            limit: None,
+        },
+        patterns,
+    )))
+}
+
+/// Whose servers: the caller's project's unless an administrator asks for all.
+fn owner(
+    call: &Call,
+    detail: bool,
+    filters: &HashMap<&str, &str>,
+    conditions: &mut Vec<Condition>,
+) -> Result<bool, Fault> {
+    let all = match filters.get("all_tenants") {
+        Some(text) => boolean("all_tenants", text)?,
+        None => false,
+    };
+    if !all {
+        conditions.push(Condition::Is(Column::ProjectId, call.project().into()));
+        return Ok(true);
+    }
+    let rule = if detail {
+        "os_compute_api:servers:detail:get_all_tenants"
+    } else {
+        "os_compute_api:servers:index:get_all_tenants"
+    };
+    call.require(rule)?;
+    if let Some(project) = filters
+        .get("project_id")
+        .or_else(|| filters.get("tenant_id"))
+    {
+        conditions.push(Condition::Is(Column::ProjectId, (*project).into()));
+    }
+    Ok(true)
+}
+
+/// `status`, by the states it stands for. False: nothing can match.
+fn status(
+    call: &Call,
+    filters: &HashMap<&str, &str>,
+    conditions: &mut Vec<Condition>,
+) -> Result<bool, Fault> {
+    if !filters.contains_key("status") {
+        return Ok(true);
+    }
+    let mut pairs: Vec<(Value, Vec<Value>)> = Vec::new();
+    for wanted in call.query.all("status") {
+        if wanted.eq_ignore_ascii_case("deleted") && !call.is_admin() {
+            return Err(Fault::forbidden(
+                "Only administrators may list deleted instances",
+            ));
+        }
+        for (vm_state, tasks) in states::vm_states_with_status(wanted) {
+            let tasks = tasks
+                .into_iter()
+                .map(|task| task.map(TaskState::as_str).into())
+                .collect();
+            pairs.push((vm_state.as_str().into(), tasks));
+        }
+    }
+    if pairs.is_empty() {
+        return if call.at_least(mv::STRICT_STATUS) {
+            Err(Fault::bad_request("Invalid status value"))
+        } else {
+            Ok(false)
+        };
+    }
+    conditions.push(Condition::States(pairs));
+    Ok(true)
+}
+
+/// `changes-since`, `changes-before` and `deleted`: without them only living servers are shown.
+fn times(
+    call: &Call,
+    filters: &HashMap<&str, &str>,
+    conditions: &mut Vec<Condition>,
+) -> Result<(), Fault> {
+    let time = |name: &str| filters.get(name).and_then(|text| Timestamp::parse(text));
+    let (since, before) = (time("changes-since"), time("changes-before"));
+    if let (Some(since), Some(before)) = (since, before)
+        && since > before
+    {
+        return Err(Fault::bad_request(
+            "The value of changes-since must be less than or equal to changes-before.",
+        ));
+    }
+    if let Some(since) = since {
+        conditions.push(Condition::AtLeast(Column::ChangedAt, since.into()));
+    }
+    if let Some(before) = before {
+        conditions.push(Condition::AtMost(Column::ChangedAt, before.into()));
+    }
+    let of_status = call
+        .query
+        .all("status")
+        .any(|status| status.eq_ignore_ascii_case("deleted"))
+        && filters.contains_key("status");
+    match filters.get("deleted") {
+        Some(text) => conditions.push(Condition::Deleted(boolean("deleted", text)?)),
+        None if of_status => conditions.push(Condition::Deleted(true)),
+        None if since.is_none() && before.is_none() => conditions.push(Condition::Deleted(false)),
+        None => {}
+    }
+    Ok(())
+}
+
+/// One filter that stands for itself.
+fn one(
+    name: &str,
+    value: &str,
+    conditions: &mut Vec<Condition>,
+    patterns: &mut Patterns,
+) -> Result<(), Fault> {
+    let tags = || value.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let column = match name {
+        "tags" => return push(conditions, Condition::AllTags(tags())),
+        "tags-any" => return push(conditions, Condition::AnyTag(tags())),
+        "not-tags" => return push(conditions, Condition::NotAllTags(tags())),
+        "not-tags-any" => return push(conditions, Condition::NoTag(tags())),
+        "locked" => {
+            return push(
+                conditions,
+                Condition::Is(Column::Locked, boolean("locked", value)?.into()),
+            );
+        }
+        "config_drive" => {
+            return push(
+                conditions,
+                Condition::Is(Column::ConfigDrive, boolean("config_drive", value)?.into()),
+            );
+        }
+        "power_state" | "progress" | "launch_index" => {
+            let number: i64 = value
+                .parse()
+                .map_err(|_| Fault::bad_request(format!("Invalid filter field: {name}.")))?;
+            let column = match name {
+                "power_state" => Column::PowerState,
+                "progress" => Column::Progress,
+                _ => Column::LaunchIndex,
+            };
+            return push(conditions, Condition::Is(column, number.into()));
+        }
+        "name" | "display_name" => return pattern(patterns, "name", value),
+        "description" | "display_description" => return pattern(patterns, "description", value),
+        "hostname" => return pattern(patterns, "hostname", value),
+        "key_name" => return pattern(patterns, "key_name", value),
+        "ip" => return pattern(patterns, "ip", value),
+        "ip6" => return pattern(patterns, "ip6", value),
+        "flavor" => Column::FlavorId,
+        "image" | "image_ref" => Column::ImageId,
+        "reservation_id" => Column::ReservationId,
+        "host" => Column::Host,
+        "node" => Column::Node,
+        "availability_zone" => Column::AvailabilityZone,
+        "user_id" => Column::UserId,
+        "uuid" => Column::Uuid,
+        "vm_state" => Column::VmState,
+        "task_state" => Column::TaskState,
+        "root_device_name" => Column::RootDeviceName,
+        "access_ip_v4" | "accessIPv4" => Column::AccessIpV4,
+        "access_ip_v6" | "accessIPv6" => Column::AccessIpV6,
+        "created_at" | "launched_at" | "terminated_at" => {
+            let time = Timestamp::parse(value)
+                .ok_or_else(|| Fault::bad_request(format!("Invalid filter field: {name}.")))?;
+            let column = match name {
+                "created_at" => Column::CreatedAt,
+                "launched_at" => Column::LaunchedAt,
+                _ => Column::TerminatedAt,
+            };
+            return push(conditions, Condition::Is(column, time.into()));
+        }
+        _ => return Ok(()),
+    };
+    push(conditions, Condition::Is(column, value.into()))
+}
+
+fn push(conditions: &mut Vec<Condition>, condition: Condition) -> Result<(), Fault> {
+    conditions.push(condition);
+    Ok(())
+}
+
+fn pattern(patterns: &mut Patterns, field: &'static str, value: &str) -> Result<(), Fault> {
+    let compiled = regex::RegexBuilder::new(value).size_limit(1 << 18).build();
+    let compiled = compiled.map_err(|_| {
+        Fault::bad_request(format!(
+            "Invalid filter field: {field}. '{value}' is not a pattern."
+        ))
+    })?;
+    patterns.0.push((field, compiled));
+    Ok(())
+}
+
+/// The order asked for; newest first unless told otherwise.
+fn order(call: &Call) -> Result<Vec<(Column, bool)>, Fault> {
+    let directions: Vec<&str> = call.query.all("sort_dir").collect();
+    if directions
+        .iter()
+        .any(|direction| !matches!(*direction, "asc" | "desc"))
+    {
+        return Err(Fault::bad_request(
+            "Invalid input received: Unknown sort direction, must be 'desc' or 'asc'",
+        ));
+    }
+    let keys: Vec<&str> = call.query.all("sort_key").collect();
+    if let Some(key) = keys
+        .iter()
+        .find(|key| matches!(**key, "host" | "node"))
+        .filter(|_| !call.is_admin())
+    {
+        return Err(Fault::forbidden(format!(
+            "Only administrators can sort servers by {key}"
+        )));
+    }
+    let descending = |index: usize| {
+        directions
+            .get(index)
+            .or(directions.first())
+            .is_none_or(|direction| *direction == "desc")
+    };
+    let mut order: Vec<(Column, bool)> = keys
+        .iter()
+        .enumerate()
+        .filter_map(|(i, key)| Some((column(key)?, descending(i))))
+        .collect();
+    if !order.iter().any(|(column, _)| *column == Column::CreatedAt) {
+        order.push((Column::CreatedAt, descending(0)));
+    }
+    Ok(order)
+}
+
+fn column(key: &str) -> Option<Column> {
+    Some(match key {
+        "access_ip_v4" => Column::AccessIpV4,
+        "access_ip_v6" => Column::AccessIpV6,
+        "availability_zone" => Column::AvailabilityZone,
+        "config_drive" => Column::ConfigDrive,
+        "created_at" => Column::CreatedAt,
+        "display_description" => Column::Description,
+        "display_name" => Column::DisplayName,
+        "host" => Column::Host,
+        "hostname" => Column::Hostname,
+        "image_ref" => Column::ImageId,
+        "instance_type_id" => Column::FlavorId,
+        "key_name" => Column::KeyName,
+        "launch_index" => Column::LaunchIndex,
+        "launched_at" => Column::LaunchedAt,
+        "locked" => Column::Locked,
+        "node" => Column::Node,
+        "power_state" => Column::PowerState,
+        "progress" => Column::Progress,
+        "project_id" => Column::ProjectId,
+        "root_device_name" => Column::RootDeviceName,
+        "task_state" => Column::TaskState,
+        "terminated_at" => Column::TerminatedAt,
+        "updated_at" => Column::UpdatedAt,
+        "user_id" => Column::UserId,
+        "uuid" => Column::Uuid,
+        "vm_state" => Column::VmState,
+        _ => return None,
+    })
+}

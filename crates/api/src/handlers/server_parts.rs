@@ -1,0 +1,182 @@
+//! What hangs below one server: addresses, interfaces, volumes, diagnostics, the password.
+
+use crate::call::{Call, Reply};
+use crate::faults::Fault;
+use crate::handlers::server_actions::ask;
+use crate::mv;
+use crate::views::document;
+use crate::views::server::{Addresses, AddressesOf};
+use db::instances::{Instance, Interface};
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use types::PowerState;
+use types::agent::Question;
+
+/// `GET /servers/{id}/ips`.
+pub async fn addresses(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    Reply::ok(&document(
+        "addresses",
+        Addresses {
+            server: &server,
+            extended: false,
+        },
+    ))
+}
+
+/// `GET /servers/{id}/ips/{network}`.
+pub async fn addresses_of(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    let network = call.param(1);
+    if !server
+        .network_info
+        .iter()
+        .any(|interface| interface.network_name == network)
+    {
+        return Err(Fault::not_found(
+            "Instance is not a member of specified network",
+        ));
+    }
+    Reply::ok(&json!({ network: AddressesOf { server: &server, network, extended: false } }))
+}
+
+/// The interfaces with the states and subnets that the network service knows.
+async fn described(call: &Call, server: &Instance) -> Result<Vec<Value>, Fault> {
+    let ports = call
+        .api
+        .deps
+        .networks
+        .ports_of_server(&call.token, server.id)
+        .await;
+    let ports = ports.map_err(crate::neighbours::unavailable)?;
+    let one = |interface: &Interface| {
+        let port = ports.iter().find(|port| port.id == interface.port_id);
+        let fixed: Vec<Value> = port
+            .into_iter()
+            .flat_map(|port| &port.fixed_ips)
+            .map(|(subnet, address)| json!({ "subnet_id": subnet, "ip_address": address }))
+            .collect();
+        let mut map = Map::new();
+        map.insert("net_id".to_owned(), json!(interface.network_id));
+        map.insert("port_id".to_owned(), json!(interface.port_id));
+        map.insert("mac_addr".to_owned(), json!(interface.mac));
+        map.insert(
+            "port_state".to_owned(),
+            json!(port.map(|port| &port.status)),
+        );
+        map.insert("fixed_ips".to_owned(), json!(fixed));
+        if call.at_least(mv::INTERFACE_TAGS) {
+            map.insert("tag".to_owned(), json!(interface.tag));
+        }
+        Value::from(map)
+    };
+    Ok(server.network_info.iter().map(one).collect())
+}
+
+/// `GET /servers/{id}/os-interface`.
+pub async fn interfaces(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    Reply::ok(&json!({ "interfaceAttachments": described(&call, &server).await? }))
+}
+
+/// `GET /servers/{id}/os-interface/{port}`.
+pub async fn interface(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    let port = call.param(1);
+    let found = described(&call, &server)
+        .await?
+        .into_iter()
+        .find(|one| one["port_id"] == port);
+    let found = found.ok_or_else(|| {
+        Fault::not_found(format!(
+            "Port {port} is not attached to instance {}.",
+            server.id
+        ))
+    })?;
+    Reply::ok(&json!({ "interfaceAttachment": found }))
+}
+
+/// `GET /servers/{id}/os-volume_attachments`: there is no volume service yet, so there is nothing attached.
+pub async fn volumes(call: Call) -> Result<Reply, Fault> {
+    call.server().await?;
+    Reply::ok(&json!({ "volumeAttachments": [] }))
+}
+
+/// `GET /servers/{id}/os-volume_attachments/{volume}`.
+pub async fn volume(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    Err(Fault::not_found(format!(
+        "Instance {} is not attached to volume {}.",
+        server.id,
+        call.param(1)
+    )))
+}
+
+/// `GET /servers/{id}/os-server-password`: what the guest posted to the metadata service; nothing accepts such posts yet.
+pub async fn password(call: Call) -> Result<Reply, Fault> {
+    call.server().await?;
+    Reply::ok(&json!({ "password": "" }))
+}
+
+/// `DELETE /servers/{id}/os-server-password`.
+pub async fn clear_password(call: Call) -> Result<Reply, Fault> {
+    call.server().await?;
+    Ok(Reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// The fields of the standard diagnostics (2.48); what the host does not know is null.
+const DIAGNOSTICS: [&str; 13] = [
+    "state",
+    "driver",
+    "hypervisor",
+    "hypervisor_os",
+    "uptime",
+    "config_drive",
+    "num_cpus",
+    "num_nics",
+    "num_disks",
+    "memory_details",
+    "cpu_details",
+    "nic_details",
+    "disk_details",
+];
+
+fn standard(server: &Instance, told: &Value) -> Map<String, Value> {
+    let empty = |name: &str| match name {
+        "cpu_details" | "nic_details" | "disk_details" => json!([]),
+        "memory_details" => json!({ "maximum": null, "used": null }),
+        "config_drive" => json!(server.config_drive),
+        "num_cpus" => json!(server.flavor.vcpus),
+        "num_nics" => json!(server.network_info.len()),
+        _ => Value::Null,
+    };
+    DIAGNOSTICS
+        .iter()
+        .map(|name| {
+            (
+                (*name).to_owned(),
+                told.get(*name).cloned().unwrap_or_else(|| empty(name)),
+            )
+        })
+        .collect()
+}
+
+/// `GET /servers/{id}/diagnostics`.
+pub async fn diagnostics(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    if server.power_state != PowerState::Running {
+        let message = format!(
+            "Cannot 'get_diagnostics' instance {} while it is in power state {}",
+            server.id,
+            server.power_state.code()
+        );
+        return Err(Fault::conflict(message));
+    }
+    let text = ask(&call, &server, Question::Diagnostics).await?;
+    let told: Value = serde_json::from_str(&text).map_err(Fault::internal)?;
+    if call.at_least(mv::DIAGNOSTICS) {
+        Reply::ok(&standard(&server, &told))
+    } else {
+        Reply::ok(&told)
+    }
+}

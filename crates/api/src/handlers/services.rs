@@ -1,0 +1,253 @@
+//! `/os-services`: the processes of the cloud; disabling one keeps new servers from its host.
+
+use crate::call::{Call, Reply};
+use crate::faults::Fault;
+use crate::mv;
+use crate::schemas::{formats, is_true};
+use db::hosts::Service;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use types::{ServiceId, Timestamp};
+
+fn document(call: &Call, service: &Service, zones: &HashMap<String, String>) -> Value {
+    let config = &call.api.config;
+    let zone = if service.binary == "nova-compute" {
+        zones
+            .get(service.host.as_str())
+            .unwrap_or(&config.default_zone)
+    } else {
+        &config.internal_zone
+    };
+    let mut map = Map::new();
+    let uuids = call.at_least(mv::UUIDS_OF_HOSTS);
+    map.insert(
+        "id".to_owned(),
+        if uuids {
+            json!(service.uuid)
+        } else {
+            json!(service.id)
+        },
+    );
+    map.insert("binary".to_owned(), json!(service.binary));
+    map.insert("host".to_owned(), json!(service.host));
+    map.insert("zone".to_owned(), json!(zone));
+    map.insert(
+        "status".to_owned(),
+        json!(if service.disabled {
+            "disabled"
+        } else {
+            "enabled"
+        }),
+    );
+    map.insert(
+        "state".to_owned(),
+        json!(
+            if service.is_up(Timestamp::now(), config.service_down_micros) {
+                "up"
+            } else {
+                "down"
+            }
+        ),
+    );
+    map.insert(
+        "updated_at".to_owned(),
+        json!(service.updated_at.map(Timestamp::iso_micros)),
+    );
+    map.insert("disabled_reason".to_owned(), json!(service.disabled_reason));
+    if call.at_least(mv::FORCED_DOWN) {
+        map.insert("forced_down".to_owned(), json!(service.forced_down));
+    }
+    map.into()
+}
+
+async fn read(call: &Call) -> Result<(Vec<Service>, HashMap<String, String>), Fault> {
+    let reading = call.api.deps.store.read(|tx| -> Result<_, sql::Error> {
+        Ok((db::hosts::services(tx)?, db::aggregates::zones(tx)?))
+    });
+    Ok(reading.await?)
+}
+
+/// `GET`.
+pub async fn list(call: Call) -> Result<Reply, Fault> {
+    let (services, zones) = read(&call).await?;
+    let (host, binary) = (call.query.get("host"), call.query.get("binary"));
+    let fits = |service: &&Service| {
+        host.is_none_or(|host| service.host.as_str() == host)
+            && binary.is_none_or(|binary| service.binary == binary)
+    };
+    let list: Vec<Value> = services
+        .iter()
+        .filter(fits)
+        .map(|service| document(&call, service, &zones))
+        .collect();
+    Reply::ok(&json!({ "services": list }))
+}
+
+fn find_by_uuid<'a>(call: &Call, services: &'a [Service]) -> Result<&'a Service, Fault> {
+    let text = call.param(0);
+    if !formats::uuid(text) {
+        return Err(Fault::bad_request(format!("Invalid uuid {text}")));
+    }
+    let id: Option<ServiceId> = text.parse().ok();
+    let found = services.iter().find(|service| Some(service.uuid) == id);
+    found.ok_or_else(|| Fault::not_found(format!("Service {text} could not be found.")))
+}
+
+/// `PUT /{...}`: below 2.53 the path is a verb and the body names the service, then the path is its id.
+pub async fn update(call: Call) -> Result<Reply, Fault> {
+    if call.at_least(mv::UUIDS_OF_HOSTS) {
+        update_by_uuid(call).await
+    } else {
+        update_by_verb(call).await
+    }
+}
+
+async fn update_by_uuid(call: Call) -> Result<Reply, Fault> {
+    let (services, _) = read(&call).await?;
+    let service = find_by_uuid(&call, &services)?.clone();
+    if service.binary != "nova-compute" {
+        return Err(Fault::bad_request(format!(
+            "Updating a {} service is not supported. Only nova-compute services can be updated.",
+            service.binary
+        )));
+    }
+    let text = |name: &str| call.body.get(name).and_then(Value::as_str);
+    let (status, reason) = (text("status"), text("disabled_reason").map(str::to_owned));
+    let forced = call.body.get("forced_down").map(is_true);
+    if reason.is_some() && status != Some("disabled") {
+        return Err(Fault::bad_request(
+            "Specifying disabled_reason requires that status is 'disabled'.",
+        ));
+    }
+    if status.is_none() && forced.is_none() {
+        return Err(Fault::bad_request(
+            "No updates were requested. Fields 'status' or 'forced_down' should be specified.",
+        ));
+    }
+    change(
+        &call,
+        &service,
+        status.map(|status| status == "disabled"),
+        reason,
+        forced,
+    )
+    .await?;
+    let (services, zones) = read(&call).await?;
+    Reply::ok(&json!({ "service": document(&call, find_by_uuid(&call, &services)?, &zones) }))
+}
+
+async fn change(
+    call: &Call,
+    service: &Service,
+    disabled: Option<bool>,
+    reason: Option<String>,
+    forced: Option<bool>,
+) -> Result<(), Fault> {
+    let (id, now) = (service.uuid, Timestamp::now());
+    call.api
+        .deps
+        .store
+        .write(move |tx| -> Result<(), sql::Error> {
+            if let Some(disabled) = disabled {
+                db::hosts::set_disabled(
+                    tx,
+                    id,
+                    disabled,
+                    reason.as_deref().filter(|_| disabled),
+                    now,
+                )?;
+            }
+            if let Some(forced) = forced {
+                db::hosts::set_forced_down(tx, id, forced, now)?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
+async fn update_by_verb(call: Call) -> Result<Reply, Fault> {
+    let (services, _) = read(&call).await?;
+    let text = |name: &str| call.body.get(name).and_then(Value::as_str);
+    let (host, binary) = (
+        text("host").unwrap_or_default(),
+        text("binary").unwrap_or_default(),
+    );
+    let found = services
+        .iter()
+        .find(|service| service.host.as_str() == host && service.binary == binary);
+    let unknown = || Fault::not_found(format!("Could not find binary {binary} on host {host}."));
+    let reason = text("disabled_reason");
+    let forced_known = call.at_least(mv::FORCED_DOWN);
+    let forced = call.body.get("forced_down");
+    let mut shown = json!({ "host": host, "binary": binary });
+    match call.param(0) {
+        "enable" => {
+            change(&call, found.ok_or_else(unknown)?, Some(false), None, None).await?;
+            shown["status"] = json!("enabled");
+        }
+        "disable" => {
+            change(&call, found.ok_or_else(unknown)?, Some(true), None, None).await?;
+            shown["status"] = json!("disabled");
+        }
+        "disable-log-reason" => {
+            let reason =
+                reason.ok_or_else(|| Fault::bad_request("Missing disabled reason field"))?;
+            change(
+                &call,
+                found.ok_or_else(unknown)?,
+                Some(true),
+                Some(reason.to_owned()),
+                None,
+            )
+            .await?;
+            shown["status"] = json!("disabled");
+            shown["disabled_reason"] = json!(reason);
+        }
+        "force-down" if forced_known => {
+            let forced = forced.ok_or_else(|| Fault::bad_request("Missing forced_down field"))?;
+            change(
+                &call,
+                found.ok_or_else(unknown)?,
+                None,
+                None,
+                Some(is_true(forced)),
+            )
+            .await?;
+            shown["forced_down"] = json!(is_true(forced));
+        }
+        _ => return Err(Fault::not_found("Unknown action")),
+    }
+    Reply::ok(&json!({ "service": shown }))
+}
+
+/// `DELETE /{id}`: forgets a service whose host is gone for good.
+pub async fn delete(call: Call) -> Result<Reply, Fault> {
+    let (services, _) = read(&call).await?;
+    let service = if call.at_least(mv::UUIDS_OF_HOSTS) {
+        find_by_uuid(&call, &services)?
+    } else {
+        let text = call.param(0);
+        let id: i64 = text.parse().map_err(|_| {
+            Fault::bad_request(format!("Invalid input received: {text} is not a number"))
+        })?;
+        services
+            .iter()
+            .find(|service| service.id == id)
+            .ok_or_else(|| Fault::not_found(format!("Service {id} could not be found.")))?
+    };
+    let (id, host) = (service.uuid, service.host.clone());
+    call.api
+        .deps
+        .store
+        .write(move |tx| -> Result<(), Fault> {
+            if !db::instances::on_host(tx, &host)?.is_empty() {
+                return Err(Fault::conflict("Unable to delete compute service that is hosting instances. Migrate or delete the instances first."));
+            }
+            db::hosts::remove_service(tx, id)?;
+            Ok(())
+        })
+        .await?;
+    Ok(Reply::empty(StatusCode::NO_CONTENT))
+}

@@ -1,0 +1,395 @@
+//! `POST /servers`: what is accepted, what is refused and how.
+
+use super::harness::{BUSY, Cloud, DEMO, HUNGRY, IMAGE, LARGE, NETWORK, PORT};
+use serde_json::{Value, json};
+
+/// A cloud with a flavor `1` (1 vCPU, 512 MiB, 1 GiB).
+pub async fn cloud() -> Cloud {
+    let cloud = Cloud::new().await;
+    let flavor =
+        json!({"flavor": {"name": "m1.tiny", "id": "1", "ram": 512, "vcpus": 1, "disk": 1}});
+    assert_eq!(
+        cloud
+            .send("admin", 1, "POST", "/flavors", flavor)
+            .await
+            .status,
+        200
+    );
+    cloud
+}
+
+/// A good body with these changes.
+pub fn body(change: Value) -> Value {
+    let mut server =
+        json!({"name": "a", "flavorRef": "1", "imageRef": IMAGE, "networks": [{"uuid": NETWORK}]});
+    for (key, value) in change.as_object().unwrap() {
+        server[key] = value.clone();
+    }
+    json!({ "server": server })
+}
+
+#[tokio::test]
+async fn a_server_is_accepted() {
+    let cloud = cloud().await;
+    let tags = json!({"metadata": {"a": "b"}, "tags": ["x"], "user_data": "aGFsbG8=", "config_drive": true});
+    let made = cloud
+        .send("member", 90, "POST", "/servers", body(tags))
+        .await;
+    assert_eq!(made.status, 202, "{}", made.text);
+    let server = &made.json()["server"];
+    let id = server["id"].as_str().unwrap();
+    assert_eq!(
+        made.headers["location"],
+        format!("http://cloud:8774/v2.1/servers/{id}")
+    );
+    assert_eq!(server["adminPass"].as_str().unwrap().len(), 12);
+    assert_eq!(server["security_groups"], json!([{"name": "default"}]));
+
+    let shown = cloud
+        .get("member", 100, &format!("/servers/{id}"))
+        .await
+        .json();
+    let shown = &shown["server"];
+    assert_eq!(
+        (&shown["status"], &shown["OS-EXT-STS:task_state"]),
+        (&json!("BUILD"), &json!("scheduling"))
+    );
+    assert_eq!(
+        (&shown["tags"], &shown["metadata"], &shown["config_drive"]),
+        (&json!(["x"]), &json!({"a": "b"}), &json!("True"))
+    );
+    assert_eq!(shown["image"]["properties"]["os_distro"], "cirros");
+    assert!(
+        shown.get("OS-EXT-SRV-ATTR:host").is_none(),
+        "only for administrators"
+    );
+    assert_eq!(shown["hostId"], "");
+
+    let uuid = id.parse().unwrap();
+    let stored = cloud
+        .store
+        .read(move |tx| db::instances::get(tx, uuid))
+        .await
+        .unwrap()
+        .unwrap();
+    let sealed: String = server["adminPass"]
+        .as_str()
+        .unwrap()
+        .chars()
+        .rev()
+        .collect();
+    assert_eq!(
+        stored.admin_pass.as_deref(),
+        Some(sealed.as_str()),
+        "never in clear"
+    );
+    assert!(stored.task_id.is_some(), "the build is enqueued");
+    let limits = cloud.get("member", 57, "/limits").await.json();
+    assert_eq!(limits["limits"]["absolute"]["totalInstancesUsed"], 1);
+    let actions = cloud
+        .get("member", 58, &format!("/servers/{id}/os-instance-actions"))
+        .await
+        .json();
+    assert_eq!(actions["instanceActions"][0]["action"], "create");
+    assert_eq!(
+        actions["instanceActions"][0]["request_id"],
+        made.headers["x-openstack-request-id"].to_str().unwrap()
+    );
+}
+
+#[tokio::test]
+async fn refusals() {
+    let cloud = cloud().await;
+    let gone = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee";
+    let long: String = "x".repeat(256);
+    let table: Vec<(u16, Value, u16, &str)> = vec![
+        (
+            1,
+            json!({"imageRef": gone}),
+            400,
+            "Can not find requested image",
+        ),
+        (
+            1,
+            json!({"flavorRef": "9999"}),
+            400,
+            "Flavor 9999 could not be found.",
+        ),
+        (
+            1,
+            json!({"imageRef": "xyz"}),
+            400,
+            "Invalid input for field/attribute imageRef. Value: xyz. 'xyz' is not valid under any of the given schemas",
+        ),
+        (
+            1,
+            json!({"imageRef": ""}),
+            400,
+            "Missing imageRef attribute",
+        ),
+        (
+            1,
+            json!({"name": " a "}),
+            400,
+            "An invalid 'name' value was provided. The name must be: printable characters. Can not start or end with whitespace.",
+        ),
+        (
+            1,
+            json!({"name": ""}),
+            400,
+            "Invalid input for field/attribute name. Value: . '' should be non-empty",
+        ),
+        (90, json!({"name": long}), 400, "is too long"),
+        (
+            1,
+            json!({"min_count": 3, "max_count": 2}),
+            400,
+            "min_count must be <= max_count",
+        ),
+        (
+            1,
+            json!({"min_count": 0}),
+            400,
+            "0 is less than the minimum of 1",
+        ),
+        (
+            1,
+            json!({"min_count": 50}),
+            403,
+            "Quota exceeded for cores, instances: Requested 50, 50, but already used 0, 0 of 20, 10 cores, instances",
+        ),
+        (
+            1,
+            json!({"key_name": "nope"}),
+            400,
+            "Invalid key_name provided.",
+        ),
+        (
+            1,
+            json!({"security_groups": [{"name": "nope"}]}),
+            400,
+            "Security group nope not found for project",
+        ),
+        (1, json!({"networks": [{"uuid": gone}]}), 400, gone),
+        (
+            1,
+            json!({"networks": [{"uuid": "not-an-id"}]}),
+            400,
+            "not-an-id",
+        ),
+        (
+            37,
+            json!({"networks": [{"uuid": "not-an-id"}]}),
+            400,
+            "not-an-id",
+        ),
+        (37, json!({"networks": "bogus"}), 400, "bogus"),
+        (1, json!({"networks": [{"port": gone}]}), 400, gone),
+        (
+            1,
+            json!({"networks": [{"port": BUSY}]}),
+            409,
+            "is still in use.",
+        ),
+        (
+            1,
+            json!({"networks": [{"port": PORT}], "max_count": 2}),
+            400,
+            "single configured port",
+        ),
+        (
+            1,
+            json!({"imageRef": HUNGRY}),
+            400,
+            "Flavor's memory is too small for requested image.",
+        ),
+        (
+            1,
+            json!({"imageRef": LARGE}),
+            400,
+            "Flavor's disk is too small for requested image. Flavor disk is 1073741824 bytes, image is 9000000000 bytes.",
+        ),
+        (
+            1,
+            json!({"availability_zone": "nowhere"}),
+            400,
+            "The requested availability zone is not available",
+        ),
+        (
+            1,
+            json!({"availability_zone": "nova:host"}),
+            403,
+            "Policy doesn't allow os_compute_api:servers:create:forced_host to be performed.",
+        ),
+        (
+            74,
+            json!({"host": "h"}),
+            403,
+            "Policy doesn't allow compute:servers:create:requested_destination to be performed.",
+        ),
+        (1, json!({"user_data": "not base64!"}), 400, "user_data"),
+        (
+            1,
+            json!({"metadata": {"k": 1}}),
+            400,
+            "Invalid input for field/attribute k. Value: 1. 1 is not of type 'string'",
+        ),
+        (1, json!({"config_drive": "maybe"}), 400, "config_drive"),
+        (
+            1,
+            json!({"nmae": 1}),
+            400,
+            "Additional properties are not allowed ('nmae' was unexpected)",
+        ),
+        (
+            1,
+            json!({"description": "d"}),
+            400,
+            "Additional properties are not allowed ('description' was unexpected)",
+        ),
+        (90, json!({"hostname": "a.b"}), 400, "hostname"),
+        (
+            90,
+            json!({"hostname": "ab", "max_count": 2}),
+            400,
+            "Unable to allocate a single hostname to multiple instances",
+        ),
+        (
+            1,
+            json!({"block_device_mapping_v2": [{"source_type": "volume", "destination_type": "volume", "boot_index": 0, "uuid": gone}]}),
+            501,
+            "not built yet",
+        ),
+    ];
+    for (version, change, status, words) in table {
+        let answer = cloud
+            .send("member", version, "POST", "/servers", body(change.clone()))
+            .await;
+        assert_eq!(answer.status.as_u16(), status, "{change}: {}", answer.text);
+        assert!(
+            answer.fault().1.contains(words),
+            "{change}: {}",
+            answer.fault().1
+        );
+    }
+    let many: serde_json::Map<String, Value> = (0..129)
+        .map(|index| (format!("k{index}"), json!("v")))
+        .collect();
+    let metadata = cloud
+        .send(
+            "member",
+            1,
+            "POST",
+            "/servers",
+            body(json!({"metadata": many})),
+        )
+        .await;
+    assert_eq!(
+        (metadata.status.as_u16(), metadata.fault().1.as_str()),
+        (403, "Maximum number of metadata items exceeds 128")
+    );
+    assert_eq!(
+        cloud
+            .send("reader", 1, "POST", "/servers", body(json!({})))
+            .await
+            .status,
+        403
+    );
+    let none = json!({"server": {"name": "a", "flavorRef": "1", "imageRef": IMAGE}});
+    assert!(
+        cloud
+            .send("member", 37, "POST", "/servers", none.clone())
+            .await
+            .fault()
+            .1
+            .ends_with("'networks' is a required property")
+    );
+    let ambiguous = cloud
+        .send("other", 1, "POST", "/servers", none.clone())
+        .await;
+    assert_eq!(
+        (ambiguous.status.as_u16(), ambiguous.fault().1.as_str()),
+        (
+            409,
+            "Multiple possible networks found, use a Network ID to be more specific."
+        )
+    );
+    assert_eq!(
+        cloud
+            .send("member", 1, "POST", "/servers", none)
+            .await
+            .status,
+        202,
+        "one network is no question"
+    );
+    assert_eq!(
+        cloud.get("member", 1, "/servers").await.json()["servers"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1,
+        "refusals leave nothing"
+    );
+}
+
+#[tokio::test]
+async fn many_at_once() {
+    let cloud = cloud().await;
+    let made = cloud
+        .send(
+            "member",
+            1,
+            "POST",
+            "/servers",
+            body(json!({"min_count": 2, "max_count": 30, "name": "n"})),
+        )
+        .await;
+    assert_eq!(made.status, 202, "{}", made.text);
+    let list = cloud
+        .get("member", 1, "/servers?sort_key=display_name&sort_dir=asc")
+        .await
+        .json();
+    let names: Vec<&str> = list["servers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|server| server["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names.len(), 10, "as many as the quota allows");
+    assert_eq!(&names[..2], ["n-1", "n-10"]);
+    let first = format!("/servers/{}", made.json()["server"]["id"].as_str().unwrap());
+    assert_eq!(
+        cloud.get("member", 1, &first).await.json()["server"]["name"],
+        "n-1"
+    );
+}
+
+#[tokio::test]
+async fn quotas_hold_in_a_race() {
+    let cloud = std::sync::Arc::new(cloud().await);
+    let body = body(json!({"networks": "none"}));
+    let racers = (0..25).map(|_| {
+        let (cloud, body) = (std::sync::Arc::clone(&cloud), body.clone());
+        tokio::spawn(async move {
+            cloud
+                .send("member", 37, "POST", "/servers", body)
+                .await
+                .status
+                .as_u16()
+        })
+    });
+    let mut accepted = 0;
+    for racer in racers.collect::<Vec<_>>() {
+        match racer.await.unwrap() {
+            202 => accepted += 1,
+            status => assert_eq!(status, 403),
+        }
+    }
+    assert_eq!(accepted, 10);
+    let held = cloud
+        .store
+        .read(|tx| db::usages::recount(tx, &DEMO.into()))
+        .await
+        .unwrap();
+    assert_eq!(held.instances, 10);
+}

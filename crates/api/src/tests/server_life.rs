@@ -1,0 +1,536 @@
+//! Servers after they were accepted: lists, states, actions, metadata, tags, deletion.
+
+use super::harness::Cloud;
+use super::server_create::{body, cloud};
+use db::instances::{Change, Expected, Place};
+use serde_json::{Value, json};
+use types::{NodeId, PowerState, ServerId, Timestamp, VmState};
+
+async fn make(cloud: &Cloud, token: &str, name: &str) -> String {
+    let made = cloud
+        .send(
+            token,
+            90,
+            "POST",
+            "/servers",
+            body(json!({"name": name, "networks": "none"})),
+        )
+        .await;
+    assert_eq!(made.status, 202, "{}", made.text);
+    made.json()["server"]["id"].as_str().unwrap().to_owned()
+}
+
+/// What the journal does when a build is done.
+async fn finish(cloud: &Cloud, id: &str, state: VmState) {
+    let id: ServerId = id.parse().unwrap();
+    cloud
+        .store
+        .write(move |tx| -> Result<(), sql::Error> {
+            let server = db::instances::get(tx, id)?.unwrap();
+            let place = Place {
+                host: "h1".into(),
+                node_id: NodeId::random(),
+                node: "n1".into(),
+                zone: "nova".into(),
+            };
+            let change = Change {
+                vm_state: Some(state),
+                task_state: Some(None),
+                task_id: Some(None),
+                power_state: Some(PowerState::Running),
+                place: Some(Some(place)),
+                launched_at: Some(Timestamp::now()),
+                ..Change::default()
+            };
+            assert!(db::instances::transition(
+                tx,
+                id,
+                Expected::Generation(server.generation),
+                &change,
+                Timestamp::now()
+            )?);
+            Ok(())
+        })
+        .await
+        .unwrap();
+}
+
+fn names(answer: &Value) -> Vec<String> {
+    answer["servers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|server| server["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn lists() {
+    let cloud = cloud().await;
+    for name in ["alpha", "beta", "gamma"] {
+        make(&cloud, "member", name).await;
+    }
+    make(&cloud, "other", "foreign").await;
+    assert_eq!(
+        names(&cloud.get("member", 1, "/servers").await.json()),
+        ["gamma", "beta", "alpha"]
+    );
+    let page = cloud.get("member", 1, "/servers?limit=2").await.json();
+    assert_eq!(names(&page), ["gamma", "beta"]);
+    let marker = page["servers"][1]["id"].as_str().unwrap();
+    assert_eq!(
+        page["servers_links"][0]["href"],
+        format!("http://cloud:8774/v2.1/servers?limit=2&marker={marker}")
+    );
+    assert_eq!(
+        names(
+            &cloud
+                .get("member", 1, &format!("/servers?limit=2&marker={marker}"))
+                .await
+                .json()
+        ),
+        ["alpha"]
+    );
+    for (token, query, wanted) in [
+        ("member", "name=^.e", vec!["beta"]),
+        (
+            "member",
+            "status=build&name=a$",
+            vec!["gamma", "beta", "alpha"],
+        ),
+        ("member", "status=ACTIVE", vec![]),
+        (
+            "member",
+            "host=nowhere&tenant_id=x",
+            vec!["gamma", "beta", "alpha"],
+        ),
+        ("member", "flavor=nope", vec![]),
+        ("member", "limit=0", vec![]),
+        ("member", "_x=1&limit=1", vec!["gamma"]),
+        ("admin", "all_tenants=1&limit=1", vec!["foreign"]),
+        ("admin", "", vec![]),
+        ("member", "changes-since=2999-01-01T00:00:00Z", vec![]),
+    ] {
+        let answer = cloud.get(token, 1, &format!("/servers?{query}")).await;
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text);
+        assert_eq!(names(&answer.json()), wanted, "{query}");
+    }
+    for (token, version, query, status, message) in [
+        ("member", 38, "status=bogus", 400, "Invalid status value"),
+        (
+            "member",
+            1,
+            "status=deleted",
+            403,
+            "Only administrators may list deleted instances",
+        ),
+        (
+            "member",
+            1,
+            "sort_key=host",
+            403,
+            "Only administrators can sort servers by host",
+        ),
+        (
+            "member",
+            1,
+            "all_tenants=1",
+            403,
+            "Policy doesn't allow os_compute_api:servers:index:get_all_tenants to be performed.",
+        ),
+        (
+            "member",
+            75,
+            "bogus=1",
+            400,
+            "'bogus' does not match any of the regexes: '^_'",
+        ),
+        ("admin", 75, "_x=1", 400, "Invalid filter field: _x."),
+        (
+            "member",
+            1,
+            "sort_dir=up",
+            400,
+            "Invalid input received: Unknown sort direction, must be 'desc' or 'asc'",
+        ),
+        (
+            "member",
+            1,
+            "marker=aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee",
+            400,
+            "marker [aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee] not found",
+        ),
+        (
+            "member",
+            66,
+            "changes-since=2026-01-02T00:00:00Z&changes-before=2026-01-01T00:00:00Z",
+            400,
+            "The value of changes-since must be less than or equal to changes-before.",
+        ),
+    ] {
+        let answer = cloud
+            .get(token, version, &format!("/servers?{query}"))
+            .await;
+        assert_eq!(answer.status.as_u16(), status, "{query}: {}", answer.text);
+        assert_eq!(answer.fault().1, message);
+    }
+}
+
+#[tokio::test]
+async fn actions_and_states() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    let path = format!("/servers/{id}");
+    let act = |body: Value| {
+        cloud.send(
+            "member",
+            90,
+            "POST",
+            Box::leak(format!("/servers/{id}/action").into_boxed_str()),
+            body,
+        )
+    };
+    let early = act(json!({"os-stop": null})).await;
+    assert_eq!(
+        early.fault().1,
+        format!("Cannot 'stop' instance {id} while it is in vm_state building")
+    );
+    finish(&cloud, &id, VmState::Active).await;
+    assert_eq!(
+        act(json!({"os-start": null})).await.fault().1,
+        format!("Cannot 'start' instance {id} while it is in vm_state active")
+    );
+    assert_eq!(act(json!({"os-stop": null})).await.status, 202);
+    assert_eq!(
+        act(json!({"reboot": {"type": "SOFT"}})).await.fault().1,
+        format!("Cannot 'reboot' instance {id} while it is in task_state powering-off")
+    );
+    finish(&cloud, &id, VmState::Active).await;
+    assert_eq!(act(json!({"reboot": {"type": "HARD"}})).await.status, 202);
+    assert_eq!(
+        cloud.get("member", 1, &path).await.json()["server"]["status"],
+        "HARD_REBOOT"
+    );
+    finish(&cloud, &id, VmState::Active).await;
+    for (length, wanted) in [(json!(null), "a\nb\nc\n"), (json!("2"), "b\nc\n")] {
+        assert_eq!(
+            act(json!({"os-getConsoleOutput": {"length": length}}))
+                .await
+                .json()["output"],
+            wanted
+        );
+    }
+    let admin = cloud
+        .send(
+            "admin",
+            73,
+            "POST",
+            &format!("{path}/action"),
+            json!({"lock": {"locked_reason": "why"}}),
+        )
+        .await;
+    assert_eq!(admin.status, 202, "{}", admin.text);
+    assert_eq!(
+        act(json!({"os-stop": null})).await.fault().1,
+        format!("Instance {id} is locked")
+    );
+    assert_eq!(act(json!({"unlock": null})).await.status, 403);
+    assert_eq!(
+        cloud.get("member", 73, &path).await.json()["server"]["locked_reason"],
+        "why"
+    );
+    assert_eq!(
+        cloud
+            .send(
+                "admin",
+                73,
+                "POST",
+                &format!("{path}/action"),
+                json!({"unlock": null})
+            )
+            .await
+            .status,
+        202
+    );
+    let reset = cloud
+        .send(
+            "admin",
+            1,
+            "POST",
+            &format!("{path}/action"),
+            json!({"os-resetState": {"state": "error"}}),
+        )
+        .await;
+    assert_eq!(reset.status, 202, "{}", reset.text);
+    assert_eq!(
+        cloud.get("member", 1, &path).await.json()["server"]["status"],
+        "ERROR"
+    );
+    let actions = cloud
+        .get("member", 1, &format!("{path}/os-instance-actions"))
+        .await
+        .json();
+    let list: Vec<&str> = actions["instanceActions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        list,
+        ["resetState", "unlock", "lock", "reboot", "stop", "create"]
+    );
+    let shown = cloud.get("admin", 90, &path).await.json();
+    assert_eq!(shown["server"]["OS-EXT-SRV-ATTR:host"], "h1");
+    assert_eq!(shown["server"]["host_status"], "UNKNOWN");
+}
+
+#[tokio::test]
+async fn other_projects_see_nothing() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    let unknown = format!("Instance {id} could not be found.");
+    for (method, path, body) in [
+        ("GET", format!("/servers/{id}"), Value::Null),
+        (
+            "PUT",
+            format!("/servers/{id}"),
+            json!({"server": {"name": "b"}}),
+        ),
+        ("DELETE", format!("/servers/{id}"), Value::Null),
+        (
+            "POST",
+            format!("/servers/{id}/action"),
+            json!({"os-stop": null}),
+        ),
+        ("GET", format!("/servers/{id}/metadata"), Value::Null),
+        (
+            "GET",
+            format!("/servers/{id}/os-instance-actions"),
+            Value::Null,
+        ),
+        ("GET", format!("/servers/{id}/os-interface"), Value::Null),
+    ] {
+        let answer = cloud.send("other", 90, method, &path, body).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.fault().1.as_str()),
+            (404, unknown.as_str()),
+            "{method} {path}"
+        );
+    }
+    assert_eq!(
+        cloud
+            .get("other", 26, &format!("/servers/{id}/tags"))
+            .await
+            .status,
+        403,
+        "tags say that it is not allowed"
+    );
+    let reader = cloud
+        .send(
+            "reader",
+            90,
+            "DELETE",
+            &format!("/servers/{id}"),
+            Value::Null,
+        )
+        .await;
+    assert_eq!(
+        reader.fault().1,
+        "Policy doesn't allow os_compute_api:servers:delete to be performed."
+    );
+    assert_eq!(
+        cloud
+            .get("reader", 1, &format!("/servers/{id}"))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        cloud
+            .get("member", 1, "/servers/not-a-uuid")
+            .await
+            .fault()
+            .1,
+        "Instance not-a-uuid could not be found."
+    );
+}
+
+#[tokio::test]
+async fn metadata_tags_and_names() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    let path = format!("/servers/{id}");
+    let put = cloud
+        .send(
+            "member",
+            90,
+            "PUT",
+            &path,
+            json!({"server": {"name": "b", "description": "d", "hostname": "hh"}}),
+        )
+        .await;
+    assert_eq!(put.status, 200, "{}", put.text);
+    assert_eq!(
+        (
+            &put.json()["server"]["name"],
+            &put.json()["server"]["OS-EXT-SRV-ATTR:hostname"]
+        ),
+        (&json!("b"), &json!("hh"))
+    );
+    let old = cloud
+        .send("member", 1, "PUT", &path, json!({"server": {"name": "c"}}))
+        .await
+        .json();
+    assert!(old["server"].get("key_name").is_none(), "short below 2.75");
+
+    let set = cloud
+        .send(
+            "member",
+            1,
+            "POST",
+            &format!("{path}/metadata"),
+            json!({"metadata": {"k": "v", "l": "w"}}),
+        )
+        .await;
+    assert_eq!(set.json()["metadata"], json!({"k": "v", "l": "w"}));
+    assert_eq!(
+        cloud
+            .send(
+                "member",
+                1,
+                "DELETE",
+                &format!("{path}/metadata/l"),
+                Value::Null
+            )
+            .await
+            .status,
+        204
+    );
+    assert_eq!(
+        cloud
+            .get("member", 1, &format!("{path}/metadata/zz"))
+            .await
+            .fault()
+            .1,
+        "Metadata item was not found"
+    );
+    let other = cloud
+        .send(
+            "member",
+            1,
+            "PUT",
+            &format!("{path}/metadata/a"),
+            json!({"meta": {"b": "1"}}),
+        )
+        .await;
+    assert_eq!(other.fault().1, "Request body and URI mismatch");
+
+    let first = cloud
+        .send("member", 26, "PUT", &format!("{path}/tags/t1"), Value::Null)
+        .await;
+    assert_eq!(
+        (
+            first.status.as_u16(),
+            first.headers["location"].to_str().unwrap()
+        ),
+        (
+            201,
+            format!("http://cloud:8774/v2.1{path}/tags/t1").as_str()
+        )
+    );
+    assert_eq!(
+        cloud
+            .send("member", 26, "PUT", &format!("{path}/tags/t1"), Value::Null)
+            .await
+            .status,
+        204
+    );
+    assert_eq!(
+        cloud
+            .get("member", 26, &format!("{path}/tags/t9"))
+            .await
+            .fault()
+            .1,
+        format!("Server {id} has no tag 't9'")
+    );
+    let bad = cloud
+        .send(
+            "member",
+            26,
+            "PUT",
+            &format!("{path}/tags"),
+            json!({"tags": ["a/b"]}),
+        )
+        .await;
+    assert_eq!(
+        bad.fault().1,
+        "Invalid input for field/attribute 0. Value: a/b. 'a/b' does not match '^[^,/]*$'"
+    );
+    assert_eq!(
+        names(&cloud.get("member", 26, "/servers?tags=t1").await.json()),
+        ["c"]
+    );
+    assert_eq!(
+        names(&cloud.get("member", 26, "/servers?not-tags=t1").await.json()),
+        Vec::<String>::new()
+    );
+}
+
+#[tokio::test]
+async fn deletion() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    let path = format!("/servers/{id}");
+    assert_eq!(
+        cloud
+            .send("member", 1, "DELETE", &path, Value::Null)
+            .await
+            .status,
+        204
+    );
+    assert_eq!(
+        cloud.get("member", 1, &path).await.json()["server"]["OS-EXT-STS:task_state"],
+        "deleting"
+    );
+    assert_eq!(
+        cloud
+            .send("member", 1, "DELETE", &path, Value::Null)
+            .await
+            .status,
+        204,
+        "repeatable until it is gone"
+    );
+    let uuid: ServerId = id.parse().unwrap();
+    cloud
+        .store
+        .write(move |tx| db::instances::mark_deleted(tx, uuid, Timestamp::now()))
+        .await
+        .unwrap();
+    assert_eq!(
+        cloud
+            .send("member", 1, "DELETE", &path, Value::Null)
+            .await
+            .status,
+        404
+    );
+    assert_eq!(
+        cloud
+            .get("member", 1, &format!("{path}/os-instance-actions"))
+            .await
+            .status,
+        404
+    );
+    assert_eq!(
+        cloud
+            .get("member", 21, &format!("{path}/os-instance-actions"))
+            .await
+            .status,
+        200
+    );
+    let list = cloud
+        .get("admin", 1, "/servers/detail?deleted=true&all_tenants=1")
+        .await
+        .json();
+    assert_eq!(list["servers"][0]["status"], "DELETED");
+}
