@@ -29,6 +29,7 @@ use bus::Bus;
 use clients::{HostQuestions, Images, Networks};
 use policy::{Enforcer, PolicyError};
 use std::sync::Arc;
+use tower_http::compression::CompressionLayer;
 use web::auth::TokenValidator;
 
 /// Settings of the API.
@@ -85,7 +86,7 @@ pub struct Deps {
 /// Encrypts with the cloud's own key, so that the database never holds a secret in clear.
 pub trait Secrets: Send + Sync + 'static {
     /// The encrypted text, to be stored.
-    fn seal(&self, plain: &str) -> Result<String, String>;
+    fn seal(&self, clear: &str) -> String;
 }
 
 /// Why the API cannot start.
@@ -144,6 +145,7 @@ impl Service {
         Router::new()
             .fallback(dispatch::serve)
             .with_state(Arc::clone(&self.inner))
+            .layer(CompressionLayer::new())
     }
 }
 

@@ -293,7 +293,8 @@ mod tests {
     #[test]
     fn paths_to_rows() {
         let table = Table::new(ROUTES);
-        let cases: &[(&str, Option<(&str, &[&str], Option<&str>)>)] = &[
+        type Leads = (&'static str, &'static [&'static str], Option<&'static str>);
+        let cases: &[(&str, Option<Leads>)] = &[
             ("/servers", Some(("/servers", &[], None))),
             ("/servers/detail", Some(("/servers/detail", &[], None))),
             ("/servers/x", Some(("/servers/{id}", &["x"], None))),

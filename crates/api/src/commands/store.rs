@@ -14,12 +14,7 @@ use types::{GroupId, PowerState, ProjectId, ServerId, TaskState, Timestamp, User
 impl CreateServer {
     /// Stores the servers and starts their builds; answers the first.
     pub async fn accept(self, call: &Call, resolved: Resolved) -> Result<Instance, Fault> {
-        let sealed = call
-            .api
-            .deps
-            .secrets
-            .seal(&self.admin_pass)
-            .map_err(Fault::internal)?;
+        let sealed = call.api.deps.secrets.seal(&self.admin_pass);
         let (project, user) = (
             ProjectId(call.project().to_owned()),
             UserId(call.caller.user_id.clone()),
@@ -220,33 +215,41 @@ fn resources(held: &Held, each: &Held) -> [(&'static str, i64, i64); 3] {
     ]
 }
 
-/// The resources that `count` servers would exceed: name, asked, held, limit.
-fn exceeded(
-    of: &(db::quotas::Limits, Held),
-    each: &Held,
-    count: i64,
-) -> Vec<(&'static str, i64, i64, i64)> {
+/// A resource of which a request wants more than there is.
+#[derive(Clone, Copy)]
+struct Exceeded {
+    resource: &'static str,
+    asked: i64,
+    held: i64,
+    limit: i64,
+}
+
+/// The resources that `count` servers would exceed.
+fn exceeded(of: &(db::quotas::Limits, Held), each: &Held, count: i64) -> Vec<Exceeded> {
     let (limits, held) = of;
     resources(held, each)
         .into_iter()
-        .filter_map(|(name, used, one)| {
-            let limit = limits.get(name).copied().unwrap_or(-1);
+        .filter_map(|(resource, held, one)| {
+            let limit = limits.get(resource).copied().unwrap_or(-1);
             let asked = one.saturating_mul(count);
-            (limit >= 0 && used.saturating_add(asked) > limit).then_some((name, asked, used, limit))
+            (limit >= 0 && held.saturating_add(asked) > limit).then_some(Exceeded {
+                resource,
+                asked,
+                held,
+                limit,
+            })
         })
         .collect()
 }
 
-fn over_quota(list: &[(&'static str, i64, i64, i64)]) -> Fault {
-    let join = |pick: &dyn Fn(&(&'static str, i64, i64, i64)) -> String| {
-        list.iter().map(pick).collect::<Vec<_>>().join(", ")
-    };
-    let names = join(&|one| one.0.to_owned());
+fn over_quota(list: &[Exceeded]) -> Fault {
+    let join = |texts: Vec<String>| texts.join(", ");
+    let names = join(list.iter().map(|one| one.resource.to_owned()).collect());
     Fault::forbidden(format!(
         "Quota exceeded for {names}: Requested {}, but already used {} of {} {names}",
-        join(&|one| one.1.to_string()),
-        join(&|one| one.2.to_string()),
-        join(&|one| one.3.to_string()),
+        join(list.iter().map(|one| one.asked.to_string()).collect()),
+        join(list.iter().map(|one| one.held.to_string()).collect()),
+        join(list.iter().map(|one| one.limit.to_string()).collect()),
     ))
 }
 
@@ -291,7 +294,20 @@ mod tests {
 
     #[test]
     fn quota_messages_name_every_resource() {
-        let fault = over_quota(&[("cores", 50, 3, 20), ("instances", 50, 3, 10)]);
+        let fault = over_quota(&[
+            Exceeded {
+                resource: "cores",
+                asked: 50,
+                held: 3,
+                limit: 20,
+            },
+            Exceeded {
+                resource: "instances",
+                asked: 50,
+                held: 3,
+                limit: 10,
+            },
+        ]);
         assert_eq!(
             fault.message,
             "Quota exceeded for cores, instances: Requested 50, 50, but already used 3, 3 of 20, 10 cores, instances"

@@ -375,3 +375,14 @@ async fn an_override_changes_a_rule() {
     assert_eq!(cloud.get("reader", 1, "/os-aggregates").await.status, 200);
     assert_eq!(cloud.get("nobody", 1, "/os-aggregates").await.status, 403);
 }
+
+#[tokio::test]
+async fn answers_are_compressed_for_those_who_accept_it() {
+    let cloud = Cloud::new().await;
+    let headers = [("accept-encoding", "gzip"), ("x-auth-token", "member")];
+    let answer = cloud
+        .raw_bytes("GET", "/v2.1/extensions", &headers, "")
+        .await;
+    assert_eq!(answer.0["content-encoding"], "gzip");
+    assert_eq!(answer.1[..2], [0x1f, 0x8b]);
+}

@@ -113,6 +113,33 @@ impl Cloud {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Answer {
+        let (status, headers, bytes) = self.exchange(method, path, headers, body).await;
+        Answer {
+            status,
+            headers,
+            text: String::from_utf8(bytes).unwrap(),
+        }
+    }
+
+    /// The headers and the bytes of an answer that is not text.
+    pub async fn raw_bytes(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (HeaderMap, Vec<u8>) {
+        let (_, headers, bytes) = self.exchange(method, path, headers, body).await;
+        (headers, bytes)
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (StatusCode, HeaderMap, Vec<u8>) {
         let mut request = Request::builder()
             .method(method.parse::<Method>().unwrap())
             .uri(path)
@@ -124,11 +151,7 @@ impl Cloud {
         let answer = self.service.router().oneshot(request).await.unwrap();
         let (parts, body) = answer.into_parts();
         let bytes = web::body::bytes(body, 1 << 24).await.unwrap();
-        Answer {
-            status: parts.status,
-            headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
-        }
+        (parts.status, parts.headers, bytes.to_vec())
     }
 
     /// Sends JSON as the holder of a token at `2.version`.
@@ -263,7 +286,7 @@ impl HostQuestions for Host {
 struct Backwards;
 
 impl Secrets for Backwards {
-    fn seal(&self, plain: &str) -> Result<String, String> {
-        Ok(plain.chars().rev().collect())
+    fn seal(&self, clear: &str) -> String {
+        clear.chars().rev().collect()
     }
 }
