@@ -197,7 +197,7 @@ impl Cloud {
             &home.agents_socket()?,
             agents.router().merge(self.network.agent_router()),
         )?;
-        self.open_ports(up, serving, &agents, &bus, networks, images)
+        self.open_ports(up, serving, &agents, &bus, networks)
             .await?;
         Ok(worker)
     }
@@ -209,12 +209,19 @@ impl Cloud {
         agents: &agents::Agents,
         bus: &Bus,
         networks: Arc<Networks>,
-        images: Arc<Images>,
     ) -> Result<()> {
         let validator: Arc<dyn web::auth::TokenValidator> = Arc::new(self.identity.clone());
         let deps = api::Deps {
             store: self.store.clone(),
             validator: Arc::clone(&validator),
+            images: Images::new(Client::in_process("the image service", self.image.router())),
+            networks: Networks::new(Client::in_process(
+                "the network service",
+                self.network.router(),
+            )),
+            bus: bus.clone(),
+            questions: Arc::new(agents.clone()),
+            secrets: Arc::new(Sealer(Arc::clone(&self.secrets))),
         };
         let config = api::Config {
             auth_url: self.logins.auth_url.clone(),
@@ -313,6 +320,14 @@ fn fresh_identity(up: &Up, logins: &Logins) -> Bootstrap {
             password: None,
             roles: vec!["service".to_owned(), "admin".to_owned()],
         }],
+    }
+}
+
+struct Sealer(Arc<SecretBox>);
+
+impl api::Secrets for Sealer {
+    fn seal(&self, clear: &str) -> String {
+        self.0.seal(clear)
     }
 }
 
