@@ -37,7 +37,8 @@ def test_scopes(log_in, person, name):
     token = log_in(**password(name, **project_scope(name))).auth.get_access(
         log_in(**password(name, **project_scope(name)))
     )
-    assert token.role_names == ["member"] and token.project_name == name
+    # member implies reader, as Keystone bootstraps them.
+    assert set(token.role_names) == {"member", "reader"} and token.project_name == name
     assert {service["type"] for service in token.service_catalog.catalog} >= {"compute", "network", "image"}
 
     unscoped = log_in(**password(name, unscoped=True))
@@ -97,6 +98,7 @@ def test_role_by_group(admin, log_in, person, name):
     rows = admin.get("role", "assignment", "list", "--effective", "--user", name, "--names")
     assert {(row["Role"], row["Project"].split("@")[0]) for row in rows} == {
         ("member", name),
+        ("reader", name),
         ("reader", f"{name}-team"),
     }
     admin.run("group", "remove", "user", name, name)

@@ -194,15 +194,16 @@ impl Agents {
     }
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), sql::Error> {
-        let facts_changed = beat.facts.is_some();
+        let host = beat.host.clone();
+        let well = beat.facts.as_ref().is_none_or(|facts| facts.healthy);
         let ratios = self.inner.ratios;
-        let changed: bool = self
-            .inner
+        self.inner
             .with
             .store
             .write(move |tx| record(tx, &beat, &ratios))
             .await?;
-        if facts_changed || changed {
+        // Many hosts beat at once: one renewal serves them all, unless this one has news of its own.
+        if !well || !self.inner.with.view.is_fresh(&host) {
             self.inner.with.view.refresh().await?;
         }
         Ok(())
@@ -221,8 +222,8 @@ impl Agents {
     }
 }
 
-/// Writes what a heartbeat says. `true` when hosts must be looked at anew.
-fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<bool, sql::Error> {
+/// Writes what a heartbeat says.
+fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<(), sql::Error> {
     let now = Timestamp::now();
     let problem = beat
         .facts
@@ -233,7 +234,7 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<boo
         db::hosts::put_node(tx, &beat.host, beat.node, facts, ratios, now)?;
     }
     if beat.guests.is_empty() && !beat.complete {
-        return Ok(false);
+        return Ok(());
     }
     for instance in db::instances::on_host(tx, &beat.host)? {
         let seen = beat.guests.iter().find(|guest| guest.server == instance.id);
@@ -254,7 +255,7 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<boo
             db::instances::follow_guest(tx, instance.id, &beat.host, power, change, now)?;
         }
     }
-    Ok(false)
+    Ok(())
 }
 
 /// Whether the server's state is older than the list of guests it is held against can be.

@@ -4,7 +4,7 @@ use crate::placement::{self, Inventory};
 use crate::{document, to_document};
 use sql::{Error, Row, Tx};
 use types::agent::HostFacts;
-use types::{HostName, NodeId, ServiceId, Timestamp};
+use types::{HostName, NodeId, ServerId, ServiceId, Timestamp};
 
 /// A service record (`os-services`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,5 +241,17 @@ pub fn servers_per_host(tx: &mut Tx<'_>) -> Result<Vec<(HostName, i64)>, Error> 
     )?;
     rows.iter()
         .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
+
+/// The servers that are on a host, and whether something is going on with them (a task state).
+pub fn placed_servers(tx: &mut Tx<'_>) -> Result<Vec<(ServerId, HostName, bool)>, Error> {
+    let sql = "SELECT uuid, host, task_state FROM instances WHERE deleted = 0 AND host IS NOT NULL";
+    let rows = tx.query(sql, &[])?;
+    rows.iter()
+        .map(|row| {
+            let task_state: Option<String> = row.get(2)?;
+            Ok((row.get(0)?, row.get(1)?, task_state.is_some()))
+        })
         .collect()
 }

@@ -12,16 +12,17 @@
 
 use super::{fault, idle, ports};
 use crate::neighbours::Neighbours;
-use crate::view::{self, Wish};
 use async_trait::async_trait;
 use db::instances::{self, Change, Expected, Instance, Interface, Place};
 use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+use scheduler::{Group, GroupPolicy, Request};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use types::agent::{Direction, FailureKind, GuestImage, GuestPlan, GuestVif, Verb, WorkOutcome};
 use types::network_wanted::tap_name;
-use types::{HostName, PowerState, TaskState, Timestamp, VmState};
+use types::{HostName, PowerState, ServerId, TaskState, Timestamp, VmState};
 
 /// Hosts that may fail before the server goes to ERROR.
 const ATTEMPTS: usize = 3;
@@ -97,27 +98,65 @@ impl Build {
 
     async fn choose_host(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let instance = self.instance(cx).await?;
-        if !state.candidates.is_empty() {
-            // An earlier choice could not be claimed: the view is behind.
-            self.with.view.refresh().await?;
-        }
-        let hints = &instance.scheduler_hints;
-        let wish = Wish {
-            resources: instance.flavor.resources(),
-            zone: instance.pinned_zone.clone(),
-            host: hints["_host"].as_str().map(str::to_owned),
-            not: state.failed.clone(),
-        };
-        let mut chosen = view::choose(&self.with.view.hosts(), &wish);
+        let request = self.request(&instance, state).await?;
+        let mut chosen = self.with.view.choose(&request);
         if chosen.is_err() {
             // The view may be behind.
             self.with.view.refresh().await?;
-            chosen = view::choose(&self.with.view.hosts(), &wish);
+            chosen = self.with.view.choose(&request);
         }
-        let mut chosen = chosen.map_err(|reason| StepError::Fail(Failure::new(500, reason)))?;
-        chosen.truncate(CANDIDATES);
-        state.candidates = chosen;
+        let refused = |refusal: scheduler::Refusal| {
+            let failure = Failure::new(500, refusal.to_string()).details(refusal.for_admins());
+            StepError::Fail(failure)
+        };
+        state.candidates = chosen.map_err(refused)?;
+        state.candidates.truncate(CANDIDATES);
         Ok(())
+    }
+
+    /// What the server asks of a host.
+    async fn request(&self, instance: &Instance, state: &State) -> Result<Request, StepError> {
+        let group = self.group(instance).await?;
+        let mut request = Request::new(&instance.flavor, instance.image.as_ref())
+            .map_err(|wrong| StepError::Fail(Failure::new(400, wrong.to_string())))?;
+        let hints = &instance.scheduler_hints;
+        request.zone.clone_from(&instance.pinned_zone);
+        request.only_host = hints["_host"].as_str().map(HostName::from);
+        request.forced = request.only_host.is_some();
+        request.same_host = servers_named(&hints["same_host"]);
+        request.different_host = servers_named(&hints["different_host"]);
+        request.ignore_hosts = state.failed.iter().cloned().collect();
+        request.project = Some(instance.project_id.clone());
+        request.group = group;
+        Ok(request)
+    }
+
+    /// The server group of the server, with its other members.
+    async fn group(&self, instance: &Instance) -> Result<Option<Group>, StepError> {
+        let server = instance.id;
+        let found = self.with.store.read(move |tx| {
+            let Some(id) = db::server_groups::of_server(tx, server)? else {
+                return Ok(None);
+            };
+            let group = db::server_groups::get(tx, id)?;
+            let members = db::server_groups::members(tx, &[id])?;
+            Ok(group.map(|group| (group, members)))
+        });
+        let Some((group, members)) = found
+            .await
+            .map_err(|error: sql::Error| StepError::from(error))?
+        else {
+            return Ok(None);
+        };
+        let others = members.into_values().flatten();
+        Ok(GroupPolicy::parse(&group.policy).map(|policy| Group {
+            policy,
+            members: others.filter(|member| *member != server).collect(),
+            max_server_per_host: group
+                .max_server_per_host
+                .and_then(|most| u64::try_from(most).ok())
+                .unwrap_or(1),
+        }))
     }
 
     /// Claims the first candidate that still has room.
@@ -190,6 +229,17 @@ impl Build {
         }
         Err(StepError::Fail(failure))
     }
+}
+
+/// The servers that a scheduler hint names: one id or a list.
+fn servers_named(hint: &serde_json::Value) -> BTreeSet<ServerId> {
+    let one = hint.as_str().into_iter();
+    let many = hint
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|id| id.as_str());
+    one.chain(many).filter_map(|id| id.parse().ok()).collect()
 }
 
 fn place(state: &State) -> Result<&Place, StepError> {
@@ -334,9 +384,10 @@ impl Flow for Build {
             (Step::ChooseHost, Direction::Do) => {
                 Self::claim(tx, cx, state)?;
                 let instance = instances::get(tx, cx.server)?.ok_or(StepError::Fenced)?;
-                self.with
-                    .view
-                    .note_claim(place(state)?.node_id, &instance.flavor.resources());
+                if let Ok(request) = Request::new(&instance.flavor, instance.image.as_ref()) {
+                    let node = place(state)?.node_id;
+                    self.with.view.note_claim(node, cx.server, &request);
+                }
                 Ok(())
             }
             (Step::ChooseHost, Direction::Undo) => {
