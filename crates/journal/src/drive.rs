@@ -434,6 +434,7 @@ impl<F: Flow> Run<F> {
         let flow = Arc::clone(&self.flow);
         let (cx, state, task) = (self.cx.clone(), self.state.clone(), self.task.clone());
         let plan = self.planner();
+        let debtor = owed.as_ref().map(|(host, _)| Bell::Host(host.clone()));
         let saved = self
             .persist(move |tx| {
                 let now = Timestamp::now();
@@ -463,6 +464,9 @@ impl<F: Flow> Run<F> {
             })
             .await?;
         (self.state, self.task) = saved;
+        if let Some(bell) = debtor {
+            self.shared.bus.ring(bell);
+        }
         Ok(())
     }
 
@@ -510,6 +514,7 @@ impl<F: Flow> Run<F> {
                 None
             }
         });
+        let debtor = owed.as_ref().map(|(host, _)| Bell::Host(host.clone()));
         let saved = self
             .persist(move |tx| {
                 let now = Timestamp::now();
@@ -549,6 +554,9 @@ impl<F: Flow> Run<F> {
             })
             .await?;
         (self.state, self.task) = saved;
+        if let Some(bell) = debtor {
+            self.shared.bus.ring(bell);
+        }
         Ok(next.is_none())
     }
 

@@ -41,20 +41,64 @@ impl TestStore {
 /// # Panics
 /// When a database that the environment names cannot be used: a test must not pass because of that.
 pub async fn databases() -> Vec<TestStore> {
-    let mut stores = vec![sqlite().await];
+    let mut stores = Vec::new();
+    for kind in kinds() {
+        stores.push(kind.database().await);
+    }
+    stores
+}
+
+/// A kind of database that tests can have.
+#[derive(Clone)]
+pub struct Kind {
+    dialect: Dialect,
+    admin: String,
+}
+
+impl std::fmt::Debug for Kind {
+    /// The dialect only: the URL holds a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.dialect.fmt(f)
+    }
+}
+
+impl Kind {
+    /// Whether it is the one that needs no server.
+    pub fn is_sqlite(&self) -> bool {
+        self.dialect == Dialect::Sqlite
+    }
+
+    /// A fresh database of this kind.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn database(&self) -> TestStore {
+        match self.dialect {
+            Dialect::Sqlite => sqlite().await,
+            dialect => server(dialect, self.admin.clone()).await,
+        }
+    }
+}
+
+/// The kinds of databases that are there, SQLite first. Prints which are skipped, once per process.
+pub fn kinds() -> Vec<Kind> {
+    let mut kinds = vec![Kind {
+        dialect: Dialect::Sqlite,
+        admin: String::new(),
+    }];
     if std::env::var("KILONOVA_TEST_DBS").is_ok_and(|choice| choice == "sqlite") {
-        return stores;
+        return kinds;
     }
     for (dialect, variable) in [
         (Dialect::Postgres, "KILONOVA_TEST_POSTGRES"),
         (Dialect::Mysql, "KILONOVA_TEST_MYSQL"),
     ] {
         match std::env::var(variable) {
-            Ok(url) => stores.push(server(dialect, url).await),
+            Ok(admin) => kinds.push(Kind { dialect, admin }),
             Err(_) => tell_once(),
         }
     }
-    stores
+    kinds
 }
 
 fn tell_once() {

@@ -1,3 +1,16 @@
-//! TBD
+//! For tests: fresh databases, and a whole cloud in one process on simulated hosts.
+//!
+//! [`Cluster`] runs the real journal, flows, agents' desk and agents; simulated are the hypervisors ([`virt::sim`]) and
+//! the neighbours ([`Network`]). Everything can be made to fail. After each story [`Cluster::audit`] says what is left
+//! that should not be.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-pub use sql::testing::{TestStore, databases};
+mod audit;
+mod cluster;
+mod host;
+mod network;
+
+pub use cluster::{Cluster, Options, PROJECT, Switch};
+pub use host::Host;
+pub use network::Network;
+pub use sql::testing::{Kind, TestStore, databases, kinds};

@@ -11,7 +11,7 @@ use types::server::{WantedInterface, WantedNetworks};
 /// twice.
 ///
 /// A deletion may take over while a port is being made. So this goes to its end even when the run is stopped, and
-/// removes what it made when it finds then that the server is another task's.
+/// when it finds then that the server is another task's it removes what it made and nobody uses.
 pub(super) async fn ensure(
     with: &Neighbours,
     cx: &Context,
@@ -20,17 +20,30 @@ pub(super) async fn ensure(
 ) -> Result<Vec<Interface>, StepError> {
     let (with, instance, host) = (with.clone(), instance.clone(), host.clone());
     let task = cx.task;
+    if instance.task_id != Some(task) {
+        return Err(StepError::Fenced);
+    }
     let making = tokio::spawn(async move {
-        let made = wanted(&with, &instance, &host).await;
+        let mut made = Vec::new();
+        let interfaces = wanted(&with, &instance, &host, &mut made).await;
         let server = instance.id;
         let now = with
             .store
             .read(move |tx| db::instances::get(tx, server))
             .await?;
-        if now.is_some_and(|now| now.task_id == Some(task)) {
-            return made;
+        if now.as_ref().is_some_and(|now| now.task_id == Some(task)) {
+            return interfaces;
         }
-        remove(&with, &instance).await?;
+        let used = now.map(|now| now.network_info).unwrap_or_default();
+        for port in made {
+            if !used.iter().any(|interface| interface.port_id == port) {
+                let token = with.token().await?;
+                with.networks
+                    .delete_port(&token, &port)
+                    .await
+                    .map_err(retry)?;
+            }
+        }
         Err(StepError::Fenced)
     });
     making
@@ -38,10 +51,12 @@ pub(super) async fn ensure(
         .unwrap_or_else(|error| Err(StepError::Retry(error.to_string())))
 }
 
+/// `made` becomes the ids of the ports that were not there before.
 async fn wanted(
     with: &Neighbours,
     instance: &Instance,
     host: &HostName,
+    made: &mut Vec<String>,
 ) -> Result<Vec<Interface>, StepError> {
     let wanted = match &instance.networks {
         WantedNetworks::None => return Ok(Vec::new()),
@@ -114,11 +129,14 @@ async fn wanted(
                             security_groups: &groups,
                             hostname: &instance.hostname,
                         };
-                        with.networks
+                        let port = with
+                            .networks
                             .create_port(&token, &new)
                             .await
                             .map_err(retry)?
-                            .map_err(|reason| refused(&reason))?
+                            .map_err(|reason| refused(&reason))?;
+                        made.push(port.id.clone());
+                        port
                     }
                 };
                 (port, false, tag)

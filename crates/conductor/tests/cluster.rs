@@ -1,0 +1,352 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Stories of a whole cloud on simulated hosts, each ended by the audit.
+
+use journal::faults::{Fault, Point, Script, When};
+use std::sync::Arc;
+use std::time::Duration;
+use testkit::{Cluster, Options};
+use types::agent::Direction;
+use types::server::{WantedInterface, WantedNetworks};
+use types::{PowerState, VmState};
+use virt::HypervisorError;
+use virt::sim::Verb;
+
+async fn clean(cluster: &Cluster) {
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}
+
+fn small(hosts: usize, servers_each: u32) -> Options {
+    Options {
+        hosts,
+        size: (servers_each, 256 * 1024, 10 * 1024),
+        ..Options::default()
+    }
+}
+
+#[tokio::test]
+async fn no_valid_host_says_how_many_failed_for_which_reason() {
+    let cluster = Cluster::new(small(3, 1)).await;
+    let fits = cluster.create().await;
+    cluster.idle().await;
+    cluster.set_forced_down(&cluster.hosts[1], true).await;
+    let server = cluster.create_with(|wanted| wanted.flavor.vcpus = 2).await;
+    cluster.idle().await;
+    let refused = cluster.server(server).await;
+    let message = refused.fault.unwrap().message;
+    assert_eq!(refused.vm_state, VmState::Error);
+    assert!(
+        message.starts_with("No valid host was found. 3 hosts considered: "),
+        "{message}"
+    );
+    for reason in ["2 not enough VCPU", "1 down"] {
+        assert!(message.contains(reason), "{message}");
+    }
+    assert_eq!(cluster.server(fits).await.vm_state, VmState::Active);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_build_is_left_out() {
+    let cluster = Cluster::new(Options::default()).await;
+    let refusing = HypervisorError::Rejected("no".to_owned());
+    for (index, host) in cluster.hosts.iter().enumerate() {
+        // Whichever is chosen first fails.
+        let error = refusing.clone();
+        host.sim.controls().fail_next(Verb::EnsureGuest, error, 1);
+        assert!(index < 2);
+    }
+    let server = cluster.create().await;
+    cluster.idle().await;
+    // Both failed once: nobody is left for the third attempt.
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Error);
+    cluster.hosts[0].sim.controls().fail_next(
+        Verb::EnsureGuest,
+        HypervisorError::Disk {
+            reason: "full".to_owned(),
+            full: true,
+        },
+        1,
+    );
+    cluster.hosts[0].sim.controls().set_disk_full(true);
+    let second = cluster.create().await;
+    cluster.idle().await;
+    let built = cluster.server(second).await;
+    assert_eq!((built.vm_state, built.fault), (VmState::Active, None));
+    assert_eq!(built.host, Some("host-2".into()));
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn two_deletions_at_once_and_one_after_are_one() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let both = tokio::join!(cluster.delete(server), cluster.delete(server));
+    assert_eq!(both, (true, true));
+    cluster.idle().await;
+    assert!(!cluster.delete(server).await);
+    assert!(cluster.server(server).await.deleted);
+    clean(&cluster).await;
+    assert_eq!(cluster.network.ports(), []);
+}
+
+#[tokio::test]
+async fn a_port_that_is_being_made_while_the_server_is_deleted_is_removed() {
+    for by_another in [false, true] {
+        let mut options = Options::default();
+        if by_another {
+            options.journal.concurrency = 1;
+        }
+        let cluster = Cluster::new(options).await;
+        cluster.network.hold_creations(true);
+        let server = cluster.create().await;
+        cluster.network.creations_arrived(1).await;
+        if by_another {
+            cluster.start_worker("other").await;
+        }
+        cluster.delete(server).await;
+        cluster
+            .until("it is gone", async || cluster.server(server).await.deleted)
+            .await;
+        cluster.network.hold_creations(false);
+        cluster
+            .until("the port was made and removed", async || {
+                cluster.network.made() == 1 && cluster.network.ports().is_empty()
+            })
+            .await;
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn a_port_of_the_owner_outlives_the_server() {
+    let cluster = Cluster::new(Options::default()).await;
+    let port = cluster.network.make_port();
+    let wanted = WantedNetworks::These(vec![WantedInterface::Port {
+        port_id: port.clone(),
+        tag: None,
+    }]);
+    let server = cluster.create_with(|new| new.networks = wanted).await;
+    cluster.idle().await;
+    assert_eq!(
+        cluster.network.ports(),
+        [(port.clone(), server.to_string())]
+    );
+    clean(&cluster).await;
+    cluster.delete(server).await;
+    cluster.idle().await;
+    assert_eq!(cluster.network.ports(), [(port, String::new())]);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn the_network_service_refuses_is_away_or_wires_nothing() {
+    let cluster = Cluster::new(Options::default()).await;
+    cluster.network.set_refusing(true);
+    let refused = cluster.create().await;
+    cluster.idle().await;
+    let message = cluster.server(refused).await.fault.unwrap().message;
+    assert!(message.contains("No more IP addresses"), "{message}");
+    cluster.network.set_refusing(false);
+    clean(&cluster).await;
+
+    cluster
+        .change_settings(|settings| settings.longest_step = Some(Duration::from_millis(300)))
+        .await;
+    cluster.network.set_unwired(true);
+    let unwired = cluster.create().await;
+    cluster.idle().await;
+    let message = cluster.server(unwired).await.fault.unwrap().message;
+    assert!(message.contains("did not wire"), "{message}");
+    cluster.network.set_unwired(false);
+    clean(&cluster).await;
+
+    // Away, even for the undo: nothing is owed to the host for that, and nothing is forgotten.
+    cluster
+        .change_settings(|settings| settings.undo_deadline = Duration::from_millis(50))
+        .await;
+    cluster.network.set_down(true);
+    let waiting = cluster.create().await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(cluster.server(waiting).await.vm_state, VmState::Building);
+    cluster.network.set_down(false);
+    cluster.idle().await;
+    assert_eq!(cluster.server(waiting).await.vm_state, VmState::Error);
+    assert_eq!(cluster.debts().await, []);
+    for server in [refused, unwired, waiting] {
+        cluster.delete(server).await;
+    }
+    cluster.idle().await;
+    clean(&cluster).await;
+    assert_eq!(cluster.network.ports(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_never_over_commit() {
+    // 5 hosts with 30 CPUs: 150 of 200 fit.
+    let cluster = Cluster::new(small(5, 30)).await;
+    let mut servers = Vec::new();
+    for _ in 0..200 {
+        servers.push(cluster.create().await);
+    }
+    cluster.idle().await;
+    let mut active = 0;
+    for server in &servers {
+        let server = cluster.server(*server).await;
+        match server.vm_state {
+            VmState::Active => active += 1,
+            state => {
+                let message = server.fault.unwrap().message;
+                assert_eq!(state, VmState::Error);
+                assert!(message.contains("5 not enough VCPU"), "{message}");
+            }
+        }
+    }
+    assert_eq!(active, 150);
+    clean(&cluster).await;
+    for server in &servers {
+        cluster.delete(*server).await;
+    }
+    cluster.idle().await;
+    clean(&cluster).await;
+    assert_eq!(cluster.network.ports(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_dies_with_50_builds_in_flight_loses_none() {
+    let cluster = Cluster::new(Options::default()).await;
+    for host in &cluster.hosts {
+        let delay = Duration::from_millis(30);
+        host.sim.controls().set_delay(Verb::EnsureGuest, delay);
+    }
+    let mut servers = Vec::new();
+    for _ in 0..50 {
+        servers.push(cluster.create().await);
+    }
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        cluster.kill_worker("w");
+        cluster.start_worker("w").await;
+    }
+    cluster.idle().await;
+    for server in servers {
+        assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    }
+    assert_eq!(cluster.network.ports().len(), 50, "no port twice");
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_down_owes_the_removal_and_pays_first() {
+    let cluster = Cluster::new(small(1, 4)).await;
+    let host = &cluster.hosts[0];
+    let server = cluster.create().await;
+    cluster.idle().await;
+    host.stop();
+    cluster.set_forced_down(host, true).await;
+    cluster.delete(server).await;
+    cluster.idle().await;
+    assert!(cluster.server(server).await.deleted);
+    assert_eq!(cluster.debts().await, [(host.name.clone(), server)]);
+    assert_eq!(host.guests().await, [(server, PowerState::Running)]);
+    assert_eq!(cluster.audit_without_guests().await, Vec::<String>::new());
+    // It comes back, and its hypervisor refuses at first.
+    let refusing = HypervisorError::Rejected("busy".to_owned());
+    host.sim
+        .controls()
+        .fail_next(Verb::EnsureAbsent, refusing, 1);
+    cluster.set_forced_down(host, false).await;
+    cluster.start_host(host);
+    cluster
+        .until("the debt is paid at the second try", async || {
+            cluster.ring(host);
+            cluster.debts().await.is_empty()
+        })
+        .await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_slow_host_ends_with_nothing_left() {
+    let cluster = Cluster::new(small(1, 4)).await;
+    let host = &cluster.hosts[0];
+    host.sim
+        .controls()
+        .set_delay(Verb::EnsureGuest, Duration::from_millis(900));
+    cluster
+        .change_settings(|settings| {
+            settings.longest_step = Some(Duration::from_millis(300));
+            settings.undo_deadline = Duration::from_millis(100);
+        })
+        .await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Error);
+    // The guest appears after everybody gave up; what was asked for later comes later.
+    cluster.paid().await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_guest_that_ignores_its_button_is_switched_off() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let name = cluster.server(server).await.host.unwrap();
+    let host = cluster.host(&name);
+    host.sim.guest_powers_off(server).unwrap();
+    cluster
+        .until("the guest's own doing is seen", async || {
+            cluster.server(server).await.vm_state == VmState::Stopped
+        })
+        .await;
+    cluster.start(server).await;
+    cluster.idle().await;
+    cluster.reboot(server, true).await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn what_the_deletion_cannot_do_at_once_is_tried_again() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let refusing = HypervisorError::Rejected("busy".to_owned());
+    for host in &cluster.hosts {
+        let error = refusing.clone();
+        host.sim.controls().fail_next(Verb::EnsureAbsent, error, 3);
+    }
+    cluster.network.set_down(true);
+    cluster.delete(server).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!cluster.server(server).await.deleted);
+    cluster.network.set_down(false);
+    cluster.idle().await;
+    assert!(cluster.server(server).await.deleted);
+    assert_eq!(cluster.debts().await, []);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn an_undo_that_its_host_refuses_once_is_tried_again() {
+    let cluster = Cluster::new(Options::default()).await;
+    let refusing = HypervisorError::Rejected("busy".to_owned());
+    for host in &cluster.hosts {
+        let error = refusing.clone();
+        host.sim.controls().fail_next(Verb::EnsureAbsent, error, 2);
+    }
+    let failing = Point {
+        flow: "build",
+        step: "spawn",
+        direction: Direction::Do,
+        when: When::After,
+    };
+    cluster.set_faults(Arc::new(Script::new([(failing, Fault::Fail)])));
+    let server = cluster.create().await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Error);
+    assert_eq!(cluster.debts().await, []);
+    clean(&cluster).await;
+}

@@ -1,0 +1,392 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Every step of every registered flow under every fault. All of it on SQLite; on PostgreSQL and MariaDB a sample
+//! chosen by a printed seed (`KILONOVA_TEST_SEED` repeats one, `KILONOVA_TEST_ALL=1` runs everything).
+
+use journal::faults::{Fault, Never, Point, Script, When};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use testkit::{Cluster, Kind, Options};
+use tokio::task::JoinSet;
+use types::agent::Direction;
+use types::{PowerState, ServerId, VmState};
+
+/// Cases that run at once.
+const AT_ONCE: usize = 6;
+/// Cases on each database that is not SQLite.
+const SAMPLE: usize = 24;
+
+/// A way to run a flow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Story {
+    flow: &'static str,
+    hard: bool,
+    /// The step with work for a host.
+    host_step: &'static str,
+    /// The server's state when it ends well.
+    settled: VmState,
+}
+
+/// A flow that is registered and not here makes the matrix red.
+const STORIES: &[Story] = &[
+    story("build", false, "spawn", VmState::Active),
+    story("delete", false, "destroy", VmState::Deleted),
+    story("start", false, "act", VmState::Active),
+    story("stop", false, "act", VmState::Stopped),
+    story("reboot", false, "act", VmState::Active),
+    story("reboot", true, "act", VmState::Active),
+];
+
+const fn story(flow: &'static str, hard: bool, host_step: &'static str, settled: VmState) -> Story {
+    Story {
+        flow,
+        hard,
+        host_step,
+        settled,
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Kinds {
+    /// These faults strike once each.
+    Faults(Vec<(Point, Fault)>),
+    /// The runner stands still at the point while another takes the task over, and goes on afterwards.
+    Stale(Vec<(Point, Fault)>),
+    /// The server is deleted while the runner stands still; the deletion runs in the same worker or in another.
+    Deleted(Point, bool),
+    /// The host's agent is away.
+    Silent,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    story: Story,
+    kind: Kinds,
+}
+
+fn point(story: Story, step: &'static str, direction: Direction, when: When) -> Point {
+    Point {
+        flow: story.flow,
+        step,
+        direction,
+        when,
+    }
+}
+
+/// What can happen at a step in one direction. Repeating it before its effect is nothing.
+const STRIKES: [(When, Fault); 5] = [
+    (When::Before, Fault::Fail),
+    (When::After, Fault::Fail),
+    (When::After, Fault::Repeat),
+    (When::Before, Fault::Crash),
+    (When::After, Fault::Crash),
+];
+
+fn cases(story: Story, steps: &[&'static str]) -> Vec<Case> {
+    let mut kinds = vec![Kinds::Silent];
+    let at = |step, direction, when| point(story, step, direction, when);
+    let last = *steps.last().unwrap();
+    let failing = (at(last, Direction::Do, When::After), Fault::Fail);
+    for &step in steps {
+        for (when, fault) in STRIKES {
+            kinds.push(Kinds::Faults(vec![(at(step, Direction::Do, when), fault)]));
+            if story.flow != "delete" {
+                let undo = (at(step, Direction::Undo, when), fault);
+                kinds.push(Kinds::Faults(vec![failing.clone(), undo]));
+            }
+        }
+        for when in [When::Before, When::After] {
+            let held = at(step, Direction::Do, when);
+            kinds.push(Kinds::Stale(vec![(held.clone(), Fault::Hold)]));
+            if story.flow != "delete" {
+                let undo = (at(step, Direction::Undo, when), Fault::Hold);
+                kinds.push(Kinds::Stale(vec![failing.clone(), undo]));
+                kinds.push(Kinds::Deleted(held.clone(), false));
+                kinds.push(Kinds::Deleted(held, true));
+            }
+        }
+    }
+    kinds.into_iter().map(|kind| Case { story, kind }).collect()
+}
+
+async fn all_cases() -> Vec<Case> {
+    let flows = Cluster::new(Options {
+        hosts: 0,
+        ..Options::default()
+    })
+    .await
+    .flows();
+    let told: BTreeSet<&str> = STORIES.iter().map(|story| story.flow).collect();
+    let registered: BTreeSet<&str> = flows.iter().map(|(name, _)| *name).collect();
+    assert_eq!(told, registered, "every registered flow has its story here");
+    let mut all = Vec::new();
+    for story in STORIES {
+        let (_, steps) = flows.iter().find(|(name, _)| *name == story.flow).unwrap();
+        assert!(steps.contains(&story.host_step), "{story:?}");
+        all.extend(cases(*story, steps));
+    }
+    all
+}
+
+/// Brings a server to where the story begins.
+async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
+    if story.flow == "build" {
+        return None;
+    }
+    let server = cluster.create().await;
+    cluster.idle().await;
+    if story.flow == "start" {
+        cluster.stop(server).await;
+        cluster.idle().await;
+    }
+    Some(server)
+}
+
+async fn begin(cluster: &Cluster, story: Story, server: Option<ServerId>) -> ServerId {
+    let Some(server) = server else {
+        return cluster.create().await;
+    };
+    match story.flow {
+        "delete" => assert!(cluster.delete(server).await),
+        "start" => cluster.start(server).await,
+        "stop" => cluster.stop(server).await,
+        _ => cluster.reboot(server, story.hard).await,
+    }
+    server
+}
+
+async fn carry_out(kind: Kind, case: Case) {
+    let story = case.story;
+    let mut options = Options::default();
+    if matches!(case.kind, Kinds::Silent) {
+        options.hosts = 1;
+    }
+    if matches!(case.kind, Kinds::Deleted(_, true)) {
+        // Held, the first worker has no hand free: another one runs the deletion.
+        options.journal.concurrency = 1;
+    }
+    let cluster = Cluster::on(&kind, options).await;
+    let server = prepare(&cluster, story).await;
+    let server = match case.kind.clone() {
+        Kinds::Faults(faults) => {
+            let script = Arc::new(Script::new(faults));
+            cluster.set_faults(script.clone());
+            let server = begin(&cluster, story, server).await;
+            cluster.idle().await;
+            assert!(script.struck(), "a fault did not strike");
+            server
+        }
+        Kinds::Stale(faults) => {
+            let script = Arc::new(Script::new(faults));
+            cluster.set_faults(script.clone());
+            let server = begin(&cluster, story, server).await;
+            script.all_struck().await;
+            let _stale = cluster.start_worker("w").await;
+            cluster.idle().await;
+            let before = cluster.server(server).await;
+            script.release();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(
+                cluster.server(server).await,
+                before,
+                "the stale runner wrote"
+            );
+            server
+        }
+        Kinds::Deleted(held, by_another) => {
+            let script = Arc::new(Script::new([(held, Fault::Hold)]));
+            cluster.set_faults(script.clone());
+            let server = begin(&cluster, story, server).await;
+            script.all_struck().await;
+            if by_another {
+                cluster.start_worker("other").await;
+            }
+            assert!(cluster.delete(server).await);
+            cluster
+                .until("it is deleted", async || {
+                    cluster.server(server).await.deleted
+                })
+                .await;
+            script.release();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            server
+        }
+        Kinds::Silent => silent(&cluster, story, server).await,
+    };
+    cluster.set_faults(Arc::new(Never));
+    cluster.idle().await;
+    cluster.paid().await;
+    cluster.look_again().await;
+    check(&cluster, &case, server).await;
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+    // Delete always wins, and leaves nothing.
+    cluster.delete(server).await;
+    cluster.idle().await;
+    assert!(cluster.server(server).await.deleted);
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+    assert_eq!(cluster.network.ports(), []);
+}
+
+/// The agent is away for longer than anybody waits, and comes back.
+async fn silent(cluster: &Cluster, story: Story, server: Option<ServerId>) -> ServerId {
+    let host = &cluster.hosts[0];
+    host.stop();
+    cluster
+        .change_settings(|settings| {
+            settings.longest_step = Some(Duration::from_millis(600));
+            settings.undo_deadline = Duration::from_millis(200);
+        })
+        .await;
+    let server = begin(cluster, story, server).await;
+    cluster.idle().await;
+    let owed = match story.flow {
+        "build" | "delete" => vec![(host.name.clone(), server)],
+        _ => Vec::new(),
+    };
+    assert_eq!(cluster.debts().await, owed);
+    assert_eq!(cluster.audit_without_guests().await, Vec::<String>::new());
+    cluster.start_host(host);
+    cluster
+        .change_settings(|settings| settings.longest_step = None)
+        .await;
+    server
+}
+
+/// The state in which the case must end.
+async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
+    let story = case.story;
+    let server = cluster.server(id).await;
+    let fails = |faults: &[(Point, Fault)]| {
+        faults
+            .iter()
+            .any(|(at, fault)| at.direction == Direction::Do && *fault == Fault::Fail)
+    };
+    let unwinds = story.flow != "delete"
+        && match &case.kind {
+            Kinds::Faults(faults) | Kinds::Stale(faults) => fails(faults),
+            Kinds::Deleted(..) => false,
+            Kinds::Silent => true,
+        };
+    let failed = cluster.last_action_failed(id).await;
+    let shown = (server.vm_state, server.power_state, server.host.is_some());
+    if matches!(case.kind, Kinds::Deleted(..)) || story.flow == "delete" {
+        assert!(server.deleted && !failed, "{shown:?}");
+        return;
+    }
+    assert_eq!(failed, unwinds, "the action shows the end");
+    if !unwinds {
+        let power = if story.settled == VmState::Active {
+            PowerState::Running
+        } else {
+            PowerState::Shutdown
+        };
+        assert_eq!(shown, (story.settled, power, true));
+        assert_eq!(server.fault, None);
+        return;
+    }
+    let message = match case.kind {
+        Kinds::Silent => "The host did not answer in time.",
+        _ => "An injected fault.",
+    };
+    assert_eq!(
+        server.fault.map(|fault| fault.message).as_deref(),
+        Some(message)
+    );
+    if story.flow == "build" {
+        assert_eq!(shown, (VmState::Error, PowerState::NoState, false));
+    } else {
+        // It stays as its guest is, and can be used: the audit holds the two together.
+        assert!(
+            matches!(shown.0, VmState::Active | VmState::Stopped),
+            "{shown:?}"
+        );
+    }
+}
+
+/// Runs cases side by side; returns what failed.
+async fn run(kind: &Kind, cases: Vec<Case>) -> Vec<String> {
+    let mut waiting = cases.into_iter();
+    let mut running = JoinSet::new();
+    let mut failed = Vec::new();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some(case) = waiting.next()
+        {
+            let kind = kind.clone();
+            running.spawn_blocking(move || alone(kind, case));
+        }
+        match running.join_next().await {
+            Some(ended) => failed.extend(ended.unwrap()),
+            None => return failed,
+        }
+    }
+}
+
+/// Runs a case on a runtime of its own, whose end is the end of everything the case has started.
+fn alone(kind: Kind, case: Case) -> Option<String> {
+    let name = format!("{case:?}");
+    let run = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(carry_out(kind, case));
+    };
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).err()?;
+    let text = panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    Some(format!("{name}: {}", text.unwrap_or_default()))
+}
+
+/// Some of the cases, chosen by a seed (xorshift64).
+fn sample(mut cases: Vec<Case>, mut seed: u64) -> Vec<Case> {
+    let mut chosen = Vec::new();
+    while chosen.len() < SAMPLE && !cases.is_empty() {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let index = usize::try_from(seed % cases.len() as u64).unwrap();
+        chosen.push(cases.swap_remove(index));
+    }
+    chosen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn every_step_of_every_flow_under_every_fault() {
+    let everywhere = std::env::var("KILONOVA_TEST_ALL").is_ok_and(|all| all == "1");
+    let only = std::env::var("KILONOVA_TEST_CASE").ok();
+    let given = std::env::var("KILONOVA_TEST_SEED").ok();
+    let seed = given.and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed
+        .unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0)
+        .max(1);
+    let mut cases = all_cases().await;
+    if let Some(only) = &only {
+        cases.retain(|case| format!("{case:?}").contains(only.as_str()));
+    }
+    let mut failed = Vec::new();
+    for kind in testkit::kinds() {
+        let chosen = if kind.is_sqlite() || everywhere || only.is_some() {
+            cases.clone()
+        } else {
+            println!("fault matrix: a sample, KILONOVA_TEST_SEED={seed}");
+            sample(cases.clone(), seed)
+        };
+        let (count, start) = (chosen.len(), Instant::now());
+        let wrong = run(&kind, chosen).await;
+        let seconds = start.elapsed().as_secs_f64();
+        println!(
+            "fault matrix: {count} cases on {kind:?}, {} failed, {seconds:.1} s",
+            wrong.len()
+        );
+        failed.extend(wrong);
+    }
+    assert!(
+        failed.is_empty(),
+        "{} cases failed:\n{}",
+        failed.len(),
+        failed.join("\n\n")
+    );
+}

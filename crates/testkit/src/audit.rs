@@ -1,0 +1,234 @@
+//! What must hold whenever nothing is going on.
+
+use crate::cluster::{Cluster, PROJECT};
+use db::instances::Instance;
+use sql::{Error, Tx};
+use std::collections::BTreeMap;
+use types::{PowerState, ProjectId, ServerId, VmState};
+use uuid::Uuid;
+
+impl Cluster {
+    /// Everything that is wrong; empty when all invariants hold. Call when the cluster is idle.
+    pub async fn audit(&self) -> Vec<String> {
+        self.look(true).await
+    }
+
+    /// The same without the guests: while an agent is away its guests are what they are.
+    pub async fn audit_without_guests(&self) -> Vec<String> {
+        self.look(false).await
+    }
+
+    /// Whether the newest action of a server shows an error.
+    pub async fn last_action_failed(&self, server: ServerId) -> bool {
+        let actions: Result<Vec<_>, Error> = self
+            .store
+            .read(move |tx| db::actions::of_server(tx, server))
+            .await;
+        actions
+            .unwrap()
+            .first()
+            .is_some_and(|newest| newest.message.is_some())
+    }
+
+    async fn look(&self, with_guests: bool) -> Vec<String> {
+        let ids = self.created.lock().unwrap().clone();
+        let read = move |tx: &mut Tx<'_>| -> Result<(Vec<Instance>, Vec<String>), Error> {
+            let mut wrong = Vec::new();
+            let mut servers = Vec::new();
+            for id in &ids {
+                let Some(server) = db::instances::find(tx, *id)? else {
+                    wrong.push(format!("{id} has no record"));
+                    continue;
+                };
+                states(&server, &mut wrong);
+                allocations(tx, &server, &mut wrong)?;
+                actions(tx, *id, &mut wrong)?;
+                servers.push(server);
+            }
+            journal(tx, &mut wrong)?;
+            counters(tx, &mut wrong)?;
+            Ok((servers, wrong))
+        };
+        let (servers, mut wrong) = self.store.read(read).await.unwrap();
+        let live: BTreeMap<ServerId, Instance> = servers
+            .into_iter()
+            .filter(|server| !server.deleted)
+            .map(|server| (server.id, server))
+            .collect();
+        self.ports(&live, &mut wrong);
+        if with_guests {
+            self.guests(&live, &mut wrong).await;
+        }
+        if self.hosts.iter().all(crate::Host::runs) {
+            let debts = self.debts().await;
+            wrong.extend(debts.iter().map(|debt| format!("unpaid: {debt:?}")));
+        }
+        wrong
+    }
+
+    fn ports(&self, live: &BTreeMap<ServerId, Instance>, wrong: &mut Vec<String>) {
+        for (port, device) in self.network.ports() {
+            let server = device.parse().ok().and_then(|id: ServerId| live.get(&id));
+            let known =
+                |server: &Instance| server.network_info.iter().any(|one| one.port_id == port);
+            if !device.is_empty() && !server.is_some_and(known) {
+                wrong.push(format!("port {port} of {device}, which does not know it"));
+            }
+        }
+        let ports = self.network.ports();
+        for server in live.values() {
+            for interface in &server.network_info {
+                let its = (interface.port_id.clone(), server.id.to_string());
+                if !ports.contains(&its) {
+                    wrong.push(format!(
+                        "{} shows a port it does not have: {its:?}",
+                        server.id
+                    ));
+                }
+            }
+        }
+    }
+
+    async fn guests(&self, live: &BTreeMap<ServerId, Instance>, wrong: &mut Vec<String>) {
+        let mut found = BTreeMap::new();
+        for host in &self.hosts {
+            for (id, power) in host.guests().await {
+                let server = live.get(&id);
+                if server.and_then(|server| server.host.as_ref()) != Some(&host.name) {
+                    wrong.push(format!("a guest of {id} on {}", host.name));
+                }
+                found.insert(id, power);
+            }
+        }
+        for server in live.values() {
+            let wanted = match server.vm_state {
+                VmState::Active => Some(PowerState::Running),
+                VmState::Stopped => Some(PowerState::Shutdown),
+                _ => None,
+            };
+            let power = found.get(&server.id).copied();
+            if power != wanted || wanted.is_some_and(|power| power != server.power_state) {
+                let shown = (server.vm_state, server.power_state);
+                wrong.push(format!(
+                    "{} shows {shown:?}, its guest is {power:?}",
+                    server.id
+                ));
+            }
+        }
+    }
+}
+
+fn states(server: &Instance, wrong: &mut Vec<String>) {
+    let id = server.id;
+    if server.task_state.is_some() || server.task_id.is_some() {
+        wrong.push(format!(
+            "{id} stays in {:?}, task {:?}",
+            server.task_state, server.task_id
+        ));
+    }
+    if server.deleted {
+        return;
+    }
+    if server.vm_state == VmState::Error && server.fault.is_none() {
+        wrong.push(format!(
+            "{id} is {} with fault {:?}",
+            server.vm_state, server.fault
+        ));
+    }
+    let placed = (
+        server.host.is_some(),
+        server.node.is_some(),
+        server.node_id.is_some(),
+    );
+    if placed.0 != placed.1 || placed.0 != placed.2 {
+        wrong.push(format!("{id} has half a place: {placed:?}"));
+    }
+}
+
+/// A server holds its flavor on its host, and nothing without a host.
+fn allocations(tx: &mut Tx<'_>, server: &Instance, wrong: &mut Vec<String>) -> Result<(), Error> {
+    let held: Vec<(Uuid, String, u64)> = db::placement::allocations_of(tx, server.id.0)?
+        .into_iter()
+        .map(|one| (one.provider, one.resource_class, one.amount))
+        .collect();
+    let mut wanted = Vec::new();
+    if let (Some(node), false) = (server.node_id, server.deleted) {
+        for (class, amount) in server.flavor.resources().by_class() {
+            wanted.push((node.0, class.to_owned(), amount));
+        }
+    }
+    wanted.sort();
+    if held != wanted {
+        wrong.push(format!(
+            "{} holds {held:?} instead of {wanted:?}",
+            server.id
+        ));
+    }
+    let consumes = db::placement::consumer(tx, server.id.0)?.is_some();
+    if consumes == held.is_empty() {
+        wrong.push(format!(
+            "{} is a consumer: {consumes}, holds {held:?}",
+            server.id
+        ));
+    }
+    Ok(())
+}
+
+fn actions(tx: &mut Tx<'_>, server: ServerId, wrong: &mut Vec<String>) -> Result<(), Error> {
+    for action in db::actions::of_server(tx, server)? {
+        for event in db::actions::events(tx, action.id)? {
+            if event.finish_time.is_none() || event.result.is_none() {
+                wrong.push(format!(
+                    "{server}: {} of {} has not ended",
+                    event.event, action.action
+                ));
+            }
+            let failed = event.result.as_deref() == Some("Error");
+            if failed != event.traceback.is_some() {
+                wrong.push(format!("{server}: {event:?} says two things"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn journal(tx: &mut Tx<'_>, wrong: &mut Vec<String>) -> Result<(), Error> {
+    for task in db::tasks::open(tx)? {
+        wrong.push(format!(
+            "task {} of {} is left at {:?}",
+            task.flow, task.server, task.step
+        ));
+    }
+    let work = db::work::count(tx)?;
+    if work > 0 {
+        wrong.push(format!("{work} pieces of host work are left"));
+    }
+    Ok(())
+}
+
+/// Counters are what a recount gives.
+fn counters(tx: &mut Tx<'_>, wrong: &mut Vec<String>) -> Result<(), Error> {
+    let project = ProjectId::from(PROJECT);
+    let (held, counted) = (
+        db::usages::of_project(tx, &project)?,
+        db::usages::recount(tx, &project)?,
+    );
+    if held != counted {
+        wrong.push(format!("the quota counts {held:?}, there is {counted:?}"));
+    }
+    for (provider, inventory) in db::placement::all_inventories(tx)? {
+        let class = &inventory.resource_class;
+        let given: u64 = db::placement::allocations_on(tx, provider)?
+            .iter()
+            .filter(|one| one.resource_class == *class)
+            .map(|one| one.amount)
+            .sum();
+        if given != inventory.used || given > inventory.capacity() {
+            let shown = (inventory.used, inventory.capacity());
+            wrong.push(format!(
+                "{class} of {provider}: {shown:?} shown, {given} given out"
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,487 @@
+//! A whole cloud in one process.
+
+use crate::host::Host;
+use crate::network::{NETWORK, Network};
+use crate::{Kind, TestStore};
+use bus::{Bell, Bus};
+use clients::{ClientError, Images, Networks, ServiceTokens};
+use conductor::Neighbours;
+use conductor::agents::{Agents, ConfigDrives};
+use conductor::view::View;
+use db::accept;
+use db::actions::Requester;
+use db::instances::Instance;
+use journal::faults::{Fault, Faults, Never, Point};
+use journal::{Journal, Outcomes, Settings, Worker};
+use sql::{Store, Tx};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use types::agent::Heartbeat;
+use types::server::{Flavor, WantedInterface, WantedNetworks};
+use types::{PowerState, ServerId, TaskState, Timestamp, VmState};
+
+/// The project of all servers that a cluster makes.
+pub const PROJECT: &str = "demo";
+const USER: &str = "tester";
+const BY: Requester<'static> = Requester {
+    request_id: "req-1",
+    user_id: USER,
+    project_id: PROJECT,
+};
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Hosts, named `host-1` and so on.
+    pub hosts: usize,
+    /// CPUs, MiB and GiB of each.
+    pub size: (u32, u64, u64),
+    /// Times and bounds of the journal.
+    pub journal: Settings,
+}
+
+impl Default for Options {
+    /// Two large hosts; nothing happens by the clock.
+    fn default() -> Self {
+        let journal = Settings {
+            beat: Duration::from_secs(3600),
+            lease: Duration::from_secs(3600),
+            retry: Duration::from_millis(1),
+            undo_deadline: Duration::from_secs(30),
+            ..Settings::default()
+        };
+        Self {
+            hosts: 2,
+            size: (64, 256 * 1024, 10 * 1024),
+            journal,
+        }
+    }
+}
+
+/// Faults that can be exchanged while workers run.
+pub struct Switch(Mutex<Arc<dyn Faults>>);
+
+impl Switch {
+    fn current(&self) -> Arc<dyn Faults> {
+        Arc::clone(&self.0.lock().unwrap())
+    }
+}
+
+#[async_trait::async_trait]
+impl Faults for Switch {
+    fn at(&self, point: &Point) -> Option<Fault> {
+        self.current().at(point)
+    }
+
+    async fn released(&self, point: &Point) {
+        self.current().released(point).await;
+    }
+}
+
+struct Token;
+
+#[async_trait::async_trait]
+impl ServiceTokens for Token {
+    async fn token(&self) -> Result<String, ClientError> {
+        Ok("service".to_owned())
+    }
+}
+
+struct NoDrives;
+
+#[async_trait::async_trait]
+impl ConfigDrives for NoDrives {
+    async fn files(&self, _server: ServerId) -> Result<Vec<(String, String)>, String> {
+        Ok(Vec::new())
+    }
+}
+
+/// A cloud of simulated hosts.
+pub struct Cluster {
+    /// The compute database.
+    pub store: Store,
+    /// The network service.
+    pub network: Arc<Network>,
+    /// The hosts as schedulers see them.
+    pub view: Arc<View>,
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    pub(crate) created: Mutex<Vec<ServerId>>,
+    bus: Bus,
+    outcomes: Outcomes,
+    with: Neighbours,
+    desk: Agents,
+    settings: Mutex<Settings>,
+    faults: Arc<Switch>,
+    workers: Mutex<BTreeMap<String, Worker>>,
+    _database: TestStore,
+    _folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// A running cluster on a database of this kind, with one worker named `w` and all agents up.
+    pub async fn on(kind: &Kind, options: Options) -> Self {
+        let database = kind.database().await;
+        let store = database.store.clone();
+        db::migrate(&store).await.unwrap();
+        let network = Arc::new(Network::default());
+        let view = Arc::new(View::new(store.clone(), Duration::from_secs(3600)));
+        let client = |router| web::client::Client::in_process("a neighbour", router);
+        let with = Neighbours {
+            store: store.clone(),
+            networks: Arc::new(Networks::new(client(network.router()))),
+            // Simulated hosts want no image files.
+            images: Arc::new(Images::new(client(axum::Router::new()))),
+            tokens: Arc::new(Token),
+            view: Arc::clone(&view),
+        };
+        let (bus, outcomes) = (Bus::new(), Outcomes::new(store.clone()));
+        let ratios = db::hosts::Ratios {
+            cpu: 1.0,
+            reserved_memory_mb: 0,
+            ..db::hosts::Ratios::default()
+        };
+        let desk = Agents::new(
+            with.clone(),
+            bus.clone(),
+            outcomes.clone(),
+            Arc::new(NoDrives),
+            ratios,
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = (1..=options.hosts)
+            .map(|number| Host::new(folder.path(), &format!("host-{number}"), options.size))
+            .collect();
+        let cluster = Self {
+            store,
+            network,
+            view,
+            hosts,
+            created: Mutex::default(),
+            bus,
+            outcomes,
+            with,
+            desk,
+            settings: Mutex::new(options.journal),
+            faults: Arc::new(Switch(Mutex::new(Arc::new(Never)))),
+            workers: Mutex::default(),
+            _database: database,
+            _folder: folder,
+        };
+        for host in &cluster.hosts {
+            cluster.start_host(host);
+        }
+        cluster
+            .until("all hosts are up", async || {
+                let hosts = cluster.view.hosts();
+                hosts.len() == cluster.hosts.len() && hosts.iter().all(|host| host.up)
+            })
+            .await;
+        cluster.start_worker("w").await;
+        cluster
+    }
+
+    /// The same on SQLite.
+    pub async fn new(options: Options) -> Self {
+        Self::on(&crate::kinds()[0], options).await
+    }
+
+    /// Waits until something is so.
+    ///
+    /// # Panics
+    /// When it is not so after a minute.
+    pub async fn until(&self, what: &str, mut so: impl AsyncFnMut() -> bool) {
+        let start = Instant::now();
+        while !so().await {
+            if start.elapsed() > PATIENCE {
+                let tasks: Result<Vec<_>, sql::Error> = self.store.read(db::tasks::open).await;
+                panic!("not after a minute: {what}; tasks: {tasks:#?}");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Starts (or starts again) the agent of a host.
+    pub fn start_host(&self, host: &Host) {
+        host.start(self.desk.router());
+    }
+
+    /// Tells a host's agent to look for work.
+    pub fn ring(&self, host: &Host) {
+        self.bus.ring(Bell::Host(host.name.clone()));
+    }
+
+    /// Declares a host down, or takes that back.
+    pub async fn set_forced_down(&self, host: &Host, down: bool) {
+        let name = host.name.clone();
+        let write = move |tx: &mut Tx<'_>| -> Result<(), sql::Error> {
+            for service in db::hosts::services(tx)? {
+                if service.host == name {
+                    db::hosts::set_forced_down(tx, service.uuid, down, Timestamp::now())?;
+                }
+            }
+            Ok(())
+        };
+        self.store.write(write).await.unwrap();
+        self.view.refresh().await.unwrap();
+    }
+
+    /// Starts a journal worker; one that ran under the name is returned, still running.
+    pub async fn start_worker(&self, name: &str) -> Option<Worker> {
+        let settings = self.settings.lock().unwrap().clone();
+        let journal = Journal::new(
+            name,
+            self.store.clone(),
+            self.bus.clone(),
+            self.outcomes.clone(),
+            settings,
+        );
+        let journal = conductor::flows::register(journal, &self.with)
+            .with_faults(Arc::clone(&self.faults) as Arc<dyn Faults>);
+        let worker = journal.start().await.unwrap();
+        self.workers.lock().unwrap().insert(name.to_owned(), worker)
+    }
+
+    /// The flows that workers run, with their steps.
+    pub fn flows(&self) -> Vec<(&'static str, Vec<&'static str>)> {
+        let (store, bus) = (self.store.clone(), self.bus.clone());
+        let journal = Journal::new("", store, bus, self.outcomes.clone(), Settings::default());
+        conductor::flows::register(journal, &self.with)
+            .steps()
+            .to_vec()
+    }
+
+    /// Kills a worker where it stands, as the death of its process would.
+    pub fn kill_worker(&self, name: &str) {
+        self.workers.lock().unwrap().remove(name);
+    }
+
+    /// Starts worker `w` again with other times.
+    pub async fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings.lock().unwrap());
+        drop(self.start_worker("w").await);
+    }
+
+    /// From now on these faults strike.
+    pub fn set_faults(&self, faults: Arc<dyn Faults>) {
+        *self.faults.0.lock().unwrap() = faults;
+    }
+
+    /// Waits until no task is left; workers that crashed are started again.
+    pub async fn idle(&self) {
+        self.until("no task is left", async || {
+            let crashed: Vec<String> = {
+                let workers = self.workers.lock().unwrap();
+                let stopped = workers.iter().filter(|(_, worker)| worker.stopped());
+                stopped.map(|(name, _)| name.clone()).collect()
+            };
+            for name in crashed {
+                self.start_worker(&name).await;
+            }
+            let open: Result<Vec<_>, sql::Error> = self.store.read(db::tasks::open).await;
+            open.unwrap().is_empty()
+        })
+        .await;
+    }
+
+    /// Waits until no host owes anything.
+    pub async fn paid(&self) {
+        self.until("all debts are paid", async || self.debts().await.is_empty())
+            .await;
+    }
+
+    /// Which hosts owe the removal of which servers.
+    pub async fn debts(&self) -> Vec<(types::HostName, ServerId)> {
+        let debts: Result<Vec<_>, sql::Error> = self.store.read(db::work::debts).await;
+        let debts = debts.unwrap().into_iter();
+        debts.map(|(host, server, _)| (host, server)).collect()
+    }
+
+    /// A flavor of one CPU, 512 MiB and 1 GiB.
+    pub fn flavor() -> Flavor {
+        Flavor {
+            id: "1".into(),
+            name: "small".to_owned(),
+            memory_mb: 512,
+            vcpus: 1,
+            root_gb: 1,
+            ephemeral_gb: 0,
+            swap_mb: 0,
+            rxtx_factor: 1.0,
+            extra_specs: BTreeMap::new(),
+        }
+    }
+
+    /// Accepts a server on the network, as the API would.
+    pub async fn create(&self) -> ServerId {
+        self.create_with(|_| {}).await
+    }
+
+    /// The same, changed before it is accepted.
+    pub async fn create_with(&self, change: impl FnOnce(&mut Instance)) -> ServerId {
+        let mut instance = new_instance();
+        change(&mut instance);
+        let id = instance.id;
+        self.created.lock().unwrap().push(id);
+        let write = move |tx: &mut Tx<'_>| accept::create(tx, &instance, BY);
+        let accepted: Result<i64, sql::Error> = self.store.write(write).await;
+        accepted.unwrap();
+        self.bus.ring(Bell::Tasks);
+        id
+    }
+
+    /// Accepts the deletion of a server; `false` when there is none any more.
+    pub async fn delete(&self, server: ServerId) -> bool {
+        let write = move |tx: &mut Tx<'_>| accept::delete(tx, server, BY, Timestamp::now());
+        let accepted: Result<bool, sql::Error> = self.store.write(write).await;
+        self.bus.ring(Bell::Tasks);
+        accepted.unwrap()
+    }
+
+    /// Accepts a start.
+    pub async fn start(&self, server: ServerId) {
+        self.act(server, TaskState::PoweringOn, accept::START, "start", false)
+            .await;
+    }
+
+    /// Accepts a stop.
+    pub async fn stop(&self, server: ServerId) {
+        self.act(server, TaskState::PoweringOff, accept::STOP, "stop", false)
+            .await;
+    }
+
+    /// Accepts a reboot.
+    pub async fn reboot(&self, server: ServerId, hard: bool) {
+        let state = if hard {
+            TaskState::RebootingHard
+        } else {
+            TaskState::Rebooting
+        };
+        self.act(server, state, accept::REBOOT, "reboot", hard)
+            .await;
+    }
+
+    async fn act(
+        &self,
+        server: ServerId,
+        task_state: TaskState,
+        flow: &'static str,
+        action: &'static str,
+        hard: bool,
+    ) {
+        let write = move |tx: &mut Tx<'_>| -> Result<bool, sql::Error> {
+            let instance = db::instances::get(tx, server)?.expect("the server is there");
+            let start = accept::Start {
+                flow,
+                state: serde_json::json!({ "hard": hard }),
+                action,
+                by: BY,
+            };
+            let now = Timestamp::now();
+            accept::action(tx, server, instance.generation, task_state, &start, now)
+        };
+        assert!(self.store.write(write).await.unwrap());
+        self.bus.ring(Bell::Tasks);
+    }
+
+    /// A server, gone ones included.
+    pub async fn server(&self, server: ServerId) -> Instance {
+        let found: Result<_, sql::Error> = self
+            .store
+            .read(move |tx| db::instances::find(tx, server))
+            .await;
+        found.unwrap().expect("the server was made")
+    }
+
+    /// The host of this name.
+    pub fn host(&self, name: &types::HostName) -> &Host {
+        self.hosts
+            .iter()
+            .find(|host| host.name == *name)
+            .expect("a host of the cluster")
+    }
+
+    /// Every running agent says what its guests do now, as it does on their events.
+    pub async fn look_again(&self) {
+        let client = web::client::Client::in_process("the conductor", self.desk.router());
+        for host in self.hosts.iter().filter(|host| host.runs()) {
+            let guests = host.guests().await;
+            let beat = Heartbeat {
+                host: host.name.clone(),
+                node: types::NodeId::random(),
+                incarnation: 0,
+                facts: None,
+                guests: guests
+                    .into_iter()
+                    .map(|(server, power)| conductor::agents::seen(server, power))
+                    .collect(),
+                complete: false,
+            };
+            let body = serde_json::to_value(&beat).unwrap();
+            let path = format!("/agent/{}/heartbeat", host.name);
+            let headers = http::HeaderMap::new();
+            let answer = client
+                .call(http::Method::POST, &path, headers, Some(&body))
+                .await
+                .unwrap();
+            assert!(answer.status.is_success());
+        }
+    }
+}
+
+fn new_instance() -> Instance {
+    Instance {
+        number: 0,
+        id: ServerId::random(),
+        project_id: PROJECT.into(),
+        user_id: USER.into(),
+        display_name: "server".to_owned(),
+        description: None,
+        hostname: "server".to_owned(),
+        vm_state: VmState::Building,
+        task_state: Some(TaskState::Scheduling),
+        power_state: PowerState::NoState,
+        generation: 0,
+        task_id: None,
+        host: None,
+        node: None,
+        node_id: None,
+        availability_zone: None,
+        pinned_zone: None,
+        launched_on: None,
+        flavor: Cluster::flavor(),
+        image: None,
+        key_name: None,
+        key_data: None,
+        user_data: None,
+        config_drive: false,
+        access_ip_v4: None,
+        access_ip_v6: None,
+        metadata: BTreeMap::new(),
+        networks: WantedNetworks::These(vec![WantedInterface::Network {
+            network_id: NETWORK.to_owned(),
+            fixed_ip: None,
+            tag: None,
+        }]),
+        network_info: Vec::new(),
+        security_groups: Vec::new(),
+        scheduler_hints: serde_json::json!({}),
+        admin_pass: None,
+        locked: false,
+        locked_by: None,
+        locked_reason: None,
+        reservation_id: "r-00000001".to_owned(),
+        launch_index: 0,
+        root_device_name: Some("/dev/vda".to_owned()),
+        progress: 0,
+        fault: None,
+        created_at: Timestamp::now(),
+        updated_at: None,
+        launched_at: None,
+        terminated_at: None,
+        deleted: false,
+    }
+}

@@ -1,0 +1,87 @@
+//! One simulated host: a hypervisor that stays, and an agent that can be stopped and started.
+
+use compute::{Agent, Ledger, Settings};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use types::{HostName, NodeId, ServerId};
+use virt::Hypervisor;
+use virt::sim::{Sim, SimConfig};
+
+/// A simulated host.
+pub struct Host {
+    /// Its name.
+    pub name: HostName,
+    /// Its hypervisor, with [`Sim::controls`] to disturb it.
+    pub sim: Arc<Sim>,
+    node: NodeId,
+    ledger: PathBuf,
+    agent: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Host {
+    pub(crate) fn new(folder: &Path, name: &str, size: (u32, u64, u64)) -> Self {
+        let config = SimConfig {
+            vcpus: size.0,
+            memory_mib: size.1,
+            disk_gib: size.2,
+            ..SimConfig::large(folder.join(name), name)
+        };
+        Self {
+            name: name.into(),
+            sim: Sim::open(config).unwrap(),
+            node: NodeId::random(),
+            ledger: folder.join(format!("{name}.ledger")),
+            agent: Mutex::default(),
+        }
+    }
+
+    /// Starts the agent anew, as a process that finds its ledger.
+    pub fn start(&self, desk: axum::Router) {
+        self.stop();
+        let settings = Settings {
+            host: self.name.clone(),
+            node: self.node,
+            host_ip: "127.0.0.1".to_owned(),
+            beat: Duration::from_secs(3600),
+        };
+        let agent = Agent::new(
+            settings,
+            Arc::clone(&self.sim) as Arc<dyn Hypervisor>,
+            None,
+            Ledger::open(&self.ledger).unwrap(),
+            web::client::Client::in_process("the conductor", desk),
+        );
+        let running = tokio::spawn(agent.run(CancellationToken::new()));
+        *self.agent.lock().unwrap() = Some(running);
+    }
+
+    /// Stops the agent; its guests stay.
+    pub fn stop(&self) {
+        if let Some(agent) = self.agent.lock().unwrap().take() {
+            agent.abort();
+        }
+    }
+
+    /// Whether the agent runs.
+    pub fn runs(&self) -> bool {
+        self.agent.lock().unwrap().is_some()
+    }
+
+    /// The guests on the host, with their power states.
+    pub async fn guests(&self) -> Vec<(ServerId, types::PowerState)> {
+        let guests = self.sim.guests().await.unwrap();
+        guests
+            .into_iter()
+            .map(|guest| (guest.id, guest.power))
+            .collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
