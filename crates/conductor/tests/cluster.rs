@@ -38,10 +38,31 @@ async fn no_valid_host_says_how_many_failed_for_which_reason() {
         message.starts_with("No valid host was found. 3 hosts considered: "),
         "{message}"
     );
-    for reason in ["2 not enough VCPU", "1 down"] {
+    for reason in ["2 without enough vCPUs (need 2)", "1 down"] {
         assert!(message.contains(reason), "{message}");
     }
     assert_eq!(cluster.server(fits).await.vm_state, VmState::Active);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_view_that_is_behind_is_renewed_when_the_claim_fails() {
+    let cluster = Cluster::new(small(2, 2)).await;
+    cluster.take_all(&cluster.hosts[0]).await;
+    let fits = [cluster.create().await, cluster.create().await];
+    cluster.idle().await;
+    for server in fits {
+        let server = cluster.server(server).await;
+        assert_eq!(server.host, Some("host-2".into()));
+    }
+    let cluster = Cluster::new(small(1, 1)).await;
+    cluster.take_all(&cluster.hosts[0]).await;
+    let start = std::time::Instant::now();
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let message = cluster.server(server).await.fault.unwrap().message;
+    assert!(message.starts_with("No valid host was found"), "{message}");
+    assert!(start.elapsed() < Duration::from_secs(20), "at once");
     clean(&cluster).await;
 }
 
@@ -198,7 +219,7 @@ async fn claims_never_over_commit() {
             state => {
                 let message = server.fault.unwrap().message;
                 assert_eq!(state, VmState::Error);
-                assert!(message.contains("5 not enough VCPU"), "{message}");
+                assert!(message.contains("5 without enough vCPUs"), "{message}");
             }
         }
     }

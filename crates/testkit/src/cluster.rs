@@ -176,8 +176,9 @@ impl Cluster {
         }
         cluster
             .until("all hosts are up", async || {
-                let hosts = cluster.view.hosts();
-                hosts.len() == cluster.hosts.len() && hosts.iter().all(|host| host.up)
+                cluster.view.refresh().await.unwrap();
+                let mut hosts = cluster.hosts.iter();
+                hosts.all(|host| cluster.view.is_up(&host.name))
             })
             .await;
         cluster.start_worker("w").await;
@@ -207,6 +208,30 @@ impl Cluster {
     /// Starts (or starts again) the agent of a host.
     pub fn start_host(&self, host: &Host) {
         host.start(self.desk.router());
+    }
+
+    /// Takes all vCPUs of a host behind the back of everybody's view, as another scheduler would.
+    pub async fn take_all(&self, host: &Host) {
+        let name = host.name.clone();
+        let write = move |tx: &mut Tx<'_>| -> Result<(), sql::Error> {
+            for node in db::hosts::nodes(tx)? {
+                let left = db::placement::inventories(tx, node.uuid.0)?
+                    .into_iter()
+                    .find(|inventory| inventory.resource_class == "VCPU")
+                    .map_or(0, |inventory| inventory.capacity() - inventory.used);
+                let wanted = types::server::Resources {
+                    vcpus: left,
+                    ..types::server::Resources::default()
+                };
+                if node.host == name {
+                    let other = ServerId::random();
+                    let now = Timestamp::now();
+                    db::placement::claim(tx, other, ("p", "u"), node.uuid, &wanted, now)?;
+                }
+            }
+            Ok(())
+        };
+        self.store.write(write).await.unwrap();
     }
 
     /// Tells a host's agent to look for work.

@@ -99,6 +99,10 @@ impl Build {
     async fn choose_host(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let instance = self.instance(cx).await?;
         let request = self.request(&instance, state).await?;
+        if !state.candidates.is_empty() {
+            // An earlier choice could not be claimed: the view is behind.
+            self.with.view.refresh().await?;
+        }
         let mut chosen = self.with.view.choose(&request);
         if chosen.is_err() {
             // The view may be behind.
