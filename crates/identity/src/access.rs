@@ -161,13 +161,7 @@ pub fn scopes(
         match grant.scope_kind.as_str() {
             "project" => drop(projects.insert(grant.scope_id)),
             "domain" if grant.inherited => {
-                let rows = tx.query(
-                    "SELECT id FROM identity_projects WHERE domain_id = ?",
-                    &[(&grant.scope_id).into()],
-                )?;
-                for row in rows {
-                    projects.insert(row.get(0)?);
-                }
+                projects.extend(rows::projects_of(tx, &grant.scope_id)?);
             }
             "domain" => drop(domains.insert(grant.scope_id)),
             _ => system = true,

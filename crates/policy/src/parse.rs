@@ -137,10 +137,9 @@ fn atom_text<'i>(input: &mut &'i str) -> Parsed<&'i str> {
 
 /// Splits `kind:wanted`; a quoted kind may hold a colon.
 fn split_kind(word: &str) -> Option<(&str, &str)> {
-    let from = if word.starts_with('\'') {
-        word[1..].find('\'')? + 2
-    } else {
-        0
+    let from = match word.strip_prefix('\'') {
+        Some(quoted) => quoted.find('\'')? + 2,
+        None => 0,
     };
     let at = from + word[from..].find(':')?;
     let (kind, wanted) = (&word[..at], &word[at + 1..]);

@@ -125,6 +125,17 @@ pub fn project_by_name(
         .transpose()
 }
 
+/// Ids of a domain's projects.
+pub fn projects_of(tx: &mut Tx<'_>, domain_id: &str) -> Result<Vec<String>, Error> {
+    tx.query(
+        "SELECT id FROM identity_projects WHERE domain_id = ?",
+        &[domain_id.into()],
+    )?
+    .iter()
+    .map(|row| row.get(0))
+    .collect()
+}
+
 /// A domain.
 pub fn domain(tx: &mut Tx<'_>, domain: &Named) -> Result<Option<Place>, Error> {
     let (condition, of) = match domain {

@@ -18,8 +18,8 @@ const ROOMS: &[(&str, Uses)] = &[
     ("sql", Uses::Only(&["types"])),
     ("web", Uses::Only(&["types", "policy"])),
     ("db", Uses::Only(&["types", "sql"])),
-    ("journal", Uses::Only(&["types", "sql", "db"])),
     ("bus", Uses::Only(&["types"])),
+    ("journal", Uses::Only(&["types", "sql", "db", "bus"])),
     ("clients", Uses::Only(&["types", "web"])),
     ("virt", Uses::Only(&["types"])),
     ("scheduler", Uses::Only(&["types", "sql", "db", "clients"])),
@@ -32,14 +32,15 @@ const ROOMS: &[(&str, Uses)] = &[
     (
         "conductor",
         Uses::Only(&[
-            "metadata",
             "types",
             "sql",
+            "web",
             "db",
             "journal",
             "bus",
             "clients",
             "scheduler",
+            "metadata",
         ]),
     ),
     (
@@ -51,7 +52,7 @@ const ROOMS: &[(&str, Uses)] = &[
     (
         "edge",
         Uses::Only(&[
-            "metadata", "types", "sql", "db", "bus", "clients", "web", "api",
+            "types", "sql", "web", "db", "bus", "clients", "metadata", "api",
         ]),
     ),
     (
