@@ -204,57 +204,61 @@ async fn the_network_service_refuses_is_away_or_wires_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_never_over_commit() {
-    // 5 hosts with 30 CPUs: 150 of 200 fit.
-    let cluster = Cluster::new(small(5, 30)).await;
-    let mut servers = Vec::new();
-    for _ in 0..200 {
-        servers.push(cluster.create().await);
-    }
-    cluster.idle().await;
-    let mut active = 0;
-    for server in &servers {
-        let server = cluster.server(*server).await;
-        match server.vm_state {
-            VmState::Active => active += 1,
-            state => {
-                let message = server.fault.unwrap().message;
-                assert_eq!(state, VmState::Error);
-                assert!(message.contains("5 without enough vCPUs"), "{message}");
+    for kind in testkit::kinds() {
+        // 5 hosts with 30 CPUs: 150 of 200 fit.
+        let cluster = Cluster::on(&kind, small(5, 30)).await;
+        let mut servers = Vec::new();
+        for _ in 0..200 {
+            servers.push(cluster.create().await);
+        }
+        cluster.idle().await;
+        let mut active = 0;
+        for server in &servers {
+            let server = cluster.server(*server).await;
+            match server.vm_state {
+                VmState::Active => active += 1,
+                state => {
+                    let message = server.fault.unwrap().message;
+                    assert_eq!(state, VmState::Error);
+                    assert!(message.contains("5 without enough vCPUs"), "{message}");
+                }
             }
         }
+        assert_eq!(active, 150);
+        clean(&cluster).await;
+        for server in &servers {
+            cluster.delete(*server).await;
+        }
+        cluster.idle().await;
+        clean(&cluster).await;
+        assert_eq!(cluster.network.ports(), []);
     }
-    assert_eq!(active, 150);
-    clean(&cluster).await;
-    for server in &servers {
-        cluster.delete(*server).await;
-    }
-    cluster.idle().await;
-    clean(&cluster).await;
-    assert_eq!(cluster.network.ports(), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_dies_with_50_builds_in_flight_loses_none() {
-    let cluster = Cluster::new(Options::default()).await;
-    for host in &cluster.hosts {
-        let delay = Duration::from_millis(30);
-        host.sim.controls().set_delay(Verb::EnsureGuest, delay);
+    for kind in testkit::kinds() {
+        let cluster = Cluster::on(&kind, Options::default()).await;
+        for host in &cluster.hosts {
+            let delay = Duration::from_millis(30);
+            host.sim.controls().set_delay(Verb::EnsureGuest, delay);
+        }
+        let mut servers = Vec::new();
+        for _ in 0..50 {
+            servers.push(cluster.create().await);
+        }
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            cluster.kill_worker("w");
+            cluster.start_worker("w").await;
+        }
+        cluster.idle().await;
+        for server in servers {
+            assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+        }
+        assert_eq!(cluster.network.ports().len(), 50, "no port twice");
+        clean(&cluster).await;
     }
-    let mut servers = Vec::new();
-    for _ in 0..50 {
-        servers.push(cluster.create().await);
-    }
-    for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(15)).await;
-        cluster.kill_worker("w");
-        cluster.start_worker("w").await;
-    }
-    cluster.idle().await;
-    for server in servers {
-        assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
-    }
-    assert_eq!(cluster.network.ports().len(), 50, "no port twice");
-    clean(&cluster).await;
 }
 
 #[tokio::test]
