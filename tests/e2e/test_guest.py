@@ -227,7 +227,7 @@ def test_04_a_guest_cannot_pose_as_another(guest):
 
 def test_05_the_guest_reaches_the_host_side(guest, admin_sdk):
     """Name service and the way out are there: the gateway answers."""
-    assert " 0% packet loss" in guest.run("ping -c 2 -W 5 10.41.0.1")
+    assert " 0% packet loss" in guest.run("sudo ping -c 2 -W 5 10.41.0.1")
     assert guest.run("grep -c nameserver /etc/resolv.conf || true").isdigit()
 
 
@@ -311,7 +311,7 @@ def test_10_config_drive(demo, demo_sdk, image, key, tmp_path):
     made.wait_ssh()
     assert made.run("hostname") == "drive"
     assert made.run("sudo cat /root/marker") == "user-data ran as root"
-    made.run("sudo mkdir -p /mnt/d && sudo mount -o ro $(blkid -L config-2) /mnt/d")
+    made.run("sudo mkdir -p /mnt/d && sudo mount -o ro $(sudo findfs LABEL=config-2) /mnt/d")
     document = json.loads(made.run("cat /mnt/d/openstack/latest/meta_data.json"))
     assert document["uuid"] == made.id and document["meta"] == {"a": "b"}
     assert document["admin_pass"] == answer["adminPass"]
@@ -341,7 +341,7 @@ def test_11_two_tenants_with_the_same_range(admin, demo, demo_sdk, image, key):
     mine, theirs = guests
     inside = {made.name: made.run("ip -o -4 addr show eth0 | awk '{ print $4 }' | cut -d/ -f1") for made in guests}
     if inside["mine"] != inside["theirs"]:
-        done = ssh(key, mine.address, f"ping -c 2 -W 2 {inside['theirs']}")
+        done = ssh(key, mine.address, f"sudo ping -c 2 -W 2 {inside['theirs']}")
         assert done.returncode != 0, "a guest of another tenant answered"
     macs = {made.name: next(iter(made.sdk.network.ports(device_id=made.id))).mac_address for made in guests}
     seen = mine.run("ip neigh; true")

@@ -216,6 +216,24 @@ impl Networks {
         Ok(subnets.iter().map(subnet).collect())
     }
 
+    /// All floating addresses that lead to a port: `(fixed address, floating address, port)`. For administrators.
+    pub async fn all_floating_ips(
+        &self,
+        token: &str,
+    ) -> Result<Vec<(String, String, String)>, ClientError> {
+        let found = self.list(token, "/v2.0/floatingips", "floatingips").await?;
+        let led = found.iter().filter(|ip| ip["port_id"].is_string());
+        Ok(led
+            .map(|ip| {
+                (
+                    text(ip, "fixed_ip_address"),
+                    text(ip, "floating_ip_address"),
+                    text(ip, "port_id"),
+                )
+            })
+            .collect())
+    }
+
     /// The floating addresses of a server's ports: `(fixed address, floating address, port)`.
     pub async fn floating_ips(
         &self,

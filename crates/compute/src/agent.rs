@@ -380,6 +380,31 @@ impl Agent {
         }
     }
 
+    /// Says for the first time what the host is and holds, until a conductor has taken it. Afterwards the host is known
+    /// and the servers on it show what their guests do.
+    pub async fn introduce(&self) {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let facts = self.facts().await;
+            let beat = Heartbeat {
+                host: self.settings.host.clone(),
+                node: self.settings.node,
+                incarnation: self.incarnation,
+                complete: facts.healthy,
+                guests: self.all_guests().await,
+                facts: Some(facts),
+            };
+            match self.post("heartbeat", &beat).await {
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(host = %self.settings.host, %error, "no conductor knows this host yet");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
     async fn beat_loop(self: Arc<Self>) {
         let mut events = self.hypervisor.events();
         let mut known: Option<HostFacts> = None;

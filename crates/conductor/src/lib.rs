@@ -3,6 +3,7 @@
 //! `flows/` holds one file per flow: read `flows/build.rs` to follow a server from its acceptance to its first
 //! second. `agents` is the conductors' side of the agent protocol. `view` keeps what schedulers decide from.
 
+pub mod addresses;
 pub mod agents;
 pub mod flows;
 mod neighbours;

@@ -506,9 +506,13 @@ pub fn on_host(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Instance>, Error>
         .collect()
 }
 
-/// The network interface info of servers that are not deleted, by a port's id.
-pub fn with_port(tx: &mut Tx<'_>, server: ServerId) -> Result<Option<Vec<Interface>>, Error> {
-    Ok(get(tx, server)?.map(|instance| instance.network_info))
+/// The servers that have interfaces, with them.
+pub fn with_interfaces(tx: &mut Tx<'_>) -> Result<Vec<(ServerId, Vec<Interface>)>, Error> {
+    let sql = "SELECT uuid, network_info FROM instances WHERE deleted = 0 AND network_info <> '[]'";
+    let rows = tx.query(sql, &[])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, document(&row.get::<String>(1)?)?)))
+        .collect()
 }
 
 /// Writes the fields that their owner may edit (`PUT /servers/{id}`, metadata, lock).

@@ -9,6 +9,7 @@ use crate::serving::Serving;
 use anyhow::{Context, Result};
 use bus::Bus;
 use clients::{Images, Networks, ServiceTokens};
+use conductor::addresses::Addresses;
 use conductor::agents::{Agents, ConfigDrives};
 use conductor::flows::build::Build;
 use conductor::flows::delete::Delete;
@@ -29,6 +30,9 @@ use web::client::Client;
 
 /// A service that did not beat for this long is down (Nova's `service_down_time`).
 const DOWN_AFTER: Duration = Duration::from_secs(60);
+
+/// How long changes of the network service gather before servers' addresses are renewed.
+const ADDRESS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs the cloud until a signal.
 pub(crate) async fn up(up: Up) -> Result<()> {
@@ -165,6 +169,11 @@ impl Cloud {
             tokens: Arc::clone(&self.tokens),
             view,
         };
+        tokio::spawn(follow_addresses(
+            with.clone(),
+            self.network.changes(),
+            serving.stop.clone(),
+        ));
         let outcomes = Outcomes::new(self.store.clone());
         let drives = Arc::new(Drives {
             store: self.store.clone(),
@@ -290,6 +299,27 @@ impl Cloud {
             self.image.register_file(registration, file.path()).await?;
         }
         Ok(())
+    }
+}
+
+/// Writes floating addresses to the servers whenever the network service has changed something; many changes at once
+/// are one renewal.
+async fn follow_addresses(
+    with: Neighbours,
+    mut changes: tokio::sync::watch::Receiver<u64>,
+    stop: CancellationToken,
+) {
+    let mut addresses = Addresses::default();
+    loop {
+        if let Err(error) = addresses.renew(&with).await {
+            tracing::warn!(%error, "floating addresses of servers are not renewed");
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+        tokio::time::sleep(ADDRESS_PAUSE).await;
+        changes.mark_unchanged();
     }
 }
 

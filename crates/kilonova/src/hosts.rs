@@ -36,7 +36,7 @@ impl Hosts {
         match up.hypervisor {
             Hypervisor::Sim => {
                 for number in 1..=up.hosts.max(1) {
-                    simulated(home, number, socket, stop)?;
+                    simulated(home, number, socket, stop).await?;
                 }
                 Ok(Self {
                     daemon: None,
@@ -62,11 +62,17 @@ impl Hosts {
     }
 }
 
-fn simulated(home: &Home, number: u16, socket: &Path, stop: &CancellationToken) -> Result<()> {
+async fn simulated(
+    home: &Home,
+    number: u16,
+    socket: &Path,
+    stop: &CancellationToken,
+) -> Result<()> {
     let name = format!("sim-host-{number}");
     let folder = home.path.join("sim").join(&name);
     let hypervisor = Sim::open(SimConfig::large(folder.join("guests"), &name))?;
     let agent = agent(&folder, &name, hypervisor, None, socket)?;
+    agent.introduce().await;
     tokio::spawn(agent.run(stop.clone()));
     let source = Arc::new(HttpSource::new(Endpoint::Unix(socket.to_owned()), &name));
     tokio::spawn(network_agent::sim::Agent::run(
@@ -106,6 +112,7 @@ async fn real(
         Some(images),
         socket,
     )?;
+    agent.introduce().await;
     tokio::spawn(agent.run(stop.clone()));
     let config = network_config(home, up, &name, metadata_secret)?;
     let source = Arc::new(HttpSource::new(Endpoint::Unix(socket.to_owned()), &name));

@@ -107,6 +107,11 @@ impl Service {
         self.inner.events.subscribe()
     }
 
+    /// Counts the changes of what the service knows, from now on.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.revision.subscribe()
+    }
+
     pub(crate) fn context(&self, caller: Arc<Caller>) -> Context {
         Context {
             caller,

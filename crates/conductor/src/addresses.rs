@@ -1,0 +1,128 @@
+//! Keeps the floating addresses that servers show as the network service has them.
+//!
+//! Lists of servers show addresses without asking the network service; what is kept with the servers follows its
+//! changes here (Nova's `_heal_instance_info_cache` and its `network-changed` events).
+
+use crate::neighbours::Neighbours;
+use clients::ClientError;
+use db::instances::{self, Address, Interface};
+
+/// `(fixed address, floating address, port)`.
+type Floating = (String, String, String);
+
+/// Why the addresses could not be renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The network or identity service.
+    #[error(transparent)]
+    Neighbour(#[from] ClientError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] sql::Error),
+}
+
+/// What was seen last, so that nothing is read when nothing changed.
+#[derive(Default)]
+pub struct Addresses {
+    seen: Option<Vec<Floating>>,
+}
+
+impl Addresses {
+    /// Asks for all floating addresses and, when they changed, writes them to the servers they lead to. Returns how
+    /// many servers changed.
+    ///
+    /// # Errors
+    /// A neighbour or the database does not answer; call again later.
+    pub async fn renew(&mut self, with: &Neighbours) -> Result<usize, Error> {
+        let token = with.tokens.token().await?;
+        let mut floating = with.networks.all_floating_ips(&token).await?;
+        floating.sort();
+        if self.seen.as_ref() == Some(&floating) {
+            return Ok(0);
+        }
+        let wanted = floating.clone();
+        let changed = with.store.write(move |tx| -> Result<usize, sql::Error> {
+            let mut changed = 0;
+            for (server, mut interfaces) in instances::with_interfaces(tx)? {
+                if lead(&mut interfaces, &wanted) {
+                    instances::set_network_info(tx, server, &interfaces)?;
+                    changed += 1;
+                }
+            }
+            Ok(changed)
+        });
+        let changed = changed.await?;
+        self.seen = Some(floating);
+        Ok(changed)
+    }
+}
+
+/// Gives the interfaces the floating addresses that lead to them, each behind its fixed one. `true`: something changed.
+fn lead(interfaces: &mut [Interface], floating: &[Floating]) -> bool {
+    let mut changed = false;
+    for interface in interfaces {
+        let fixed = interface
+            .addresses
+            .iter()
+            .filter(|address| address.kind == "fixed");
+        let mut addresses = Vec::new();
+        for address in fixed {
+            addresses.push(address.clone());
+            let leads = |(to, _, port): &&Floating| *port == interface.port_id && *to == address.ip;
+            addresses.extend(floating.iter().filter(leads).map(|(_, ip, _)| Address {
+                ip: ip.clone(),
+                version: 4,
+                kind: "floating".to_owned(),
+            }));
+        }
+        if addresses != interface.addresses {
+            interface.addresses = addresses;
+            changed = true;
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(ip: &str, kind: &str) -> Address {
+        Address {
+            ip: ip.to_owned(),
+            version: 4,
+            kind: kind.to_owned(),
+        }
+    }
+
+    #[test]
+    fn floating_addresses_come_and_go() {
+        let interface = Interface {
+            port_id: "p1".to_owned(),
+            network_id: "n".to_owned(),
+            network_name: "net".to_owned(),
+            mac: "fa:16:3e:00:00:01".to_owned(),
+            mtu: 1500,
+            addresses: vec![address("10.0.0.5", "fixed")],
+            preexisting: false,
+            tag: None,
+        };
+        let mut interfaces = [interface];
+        let led = [(
+            "10.0.0.5".to_owned(),
+            "172.24.4.9".to_owned(),
+            "p1".to_owned(),
+        )];
+        assert!(lead(&mut interfaces, &led));
+        assert_eq!(
+            interfaces[0].addresses,
+            [
+                address("10.0.0.5", "fixed"),
+                address("172.24.4.9", "floating")
+            ]
+        );
+        assert!(!lead(&mut interfaces, &led));
+        assert!(lead(&mut interfaces, &[]));
+        assert_eq!(interfaces[0].addresses, [address("10.0.0.5", "fixed")]);
+    }
+}
