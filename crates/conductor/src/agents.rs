@@ -78,6 +78,9 @@ pub struct Agents {
     inner: Arc<Inner>,
 }
 
+/// The answer to a short question, or why there is none.
+type Reply = Result<String, (FailureKind, String)>;
+
 struct Inner {
     with: Neighbours,
     bus: Bus,
@@ -85,7 +88,7 @@ struct Inner {
     drives: Arc<dyn ConfigDrives>,
     ratios: Ratios,
     desks: Mutex<HashMap<HostName, Desk>>,
-    answers: Mutex<HashMap<u64, oneshot::Sender<Result<String, (FailureKind, String)>>>>,
+    answers: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
     next_question: AtomicU64,
 }
 

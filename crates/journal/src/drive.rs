@@ -82,7 +82,7 @@ pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task
     };
     let mut tries = 0;
     loop {
-        let reason = match run.to_the_end().await {
+        let reason = match run.go_on().await {
             Ok(()) => return Ran::Ended,
             Err(Trouble::Crash) => return Ran::Crashed,
             Err(Trouble::Step(StepError::Fenced)) => return Ran::Fenced,
@@ -116,7 +116,7 @@ impl<F: Flow> Run<F> {
         Ok(true)
     }
 
-    async fn to_the_end(&mut self) -> Result<(), Trouble> {
+    async fn go_on(&mut self) -> Result<(), Trouble> {
         if self.task.step.is_none() {
             let Some(&first) = F::Step::ALL.first() else {
                 return Ok(());
