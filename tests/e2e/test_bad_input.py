@@ -199,6 +199,7 @@ def test_full_subnet(demo_sdk, parts):
         network_id=network.id,
         ip_version=4,
         cidr="10.34.0.0/29",
+        is_dhcp_enabled=False,
         allocation_pools=[{"start": "10.34.0.2", "end": "10.34.0.2"}],
     )
     taken = demo_sdk.network.create_port(network_id=network.id)

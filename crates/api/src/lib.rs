@@ -32,9 +32,6 @@ use std::sync::Arc;
 use tower_http::compression::CompressionLayer;
 use web::auth::TokenValidator;
 
-/// How often the network service is asked for a server's floating addresses while somebody looks at the server.
-const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
-
 /// Settings of the API.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -109,8 +106,6 @@ pub struct Inner {
     deps: Deps,
     policy: Enforcer,
     table: route::Table,
-    /// Servers whose floating addresses were looked up a moment ago.
-    looked_at: moka::sync::Cache<types::ServerId, ()>,
 }
 
 /// The Compute API.
@@ -141,10 +136,6 @@ impl Service {
                 deps,
                 policy,
                 table,
-                looked_at: moka::sync::Cache::builder()
-                    .max_capacity(10_000)
-                    .time_to_live(LOOK_EVERY)
-                    .build(),
             }),
         })
     }

@@ -31,6 +31,8 @@ use web::client::Client;
 /// A service that did not beat for this long is down (Nova's `service_down_time`).
 const DOWN_AFTER: Duration = Duration::from_secs(60);
 
+/// How often the control services say that they live (Nova's `report_interval`).
+const CONTROL_BEAT: Duration = Duration::from_secs(10);
 /// How long changes of the network service gather before servers' addresses are renewed.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(100);
 
@@ -169,6 +171,10 @@ impl Cloud {
             tokens: Arc::clone(&self.tokens),
             view,
         };
+        tokio::spawn(beat_control_services(
+            self.store.clone(),
+            serving.stop.clone(),
+        ));
         tokio::spawn(follow_addresses(
             with.clone(),
             self.network.changes(),
@@ -299,6 +305,28 @@ impl Cloud {
             self.image.register_file(registration, file.path()).await?;
         }
         Ok(())
+    }
+}
+
+/// Says that the conductor and the scheduler in this process live, as `os-services` shows them.
+async fn beat_control_services(store: Store, stop: CancellationToken) {
+    let host = crate::hosts::host_name();
+    while !stop.is_cancelled() {
+        let host = host.clone();
+        let beaten = store.write(move |tx| -> Result<(), sql::Error> {
+            let now = types::Timestamp::now();
+            for binary in ["nova-conductor", "nova-scheduler"] {
+                db::hosts::beat(tx, &host, binary, None, now)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = beaten.await {
+            tracing::warn!(%error, "the control services cannot say that they live");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(CONTROL_BEAT) => {}
+            () = stop.cancelled() => {}
+        }
     }
 }
 

@@ -90,10 +90,7 @@ async fn real(
     metadata_secret: &str,
     stop: &CancellationToken,
 ) -> Result<Hosts> {
-    let name = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
+    let HostName(name) = host_name();
     let daemon = match Daemon::ensure(DaemonConfig::system(home.path.join("libvirt"))).await {
         Ok(daemon) => Some(daemon),
         Err(error) => {
@@ -126,6 +123,12 @@ async fn real(
         daemon,
         libvirt: Some(libvirt),
     })
+}
+
+/// This machine's name.
+pub(crate) fn host_name() -> HostName {
+    let system = rustix::system::uname();
+    HostName(system.nodename().to_string_lossy().into_owned())
 }
 
 /// The network agent's settings; `down` needs the same.

@@ -4,7 +4,6 @@ pub mod aggregates;
 pub mod extensions;
 pub mod flavor_specs;
 pub mod flavors;
-mod floating;
 pub mod groups;
 pub mod hypervisors;
 pub mod instance_actions;

@@ -2,7 +2,7 @@
 
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
-use crate::handlers::{floating, server_filters};
+use crate::handlers::server_filters;
 use crate::mv;
 use crate::views::server::{ServerName, ServerView, Sight, is_visible};
 use crate::views::{All, At, Document, document};
@@ -201,8 +201,7 @@ pub async fn shown(call: &Call, server: Instance, full: bool) -> Result<Reply, F
 
 /// `GET /servers/{id}`.
 pub async fn show(call: Call) -> Result<Reply, Fault> {
-    let mut server = call.server().await?;
-    floating::refresh(&call, &mut server).await;
+    let server = call.server().await?;
     shown(&call, server, true).await
 }
 
