@@ -42,12 +42,14 @@ fn start_task(
     let action = actions::start(tx, server, start.action, &start.by, now)?;
     tasks::insert(
         tx,
-        task,
-        start.flow,
-        server,
-        start.by.request_id,
-        Some(action),
-        &to_document(&start.state)?,
+        &tasks::NewTask {
+            id: task,
+            flow: start.flow,
+            server,
+            request_id: start.by.request_id,
+            action: Some(action),
+            state: &to_document(&start.state)?,
+        },
         now,
     )
 }

@@ -84,21 +84,38 @@ fn from_row(mut row: Row) -> Result<Task, Error> {
     })
 }
 
+/// A task to be stored.
+#[derive(Debug, Clone, Copy)]
+pub struct NewTask<'a> {
+    /// Its id.
+    pub id: TaskId,
+    /// The flow that it runs.
+    pub flow: &'a str,
+    /// The server that it works on.
+    pub server: ServerId,
+    /// The request that asked for it.
+    pub request_id: &'a str,
+    /// The instance action that it carries out.
+    pub action: Option<i64>,
+    /// The flow's first state, JSON.
+    pub state: &'a str,
+}
+
 /// Stores a new task that nobody runs yet.
-pub fn insert(
-    tx: &mut Tx<'_>,
-    id: TaskId,
-    flow: &str,
-    server: ServerId,
-    request_id: &str,
-    action: Option<i64>,
-    state: &str,
-    now: Timestamp,
-) -> Result<(), Error> {
+pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<(), Error> {
     tx.execute(
         "INSERT INTO tasks (id, flow, instance_uuid, request_id, action_id, state, phase, epoch, incarnation, created_at, updated_at) \
          VALUES (?, ?, ?, ?, ?, ?, 'running', 0, 0, ?, ?)",
-        &[id.into(), flow.into(), server.into(), request_id.into(), action.into(), state.into(), now.into(), now.into()],
+        &[
+            task.id.into(),
+            task.flow.into(),
+            task.server.into(),
+            task.request_id.into(),
+            task.action.into(),
+            task.state.into(),
+            now.into(),
+            now.into(),
+        ],
     )?;
     Ok(())
 }

@@ -203,8 +203,15 @@ impl Bench {
             };
             let now = Timestamp::now();
             let action = db::actions::start(tx, server, "toy", &by, now)?;
-            let state = r#"{"failed":0,"trace":[]}"#;
-            db::tasks::insert(tx, task, "toy", server, "req", Some(action), state, now)
+            let task = db::tasks::NewTask {
+                id: task,
+                flow: "toy",
+                server,
+                request_id: "req",
+                action: Some(action),
+                state: r#"{"failed":0,"trace":[]}"#,
+            };
+            db::tasks::insert(tx, &task, now)
         };
         store.write(insert).await.unwrap();
         Self {
@@ -619,16 +626,15 @@ async fn tasks_of_unknown_flows_are_left_to_newer_workers() {
         let newer = TaskId::random();
         let server = bench.server;
         let insert = move |tx: &mut Tx<'_>| -> Result<(), sql::Error> {
-            db::tasks::insert(
-                tx,
-                newer,
-                "newer",
+            let task = db::tasks::NewTask {
+                id: newer,
+                flow: "newer",
                 server,
-                "req",
-                None,
-                "{}",
-                Timestamp::now(),
-            )
+                request_id: "req",
+                action: None,
+                state: "{}",
+            };
+            db::tasks::insert(tx, &task, Timestamp::now())
         };
         bench.store.write(insert).await.unwrap();
         bench.carry_out(Script::new([])).await;
