@@ -1,7 +1,5 @@
 """Flavors, key pairs, zones, hypervisors, services, quota, limits and usage through the stock command."""
 
-import pytest
-
 SERVER_MADE_KEYS = ("--os-compute-api-version", "2.91")
 
 
