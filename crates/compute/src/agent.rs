@@ -391,6 +391,7 @@ impl Agent {
                 node: self.settings.node,
                 incarnation: self.incarnation,
                 complete: facts.healthy,
+                introduction: true,
                 guests: self.all_guests().await,
                 facts: Some(facts),
             };
@@ -428,6 +429,7 @@ impl Agent {
                 facts: (news || facts.problem.is_some()).then(|| facts.clone()),
                 guests: std::mem::take(&mut changed),
                 complete: complete && facts.healthy,
+                introduction: false,
             };
             match self.post("heartbeat", &beat).await {
                 Ok(_) => {

@@ -241,11 +241,12 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<(),
     }
     for instance in db::instances::on_host(tx, &beat.host)? {
         let seen = beat.guests.iter().find(|guest| guest.server == instance.id);
+        let certain = |age| beat.introduction || settled(&instance, now, age);
         let power = match seen {
             // The list may be older than the end of a flow; events are about what happened just now.
-            Some(_) if beat.complete && !settled(&instance, now, LIST_AGE) => continue,
+            Some(_) if beat.complete && !certain(LIST_AGE) => continue,
             Some(guest) => PowerState::from_code(i64::from(guest.power)),
-            None if beat.complete && settled(&instance, now, ABSENCE) => PowerState::Shutdown,
+            None if beat.complete && certain(ABSENCE) => PowerState::Shutdown,
             None => continue,
         };
         if let Some(vm_state) = observe(

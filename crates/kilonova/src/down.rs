@@ -33,7 +33,7 @@ pub(crate) async fn down(path: &Path) -> Result<()> {
         .context("libvirt is needed to stop the guests")?;
     let libvirt = Libvirt::open(LibvirtConfig::system(&instances)).await?;
     for guest in libvirt.guests().await? {
-        libvirt.stop_hard(guest.id).await?;
+        libvirt.put_away(guest.id).await?;
         println!("stopped {}", guest.instance_name);
     }
     drop(libvirt);

@@ -444,6 +444,7 @@ impl Cluster {
                     .map(|(server, power)| conductor::agents::seen(server, power))
                     .collect(),
                 complete: false,
+                introduction: false,
             };
             let body = serde_json::to_value(&beat).unwrap();
             let path = format!("/agent/{}/heartbeat", host.name);

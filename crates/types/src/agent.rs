@@ -288,6 +288,9 @@ pub struct Heartbeat {
     pub guests: Vec<GuestSeen>,
     /// True when `guests` is the complete list of what the hypervisor holds.
     pub complete: bool,
+    /// True for the first one of an agent's life: no work can have changed anything since the list was made.
+    #[serde(default)]
+    pub introduction: bool,
 }
 
 /// A guest as the hypervisor has it.

@@ -155,6 +155,30 @@ impl Libvirt {
         image::BaseImages::open(self.instances.path())
     }
 
+    /// Switches a guest off and takes it off the hypervisor's list; its disks and its specification stay, and
+    /// [`Hypervisor::start`] brings it back.
+    ///
+    /// # Errors
+    /// The hypervisor does not answer or refuses.
+    pub async fn put_away(&self, id: ServerId) -> Result<()> {
+        let _lock = self.exclusive(id).await;
+        match self.destroy(id).await {
+            Ok(()) | Err(HypervisorError::NotFound(_)) => self.undefine(id).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn undefine(&self, id: ServerId) -> Result<()> {
+        match self.jobs.undefine(&self.reference(id)).await {
+            Ok(())
+            | Err(RpcError::Refused {
+                code: error_code::NO_DOMAIN,
+                ..
+            }) => Ok(()),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
     /// One verb at a time per guest.
     async fn exclusive(&self, id: ServerId) -> OwnedMutexGuard<()> {
         let lock = {
@@ -596,14 +620,7 @@ impl Hypervisor for Libvirt {
             Ok(()) | Err(HypervisorError::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
-        match self.jobs.undefine(&self.reference(id)).await {
-            Ok(())
-            | Err(RpcError::Refused {
-                code: error_code::NO_DOMAIN,
-                ..
-            }) => {}
-            Err(error) => return Err(explain(error)),
-        }
+        self.undefine(id).await?;
         let files = self.instances.guest(id);
         blocking(move || {
             files
