@@ -11,9 +11,6 @@ use bus::Bus;
 use clients::{Images, Networks, ServiceTokens};
 use conductor::addresses::Addresses;
 use conductor::agents::{Agents, ConfigDrives};
-use conductor::flows::build::Build;
-use conductor::flows::delete::Delete;
-use conductor::flows::power::{Power, Reboot, Start, Stop};
 use conductor::view::View;
 use conductor::{Neighbours, agents};
 use edge::secrets::{SecretBox, Secrets};
@@ -194,20 +191,14 @@ impl Cloud {
             drives,
             db::hosts::Ratios::default(),
         );
-        let worker = Journal::new(
+        let journal = Journal::new(
             "conductor",
             self.store.clone(),
             bus.clone(),
             outcomes,
             journal::Settings::default(),
-        )
-        .with(Build { with: with.clone() })
-        .with(Delete { with: with.clone() })
-        .with(Power::<Start>::new(with.clone()))
-        .with(Power::<Stop>::new(with.clone()))
-        .with(Power::<Reboot>::new(with.clone()))
-        .start()
-        .await?;
+        );
+        let worker = conductor::flows::register(journal, &with).start().await?;
         serving.unix(
             &home.agents_socket()?,
             agents.router().merge(self.network.agent_router()),
