@@ -4,6 +4,7 @@
 mod cloud;
 mod edge;
 mod harness;
+mod policies;
 mod server_create;
 mod server_history;
 mod server_life;

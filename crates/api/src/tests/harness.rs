@@ -34,6 +34,13 @@ impl TokenValidator for Tokens {
             ),
             "member" => ("demo-user", DEMO, &["member", "reader"]),
             "reader" => ("read-user", DEMO, &["reader"]),
+            "manager" => ("manage-user", DEMO, &["manager", "member", "reader"]),
+            "padmin" => (
+                "project-admin",
+                DEMO,
+                &["admin", "manager", "member", "reader"],
+            ),
+            "service" => ("nova", "5e000000000000000000000000000003", &["service"]),
             "other" => ("other-user", OTHER, &["member", "reader"]),
             "nobody" => ("nobody", DEMO, &[]),
             _ => return Err(AuthError::Invalid),
