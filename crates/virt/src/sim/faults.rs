@@ -1,13 +1,15 @@
 //! The switches by which a test makes the simulated hypervisor slow, broken or dead at a chosen point.
 
 use crate::hypervisor::{HypervisorError, Result};
+use serde::Deserialize;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use types::ServerId;
 
 /// The verbs of [`crate::Hypervisor`] that can be disturbed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum Verb {
     Host,

@@ -5,6 +5,7 @@
 //! files and about a kilobyte of memory each. [`Controls`] lets tests delay, fail and crash verbs and play the guest.
 
 mod faults;
+mod switches;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -58,6 +59,7 @@ pub struct Sim {
     config: SimConfig,
     guests: Mutex<HashMap<ServerId, Guest>>,
     controls: Controls,
+    switches: switches::SwitchFile,
     events: broadcast::Sender<GuestEvent>,
     changed: Notify,
 }
@@ -85,6 +87,7 @@ impl Sim {
             load(&config.folder).map_err(|e| HypervisorError::disk(config.folder.display(), &e))?;
         let (events, _) = broadcast::channel(1024);
         Ok(Arc::new(Self {
+            switches: switches::SwitchFile::in_folder(&config.folder),
             config,
             guests: Mutex::new(guests),
             controls: Controls::default(),
@@ -164,21 +167,41 @@ impl Sim {
     ) -> Result<T> {
         self.enter(verb, id).await?;
         let result = effect()?;
-        self.controls.meet(verb, Moment::After, id)?;
+        self.leave(verb, id).await?;
         Ok(result)
     }
 
     async fn enter(&self, verb: Verb, id: ServerId) -> Result<()> {
-        if let Some(delay) = self.controls.delay(verb) {
+        let switches = self.switches.now();
+        if let Some(delay) = self.controls.delay(verb).or(switches.delay(verb)) {
             tokio::time::sleep(delay).await;
         }
-        if self.controls.is_down() {
+        if self.is_down() {
             return Err(HypervisorError::Unavailable(
                 "the simulated hypervisor is switched off".into(),
             ));
         }
         self.controls.fail(verb)?;
+        if let Some(failure) = switches.failure(verb) {
+            return Err(failure);
+        }
         self.controls.meet(verb, Moment::Before, id)
+    }
+
+    /// The effect is there; the caller hears of it afterwards.
+    async fn leave(&self, verb: Verb, id: ServerId) -> Result<()> {
+        if let Some(delay) = self.switches.now().delay_after(verb) {
+            tokio::time::sleep(delay).await;
+        }
+        self.controls.meet(verb, Moment::After, id)
+    }
+
+    fn is_down(&self) -> bool {
+        self.controls.is_down() || self.switches.now().down
+    }
+
+    fn guests_ignore_shutdown(&self) -> bool {
+        self.controls.guests_ignore_shutdown() || self.switches.now().ignore_shutdown
     }
 
     fn switch_on(&self, id: ServerId) -> Result<GuestInfo> {
@@ -195,7 +218,8 @@ impl Sim {
 
     fn check_room(&self, guests: &HashMap<ServerId, Guest>, spec: &GuestSpec) -> Result<()> {
         let used: u64 = guests.values().map(|guest| guest.disk_gib()).sum();
-        if self.controls.disk_is_full() || used + root_gib(spec) > self.config.disk_gib {
+        let full = self.controls.disk_is_full() || self.switches.now().disk_full;
+        if full || used + root_gib(spec) > self.config.disk_gib {
             let reason = "no space left on the simulated disk".to_owned();
             return Err(HypervisorError::Disk { reason, full: true });
         }
@@ -305,7 +329,8 @@ fn load(folder: &Path) -> std::io::Result<HashMap<ServerId, Guest>> {
     let mut guests = HashMap::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != "json") {
+        let other = path.file_name().is_some_and(|name| name == switches::NAME);
+        if other || path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
         match serde_json::from_slice::<StoredGuest<GuestSpec>>(&std::fs::read(&path)?) {
@@ -380,7 +405,7 @@ impl Hypervisor for Sim {
     async fn request_shutdown(&self, id: ServerId) -> Result<()> {
         self.perform(Verb::RequestShutdown, id, || {
             self.info(id)?;
-            if self.controls.guests_ignore_shutdown() {
+            if self.guests_ignore_shutdown() {
                 Ok(())
             } else {
                 self.guest_powers_off(id)
@@ -392,19 +417,19 @@ impl Hypervisor for Sim {
     async fn wait_stopped(&self, id: ServerId, timeout: Duration) -> Result<()> {
         self.enter(Verb::WaitStopped, id).await?;
         self.until_stopped(id, timeout).await?;
-        self.controls.meet(Verb::WaitStopped, Moment::After, id)
+        self.leave(Verb::WaitStopped, id).await
     }
 
     async fn reboot_soft(&self, id: ServerId, timeout: Duration) -> Result<GuestInfo> {
         self.enter(Verb::RebootSoft, id).await?;
         if self.info(id)?.active {
-            if !self.controls.guests_ignore_shutdown() {
+            if !self.guests_ignore_shutdown() {
                 self.guest_powers_off(id)?;
             }
             self.until_stopped(id, timeout).await?;
         }
         let info = self.switch_on(id)?;
-        self.controls.meet(Verb::RebootSoft, Moment::After, id)?;
+        self.leave(Verb::RebootSoft, id).await?;
         Ok(info)
     }
 
@@ -482,6 +507,6 @@ impl Hypervisor for Sim {
     }
 
     async fn alive(&self) -> bool {
-        !self.controls.is_down()
+        !self.is_down()
     }
 }

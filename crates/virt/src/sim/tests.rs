@@ -221,3 +221,52 @@ async fn a_broken_file_is_left_alone_and_room_is_counted() {
     ));
     assert!(folder.path().join("broken.json").exists());
 }
+
+#[tokio::test]
+async fn a_file_switches_faults_on_and_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let sim = sim(folder.path());
+    let file = folder.path().join("faults.json");
+    let say = |text: &str| {
+        // A new file, so that its time of change differs even within one tick of the clock.
+        let part = folder.path().join("faults.part");
+        std::fs::write(&part, text).unwrap();
+        let later = std::time::SystemTime::now() + Duration::from_secs(text.len() as u64);
+        std::fs::File::open(&part)
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+        std::fs::rename(&part, &file).unwrap();
+    };
+    say(r#"{"disk_full": true}"#);
+    let full = sim.ensure_guest(&spec(1), Power::On).await;
+    assert!(
+        matches!(full, Err(HypervisorError::Disk { full: true, .. })),
+        "{full:?}"
+    );
+    say(r#"{"fail": {"ensure_guest": "because"}}"#);
+    let failed = sim.ensure_guest(&spec(1), Power::On).await;
+    assert_eq!(failed, Err(HypervisorError::Injected("because".into())));
+    say(r#"{"down": true}"#);
+    assert!(!sim.alive().await);
+    say(r#"{"delay_after_ms": {"ensure_guest": 60000}, "delay_ms": {"stop_hard": 60000}}"#);
+    let guest = spec(1);
+    let made = tokio::time::timeout(
+        Duration::from_millis(50),
+        sim.ensure_guest(&guest, Power::On),
+    );
+    assert!(made.await.is_err(), "the answer is late");
+    assert!(
+        sim.guest(spec(1).id).await.unwrap().is_some(),
+        "the effect is there"
+    );
+    let stopped = tokio::time::timeout(Duration::from_millis(50), sim.stop_hard(spec(1).id));
+    assert!(stopped.await.is_err());
+    assert!(sim.guest(spec(1).id).await.unwrap().unwrap().active);
+    say("no JSON");
+    sim.stop_hard(spec(1).id).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    sim.start(spec(1).id).await.unwrap();
+    let again = Sim::open(SimConfig::large(folder.path(), "again")).unwrap();
+    assert_eq!(again.guests().await.unwrap().len(), 1);
+}

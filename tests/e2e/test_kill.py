@@ -1,0 +1,141 @@
+"""`kill -9` of the whole cloud in the middle of each flow: the next start ends it as it would have ended anyhow.
+
+The simulated hosts are told to be slow before or after their effect, so that the kill finds the flow there. What has to
+be true for the kill is looked at, never guessed by a pause.
+"""
+
+import json
+
+import pytest
+
+from cloud import wait_until
+from test_servers import boot, wait_status
+
+HOLD = 600_000
+# flow: the request, the task state that shows it, the host's verb, the status at the end, the status to begin with
+FLOWS = {
+    "build": (None, "spawning", "ensure_guest", "ACTIVE", None),
+    "delete": ({}, "deleting", "ensure_absent", None, "ACTIVE"),
+    "start": ({"os-start": None}, "powering-on", "start", "ACTIVE", "SHUTOFF"),
+    "stop": ({"os-stop": None}, "powering-off", "request_shutdown", "SHUTOFF", "ACTIVE"),
+    "soft-reboot": ({"reboot": {"type": "SOFT"}}, "rebooting", "reboot_soft", "ACTIVE", "ACTIVE"),
+    "hard-reboot": ({"reboot": {"type": "HARD"}}, "rebooting_hard", "reboot_hard", "ACTIVE", "ACTIVE"),
+}
+
+
+@pytest.fixture(scope="module")
+def own(new_cloud):
+    made = new_cloud(hosts=2)
+    made.start()
+    return made
+
+
+def slow(cloud, verb, moment):
+    """All simulated hosts take their time for this verb, before its effect or after it."""
+    key = {"before": "delay_ms", "after": "delay_after_ms"}[moment]
+    for folder in (cloud.home / "sim").glob("*/guests"):
+        part = folder / "faults.part"
+        part.write_text(json.dumps({key: {verb: HOLD}}))
+        part.rename(folder / "faults.json")
+
+
+def quick(cloud):
+    for file in (cloud.home / "sim").glob("*/guests/faults.json"):
+        file.unlink()
+
+
+def guests(cloud, server):
+    """The server's guest on each host: {host: (a mark that changes with it, its power state)}."""
+    found = {}
+    for file in (cloud.home / "sim").glob(f"*/guests/{server}.json"):
+        found[file.parent.parent.name] = (file.stat().st_mtime_ns, json.loads(file.read_text())["power"])
+    return found
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("flow", FLOWS)
+def test_killed_in(own, name, flow, moment):
+    request, task, verb, end, begin = FLOWS[flow]
+    cloud = own
+    sdk = cloud.client("kilonova-demo").sdk()
+    picture = sdk.image.find_image("cirros-sim-disk")
+    picture = {"id": picture.id, "name": picture.name}
+    if begin is None:
+        slow(cloud, verb, moment)
+    server = boot(sdk, name, picture).id
+    if begin is not None:
+        wait_status(sdk, server, "ACTIVE")
+        if begin == "SHUTOFF":
+            sdk.compute.stop_server(server)
+            wait_status(sdk, server, "SHUTOFF")
+        before = guests(cloud, server)
+        slow(cloud, verb, moment)
+        if flow == "delete":
+            sdk.compute.delete_server(server)
+        else:
+            answer = sdk.compute.post(f"/servers/{server}/action", json=request)
+            assert answer.status_code == 202, answer.text
+    else:
+        before = {}
+
+    def midway():
+        shown = sdk.compute.get(f"/servers/{server}").json()["server"]["OS-EXT-STS:task_state"]
+        happened = guests(cloud, server) != before
+        return shown == task and happened == (moment == "after")
+
+    wait_until(midway, 30, lambda: f"{task}, {verb} under way: {sdk.compute.get_server(server)}")
+    cloud.kill()
+    quick(cloud)
+    cloud.start()
+
+    sdk = cloud.client("kilonova-demo").sdk()
+    if end is None:
+        wait_until(lambda: sdk.compute.find_server(server) is None, 60, "the server is gone")
+        assert guests(cloud, server) == {}
+        assert not list(sdk.network.ports(device_id=server))
+    else:
+        wait_status(sdk, server, end, seconds=60)
+        shown = sdk.compute.get(f"/servers/{server}").json()["server"]
+        assert shown["OS-EXT-STS:task_state"] is None
+        assert shown.get("fault") is None
+        power = {"ACTIVE": "Running", "SHUTOFF": "Shutdown"}[end]
+        assert [state for _mark, state in guests(cloud, server).values()] == [power], "one guest, as the server says"
+        assert shown["OS-EXT-STS:power_state"] == {"ACTIVE": 1, "SHUTOFF": 4}[end]
+    check_actions(cloud, server)
+    check_books(cloud)
+    if end is not None:
+        sdk.compute.delete_server(server)
+        sdk.compute.wait_for_delete(sdk.compute.get_server(server), wait=60)
+
+
+def check_actions(cloud, server):
+    """Every event has an end, and none says error."""
+    sdk = cloud.client("kilonova").sdk()
+    for action in sdk.compute.get(f"/servers/{server}/os-instance-actions", microversion="2.90").json()[
+        "instanceActions"
+    ]:
+        path = f"/servers/{server}/os-instance-actions/{action['request_id']}"
+        shown = sdk.compute.get(path, microversion="2.90").json()["instanceAction"]
+        assert shown["message"] is None, shown
+        assert shown["events"] and all(event["result"] == "Success" for event in shown["events"]), shown
+
+
+def check_books(cloud):
+    """Quota and placement equal a recount of the servers, and no server hangs in a task."""
+    admin = cloud.client("kilonova").sdk()
+    demo = cloud.client("kilonova-demo").sdk()
+    servers = list(demo.compute.servers(details=True))
+    assert [server.task_state for server in servers] == [None] * len(servers)
+    limits = demo.compute.get("/limits").json()["limits"]["absolute"]
+    sizes = {flavor.name: flavor for flavor in demo.compute.flavors()}
+    used = [sizes[server.flavor["original_name"]] for server in servers]
+    assert limits["totalInstancesUsed"] == len(servers)
+    assert limits["totalCoresUsed"] == sum(flavor.vcpus for flavor in used)
+    assert limits["totalRAMUsed"] == sum(flavor.ram for flavor in used)
+    allocated = {}
+    for provider in admin.placement.get("/resource_providers").json()["resource_providers"]:
+        usages = admin.placement.get(f"/resource_providers/{provider['uuid']}/usages").json()["usages"]
+        for kind, amount in usages.items():
+            allocated[kind] = allocated.get(kind, 0) + amount
+    assert allocated["VCPU"] == sum(flavor.vcpus for flavor in used)
+    assert allocated["MEMORY_MB"] == sum(flavor.ram for flavor in used)
