@@ -4,7 +4,8 @@
 #   usage: install-packages.sh [run|build|test|bench|long] ...      default: run
 #
 #   build  a C compiler for the bundled SQLite
-#   run    libvirt, QEMU, dnsmasq, nftables, what builds the guest image, a Python for the stock client
+#   run    libvirt, QEMU, dnsmasq, nftables, what builds the guest image, a Python for the stock client;
+#          and the system user `kilonova`, which the part of the cloud without privileges becomes
 #   test   run, and PostgreSQL, MariaDB, tools of the tests
 #   bench  run, and wrk
 #   long   what builds the Debian guest of the slow test
@@ -27,12 +28,13 @@ say() { echo "packages: $*"; }
 die() { echo "packages: $*" >&2; exit 1; }
 
 wanted=()
+user=
 for set in "${@:-run}"; do
     case $set in
     build) wanted+=("${build[@]}") ;;
-    run) wanted+=("${run[@]}") ;;
-    test) wanted+=("${test[@]}") ;;
-    bench) wanted+=("${bench[@]}") ;;
+    run) wanted+=("${run[@]}") user=kilonova ;;
+    test) wanted+=("${test[@]}") user=kilonova ;;
+    bench) wanted+=("${bench[@]}") user=kilonova ;;
     long) wanted+=("${long[@]}") ;;
     *) die "unknown set $set; usage: $0 [run|build|test|bench|long] ..." ;;
     esac
@@ -46,20 +48,25 @@ missing() {
 }
 
 command -v dpkg-query >/dev/null || die "only Debian and Ubuntu are known here; install by hand: ${wanted[*]}"
+user_is_there() { [ -z "$user" ] || getent passwd "$user" >/dev/null; }
 mapfile -t need < <(missing)
-if [ ${#need[@]} = 0 ]; then
+if [ ${#need[@]} = 0 ] && user_is_there; then
     say "all there"
     exit 0
 fi
 
 # Only one of these at a time; what the other one has installed need not be installed again.
 if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || die "root or sudo is needed to install: ${need[*]}"
-    say "asking sudo, to install ${#need[@]} packages: ${need[*]}"
+    command -v sudo >/dev/null || die "root or sudo is needed for packages (${need[*]}) and the system user ${user:-(none)}"
+    say "asking sudo, for ${#need[@]} packages (${need[*]}) and the system user ${user:-(none)}"
     exec sudo -- "$0" "$@"
 fi
 exec 9>/run/kilonova-packages.lock
 flock 9
+if ! user_is_there; then
+    useradd --system --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin "$user"
+    say "made the system user $user"
+fi
 mapfile -t need < <(missing)
 [ ${#need[@]} -gt 0 ] || exit 0
 

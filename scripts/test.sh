@@ -88,7 +88,12 @@ stage_cargo_test() {
 }
 stage_guest() { scripts/guest-image/build.sh "$image" && KILONOVA_GUEST_IMAGE=$image "$venv/bin/pytest" -q -p no:cacheprovider tests/guest; }
 stage_build() { cargo build --locked --package kilonova; }
-stage_e2e_sim() { e2e --hypervisor sim; }
+stage_e2e_sim() {
+    # The same databases as the storage tests, for a cloud on each.
+    export -f e2e
+    export image venv BINARY
+    scripts/test-databases.sh bash -c 'e2e --hypervisor sim'
+}
 stage_e2e_real() {
     if [ "$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; then
         say "skipped: real guests need root, or sudo without a password"

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// A private cloud in one binary: OpenStack's compute, identity, image, network and placement APIs.
@@ -26,6 +27,35 @@ pub(crate) enum Command {
     Down(At),
     /// Say whether a cloud runs and is ready (exit status 0) or not (1).
     Status(At),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(Config),
+    /// The unprivileged part of a cloud; `up` starts it.
+    #[command(hide = true)]
+    Control(At),
+    /// The privileged part of a cloud, with the agents of this host; `up` starts it.
+    #[command(hide = true)]
+    Host(At),
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Say what is wrong in the configuration file, with file and line (exit status 1), or that all is well.
+    Check(Configured),
+    /// Show every setting, in the form of the file, with what it is for. Passwords are left out.
+    Show(Configured),
+}
+
+/// A cloud and its configuration file.
+#[derive(Debug, Args)]
+pub(crate) struct Configured {
+    /// Which cloud.
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The configuration file [default: DIR/kilonova.conf, else /etc/kilonova/kilonova.conf, if they are there].
+    #[arg(long, env = "KILONOVA_CONFIG_FILE", value_name = "FILE")]
+    pub(crate) config_file: Option<PathBuf>,
 }
 
 /// Which cloud.
@@ -42,51 +72,54 @@ pub(crate) struct At {
 }
 
 /// What runs guests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Hypervisor {
-    /// Real guests on libvirt and QEMU; needs root.
+    /// Real guests on libvirt and QEMU; needs root, which only the agents of the host keep.
     Libvirt,
     /// Simulated guests and networks, for clients, load and tests; needs no rights.
     Sim,
 }
 
-/// The cloud to run.
+/// The cloud to run. What is not given here is taken from the configuration file.
 #[derive(Debug, Args)]
 pub(crate) struct Up {
-    /// Which.
+    /// Which, and its file.
     #[command(flatten)]
-    pub(crate) at: At,
-    /// What runs guests.
-    #[arg(long, value_enum, default_value = "libvirt")]
-    pub(crate) hypervisor: Hypervisor,
-    /// Simulated hosts.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(crate) hosts: u16,
-    /// The address all APIs listen on.
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
-    pub(crate) listen: String,
-    /// Port of the Identity API (under /v3).
-    #[arg(long, default_value_t = 5000)]
-    pub(crate) identity_port: u16,
-    /// Port of the Compute API.
-    #[arg(long, default_value_t = 8774)]
-    pub(crate) compute_port: u16,
-    /// Port of the metadata service.
-    #[arg(long, default_value_t = 8775)]
-    pub(crate) metadata_port: u16,
-    /// Port of the Placement API.
-    #[arg(long, default_value_t = 8778)]
-    pub(crate) placement_port: u16,
-    /// Port of the Image API.
-    #[arg(long, default_value_t = 9292)]
-    pub(crate) image_port: u16,
-    /// Port of the Networking API.
-    #[arg(long, default_value_t = 9696)]
-    pub(crate) network_port: u16,
-    /// Range of the external network `public` of a fresh cloud; the host takes its first address.
-    #[arg(long, default_value = "172.24.4.0/24", value_name = "CIDR")]
-    pub(crate) public_range: String,
-    /// Range of the shared network `private` of a fresh cloud.
-    #[arg(long, default_value = "10.10.0.0/22", value_name = "CIDR")]
-    pub(crate) private_range: String,
+    pub(crate) configured: Configured,
+    /// What runs guests [default: libvirt].
+    #[arg(long, value_enum)]
+    pub(crate) hypervisor: Option<Hypervisor>,
+    /// Simulated hosts [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) hosts: Option<u16>,
+    /// The system user that the part without privileges becomes, for real guests [default: kilonova].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// The address all APIs listen on [default: 127.0.0.1].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// Port of the Identity API (under /v3) [default: 5000].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) identity_port: Option<u16>,
+    /// Port of the Compute API [default: 8774].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) compute_port: Option<u16>,
+    /// Port of the metadata service [default: 8775].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) metadata_port: Option<u16>,
+    /// Port of the Placement API [default: 8778].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) placement_port: Option<u16>,
+    /// Port of the Image API [default: 9292].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) image_port: Option<u16>,
+    /// Port of the Networking API [default: 9696].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) network_port: Option<u16>,
+    /// Range of the external network `public` of a fresh cloud; the host takes its first address [default: 172.24.4.0/24].
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) public_range: Option<String>,
+    /// Range of the shared network `private` of a fresh cloud [default: 10.10.0.0/22].
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) private_range: Option<String>,
 }

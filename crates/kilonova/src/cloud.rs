@@ -1,11 +1,11 @@
-//! `kilonova up`: the wiring. The only place that names implementations.
+//! The control part: APIs, conductor, scheduler and databases, wired. The only place that names implementations.
 
-use crate::arguments::{Hypervisor, Up};
-use crate::credentials::{self, Logins};
-use crate::home::{Home, random_text};
-use crate::hosts::Hosts;
+use crate::arguments::Hypervisor;
+use crate::home::private_folder;
+use crate::part::{self, Orders};
 use crate::service_tokens::EmbeddedTokens;
 use crate::serving::Serving;
+use crate::settings::Settings;
 use anyhow::{Context, Result};
 use bus::Bus;
 use clients::{Images, Networks, ServiceTokens};
@@ -20,52 +20,59 @@ use sql::{Options, Store};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use types::ServerId;
 use web::client::Client;
 
-/// A service that did not beat for this long is down (Nova's `service_down_time`).
-const DOWN_AFTER: Duration = Duration::from_secs(60);
-
-/// How often the control services say that they live (Nova's `report_interval`).
-const CONTROL_BEAT: Duration = Duration::from_secs(10);
 /// How long changes of the network service gather before servers' addresses are renewed.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs the cloud until a signal.
-pub(crate) async fn up(up: Up) -> Result<()> {
-    let started = std::time::Instant::now();
-    let home = Home::open(&up.at.home)?;
-    if up.hypervisor == Hypervisor::Libvirt && !rustix::process::geteuid().is_root() {
-        anyhow::bail!("real guests and networks need root: use sudo, or --hypervisor sim");
-    }
-    let _running = home.take()?;
-    credentials::withdraw(&home);
+/// The services without privileges, running.
+pub(crate) struct Control {
+    serving: Serving,
+    _worker: journal::Worker,
+}
+
+/// The unprivileged part of a cloud, until its end.
+pub(crate) async fn run() -> Result<()> {
+    let (orders, _place) = tokio::task::spawn_blocking(part::begin).await??;
+    rustix::thread::set_no_new_privs(true)?;
     let stop = CancellationToken::new();
-    let mut serving = Serving::new(stop.clone());
-    let cloud = Cloud::open(&home, &up).await?;
-    let _worker = cloud.serve(&home, &up, &mut serving).await?;
-    let socket = home.agents_socket()?;
-    let hosts = Hosts::start(&home, &up, &socket, &cloud.metadata_secret, &stop).await?;
-    cloud.fill(&up).await?;
-    credentials::publish(&home, &cloud.logins)?;
-    tracing::info!(took_ms = started.elapsed().as_millis(), home = %home.path.display(), "the cloud is ready");
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("stopping; guests go on running");
+    part::stop_with_supervisor(&stop);
+    let starting = Control::start(&orders, &stop);
+    let control = tokio::select! {
+        control = starting => control?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    part::say_ready()?;
+    part::wait_for_end(&stop).await?;
     stop.cancel();
-    serving.finish().await;
-    hosts.finish().await;
+    control.finish().await;
     Ok(())
+}
+
+impl Control {
+    /// Opens the databases and starts every service. All APIs answer afterwards.
+    pub(crate) async fn start(orders: &Orders, stop: &CancellationToken) -> Result<Self> {
+        let mut serving = Serving::new(&orders.settings.listen, stop.clone());
+        let cloud = Cloud::open(orders).await?;
+        cloud.fill().await?;
+        let worker = cloud.serve(orders, &mut serving, stop).await?;
+        Ok(Self {
+            serving,
+            _worker: worker,
+        })
+    }
+
+    /// Waits until what is under way has been answered; the signal to stop was given.
+    pub(crate) async fn finish(self) {
+        self.serving.finish().await;
+    }
 }
 
 /// The services, opened.
 struct Cloud {
+    settings: Settings,
     identity: identity::Service,
     image: image::Service,
     network: network::Service,
@@ -74,15 +81,18 @@ struct Cloud {
     secrets: Arc<SecretBox>,
     metadata_secret: String,
     admin_project: String,
-    logins: Logins,
 }
 
-async fn open_store(home: &Home, name: &str) -> Result<Store> {
-    let folder = home.private_folder("db")?;
-    let url = format!("sqlite://{}", folder.join(name).display());
+/// The database of a service: the one that is set, else a file.
+async fn open_store(orders: &Orders, name: &str, url: &str) -> Result<Store> {
     let options = Options {
-        connections: 2,
+        connections: orders.settings.database_connections,
         ..Options::default()
+    };
+    let file = private_folder(&orders.folder, "db")?.join(format!("{name}.db"));
+    let url = match url {
+        "" => format!("sqlite://{}", file.display()),
+        given => given.to_owned(),
     };
     Store::open_with(&url, options)
         .await
@@ -90,67 +100,71 @@ async fn open_store(home: &Home, name: &str) -> Result<Store> {
 }
 
 impl Cloud {
-    async fn open(home: &Home, up: &Up) -> Result<Self> {
-        let logins = Logins {
-            auth_url: format!("http://{}:{}/v3", up.listen, up.identity_port),
-            admin_password: home.secret("admin-password", random_text)?,
-            demo_password: home.secret("demo-password", random_text)?,
-        };
+    async fn open(orders: &Orders) -> Result<Self> {
+        let settings = &orders.settings;
+        let secrets = orders.secrets.as_ref().context("orders without secrets")?;
+        let auth_url = settings.auth_url();
         let identity = identity::Service::open(
-            open_store(home, "identity.db").await?,
-            identity::Config::new(home.private_folder("keys")?),
+            open_store(orders, "identity", &settings.identity_database).await?,
+            identity::Config::new(private_folder(&orders.folder, "keys")?),
         )
         .await?;
-        let made = identity.bootstrap(&fresh_identity(up, &logins)).await?;
+        let made = identity
+            .bootstrap(&fresh_identity(settings, secrets))
+            .await?;
         let validator: Arc<dyn web::auth::TokenValidator> = Arc::new(identity.clone());
-        let mut image_config = image::Config::new(home.private_folder("images")?);
-        image_config.identity_url = Some(logins.auth_url.clone());
+        let mut image_config = image::Config::new(private_folder(&orders.folder, "images")?);
+        image_config.identity_url = Some(auth_url);
         let image = image::Service::open(
-            open_store(home, "image.db").await?,
+            open_store(orders, "image", &settings.image_database).await?,
             image_config,
             Arc::clone(&validator),
         )
         .await?;
         let network_config = network::Config {
-            public_cidr: up
+            public_cidr: settings
                 .public_range
                 .parse()
-                .context("--public-range is not a CIDR")?,
-            private_cidr: up
+                .context("the public range is not a CIDR")?,
+            private_cidr: settings
                 .private_range
                 .parse()
-                .context("--private-range is not a CIDR")?,
+                .context("the private range is not a CIDR")?,
             ..network::Config::default()
         };
         let network = network::Service::open(
-            open_store(home, "network.db").await?,
+            open_store(orders, "network", &settings.network_database).await?,
             network_config,
             validator,
         )
         .await?;
         network.bootstrap(&made.admin_project_id).await?;
-        let store = open_store(home, "compute.db").await?;
+        let store = open_store(orders, "compute", &settings.compute_database).await?;
         db::migrate(&store).await?;
         let tokens = Arc::new(EmbeddedTokens::new(
             identity.clone(),
             made.service_project_id,
         ));
-        let key = home.secret("seal-key", SecretBox::generate_key)?;
         Ok(Self {
+            settings: settings.clone(),
             identity,
             image,
             network,
             store,
             tokens,
-            secrets: Arc::new(SecretBox::new(key.as_bytes())?),
-            metadata_secret: home.secret("metadata-secret", random_text)?,
+            secrets: Arc::new(SecretBox::new(secrets.seal_key.as_bytes())?),
+            metadata_secret: orders.metadata_secret.clone(),
             admin_project: made.admin_project_id,
-            logins,
         })
     }
 
     /// Opens all ports and starts the conductor.
-    async fn serve(&self, home: &Home, up: &Up, serving: &mut Serving) -> Result<journal::Worker> {
+    async fn serve(
+        &self,
+        orders: &Orders,
+        serving: &mut Serving,
+        stop: &CancellationToken,
+    ) -> Result<journal::Worker> {
         let bus = Bus::new();
         let networks = Arc::new(Networks::new(Client::in_process(
             "the network service",
@@ -160,7 +174,7 @@ impl Cloud {
             "the image service",
             self.image.router(),
         )));
-        let view = Arc::new(View::new(self.store.clone(), DOWN_AFTER));
+        let view = Arc::new(View::new(self.store.clone(), self.settings.down_after()));
         let with = Neighbours {
             store: self.store.clone(),
             networks: Arc::clone(&networks),
@@ -170,12 +184,13 @@ impl Cloud {
         };
         tokio::spawn(beat_control_services(
             self.store.clone(),
-            serving.stop.clone(),
+            self.settings.beat(),
+            stop.clone(),
         ));
         tokio::spawn(follow_addresses(
             with.clone(),
             self.network.changes(),
-            serving.stop.clone(),
+            stop.clone(),
         ));
         let outcomes = Outcomes::new(self.store.clone());
         let drives = Arc::new(Drives {
@@ -189,7 +204,7 @@ impl Cloud {
             bus.clone(),
             outcomes.clone(),
             drives,
-            db::hosts::Ratios::default(),
+            self.settings.ratios(),
         );
         let journal = Journal::new(
             "conductor",
@@ -200,22 +215,21 @@ impl Cloud {
         );
         let worker = conductor::flows::register(journal, &with).start().await?;
         serving.unix(
-            &home.agents_socket()?,
+            &orders.socket,
             agents.router().merge(self.network.agent_router()),
         )?;
-        self.open_ports(up, serving, &agents, &bus, networks)
-            .await?;
+        self.open_ports(serving, &agents, &bus, networks).await?;
         Ok(worker)
     }
 
     async fn open_ports(
         &self,
-        up: &Up,
         serving: &mut Serving,
         agents: &agents::Agents,
         bus: &Bus,
         networks: Arc<Networks>,
     ) -> Result<()> {
+        let settings = &self.settings;
         let validator: Arc<dyn web::auth::TokenValidator> = Arc::new(self.identity.clone());
         let deps = api::Deps {
             store: self.store.clone(),
@@ -230,7 +244,12 @@ impl Cloud {
             secrets: Arc::new(Sealer(Arc::clone(&self.secrets))),
         };
         let config = api::Config {
-            auth_url: self.logins.auth_url.clone(),
+            auth_url: settings.auth_url(),
+            max_limit: settings.max_limit,
+            max_body_bytes: settings.max_request_body_size,
+            default_zone: settings.default_availability_zone.clone(),
+            internal_zone: settings.internal_availability_zone.clone(),
+            service_down_micros: i64::try_from(settings.down_after().as_micros())?,
             ..api::Config::default()
         };
         let compute = api::Service::open(deps, config).await?;
@@ -244,36 +263,36 @@ impl Cloud {
         let placement = placement::Service::open(
             self.store.clone(),
             placement::Config {
-                identity_url: self.logins.auth_url.clone(),
+                identity_url: settings.auth_url(),
                 ..placement::Config::default()
             },
             validator,
         )
         .await?;
         serving
-            .tcp(up, "identity", up.identity_port, self.identity.router())
+            .tcp("identity", settings.identity_port, self.identity.router())
             .await?;
         serving
-            .tcp(up, "image", up.image_port, self.image.router())
+            .tcp("image", settings.image_port, self.image.router())
             .await?;
         serving
-            .tcp(up, "network", up.network_port, self.network.router())
+            .tcp("network", settings.network_port, self.network.router())
             .await?;
         serving
-            .tcp(up, "placement", up.placement_port, placement.router())
+            .tcp("placement", settings.placement_port, placement.router())
             .await?;
         serving
-            .tcp(up, "metadata", up.metadata_port, metadata.router())
+            .tcp("metadata", settings.metadata_port, metadata.router())
             .await?;
         serving
-            .tcp(up, "compute", up.compute_port, compute.router())
+            .tcp("compute", settings.compute_port, compute.router())
             .await
     }
 
     /// What a fresh cloud holds besides people and networks.
-    async fn fill(&self, up: &Up) -> Result<()> {
+    async fn fill(&self) -> Result<()> {
         crate::flavors::fill(&self.store).await?;
-        if up.hypervisor == Hypervisor::Sim {
+        if self.settings.hypervisor == Hypervisor::Sim {
             self.simulated_images().await?;
         }
         Ok(())
@@ -300,7 +319,7 @@ impl Cloud {
 }
 
 /// Says that the conductor and the scheduler in this process live, as `os-services` shows them.
-async fn beat_control_services(store: Store, stop: CancellationToken) {
+async fn beat_control_services(store: Store, beat: Duration, stop: CancellationToken) {
     let host = crate::hosts::host_name();
     while !stop.is_cancelled() {
         let host = host.clone();
@@ -315,7 +334,7 @@ async fn beat_control_services(store: Store, stop: CancellationToken) {
             tracing::warn!(%error, "the control services cannot say that they live");
         }
         tokio::select! {
-            () = tokio::time::sleep(CONTROL_BEAT) => {}
+            () = tokio::time::sleep(beat) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -342,9 +361,9 @@ async fn follow_addresses(
     }
 }
 
-fn fresh_identity(up: &Up, logins: &Logins) -> Bootstrap {
+fn fresh_identity(settings: &Settings, secrets: &part::Secrets) -> Bootstrap {
     let endpoint = |service_type: &str, service_name: &str, port: u16, path: &str| {
-        let url = format!("http://{}:{port}{path}", up.listen);
+        let url = settings.url(port, path);
         Endpoint {
             service_type: service_type.to_owned(),
             service_name: service_name.to_owned(),
@@ -354,15 +373,15 @@ fn fresh_identity(up: &Up, logins: &Logins) -> Bootstrap {
         }
     };
     Bootstrap {
-        admin_password: logins.admin_password.clone(),
-        demo_password: Some(logins.demo_password.clone()),
+        admin_password: secrets.admin_password.clone(),
+        demo_password: Some(secrets.demo_password.clone()),
         region: "RegionOne".to_owned(),
         endpoints: vec![
-            endpoint("identity", "keystone", up.identity_port, "/v3"),
-            endpoint("compute", "nova", up.compute_port, "/v2.1"),
-            endpoint("image", "glance", up.image_port, ""),
-            endpoint("network", "neutron", up.network_port, ""),
-            endpoint("placement", "placement", up.placement_port, ""),
+            endpoint("identity", "keystone", settings.identity_port, "/v3"),
+            endpoint("compute", "nova", settings.compute_port, "/v2.1"),
+            endpoint("image", "glance", settings.image_port, ""),
+            endpoint("network", "neutron", settings.network_port, ""),
+            endpoint("placement", "placement", settings.placement_port, ""),
         ],
         service_users: vec![ServiceUser {
             name: "nova".to_owned(),

@@ -1,6 +1,6 @@
 //! `kilonova down`: nothing of the cloud runs or is set up on the machine any more; disks and data stay.
 
-use crate::home::Home;
+use crate::home::{Home, RUN};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
@@ -21,6 +21,7 @@ pub(crate) async fn down(path: &Path) -> Result<()> {
     }
     let home = Home::open(path)?;
     stop_process(&home).await?;
+    home.wait_for_parts(PATIENCE * 2).await?;
     crate::credentials::withdraw(&home);
     let instances = home.path.join("instances");
     if !instances.is_dir() {
@@ -42,7 +43,8 @@ pub(crate) async fn down(path: &Path) -> Result<()> {
     let config = network_agent::Config::new(cloud, "", network_agent::Secret::new(Vec::new()));
     let removed = tokio::task::spawn_blocking(move || network_agent::teardown(&config)).await??;
     tracing::info!(?removed, "networks removed");
-    Instances::withdraw(&instances, Path::new("/run/kilonova"))?;
+    Instances::withdraw(&instances, Path::new(RUN))?;
+    Instances::withdraw(&home.path.join("control"), Path::new(RUN))?;
     println!(
         "the cloud in {} is down; disks and data are kept",
         home.path.display()

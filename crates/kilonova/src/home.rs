@@ -1,12 +1,20 @@
 //! The directory of a cloud: who runs it, its secrets, its ids.
 
+use crate::part::{Secrets, lock_path};
 use anyhow::{Context, Result, bail};
+use edge::secrets::SecretBox;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where bind mounts go, for users who may not enter the home.
+pub(crate) const RUN: &str = "/run/kilonova";
+/// Bytes of the path of a folder that can hold a socket.
+pub(crate) const LONGEST_FOLDER: usize = 80;
 
 /// A cloud's directory.
 #[derive(Clone, Debug)]
@@ -70,17 +78,35 @@ impl Home {
 
     /// A directory inside, readable by its owner only, made when it is missing.
     pub(crate) fn private_folder(&self, name: &str) -> Result<PathBuf> {
-        let path = self.path.join(name);
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
+        private_folder(&self.path, name)
+    }
+
+    /// A folder inside that a system user owns, with all that is in it, and that only this user can enter.
+    pub(crate) fn folder_of_user(&self, name: &str, uid: u32, gid: u32) -> Result<PathBuf> {
+        let path = self.private_folder(name)?;
+        // What the user owns already is left alone: it could hold links to anything.
+        if std::fs::metadata(&path)?.uid() != uid {
+            give(&path, uid, gid)
+                .with_context(|| format!("cannot give {} away", path.display()))?;
+        }
         Ok(path)
     }
 
-    /// A secret that is made once and kept.
-    pub(crate) fn secret(&self, name: &str, make: impl FnOnce() -> String) -> Result<String> {
+    /// A random secret that is made once and kept.
+    pub(crate) fn secret(&self, name: &str) -> Result<String> {
+        self.kept(name, random_text)
+    }
+
+    /// What the control part must know, made once and kept.
+    pub(crate) fn secrets(&self) -> Result<Secrets> {
+        Ok(Secrets {
+            admin_password: self.secret("admin-password")?,
+            demo_password: self.secret("demo-password")?,
+            seal_key: self.kept("seal-key", SecretBox::generate_key)?,
+        })
+    }
+
+    fn kept(&self, name: &str, make: impl FnOnce() -> String) -> Result<String> {
         let path = self.private_folder("secrets")?.join(name);
         if let Ok(text) = std::fs::read_to_string(&path) {
             return Ok(text.trim().to_owned());
@@ -95,20 +121,65 @@ impl Home {
         hex::encode(Sha256::digest(self.path.as_os_str().as_encoded_bytes()))[..8].to_owned()
     }
 
-    /// The socket that host agents connect to. A unix socket's path has 107 bytes at most, so a deep home has it
-    /// elsewhere.
-    pub(crate) fn agents_socket(&self) -> Result<PathBuf> {
-        let path = self.private_folder("run")?.join("agents.sock");
-        if path.as_os_str().len() <= 100 {
-            return Ok(path);
+    /// The socket that host agents connect to, in the folder of the control part. A unix socket's path has 107 bytes
+    /// at most, so a deep home has it elsewhere.
+    pub(crate) fn agents_socket(&self, folder: &Path) -> Result<PathBuf> {
+        if folder.as_os_str().len() <= LONGEST_FOLDER {
+            return Ok(folder.join("run").join("agents.sock"));
         }
-        let folder = std::env::temp_dir().join(format!("kilonova-{}", self.cloud_id()));
+        let short = std::env::temp_dir().join(format!("kilonova-{}", self.cloud_id()));
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&folder)?;
-        Ok(folder.join("agents.sock"))
+            .create(&short)?;
+        let found = std::fs::symlink_metadata(&short)?;
+        let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+        if !ours || found.mode() & 0o077 != 0 {
+            bail!("{} belongs to somebody else; remove it", short.display());
+        }
+        Ok(short.join("agents.sock"))
     }
+
+    /// Waits until the parts of an earlier run have ended; they follow the process that started them.
+    pub(crate) async fn wait_for_parts(&self, patience: Duration) -> Result<()> {
+        let until = tokio::time::Instant::now() + patience;
+        for folder in [self.path.clone(), self.path.join("control")] {
+            let Ok(lock) = File::open(lock_path(&folder)) else {
+                continue;
+            };
+            while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+                if tokio::time::Instant::now() > until {
+                    bail!(
+                        "a part of the cloud in {} does not end",
+                        self.path.display()
+                    );
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives a folder and all that is in it to a user; links are given, not followed.
+fn give(path: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
+    if std::fs::symlink_metadata(path)?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give(&entry?.path(), uid, gid)?;
+        }
+    }
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+}
+
+/// A directory in another, readable by its owner only, made when it is missing.
+pub(crate) fn private_folder(parent: &Path, name: &str) -> Result<PathBuf> {
+    let path = parent.join(name);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path)
+        .with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(path)
 }
 
 fn read_pid(file: &mut File) -> String {

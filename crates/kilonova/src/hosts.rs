@@ -1,7 +1,7 @@
 //! The hosts of this process: one real one, or simulated ones.
 
-use crate::arguments::{Hypervisor, Up};
-use crate::home::Home;
+use crate::arguments::Hypervisor;
+use crate::part::{self, Orders};
 use anyhow::{Context, Result};
 use compute::{Agent, ImageCache, Ledger, Settings};
 use network_agent::source::{Endpoint, HttpSource};
@@ -15,9 +15,6 @@ use virt::libvirt::{Libvirt, LibvirtConfig};
 use virt::sim::{Sim, SimConfig};
 use web::client::Client;
 
-/// How often an agent says that it lives.
-const BEAT: Duration = Duration::from_secs(5);
-
 /// What runs on this machine.
 pub(crate) struct Hosts {
     daemon: Option<Daemon>,
@@ -25,25 +22,23 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// Starts the agents.
+    /// Starts the agents; their files are in `home`.
     pub(crate) async fn start(
-        home: &Home,
-        up: &Up,
-        socket: &Path,
-        metadata_secret: &str,
+        home: &Path,
+        orders: &Orders,
         stop: &CancellationToken,
     ) -> Result<Self> {
-        match up.hypervisor {
+        match orders.settings.hypervisor {
             Hypervisor::Sim => {
-                for number in 1..=up.hosts.max(1) {
-                    simulated(home, number, socket, stop).await?;
+                for number in 1..=orders.settings.simulated_hosts {
+                    simulated(home, number, orders, stop).await?;
                 }
                 Ok(Self {
                     daemon: None,
                     libvirt: None,
                 })
             }
-            Hypervisor::Libvirt => real(home, up, socket, metadata_secret, stop).await,
+            Hypervisor::Libvirt => real(home, orders, stop).await,
         }
     }
 
@@ -62,16 +57,34 @@ impl Hosts {
     }
 }
 
+/// The privileged part of a cloud, until its end.
+pub(crate) async fn run() -> Result<()> {
+    let (orders, _place) = tokio::task::spawn_blocking(part::begin).await??;
+    let stop = CancellationToken::new();
+    part::stop_with_supervisor(&stop);
+    let starting = Hosts::start(&orders.folder, &orders, &stop);
+    let hosts = tokio::select! {
+        hosts = starting => hosts?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    part::say_ready()?;
+    part::wait_for_end(&stop).await?;
+    stop.cancel();
+    hosts.finish().await;
+    Ok(())
+}
+
 async fn simulated(
-    home: &Home,
+    home: &Path,
     number: u16,
-    socket: &Path,
+    orders: &Orders,
     stop: &CancellationToken,
 ) -> Result<()> {
+    let socket = &orders.socket;
     let name = format!("sim-host-{number}");
-    let folder = home.path.join("sim").join(&name);
+    let folder = home.join("sim").join(&name);
     let hypervisor = Sim::open(SimConfig::large(folder.join("guests"), &name))?;
-    let agent = agent(&folder, &name, hypervisor, None, socket)?;
+    let agent = agent(&folder, &name, hypervisor, None, orders)?;
     agent.introduce().await;
     tokio::spawn(agent.run(stop.clone()));
     let source = Arc::new(HttpSource::new(Endpoint::Unix(socket.to_owned()), &name));
@@ -83,35 +96,30 @@ async fn simulated(
     Ok(())
 }
 
-async fn real(
-    home: &Home,
-    up: &Up,
-    socket: &Path,
-    metadata_secret: &str,
-    stop: &CancellationToken,
-) -> Result<Hosts> {
+async fn real(home: &Path, orders: &Orders, stop: &CancellationToken) -> Result<Hosts> {
+    let socket = &orders.socket;
     let HostName(name) = host_name();
-    let daemon = match Daemon::ensure(DaemonConfig::system(home.path.join("libvirt"))).await {
+    let daemon = match Daemon::ensure(DaemonConfig::system(home.join("libvirt"))).await {
         Ok(daemon) => Some(daemon),
         Err(error) => {
             tracing::error!(%error, "libvirt does not answer; the compute service is down until it does");
             None
         }
     };
-    let libvirt = Libvirt::open(LibvirtConfig::system(home.path.join("instances")))
+    let libvirt = Libvirt::open(LibvirtConfig::system(home.join("instances")))
         .await
         .context("the instances folder")?;
     let images = ImageCache::new(libvirt.base_images()?);
     let agent = agent(
-        &home.path,
+        home,
         &name,
         Arc::clone(&libvirt) as Arc<dyn virt::Hypervisor>,
         Some(images),
-        socket,
+        orders,
     )?;
     agent.introduce().await;
     tokio::spawn(agent.run(stop.clone()));
-    let config = network_config(home, up, &name, metadata_secret)?;
+    let config = network_config(orders, &name)?;
     let source = Arc::new(HttpSource::new(Endpoint::Unix(socket.to_owned()), &name));
     let stop = stop.clone();
     tokio::spawn(async move {
@@ -131,20 +139,11 @@ pub(crate) fn host_name() -> HostName {
     HostName(system.nodename().to_string_lossy().into_owned())
 }
 
-/// The network agent's settings; `down` needs the same.
-pub(crate) fn network_config(
-    home: &Home,
-    up: &Up,
-    host: &str,
-    metadata_secret: &str,
-) -> Result<network_agent::Config> {
-    let cloud = network_agent::CloudId::new(&home.cloud_id())?;
-    let mut config = network_agent::Config::new(
-        cloud,
-        host,
-        network_agent::Secret::new(metadata_secret.as_bytes()),
-    );
-    config.metadata_url = format!("http://{}:{}", up.listen, up.metadata_port);
+fn network_config(orders: &Orders, host: &str) -> Result<network_agent::Config> {
+    let cloud = network_agent::CloudId::new(&orders.cloud_id)?;
+    let secret = network_agent::Secret::new(orders.metadata_secret.as_bytes());
+    let mut config = network_agent::Config::new(cloud, host, secret);
+    config.metadata_url = orders.settings.url(orders.settings.metadata_port, "");
     Ok(config)
 }
 
@@ -153,23 +152,18 @@ fn agent(
     name: &str,
     hypervisor: Arc<dyn virt::Hypervisor>,
     images: Option<ImageCache>,
-    socket: &Path,
+    orders: &Orders,
 ) -> Result<Arc<Agent>> {
     std::fs::create_dir_all(folder)?;
     let settings = Settings {
         host: HostName(name.to_owned()),
         node: node_id(&folder.join("node-id"))?,
         host_ip: "127.0.0.1".to_owned(),
-        beat: BEAT,
+        beat: orders.settings.beat(),
     };
     let ledger = Ledger::open(&folder.join("agent-ledger"))?;
-    Ok(Agent::new(
-        settings,
-        hypervisor,
-        images,
-        ledger,
-        Client::unix("the conductor", socket),
-    ))
+    let conductor = Client::unix("the conductor", &orders.socket);
+    Ok(Agent::new(settings, hypervisor, images, ledger, conductor))
 }
 
 /// The node's id: made once, kept for ever, because it names the host's inventory.

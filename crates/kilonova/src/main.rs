@@ -2,15 +2,19 @@
 
 mod arguments;
 mod cloud;
+mod config_file;
 mod credentials;
 mod down;
 mod flavors;
 mod home;
 mod hosts;
+mod part;
 mod service_tokens;
 mod serving;
+mod settings;
+mod supervisor;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, Config};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -34,7 +38,11 @@ fn main() -> ExitCode {
         Err(error) => return fail(&anyhow::Error::from(error)),
     };
     let done = match arguments.command {
-        Command::Up(up) => runtime.block_on(cloud::up(up)),
+        Command::Up(up) => runtime.block_on(supervisor::up(up)),
+        Command::Control(_) => runtime.block_on(cloud::run()),
+        Command::Host(_) => runtime.block_on(hosts::run()),
+        Command::Config(Config::Check(of)) => settings::check(&of),
+        Command::Config(Config::Show(of)) => settings::show(&of),
         Command::Down(at) => runtime.block_on(down::down(&at.home)),
         Command::Status(at) => home::status(&at.home),
     };

@@ -1,8 +1,8 @@
 //! The ports of the cloud.
 
-use crate::arguments::Up;
 use anyhow::{Context, Result};
 use axum::Router;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -11,27 +11,23 @@ use web::Listener;
 /// The APIs that are served, and the signal that ends them.
 pub(crate) struct Serving {
     tasks: JoinSet<std::io::Result<()>>,
-    pub(crate) stop: CancellationToken,
+    listen: String,
+    stop: CancellationToken,
 }
 
 impl Serving {
-    pub(crate) fn new(stop: CancellationToken) -> Self {
+    pub(crate) fn new(listen: &str, stop: CancellationToken) -> Self {
         Self {
             tasks: JoinSet::new(),
+            listen: listen.to_owned(),
             stop,
         }
     }
 
     /// Serves a router on a port.
-    pub(crate) async fn tcp(
-        &mut self,
-        up: &Up,
-        service: &str,
-        port: u16,
-        router: Router,
-    ) -> Result<()> {
-        let listener = Listener::tcp(&up.listen, port).await.with_context(|| {
-            format!("the {service} API cannot listen on {}:{port}; choose another port with --{service}-port", up.listen)
+    pub(crate) async fn tcp(&mut self, service: &str, port: u16, router: Router) -> Result<()> {
+        let listener = Listener::tcp(&self.listen, port).await.with_context(|| {
+            format!("the {service} API cannot listen on {}:{port}; choose another port with --{service}-port", self.listen)
         })?;
         self.tasks
             .spawn(web::serve(listener, router, self.stop.clone()));
@@ -40,6 +36,12 @@ impl Serving {
 
     /// Serves a router on a private unix socket.
     pub(crate) fn unix(&mut self, path: &Path, router: Router) -> Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)?;
+        }
         // A socket that an earlier run left behind.
         let _ = std::fs::remove_file(path);
         let listener = tokio::net::UnixListener::bind(path)

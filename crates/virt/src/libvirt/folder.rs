@@ -43,16 +43,12 @@ impl Instances {
         let fail = |error: std::io::Error| HypervisorError::disk(folder.display(), &error);
         make_folder(folder, 0o711).map_err(fail)?;
         let real = folder.canonicalize().map_err(fail)?;
-        let exposed = if everybody_may_pass(&real).map_err(fail)? {
-            real.clone()
-        } else {
-            expose(&real, run).map_err(|error| {
-                HypervisorError::disk(
-                    format!("bind mount of {} for QEMU's user", real.display()),
-                    &error,
-                )
-            })?
-        };
+        let exposed = reachable(&real, run, usize::MAX).map_err(|error| {
+            HypervisorError::disk(
+                format!("a way to {} for QEMU's user", real.display()),
+                &error,
+            )
+        })?;
         Ok(Self { real, exposed })
     }
 
@@ -208,13 +204,28 @@ fn everybody_may_pass(path: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
+/// A path of at most `longest` bytes to this folder that any user may walk, if need be by a bind mount below `run`.
+/// [`Instances::withdraw`] takes the mount away.
+///
+/// # Errors
+/// A folder above cannot be looked at, or the bind mount is refused.
+pub fn reachable(folder: &Path, run: &Path, longest: usize) -> std::io::Result<PathBuf> {
+    let real = folder.canonicalize()?;
+    let above = real.parent().unwrap_or(&real);
+    if real.as_os_str().len() <= longest && everybody_may_pass(above)? {
+        return Ok(real);
+    }
+    expose(&real, run)
+}
+
 /// Stable for a folder, short, and different for different folders (FNV-1a over the path).
 fn mount_point(real: &Path, run: &Path) -> PathBuf {
     let bytes = real.as_os_str().as_encoded_bytes();
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    run.join(format!("instances-{hash:016x}"))
+    let name = real.file_name().unwrap_or_default().to_string_lossy();
+    run.join(format!("{name}-{hash:016x}"))
 }
 
 fn expose(real: &Path, run: &Path) -> std::io::Result<PathBuf> {

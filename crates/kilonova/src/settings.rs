@@ -1,0 +1,426 @@
+//! What an operator can choose: defaults, then the configuration file, then the command line.
+
+use crate::arguments::{Configured, Hypervisor, Up};
+use crate::config_file::{self, Entry, place};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The file used when none is named and the home has none.
+const SYSTEM_FILE: &str = "/etc/kilonova/kilonova.conf";
+
+/// Every choice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// What runs guests.
+    pub(crate) hypervisor: Hypervisor,
+    /// Simulated hosts.
+    pub(crate) simulated_hosts: u16,
+    /// The system user that the control process becomes.
+    pub(crate) user: String,
+    /// The address all APIs listen on.
+    pub(crate) listen: String,
+    pub(crate) identity_port: u16,
+    pub(crate) compute_port: u16,
+    pub(crate) metadata_port: u16,
+    pub(crate) placement_port: u16,
+    pub(crate) image_port: u16,
+    pub(crate) network_port: u16,
+    /// Of the external network `public` of a fresh cloud.
+    pub(crate) public_range: String,
+    /// Of the shared network `private` of a fresh cloud.
+    pub(crate) private_range: String,
+    /// Database URLs; empty is SQLite in the home.
+    pub(crate) compute_database: String,
+    pub(crate) identity_database: String,
+    pub(crate) image_database: String,
+    pub(crate) network_database: String,
+    /// Connections to each database.
+    pub(crate) database_connections: usize,
+    /// Seconds between two signs of life of a service.
+    pub(crate) report_interval: u64,
+    /// Seconds of silence after which a service is down.
+    pub(crate) service_down_time: u64,
+    pub(crate) cpu_allocation_ratio: f64,
+    pub(crate) ram_allocation_ratio: f64,
+    pub(crate) disk_allocation_ratio: f64,
+    pub(crate) reserved_host_memory_mb: u64,
+    pub(crate) reserved_host_disk_mb: u64,
+    pub(crate) default_availability_zone: String,
+    pub(crate) internal_availability_zone: String,
+    pub(crate) max_limit: usize,
+    pub(crate) max_request_body_size: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let ratios = db::hosts::Ratios::default();
+        let api = api::Config::default();
+        Self {
+            hypervisor: Hypervisor::Libvirt,
+            simulated_hosts: 1,
+            user: "kilonova".to_owned(),
+            listen: "127.0.0.1".to_owned(),
+            identity_port: 5000,
+            compute_port: 8774,
+            metadata_port: 8775,
+            placement_port: 8778,
+            image_port: 9292,
+            network_port: 9696,
+            public_range: "172.24.4.0/24".to_owned(),
+            private_range: "10.10.0.0/22".to_owned(),
+            compute_database: String::new(),
+            identity_database: String::new(),
+            image_database: String::new(),
+            network_database: String::new(),
+            database_connections: 2,
+            report_interval: 5,
+            service_down_time: 60,
+            cpu_allocation_ratio: ratios.cpu,
+            ram_allocation_ratio: ratios.ram,
+            disk_allocation_ratio: ratios.disk,
+            reserved_host_memory_mb: ratios.reserved_memory_mb,
+            reserved_host_disk_mb: ratios.reserved_disk_gb * 1024,
+            default_availability_zone: api.default_zone,
+            internal_availability_zone: api.internal_zone,
+            max_limit: api.max_limit,
+            max_request_body_size: api.max_body_bytes,
+        }
+    }
+}
+
+/// One name in the file. Sections and names are those of nova.conf where the meaning is the same.
+struct Key {
+    section: &'static str,
+    name: &'static str,
+    help: &'static str,
+    set: fn(&mut Settings, &str) -> Result<(), String>,
+    show: fn(&Settings) -> String,
+}
+
+#[rustfmt::skip]
+const KEYS: &[Key] = &[
+    Key { section: "DEFAULT", name: "compute_driver", help: "what runs guests: libvirt.LibvirtDriver (real ones) or fake.FakeDriver (simulated ones)", set: |s, v| set(&mut s.hypervisor, driver(v)), show: |s| shown_driver(s.hypervisor).to_owned() },
+    Key { section: "DEFAULT", name: "osapi_compute_listen_port", help: "port of the Compute API", set: |s, v| set(&mut s.compute_port, port(v)), show: |s| s.compute_port.to_string() },
+    Key { section: "DEFAULT", name: "metadata_listen_port", help: "port of the metadata service", set: |s, v| set(&mut s.metadata_port, port(v)), show: |s| s.metadata_port.to_string() },
+    Key { section: "DEFAULT", name: "report_interval", help: "seconds between two signs of life of a service", set: |s, v| set(&mut s.report_interval, number(v, 1, 3600)), show: |s| s.report_interval.to_string() },
+    Key { section: "DEFAULT", name: "service_down_time", help: "seconds of silence after which a service is down", set: |s, v| set(&mut s.service_down_time, number(v, 2, 86_400)), show: |s| s.service_down_time.to_string() },
+    Key { section: "DEFAULT", name: "initial_cpu_allocation_ratio", help: "virtual CPUs for each CPU of a new host", set: |s, v| set(&mut s.cpu_allocation_ratio, ratio(v)), show: |s| s.cpu_allocation_ratio.to_string() },
+    Key { section: "DEFAULT", name: "initial_ram_allocation_ratio", help: "memory given out for each MiB of a new host", set: |s, v| set(&mut s.ram_allocation_ratio, ratio(v)), show: |s| s.ram_allocation_ratio.to_string() },
+    Key { section: "DEFAULT", name: "initial_disk_allocation_ratio", help: "disk given out for each GiB of a new host", set: |s, v| set(&mut s.disk_allocation_ratio, ratio(v)), show: |s| s.disk_allocation_ratio.to_string() },
+    Key { section: "DEFAULT", name: "reserved_host_memory_mb", help: "MiB of memory that a host keeps for itself", set: |s, v| set(&mut s.reserved_host_memory_mb, number(v, 0, u64::MAX)), show: |s| s.reserved_host_memory_mb.to_string() },
+    Key { section: "DEFAULT", name: "reserved_host_disk_mb", help: "MiB of disk that a host keeps for itself", set: |s, v| set(&mut s.reserved_host_disk_mb, number(v, 0, u64::MAX)), show: |s| s.reserved_host_disk_mb.to_string() },
+    Key { section: "DEFAULT", name: "default_availability_zone", help: "the zone of hosts that no aggregate puts into another", set: |s, v| set(&mut s.default_availability_zone, text(v)), show: |s| s.default_availability_zone.clone() },
+    Key { section: "DEFAULT", name: "internal_service_availability_zone", help: "the zone of services that are not hosts", set: |s, v| set(&mut s.internal_availability_zone, text(v)), show: |s| s.internal_availability_zone.clone() },
+    Key { section: "api", name: "max_limit", help: "items of a page at most", set: |s, v| set(&mut s.max_limit, number(v, 1, 100_000)), show: |s| s.max_limit.to_string() },
+    Key { section: "oslo_middleware", name: "max_request_body_size", help: "bytes of a request's body at most", set: |s, v| set(&mut s.max_request_body_size, number(v, 1024, 1 << 30)), show: |s| s.max_request_body_size.to_string() },
+    Key { section: "database", name: "connection", help: "compute's database: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME or mysql://...; empty: SQLite in the home", set: |s, v| set(&mut s.compute_database, database(v)), show: |s| without_password(&s.compute_database) },
+    Key { section: "database", name: "max_pool_size", help: "connections to each database", set: |s, v| set(&mut s.database_connections, number(v, 1, 1000)), show: |s| s.database_connections.to_string() },
+    Key { section: "identity", name: "connection", help: "the identity service's database", set: |s, v| set(&mut s.identity_database, database(v)), show: |s| without_password(&s.identity_database) },
+    Key { section: "identity", name: "port", help: "port of the Identity API (under /v3)", set: |s, v| set(&mut s.identity_port, port(v)), show: |s| s.identity_port.to_string() },
+    Key { section: "image", name: "connection", help: "the image service's database", set: |s, v| set(&mut s.image_database, database(v)), show: |s| without_password(&s.image_database) },
+    Key { section: "image", name: "port", help: "port of the Image API", set: |s, v| set(&mut s.image_port, port(v)), show: |s| s.image_port.to_string() },
+    Key { section: "network", name: "connection", help: "the network service's database", set: |s, v| set(&mut s.network_database, database(v)), show: |s| without_password(&s.network_database) },
+    Key { section: "network", name: "port", help: "port of the Networking API", set: |s, v| set(&mut s.network_port, port(v)), show: |s| s.network_port.to_string() },
+    Key { section: "network", name: "public_range", help: "range of the external network `public` of a fresh cloud; the host takes its first address", set: |s, v| set(&mut s.public_range, range(v)), show: |s| s.public_range.clone() },
+    Key { section: "network", name: "private_range", help: "range of the shared network `private` of a fresh cloud", set: |s, v| set(&mut s.private_range, range(v)), show: |s| s.private_range.clone() },
+    Key { section: "placement", name: "port", help: "port of the Placement API", set: |s, v| set(&mut s.placement_port, port(v)), show: |s| s.placement_port.to_string() },
+    Key { section: "kilonova", name: "listen", help: "the address all APIs listen on", set: |s, v| set(&mut s.listen, address(v)), show: |s| s.listen.clone() },
+    Key { section: "kilonova", name: "simulated_hosts", help: "hosts with the simulated driver", set: |s, v| set(&mut s.simulated_hosts, number(v, 1, 10_000)), show: |s| s.simulated_hosts.to_string() },
+    Key { section: "kilonova", name: "user", help: "the system user that the control process becomes when the cloud is started as root", set: |s, v| set(&mut s.user, text(v)), show: |s| s.user.clone() },
+];
+
+/// The settings for a cloud, with the file they came from, and what should be said about it.
+pub(crate) struct Read {
+    pub(crate) settings: Settings,
+    pub(crate) file: Option<PathBuf>,
+    /// Names in the file that mean nothing, each with file and line.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Reads the file that is named, or else the home's, or else the system's.
+pub(crate) fn read(named: Option<&Path>, home: &Path) -> Result<Read> {
+    let mut settings = Settings::default();
+    let Some(file) = which(named, home) else {
+        return Ok(Read {
+            settings,
+            file: None,
+            warnings: Vec::new(),
+        });
+    };
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read the configuration file {}", file.display()))?;
+    let entries =
+        config_file::parse(&text).map_err(|error| anyhow::anyhow!("{}:{error}", file.display()))?;
+    let (warnings, wrong) = apply(&mut settings, &file, &entries);
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("\n          "));
+    }
+    Ok(Read {
+        settings,
+        file: Some(file),
+        warnings,
+    })
+}
+
+/// Says whether the configuration is right.
+pub(crate) fn check(of: &Configured) -> Result<()> {
+    let read = read(of.config_file.as_deref(), &of.at.home)?;
+    let Some(file) = read.file else {
+        println!("there is no configuration file; the defaults hold");
+        return Ok(());
+    };
+    if !read.warnings.is_empty() {
+        bail!("{}", read.warnings.join("\n          "));
+    }
+    println!("{} is right", file.display());
+    Ok(())
+}
+
+/// Prints every setting.
+pub(crate) fn show(of: &Configured) -> Result<()> {
+    let read = read(of.config_file.as_deref(), &of.at.home)?;
+    print!("{}", read.settings.to_file());
+    Ok(())
+}
+
+fn which(named: Option<&Path>, home: &Path) -> Option<PathBuf> {
+    if let Some(named) = named {
+        return Some(named.to_owned());
+    }
+    [home.join("kilonova.conf"), SYSTEM_FILE.into()]
+        .into_iter()
+        .find(|file| file.exists())
+}
+
+/// Takes entries over; gives warnings and errors, each with its place.
+fn apply(settings: &mut Settings, file: &Path, entries: &[Entry]) -> (Vec<String>, Vec<String>) {
+    let (mut warnings, mut wrong) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let Entry {
+            section,
+            name,
+            value,
+            line,
+        } = entry;
+        let at = place(file, *line);
+        let found = KEYS
+            .iter()
+            .find(|key| key.section == section && key.name == name);
+        let Some(key) = found else {
+            warnings.push(format!(
+                "{at}: [{section}] {name} is not known and has no effect{}",
+                hint(section, name)
+            ));
+            continue;
+        };
+        if let Err(reason) = (key.set)(settings, value) {
+            wrong.push(format!("{at}: [{section}] {name}: {reason}"));
+        }
+    }
+    (warnings, wrong)
+}
+
+/// Where a name of this kind would be right, when there is one.
+fn hint(section: &str, name: &str) -> String {
+    let same_name = KEYS.iter().find(|key| key.name == name);
+    let alike = KEYS
+        .iter()
+        .filter(|key| key.section == section)
+        .find(|key| key.name.contains(name) || name.contains(key.name));
+    match same_name.or(alike) {
+        Some(key) => format!("; did you mean [{}] {}?", key.section, key.name),
+        None => "; `kilonova config show` lists what there is".to_owned(),
+    }
+}
+
+impl Settings {
+    /// What the command line says, over what is there.
+    pub(crate) fn override_by(&mut self, up: &Up) -> Result<()> {
+        fn take<T: Clone>(target: &mut T, given: Option<&T>) {
+            if let Some(given) = given {
+                given.clone_into(target);
+            }
+        }
+        take(&mut self.hypervisor, up.hypervisor.as_ref());
+        take(&mut self.simulated_hosts, up.hosts.as_ref());
+        take(&mut self.user, up.user.as_ref());
+        take(&mut self.listen, up.listen.as_ref());
+        take(&mut self.identity_port, up.identity_port.as_ref());
+        take(&mut self.compute_port, up.compute_port.as_ref());
+        take(&mut self.metadata_port, up.metadata_port.as_ref());
+        take(&mut self.placement_port, up.placement_port.as_ref());
+        take(&mut self.image_port, up.image_port.as_ref());
+        take(&mut self.network_port, up.network_port.as_ref());
+        for (target, given, option) in [
+            (&mut self.public_range, &up.public_range, "--public-range"),
+            (
+                &mut self.private_range,
+                &up.private_range,
+                "--private-range",
+            ),
+        ] {
+            if let Some(given) = given {
+                *target = range(given).map_err(|reason| anyhow::anyhow!("{option}: {reason}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The URL of a port of this cloud; an address in version 6 stands in brackets.
+    pub(crate) fn url(&self, port: u16, path: &str) -> String {
+        match self.listen.contains(':') {
+            true => format!("http://[{}]:{port}{path}", self.listen),
+            false => format!("http://{}:{port}{path}", self.listen),
+        }
+    }
+
+    /// Where users log in.
+    pub(crate) fn auth_url(&self) -> String {
+        self.url(self.identity_port, "/v3")
+    }
+
+    /// Ratios and reserves of new hosts.
+    pub(crate) fn ratios(&self) -> db::hosts::Ratios {
+        db::hosts::Ratios {
+            cpu: self.cpu_allocation_ratio,
+            ram: self.ram_allocation_ratio,
+            disk: self.disk_allocation_ratio,
+            reserved_memory_mb: self.reserved_host_memory_mb,
+            reserved_disk_gb: self.reserved_host_disk_mb.div_ceil(1024),
+        }
+    }
+
+    /// How often services say that they live.
+    pub(crate) fn beat(&self) -> Duration {
+        Duration::from_secs(self.report_interval)
+    }
+
+    /// After how long a silence a service is down.
+    pub(crate) fn down_after(&self) -> Duration {
+        Duration::from_secs(self.service_down_time)
+    }
+
+    /// The settings as a configuration file, with a comment for each; passwords in URLs are left out.
+    pub(crate) fn to_file(&self) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        for key in KEYS {
+            if key.section != section {
+                let gap = if section.is_empty() { "" } else { "\n" };
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "{gap}[{}]", key.section);
+                section = key.section;
+            }
+            let _ = writeln!(text, "# {}\n{} = {}", key.help, key.name, (key.show)(self));
+        }
+        text
+    }
+}
+
+fn set<T>(target: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *target = value?;
+    Ok(())
+}
+
+fn driver(value: &str) -> Result<Hypervisor, String> {
+    match value {
+        "libvirt.LibvirtDriver" => Ok(Hypervisor::Libvirt),
+        "fake.FakeDriver" => Ok(Hypervisor::Sim),
+        other => Err(format!(
+            "{other:?} is not a driver; there are libvirt.LibvirtDriver and fake.FakeDriver"
+        )),
+    }
+}
+
+fn shown_driver(hypervisor: Hypervisor) -> &'static str {
+    match hypervisor {
+        Hypervisor::Libvirt => "libvirt.LibvirtDriver",
+        Hypervisor::Sim => "fake.FakeDriver",
+    }
+}
+
+fn port(value: &str) -> Result<u16, String> {
+    let parsed = value.parse().ok().filter(|port| *port != 0);
+    parsed.ok_or_else(|| format!("{value:?} is not a port; a port is a number from 1 to 65535"))
+}
+
+fn number<T>(value: &str, least: T, most: T) -> Result<T, String>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
+{
+    let parsed = value.parse().ok();
+    parsed
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| format!("{value:?} is not a number from {least} to {most}"))
+}
+
+fn ratio(value: &str) -> Result<f64, String> {
+    let parsed = value.parse().ok();
+    parsed
+        .filter(|ratio: &f64| ratio.is_finite() && *ratio > 0.0)
+        .ok_or_else(|| format!("{value:?} is not a ratio; a ratio is a number above 0, as 1.5"))
+}
+
+fn text(value: &str) -> Result<String, String> {
+    if value.is_empty() {
+        return Err("it must not be empty".to_owned());
+    }
+    Ok(value.to_owned())
+}
+
+fn address(value: &str) -> Result<String, String> {
+    match value.parse::<std::net::IpAddr>() {
+        Ok(_) => Ok(value.to_owned()),
+        Err(_) => Err(format!(
+            "{value:?} is not an IP address, as 127.0.0.1 or 0.0.0.0"
+        )),
+    }
+}
+
+fn range(value: &str) -> Result<String, String> {
+    match value.parse::<ipnet::IpNet>() {
+        Ok(_) => Ok(value.to_owned()),
+        Err(_) => Err(format!("{value:?} is not a range, as 10.10.0.0/22")),
+    }
+}
+
+/// SQLAlchemy's way of writing (`mysql+pymysql://`) is understood, because nova.conf has it.
+fn database(value: &str) -> Result<String, String> {
+    if value.is_empty() {
+        return Ok(String::new());
+    }
+    let Some((scheme, rest)) = value.split_once("://") else {
+        return Err("it is not a URL, as postgresql://user:password@host/nova".to_owned());
+    };
+    let kind = match scheme.split('+').next().unwrap_or_default() {
+        "sqlite" => "sqlite",
+        "postgres" | "postgresql" => "postgres",
+        "mysql" | "mariadb" => "mysql",
+        other => {
+            return Err(format!(
+                "{other} is not a database; there are sqlite, postgresql and mysql"
+            ));
+        }
+    };
+    Ok(format!("{kind}://{rest}"))
+}
+
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    match rest.rsplit_once('@') {
+        Some((login, place)) => {
+            let user = login.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{place}")
+        }
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

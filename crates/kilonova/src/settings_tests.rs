@@ -1,0 +1,125 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+fn applied(text: &str) -> (Settings, Vec<String>, Vec<String>) {
+    let mut settings = Settings::default();
+    let entries = config_file::parse(text).unwrap();
+    let (warnings, wrong) = apply(&mut settings, Path::new("k.conf"), &entries);
+    (settings, warnings, wrong)
+}
+
+#[test]
+fn every_key_is_shown_and_read_back() {
+    let changed = Settings {
+        hypervisor: Hypervisor::Sim,
+        simulated_hosts: 7,
+        user: "someone".to_owned(),
+        listen: "0.0.0.0".to_owned(),
+        identity_port: 1,
+        compute_port: 2,
+        metadata_port: 3,
+        placement_port: 4,
+        image_port: 5,
+        network_port: 6,
+        public_range: "192.0.2.0/24".to_owned(),
+        private_range: "10.1.0.0/16".to_owned(),
+        compute_database: "postgres://h/c".to_owned(),
+        identity_database: "postgres://h/i".to_owned(),
+        image_database: "mysql://h/g".to_owned(),
+        network_database: "sqlite:///n".to_owned(),
+        database_connections: 9,
+        report_interval: 11,
+        service_down_time: 12,
+        cpu_allocation_ratio: 16.0,
+        ram_allocation_ratio: 1.5,
+        disk_allocation_ratio: 0.5,
+        reserved_host_memory_mb: 1,
+        reserved_host_disk_mb: 2048,
+        default_availability_zone: "here".to_owned(),
+        internal_availability_zone: "inside".to_owned(),
+        max_limit: 50,
+        max_request_body_size: 4096,
+    };
+    let (read, warnings, wrong) = applied(&changed.to_file());
+    assert_eq!((warnings, wrong), (vec![], vec![]));
+    assert_eq!(read, changed);
+    assert_eq!(
+        applied(&Settings::default().to_file()).0,
+        Settings::default()
+    );
+}
+
+#[test]
+fn a_wrong_value_is_named_with_file_and_line() {
+    for (line, named) in [
+        ("[DEFAULT]\nosapi_compute_listen_port = 99999", "99999"),
+        ("[DEFAULT]\nosapi_compute_listen_port = 0", "1 to 65535"),
+        (
+            "[DEFAULT]\ncompute_driver = xenapi.XenAPIDriver",
+            "libvirt.LibvirtDriver",
+        ),
+        ("[DEFAULT]\ninitial_cpu_allocation_ratio = -1", "above 0"),
+        ("[DEFAULT]\nservice_down_time = soon", "soon"),
+        ("[database]\nconnection = oracle://x", "oracle"),
+        ("[database]\nconnection = here.db", "URL"),
+        ("[network]\npublic_range = 10.0.0.0", "range"),
+        ("[kilonova]\nlisten = localhost", "IP address"),
+        ("[kilonova]\nuser =", "empty"),
+    ] {
+        let (_, warnings, wrong) = applied(line);
+        assert_eq!(warnings, [""; 0]);
+        assert_eq!(wrong.len(), 1, "{line}");
+        assert!(wrong[0].starts_with("k.conf:2: ["), "{}", wrong[0]);
+        assert!(wrong[0].contains(named), "{}", wrong[0]);
+    }
+}
+
+#[test]
+fn an_unknown_name_is_told_with_file_and_line() {
+    for (text, told) in [
+        (
+            "[api]\n\nmax_limits = 5",
+            "k.conf:3: [api] max_limits is not known and has no effect; did you mean [api] max_limit?",
+        ),
+        (
+            "[DEFAULT]\nmax_limit = 5",
+            "k.conf:2: [DEFAULT] max_limit is not known and has no effect; did you mean [api] max_limit?",
+        ),
+        (
+            "[glance]\nx = 5",
+            "k.conf:2: [glance] x is not known and has no effect; `kilonova config show` lists what there is",
+        ),
+    ] {
+        let (settings, warnings, wrong) = applied(text);
+        assert_eq!(warnings, [told]);
+        assert!(wrong.is_empty());
+        assert_eq!(settings, Settings::default());
+    }
+}
+
+#[test]
+fn nova_conf_urls_are_understood_and_passwords_not_shown() {
+    let (settings, _, wrong) =
+        applied("[database]\nconnection = mysql+pymysql://nova:s3cret@db/nova");
+    assert!(wrong.is_empty());
+    assert_eq!(settings.compute_database, "mysql://nova:s3cret@db/nova");
+    assert!(
+        settings
+            .to_file()
+            .contains("connection = mysql://nova:***@db/nova")
+    );
+    assert!(!settings.to_file().contains("s3cret"));
+}
+
+#[test]
+fn the_file_in_the_home_is_found_and_a_named_one_must_be_there() {
+    let home = tempfile::tempdir().unwrap();
+    assert!(read(Some(&home.path().join("none")), home.path()).is_err());
+    std::fs::write(home.path().join("kilonova.conf"), "[api]\nmax_limit = 5\n").unwrap();
+    let found = read(None, home.path()).unwrap();
+    assert_eq!(found.settings.max_limit, 5);
+    assert_eq!(found.file, Some(home.path().join("kilonova.conf")));
+    std::fs::write(home.path().join("kilonova.conf"), "[api]\nmax_limit\n").unwrap();
+    let error = read(None, home.path()).err().unwrap().to_string();
+    assert!(error.contains("kilonova.conf:2: "), "{error}");
+}
