@@ -189,3 +189,57 @@ def test_user_data_limit(demo_sdk, image, name):
         microversion="2.37",
     )
     assert answer.status_code == 400 and "user_data" in answer.text
+
+
+def test_pause_suspend_crash_dump(admin, demo, demo_sdk, image, name):
+    server = boot(demo_sdk, name, image).id
+    wait_status(demo_sdk, server, "ACTIVE")
+    for back, command, status in [("unpause", "pause", "PAUSED"), ("resume", "suspend", "SUSPENDED")]:
+        demo.run("server", command, server)
+        wait_status(demo_sdk, server, status)
+        assert "409" in demo.fails("server", command, server)
+        assert "409" in demo.fails("server", "stop", server)
+        demo.run("server", back, server)
+        wait_status(demo_sdk, server, "ACTIVE")
+    demo.run("server", "suspend", server)
+    wait_status(demo_sdk, server, "SUSPENDED")
+    demo.run("server", "reboot", "--hard", server)
+    wait_status(demo_sdk, server, "ACTIVE")
+    demo.run("server", "dump", "create", server)
+    wait_until(
+        lambda: demo.get("server", "event", "list", server)[0]["Action"] == "trigger_crash_dump", 10, "the action is shown"
+    )
+    assert demo_sdk.compute.get_server(server).status == "ACTIVE"
+    admin.run("server", "set", "--state", "error", "--auto-approve", server)
+    assert demo_sdk.compute.get_server(server).status == "ERROR"
+    admin.run("server", "set", "--state", "active", "--auto-approve", server)
+    actions = [row["Action"] for row in demo.get("server", "event", "list", server)]
+    assert actions == [
+        "resetState", "resetState", "trigger_crash_dump", "reboot", "suspend", "resume", "suspend", "unpause", "pause", "create",
+    ]  # fmt: skip
+    demo.run("server", "delete", "--wait", server)
+
+
+def test_soft_delete_restore_and_reclaim(new_cloud, name):
+    cloud = new_cloud()
+    (cloud.home / "kilonova.conf").write_text("[DEFAULT]\nreclaim_instance_interval = 20\n")
+    cloud.start()
+    demo = cloud.client("kilonova-demo")
+    sdk = demo.sdk()
+    sim = {"id": next(found.id for found in sdk.image.images() if found.name == "cirros-sim-disk")}
+    first, second = (boot(sdk, f"{name}-{n}", sim).id for n in (1, 2))
+    for server in (first, second):
+        wait_status(sdk, server, "ACTIVE")
+    used = sdk.compute.get_limits().absolute.total_cores_used
+    for server in (first, second):
+        demo.run("server", "delete", server)
+        wait_status(sdk, server, "SOFT_DELETED")
+    assert list(sdk.compute.servers()) == []
+    assert sdk.compute.get_limits().absolute.total_cores_used == used - 2
+    demo.run("server", "restore", first)
+    wait_status(sdk, first, "ACTIVE")
+    assert sdk.compute.get_limits().absolute.total_cores_used == used - 1
+    assert "409" in demo.fails("server", "restore", first)
+    sdk.compute.wait_for_delete(sdk.compute.get_server(second), wait=120)
+    demo.run("server", "delete", "--force", first)
+    sdk.compute.wait_for_delete(sdk.compute.get_server(first), wait=30)

@@ -21,6 +21,7 @@ mod query;
 mod route;
 mod routes;
 mod schemas;
+mod verdict;
 mod versions;
 mod views;
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub default_zone: String,
     /// The zone of services that are not compute hosts (`internal_service_availability_zone`).
     pub internal_zone: String,
+    /// Seconds for which a deleted server can be restored; 0 deletes at once (`[DEFAULT] reclaim_instance_interval`).
+    pub reclaim_seconds: u64,
     /// Microseconds of silence after which a service counts as down (`service_down_time`).
     pub service_down_micros: i64,
 }
@@ -60,6 +63,7 @@ impl Default for Config {
             policy_overrides: None,
             default_zone: "nova".to_owned(),
             internal_zone: "internal".to_owned(),
+            reclaim_seconds: 0,
             service_down_micros: 60_000_000,
         }
     }

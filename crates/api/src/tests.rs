@@ -1,6 +1,7 @@
 //! The API as a client sees it: requests through the router, on a fresh database.
 #![allow(clippy::unwrap_used)]
 
+mod action_matrix;
 mod cloud;
 mod edge;
 mod harness;

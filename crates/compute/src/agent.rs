@@ -254,12 +254,39 @@ impl Agent {
                     return self.power_of(id).await;
                 }
                 let power = self.reboot(id, *hard, *grace_seconds).await?;
-                self.ledger
-                    .set_done(&work.key)
-                    .map_err(|error| (FailureKind::Host, error.to_string()))?;
+                self.is_done(work)?;
                 Ok(power)
             }
+            Verb::EnsurePaused => self.hypervisor.pause(id).await.map(power).map_err(failure),
+            Verb::EnsureUnpaused => self
+                .hypervisor
+                .unpause(id)
+                .await
+                .map(power)
+                .map_err(failure),
+            Verb::EnsureSuspended => self
+                .hypervisor
+                .suspend(id)
+                .await
+                .map(power)
+                .map_err(failure),
+            Verb::EnsureResumed => self.hypervisor.resume(id).await.map(power).map_err(failure),
+            Verb::InterruptOnce => {
+                if self.ledger.is_done(&work.key) {
+                    return self.power_of(id).await;
+                }
+                let guest = self.hypervisor.interrupt(id).await.map_err(failure)?;
+                self.is_done(work)?;
+                Ok(guest.power)
+            }
         }
+    }
+
+    /// Notes that an effect that must not happen twice has happened.
+    fn is_done(&self, work: &Work) -> Result<(), Failure> {
+        self.ledger
+            .set_done(&work.key)
+            .map_err(|error| (FailureKind::Host, error.to_string()))
     }
 
     async fn ensure_guest(&self, id: ServerId, plan: &GuestPlan) -> Result<PowerState, Failure> {

@@ -281,7 +281,10 @@ pub fn observe(
     let state = match (vm, seen) {
         (VmState::Active, PowerState::Shutdown | PowerState::Crashed) => VmState::Stopped,
         (VmState::Active, PowerState::Paused) => VmState::Paused,
-        (VmState::Paused | VmState::Stopped, PowerState::Running) => VmState::Active,
+        (VmState::Paused, PowerState::Shutdown | PowerState::Crashed) => VmState::Stopped,
+        (VmState::Paused | VmState::Stopped | VmState::Suspended, PowerState::Running) => {
+            VmState::Active
+        }
         _ => vm,
     };
     (state != vm || known != seen).then_some(state)
@@ -429,6 +432,10 @@ mod tests {
                 P::Shutdown,
                 None,
             ),
+            (V::Paused, None, P::Paused, P::Shutdown, Some(V::Stopped)),
+            (V::Paused, None, P::Paused, P::Running, Some(V::Active)),
+            (V::Suspended, None, P::Shutdown, P::Running, Some(V::Active)),
+            (V::Suspended, None, P::Shutdown, P::Shutdown, None),
             (V::Error, None, P::Running, P::Shutdown, Some(V::Error)),
         ];
         for (vm, task, known, seen, wanted) in table {

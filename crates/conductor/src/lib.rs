@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod agents;
 pub mod flows;
 mod neighbours;
+pub mod reclaim;
 pub mod view;
 
 pub use neighbours::Neighbours;

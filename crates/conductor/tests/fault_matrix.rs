@@ -23,26 +23,81 @@ struct Story {
     hard: bool,
     /// The step with work for a host.
     host_step: &'static str,
-    /// The server's state when it ends well.
+    /// What happened to the server before.
+    before: &'static [&'static str],
+    /// Its state when it ends well.
     settled: VmState,
+    /// The states it may show when it ends otherwise: as before, or as its guest is.
+    otherwise: &'static [VmState],
 }
+
+const RUNS: &[VmState] = &[VmState::Active, VmState::Stopped];
 
 /// A flow that is registered and not here makes the matrix red.
 const STORIES: &[Story] = &[
-    story("build", false, "spawn", VmState::Active),
-    story("delete", false, "destroy", VmState::Deleted),
-    story("start", false, "act", VmState::Active),
-    story("stop", false, "act", VmState::Stopped),
-    story("reboot", false, "act", VmState::Active),
-    story("reboot", true, "act", VmState::Active),
+    story("build", "spawn", &[], VmState::Active, &[VmState::Error]),
+    story("delete", "destroy", &[], VmState::Deleted, &[]),
+    story("start", "act", &["stop"], VmState::Active, RUNS),
+    story("stop", "act", &[], VmState::Stopped, RUNS),
+    story("reboot", "act", &[], VmState::Active, RUNS),
+    Story {
+        hard: true,
+        ..story("reboot", "act", &[], VmState::Active, RUNS)
+    },
+    story(
+        "pause",
+        "act",
+        &[],
+        VmState::Paused,
+        &[VmState::Active, VmState::Paused],
+    ),
+    story(
+        "unpause",
+        "act",
+        &["pause"],
+        VmState::Active,
+        &[VmState::Active, VmState::Paused],
+    ),
+    // A guest whose memory was saved without anybody hearing of it is off.
+    story("suspend", "act", &[], VmState::Suspended, RUNS),
+    story(
+        "resume",
+        "act",
+        &["suspend"],
+        VmState::Active,
+        &[VmState::Active, VmState::Suspended],
+    ),
+    story(
+        "crash_dump",
+        "act",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
+    story("soft_delete", "act", &[], VmState::SoftDelete, RUNS),
+    story(
+        "restore",
+        "act",
+        &["soft_delete"],
+        VmState::Active,
+        &[VmState::SoftDelete],
+    ),
 ];
 
-const fn story(flow: &'static str, hard: bool, host_step: &'static str, settled: VmState) -> Story {
+const fn story(
+    flow: &'static str,
+    host_step: &'static str,
+    before: &'static [&'static str],
+    settled: VmState,
+    otherwise: &'static [VmState],
+) -> Story {
     Story {
         flow,
-        hard,
+        hard: false,
         host_step,
+        before,
         settled,
+        otherwise,
     }
 }
 
@@ -135,8 +190,8 @@ async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
     }
     let server = cluster.create().await;
     cluster.idle().await;
-    if story.flow == "start" {
-        cluster.stop(server).await;
+    for flow in story.before {
+        cluster.act(server, flow, serde_json::json!({})).await;
         cluster.idle().await;
     }
     Some(server)
@@ -148,9 +203,10 @@ async fn begin(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Ser
     };
     match story.flow {
         "delete" => assert!(cluster.delete(server).await),
-        "start" => cluster.start(server).await,
-        "stop" => cluster.stop(server).await,
-        _ => cluster.reboot(server, story.hard).await,
+        flow => {
+            let state = serde_json::json!({ "hard": story.hard });
+            cluster.act(server, flow, state).await;
+        }
     }
     server
 }
@@ -275,10 +331,10 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
     }
     assert_eq!(failed, unwinds, "the action shows the end");
     if !unwinds {
-        let power = if story.settled == VmState::Active {
-            PowerState::Running
-        } else {
-            PowerState::Shutdown
+        let power = match story.settled {
+            VmState::Active => PowerState::Running,
+            VmState::Paused => PowerState::Paused,
+            _ => PowerState::Shutdown,
         };
         assert_eq!(shown, (story.settled, power, true));
         assert_eq!(server.fault, None);
@@ -292,14 +348,10 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
         server.fault.map(|fault| fault.message).as_deref(),
         Some(message)
     );
+    // It stays as its guest is, and can be used: the audit holds the two together.
+    assert!(story.otherwise.contains(&shown.0), "{shown:?}");
     if story.flow == "build" {
         assert_eq!(shown, (VmState::Error, PowerState::NoState, false));
-    } else {
-        // It stays as its guest is, and can be used: the audit holds the two together.
-        assert!(
-            matches!(shown.0, VmState::Active | VmState::Stopped),
-            "{shown:?}"
-        );
     }
 }
 

@@ -6,7 +6,7 @@ use crate::instances::{self, Change, Expected, Instance};
 use crate::usages::{self, Held};
 use crate::{tasks, to_document};
 use sql::{Error, Tx};
-use types::{ServerId, TaskId, TaskState, Timestamp};
+use types::{ServerId, TaskId, TaskState, Timestamp, VmState};
 
 /// What the journal is to do with a server.
 #[derive(Clone, Debug)]
@@ -31,6 +31,36 @@ pub const START: &str = "start";
 pub const STOP: &str = "stop";
 /// The flow that reboots a server; its state is `{"hard": bool}`.
 pub const REBOOT: &str = "reboot";
+/// The flow that pauses a server.
+pub const PAUSE: &str = "pause";
+/// The flow that lets a paused server go on.
+pub const UNPAUSE: &str = "unpause";
+/// The flow that saves a server's memory to disk and switches it off.
+pub const SUSPEND: &str = "suspend";
+/// The flow that brings a suspended server back.
+pub const RESUME: &str = "resume";
+/// The flow that interrupts a guest so that it dumps its memory.
+pub const CRASH_DUMP: &str = "crash_dump";
+/// The flow that switches a deleted server off until it is reclaimed.
+pub const SOFT_DELETE: &str = "soft_delete";
+/// The flow that brings a soft-deleted server back.
+pub const RESTORE: &str = "restore";
+
+/// Flows that nobody waits for: another one may begin at any time, and ends them.
+const QUIET: &[&str] = &[CRASH_DUMP];
+/// Flows that a hard reboot ends; each is one piece of work on the guest's host.
+const REBOOTED_OVER: &[&str] = &[REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME];
+/// Flows that a soft deletion ends; what they do in half leaves nothing behind but the guest.
+const SOFT_DELETED_OVER: &[&str] = &[
+    START, STOP, REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME, CRASH_DUMP, RESTORE,
+];
+
+/// Whether a flow may begin while another has not ended.
+fn gives_way(running: &str, to: &str) -> bool {
+    QUIET.contains(&running)
+        || (to == REBOOT && REBOOTED_OVER.contains(&running))
+        || (to == SOFT_DELETE && SOFT_DELETED_OVER.contains(&running))
+}
 
 fn start_task(
     tx: &mut Tx<'_>,
@@ -74,8 +104,11 @@ pub fn create(tx: &mut Tx<'_>, instance: &Instance, by: Requester<'_>) -> Result
     Ok(number)
 }
 
-/// What a server counts as.
+/// What a server counts as; a soft-deleted one counts as nothing.
 pub fn holds(instance: &Instance) -> Held {
+    if instance.vm_state == VmState::SoftDelete {
+        return Held::default();
+    }
     Held {
         instances: 1,
         cores: i64::from(instance.flavor.vcpus),
@@ -83,27 +116,60 @@ pub fn holds(instance: &Instance) -> Held {
     }
 }
 
-/// Accepts an action on a server that nobody works on: sets its task state and starts the flow. `false`: the server has
-/// changed since `generation` was read; look again.
+/// How an action was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// The flow begins.
+    Yes,
+    /// The server has changed since it was read: look again.
+    Changed,
+    /// Another flow works on it, which must end first.
+    Busy,
+}
+
+/// Accepts an action on a server as it was read: sets its task state (none shows nothing) and starts the flow. A task
+/// that works on the server still ends if it is one that gives way.
 pub fn action(
     tx: &mut Tx<'_>,
-    server: ServerId,
-    generation: i64,
-    task_state: TaskState,
+    server: &Instance,
+    task_state: Option<TaskState>,
     start: &Start<'_>,
     now: Timestamp,
-) -> Result<bool, Error> {
+) -> Result<Accepted, Error> {
+    if let Some(current) = server.task_id
+        && let Some(running) = tasks::get(tx, current)?
+    {
+        if !gives_way(&running.flow, start.flow) {
+            return Ok(Accepted::Busy);
+        }
+        supersede(tx, current, "Another action took its place.", now)?;
+    }
     let task = TaskId::random();
     let change = Change {
-        task_state: Some(Some(task_state)),
+        task_state: Some(task_state),
         task_id: Some(Some(task)),
         ..Change::default()
     };
-    if !instances::transition(tx, server, Expected::Generation(generation), &change, now)? {
-        return Ok(false);
+    let expected = Expected::Generation(server.generation);
+    if !instances::transition(tx, server.id, expected, &change, now)? {
+        return Ok(Accepted::Changed);
     }
-    start_task(tx, task, server, start, now)?;
-    Ok(true)
+    start_task(tx, task, server.id, start, now)?;
+    Ok(Accepted::Yes)
+}
+
+/// Ends a task whoever runs it; returns what it had recorded.
+fn supersede(
+    tx: &mut Tx<'_>,
+    task: TaskId,
+    why: &str,
+    now: Timestamp,
+) -> Result<Option<tasks::Task>, Error> {
+    let task = tasks::take_over(tx, task)?;
+    if let Some(event) = task.as_ref().and_then(|task| task.event) {
+        actions::finish_event(tx, event, Some(why), now)?;
+    }
+    Ok(task)
 }
 
 /// Accepts the deletion of a server in any state: takes over whatever task works on it, whose runner is fenced by that.
@@ -124,12 +190,9 @@ pub fn delete(
         {
             return Ok(true);
         }
-        if let Some(task) = tasks::take_over(tx, current)? {
+        if let Some(task) = supersede(tx, current, "The server was deleted meanwhile.", now)? {
             superseded =
                 serde_json::json!({"task": task.id, "flow": task.flow, "state": task.state});
-            if let Some(event) = task.event {
-                actions::finish_event(tx, event, Some("The server was deleted meanwhile."), now)?;
-            }
         }
     }
     let task = TaskId::random();
@@ -154,4 +217,40 @@ pub fn delete(
     };
     start_task(tx, task, server, &start, now)?;
     Ok(true)
+}
+
+/// Accepts a soft deletion: the server is switched off and can be restored until it is reclaimed. One that never ran,
+/// or on which something works that cannot be left in half, is deleted for good. `false`: there is no such server.
+pub fn soft_delete(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    by: Requester<'_>,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let Some(instance) = instances::get(tx, server)? else {
+        return Ok(false);
+    };
+    if instance.launched_at.is_none() {
+        return delete(tx, server, by, now);
+    }
+    if let Some(current) = instance.task_id
+        && let Some(task) = tasks::get(tx, current)?
+        && (task.flow == SOFT_DELETE || task.flow == DELETE)
+    {
+        return Ok(true);
+    }
+    if instance.vm_state == VmState::SoftDelete && instance.task_id.is_none() {
+        return Ok(true);
+    }
+    let start = Start {
+        flow: SOFT_DELETE,
+        state: serde_json::json!({}),
+        action: "delete",
+        by: by.clone(),
+    };
+    let state = Some(TaskState::SoftDeleting);
+    match action(tx, &instance, state, &start, now)? {
+        Accepted::Busy => delete(tx, server, by, now),
+        Accepted::Yes | Accepted::Changed => Ok(true),
+    }
 }

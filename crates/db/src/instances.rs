@@ -55,6 +55,15 @@ pub struct Interface {
     pub tag: Option<String>,
 }
 
+/// What a server remembers between two actions. Fields may be added with defaults, never removed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kept {
+    /// When it was soft-deleted, while it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soft_deleted_at: Option<Timestamp>,
+}
+
 /// A server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
@@ -148,6 +157,9 @@ pub struct Instance {
     pub terminated_at: Option<Timestamp>,
     /// Whether the row only remains for the record.
     pub deleted: bool,
+    /// What it remembers between two actions.
+    #[serde(default)]
+    pub kept: Kept,
 }
 
 /// A security group of a server.
@@ -165,7 +177,7 @@ pub const COLUMNS: &str = "id, uuid, project_id, user_id, display_name, display_
     key_name, key_data, user_data, config_drive, access_ip_v4, access_ip_v6, metadata, networks, network_info, \
     security_groups, scheduler_hints, admin_pass, locked, locked_by, locked_reason, reservation_id, launch_index, \
     root_device_name, progress, fault_code, fault_message, fault_details, fault_at, created_at, updated_at, launched_at, \
-    terminated_at, deleted";
+    terminated_at, deleted, kept";
 
 /// Reads a server from a row of [`COLUMNS`].
 pub fn from_row(mut row: Row) -> Result<Instance, Error> {
@@ -235,6 +247,10 @@ pub fn from_row(mut row: Row) -> Result<Instance, Error> {
         launched_at: row.get(45)?,
         terminated_at: row.get(46)?,
         deleted: row.get::<i64>(47)? != 0,
+        kept: match row.take_string(48)? {
+            Some(kept) => document(&kept)?,
+            None => Kept::default(),
+        },
     })
 }
 
@@ -335,6 +351,8 @@ pub struct Change {
     pub fault: Option<Option<Fault>>,
     /// Percent.
     pub progress: Option<i64>,
+    /// What it remembers.
+    pub kept: Option<Kept>,
 }
 
 /// Where a server is.
@@ -407,6 +425,9 @@ pub fn transition(
     }
     if let Some(percent) = change.progress {
         add("progress", percent.into());
+    }
+    if let Some(kept) = &change.kept {
+        add("kept", to_document(kept)?.into());
     }
     if let Some(fault) = &change.fault {
         add("fault_code", fault.as_ref().map(|fault| fault.code).into());
@@ -501,6 +522,17 @@ pub fn follow_guest(
 pub fn on_host(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Instance>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM instances WHERE host = ? AND deleted = 0 ORDER BY id");
     tx.query(&sql, &[host.into()])?
+        .into_iter()
+        .map(from_row)
+        .collect()
+}
+
+/// The servers in a stable state on which nobody works.
+pub fn at_rest_in(tx: &mut Tx<'_>, state: VmState) -> Result<Vec<Instance>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM instances WHERE deleted = 0 AND vm_state = ? AND task_state IS NULL ORDER BY id"
+    );
+    tx.query(&sql, &[state.as_str().into()])?
         .into_iter()
         .map(from_row)
         .collect()

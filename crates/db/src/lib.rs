@@ -33,6 +33,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "api",
         sql: include_str!("migrations/0002_api.sql"),
     },
+    Migration {
+        version: 3,
+        name: "life",
+        sql: include_str!("migrations/0003_life.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.

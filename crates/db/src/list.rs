@@ -27,8 +27,10 @@ pub enum Condition {
     NotAllTags(Vec<String>),
     /// Has none of these tags.
     NoTag(Vec<String>),
-    /// `deleted` is as said.
+    /// Gone (soft-deleted ones included), or neither.
     Deleted(bool),
+    /// Can be restored.
+    SoftDeleted,
 }
 
 /// Columns a list can be filtered and sorted by.
@@ -219,8 +221,9 @@ fn clause(condition: &Condition, params: &mut Vec<Value>) -> String {
         Condition::NotAllTags(tags) => tagged(tags, "<", params),
         Condition::AnyTag(tags) => tag_exists("EXISTS", tags, params),
         Condition::NoTag(tags) => tag_exists("NOT EXISTS", tags, params),
-        Condition::Deleted(true) => "deleted <> 0".to_owned(),
-        Condition::Deleted(false) => "deleted = 0".to_owned(),
+        Condition::Deleted(true) => "(deleted <> 0 OR vm_state = 'soft-delete')".to_owned(),
+        Condition::SoftDeleted => "deleted = 0 AND vm_state = 'soft-delete'".to_owned(),
+        Condition::Deleted(false) => "deleted = 0 AND vm_state <> 'soft-delete'".to_owned(),
     }
 }
 

@@ -14,6 +14,18 @@ pub struct Held {
     pub ram_mb: i64,
 }
 
+impl Held {
+    /// The difference to another.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self {
+            instances: self.instances - other.instances,
+            cores: self.cores - other.cores,
+            ram_mb: self.ram_mb - other.ram_mb,
+        }
+    }
+}
+
 /// Adds to (or, negative, takes from) what a user holds in a project.
 pub fn add(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId, by: Held) -> Result<(), Error> {
     let changed = tx.execute(
@@ -53,6 +65,7 @@ pub fn of_user(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId) -> Result<He
 
 /// The same, counted anew from the servers: tests and audits hold it against [`of_project`].
 pub fn recount(tx: &mut Tx<'_>, project: &ProjectId) -> Result<Held, Error> {
-    let sql = "SELECT COUNT(*), COALESCE(SUM(vcpus), 0), COALESCE(SUM(memory_mb), 0) FROM instances WHERE project_id = ? AND deleted = 0";
+    let sql = "SELECT COUNT(*), COALESCE(SUM(vcpus), 0), COALESCE(SUM(memory_mb), 0) FROM instances WHERE project_id = ? AND deleted = 0 \
+        AND vm_state <> 'soft-delete'";
     read(tx, sql, &[project.into()])
 }

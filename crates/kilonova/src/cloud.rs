@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use types::ServerId;
 use web::client::Client;
 
+/// How often soft-deleted servers are looked at.
+const RECLAIM_PAUSE: Duration = Duration::from_secs(60);
 /// How long changes of the network service gather before servers' addresses are renewed.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(100);
 
@@ -187,6 +189,14 @@ impl Cloud {
             self.settings.beat(),
             stop.clone(),
         ));
+        if self.settings.reclaim_instance_interval > 0 {
+            tokio::spawn(reclaim_deleted(
+                self.store.clone(),
+                bus.clone(),
+                Duration::from_secs(self.settings.reclaim_instance_interval),
+                stop.clone(),
+            ));
+        }
         tokio::spawn(follow_addresses(
             with.clone(),
             self.network.changes(),
@@ -250,6 +260,7 @@ impl Cloud {
             default_zone: settings.default_availability_zone.clone(),
             internal_zone: settings.internal_availability_zone.clone(),
             service_down_micros: i64::try_from(settings.down_after().as_micros())?,
+            reclaim_seconds: settings.reclaim_instance_interval,
             ..api::Config::default()
         };
         let compute = api::Service::open(deps, config).await?;
@@ -315,6 +326,22 @@ impl Cloud {
             self.image.register_file(registration, file.path()).await?;
         }
         Ok(())
+    }
+}
+
+/// Deletes for good what was soft-deleted long enough ago.
+async fn reclaim_deleted(store: Store, bus: Bus, after: Duration, stop: CancellationToken) {
+    let pause = after.clamp(Duration::from_secs(1), RECLAIM_PAUSE);
+    while !stop.is_cancelled() {
+        match conductor::reclaim::reclaim(&store, &bus, after).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "soft-deleted servers are deleted for good"),
+            Err(error) => tracing::warn!(%error, "soft-deleted servers cannot be reclaimed now"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) report_interval: u64,
     /// Seconds of silence after which a service is down.
     pub(crate) service_down_time: u64,
+    /// Seconds for which a deleted server can be restored; 0 deletes at once.
+    pub(crate) reclaim_instance_interval: u64,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
     pub(crate) disk_allocation_ratio: f64,
@@ -78,6 +80,7 @@ impl Default for Settings {
             database_connections: 2,
             report_interval: 5,
             service_down_time: 60,
+            reclaim_instance_interval: api.reclaim_seconds,
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,
             disk_allocation_ratio: ratios.disk,
@@ -107,6 +110,7 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "metadata_listen_port", help: "port of the metadata service", set: |s, v| set(&mut s.metadata_port, port(v)), show: |s| s.metadata_port.to_string() },
     Key { section: "DEFAULT", name: "report_interval", help: "seconds between two signs of life of a service", set: |s, v| set(&mut s.report_interval, number(v, 1, 3600)), show: |s| s.report_interval.to_string() },
     Key { section: "DEFAULT", name: "service_down_time", help: "seconds of silence after which a service is down", set: |s, v| set(&mut s.service_down_time, number(v, 2, 86_400)), show: |s| s.service_down_time.to_string() },
+    Key { section: "DEFAULT", name: "reclaim_instance_interval", help: "seconds for which a deleted server can be restored; 0 deletes at once", set: |s, v| set(&mut s.reclaim_instance_interval, number(v, 0, 31_536_000)), show: |s| s.reclaim_instance_interval.to_string() },
     Key { section: "DEFAULT", name: "initial_cpu_allocation_ratio", help: "virtual CPUs for each CPU of a new host", set: |s, v| set(&mut s.cpu_allocation_ratio, ratio(v)), show: |s| s.cpu_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_ram_allocation_ratio", help: "memory given out for each MiB of a new host", set: |s, v| set(&mut s.ram_allocation_ratio, ratio(v)), show: |s| s.ram_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_disk_allocation_ratio", help: "disk given out for each GiB of a new host", set: |s, v| set(&mut s.disk_allocation_ratio, ratio(v)), show: |s| s.disk_allocation_ratio.to_string() },

@@ -104,6 +104,7 @@ fn instance() -> Instance {
         launched_at: None,
         terminated_at: None,
         deleted: false,
+        kept: db::instances::Kept::default(),
     }
 }
 

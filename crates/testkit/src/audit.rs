@@ -103,7 +103,10 @@ impl Cluster {
         for server in live.values() {
             let wanted = match server.vm_state {
                 VmState::Active => Some(PowerState::Running),
-                VmState::Stopped => Some(PowerState::Shutdown),
+                VmState::Stopped | VmState::Suspended => Some(PowerState::Shutdown),
+                VmState::Paused => Some(PowerState::Paused),
+                // Switched off, or switched on by a restoration that failed.
+                VmState::SoftDelete => found.get(&server.id).copied(),
                 _ => None,
             };
             let power = found.get(&server.id).copied();

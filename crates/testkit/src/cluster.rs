@@ -8,7 +8,7 @@ use clients::{ClientError, Images, Networks, ServiceTokens};
 use conductor::Neighbours;
 use conductor::agents::{Agents, ConfigDrives};
 use conductor::view::View;
-use db::accept;
+use db::accept::{self, Accepted};
 use db::actions::Requester;
 use db::instances::Instance;
 use journal::faults::{Fault, Faults, Never, Point};
@@ -368,48 +368,50 @@ impl Cluster {
 
     /// Accepts a start.
     pub async fn start(&self, server: ServerId) {
-        self.act(server, TaskState::PoweringOn, accept::START, "start", false)
-            .await;
+        self.act(server, accept::START, serde_json::json!({})).await;
     }
 
     /// Accepts a stop.
     pub async fn stop(&self, server: ServerId) {
-        self.act(server, TaskState::PoweringOff, accept::STOP, "stop", false)
-            .await;
+        self.act(server, accept::STOP, serde_json::json!({})).await;
     }
 
     /// Accepts a reboot.
     pub async fn reboot(&self, server: ServerId, hard: bool) {
-        let state = if hard {
-            TaskState::RebootingHard
-        } else {
-            TaskState::Rebooting
-        };
-        self.act(server, state, accept::REBOOT, "reboot", hard)
-            .await;
+        let how = serde_json::json!({ "hard": hard });
+        self.act(server, accept::REBOOT, how).await;
     }
 
-    async fn act(
-        &self,
-        server: ServerId,
-        task_state: TaskState,
-        flow: &'static str,
-        action: &'static str,
-        hard: bool,
-    ) {
-        let write = move |tx: &mut Tx<'_>| -> Result<bool, sql::Error> {
+    /// Accepts an action whose flow begins with this state.
+    pub async fn act(&self, server: ServerId, flow: &'static str, state: serde_json::Value) {
+        let hard = state["hard"] == true;
+        let write = move |tx: &mut Tx<'_>| -> Result<Accepted, sql::Error> {
             let instance = db::instances::get(tx, server)?.expect("the server is there");
             let start = accept::Start {
                 flow,
-                state: serde_json::json!({ "hard": hard }),
-                action,
+                state: state.clone(),
+                action: flow,
                 by: BY,
             };
             let now = Timestamp::now();
-            accept::action(tx, server, instance.generation, task_state, &start, now)
+            accept::action(tx, &instance, shown_while(flow, hard), &start, now)
         };
+        assert_eq!(self.store.write(write).await.unwrap(), Accepted::Yes);
+        self.bus.ring(Bell::Tasks);
+    }
+
+    /// Accepts a soft deletion.
+    pub async fn soft_delete(&self, server: ServerId) {
+        let write = move |tx: &mut Tx<'_>| accept::soft_delete(tx, server, BY, Timestamp::now());
         assert!(self.store.write(write).await.unwrap());
         self.bus.ring(Bell::Tasks);
+    }
+
+    /// Deletes what was soft-deleted so long ago; returns how many.
+    pub async fn reclaim(&self, after: Duration) -> usize {
+        conductor::reclaim::reclaim(&self.store, &self.bus, after)
+            .await
+            .unwrap()
     }
 
     /// A server, gone ones included.
@@ -456,6 +458,23 @@ impl Cluster {
             assert!(answer.status.is_success());
         }
     }
+}
+
+/// What a server shows while a flow works on it.
+fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
+    Some(match flow {
+        accept::START => TaskState::PoweringOn,
+        accept::STOP => TaskState::PoweringOff,
+        accept::REBOOT if hard => TaskState::RebootingHard,
+        accept::REBOOT => TaskState::Rebooting,
+        accept::PAUSE => TaskState::Pausing,
+        accept::UNPAUSE => TaskState::Unpausing,
+        accept::SUSPEND => TaskState::Suspending,
+        accept::RESUME => TaskState::Resuming,
+        accept::SOFT_DELETE => TaskState::SoftDeleting,
+        accept::RESTORE => TaskState::Restoring,
+        _ => return None,
+    })
 }
 
 fn new_instance() -> Instance {
@@ -509,5 +528,6 @@ fn new_instance() -> Instance {
         launched_at: None,
         terminated_at: None,
         deleted: false,
+        kept: db::instances::Kept::default(),
     }
 }

@@ -79,6 +79,16 @@ pub enum Verb {
         /// Seconds given to the guest before a soft reboot becomes a hard one.
         grace_seconds: u64,
     },
+    /// The guest stands still in memory.
+    EnsurePaused,
+    /// The guest, if it was paused, goes on.
+    EnsureUnpaused,
+    /// The guest's memory is on disk and its process has ended.
+    EnsureSuspended,
+    /// The guest runs, with the memory it was suspended with if there is any.
+    EnsureResumed,
+    /// The guest got a non-maskable interrupt once for this key.
+    InterruptOnce,
 }
 
 impl Verb {
@@ -90,6 +100,11 @@ impl Verb {
             Self::EnsureRunning => "ensure_running",
             Self::EnsureStopped { .. } => "ensure_stopped",
             Self::RebootOnce { .. } => "reboot_once",
+            Self::EnsurePaused => "ensure_paused",
+            Self::EnsureUnpaused => "ensure_unpaused",
+            Self::EnsureSuspended => "ensure_suspended",
+            Self::EnsureResumed => "ensure_resumed",
+            Self::InterruptOnce => "interrupt_once",
         }
     }
 }

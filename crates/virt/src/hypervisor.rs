@@ -93,6 +93,31 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Switches the guest off, defines it anew from `spec` and starts it. Disks stay.
     async fn reboot_hard(&self, spec: &GuestSpec) -> Result<GuestInfo>;
 
+    /// The guest stands still, its memory stays where it is. Succeeds when it did.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Rejected`] when the guest is off.
+    async fn pause(&self, id: ServerId) -> Result<GuestInfo>;
+
+    /// A paused guest goes on. Succeeds when it runs.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Rejected`] when the guest is off.
+    async fn unpause(&self, id: ServerId) -> Result<GuestInfo>;
+
+    /// The guest's memory is saved beside its disks and its process ends. Succeeds when that was done before.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Rejected`] when the guest is off and nothing was saved.
+    async fn suspend(&self, id: ServerId) -> Result<GuestInfo>;
+
+    /// The guest runs: with its saved memory, or switched on when there is none. Succeeds when it ran. All other verbs
+    /// that switch a guest on forget what was saved.
+    async fn resume(&self, id: ServerId) -> Result<GuestInfo>;
+
+    /// Sends the guest a non-maskable interrupt, on which a system that is set up for it dumps its memory.
+    async fn interrupt(&self, id: ServerId) -> Result<GuestInfo>;
+
     /// The guest as it is now.
     async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>>;
 

@@ -6,3 +6,4 @@ mod resolve;
 mod store;
 
 pub use create_server::CreateServer;
+pub use store::within_limits;

@@ -202,6 +202,7 @@ impl CreateServer {
             launched_at: None,
             terminated_at: None,
             deleted: false,
+            kept: db::instances::Kept::default(),
         }
     }
 }
@@ -251,6 +252,31 @@ fn over_quota(list: &[Exceeded]) -> Fault {
         join(list.iter().map(|one| one.held.to_string()).collect()),
         join(list.iter().map(|one| one.limit.to_string()).collect()),
     ))
+}
+
+/// Refuses what would take a project, or a user in it, over its quotas.
+pub fn within_limits(
+    tx: &mut Tx<'_>,
+    project: &ProjectId,
+    user: &UserId,
+    more: Held,
+) -> Result<(), Fault> {
+    let of_project = (
+        db::quotas::of_project(tx, project.as_str())?,
+        db::usages::of_project(tx, project)?,
+    );
+    let of_user = (
+        db::quotas::of_user(tx, project.as_str(), user.as_str())?,
+        db::usages::of_user(tx, project, user)?,
+    );
+    for of in [of_project, of_user] {
+        let mut over = exceeded(&of, &more, 1);
+        over.retain(|one| one.asked > 0);
+        if !over.is_empty() {
+            return Err(over_quota(&over));
+        }
+    }
+    Ok(())
 }
 
 /// A host name made of a display name (RFC 1123 labels, at most 63 characters).

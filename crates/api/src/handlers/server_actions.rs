@@ -1,109 +1,143 @@
 //! `POST /servers/{id}/action`.
 
 use crate::call::{Call, Reply};
+use crate::commands::within_limits;
 use crate::faults::Fault;
-use crate::handlers::servers::unlocked;
 use crate::schemas::number;
+use crate::verdict::{self, Rule};
 use base64::Engine;
-use db::accept::{self, Start};
+use db::accept::{self, Accepted, Start};
 use db::instances::{Change, Expected, Instance};
 use http::StatusCode;
 use serde_json::{Value, json};
+use sql::Tx;
+use std::sync::Arc;
+use std::time::Duration;
 use types::agent::{FailureKind, Question};
 use types::{TaskState, Timestamp, VmState};
 
-/// What a flow needs of a server before it may start.
-struct Wanted {
-    /// As in the body, for messages.
-    name: &'static str,
-    /// As recorded.
-    action: &'static str,
-    flow: &'static str,
-    state: Value,
-    from: &'static [VmState],
-    task_state: TaskState,
-}
+/// How long an action waits for another that shows no task state to end.
+const PATIENCE: Duration = Duration::from_secs(15);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-fn wrong_state(server: &Instance, name: &str, what: &str, state: &str) -> Fault {
-    Fault::conflict(format!(
-        "Cannot '{name}' instance {} while it is in {what} {state}",
-        server.id
-    ))
+/// An action as a flow.
+pub struct Wanted {
+    /// What it wants of the server.
+    pub rule: Rule,
+    /// The action as recorded.
+    pub action: &'static str,
+    /// The flow.
+    pub flow: &'static str,
+    /// Its first state.
+    pub state: Value,
+    /// What the server shows meanwhile.
+    pub task_state: Option<TaskState>,
 }
 
 /// Starts a flow on a server, if its state allows it.
-async fn start_flow(call: Call, wanted: Wanted) -> Result<Reply, Fault> {
-    let seen = call.server().await?;
-    unlocked(&call, &seen)?;
-    let (id, asker, now) = (seen.id, call.requester(), Timestamp::now());
-    call.api
-        .deps
-        .store
-        .write(move |tx| -> Result<(), Fault> {
-            let server =
+pub async fn start_flow(call: &Call, wanted: Wanted) -> Result<Instance, Fault> {
+    start_flow_and(call, wanted, |_, _| Ok(())).await
+}
+
+/// The same, with writes that belong to it: in the same transaction, after the server's state was found to allow it.
+pub async fn start_flow_and<F>(call: &Call, wanted: Wanted, writes: F) -> Result<Instance, Fault>
+where
+    F: Fn(&mut Tx<'_>, &mut Instance) -> Result<(), Fault> + Clone + Send + 'static,
+{
+    let id = call.server().await?.id;
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let wanted = Arc::new(wanted);
+    loop {
+        let (asker, now) = (call.requester(), Timestamp::now());
+        let (may_override, wanted, writes) = (call.is_admin(), Arc::clone(&wanted), writes.clone());
+        let accepting = call.api.deps.store.write(move |tx| {
+            let mut server =
                 db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
-            if !wanted.from.contains(&server.vm_state) {
-                return Err(wrong_state(
-                    &server,
-                    wanted.name,
-                    "vm_state",
-                    server.vm_state.as_str(),
-                ));
-            }
-            if let Some(task) = server.task_state {
-                return Err(wrong_state(
-                    &server,
-                    wanted.name,
-                    "task_state",
-                    task.as_str(),
-                ));
-            }
-            if server.host.is_none() {
-                return Err(Fault::conflict(format!("Instance {id} is not ready")));
-            }
-            let by = asker.as_requester();
+            wanted.rule.check_as(&server, may_override)?;
             let start = Start {
                 flow: wanted.flow,
                 state: wanted.state.clone(),
                 action: wanted.action,
-                by,
+                by: asker.as_requester(),
             };
-            if !accept::action(tx, id, server.generation, wanted.task_state, &start, now)? {
-                return Err(Fault::conflict(format!(
-                    "Instance {id} has just been changed by another request"
-                )));
+            let accepted = accept::action(tx, &server, wanted.task_state, &start, now)?;
+            if accepted == Accepted::Yes {
+                writes(tx, &mut server)?;
             }
-            Ok(())
-        })
-        .await?;
-    call.api.deps.bus.ring(bus::Bell::Tasks);
+            Ok::<_, Fault>((accepted, server))
+        });
+        let (accepted, server) = accepting.await?;
+        if accepted == Accepted::Yes {
+            call.api.deps.bus.ring(bus::Bell::Tasks);
+            return Ok(server);
+        }
+        if tokio::time::Instant::now() >= until {
+            return Err(Fault::conflict(format!(
+                "Instance {id} is still being worked on; try again later"
+            )));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Starts a flow that the request says nothing more about.
+async fn plain(
+    call: Call,
+    rule: Rule,
+    flow: &'static str,
+    task_state: TaskState,
+) -> Result<Reply, Fault> {
+    let wanted = Wanted {
+        rule,
+        action: flow,
+        flow,
+        state: json!({}),
+        task_state: Some(task_state),
+    };
+    start_flow(&call, wanted).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
 /// `os-start`.
 pub async fn start(call: Call) -> Result<Reply, Fault> {
-    let wanted = Wanted {
-        name: "start",
-        action: "start",
-        flow: accept::START,
-        state: json!({}),
-        from: &[VmState::Stopped],
-        task_state: TaskState::PoweringOn,
-    };
-    start_flow(call, wanted).await
+    plain(call, verdict::START, accept::START, TaskState::PoweringOn).await
 }
 
 /// `os-stop`.
 pub async fn stop(call: Call) -> Result<Reply, Fault> {
-    let wanted = Wanted {
-        name: "stop",
-        action: "stop",
-        flow: accept::STOP,
-        state: json!({}),
-        from: &[VmState::Active, VmState::Error],
-        task_state: TaskState::PoweringOff,
-    };
-    start_flow(call, wanted).await
+    plain(call, verdict::STOP, accept::STOP, TaskState::PoweringOff).await
+}
+
+/// `pause`.
+pub async fn pause(call: Call) -> Result<Reply, Fault> {
+    plain(call, verdict::PAUSE, accept::PAUSE, TaskState::Pausing).await
+}
+
+/// `unpause`.
+pub async fn unpause(call: Call) -> Result<Reply, Fault> {
+    plain(
+        call,
+        verdict::UNPAUSE,
+        accept::UNPAUSE,
+        TaskState::Unpausing,
+    )
+    .await
+}
+
+/// `suspend`.
+pub async fn suspend(call: Call) -> Result<Reply, Fault> {
+    plain(
+        call,
+        verdict::SUSPEND,
+        accept::SUSPEND,
+        TaskState::Suspending,
+    )
+    .await
+}
+
+/// `resume`.
+pub async fn resume(call: Call) -> Result<Reply, Fault> {
+    plain(call, verdict::RESUME, accept::RESUME, TaskState::Resuming).await
 }
 
 /// `reboot`.
@@ -111,29 +145,58 @@ pub async fn reboot(call: Call) -> Result<Reply, Fault> {
     let hard = call
         .text("reboot", "type")
         .is_some_and(|kind| kind.eq_ignore_ascii_case("hard"));
+    let (rule, task_state) = if hard {
+        (verdict::REBOOT_HARD, TaskState::RebootingHard)
+    } else {
+        (verdict::REBOOT_SOFT, TaskState::Rebooting)
+    };
     let wanted = Wanted {
-        name: "reboot",
+        rule,
         action: "reboot",
         flow: accept::REBOOT,
         state: json!({ "hard": hard }),
-        from: if hard {
-            &[
-                VmState::Active,
-                VmState::Stopped,
-                VmState::Paused,
-                VmState::Suspended,
-                VmState::Error,
-            ]
-        } else {
-            &[VmState::Active]
-        },
-        task_state: if hard {
-            TaskState::RebootingHard
-        } else {
-            TaskState::Rebooting
-        },
+        task_state: Some(task_state),
     };
-    start_flow(call, wanted).await
+    start_flow(&call, wanted).await?;
+    Ok(Reply::empty(StatusCode::ACCEPTED))
+}
+
+/// `trigger_crash_dump` (2.17): the server shows no task meanwhile.
+pub async fn crash_dump(call: Call) -> Result<Reply, Fault> {
+    let wanted = Wanted {
+        rule: verdict::CRASH_DUMP,
+        action: "trigger_crash_dump",
+        flow: accept::CRASH_DUMP,
+        state: json!({}),
+        task_state: None,
+    };
+    start_flow(&call, wanted).await?;
+    Ok(Reply::empty(StatusCode::ACCEPTED))
+}
+
+/// `restore`: quota is needed for it again.
+pub async fn restore(call: Call) -> Result<Reply, Fault> {
+    let wanted = Wanted {
+        rule: verdict::RESTORE,
+        action: "restore",
+        flow: accept::RESTORE,
+        state: json!({}),
+        task_state: Some(TaskState::Restoring),
+    };
+    start_flow_and(&call, wanted, |tx, server| {
+        let again = Instance {
+            vm_state: VmState::Active,
+            ..server.clone()
+        };
+        within_limits(
+            tx,
+            &server.project_id,
+            &server.user_id,
+            accept::holds(&again),
+        )
+    })
+    .await?;
+    Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
 /// Changes fields of the server in one transaction, and records the action.
@@ -188,7 +251,8 @@ pub async fn unlock(call: Call) -> Result<Reply, Fault> {
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
-/// `os-resetState`: for administrators, when the shown state is wrong and nothing works on the server.
+/// `os-resetState`: for administrators, when the shown state is wrong. What works on the server goes on, and writes the
+/// state it ends in.
 pub async fn reset_state(call: Call) -> Result<Reply, Fault> {
     let id = call.server().await?.id;
     let state = if call.text("os-resetState", "state") == Some("active") {
@@ -203,14 +267,6 @@ pub async fn reset_state(call: Call) -> Result<Reply, Fault> {
         .write(move |tx| -> Result<(), Fault> {
             let server =
                 db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
-            if let Some(task) = server.task_state.filter(|_| server.task_id.is_some()) {
-                return Err(wrong_state(
-                    &server,
-                    "reset state of",
-                    "task_state",
-                    task.as_str(),
-                ));
-            }
             let change = Change {
                 vm_state: Some(state),
                 task_state: Some(None),
@@ -233,13 +289,13 @@ pub async fn reset_state(call: Call) -> Result<Reply, Fault> {
 /// `injectNetworkInfo`: hypervisors that need it are long gone; a network's data reaches guests by itself.
 pub async fn inject_network_info(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
-    unlocked(&call, &server)?;
+    verdict::INJECT_NETWORK_INFO.check(&call, &server)?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
 /// `forceDelete`: deletes now, whatever the state.
 pub async fn force_delete(call: Call) -> Result<Reply, Fault> {
-    crate::handlers::servers::delete(call).await?;
+    crate::handlers::servers::delete_now(&call).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 

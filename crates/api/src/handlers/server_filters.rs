@@ -257,9 +257,13 @@ fn times(
         .all("status")
         .any(|status| status.eq_ignore_ascii_case("deleted"))
         && filters.contains_key("status");
+    let of_soft_status = filters
+        .get("status")
+        .is_some_and(|status| status.eq_ignore_ascii_case("soft_deleted"));
     match filters.get("deleted") {
         Some(text) => conditions.push(Condition::Deleted(boolean("deleted", text)?)),
         None if of_status => conditions.push(Condition::Deleted(true)),
+        None if of_soft_status => conditions.push(Condition::SoftDeleted),
         None if since.is_none() && before.is_none() => conditions.push(Condition::Deleted(false)),
         None => {}
     }

@@ -4,6 +4,7 @@ use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::handlers::server_filters;
 use crate::mv;
+use crate::verdict;
 use crate::views::server::{ServerName, ServerView, Sight, is_visible};
 use crate::views::{All, At, Document, document};
 use db::accept;
@@ -11,6 +12,7 @@ use db::actions::Requester;
 use db::hosts::Service;
 use db::instances::Instance;
 use http::StatusCode;
+use sql::Tx;
 use std::collections::HashMap;
 use types::{ServerId, Timestamp};
 
@@ -268,28 +270,46 @@ pub async fn detail(call: Call) -> Result<Reply, Fault> {
     })
 }
 
+/// `DELETE /servers/{id}`: at once, or (`reclaim_instance_interval`) so that it can be restored for a while.
+pub async fn delete(call: Call) -> Result<Reply, Fault> {
+    let soft = call.api.config.reclaim_seconds > 0;
+    let how = if soft {
+        accept::soft_delete
+    } else {
+        accept::delete
+    };
+    accept_deletion(&call, how).await?;
+    Ok(Reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// Accepts a deletion that cannot be taken back.
+pub async fn delete_now(call: &Call) -> Result<(), Fault> {
+    accept_deletion(call, accept::delete).await
+}
+
+/// A way to accept a deletion.
+type Deletion = fn(&mut Tx<'_>, ServerId, Requester<'_>, Timestamp) -> Result<bool, sql::Error>;
+
+async fn accept_deletion(call: &Call, how: Deletion) -> Result<(), Fault> {
+    let server = call.server().await?;
+    verdict::DELETE.check(call, &server)?;
+    let (id, asker, now) = (server.id, call.requester(), Timestamp::now());
+    let accepting = call
+        .api
+        .deps
+        .store
+        .write(move |tx| how(tx, id, asker.as_requester(), now));
+    if !accepting.await? {
+        return Err(Fault::no_server(call.param(0)));
+    }
+    call.api.deps.bus.ring(bus::Bell::Tasks);
+    Ok(())
+}
+
 /// Refuses changes of a locked server by those who may not override the lock.
 pub fn unlocked(call: &Call, server: &Instance) -> Result<(), Fault> {
     if server.locked && !call.is_admin() {
         return Err(Fault::conflict(format!("Instance {} is locked", server.id)));
     }
     Ok(())
-}
-
-/// `DELETE /servers/{id}`.
-pub async fn delete(call: Call) -> Result<Reply, Fault> {
-    let server = call.server().await?;
-    unlocked(&call, &server)?;
-    let (id, asker, now) = (server.id, call.requester(), Timestamp::now());
-    if !call
-        .api
-        .deps
-        .store
-        .write(move |tx| accept::delete(tx, id, asker.as_requester(), now))
-        .await?
-    {
-        return Err(Fault::no_server(call.param(0)));
-    }
-    call.api.deps.bus.ring(bus::Bell::Tasks);
-    Ok(Reply::empty(StatusCode::NO_CONTENT))
 }

@@ -16,6 +16,12 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("start", &START),
     ("stop", &STOP),
     ("reboot", &REBOOT),
+    ("pause", &PAUSE),
+    ("unpause", &UNPAUSE),
+    ("suspend", &SUSPEND),
+    ("resume", &RESUME),
+    ("restore", &RESTORE),
+    ("crash dump", &CRASH_DUMP),
     ("lock", &LOCK),
     ("unlock", &UNLOCK),
     ("reset state", &RESET_STATE),
@@ -248,13 +254,26 @@ pub static UPDATE: Schema = Schema::new(&[
 pub static START: Schema = Schema::new(&[Range::new(FIRST, || any_action("os-start"))]);
 /// `os-stop`.
 pub static STOP: Schema = Schema::new(&[Range::new(FIRST, || any_action("os-stop"))]);
+/// `pause`.
+pub static PAUSE: Schema = Schema::new(&[Range::new(FIRST, || any_action("pause"))]);
+/// `unpause`.
+pub static UNPAUSE: Schema = Schema::new(&[Range::new(FIRST, || any_action("unpause"))]);
+/// `suspend`.
+pub static SUSPEND: Schema = Schema::new(&[Range::new(FIRST, || any_action("suspend"))]);
+/// `resume`.
+pub static RESUME: Schema = Schema::new(&[Range::new(FIRST, || any_action("resume"))]);
+/// `restore`.
+pub static RESTORE: Schema = Schema::new(&[Range::new(FIRST, || any_action("restore"))]);
+/// `trigger_crash_dump`.
+pub static CRASH_DUMP: Schema =
+    Schema::new(&[Range::new(FIRST, || null_action("trigger_crash_dump"))]);
 /// `unlock`.
 pub static UNLOCK: Schema = Schema::new(&[Range::new(FIRST, || any_action("unlock"))]);
 /// `injectNetworkInfo`.
 pub static INJECT_NETWORK_INFO: Schema =
     Schema::new(&[Range::new(FIRST, || any_action("injectNetworkInfo"))]);
 /// `forceDelete`.
-pub static FORCE_DELETE: Schema = Schema::new(&[Range::new(FIRST, || null_action("forceDelete"))]);
+pub static FORCE_DELETE: Schema = Schema::new(&[Range::new(FIRST, || any_action("forceDelete"))]);
 
 /// `reboot`.
 pub static REBOOT: Schema = Schema::new(&[Range::new(FIRST, || {

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use types::server::{Flavor, ImageRef, WantedNetworks};
 use types::{PowerState, Timestamp, VmState};
 
-fn instance() -> Instance {
+/// A server with something in every field.
+pub fn instance() -> Instance {
     let at = Timestamp::parse("2026-01-02T03:04:05.000006").unwrap();
     Instance {
         number: 10,
@@ -98,6 +99,7 @@ fn instance() -> Instance {
         launched_at: Some(at),
         terminated_at: None,
         deleted: false,
+        kept: db::instances::Kept::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use db::instances::{Change, Expected, Place};
 use serde_json::{Value, json};
 use types::{NodeId, PowerState, ServerId, Timestamp, VmState};
 
-async fn make(cloud: &Cloud, token: &str, name: &str) -> String {
+pub async fn make(cloud: &Cloud, token: &str, name: &str) -> String {
     let made = cloud
         .send(
             token,
@@ -21,7 +21,7 @@ async fn make(cloud: &Cloud, token: &str, name: &str) -> String {
 }
 
 /// What the journal does when a build is done.
-async fn finish(cloud: &Cloud, id: &str, state: VmState) {
+pub async fn finish(cloud: &Cloud, id: &str, state: VmState) {
     let id: ServerId = id.parse().unwrap();
     cloud
         .store
@@ -193,7 +193,8 @@ async fn actions_and_states() {
     let early = act(json!({"os-stop": null})).await;
     assert_eq!(
         early.fault().1,
-        format!("Cannot 'stop' instance {id} while it is in vm_state building")
+        format!("Instance {id} is not ready"),
+        "the host comes before the state"
     );
     finish(&cloud, &id, VmState::Active).await;
     assert_eq!(

@@ -87,13 +87,7 @@ pub struct Build {
 
 impl Build {
     async fn instance(&self, cx: &Context) -> Result<Instance, StepError> {
-        let server = cx.server;
-        let found = self
-            .with
-            .store
-            .read(move |tx| instances::get(tx, server))
-            .await?;
-        found.ok_or(StepError::Fenced)
+        super::instance(&self.with, cx).await
     }
 
     async fn choose_host(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {

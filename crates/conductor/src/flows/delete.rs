@@ -203,12 +203,7 @@ impl Flow for Delete {
                     return Ok(());
                 };
                 db::placement::release(tx, cx.server, now)?;
-                let held = db::accept::holds(&instance);
-                let gone = db::usages::Held {
-                    instances: -held.instances,
-                    cores: -held.cores,
-                    ram_mb: -held.ram_mb,
-                };
+                let gone = db::usages::Held::default().minus(db::accept::holds(&instance));
                 db::usages::add(tx, &instance.project_id, &instance.user_id, gone)?;
                 instances::mark_deleted(tx, cx.server, now)?;
                 Ok(())

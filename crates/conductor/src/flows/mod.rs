@@ -1,24 +1,62 @@
 //! One file per flow. A step's name is stored: never give a released name another meaning.
 
 pub mod build;
+pub mod crash_dump;
 pub mod delete;
+pub mod on_host;
+pub mod pause;
 mod ports;
 pub mod power;
+pub mod soft_delete;
+pub mod suspend;
 
 use crate::neighbours::Neighbours;
-use db::instances::{Change, Fault};
-use journal::{Failure, StepError};
-use types::Timestamp;
+use db::instances::{Change, Fault, Instance};
+use journal::{Context, Failure, StepError};
+use on_host::OnHost;
 use types::agent::{FailureKind, WorkOutcome};
+use types::{HostName, Timestamp};
 
 /// A journal that runs all flows there are.
 pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journal {
     journal
         .with(build::Build { with: with.clone() })
         .with(delete::Delete { with: with.clone() })
-        .with(power::Power::<power::Start>::new(with.clone()))
-        .with(power::Power::<power::Stop>::new(with.clone()))
-        .with(power::Power::<power::Reboot>::new(with.clone()))
+        .with(OnHost::<power::Start>::new(with))
+        .with(OnHost::<power::Stop>::new(with))
+        .with(OnHost::<power::Reboot>::new(with))
+        .with(OnHost::<pause::Pause>::new(with))
+        .with(OnHost::<pause::Unpause>::new(with))
+        .with(OnHost::<suspend::Suspend>::new(with))
+        .with(OnHost::<suspend::Resume>::new(with))
+        .with(OnHost::<crash_dump::CrashDump>::new(with))
+        .with(OnHost::<soft_delete::SoftDelete>::new(with))
+        .with(OnHost::<soft_delete::Restore>::new(with))
+}
+
+/// The server that a flow works on; one that is gone is another task's.
+async fn instance(with: &Neighbours, cx: &Context) -> Result<Instance, StepError> {
+    let server = cx.server;
+    let found = with
+        .store
+        .read(move |tx| db::instances::get(tx, server))
+        .await?;
+    found.ok_or(StepError::Fenced)
+}
+
+/// Fails when nobody works on the host.
+async fn must_be_up(with: &Neighbours, host: &HostName) -> Result<(), StepError> {
+    if with.view.is_up(host) {
+        return Ok(());
+    }
+    with.view.refresh().await?;
+    if with.view.is_up(host) {
+        return Ok(());
+    }
+    Err(StepError::Fail(Failure::new(
+        500,
+        "The compute service of the server's host is down.",
+    )))
 }
 
 /// The power state after host work, or the failure as a step's error.

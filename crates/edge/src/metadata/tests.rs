@@ -101,6 +101,7 @@ fn instance(admin_pass: Option<String>) -> Instance {
         launched_at: None,
         terminated_at: None,
         deleted: false,
+        kept: db::instances::Kept::default(),
     }
 }
 

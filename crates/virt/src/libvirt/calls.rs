@@ -16,11 +16,16 @@ mod procedure {
     pub const NODE_GET_INFO: u32 = 6;
     pub const GET_CAPABILITIES: u32 = 7;
     pub const DOMAIN_GET_INFO: u32 = 16;
+    pub const DOMAIN_RESUME: u32 = 28;
+    pub const DOMAIN_SUSPEND: u32 = 34;
     pub const GET_HOSTNAME: u32 = 59;
     pub const AUTH_LIST: u32 = 66;
     pub const GET_LIB_VERSION: u32 = 157;
     pub const DOMAIN_CREATE_WITH_FLAGS: u32 = 196;
+    pub const DOMAIN_INJECT_NMI: u32 = 210;
     pub const DOMAIN_UNDEFINE_FLAGS: u32 = 231;
+    pub const DOMAIN_SAVE_FLAGS: u32 = 232;
+    pub const DOMAIN_RESTORE_FLAGS: u32 = 233;
     pub const DOMAIN_DESTROY_FLAGS: u32 = 234;
     pub const DOMAIN_SHUTDOWN_FLAGS: u32 = 258;
     pub const EVENT_REGISTER: u32 = 316;
@@ -48,6 +53,8 @@ pub mod stats {
 const SHORT: Duration = Duration::from_secs(20);
 /// A start waits for QEMU, which may wait for a busy machine.
 const LONG: Duration = Duration::from_secs(180);
+/// Memory on its way to or from a disk.
+const SAVING: Duration = Duration::from_secs(1800);
 /// How long a call that lost its connection waits for the daemon to come back.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -410,6 +417,52 @@ impl Link {
     pub async fn power_button(&self, domain: &DomainRef) -> Result<(), RpcError> {
         const ACPI: u32 = 1;
         self.domain_call(procedure::DOMAIN_SHUTDOWN_FLAGS, domain, ACPI, SHORT)
+            .await
+    }
+
+    /// Stops a domain's processors; an error when it is off.
+    pub async fn pause(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        let body = || domain.encode(Encoder::default());
+        self.call(procedure::DOMAIN_SUSPEND, body, SHORT)
+            .await
+            .map(drop)
+    }
+
+    /// Lets a domain's processors go on; an error when it is off or runs.
+    pub async fn unpause(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        let body = || domain.encode(Encoder::default());
+        self.call(procedure::DOMAIN_RESUME, body, SHORT)
+            .await
+            .map(drop)
+    }
+
+    /// Writes a domain's memory to a file and ends its process; an error when it is off.
+    pub async fn save(&self, domain: &DomainRef, to: &str) -> Result<(), RpcError> {
+        const RUNNING: u32 = 2;
+        let body = || {
+            domain
+                .encode(Encoder::default())
+                .string(to)
+                .none()
+                .u32(RUNNING)
+        };
+        self.call(procedure::DOMAIN_SAVE_FLAGS, body, SAVING)
+            .await
+            .map(drop)
+    }
+
+    /// Starts a domain with the memory of a file; an error when it runs.
+    pub async fn restore(&self, from: &str) -> Result<(), RpcError> {
+        const RUNNING: u32 = 2;
+        let body = || Encoder::default().string(from).none().u32(RUNNING);
+        self.call(procedure::DOMAIN_RESTORE_FLAGS, body, SAVING)
+            .await
+            .map(drop)
+    }
+
+    /// Sends a non-maskable interrupt; an error when the domain is off.
+    pub async fn interrupt(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        self.domain_call(procedure::DOMAIN_INJECT_NMI, domain, 0, SHORT)
             .await
     }
 

@@ -30,6 +30,8 @@ pub struct GuestFolder {
     pub config_drive: PathBuf,
     /// The console log.
     pub console: PathBuf,
+    /// The guest's memory, while it is suspended.
+    pub memory: PathBuf,
     /// The stored specification.
     pub spec: PathBuf,
 }
@@ -86,6 +88,7 @@ impl Instances {
             disk: folder.join("disk"),
             config_drive: folder.join("disk.config"),
             console: folder.join("console.log"),
+            memory: folder.join("memory.save"),
             spec: folder.join("guest.json"),
             folder,
         }
@@ -119,6 +122,14 @@ impl GuestFolder {
     /// Removes it with everything in it.
     pub fn remove(&self) -> std::io::Result<()> {
         match std::fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets saved memory, if there is any.
+    pub fn forget_memory(&self) -> std::io::Result<()> {
+        match std::fs::remove_file(&self.memory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

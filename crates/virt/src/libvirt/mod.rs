@@ -3,7 +3,8 @@
 //! libvirt is spoken to by its own wire protocol over the unix socket, on three connections: questions, long jobs,
 //! events. All of them come back by themselves when the daemon restarts; guests do not notice.
 //!
-//! A guest's folder holds `disk`, `disk.config`, `console.log` and `guest.json`. The last is written once the others
+//! A guest's folder holds `disk`, `disk.config`, `console.log`, `guest.json`, and `memory.save` while the guest is
+//! suspended. The specification is written once the others
 //! are there, so what exists is whole; removal goes the other way: domain first, folder last.
 
 mod calls;
@@ -14,6 +15,7 @@ mod domain;
 mod events;
 pub mod folder;
 pub mod image;
+mod life;
 mod qcow2;
 mod rpc;
 mod xdr;
@@ -316,6 +318,10 @@ impl Libvirt {
         if power == Power::Off {
             return Ok(off);
         }
+        let files = self.instances.guest(spec.id);
+        files
+            .forget_memory()
+            .map_err(|error| HypervisorError::disk(files.memory.display(), &error))?;
         match self.jobs.create(&domain).await {
             Ok(()) => Ok(GuestInfo {
                 power: PowerState::Running,
@@ -673,6 +679,26 @@ impl Hypervisor for Libvirt {
         }
         self.make_files(spec).await?;
         self.define(spec, Power::On).await
+    }
+
+    async fn pause(&self, id: ServerId) -> Result<GuestInfo> {
+        self.stand_still(id).await
+    }
+
+    async fn unpause(&self, id: ServerId) -> Result<GuestInfo> {
+        self.go_on(id).await
+    }
+
+    async fn suspend(&self, id: ServerId) -> Result<GuestInfo> {
+        self.save_memory(id).await
+    }
+
+    async fn resume(&self, id: ServerId) -> Result<GuestInfo> {
+        self.restore_memory(id).await
+    }
+
+    async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {
+        self.send_interrupt(id).await
     }
 
     async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>> {

@@ -5,6 +5,7 @@
 //! files and about a kilobyte of memory each. [`Controls`] lets tests delay, fail and crash verbs and play the guest.
 
 mod faults;
+mod life;
 mod switches;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -308,7 +309,11 @@ impl Guest {
         GuestInfo {
             id: self.spec.id,
             instance_name: self.spec.instance_name.clone(),
-            power: self.power,
+            // As libvirt shows it: a guest whose memory is on disk is off.
+            power: match self.power {
+                PowerState::Suspended => PowerState::Shutdown,
+                power => power,
+            },
             active: matches!(self.power, PowerState::Running | PowerState::Paused),
             vcpus: self.spec.vcpus,
             memory_mib: self.spec.memory_mib,
@@ -436,6 +441,26 @@ impl Hypervisor for Sim {
     async fn reboot_hard(&self, spec: &GuestSpec) -> Result<GuestInfo> {
         self.perform(Verb::RebootHard, spec.id, || self.recreate(spec))
             .await
+    }
+
+    async fn pause(&self, id: ServerId) -> Result<GuestInfo> {
+        self.perform(Verb::Pause, id, || self.stand_still(id)).await
+    }
+
+    async fn unpause(&self, id: ServerId) -> Result<GuestInfo> {
+        self.perform(Verb::Unpause, id, || self.go_on(id)).await
+    }
+
+    async fn suspend(&self, id: ServerId) -> Result<GuestInfo> {
+        self.perform(Verb::Suspend, id, || self.save(id)).await
+    }
+
+    async fn resume(&self, id: ServerId) -> Result<GuestInfo> {
+        self.perform(Verb::Resume, id, || self.switch_on(id)).await
+    }
+
+    async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {
+        self.perform(Verb::Interrupt, id, || self.active(id)).await
     }
 
     async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>> {

@@ -1,0 +1,222 @@
+//! Every action in every pair of states against Nova's verdict, written down here a second time in words.
+
+use super::harness::Cloud;
+use super::server_create::cloud;
+use super::server_life::{finish, make};
+use crate::verdict::{self, Refusal};
+use db::instances::{Change, Expected, Instance};
+use serde_json::{Value, json};
+use types::{ServerId, TaskState, Timestamp, VmState};
+
+/// An action as the test knows it: its name, its body and version, the name in refusals, the stable states and the
+/// task states in which Nova takes it (`*` is any, `-` is none), and whether it wants a host.
+struct Known {
+    action: &'static str,
+    version: u16,
+    body: fn() -> Value,
+    name: &'static str,
+    vm_states: &'static str,
+    tasks: &'static str,
+    host: bool,
+    status: u16,
+}
+
+const fn known(
+    action: &'static str,
+    body: fn() -> Value,
+    name: &'static str,
+    vm_states: &'static str,
+    tasks: &'static str,
+) -> Known {
+    Known {
+        action,
+        version: 90,
+        body,
+        name,
+        vm_states,
+        tasks,
+        host: false,
+        status: 202,
+    }
+}
+
+const fn on_host(mut known: Known) -> Known {
+    known.host = true;
+    known
+}
+
+#[rustfmt::skip]
+const KNOWN: &[Known] = &[
+    on_host(known("os-start", || json!({"os-start": null}), "start", "stopped", "-")),
+    on_host(known("os-stop", || json!({"os-stop": null}), "stop", "active error", "-")),
+    known("reboot SOFT", || json!({"reboot": {"type": "SOFT"}}), "reboot", "active", "-"),
+    known("reboot HARD", || json!({"reboot": {"type": "HARD"}}), "reboot", "active stopped paused suspended error",
+        "- rebooting reboot_pending reboot_started rebooting_hard pausing unpausing suspending resuming"),
+    known("pause", || json!({"pause": null}), "pause", "active", "-"),
+    known("unpause", || json!({"unpause": null}), "unpause", "paused", "-"),
+    known("suspend", || json!({"suspend": null}), "suspend", "active", "-"),
+    known("resume", || json!({"resume": null}), "resume", "suspended", "-"),
+    on_host(known("trigger_crash_dump", || json!({"trigger_crash_dump": null}), "trigger_crash_dump", "active paused rescued resized error", "-")),
+    on_host(known("injectNetworkInfo", || json!({"injectNetworkInfo": null}), "injectNetworkInfo", "*", "*")),
+    known("forceDelete", || json!({"forceDelete": null}), "delete", "*", "*"),
+    known("restore", || json!({"restore": null}), "restore", "soft-delete", "-"),
+];
+
+/// Actions that need not have been launched.
+const UNLAUNCHED: &[&str] = &["injectNetworkInfo", "forceDelete"];
+
+impl Known {
+    /// Nova's verdict on a launched server on a host: the words of the refusal, or none.
+    fn verdict(&self, id: &str, vm: VmState, task: Option<TaskState>) -> Option<String> {
+        let allowed =
+            |list: &str, text: &str| list == "*" || list.split(' ').any(|one| one == text);
+        let cannot = |what: &str, state: &str| {
+            Some(format!(
+                "Cannot '{}' instance {id} while it is in {what} {state}",
+                self.name
+            ))
+        };
+        if !allowed(self.vm_states, vm.as_str()) {
+            return cannot("vm_state", vm.as_str());
+        }
+        match task {
+            Some(task) if !allowed(self.tasks, task.as_str()) => {
+                cannot("task_state", task.as_str())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A server somewhere in its life; nothing works on it whatever it shows.
+async fn put(cloud: &Cloud, id: &str, vm: VmState, task: Option<TaskState>) {
+    let id: ServerId = id.parse().unwrap();
+    let write = move |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
+        let server = db::instances::get(tx, id)?.unwrap();
+        if let Some(task) = server.task_id {
+            db::tasks::take_over(tx, task)?;
+        }
+        let change = Change {
+            vm_state: Some(vm),
+            task_state: Some(task),
+            task_id: Some(None),
+            ..Change::default()
+        };
+        let expected = Expected::Generation(server.generation);
+        assert!(db::instances::transition(
+            tx,
+            id,
+            expected,
+            &change,
+            Timestamp::now()
+        )?);
+        Ok(())
+    };
+    cloud.store.write(write).await.unwrap();
+}
+
+fn all_tasks() -> impl Iterator<Item = Option<TaskState>> {
+    std::iter::once(None).chain(TaskState::ALL.iter().copied().map(Some))
+}
+
+#[test]
+fn every_action_is_known_and_judged_alike_in_every_pair_of_states() {
+    let names: Vec<&str> = verdict::ALL.iter().map(|(name, _)| *name).collect();
+    let listed: Vec<&str> = KNOWN.iter().map(|known| known.action).collect();
+    assert_eq!(names, listed);
+    let mut pairs = 0;
+    for (known, (_, rule)) in KNOWN.iter().zip(verdict::ALL) {
+        for vm in VmState::ALL.iter().copied() {
+            for task in all_tasks() {
+                let server = Instance {
+                    vm_state: vm,
+                    task_state: task,
+                    host: Some("h1".into()),
+                    launched_at: Some(Timestamp::now()),
+                    ..super::server_history::instance()
+                };
+                let id = server.id.to_string();
+                let refused = rule
+                    .check_as(&server, false)
+                    .err()
+                    .map(|fault| fault.message);
+                assert_eq!(
+                    refused,
+                    known.verdict(&id, vm, task),
+                    "{} {vm} {task:?}",
+                    known.action
+                );
+                let locked = Instance {
+                    locked: true,
+                    ..server.clone()
+                };
+                assert_eq!(
+                    rule.refusal(&locked, false),
+                    rule.lock
+                        .then_some(Refusal::Locked)
+                        .or(rule.refusal(&server, false))
+                );
+                assert_eq!(rule.refusal(&locked, true), rule.refusal(&server, true));
+                pairs += 1;
+            }
+        }
+        let fresh = Instance {
+            host: None,
+            ..super::server_history::instance()
+        };
+        let hostless = rule.refusal(&fresh, false) == Some(Refusal::NoHost);
+        assert_eq!(hostless, known.host, "{}", known.action);
+        assert_eq!(
+            rule.launched,
+            !UNLAUNCHED.contains(&known.action),
+            "{}",
+            known.action
+        );
+    }
+    println!("{pairs} pairs of states and actions");
+}
+
+/// The same through the API: every stable state, and every task state in one stable state that allows the action.
+#[tokio::test]
+async fn requests_get_the_verdict() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    for known in KNOWN {
+        let good = VmState::ALL
+            .iter()
+            .copied()
+            .find(|vm| known.verdict(&id, *vm, None).is_none())
+            .unwrap();
+        let stable = VmState::ALL.iter().map(|vm| (*vm, None));
+        let busy = [
+            None,
+            Some(TaskState::Pausing),
+            Some(TaskState::Migrating),
+            Some(TaskState::Deleting),
+        ];
+        let pairs: Vec<_> = stable.chain(busy.map(|task| (good, task))).collect();
+        for (vm, task) in pairs {
+            if vm == VmState::Deleted {
+                continue;
+            }
+            put(&cloud, &id, vm, task).await;
+            let path = format!("/servers/{id}/action");
+            let answer = cloud
+                .send("admin", known.version, "POST", &path, (known.body)())
+                .await;
+            let shown = format!("{} {vm} {task:?}: {}", known.action, answer.text);
+            match known.verdict(&id, vm, task) {
+                None => assert_eq!(answer.status.as_u16(), known.status, "{shown}"),
+                Some(words) => {
+                    assert_eq!(answer.status.as_u16(), 409, "{shown}");
+                    assert_eq!(
+                        answer.fault(),
+                        ("conflictingRequest".to_owned(), words),
+                        "{shown}"
+                    );
+                }
+            }
+        }
+    }
+}

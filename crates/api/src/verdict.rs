@@ -1,0 +1,200 @@
+//! Whether a server's state allows an action: the states that Nova's `compute.api` wants for each, as a table.
+//!
+//! Everything is looked at in Nova's order: the lock, the host where one is needed, the stable state, the task state,
+//! whether the server ever ran.
+
+use crate::call::Call;
+use crate::faults::Fault;
+use db::instances::Instance;
+use types::{TaskState, VmState};
+
+/// Which task states allow an action.
+#[derive(Clone, Copy, Debug)]
+pub enum Tasks {
+    /// None: nobody works on the server.
+    Idle,
+    /// None, or one of these.
+    IdleOr(&'static [TaskState]),
+    /// Any.
+    Any,
+}
+
+/// What an action wants of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The action's name in refusals.
+    pub name: &'static str,
+    /// The stable states that allow it; none means all.
+    pub vm_states: Option<&'static [VmState]>,
+    /// The task states that allow it.
+    pub tasks: Tasks,
+    /// The server must have run once.
+    pub launched: bool,
+    /// The server must be on a host; looked at before the states.
+    pub host: bool,
+    /// A lock stops those who are no administrators.
+    pub lock: bool,
+}
+
+impl Rule {
+    const fn new(name: &'static str, vm_states: &'static [VmState]) -> Self {
+        Self {
+            name,
+            vm_states: Some(vm_states),
+            tasks: Tasks::Idle,
+            launched: true,
+            host: false,
+            lock: true,
+        }
+    }
+
+    const fn anytime(name: &'static str) -> Self {
+        Self {
+            name,
+            vm_states: None,
+            tasks: Tasks::Any,
+            launched: false,
+            host: false,
+            lock: true,
+        }
+    }
+
+    const fn on_host(mut self) -> Self {
+        self.host = true;
+        self
+    }
+
+    const fn during(mut self, tasks: &'static [TaskState]) -> Self {
+        self.tasks = Tasks::IdleOr(tasks);
+        self
+    }
+}
+
+use VmState as V;
+
+/// `os-start`.
+pub const START: Rule = Rule::new("start", &[V::Stopped]).on_host();
+/// `os-stop`.
+pub const STOP: Rule = Rule::new("stop", &[V::Active, V::Error]).on_host();
+/// `reboot` of type `SOFT`.
+pub const REBOOT_SOFT: Rule = Rule::new("reboot", &[V::Active]);
+/// `reboot` of type `HARD`.
+pub const REBOOT_HARD: Rule = Rule::new(
+    "reboot",
+    &[V::Active, V::Stopped, V::Paused, V::Suspended, V::Error],
+)
+.during(&[
+    TaskState::Rebooting,
+    TaskState::RebootPending,
+    TaskState::RebootStarted,
+    TaskState::RebootingHard,
+    TaskState::Pausing,
+    TaskState::Unpausing,
+    TaskState::Suspending,
+    TaskState::Resuming,
+]);
+/// `pause`.
+pub const PAUSE: Rule = Rule::new("pause", &[V::Active]);
+/// `unpause`.
+pub const UNPAUSE: Rule = Rule::new("unpause", &[V::Paused]);
+/// `suspend`.
+pub const SUSPEND: Rule = Rule::new("suspend", &[V::Active]);
+/// `resume`.
+pub const RESUME: Rule = Rule::new("resume", &[V::Suspended]);
+/// `trigger_crash_dump`.
+pub const CRASH_DUMP: Rule = Rule::new(
+    "trigger_crash_dump",
+    &[V::Active, V::Paused, V::Rescued, V::Resized, V::Error],
+)
+.on_host();
+/// `injectNetworkInfo`.
+pub const INJECT_NETWORK_INFO: Rule = Rule::anytime("injectNetworkInfo").on_host();
+/// `DELETE /servers/{id}` and `forceDelete`.
+pub const DELETE: Rule = Rule::anytime("delete");
+/// `restore`.
+pub const RESTORE: Rule = Rule::new("restore", &[V::SoftDelete]);
+
+/// Every rule with the name of its action, for the test of the whole matrix.
+#[cfg(test)]
+pub const ALL: &[(&str, Rule)] = &[
+    ("os-start", START),
+    ("os-stop", STOP),
+    ("reboot SOFT", REBOOT_SOFT),
+    ("reboot HARD", REBOOT_HARD),
+    ("pause", PAUSE),
+    ("unpause", UNPAUSE),
+    ("suspend", SUSPEND),
+    ("resume", RESUME),
+    ("trigger_crash_dump", CRASH_DUMP),
+    ("injectNetworkInfo", INJECT_NETWORK_INFO),
+    ("forceDelete", DELETE),
+    ("restore", RESTORE),
+];
+
+/// What keeps an action from a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Somebody locked it.
+    Locked,
+    /// It is on no host.
+    NoHost,
+    /// Its stable state.
+    VmState,
+    /// Its task state.
+    TaskState(TaskState),
+    /// It never ran.
+    NeverRan,
+}
+
+impl Rule {
+    /// What keeps the action from a server, if anything does. Pure.
+    pub fn refusal(&self, server: &Instance, may_override_lock: bool) -> Option<Refusal> {
+        if self.lock && server.locked && !may_override_lock {
+            return Some(Refusal::Locked);
+        }
+        if self.host && server.host.is_none() {
+            return Some(Refusal::NoHost);
+        }
+        if let Some(allowed) = self.vm_states
+            && !allowed.contains(&server.vm_state)
+        {
+            return Some(Refusal::VmState);
+        }
+        let busy = match (self.tasks, server.task_state) {
+            (Tasks::Any, _) | (_, None) => None,
+            (Tasks::IdleOr(allowed), Some(task)) if allowed.contains(&task) => None,
+            (_, Some(task)) => Some(task),
+        };
+        if let Some(task) = busy {
+            return Some(Refusal::TaskState(task));
+        }
+        (self.launched && server.launched_at.is_none()).then_some(Refusal::NeverRan)
+    }
+
+    /// Refuses an action in Nova's words.
+    pub fn check(&self, call: &Call, server: &Instance) -> Result<(), Fault> {
+        self.check_as(server, call.is_admin())
+    }
+
+    /// The same where the request itself is not at hand.
+    pub fn check_as(&self, server: &Instance, may_override_lock: bool) -> Result<(), Fault> {
+        match self.refusal(server, may_override_lock) {
+            Some(refusal) => Err(self.fault(server, &refusal)),
+            None => Ok(()),
+        }
+    }
+
+    fn fault(&self, server: &Instance, refusal: &Refusal) -> Fault {
+        let (name, id) = (self.name, server.id);
+        let state = |what: &str, state: &str| {
+            format!("Cannot '{name}' instance {id} while it is in {what} {state}")
+        };
+        Fault::conflict(match refusal {
+            Refusal::Locked => format!("Instance {id} is locked"),
+            Refusal::NoHost => format!("Instance {id} is not ready"),
+            Refusal::VmState => state("vm_state", server.vm_state.as_str()),
+            Refusal::TaskState(task) => state("task_state", task.as_str()),
+            Refusal::NeverRan => format!("Instance {id} is in an invalid state for '{name}'"),
+        })
+    }
+}

@@ -1,0 +1,233 @@
+//! The shape of flows that are one piece of work on the server's host: find the host, do it there, write what came
+//! of it. A flow of this shape says what is its own in an [`Act`].
+//!
+//! When the host cannot do it the server stays as it was, the action shows the error, and a stopped server is not
+//! taken for a broken one. The shown power state follows the guest in any case. Nothing is taken back: the server's
+//! owner sees how far it came.
+
+use super::{fault, idle, power_after};
+use crate::neighbours::Neighbours;
+use async_trait::async_trait;
+use db::instances::{self, Change, Expected, Instance};
+use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sql::Tx;
+use std::marker::PhantomData;
+use std::time::Duration;
+use types::agent::{Direction, Verb, WorkOutcome};
+use types::{HostName, PowerState, Timestamp, VmState};
+
+/// Seconds a guest gets to shut itself down (Nova's `shutdown_timeout`).
+pub const GRACE_SECONDS: u64 = 60;
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Find the host and what it needs to know.
+    Locate,
+    /// Do it there.
+    Act,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self::Locate, Self::Act];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Locate => "locate",
+            Self::Act => "act",
+        }
+    }
+}
+
+/// What a flow knows: what was asked for, where, and what came of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct State<W> {
+    #[serde(flatten)]
+    wanted: W,
+    #[serde(default)]
+    host: Option<HostName>,
+    #[serde(default)]
+    power: u8,
+}
+
+/// Nothing but that it is wanted.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Plain {}
+
+/// What is a flow's own.
+#[async_trait]
+pub trait Act: Send + Sync + 'static {
+    /// The flow's name.
+    const NAME: &'static str;
+    /// The event shown.
+    const EVENT: &'static str;
+    /// The server's state afterwards; none leaves it as it is.
+    const SETTLED: Option<VmState>;
+    /// Whether it makes sense for a server without a host, which then is not asked.
+    const HOSTLESS: bool = false;
+    /// What the request said. Fields may be added with defaults, never removed.
+    type Wanted: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+
+    /// How long the host may take.
+    fn deadline() -> Duration {
+        Duration::from_secs(GRACE_SECONDS + 120)
+    }
+
+    /// Finds out what the host needs to know.
+    async fn prepare(
+        _with: &Neighbours,
+        _cx: &Context,
+        _server: &Instance,
+        _wanted: &mut Self::Wanted,
+    ) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    /// The work for the host. Pure.
+    fn verb(wanted: &Self::Wanted) -> Verb;
+
+    /// What changes when the host has done it; writes what else belongs to that.
+    fn done(
+        _tx: &mut Tx<'_>,
+        _server: &Instance,
+        _wanted: &Self::Wanted,
+        power: PowerState,
+        _now: Timestamp,
+    ) -> Result<Change, sql::Error> {
+        Ok(Change {
+            vm_state: Self::SETTLED,
+            ..at_rest(power)
+        })
+    }
+
+    /// What changes when it could not be done; `asked`: the host may have begun.
+    fn failed(_server: &Instance, _wanted: &Self::Wanted, _asked: bool) -> Change {
+        idle()
+    }
+}
+
+/// Nothing is being done any more, and the guest is as the host says.
+pub fn at_rest(power: PowerState) -> Change {
+    Change {
+        power_state: Some(power),
+        fault: Some(None),
+        ..idle()
+    }
+}
+
+/// A flow of this shape.
+pub struct OnHost<A> {
+    with: Neighbours,
+    act: PhantomData<A>,
+}
+
+impl<A: Act> OnHost<A> {
+    /// The flow.
+    pub fn new(with: &Neighbours) -> Self {
+        Self {
+            with: with.clone(),
+            act: PhantomData,
+        }
+    }
+
+    async fn locate(&self, cx: &Context, state: &mut State<A::Wanted>) -> Result<(), StepError> {
+        let server = super::instance(&self.with, cx).await?;
+        A::prepare(&self.with, cx, &server, &mut state.wanted).await?;
+        state.host = match &server.host {
+            Some(host) => {
+                super::must_be_up(&self.with, host).await?;
+                Some(host.clone())
+            }
+            None if A::HOSTLESS => None,
+            None => {
+                let failure = Failure::new(409, "The server is on no host.");
+                return Err(StepError::Fail(failure));
+            }
+        };
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<A: Act> Flow for OnHost<A> {
+    const NAME: &'static str = A::NAME;
+    type State = State<A::Wanted>;
+    type Step = Step;
+
+    fn event(&self, step: Step) -> Option<&'static str> {
+        (step == Step::Act).then_some(A::EVENT)
+    }
+
+    fn host(&self, _step: Step, state: &Self::State) -> Option<HostName> {
+        state.host.clone()
+    }
+
+    fn deadline(&self, _step: Step) -> Duration {
+        A::deadline()
+    }
+
+    fn host_work(&self, step: Step, direction: Direction, state: &Self::State) -> Option<HostWork> {
+        if step != Step::Act || direction == Direction::Undo {
+            return None;
+        }
+        Some(HostWork {
+            host: state.host.clone()?,
+            verb: A::verb(&state.wanted),
+        })
+    }
+
+    async fn run(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut Self::State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Locate => self.locate(cx, state).await?,
+            Step::Act if state.host.is_none() => {}
+            Step::Act => state.power = power_after(outcome)?.code(),
+        }
+        Ok(())
+    }
+
+    async fn undo(
+        &self,
+        _cx: &Context,
+        _step: Step,
+        _state: &mut Self::State,
+        _outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &Self::State,
+        end: End<'_>,
+        now: Timestamp,
+    ) -> Result<(), sql::Error> {
+        let Some(server) = instances::get(tx, cx.server)? else {
+            return Ok(());
+        };
+        if server.task_id != Some(cx.task) {
+            return Ok(());
+        }
+        let change = match end {
+            End::Done => {
+                let power = PowerState::from_code(i64::from(state.power));
+                A::done(tx, &server, &state.wanted, power, now)?
+            }
+            End::Unwound(failure) => Change {
+                fault: Some(Some(fault(failure, now))),
+                ..A::failed(&server, &state.wanted, state.host.is_some())
+            },
+        };
+        instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
+        Ok(())
+    }
+}

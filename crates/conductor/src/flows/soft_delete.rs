@@ -1,0 +1,90 @@
+//! Soft delete and restore: the server is switched off, holds its place and counts against no quota until it is
+//! restored or reclaimed.
+
+use super::on_host::{Act, Plain, at_rest};
+use async_trait::async_trait;
+use db::accept;
+use db::instances::{Change, Instance, Kept};
+use sql::Tx;
+use types::agent::Verb;
+use types::{PowerState, Timestamp, VmState};
+
+/// Switches a deleted server off.
+pub struct SoftDelete;
+/// Brings it back.
+pub struct Restore;
+
+/// A server's state changes, and with it what it counts as.
+fn change_state(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    state: VmState,
+    kept: Kept,
+    power: PowerState,
+) -> Result<Change, sql::Error> {
+    let after = Instance {
+        vm_state: state,
+        ..server.clone()
+    };
+    let difference = accept::holds(&after).minus(accept::holds(server));
+    db::usages::add(tx, &server.project_id, &server.user_id, difference)?;
+    Ok(Change {
+        vm_state: Some(state),
+        kept: Some(kept),
+        ..at_rest(power)
+    })
+}
+
+#[async_trait]
+impl Act for SoftDelete {
+    const NAME: &'static str = accept::SOFT_DELETE;
+    const EVENT: &'static str = "compute_soft_delete_instance";
+    const SETTLED: Option<VmState> = Some(VmState::SoftDelete);
+    const HOSTLESS: bool = true;
+    type Wanted = Plain;
+
+    fn verb(_: &Plain) -> Verb {
+        Verb::EnsureStopped { grace_seconds: 0 }
+    }
+
+    fn done(
+        tx: &mut Tx<'_>,
+        server: &Instance,
+        _: &Plain,
+        power: PowerState,
+        now: Timestamp,
+    ) -> Result<Change, sql::Error> {
+        let kept = Kept {
+            soft_deleted_at: Some(now),
+            ..server.kept.clone()
+        };
+        change_state(tx, server, VmState::SoftDelete, kept, power)
+    }
+}
+
+#[async_trait]
+impl Act for Restore {
+    const NAME: &'static str = accept::RESTORE;
+    const EVENT: &'static str = "compute_restore_instance";
+    const SETTLED: Option<VmState> = Some(VmState::Active);
+    const HOSTLESS: bool = true;
+    type Wanted = Plain;
+
+    fn verb(_: &Plain) -> Verb {
+        Verb::EnsureRunning
+    }
+
+    fn done(
+        tx: &mut Tx<'_>,
+        server: &Instance,
+        _: &Plain,
+        power: PowerState,
+        _: Timestamp,
+    ) -> Result<Change, sql::Error> {
+        let kept = Kept {
+            soft_deleted_at: None,
+            ..server.kept.clone()
+        };
+        change_state(tx, server, VmState::Active, kept, power)
+    }
+}

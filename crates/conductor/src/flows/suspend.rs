@@ -1,0 +1,48 @@
+//! Suspend and resume: the guest's memory waits on the host's disk.
+
+use super::on_host::{Act, Plain};
+use async_trait::async_trait;
+use db::accept;
+use std::time::Duration;
+use types::VmState;
+use types::agent::Verb;
+
+/// Memory is written to a disk or read from it.
+const MEMORY: Duration = Duration::from_secs(1800);
+
+/// Suspends a server.
+pub struct Suspend;
+/// Brings a suspended server back.
+pub struct Resume;
+
+#[async_trait]
+impl Act for Suspend {
+    const NAME: &'static str = accept::SUSPEND;
+    const EVENT: &'static str = "compute_suspend_instance";
+    const SETTLED: Option<VmState> = Some(VmState::Suspended);
+    type Wanted = Plain;
+
+    fn deadline() -> Duration {
+        MEMORY
+    }
+
+    fn verb(_: &Plain) -> Verb {
+        Verb::EnsureSuspended
+    }
+}
+
+#[async_trait]
+impl Act for Resume {
+    const NAME: &'static str = accept::RESUME;
+    const EVENT: &'static str = "compute_resume_instance";
+    const SETTLED: Option<VmState> = Some(VmState::Active);
+    type Wanted = Plain;
+
+    fn deadline() -> Duration {
+        MEMORY
+    }
+
+    fn verb(_: &Plain) -> Verb {
+        Verb::EnsureResumed
+    }
+}

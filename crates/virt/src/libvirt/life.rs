@@ -1,0 +1,109 @@
+//! What guests do between on and off: pause, suspend to disk, interrupts.
+
+use super::calls::error_code;
+use super::rpc::RpcError;
+use super::{Libvirt, explain};
+use crate::facts::GuestInfo;
+use crate::hypervisor::{HypervisorError, Result};
+use crate::spec::Power;
+use types::{PowerState, ServerId};
+
+impl Libvirt {
+    /// The guest, if a process holds it.
+    async fn must_be_active(&self, id: ServerId) -> Result<GuestInfo> {
+        let guest = self.must_look(id).await?;
+        if guest.active {
+            return Ok(guest);
+        }
+        Err(HypervisorError::Rejected(
+            "the domain is not running".into(),
+        ))
+    }
+
+    pub(super) async fn stand_still(&self, id: ServerId) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        if self.must_be_active(id).await?.power != PowerState::Paused {
+            self.jobs
+                .pause(&self.reference(id))
+                .await
+                .map_err(explain)?;
+        }
+        self.must_look(id).await
+    }
+
+    pub(super) async fn go_on(&self, id: ServerId) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        if self.must_be_active(id).await?.power == PowerState::Paused {
+            self.jobs
+                .unpause(&self.reference(id))
+                .await
+                .map_err(explain)?;
+        }
+        self.must_look(id).await
+    }
+
+    /// The file is the truth: libvirt removes one that it could not finish.
+    pub(super) async fn save_memory(&self, id: ServerId) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        let memory = self.instances.guest(id).memory;
+        let guest = self.must_look(id).await?;
+        if !guest.active && memory.exists() {
+            return Ok(guest);
+        }
+        self.must_be_active(id).await?;
+        let path = memory.to_string_lossy();
+        match self.jobs.save(&self.reference(id), &path).await {
+            Ok(()) => {}
+            // Off already: the repeat of a call whose answer was lost.
+            Err(RpcError::Refused {
+                code: error_code::OPERATION_INVALID,
+                ..
+            }) if memory.exists() => {}
+            Err(error) => return Err(explain(error)),
+        }
+        self.must_look(id).await
+    }
+
+    pub(super) async fn restore_memory(&self, id: ServerId) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        let files = self.instances.guest(id);
+        let forget = || {
+            files
+                .forget_memory()
+                .map_err(|error| HypervisorError::disk(files.memory.display(), &error))
+        };
+        if let Some(guest) = self.look(id).await?.filter(|guest| guest.active) {
+            forget()?;
+            return Ok(guest);
+        }
+        if !files.memory.exists() {
+            return self.start_stored(id).await;
+        }
+        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        self.check_disk(id)?;
+        // Defined before, so that it lasts when it is switched off; what the file says of it counts until then.
+        self.define(&spec, Power::Off).await?;
+        let path = files.memory.to_string_lossy();
+        match self.jobs.restore(&path).await {
+            Ok(()) => {}
+            Err(error) => {
+                let running = self.look(id).await?.is_some_and(|guest| guest.active);
+                if !running {
+                    return Err(explain(error));
+                }
+            }
+        }
+        forget()?;
+        self.must_look(id).await
+    }
+
+    pub(super) async fn send_interrupt(&self, id: ServerId) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        let guest = self.must_be_active(id).await?;
+        self.jobs
+            .interrupt(&self.reference(id))
+            .await
+            .map_err(explain)?;
+        Ok(guest)
+    }
+}
