@@ -240,6 +240,6 @@ def test_soft_delete_restore_and_reclaim(new_cloud, name):
     wait_status(sdk, first, "ACTIVE")
     assert sdk.compute.get_limits().absolute.total_cores_used == used - 1
     assert "409" in demo.fails("server", "restore", first)
-    sdk.compute.wait_for_delete(sdk.compute.get_server(second), wait=120)
+    wait_until(lambda: sdk.compute.find_server(second) is None, 120, "the other is reclaimed")
     demo.run("server", "delete", "--force", first)
-    sdk.compute.wait_for_delete(sdk.compute.get_server(first), wait=30)
+    wait_until(lambda: sdk.compute.find_server(first) is None, 30, "it is gone at once")
