@@ -54,10 +54,8 @@ impl Act for SoftDelete {
         power: PowerState,
         now: Timestamp,
     ) -> Result<Change, sql::Error> {
-        let kept = Kept {
-            soft_deleted_at: Some(now),
-            ..server.kept.clone()
-        };
+        let mut kept = server.kept.clone();
+        kept.soft_deleted_at = Some(now);
         change_state(tx, server, VmState::SoftDelete, kept, power)
     }
 }
@@ -81,10 +79,8 @@ impl Act for Restore {
         power: PowerState,
         _: Timestamp,
     ) -> Result<Change, sql::Error> {
-        let kept = Kept {
-            soft_deleted_at: None,
-            ..server.kept.clone()
-        };
+        let mut kept = server.kept.clone();
+        kept.soft_deleted_at = None;
         change_state(tx, server, VmState::Active, kept, power)
     }
 }
