@@ -1,12 +1,12 @@
 //! What the agent must remember over a restart: the epochs it has seen, and restarts that are done.
 //!
-//! One line of JSON per fact, appended; read and compacted at the start. A torn last line (the machine went down while
-//! it was written) is left out.
+//! One line of JSON per fact, appended; compacted at the start and whenever it has doubled. A torn last line (the machine
+//! went down while it was written) is left out.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use types::TaskId;
@@ -86,17 +86,7 @@ impl Ledger {
             }
         }
         facts.forget_old();
-        let fresh = path.with_extension("new");
-        let mut file = File::create(&fresh).map_err(failed)?;
-        for task in &facts.order {
-            let epoch = facts.epochs.get(task).copied().unwrap_or(0);
-            append(&mut file, &Line::Epoch(*task, epoch)).map_err(failed)?;
-        }
-        for key in &facts.done {
-            append(&mut file, &Line::Done(key.clone())).map_err(failed)?;
-        }
-        std::fs::rename(&fresh, path).map_err(failed)?;
-        let file = OpenOptions::new().append(true).open(path).map_err(failed)?;
+        let file = rewrite(path, &facts).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             inner: Mutex::new((facts, file)),
@@ -104,13 +94,18 @@ impl Ledger {
     }
 
     fn write(&self, line: Line) -> Result<(), LedgerError> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let (facts, file) = &mut *inner;
-        append(file, &line).map_err(|error| LedgerError {
+        let failed = |error| LedgerError {
             path: self.path.clone(),
             error,
-        })?;
+        };
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (facts, file) = &mut *inner;
+        append(file, &line).map_err(failed)?;
         facts.note(line);
+        if facts.order.len() >= 2 * REMEMBERED {
+            facts.forget_old();
+            *file = rewrite(&self.path, facts).map_err(failed)?;
+        }
         Ok(())
     }
 
@@ -149,7 +144,23 @@ impl Ledger {
     }
 }
 
-fn append(file: &mut File, line: &Line) -> std::io::Result<()> {
+/// Replaces the file by one with just these facts, and opens that for more.
+fn rewrite(path: &Path, facts: &Facts) -> std::io::Result<File> {
+    let fresh = path.with_extension("new");
+    let mut text = BufWriter::new(File::create(&fresh)?);
+    for task in &facts.order {
+        let epoch = facts.epochs.get(task).copied().unwrap_or(0);
+        append(&mut text, &Line::Epoch(*task, epoch))?;
+    }
+    for key in &facts.done {
+        append(&mut text, &Line::Done(key.clone()))?;
+    }
+    text.into_inner()?;
+    std::fs::rename(&fresh, path)?;
+    OpenOptions::new().append(true).open(path)
+}
+
+fn append(file: &mut impl Write, line: &Line) -> std::io::Result<()> {
     let mut text = serde_json::to_string(line)?;
     text.push('\n');
     file.write_all(text.as_bytes())
@@ -182,5 +193,33 @@ mod tests {
         assert!(again.is_done(&key));
         assert!(!again.admit(task, 2).unwrap());
         assert!(again.admit(task, 4).unwrap());
+    }
+
+    #[test]
+    fn forgets_what_is_old_while_it_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        let ledger = Ledger::open(&path).unwrap();
+        let mut last = TaskId::random();
+        for _ in 0..3 * REMEMBERED {
+            last = TaskId::random();
+            assert!(ledger.admit(last, 2).unwrap());
+            let (step, direction) = ("act".to_owned(), Direction::Do);
+            let key = WorkKey {
+                task: last,
+                step,
+                direction,
+            };
+            ledger.set_done(&key).unwrap();
+            let inner = ledger.inner.lock().unwrap();
+            assert!(inner.0.order.len() <= 2 * REMEMBERED);
+            assert_eq!(inner.0.order.len(), inner.0.epochs.len());
+            assert!(inner.0.done.len() <= 2 * REMEMBERED);
+        }
+        let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 4 * REMEMBERED, "{lines}");
+        assert!(!ledger.admit(last, 1).unwrap());
+        drop(ledger);
+        assert!(!Ledger::open(&path).unwrap().admit(last, 1).unwrap());
     }
 }

@@ -16,11 +16,12 @@ use journal::Outcomes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use types::agent::{
-    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Question, Verb, Work, WorkKey, WorkReport,
+    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Question, Verb, Work, WorkKey, WorkOutcome,
+    WorkReport,
 };
 use types::{HostName, ImageId, PowerState, ServerId, TaskState, Timestamp, VmState};
 
@@ -34,6 +35,10 @@ const QUESTION_TIME: Duration = Duration::from_secs(20);
 const LIST_AGE: Duration = Duration::from_secs(5);
 /// How long a server must have been left alone before a guest that is not there counts as switched off.
 const ABSENCE: Duration = Duration::from_secs(30);
+/// How often the secret part of a piece of work is tried before the work fails.
+const SECRET_TRIES: u32 = 5;
+/// The pause before it is tried again; doubles.
+const SECRET_PAUSE: Duration = Duration::from_millis(200);
 /// The longest that a poll is held open.
 const LONGEST_POLL: Duration = Duration::from_secs(25);
 
@@ -69,6 +74,8 @@ type Handed = (WorkKey, u64, Timestamp);
 struct Desk {
     incarnation: u64,
     handed: HashSet<Handed>,
+    /// Work that could not be made whole, and how often.
+    unready: HashMap<Handed, u32>,
     asked: Vec<Asked>,
 }
 
@@ -151,12 +158,9 @@ impl Agents {
             .read(move |tx| db::work::pending(tx, &wanted, MOST_WORK))
             .await?;
         let mut polled = Polled::default();
+        let mut new = Vec::new();
         {
-            let mut desks = self
-                .inner
-                .desks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut desks = self.desks();
             let desk = desks.entry(host.clone()).or_default();
             if desk.incarnation != incarnation {
                 *desk = Desk {
@@ -170,30 +174,77 @@ impl Agents {
             for (work, stored) in pending {
                 let handed = (work.key.clone(), work.epoch, stored);
                 if !known.contains(&handed) {
-                    polled.work.push(work);
+                    new.push((work, handed.clone()));
                 }
                 desk.handed.insert(handed);
             }
+            let Desk {
+                handed, unready, ..
+            } = desk;
+            unready.retain(|one, _| handed.contains(one));
         }
-        for work in &mut polled.work {
-            self.fill_in(work).await;
+        for (mut work, handed) in new {
+            match self.fill_in(&mut work).await {
+                Ok(()) => polled.work.push(work),
+                Err(error) => self.put_off(host, work.server, handed, error),
+            }
         }
         Ok(polled)
     }
 
-    async fn fill_in(&self, work: &mut Work) {
+    /// Adds what is secret. A guest must not get a drive without it.
+    async fn fill_in(&self, work: &mut Work) -> Result<(), String> {
         let Verb::EnsureGuest(plan) = &mut work.verb else {
-            return;
+            return Ok(());
         };
-        if plan.config_drive.is_none() {
-            return;
+        if plan.config_drive.is_some() {
+            plan.config_drive = Some(self.inner.drives.files(work.server).await?);
         }
-        match self.inner.drives.files(work.server).await {
-            Ok(files) => plan.config_drive = Some(files),
-            Err(error) => {
-                tracing::error!(server = %work.server, %error, "the config drive's files cannot be made")
+        Ok(())
+    }
+
+    /// Work that could not be made whole stays here for a moment; after some tries it has failed.
+    fn put_off(&self, host: &HostName, server: ServerId, handed: Handed, error: String) {
+        let tries = {
+            let mut desks = self.desks();
+            let unready = &mut desks.entry(host.clone()).or_default().unready;
+            let tries = unready.entry(handed.clone()).or_default();
+            *tries += 1;
+            *tries
+        };
+        tracing::warn!(%server, %error, tries, "the config drive's files cannot be made");
+        let (agents, host) = (self.clone(), host.clone());
+        tokio::spawn(async move {
+            if tries < SECRET_TRIES {
+                tokio::time::sleep(SECRET_PAUSE * (1 << (tries - 1))).await;
+                if let Some(desk) = agents.desks().get_mut(&host) {
+                    desk.handed.remove(&handed);
+                }
+                agents.inner.bus.ring(Bell::Host(host));
+                return;
             }
-        }
+            let (key, epoch, _) = handed;
+            let outcome = WorkOutcome::Failed {
+                kind: FailureKind::Unavailable,
+                message: format!("the config drive's files cannot be made: {error}"),
+            };
+            let report = WorkReport {
+                key,
+                epoch,
+                outcome,
+            };
+            if let Err(error) = agents.inner.outcomes.report(report).await {
+                tracing::error!(%server, %error, "a failure cannot be written");
+            }
+        });
+    }
+
+    fn desks(&self) -> MutexGuard<'_, HashMap<HostName, Desk>> {
+        // Every change of a desk is whole at once, so one that a panic left behind is good, too.
+        self.inner
+            .desks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), sql::Error> {
@@ -306,11 +357,7 @@ impl clients::HostQuestions for Agents {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(id, sender);
         {
-            let mut desks = self
-                .inner
-                .desks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut desks = self.desks();
             desks.entry(host.clone()).or_default().asked.push(Asked {
                 id,
                 server,

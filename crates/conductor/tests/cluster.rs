@@ -69,7 +69,7 @@ async fn a_view_that_is_behind_is_renewed_when_the_claim_fails() {
 #[tokio::test]
 async fn a_host_that_cannot_build_is_left_out() {
     let cluster = Cluster::new(Options::default()).await;
-    let refusing = HypervisorError::Rejected("no".to_owned());
+    let refusing = HypervisorError::Rejected("no such machine type".to_owned());
     for (index, host) in cluster.hosts.iter().enumerate() {
         // Whichever is chosen first fails.
         let error = refusing.clone();
@@ -78,8 +78,19 @@ async fn a_host_that_cannot_build_is_left_out() {
     }
     let server = cluster.create().await;
     cluster.idle().await;
-    // Both failed once: nobody is left for the third attempt.
-    assert_eq!(cluster.server(server).await.vm_state, VmState::Error);
+    // Both failed once: nobody is left for the third attempt, and the last one's words stay.
+    let failed = cluster.server(server).await;
+    assert_eq!(failed.vm_state, VmState::Error);
+    let fault = failed.fault.unwrap();
+    for words in ["No valid host was found", "no such machine type"] {
+        assert!(fault.message.contains(words), "{}", fault.message);
+    }
+    assert!(!fault.message.contains("host-"), "{}", fault.message);
+    let details = fault.details.unwrap();
+    assert!(
+        details.contains("host-") && details.contains("no such machine type"),
+        "{details}"
+    );
     cluster.hosts[0].sim.controls().fail_next(
         Verb::EnsureGuest,
         HypervisorError::Disk {
@@ -374,4 +385,110 @@ async fn an_undo_that_its_host_refuses_once_is_tried_again() {
     assert_eq!(cluster.server(server).await.vm_state, VmState::Error);
     assert_eq!(cluster.debts().await, []);
     clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_guest_never_gets_an_empty_config_drive() {
+    let cluster = Cluster::new(small(1, 4)).await;
+    cluster.fail_drives(2);
+    let server = cluster.create_with(|new| new.config_drive = true).await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    clean(&cluster).await;
+    cluster.fail_drives(usize::MAX);
+    let without = cluster.create().await;
+    let server = cluster.create_with(|new| new.config_drive = true).await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(without).await.vm_state, VmState::Active);
+    let failed = cluster.server(server).await;
+    assert_eq!(failed.vm_state, VmState::Error);
+    let message = failed.fault.unwrap().message;
+    assert!(message.contains("config drive"), "{message}");
+    assert!(message.contains("the seal is broken"), "{message}");
+    clean(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_groups_hold_for_servers_made_at_once() {
+    for kind in testkit::kinds() {
+        let cluster = Cluster::on(&kind, small(3, 30)).await;
+        let apart = cluster.make_group("anti-affinity").await;
+        let together = cluster.make_group("affinity").await;
+        let mut members = [Vec::new(), Vec::new()];
+        for _ in 0..6 {
+            members[0].push(cluster.create_in(apart).await);
+            members[1].push(cluster.create_in(together).await);
+        }
+        cluster.idle().await;
+        let mut hosts = [Vec::new(), Vec::new()];
+        for (group, hosts) in members.iter().zip(&mut hosts) {
+            for server in group {
+                let server = cluster.server(*server).await;
+                match server.fault {
+                    None => hosts.push(server.host.unwrap()),
+                    Some(fault) => assert!(
+                        fault.message.contains("3 in use by the server group"),
+                        "{}",
+                        fault.message
+                    ),
+                }
+            }
+            hosts.sort();
+        }
+        let [apart, together] = hosts;
+        assert_eq!(apart, ["host-1".into(), "host-2".into(), "host-3".into()]);
+        assert_eq!(together.len(), 6);
+        assert!(
+            together.iter().all(|host| *host == together[0]),
+            "{together:?}"
+        );
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn amounts_of_extra_specs_are_claimed() {
+    let cluster = Cluster::new(small(2, 4)).await;
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        let greedy = |new: &mut db::instances::Instance| {
+            let specs = &mut new.flavor.extra_specs;
+            specs.insert("resources:VCPU".to_owned(), "3".to_owned());
+            specs.insert("resources:DISK_GB".to_owned(), "0".to_owned());
+        };
+        servers.push(cluster.create_with(greedy).await);
+    }
+    cluster.idle().await;
+    let mut active = 0;
+    for server in &servers {
+        active += usize::from(cluster.server(*server).await.vm_state == VmState::Active);
+    }
+    assert_eq!(active, 2, "two hosts of four CPUs, three for each server");
+    // What is left is left for others.
+    let small = [cluster.create().await, cluster.create().await];
+    cluster.idle().await;
+    for server in small {
+        assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    }
+    clean(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_begin_somewhere_and_go_on() {
+    for kind in testkit::kinds() {
+        let cluster = Cluster::on(&kind, Options::default()).await;
+        let mut numbers = Vec::new();
+        for _ in 0..3 {
+            // A cloud that starts again keeps what it has chosen.
+            let begin = cluster.store.write(db::instances::begin_numbers).await;
+            begin.unwrap();
+            let server = cluster.create().await;
+            numbers.push(cluster.server(server).await.number);
+        }
+        let first = numbers[0];
+        assert_eq!(numbers, [first, first + 1, first + 2]);
+        assert!((0x1_0001..0x8000_0000).contains(&first), "{first:#x}");
+        cluster.idle().await;
+        clean(&cluster).await;
+    }
 }

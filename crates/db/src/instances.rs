@@ -332,6 +332,19 @@ pub fn insert(tx: &mut Tx<'_>, instance: &Instance) -> Result<i64, Error> {
     tx.insert_id(&sql, &params)
 }
 
+/// Chooses where the numbers of a fresh cloud's servers begin: `instance-%08x` names a domain of the hypervisor, and two
+/// clouds that share one must not use the same names. Does nothing once there was a server.
+pub fn begin_numbers(tx: &mut Tx<'_>) -> Result<(), Error> {
+    if tx
+        .query_opt("SELECT id FROM instances LIMIT 1", &[])?
+        .is_some()
+    {
+        return Ok(());
+    }
+    let chance = i64::from(uuid::Uuid::new_v4().as_fields().0 % 0x7fff) + 1;
+    tx.start_ids_at("instances", (chance << 16) + 1)
+}
+
 /// A change of a server's states and place. Only what is `Some` is written.
 #[derive(Clone, Debug, Default)]
 pub struct Change {

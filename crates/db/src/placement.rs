@@ -210,6 +210,18 @@ pub fn claim(
     wanted: &Resources,
     now: Timestamp,
 ) -> Result<bool, Error> {
+    claim_amounts(tx, consumer, owner, node, &wanted.by_class(), now)
+}
+
+/// The same for amounts of any resource class, as the extra specs `resources:CLASS` of a flavor name them.
+pub fn claim_amounts(
+    tx: &mut Tx<'_>,
+    consumer: ServerId,
+    owner: (&str, &str),
+    node: NodeId,
+    wanted: &[(&str, u64)],
+    now: Timestamp,
+) -> Result<bool, Error> {
     let held = tx.query_opt(
         "SELECT amount FROM allocations WHERE consumer = ? AND provider = ?",
         &[consumer.into(), node.into()],
@@ -217,8 +229,7 @@ pub fn claim(
     if held.is_some() {
         return Ok(true);
     }
-    let wanted = wanted.by_class();
-    for (class, amount) in &wanted {
+    for (class, amount) in wanted {
         let fits = tx.query_opt(
             "SELECT used FROM inventories WHERE provider = ? AND resource_class = ? AND used + ? <= capacity AND max_unit >= ?",
             &[node.into(), (*class).into(), (*amount).into(), (*amount).into()],
@@ -230,11 +241,11 @@ pub fn claim(
     for (class, amount) in wanted {
         tx.execute(
             "UPDATE inventories SET used = used + ? WHERE provider = ? AND resource_class = ?",
-            &[amount.into(), node.into(), class.into()],
+            &[(*amount).into(), node.into(), (*class).into()],
         )?;
         tx.execute(
             "INSERT INTO allocations (consumer, provider, resource_class, amount) VALUES (?, ?, ?, ?)",
-            &[consumer.into(), node.into(), class.into(), amount.into()],
+            &[consumer.into(), node.into(), (*class).into(), (*amount).into()],
         )?;
     }
     touch_provider(tx, node.0, now)?;

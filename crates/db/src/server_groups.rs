@@ -2,7 +2,7 @@
 
 use sql::{Error, Row, Tx, Value};
 use std::collections::HashMap;
-use types::{GroupId, ServerId, Timestamp};
+use types::{GroupId, HostName, ServerId, Timestamp};
 
 /// A server group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,4 +134,18 @@ pub fn of_server(tx: &mut Tx<'_>, server: ServerId) -> Result<Option<GroupId>, E
     tx.query_opt(sql, &[server.into()])?
         .map(|row| row.get(0))
         .transpose()
+}
+
+/// A group's servers without `except` that have a host, with their hosts.
+pub fn placed_members(
+    tx: &mut Tx<'_>,
+    id: GroupId,
+    except: ServerId,
+) -> Result<Vec<(ServerId, HostName)>, Error> {
+    let sql = "SELECT i.uuid, i.host FROM server_group_members m JOIN instances i ON i.uuid = m.instance_uuid \
+        WHERE m.group_uuid = ? AND i.uuid <> ? AND i.deleted = 0 AND i.host IS NOT NULL";
+    let rows = tx.query(sql, &[id.into(), except.into()])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
 }

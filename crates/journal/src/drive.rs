@@ -5,7 +5,9 @@ use crate::flow::{Context, End, Failure, Flow, StepError, StepName};
 use crate::worker::Shared;
 use bus::Bell;
 use db::tasks::{Phase, Task};
+use futures_util::FutureExt;
 use rand::Rng;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -263,8 +265,29 @@ impl<F: Flow> Run<F> {
         self.undone(step, owed).await
     }
 
-    /// One try: the host's work, then the flow's own part, with faults on the way.
+    /// One try. A panic in the flow's code is a failure of the step, which is undone like any other.
     async fn attempt(
+        &mut self,
+        step: F::Step,
+        direction: Direction,
+        until: Instant,
+    ) -> Result<(), Trouble> {
+        let panic = match AssertUnwindSafe(self.try_once(step, direction, until))
+            .catch_unwind()
+            .await
+        {
+            Ok(tried) => return tried,
+            Err(panic) => panic,
+        };
+        tracing::error!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
+            step = step.as_str(), panic = told(panic.as_ref()), "a flow panicked");
+        // It may have left the state half-changed.
+        self.state = decode(&self.task.state)?;
+        Err(StepError::Fail(Failure::new(500, "Unexpected error.")).into())
+    }
+
+    /// The host's work, then the flow's own part, with faults on the way.
+    async fn try_once(
         &mut self,
         step: F::Step,
         direction: Direction,
@@ -348,6 +371,8 @@ impl<F: Flow> Run<F> {
         match self.shared.faults.at(&point) {
             Some(Fault::Crash) => Err(Trouble::Crash),
             Some(Fault::Fail) => Err(injected()),
+            #[allow(clippy::panic)]
+            Some(Fault::Panic) => panic!("an injected panic at {point:?}"),
             Some(Fault::Repeat) => Ok(true),
             Some(Fault::Hold) => {
                 self.shared.faults.released(&point).await;
@@ -580,6 +605,14 @@ impl<F: Flow> Run<F> {
         tokio::time::sleep(base.min(Duration::from_secs(10)).mul_f64(jitter)).await;
         *tries = tries.saturating_add(1);
     }
+}
+
+/// What a panic said.
+pub(crate) fn told(panic: &(dyn std::any::Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words")
 }
 
 fn planned_work<F: Flow>(

@@ -35,6 +35,8 @@ pub enum Fault {
     Repeat,
     /// The process dies here.
     Crash,
+    /// The flow's code panics here.
+    Panic,
     /// The step stands still until [`Faults::released`] comes back.
     Hold,
 }

@@ -61,6 +61,8 @@ struct Toy {
     may_owe: bool,
     /// Step c fails so often and asks to begin again at b.
     redo: usize,
+    /// The run itself panics so often between two steps.
+    panics: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -85,6 +87,15 @@ impl Flow for Toy {
 
     fn host(&self, step: Step, _state: &State) -> Option<HostName> {
         self.host.clone().filter(|_| step == Step::B)
+    }
+
+    fn deadline(&self, step: Step) -> Duration {
+        let left = |left: usize| left.checked_sub(1);
+        let (now, then) = (Ordering::SeqCst, Ordering::SeqCst);
+        if step == Step::B && self.panics.fetch_update(now, then, left).is_ok() {
+            panic!("an injected panic between two steps");
+        }
+        Duration::from_secs(300)
     }
 
     fn may_owe(&self, step: Step) -> bool {
@@ -339,15 +350,20 @@ async fn every_fault_at_every_step() {
         let mut cases = 0;
         for &step in Step::ALL {
             for when in BOTH {
-                for fault in [Fault::Fail, Fault::Repeat, Fault::Crash] {
+                for fault in [Fault::Fail, Fault::Panic, Fault::Repeat, Fault::Crash] {
                     // Forward.
                     let bench = Bench::new(&database.store, Toy::default()).await;
                     let point = at(step, Direction::Do, when);
                     let ended = bench.carry_out(Script::new([(point, fault)])).await;
                     let name = format!("{} {step:?} {when:?} {fault:?}", database.name);
-                    if fault == Fault::Fail {
+                    let said = match fault {
+                        Fault::Fail => Some("An injected fault."),
+                        Fault::Panic => Some("Unexpected error."),
+                        _ => None,
+                    };
+                    if let Some(said) = said {
                         let undone: Vec<&str> = ended.trace.split(' ').collect();
-                        assert_eq!(ended.end, "An injected fault.", "{name}");
+                        assert_eq!(ended.end, said, "{name}");
                         assert_eq!(undone.len(), 2 * (step as usize) + 1, "{name}: {undone:?}");
                         assert_eq!(ended.effects, Vec::<&str>::new(), "{name}");
                     } else {
@@ -367,6 +383,16 @@ async fn every_fault_at_every_step() {
             }
         }
         println!("journal: {cases} cases on {}", database.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_panics_goes_on_without_a_restart() {
+    for database in stores().await {
+        let bench = Bench::new(&database.store, Toy::default()).await;
+        bench.toy.panics.store(3, Ordering::SeqCst);
+        assert_eq!(bench.carry_out(Script::new([])).await, done());
+        assert_eq!(bench.toy.panics.load(Ordering::SeqCst), 0);
     }
 }
 

@@ -1,20 +1,25 @@
 //! Claims tasks and runs them: any number of workers may do so at once.
 
-use crate::drive::{Ran, drive};
+use crate::drive::{Ran, drive, told};
 use crate::faults::{Faults, Never};
 use crate::flow::{Flow, StepName};
 use crate::outcomes::Outcomes;
 use bus::{Bell, Bus};
 use db::tasks::Task;
+use futures_util::FutureExt;
 use sql::Store;
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use types::{ServerId, TaskId};
+
+/// The longest pause after a panic.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Times and bounds.
 #[derive(Clone, Debug)]
@@ -57,6 +62,36 @@ pub(crate) struct Shared {
 
 type Running = Pin<Box<dyn Future<Output = Ran> + Send>>;
 type Runner = Arc<dyn Fn(Arc<Shared>, Task) -> Running + Send + Sync>;
+
+/// Runs a task to its end; where the run itself panics, anew from what is stored.
+async fn run(runner: Runner, shared: Arc<Shared>, mut task: Task) -> Ran {
+    let mut pause = shared.settings.retry;
+    loop {
+        let (id, epoch) = (task.id, task.epoch);
+        let panic = match AssertUnwindSafe(runner(Arc::clone(&shared), task))
+            .catch_unwind()
+            .await
+        {
+            Ok(ran) => return ran,
+            Err(panic) => panic,
+        };
+        tracing::error!(task = %id, panic = told(panic.as_ref()), "a task's run panicked; it goes on from what is stored");
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let stored: Result<Option<Task>, sql::Error> =
+                shared.store.read(move |tx| db::tasks::get(tx, id)).await;
+            match stored {
+                Ok(Some(stored)) if stored.epoch == epoch => {
+                    task = stored;
+                    break;
+                }
+                Ok(_) => return Ran::Fenced,
+                Err(error) => tracing::warn!(task = %id, %error, "the task cannot be read"),
+            }
+        }
+    }
+}
 
 /// The flows a worker knows, before it starts.
 pub struct Journal {
@@ -212,7 +247,7 @@ impl Loop {
             }
             Err(error) => {
                 if error.is_panic() {
-                    tracing::error!(%error, "a flow panicked; its task waits for the worker's next start");
+                    tracing::error!(%error, "a run panicked; its task waits for the worker's next start");
                 }
                 false
             }
@@ -271,7 +306,7 @@ impl Loop {
                     tokio::task::yield_now().await;
                 }
             }
-            (id, server, runner(shared, task).await)
+            (id, server, run(runner, shared, task).await)
         });
         self.of_server.insert(server, (id, handle));
     }

@@ -143,6 +143,7 @@ impl Cloud {
         network.bootstrap(&made.admin_project_id).await?;
         let store = open_store(orders, "compute", &settings.compute_database).await?;
         db::migrate(&store).await?;
+        store.write(db::instances::begin_numbers).await?;
         let tokens = Arc::new(EmbeddedTokens::new(
             identity.clone(),
             made.service_project_id,

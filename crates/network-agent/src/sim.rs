@@ -40,7 +40,10 @@ async fn work(source: Arc<dyn WantedSource>, shown: watch::Sender<BTreeMap<Strin
                 tokio::time::sleep(RETRY.0).await;
                 continue;
             }
-            Ok(Some(news)) => known.update(news),
+            Ok(Some(news)) => {
+                forget_changed(&news, &mut told);
+                known.update(news);
+            }
             Err(error) => {
                 tracing::debug!(%error, "simulated network agent cannot learn the wanted state");
                 tokio::time::sleep(pause).await;
@@ -60,6 +63,18 @@ async fn work(source: Arc<dyn WantedSource>, shown: watch::Sender<BTreeMap<Strin
                 pause = (pause * 2).min(RETRY.1);
             }
         }
+    }
+}
+
+/// What is named in partial news has changed: a port that was taken away and given back between two answers looks as it
+/// did before, and the service waits to hear of it again.
+fn forget_changed(news: &HostWanted, told: &mut HashMap<Uuid, Status>) {
+    if news.full {
+        told.clear();
+        return;
+    }
+    for port in &news.ports {
+        told.remove(&port.id);
     }
 }
 

@@ -84,6 +84,11 @@ async fn says_what_is_new_and_only_that() {
             state(4, vec![port(1, true)], false, Removed::default()),
             vec![(1, Status::Active)],
         ),
+        // Unbound and bound between two answers.
+        (
+            state(5, vec![port(1, true)], false, Removed::default()),
+            vec![(1, Status::Active)],
+        ),
     ] {
         let revision = news.revision;
         feed.send_replace(news);

@@ -41,6 +41,19 @@ pub struct Group {
     pub max_server_per_host: u64,
 }
 
+impl Group {
+    /// Whether a server of the group may go to `host` while the others are on `hosts` (one entry for each): what the
+    /// transaction of the claim checks once more, because the filters saw a view that may be behind.
+    pub fn admits(&self, host: &HostName, hosts: &[HostName]) -> bool {
+        let here = hosts.iter().filter(|other| *other == host).count() as u64;
+        match self.policy {
+            GroupPolicy::Affinity => hosts.is_empty() || here > 0,
+            GroupPolicy::AntiAffinity => here < self.max_server_per_host.max(1),
+            GroupPolicy::SoftAffinity | GroupPolicy::SoftAntiAffinity => true,
+        }
+    }
+}
+
 /// What a server wants of its host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {

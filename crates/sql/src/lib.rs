@@ -124,6 +124,31 @@ impl<'a> Tx<'a> {
         self.noted(result)
     }
 
+    /// The next id of a table whose `id` column is `AUTO_ID`. On MySQL this commits what was done before.
+    pub fn start_ids_at(&mut self, table: &str, first: i64) -> Result<(), Error> {
+        let known = |c: char| c.is_ascii_lowercase() || c == '_';
+        if !table.chars().all(known) {
+            return Err(Error::Statement(format!("'{table}' is no table's name")));
+        }
+        match self.dialect {
+            Dialect::Sqlite => {
+                self.execute(
+                    "DELETE FROM sqlite_sequence WHERE name = ?",
+                    &[table.into()],
+                )?;
+                self.execute(
+                    "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)",
+                    &[table.into(), (first - 1).into()],
+                )?;
+                Ok(())
+            }
+            Dialect::Postgres => self.batch(&format!(
+                "ALTER TABLE {table} ALTER COLUMN id RESTART WITH {first}"
+            )),
+            Dialect::Mysql => self.batch(&format!("ALTER TABLE {table} AUTO_INCREMENT = {first}")),
+        }
+    }
+
     /// Inserts a row, or updates the row with the same key columns. `row` names the key columns too.
     pub fn upsert(
         &mut self,

@@ -156,8 +156,9 @@ fn allocations(tx: &mut Tx<'_>, server: &Instance, wrong: &mut Vec<String>) -> R
         .collect();
     let mut wanted = Vec::new();
     if let (Some(node), false) = (server.node_id, server.deleted) {
-        for (class, amount) in server.flavor.resources().by_class() {
-            wanted.push((node.0, class.to_owned(), amount));
+        let request = scheduler::Request::new(&server.flavor, server.image.as_ref()).unwrap();
+        for (class, amount) in request.resources {
+            wanted.push((node.0, class, amount));
         }
     }
     wanted.sort();

@@ -15,11 +15,12 @@ use journal::faults::{Fault, Faults, Never, Point};
 use journal::{Journal, Outcomes, Settings, Worker};
 use sql::{Store, Tx};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use types::agent::Heartbeat;
 use types::server::{Flavor, WantedInterface, WantedNetworks};
-use types::{PowerState, ServerId, TaskState, Timestamp, VmState};
+use types::{GroupId, PowerState, ServerId, TaskState, Timestamp, VmState};
 
 /// The project of all servers that a cluster makes.
 pub const PROJECT: &str = "demo";
@@ -90,12 +91,21 @@ impl ServiceTokens for Token {
     }
 }
 
-struct NoDrives;
+/// Empty drives, or none so often.
+#[derive(Default)]
+struct Drives(AtomicUsize);
 
 #[async_trait::async_trait]
-impl ConfigDrives for NoDrives {
+impl ConfigDrives for Drives {
     async fn files(&self, _server: ServerId) -> Result<Vec<(String, String)>, String> {
-        Ok(Vec::new())
+        let less = |left: usize| left.checked_sub(1);
+        let failing = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        match failing {
+            Ok(_) => Err("the seal is broken".to_owned()),
+            Err(_) => Ok(Vec::new()),
+        }
     }
 }
 
@@ -109,6 +119,7 @@ pub struct Cluster {
     pub view: Arc<View>,
     /// The hosts.
     pub hosts: Vec<Host>,
+    drives: Arc<Drives>,
     pub(crate) created: Mutex<Vec<ServerId>>,
     bus: Bus,
     outcomes: Outcomes,
@@ -144,11 +155,12 @@ impl Cluster {
             reserved_memory_mb: 0,
             ..db::hosts::Ratios::default()
         };
+        let drives = Arc::new(Drives::default());
         let desk = Agents::new(
             with.clone(),
             bus.clone(),
             outcomes.clone(),
-            Arc::new(NoDrives),
+            Arc::clone(&drives) as Arc<dyn ConfigDrives>,
             ratios,
         );
         let folder = tempfile::tempdir().unwrap();
@@ -160,6 +172,7 @@ impl Cluster {
             network,
             view,
             hosts,
+            drives,
             created: Mutex::default(),
             bus,
             outcomes,
@@ -356,6 +369,43 @@ impl Cluster {
         accepted.unwrap();
         self.bus.ring(Bell::Tasks);
         id
+    }
+
+    /// A server group, as the API would store it.
+    pub async fn make_group(&self, policy: &str) -> GroupId {
+        let group = db::server_groups::Group {
+            id: GroupId::random(),
+            project_id: PROJECT.to_owned(),
+            user_id: USER.to_owned(),
+            name: policy.to_owned(),
+            policy: policy.to_owned(),
+            max_server_per_host: None,
+        };
+        let id = group.id;
+        let write = move |tx: &mut Tx<'_>| db::server_groups::insert(tx, &group, Timestamp::now());
+        let written: Result<(), sql::Error> = self.store.write(write).await;
+        written.unwrap();
+        id
+    }
+
+    /// Accepts a server that joins a group.
+    pub async fn create_in(&self, group: GroupId) -> ServerId {
+        let instance = new_instance();
+        let id = instance.id;
+        self.created.lock().unwrap().push(id);
+        let write = move |tx: &mut Tx<'_>| {
+            accept::create(tx, &instance, BY)?;
+            db::server_groups::add_member(tx, group, id)
+        };
+        let accepted: Result<(), sql::Error> = self.store.write(write).await;
+        accepted.unwrap();
+        self.bus.ring(Bell::Tasks);
+        id
+    }
+
+    /// The files of config drives cannot be made the next so many times.
+    pub fn fail_drives(&self, times: usize) {
+        self.drives.0.store(times, Ordering::SeqCst);
     }
 
     /// Accepts the deletion of a server; `false` when there is none any more.

@@ -67,6 +67,9 @@ pub struct State {
     /// Hosts that failed to build it.
     #[serde(default)]
     failed: Vec<HostName>,
+    /// Why the last of them failed.
+    #[serde(default)]
+    last_failure: Option<String>,
     /// The server's interfaces.
     #[serde(default)]
     interfaces: Vec<Interface>,
@@ -103,11 +106,7 @@ impl Build {
             self.with.view.refresh().await?;
             chosen = self.with.view.choose(&request);
         }
-        let refused = |refusal: scheduler::Refusal| {
-            let failure = Failure::new(500, refusal.to_string()).details(refusal.for_admins());
-            StepError::Fail(failure)
-        };
-        state.candidates = chosen.map_err(refused)?;
+        state.candidates = chosen.map_err(|refusal| StepError::Fail(no_host(&refusal, state)))?;
         state.candidates.truncate(CANDIDATES);
         Ok(())
     }
@@ -129,32 +128,13 @@ impl Build {
         Ok(request)
     }
 
-    /// The server group of the server, with its other members.
+    /// The server group of the server, with the other members that have a host.
     async fn group(&self, instance: &Instance) -> Result<Option<Group>, StepError> {
         let server = instance.id;
-        let found = self.with.store.read(move |tx| {
-            let Some(id) = db::server_groups::of_server(tx, server)? else {
-                return Ok(None);
-            };
-            let group = db::server_groups::get(tx, id)?;
-            let members = db::server_groups::members(tx, &[id])?;
-            Ok(group.map(|group| (group, members)))
-        });
-        let Some((group, members)) = found
-            .await
-            .map_err(|error: sql::Error| StepError::from(error))?
-        else {
-            return Ok(None);
-        };
-        let others = members.into_values().flatten();
-        Ok(GroupPolicy::parse(&group.policy).map(|policy| Group {
-            policy,
-            members: others.filter(|member| *member != server).collect(),
-            max_server_per_host: group
-                .max_server_per_host
-                .and_then(|most| u64::try_from(most).ok())
-                .unwrap_or(1),
-        }))
+        let found: Result<_, sql::Error> =
+            self.with.store.read(move |tx| group_of(tx, server)).await;
+        let found = found?;
+        Ok(found.map(|(group, _)| group))
     }
 
     /// Claims the first candidate that still has room.
@@ -162,15 +142,20 @@ impl Build {
         let now = Timestamp::now();
         let instance = instances::get(tx, cx.server)?.ok_or(StepError::Fenced)?;
         let owner = (instance.project_id.as_str(), instance.user_id.as_str());
+        let request = Request::new(&instance.flavor, instance.image.as_ref())
+            .map_err(|wrong| StepError::Fail(Failure::new(400, wrong.to_string())))?;
+        let wanted: Vec<(&str, u64)> = request
+            .resources
+            .iter()
+            .map(|(class, amount)| (class.as_str(), *amount))
+            .collect();
+        let neighbours = neighbours(tx, &instance)?;
         for place in std::mem::take(&mut state.candidates) {
-            if !db::placement::claim(
-                tx,
-                cx.server,
-                owner,
-                place.node_id,
-                &instance.flavor.resources(),
-                now,
-            )? {
+            let admits = |(group, hosts): &(Group, Vec<HostName>)| group.admits(&place.host, hosts);
+            if !neighbours.as_ref().is_none_or(admits) {
+                continue;
+            }
+            if !db::placement::claim_amounts(tx, cx.server, owner, place.node_id, &wanted, now)? {
                 continue;
             }
             let change = Change {
@@ -183,7 +168,7 @@ impl Build {
             return Ok(());
         }
         Err(StepError::Retry(
-            "all chosen hosts were full by the time of the claim".to_owned(),
+            "no chosen host would do any more by the time of the claim".to_owned(),
         ))
     }
 
@@ -221,12 +206,59 @@ impl Build {
             Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
             None => (FailureKind::Host, "the host was not asked".to_owned()),
         };
-        let mut failure = Failure::new(500, format!("Build of the server failed: {message}"));
+        let mut failure = Failure::new(500, format!("Build of the server failed: {message}"))
+            .details(message.as_str());
         if kind != FailureKind::Request && state.failed.len() + 1 < ATTEMPTS {
             failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
         }
         Err(StepError::Fail(failure))
     }
+}
+
+/// No host is left. What the last one that tried said stays to be seen beside that.
+fn no_host(refusal: &scheduler::Refusal, state: &State) -> Failure {
+    let (mut message, mut details) = (refusal.to_string(), refusal.for_admins());
+    if let (Some(reason), Some(host)) = (&state.last_failure, state.failed.last()) {
+        message = format!("{message}. The host that was tried last said: {reason}");
+        details = format!("{details}\nThe host that was tried last, {host}, said: {reason}");
+    }
+    Failure::new(500, message).details(details)
+}
+
+/// The group of a server with the other members that have a host, and these hosts.
+fn group_of(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+) -> Result<Option<(Group, Vec<HostName>)>, sql::Error> {
+    let Some(id) = db::server_groups::of_server(tx, server)? else {
+        return Ok(None);
+    };
+    let Some(group) = db::server_groups::get(tx, id)? else {
+        return Ok(None);
+    };
+    let Some(policy) = GroupPolicy::parse(&group.policy) else {
+        return Ok(None);
+    };
+    let placed = db::server_groups::placed_members(tx, id, server)?;
+    let (members, hosts): (BTreeSet<ServerId>, Vec<HostName>) = placed.into_iter().unzip();
+    let most = group.max_server_per_host;
+    let group = Group {
+        policy,
+        members,
+        max_server_per_host: most.and_then(|most| u64::try_from(most).ok()).unwrap_or(1),
+    };
+    Ok(Some((group, hosts)))
+}
+
+/// The same; none where an administrator named the host.
+fn neighbours(
+    tx: &mut Tx<'_>,
+    instance: &Instance,
+) -> Result<Option<(Group, Vec<HostName>)>, sql::Error> {
+    if instance.scheduler_hints["_host"].is_string() {
+        return Ok(None);
+    }
+    group_of(tx, instance.id)
 }
 
 /// The servers that a scheduler hint names: one id or a list.
@@ -420,6 +452,8 @@ impl Flow for Build {
             && let Some(place) = &state.place
         {
             state.failed.push(place.host.clone());
+            let reason = failure.details.as_ref().unwrap_or(&failure.message);
+            state.last_failure = Some(reason.clone());
         }
     }
 

@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::task::AbortHandle;
 
 /// What to use and what to start.
 #[derive(Clone, Debug)]
@@ -64,11 +65,19 @@ pub enum DaemonError {
     },
 }
 
-/// A daemon that answers.
+/// A daemon that answers. One that was started here is started again when it ends by itself.
 #[derive(Debug)]
 pub struct Daemon {
     config: DaemonConfig,
-    libvirtd: Option<Pid>,
+    keeper: Option<AbortHandle>,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.abort();
+        }
+    }
 }
 
 /// The first start examines the QEMU binary, which takes seconds, more on a busy machine.
@@ -78,6 +87,10 @@ const STOP_TIME: Duration = Duration::from_secs(10);
 const PREDECESSOR_TIME: Duration = Duration::from_secs(40);
 const PREDECESSOR_PAUSE: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(30);
+/// How often a started libvirtd is looked for.
+const KEEPER_TICK: Duration = Duration::from_millis(500);
+/// The longest pause before it is started once more.
+const KEEPER_PAUSE: Duration = Duration::from_secs(30);
 
 impl Daemon {
     /// Finds or starts the daemon.
@@ -89,44 +102,27 @@ impl Daemon {
             let ours =
                 read_pid(&config.state.join("libvirtd.pid")).filter(|pid| runs(*pid, "libvirtd"));
             tracing::info!(started_by_us = ours.is_some(), "libvirt answers");
-            return Ok(Self {
-                config,
-                libvirtd: ours,
-            });
+            return Ok(Self::kept(config, ours));
         }
-        let start = |error| DaemonError::Start {
-            program: "libvirtd",
-            error,
-        };
-        std::fs::create_dir_all(&config.state).map_err(start)?;
-        give_kvm_its_group();
-        start_virtlogd(&config).await?;
-        let started = Instant::now();
-        let libvirtd = loop {
-            let pid = start_libvirtd(&config).map_err(start)?;
-            match wait_until_it_answers(&config, pid).await {
-                Ok(()) => break pid,
-                // One of a killed predecessor may still be ending and hold its locks.
-                Err(_) if !runs(pid, "libvirtd") && started.elapsed() < PREDECESSOR_TIME => {
-                    tokio::time::sleep(PREDECESSOR_PAUSE).await;
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        tracing::info!(took_ms = started.elapsed().as_millis(), "libvirtd started");
-        Ok(Self {
-            config,
-            libvirtd: Some(libvirtd),
-        })
+        let pid = start(&config).await?;
+        Ok(Self::kept(config, Some(pid)))
+    }
+
+    fn kept(config: DaemonConfig, libvirtd: Option<Pid>) -> Self {
+        let keeper = libvirtd.map(|pid| tokio::spawn(keep(config.clone(), pid)).abort_handle());
+        Self { config, keeper }
     }
 
     /// Whether libvirtd was started by this process or by one before it with the same state folder.
     pub fn is_ours(&self) -> bool {
-        self.libvirtd.is_some()
+        self.keeper.is_some()
     }
 
     /// Stops what was started: libvirtd, and virtlogd unless `guests_run`.
     pub async fn stop(self, guests_run: bool) {
+        if let Some(keeper) = &self.keeper {
+            keeper.abort();
+        }
         Self::stop_started(&self.config.state, guests_run).await;
     }
 
@@ -135,6 +131,55 @@ impl Daemon {
         stop_by_pid_file(&state.join("libvirtd.pid"), "libvirtd").await;
         if !guests_run {
             stop_by_pid_file(&state.join("virtlogd.pid"), "virtlogd").await;
+        }
+    }
+}
+
+/// Starts virtlogd if it is missing, and libvirtd.
+async fn start(config: &DaemonConfig) -> Result<Pid, DaemonError> {
+    let cannot = |error| DaemonError::Start {
+        program: "libvirtd",
+        error,
+    };
+    std::fs::create_dir_all(&config.state).map_err(cannot)?;
+    give_kvm_its_group();
+    start_virtlogd(config).await?;
+    let started = Instant::now();
+    let pid = loop {
+        let pid = start_libvirtd(config).map_err(cannot)?;
+        match wait_until_it_answers(config, pid).await {
+            Ok(()) => break pid,
+            // One of a killed predecessor may still be ending and hold its locks.
+            Err(_) if !runs(pid, "libvirtd") && started.elapsed() < PREDECESSOR_TIME => {
+                tokio::time::sleep(PREDECESSOR_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    tracing::info!(took_ms = started.elapsed().as_millis(), "libvirtd started");
+    Ok(pid)
+}
+
+/// Starts libvirtd again whenever it has ended; guests do not notice, and its connections come back by themselves.
+async fn keep(config: DaemonConfig, mut pid: Pid) {
+    let mut pause = KEEPER_TICK;
+    loop {
+        tokio::time::sleep(pause).await;
+        if runs(pid, "libvirtd") {
+            pause = KEEPER_TICK;
+            continue;
+        }
+        tracing::warn!("libvirtd ended by itself; starting it again");
+        if answers(&config).await.is_ok() {
+            tracing::info!("another libvirtd answers already; it is left alone");
+            return;
+        }
+        match start(&config).await {
+            Ok(started) => pid = started,
+            Err(error) => {
+                pause = (pause * 2).min(KEEPER_PAUSE);
+                tracing::error!(%error, "libvirtd cannot be started again; trying on");
+            }
         }
     }
 }
