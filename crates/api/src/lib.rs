@@ -42,6 +42,10 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// Where tokens come from, for the 401's `WWW-Authenticate`.
     pub auth_url: String,
+    /// Where the image service is, for links to images below 2.36.
+    pub image_url: String,
+    /// The pool of floating addresses when a request below 2.36 names none (`[neutron] default_floating_pool`).
+    pub default_floating_pool: String,
     /// The text of `policy.yaml`, if there is one.
     pub policy_overrides: Option<String>,
     /// The zone of hosts that no aggregate gives another (`default_availability_zone`).
@@ -60,6 +64,8 @@ impl Default for Config {
             max_limit: 1000,
             max_body_bytes: 114_688,
             auth_url: "http://127.0.0.1:5000".to_owned(),
+            image_url: "http://127.0.0.1:9292".to_owned(),
+            default_floating_pool: "nova".to_owned(),
             policy_overrides: None,
             default_zone: "nova".to_owned(),
             internal_zone: "internal".to_owned(),

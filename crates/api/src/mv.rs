@@ -34,6 +34,8 @@ pub const ACTIONS_OF_DELETED: Microversion = mv(21);
 pub const TAGS: Microversion = mv(26);
 /// `cpu_info` as an object.
 pub const CPU_INFO_OBJECT: Microversion = mv(28);
+/// Tokens of every kind of console.
+pub const CONSOLE_TOKENS: Microversion = mv(31);
 /// Device tags in networks of a new server.
 pub const DEVICE_TAGS: Microversion = mv(32);
 /// Pages of hypervisors; device tags of disks are lost again.
@@ -60,7 +62,7 @@ pub const FLAVOR_EMBEDDED: Microversion = mv(47);
 pub const DIAGNOSTICS: Microversion = mv(48);
 /// Server groups in quota classes.
 pub const QUOTA_CLASS_GROUPS: Microversion = mv(50);
-/// Events of actions for everyone.
+/// Events of actions for everyone; `volume-extended`.
 pub const EVENTS_FOR_ALL: Microversion = mv(51);
 /// Tags of a new server.
 pub const CREATE_TAGS: Microversion = mv(52);
@@ -96,8 +98,12 @@ pub const LOCKED_REASON: Microversion = mv(73);
 pub const REQUESTED_HOST: Microversion = mv(74);
 /// Unknown keys are refused; PUT answers the whole server.
 pub const STRICT: Microversion = mv(75);
+/// The external event `power-update`.
+pub const POWER_UPDATE: Microversion = mv(76);
 /// Owners of migrations.
 pub const MIGRATION_OWNER: Microversion = mv(80);
+/// The external event `accelerator-request-bound`.
+pub const ACCELERATOR_BOUND: Microversion = mv(82);
 /// More filters for everyone.
 pub const MORE_FILTERS: Microversion = mv(83);
 /// Details of failed events.
@@ -110,12 +116,16 @@ pub const HYPERVISOR_SLIM: Microversion = mv(88);
 pub const HOSTNAME: Microversion = mv(90);
 /// Key pairs are only imported.
 pub const KEYPAIR_IMPORT_ONLY: Microversion = mv(92);
+/// The external event `volume-reimaged`.
+pub const VOLUME_REIMAGED: Microversion = mv(93);
 /// Hostnames may be qualified.
 pub const HOSTNAME_FQDN: Microversion = mv(94);
 /// The pinned availability zone.
 pub const PINNED_ZONE: Microversion = mv(96);
 /// Properties of the image within the server.
 pub const IMAGE_PROPERTIES: Microversion = mv(98);
+/// Queries for console tokens are strict.
+pub const CONSOLE_TOKENS_STRICT: Microversion = mv(99);
 /// Scheduler hints within the server.
 pub const SCHEDULER_HINTS: Microversion = mv(100);
 /// The last lenient queries become strict; flavors lose dead fields.

@@ -62,6 +62,50 @@ const FLAVOR_SORT_SLIM: &[&str] = &[
     "vcpus",
 ];
 
+/// Pages of `/images`; its other keys are filters of any name.
+pub static IMAGES: Keys = Keys {
+    keys: &[
+        key("limit", Digits),
+        key("page_size", Digits),
+        key("offset", Digits),
+        key("marker", Any),
+    ],
+    strict: None,
+    private: false,
+};
+
+/// `/os-security-groups`.
+pub static SECURITY_GROUPS: Keys = Keys {
+    keys: &[
+        key("limit", Digits),
+        key("offset", Digits),
+        key("all_tenants", Any),
+    ],
+    strict: None,
+    private: false,
+};
+
+/// `/os-hosts`.
+pub static HOSTS: Keys = Keys {
+    keys: &[key("zone", Any)],
+    strict: None,
+    private: false,
+};
+
+/// `DELETE /os-assisted-volume-snapshots/{id}`.
+pub static SNAPSHOT_DELETE: Keys = Keys {
+    keys: &[key("delete_info", Any)],
+    strict: Some(mv::STRICT),
+    private: false,
+};
+
+/// `/os-console-auth-tokens/{token}`.
+pub static CONSOLE_TOKEN: Keys = Keys {
+    keys: &[],
+    strict: Some(mv::CONSOLE_TOKENS_STRICT),
+    private: false,
+};
+
 /// `/limits`.
 pub static LIMITS: Keys = Keys {
     keys: &[key("tenant_id", Any)],

@@ -12,6 +12,8 @@ pub enum Bell {
     Tasks,
     /// New work for this host.
     Host(HostName),
+    /// Addresses of servers, as the network service has them.
+    Addresses,
 }
 
 /// The in-process bus.

@@ -1,8 +1,8 @@
 //! The image service (Image API v2).
 
-use crate::{ClientError, headers, unexpected};
+use crate::{Answer, ClientError, headers, unexpected};
 use axum::body::Body;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use types::ImageId;
@@ -10,6 +10,8 @@ use types::server::ImageRef;
 use web::client::Client;
 
 const SERVICE: &str = "the image service";
+/// Bytes of an image's document at most.
+const PATCHED_BYTES: usize = 1 << 20;
 
 /// An image as compute sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +65,43 @@ impl Images {
         }
     }
 
+    /// A request as it is, for the proxies of old API versions: they show whole documents and pass refusals on.
+    pub async fn forward(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+    ) -> Result<Answer, ClientError> {
+        self.client.call(method, path, headers(token), None).await
+    }
+
+    /// Changes an image by a JSON patch (Image API, "Update image").
+    pub async fn patch(&self, token: &str, id: &str, patch: &Value) -> Result<Answer, ClientError> {
+        let mut headers = headers(token);
+        headers.insert(
+            http::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/openstack-images-v2.1-json-patch"),
+        );
+        let path = format!("/v2/images/{}", escape(id));
+        let body = Body::from(patch.to_string());
+        let answer = self
+            .client
+            .send(Method::PATCH, &path, headers, body)
+            .await?;
+        let (parts, body) = answer.into_parts();
+        let body = axum::body::to_bytes(body, PATCHED_BYTES)
+            .await
+            .map_err(|error| ClientError::Unreachable {
+                service: SERVICE,
+                reason: error.to_string(),
+            })?;
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        })
+    }
+
     /// The bytes of an image, as a stream.
     pub async fn download(&self, token: &str, id: ImageId) -> Result<Option<Body>, ClientError> {
         let answer = self
@@ -113,6 +152,18 @@ const BASE: &[&str] = &[
     "locations",
     "direct_url",
 ];
+
+/// The attributes that are properties of the image rather than of the Image API.
+pub fn properties(document: &Value) -> serde_json::Map<String, Value> {
+    let all = document.as_object().into_iter().flatten();
+    all.filter(|(name, _)| !BASE.contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn escape(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
 
 fn record(document: &Value) -> Option<ImageRecord> {
     let text = |name: &str| document[name].as_str().map(str::to_owned);

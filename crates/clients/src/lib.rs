@@ -6,9 +6,9 @@
 mod images;
 mod networks;
 
-pub use images::{ImageRecord, Images};
-pub use networks::{NetworkRecord, Networks, NewPort, PortRecord, Subnet};
-pub use web::client::ClientError;
+pub use images::{ImageRecord, Images, properties};
+pub use networks::{NetworkRecord, Networks, NewPort, PortRecord, Subnet, refusal};
+pub use web::client::{Answer, ClientError};
 
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderValue};

@@ -108,6 +108,17 @@ impl Networks {
         Self { client }
     }
 
+    /// A request as it is, for the proxies of old API versions: they show whole documents and pass refusals on.
+    pub async fn forward(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, ClientError> {
+        self.client.call(method, path, headers(token), body).await
+    }
+
     async fn get(&self, token: &str, path: &str) -> Result<Option<Value>, ClientError> {
         let answer = self
             .client
@@ -379,7 +390,8 @@ fn texts(document: &Value, name: &str) -> Vec<String> {
     .unwrap_or_default()
 }
 
-fn refusal(answer: &Answer) -> String {
+/// The service's own words about a refusal.
+pub fn refusal(answer: &Answer) -> String {
     let document = answer.json();
     document["NeutronError"]["message"]
         .as_str()

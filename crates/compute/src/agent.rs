@@ -13,8 +13,8 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use types::agent::{
-    Answer, Asked, FailureKind, GuestPlan, GuestSeen, Heartbeat, HostFacts, Question, Verb, Work,
-    WorkOutcome, WorkReport,
+    Answer, Asked, FailureKind, GuestImage, GuestPlan, GuestSeen, Heartbeat, HostFacts, Question,
+    Verb, Work, WorkOutcome, WorkReport,
 };
 use types::{HostName, NodeId, PowerState, ServerId};
 use virt::{GuestInfo, GuestSpec, Hypervisor, HypervisorError, Power};
@@ -384,10 +384,10 @@ impl Agent {
         }
     }
 
-    async fn result_of(&self, asked: &Asked) -> Result<String, Failure> {
-        match asked.question {
+    async fn result_of(self: &Arc<Self>, asked: &Asked) -> Result<String, Failure> {
+        match &asked.question {
             Question::ConsoleLog { max_bytes } => {
-                let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+                let most = usize::try_from(*max_bytes).unwrap_or(usize::MAX);
                 let log = self
                     .hypervisor
                     .console_log(asked.server, most)
@@ -404,7 +404,30 @@ impl Agent {
                 serde_json::to_string(&counters)
                     .map_err(|error| (FailureKind::Host, error.to_string()))
             }
+            Question::CacheImage(image) => Ok(self.fetch_ahead(image)),
         }
+    }
+
+    /// Fetches an image before a server needs it, while nobody waits. Guests of the simulator need no files.
+    fn fetch_ahead(self: &Arc<Self>, image: &GuestImage) -> String {
+        let Some(cache) = &self.images else {
+            return "cached".to_owned();
+        };
+        if !self.hypervisor.needs_image_files() || cache.has(image) {
+            return "cached".to_owned();
+        }
+        let (agent, image) = (Arc::clone(self), image.clone());
+        tokio::spawn(async move {
+            let Some(cache) = &agent.images else { return };
+            let host = &agent.settings.host.0;
+            match cache.ensure(&agent.conductor, host, &image, 0).await {
+                Ok(_) => tracing::info!(host, image = %image.id, "an image was fetched ahead"),
+                Err((_, reason)) => {
+                    tracing::warn!(host, image = %image.id, reason, "an image was not fetched ahead");
+                }
+            }
+        });
+        "fetching".to_owned()
     }
 
     /// Says for the first time what the host is and holds, until a conductor has taken it. Afterwards the host is known

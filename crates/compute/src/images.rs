@@ -34,6 +34,11 @@ impl ImageCache {
         }
     }
 
+    /// Whether an image's base is here.
+    pub(crate) fn has(&self, image: &GuestImage) -> bool {
+        self.bases.cached(&image.id.to_string()).is_some()
+    }
+
     /// The base of an image, fetched when it is not there yet; two servers with the same image fetch it once.
     pub(crate) async fn ensure(
         &self,

@@ -503,6 +503,8 @@ pub fn mark_deleted(tx: &mut Tx<'_>, id: ServerId, now: Timestamp) -> Result<boo
         "DELETE FROM instance_tags WHERE instance_uuid = ?",
         &[id.into()],
     )?;
+    crate::guest_passwords::remove(tx, id)?;
+    crate::injected_files::remove(tx, id)?;
     Ok(changed == 1)
 }
 

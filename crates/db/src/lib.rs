@@ -7,7 +7,10 @@ pub mod accept;
 pub mod actions;
 pub mod aggregates;
 pub mod flavors;
+pub mod guest_passwords;
 pub mod hosts;
+pub mod idempotency;
+pub mod injected_files;
 pub mod instances;
 pub mod keypairs;
 pub mod list;
@@ -38,6 +41,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "life",
         sql: include_str!("migrations/0003_life.sql"),
     },
+    Migration {
+        version: 4,
+        name: "guests",
+        sql: include_str!("migrations/0004_guests.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.
@@ -56,3 +64,6 @@ fn to_document<T: serde::Serialize>(value: &T) -> Result<String, sql::Error> {
     serde_json::to_string(value)
         .map_err(|error| sql::Error::Column(format!("a document to store: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

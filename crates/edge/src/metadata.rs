@@ -15,8 +15,8 @@
 //! What is known of a guest is kept for [`FRESH`], as in Nova, so that the dozens of requests of one boot cost one
 //! look-up. `random_seed` is new in every answer.
 //!
-//! Not built: passwords posted by guests (`/openstack/<version>/password`); POST answers 501, GET an empty text as
-//! Nova does for a server without one.
+//! A guest may leave a password once, encrypted for its owner (`POST /openstack/<version>/password`, at most
+//! [`PASSWORD_BYTES`]); the owner reads it by the Compute API, and clears it there so that the guest may leave another.
 
 mod answers;
 #[cfg(test)]
@@ -26,6 +26,7 @@ use crate::secrets::Secrets;
 use ::metadata::{Found, Guest, SEED_BYTES};
 use answers::{plain, refuse};
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use clients::{ClientError, Networks, ServiceTokens};
@@ -38,12 +39,14 @@ use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use types::ServerId;
+use types::{ServerId, Timestamp};
 
 /// How old an answer may be.
 pub const FRESH: Duration = Duration::from_secs(15);
 /// Bytes that kept guests may take together.
 const KEPT_BYTES: u64 = 16 << 20;
+/// Bytes of a guest's password at most, as in Nova.
+pub const PASSWORD_BYTES: usize = 1020;
 /// What a guest takes besides its user data, roughly.
 const GUEST_BYTES: usize = 4 << 10;
 
@@ -58,8 +61,8 @@ enum Refusal {
     NotFound,
     #[error("The method is not allowed for this resource.")]
     Method,
-    #[error("Passwords posted by guests are not kept yet.")]
-    NotBuilt,
+    #[error("There was a conflict when trying to complete your request.")]
+    Conflict,
     #[error("the database: {0}")]
     Database(#[from] sql::Error),
     #[error("{0}")]
@@ -156,12 +159,15 @@ fn weight(guest: &Guest) -> u32 {
 }
 
 async fn serve(State(inner): State<Arc<Inner>>, request: Request) -> Response {
-    let (parts, _) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     if path.split('/').all(|name| matches!(name, "" | ".")) {
         return plain(StatusCode::OK, ::metadata::root_listing());
     }
-    match inner.answer(&parts.method, path, &parts.headers).await {
+    match inner
+        .answer(&parts.method, path, &parts.headers, body)
+        .await
+    {
         Ok(answer) => answer,
         Err(refusal) => refuse(&refusal),
     }
@@ -173,6 +179,7 @@ impl Inner {
         method: &Method,
         path: &str,
         headers: &HeaderMap,
+        body: Body,
     ) -> Result<Response, Refusal> {
         let who = self.who(headers)?;
         let guest = self
@@ -188,10 +195,52 @@ impl Inner {
             .lookup(path, &seed, who.address)
             .ok_or(Refusal::NotFound)?;
         match found {
-            Found::Password => password(method),
+            Found::Password => self.password(method, who.server, body).await,
             _ if !matches!(*method, Method::GET | Method::HEAD) => Err(Refusal::Method),
             Found::Text(text) => Ok(plain(StatusCode::OK, text)),
             Found::Json(document) => Ok(answers::json(document)),
+        }
+    }
+
+    /// The guest's password: read, or left for the first time.
+    async fn password(
+        &self,
+        method: &Method,
+        server: ServerId,
+        body: Body,
+    ) -> Result<Response, Refusal> {
+        match *method {
+            Method::GET | Method::HEAD => {
+                let kept = self
+                    .store
+                    .read(move |tx| db::guest_passwords::get(tx, server))
+                    .await?;
+                Ok(plain(StatusCode::OK, kept.unwrap_or_default()))
+            }
+            Method::POST => {
+                let too_large = |_| Refusal::BadRequest("Request is too large.".to_owned());
+                let bytes = axum::body::to_bytes(body, PASSWORD_BYTES)
+                    .await
+                    .map_err(too_large)?;
+                let text = String::from_utf8(bytes.to_vec())
+                    .map_err(|_| Refusal::BadRequest("The password is not text.".to_owned()))?;
+                if text.is_empty() {
+                    return Ok(plain(StatusCode::OK, ""));
+                }
+                let now = Timestamp::now();
+                let kept = self
+                    .store
+                    .write(move |tx| db::guest_passwords::put(tx, server, &text, now))
+                    .await?;
+                if kept {
+                    Ok(plain(StatusCode::OK, ""))
+                } else {
+                    Err(Refusal::Conflict)
+                }
+            }
+            _ => Err(Refusal::BadRequest(
+                "GET and POST only are supported.".to_owned(),
+            )),
         }
     }
 
@@ -301,14 +350,4 @@ fn signed(secret: &[u8], instance: &str, signature: &str) -> bool {
             .chain_update(instance.as_bytes())
             .verify_slice(&signature)
             .is_ok()
-}
-
-fn password(method: &Method) -> Result<Response, Refusal> {
-    match *method {
-        Method::GET | Method::HEAD => Ok(plain(StatusCode::OK, "")),
-        Method::POST => Err(Refusal::NotBuilt),
-        _ => Err(Refusal::BadRequest(
-            "GET and POST only are supported.".to_owned(),
-        )),
-    }
 }

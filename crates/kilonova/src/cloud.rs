@@ -201,6 +201,7 @@ impl Cloud {
         tokio::spawn(follow_addresses(
             with.clone(),
             self.network.changes(),
+            bus.listen(bus::Bell::Addresses),
             stop.clone(),
         ));
         let outcomes = Outcomes::new(self.store.clone());
@@ -262,6 +263,8 @@ impl Cloud {
             internal_zone: settings.internal_availability_zone.clone(),
             service_down_micros: i64::try_from(settings.down_after().as_micros())?,
             reclaim_seconds: settings.reclaim_instance_interval,
+            image_url: settings.image_url(),
+            default_floating_pool: settings.default_floating_pool.clone(),
             ..api::Config::default()
         };
         let compute = api::Service::open(deps, config).await?;
@@ -373,6 +376,7 @@ async fn beat_control_services(store: Store, beat: Duration, stop: CancellationT
 async fn follow_addresses(
     with: Neighbours,
     mut changes: tokio::sync::watch::Receiver<u64>,
+    mut told: bus::Listener,
     stop: CancellationToken,
 ) {
     let mut addresses = Addresses::default();
@@ -382,6 +386,7 @@ async fn follow_addresses(
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
+            () = told.rung() => {}
             () = stop.cancelled() => return,
         }
         tokio::time::sleep(ADDRESS_PAUSE).await;
@@ -427,6 +432,24 @@ impl api::Secrets for Sealer {
     }
 }
 
+/// Opens the files that a request wanted in its guest: `[[path, base64], ...]`.
+fn injected_files(secrets: &SecretBox, sealed: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+    use base64::Engine;
+    let clear = secrets
+        .open(sealed)
+        .ok_or("injected files cannot be opened")?;
+    let files: Vec<(String, String)> =
+        serde_json::from_str(&clear).map_err(|error| error.to_string())?;
+    files
+        .into_iter()
+        .map(|(path, content)| {
+            let plain: String = content.split_ascii_whitespace().collect();
+            let bytes = base64::engine::general_purpose::STANDARD.decode(plain);
+            Ok((path, bytes.map_err(|error| error.to_string())?))
+        })
+        .collect()
+}
+
 /// Makes the contents of config drives when a host pulls the work.
 struct Drives {
     store: Store,
@@ -441,11 +464,16 @@ impl ConfigDrives for Drives {
         use base64::Engine;
         let found: Result<_, sql::Error> = self
             .store
-            .read(move |tx| db::instances::get(tx, server))
+            .read(move |tx| {
+                Ok((
+                    db::instances::get(tx, server)?,
+                    db::injected_files::get(tx, server)?,
+                ))
+            })
             .await;
-        let instance = found
-            .map_err(|error| error.to_string())?
-            .ok_or("the server is gone")?;
+        let (instance, sealed) = found.map_err(|error| error.to_string())?;
+        let instance = instance.ok_or("the server is gone")?;
+        let injected = sealed.map(|sealed| injected_files(&self.secrets, &sealed));
         let token = self
             .tokens
             .token()
@@ -466,6 +494,7 @@ impl ConfigDrives for Drives {
         let mut guest = metadata::Guest::new(instance);
         guest.subnets = subnets;
         guest.admin_pass = admin_pass;
+        guest.files = injected.transpose()?.unwrap_or_default();
         let seed: [u8; metadata::SEED_BYTES] = std::array::from_fn(|_| rand::random());
         let encode = |content: Vec<u8>| base64::engine::general_purpose::STANDARD.encode(content);
         Ok(guest

@@ -52,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) reserved_host_disk_mb: u64,
     pub(crate) default_availability_zone: String,
     pub(crate) internal_availability_zone: String,
+    /// The external network for floating addresses that requests below 2.36 ask for without naming one.
+    pub(crate) default_floating_pool: String,
     pub(crate) max_limit: usize,
     pub(crate) max_request_body_size: usize,
 }
@@ -88,6 +90,7 @@ impl Default for Settings {
             reserved_host_disk_mb: ratios.reserved_disk_gb * 1024,
             default_availability_zone: api.default_zone,
             internal_availability_zone: api.internal_zone,
+            default_floating_pool: "public".to_owned(),
             max_limit: api.max_limit,
             max_request_body_size: api.max_body_bytes,
         }
@@ -119,6 +122,7 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "default_availability_zone", help: "the zone of hosts that no aggregate puts into another", set: |s, v| set(&mut s.default_availability_zone, text(v)), show: |s| s.default_availability_zone.clone() },
     Key { section: "DEFAULT", name: "internal_service_availability_zone", help: "the zone of services that are not hosts", set: |s, v| set(&mut s.internal_availability_zone, text(v)), show: |s| s.internal_availability_zone.clone() },
     Key { section: "api", name: "max_limit", help: "items of a page at most", set: |s, v| set(&mut s.max_limit, number(v, 1, 100_000)), show: |s| s.max_limit.to_string() },
+    Key { section: "neutron", name: "default_floating_pool", help: "external network of floating addresses that requests below 2.36 ask for without naming one", set: |s, v| set(&mut s.default_floating_pool, text(v)), show: |s| s.default_floating_pool.clone() },
     Key { section: "oslo_middleware", name: "max_request_body_size", help: "bytes of a request's body at most", set: |s, v| set(&mut s.max_request_body_size, number(v, 1024, 1 << 30)), show: |s| s.max_request_body_size.to_string() },
     Key { section: "database", name: "connection", help: "compute's database: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME or mysql://...; empty: SQLite in the home", set: |s, v| set(&mut s.compute_database, database(v)), show: |s| without_password(&s.compute_database) },
     Key { section: "database", name: "max_pool_size", help: "connections to each database", set: |s, v| set(&mut s.database_connections, number(v, 1, 1000)), show: |s| s.database_connections.to_string() },
@@ -284,6 +288,11 @@ impl Settings {
     /// Where users log in.
     pub(crate) fn auth_url(&self) -> String {
         self.url(self.identity_port, "/v3")
+    }
+
+    /// Where the image service is.
+    pub(crate) fn image_url(&self) -> String {
+        self.url(self.image_port, "")
     }
 
     /// Ratios and reserves of new hosts.

@@ -38,6 +38,7 @@ fn every_key_is_shown_and_read_back() {
         reserved_host_disk_mb: 2048,
         default_availability_zone: "here".to_owned(),
         internal_availability_zone: "inside".to_owned(),
+        default_floating_pool: "outside".to_owned(),
         max_limit: 50,
         max_request_body_size: 4096,
     };

@@ -2,7 +2,7 @@
 //! `config_drive_skip_versions`).
 
 use crate::openstack::{
-    META_DATA, NETWORK_DATA, USER_DATA, VENDOR_DATA, VENDOR_DATA2, VERSIONS, at_least,
+    META_DATA, NETWORK_DATA, USER_DATA, VENDOR_DATA, VENDOR_DATA2, VERSIONS, at_least, content_path,
 };
 use crate::{EC2_VERSIONS, Guest, LATEST, bytes};
 use serde_json::json;
@@ -39,6 +39,12 @@ impl Guest {
                     add(name, content);
                 }
             }
+        }
+        for (number, (_, content)) in self.files.iter().enumerate() {
+            files.push((
+                format!("openstack/{}", content_path(number)),
+                content.clone(),
+            ));
         }
         files
     }

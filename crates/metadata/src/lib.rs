@@ -11,7 +11,8 @@
 //! Missing trailing slashes, doubled slashes and dots in a path do not matter.
 //!
 //! Where Kilonova knows less than Nova: devices are listed when they have a tag, with bus and address `none` (Nova's
-//! own words for "not known"); there are no pinned CPUs, injected files or shares.
+//! own words for "not known"); there are no pinned CPUs or shares. Injected files are on the config
+//! drive only, as in Nova.
 
 mod drive;
 mod ec2;
@@ -85,6 +86,8 @@ pub struct Guest {
     pub availability_zone: Option<String>,
     /// Appended to the host name after a dot; empty for nothing.
     pub domain: String,
+    /// Files to inject (path in the guest, content); only for the config drive.
+    pub files: Vec<(String, Vec<u8>)>,
 }
 
 /// Shows no more than whose it is, so that no log can hold a password.
@@ -117,6 +120,7 @@ impl Guest {
             vendor: json!({}),
             availability_zone: instance.availability_zone.clone(),
             domain: DOMAIN.to_owned(),
+            files: Vec::new(),
             instance,
         }
     }

@@ -27,6 +27,11 @@ pub(crate) const NETWORK_DATA: &str = "network_data.json";
 const PASSWORD: &str = "password";
 
 /// Whether `version`, which must be a known one or `latest`, is `since` or newer.
+/// Where the content of the injected file of this number is, below `openstack`.
+pub(crate) fn content_path(number: usize) -> String {
+    format!("content/{number:04}")
+}
+
 pub(crate) fn at_least(version: &str, since: &str) -> bool {
     version_index(VERSIONS, version) >= version_index(VERSIONS, since)
 }
@@ -94,6 +99,12 @@ impl Guest {
             add("public_keys", Value::Object(by_name));
             let full = json!([{ "name": key.name, "type": key.kind, "data": key.public_key }]);
             add("keys", full);
+        }
+        if !self.files.is_empty() {
+            let list = self.files.iter().enumerate().map(|(number, (path, _))| {
+                json!({ "content_path": format!("/{}", content_path(number)), "path": path })
+            });
+            add("files", Value::Array(list.collect()));
         }
         add("hostname", json!(self.hostname()));
         add("name", json!(instance.display_name));

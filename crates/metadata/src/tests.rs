@@ -464,3 +464,24 @@ fn no_log_can_show_the_password() {
     let shown = format!("{:?}", guest());
     assert!(shown.contains(ID) && !shown.contains("s3cret"), "{shown}");
 }
+
+#[test]
+fn injected_files_are_on_the_config_drive_only() {
+    let mut guest = guest();
+    guest.files = vec![
+        ("/etc/a".to_owned(), b"first".to_vec()),
+        ("/etc/b".to_owned(), b"second".to_vec()),
+    ];
+    let files: BTreeMap<String, Vec<u8>> = guest.config_drive_files(b"seed").into_iter().collect();
+    assert_eq!(files["openstack/content/0000"], b"first");
+    assert_eq!(files["openstack/content/0001"], b"second");
+    let meta: Value = serde_json::from_slice(&files["openstack/latest/meta_data.json"]).unwrap();
+    assert_eq!(
+        meta["files"],
+        json!([
+            {"content_path": "/content/0000", "path": "/etc/a"},
+            {"content_path": "/content/0001", "path": "/etc/b"},
+        ])
+    );
+    assert_eq!(guest.lookup("/openstack/content/0000", b"", None), None);
+}

@@ -224,7 +224,7 @@ pub struct WorkReport {
     pub outcome: WorkOutcome,
 }
 
-/// A short question that changes nothing.
+/// A short question that changes nothing of a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "question", rename_all = "snake_case")]
 pub enum Question {
@@ -235,6 +235,8 @@ pub enum Question {
     },
     /// Counters of the guest.
     Diagnostics,
+    /// Is this image in the host's cache? If not, it is fetched after the answer. No server is concerned.
+    CacheImage(GuestImage),
 }
 
 /// A question on its way to a host.
@@ -248,7 +250,7 @@ pub struct Asked {
     pub question: Question,
 }
 
-/// The answer: base64 for a console log, JSON text for diagnostics.
+/// The answer: base64 for a console log, JSON text for diagnostics, `cached` or `fetching` for an image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// The question's id.

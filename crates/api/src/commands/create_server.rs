@@ -69,6 +69,8 @@ pub struct CreateServer {
     pub admin_pass: String,
     /// Answer a reservation id instead of a server.
     pub return_reservation_id: bool,
+    /// Files for the guest, path and base64 (below 2.57).
+    pub files: Vec<(String, String)>,
 }
 
 /// What the names in a request turned out to be.
@@ -131,6 +133,7 @@ impl CreateServer {
                 .filter(|pass| !pass.is_empty())
                 .unwrap_or_else(password),
             return_reservation_id: field("return_reservation_id").is_some_and(is_true),
+            files: files(field("personality"))?,
             name,
         };
         command.consistent()?;
@@ -172,13 +175,27 @@ impl CreateServer {
     }
 }
 
+/// `personality`: files for the guest.
+fn files(field: Option<&Value>) -> Result<Vec<(String, String)>, Fault> {
+    let list = field.and_then(Value::as_array).into_iter().flatten();
+    list.map(|file| {
+        let text = |name: &str| {
+            let text = file.get(name).and_then(Value::as_str).map(str::to_owned);
+            text.ok_or_else(|| {
+                Fault::bad_request(format!("A file of personality has no '{name}'."))
+            })
+        };
+        Ok((text("path")?, text("contents")?))
+    })
+    .collect()
+}
+
 fn refuse_what_is_not_built(call: &Call) -> Result<(), Fault> {
     let given = |name: &str| {
         let value = call.field("server", name).filter(|value| !value.is_null());
         value.is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
     };
     for (name, what) in [
-        ("personality", "Injecting files"),
         ("trusted_image_certificates", "Validating image signatures"),
         ("block_device_mapping", "Booting with volumes"),
     ] {

@@ -25,6 +25,12 @@ impl CreateServer {
             Timestamp::now(),
             call.requester(),
         );
+        let files = if self.files.is_empty() {
+            None
+        } else {
+            let clear = serde_json::to_string(&self.files).map_err(Fault::internal)?;
+            Some(call.api.deps.secrets.seal(&clear))
+        };
         let config = call.api.config.clone();
         let first = call
             .api
@@ -33,6 +39,7 @@ impl CreateServer {
             .write(move |tx| -> Result<Instance, Fault> {
                 self.check_place(tx, &config)?;
                 within_quota(tx, project.as_str(), self.metadata.len())?;
+                self.files_within_limits(tx, &project, &user)?;
                 let count = self.within_limits(tx, &project, &user, &resolved)?;
                 let group = self.group(tx, &project, &user, count)?;
                 let mut first = None;
@@ -45,6 +52,9 @@ impl CreateServer {
                     instance.created_at = now;
                     instance.admin_pass = Some(sealed.clone());
                     instance.number = db::accept::create(tx, &instance, asker.as_requester())?;
+                    if let Some(files) = &files {
+                        db::injected_files::put(tx, id, files)?;
+                    }
                     for tag in &self.tags {
                         db::tags::add(tx, id, tag)?;
                     }
@@ -58,6 +68,40 @@ impl CreateServer {
             .await?;
         call.api.deps.bus.ring(bus::Bell::Tasks);
         Ok(first)
+    }
+
+    /// The three limits of injected files; lengths are those of the request's texts.
+    fn files_within_limits(
+        &self,
+        tx: &mut Tx<'_>,
+        project: &ProjectId,
+        user: &UserId,
+    ) -> Result<(), Fault> {
+        if self.files.is_empty() {
+            return Ok(());
+        }
+        let limits = db::quotas::of_user(tx, project.as_str(), user.as_str())?;
+        let over = |name: &str, wanted: usize| {
+            let limit = limits.get(name).copied().unwrap_or(-1);
+            (limit >= 0 && i64::try_from(wanted).unwrap_or(i64::MAX) > limit).then_some(limit)
+        };
+        let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+        if over("injected_files", self.files.len()).is_some() {
+            return Err(Fault::forbidden("Personality file limit exceeded"));
+        }
+        let path = longest(&mut self.files.iter().map(|(path, _)| path.chars().count()));
+        if let Some(most) = over("injected_file_path_bytes", path) {
+            return Err(Fault::forbidden(format!(
+                "Personality file path exceeds maximum {most}"
+            )));
+        }
+        let content = longest(&mut self.files.iter().map(|(_, content)| content.len()));
+        if let Some(most) = over("injected_file_content_bytes", content) {
+            return Err(Fault::forbidden(format!(
+                "Personality file content exceeds maximum {most}"
+            )));
+        }
+        Ok(())
     }
 
     /// How many servers the quotas allow: as many as wanted, but not less than `min_count`.

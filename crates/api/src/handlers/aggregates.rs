@@ -3,11 +3,14 @@
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::mv;
+use crate::neighbours::unavailable;
 use db::aggregates::{Aggregate, ZONE};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-use types::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use types::agent::{GuestImage, Question};
+use types::{HostName, ServerId, Timestamp};
 
 fn document(call: &Call, aggregate: &Aggregate) -> Value {
     let mut map = Map::new();
@@ -262,4 +265,62 @@ pub async fn delete(call: Call) -> Result<Reply, Fault> {
         })
         .await?;
     Ok(Reply::empty(StatusCode::OK))
+}
+
+/// The hosts of an aggregate that answer at the moment.
+async fn hosts_that_are_up(call: &Call, aggregate: &Aggregate) -> Result<Vec<HostName>, Fault> {
+    let services = call.api.deps.store.read(db::hosts::services).await?;
+    let (now, down_after) = (Timestamp::now(), call.api.config.service_down_micros);
+    let up = services.into_iter().filter(|service| {
+        service.binary == "nova-compute"
+            && service.is_up(now, down_after)
+            && aggregate.hosts.iter().any(|host| *host == service.host.0)
+    });
+    Ok(up.map(|service| service.host).collect())
+}
+
+/// `POST /{id}/images` (2.81): has the hosts fetch images before servers need them. A host that is down, or goes down
+/// meanwhile, fetches the image when it needs it.
+pub async fn cache_images(call: Call) -> Result<Reply, Fault> {
+    let id = id(&call)?;
+    let listed = call.body["cache"].as_array().into_iter().flatten();
+    let ids: Vec<String> = listed
+        .filter_map(|image| image["id"].as_str().map(str::to_owned))
+        .collect();
+    if ids.iter().collect::<BTreeSet<_>>().len() != ids.len() {
+        return Err(Fault::bad_request("Duplicate images in request"));
+    }
+    let store = &call.api.deps.store;
+    let found = store.read(move |tx| db::aggregates::get(tx, id)).await?;
+    let aggregate = found.ok_or_else(|| unknown(&call))?;
+    let mut images = Vec::new();
+    for id in ids {
+        let found = call.api.deps.images.get(&call.token, &id).await;
+        let record = found
+            .map_err(unavailable)?
+            .ok_or_else(|| Fault::bad_request(format!("Image {id} could not be found.")))?;
+        images.push(GuestImage {
+            id: record.image.id,
+            disk_format: record.image.disk_format,
+            size: record.image.size,
+            sha512: record.image.sha512,
+        });
+    }
+    let hosts = hosts_that_are_up(&call, &aggregate).await?;
+    let questions = Arc::clone(&call.api.deps.questions);
+    tokio::spawn(async move {
+        for host in &hosts {
+            for image in &images {
+                let question = Question::CacheImage(image.clone());
+                let nobody = ServerId(uuid::Uuid::nil());
+                match questions.ask(host, nobody, question).await {
+                    Ok(state) => tracing::info!(%host, image = %image.id, state, "an image ahead"),
+                    Err((_, reason)) => {
+                        tracing::warn!(%host, image = %image.id, reason, "no image ahead");
+                    }
+                }
+            }
+        }
+    });
+    Ok(Reply::empty(StatusCode::ACCEPTED))
 }

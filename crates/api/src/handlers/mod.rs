@@ -1,16 +1,23 @@
 //! One module for each resource; a handler turns a checked call into a version-free command, runs it, and answers a view.
 
+pub mod absent;
 pub mod aggregates;
 pub mod extensions;
+pub mod external_events;
 pub mod flavor_specs;
 pub mod flavors;
+pub mod floating_ips;
 pub mod groups;
 pub mod hypervisors;
+pub mod images;
 pub mod instance_actions;
 pub mod keypairs;
 pub mod limits;
 pub mod migrations;
+pub mod network_proxies;
+pub mod old_hosts;
 pub mod quotas;
+pub mod security_groups;
 pub mod server_actions;
 mod server_filters;
 pub mod server_metadata;

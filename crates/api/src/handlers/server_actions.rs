@@ -362,10 +362,10 @@ fn tail(log: &str, lines: Option<i64>) -> &str {
     }
 }
 
-/// Without control characters, which some readers of JSON cannot bear.
+/// Without the control characters that Nova leaves out: all below U+0020 but tab and line feed.
 fn clean(log: &str) -> String {
     log.chars()
-        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t' | '\r'))
+        .filter(|c| *c >= ' ' || matches!(c, '\n' | '\t'))
         .collect()
 }
 
@@ -384,6 +384,6 @@ mod tests {
         ] {
             assert_eq!(tail("a\nb\nc\n", lines), wanted, "{lines:?}");
         }
-        assert_eq!(clean("a\u{1b}[0m\tb\r\n"), "a[0m\tb\r\n");
+        assert_eq!(clean("a\u{1b}[0m\tb\r\n\u{7f}"), "a[0m\tb\n\u{7f}");
     }
 }

@@ -112,16 +112,30 @@ pub async fn volume(call: Call) -> Result<Reply, Fault> {
     )))
 }
 
-/// `GET /servers/{id}/os-server-password`: what the guest posted to the metadata service; nothing accepts such posts yet.
+/// `GET /servers/{id}/os-server-password`: what the guest posted to the metadata service, encrypted by the guest.
 pub async fn password(call: Call) -> Result<Reply, Fault> {
-    call.server().await?;
-    Reply::ok(&json!({ "password": "" }))
+    let id = call.server().await?.id;
+    let store = &call.api.deps.store;
+    let password = store
+        .read(move |tx| db::guest_passwords::get(tx, id))
+        .await?;
+    Reply::ok(&json!({ "password": password.unwrap_or_default() }))
 }
 
-/// `DELETE /servers/{id}/os-server-password`.
+/// `DELETE /servers/{id}/os-server-password`: the record goes; in the guest nothing changes.
 pub async fn clear_password(call: Call) -> Result<Reply, Fault> {
-    call.server().await?;
+    let id = call.server().await?.id;
+    let store = &call.api.deps.store;
+    store
+        .write(move |tx| db::guest_passwords::remove(tx, id))
+        .await?;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// `GET /servers/{id}/topology`: guests are given no NUMA topology, which Nova shows as no nodes.
+pub async fn topology(call: Call) -> Result<Reply, Fault> {
+    call.server().await?;
+    Reply::ok(&json!({ "nodes": [], "pagesize_kb": null }))
 }
 
 /// The fields of the standard diagnostics (2.48); what the host does not know is null.

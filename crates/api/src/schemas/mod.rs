@@ -3,6 +3,7 @@
 
 pub mod cloud;
 pub mod formats;
+pub mod proxies;
 pub mod python;
 pub mod servers;
 mod words;

@@ -285,6 +285,7 @@ impl HostQuestions for Host {
             // "a\nb\nc\n"
             Question::ConsoleLog { .. } => Ok("YQpiCmMK".to_owned()),
             Question::Diagnostics => Ok(r#"{"state": "running", "driver": "libvirt"}"#.to_owned()),
+            Question::CacheImage(_) => Ok("cached".to_owned()),
         }
     }
 }

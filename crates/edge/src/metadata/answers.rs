@@ -31,7 +31,7 @@ pub fn refuse(refusal: &Refusal) -> Response {
         Refusal::Forbidden => StatusCode::FORBIDDEN,
         Refusal::NotFound => StatusCode::NOT_FOUND,
         Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
-        Refusal::NotBuilt => StatusCode::NOT_IMPLEMENTED,
+        Refusal::Conflict => StatusCode::CONFLICT,
         Refusal::Database(_) | Refusal::Network(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let words = if status == StatusCode::INTERNAL_SERVER_ERROR {

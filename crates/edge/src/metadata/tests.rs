@@ -186,11 +186,21 @@ struct Answer {
 
 impl Cloud {
     async fn ask(&self, method: &str, path: &str, headers: &[(&'static str, String)]) -> Answer {
+        self.send(method, path, headers, "").await
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&'static str, String)],
+        body: &str,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let request = request.body(Body::empty()).unwrap();
+        let request = request.body(Body::from(body.to_owned())).unwrap();
         let answer = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = answer.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
@@ -352,7 +362,7 @@ async fn other_methods_and_paths() {
         ("GET", "/latest/nothing", 404),
         ("GET", "/openstack/2030-01-01", 404),
         ("GET", "/openstack/latest/password", 200),
-        ("POST", "/openstack/latest/password", 501),
+        ("POST", "/openstack/latest/password", 200),
         ("DELETE", "/openstack/latest/password", 400),
         ("POST", "/openstack/2012-08-10/password", 404),
     ] {
@@ -361,6 +371,26 @@ async fn other_methods_and_paths() {
             .await;
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
     }
+}
+
+#[tokio::test]
+async fn a_guest_leaves_a_password_once() {
+    let cloud = cloud().await;
+    let path = "/openstack/latest/password";
+    let headers = headers_for(SECRET, ID, PROJECT);
+    let long = "x".repeat(PASSWORD_BYTES + 1);
+    for (body, status, kept) in [
+        ("", 200, ""),
+        (long.as_str(), 400, ""),
+        ("sealed by the guest", 200, "sealed by the guest"),
+        ("another", 409, "sealed by the guest"),
+    ] {
+        let answer = cloud.send("POST", path, &headers, body).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        assert_eq!(cloud.get(path).await.text, kept);
+    }
+    let forged = headers_for(b"wrong", ID, PROJECT);
+    assert_eq!(cloud.send("POST", path, &forged, "x").await.status, 403);
 }
 
 #[tokio::test]
