@@ -274,7 +274,7 @@ async fn hosts_that_are_up(call: &Call, aggregate: &Aggregate) -> Result<Vec<Hos
     let up = services.into_iter().filter(|service| {
         service.binary == "nova-compute"
             && service.is_up(now, down_after)
-            && aggregate.hosts.iter().any(|host| *host == service.host.0)
+            && aggregate.hosts.contains(&service.host.0)
     });
     Ok(up.map(|service| service.host).collect())
 }
