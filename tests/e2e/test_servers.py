@@ -207,7 +207,9 @@ def test_pause_suspend_crash_dump(admin, demo, demo_sdk, image, name):
     wait_status(demo_sdk, server, "ACTIVE")
     demo.run("server", "dump", "create", server)
     wait_until(
-        lambda: demo.get("server", "event", "list", server)[0]["Action"] == "trigger_crash_dump", 10, "the action is shown"
+        lambda: demo.get("server", "event", "list", server)[0]["Action"] == "trigger_crash_dump",
+        10,
+        "the action is shown",
     )
     assert demo_sdk.compute.get_server(server).status == "ACTIVE"
     admin.run("server", "set", "--state", "error", "--auto-approve", server)

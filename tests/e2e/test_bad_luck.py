@@ -1,0 +1,119 @@
+"""Hosts that fail: full disks, hypervisors that do not answer. Simulated hosts, switched by their file of faults."""
+
+import json
+
+import pytest
+
+from cloud import wait_until
+from test_servers import boot, wait_status
+
+
+@pytest.fixture(scope="module")
+def own(new_cloud):
+    made = new_cloud(hosts=2)
+    made.start()
+    sdk = made.client("kilonova-demo").sdk()
+    found = sdk.image.find_image("cirros-sim-disk")
+    return made, sdk, {"id": found.id, "name": found.name}
+
+
+@pytest.fixture
+def faults(own):
+    """Sets the faults of a host, or of all; they are gone after the test."""
+    folders = sorted((own[0].home / "sim").glob("*/guests"))
+
+    def put(what, hosts=folders):
+        for folder in hosts:
+            part = folder / "faults.part"
+            part.write_text(json.dumps(what))
+            part.rename(folder / "faults.json")
+
+    put.folders = folders
+    yield put
+    for folder in folders:
+        (folder / "faults.json").unlink(missing_ok=True)
+
+
+def services(cloud):
+    found = cloud.client("kilonova").sdk().compute.get("/os-services?binary=nova-compute").json()["services"]
+    return {service["host"]: service["state"] for service in found}
+
+
+def gone(sdk, server):
+    sdk.compute.delete_server(server)
+    wait_until(lambda: sdk.compute.find_server(server) is None, 60, "the server is gone")
+    assert not list(sdk.network.ports(device_id=server))
+
+
+def test_a_full_disk_on_one_host_is_another_hosts_work(own, faults, name):
+    cloud, sdk, image = own
+    faults({"disk_full": True}, faults.folders[:1])
+    servers = [boot(sdk, f"{name}-{n}", image).id for n in range(3)]
+    for server in servers:
+        wait_status(sdk, server, "ACTIVE")
+        shown = cloud.client("kilonova").sdk().compute.get_server(server)
+        assert shown.hypervisor_hostname == "sim-host-2"
+    for server in servers:
+        gone(sdk, server)
+
+
+def test_full_disks_everywhere(own, faults, name):
+    cloud, sdk, image = own
+    faults({"disk_full": True})
+    server = boot(sdk, name, image).id
+    wait_status(sdk, server, "ERROR")
+    fault = sdk.compute.get_server(server).fault
+    assert fault["code"] == 500
+    assert "No valid host was found" in fault["message"], fault
+    assert "no space left" in fault["message"], "the host's own words stay"
+    assert "details" not in fault, "details are for administrators"
+    seen = cloud.client("kilonova").sdk().compute.get_server(server).fault
+    assert "sim-host-" in seen["details"]
+    gone(sdk, server)
+    faults({})
+    server = boot(sdk, name, image).id
+    wait_status(sdk, server, "ACTIVE")
+    gone(sdk, server)
+
+
+def test_hypervisors_down(own, faults, name):
+    cloud, sdk, image = own
+    running = boot(sdk, f"{name}-running", image).id
+    doomed = boot(sdk, f"{name}-doomed", image).id
+    wait_status(sdk, running, "ACTIVE")
+    wait_status(sdk, doomed, "ACTIVE")
+    faults({"down": True})
+    wait_until(lambda: set(services(cloud).values()) == {"down"}, 30, lambda: f"shown down: {services(cloud)}")
+
+    failed = boot(sdk, f"{name}-failed", image).id
+    wait_status(sdk, failed, "ERROR")
+    fault = sdk.compute.get_server(failed).fault
+    assert "No valid host was found. 2 hosts considered: 2 down" in fault["message"], fault
+    answer = sdk.compute.post(f"/servers/{running}/action", json={"os-stop": None})
+    assert answer.status_code in (202, 409), answer.text
+    wait_until(lambda: sdk.compute.get_server(running).task_state is None, 30, "no task hangs")
+    assert sdk.compute.get_server(running).status == "ACTIVE", "what was not done is not shown as done"
+    gone(sdk, failed)
+    gone(sdk, doomed)
+    assert list((cloud.home / "sim").glob(f"*/guests/{doomed}.json")), "nobody could remove it"
+
+    faults({})
+    wait_until(lambda: set(services(cloud).values()) == {"up"}, 30, lambda: f"shown up: {services(cloud)}")
+    wait_until(
+        lambda: not list((cloud.home / "sim").glob(f"*/guests/{doomed}.json")), 60, "the host removed what it owed"
+    )
+    sdk.compute.stop_server(running)
+    wait_status(sdk, running, "SHUTOFF")
+    gone(sdk, running)
+    server = boot(sdk, name, image).id
+    wait_status(sdk, server, "ACTIVE")
+    gone(sdk, server)
+
+
+def test_a_hypervisor_that_refuses(own, faults, name):
+    _cloud, sdk, image = own
+    faults({"fail": {"ensure_guest": "the machine type is unknown"}})
+    server = boot(sdk, name, image).id
+    wait_status(sdk, server, "ERROR")
+    assert "the machine type is unknown" in sdk.compute.get_server(server).fault["message"]
+    gone(sdk, server)
