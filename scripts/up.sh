@@ -39,8 +39,10 @@ $privileged bash -c '. "$1/scripts/lib.sh"; make_venv "$2/venv" "$1/scripts/requ
 start_cloud() {
     # A file of the last run must not look like the sign of this one.
     $privileged rm -f "$home/clouds.yaml" "$home/openrc"
+    # What the caller has open, a lock say, must not stay open as long as the cloud runs.
     # shellcheck disable=SC2016 # for the inner shell
-    $privileged bash -c 'log=$1; shift; setsid nohup "$@" >> "$log" 2>&1 < /dev/null & echo $!' bash "$home/log" \
+    $privileged bash -c 'for fd in /proc/$$/fd/*; do [ "${fd##*/}" -le 2 ] || eval "exec ${fd##*/}>&-"; done
+        log=$1; shift; setsid nohup "$@" >> "$log" 2>&1 < /dev/null & echo $!' bash "$home/log" \
         "$BINARY" up --home "$home" --hypervisor "$hypervisor" "${hosts[@]}" "${more[@]}"
 }
 

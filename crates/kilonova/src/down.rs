@@ -42,7 +42,13 @@ pub(crate) async fn down(path: &Path) -> Result<()> {
     let cloud = network_agent::CloudId::new(&home.cloud_id())?;
     let config = network_agent::Config::new(cloud, "", network_agent::Secret::new(Vec::new()));
     let removed = tokio::task::spawn_blocking(move || network_agent::teardown(&config)).await??;
-    tracing::info!(?removed, "networks removed");
+    println!(
+        "removed {} interfaces, {} namespaces, {} packet filter tables",
+        removed.links.len(),
+        removed.spaces.len(),
+        removed.tables.len()
+    );
+    tracing::debug!(?removed);
     Instances::withdraw(&instances, Path::new(RUN))?;
     Instances::withdraw(&home.path.join("control"), Path::new(RUN))?;
     println!(

@@ -16,6 +16,7 @@ mod supervisor;
 
 use arguments::{Arguments, Command, Config};
 use clap::Parser;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -23,11 +24,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // A command that ends prints what it did; what runs on tells its story.
+    let usual = match arguments.command {
+        Command::Down(_) | Command::Status(_) | Command::Config(_) => "warn",
+        Command::Up(_) | Command::Control(_) | Command::Host(_) => "info",
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("KILONOVA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
