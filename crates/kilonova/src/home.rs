@@ -3,7 +3,7 @@
 use crate::part::{Secrets, lock_path};
 use anyhow::{Context, Result, bail};
 use edge::secrets::SecretBox;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -144,7 +144,9 @@ impl Home {
     pub(crate) async fn wait_for_parts(&self, patience: Duration) -> Result<()> {
         let until = tokio::time::Instant::now() + patience;
         for folder in [self.path.clone(), self.path.join("control")] {
-            let Ok(lock) = File::open(lock_path(&folder)) else {
+            // Whoever runs the part without privileges owns its folder: nothing there may be followed or waited for.
+            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let Ok(lock) = open(lock_path(&folder), flags, Mode::empty()) else {
                 continue;
             };
             while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {

@@ -306,6 +306,18 @@ impl Settings {
         }
     }
 
+    /// Without the databases' URLs and their passwords, for a part that has no business with them.
+    pub(crate) fn forget_databases(&mut self) {
+        for url in [
+            &mut self.compute_database,
+            &mut self.identity_database,
+            &mut self.image_database,
+            &mut self.network_database,
+        ] {
+            url.clear();
+        }
+    }
+
     /// How often services say that they live.
     pub(crate) fn beat(&self) -> Duration {
         Duration::from_secs(self.report_interval)

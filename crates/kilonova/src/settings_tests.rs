@@ -111,6 +111,9 @@ fn nova_conf_urls_are_understood_and_passwords_not_shown() {
             .contains("connection = mysql://nova:***@db/nova")
     );
     assert!(!settings.to_file().contains("s3cret"));
+    let mut settings = settings;
+    settings.forget_databases();
+    assert!(!serde_json::to_string(&settings).unwrap().contains("s3cret"));
 }
 
 #[test]

@@ -117,6 +117,7 @@ async fn supervise(
     let mut for_host = for_control.clone();
     for_host.folder.clone_from(&home.path);
     for_host.secrets = None;
+    for_host.settings.forget_databases();
     let control = Part {
         name: "control",
         home: home.path.clone(),
