@@ -6,6 +6,7 @@ mod cloud;
 mod edge;
 mod harness;
 mod policies;
+mod samples;
 mod server_create;
 mod server_history;
 mod server_life;

@@ -32,6 +32,11 @@ impl TokenValidator for Tokens {
                 "ad000000000000000000000000000000",
                 &["admin", "manager", "member", "reader"],
             ),
+            "plain" => (
+                "plain-user",
+                "ad000000000000000000000000000000",
+                &["member", "reader"],
+            ),
             "member" => ("demo-user", DEMO, &["member", "reader"]),
             "reader" => ("read-user", DEMO, &["reader"]),
             "manager" => ("manage-user", DEMO, &["manager", "member", "reader"]),
@@ -216,10 +221,17 @@ fn image_service() -> Router {
         };
         Ok(Json(json!({
             "id": id, "name": "cirros", "status": "active", "visibility": "public", "size": size, "min_ram": ram, "min_disk": 0,
-            "disk_format": "qcow2", "container_format": "bare", "owner": "x", "os_distro": "cirros",
+            "disk_format": "qcow2", "container_format": "bare", "owner": "x", "os_distro": "cirros", "auto_disk_config": "True",
+            "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
         })))
     }
-    Router::new().route("/v2/images/{id}", get(show))
+    async fn list() -> Result<Json<Value>, StatusCode> {
+        let Json(image) = show(Path(IMAGE.to_owned())).await?;
+        Ok(Json(json!({ "images": [image] })))
+    }
+    Router::new()
+        .route("/v2/images", get(list))
+        .route("/v2/images/{id}", get(show))
 }
 
 fn network(id: &str) -> Value {
@@ -258,9 +270,10 @@ fn network_service() -> Router {
         Json(json!({ "ports": [] }))
     }
     async fn groups() -> Json<Value> {
-        Json(
-            json!({ "security_groups": [{ "id": "g1", "name": "default" }, { "id": "g2", "name": "web" }] }),
-        )
+        Json(json!({ "security_groups": [
+                { "id": "g1", "name": "default", "description": "d", "tenant_id": DEMO, "security_group_rules": [] },
+                { "id": "g2", "name": "web", "description": "d", "tenant_id": DEMO, "security_group_rules": [] },
+            ] }))
     }
     Router::new()
         .route("/v2.0/networks", get(networks))
