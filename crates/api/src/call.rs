@@ -143,6 +143,8 @@ pub struct Reply {
     pub body: Option<Bytes>,
     /// `Location`, if there is one.
     pub location: Option<String>,
+    /// Whether it is the first answer to an earlier request with the same `Idempotency-Key`.
+    pub replayed: bool,
 }
 
 impl Reply {
@@ -159,6 +161,7 @@ impl Reply {
             status,
             body: Some(bytes.into()),
             location: None,
+            replayed: false,
         })
     }
 
@@ -168,6 +171,7 @@ impl Reply {
             status,
             body: None,
             location: None,
+            replayed: false,
         }
     }
 
@@ -187,6 +191,12 @@ impl Reply {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
+        if self.replayed {
+            headers.insert(
+                HeaderName::from_static("idempotency-replayed"),
+                HeaderValue::from_static("true"),
+            );
+        }
         if let Some(location) = self
             .location
             .and_then(|text| HeaderValue::from_str(&text).ok())

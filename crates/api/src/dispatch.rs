@@ -5,6 +5,7 @@
 
 use crate::call::{Call, Reply};
 use crate::faults::{self, Fault};
+use crate::idempotency::{self, Given};
 use crate::links::Links;
 use crate::negotiation::{self, Refusal};
 use crate::query::Query;
@@ -15,7 +16,9 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::Value;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 use types::{Caller, Microversion, RequestId};
 use web::auth::AuthError;
 use web::body::BodyError;
@@ -48,6 +51,8 @@ pub async fn serve(State(api): State<Arc<Inner>>, request: Request) -> Response 
         }
         Place::Api { legacy, path } => {
             let request_id = RequestId::random();
+            let started = Instant::now();
+            let address = parts.extensions.get::<web::Peer>().map(|peer| peer.0);
             let request = Incoming {
                 headers: &parts.headers,
                 method: &parts.method,
@@ -55,8 +60,13 @@ pub async fn serve(State(api): State<Arc<Inner>>, request: Request) -> Response 
                 query: parts.uri.query(),
                 origin,
                 legacy,
+                address,
             };
-            let response = below_version(api, &request, body, &request_id).await;
+            let mut route = None;
+            let response =
+                below_version(Arc::clone(&api), &request, body, &request_id, &mut route).await;
+            api.requests
+                .count(route, response.status(), started.elapsed());
             return with_request_id(response, &request_id);
         }
     };
@@ -70,6 +80,7 @@ struct Incoming<'a> {
     query: Option<&'a str>,
     origin: String,
     legacy: bool,
+    address: Option<IpAddr>,
 }
 
 fn into_response(reply: Result<Reply, Fault>) -> Response {
@@ -161,7 +172,16 @@ async fn below_version(
     request: &Incoming<'_>,
     body: Body,
     request_id: &RequestId,
+    counted: &mut Option<&'static Route>,
 ) -> Response {
+    if let Some(rates) = &api.rates {
+        let token = request.headers.get("x-auth-token");
+        let token = token.and_then(|token| token.to_str().ok());
+        if let Err(seconds) = rates.take(request.address, token.unwrap_or_default(), Instant::now())
+        {
+            return faults::rate_limited(seconds);
+        }
+    }
     let limit = api.config.max_body_bytes;
     let too_large =
         || Fault::new(StatusCode::PAYLOAD_TOO_LARGE, "Request is too large.").into_response();
@@ -199,8 +219,17 @@ async fn below_version(
         Err(BodyError::TooLarge { .. }) => return too_large(),
         Err(error) => return Fault::bad_request(error.to_string()).into_response(),
     };
+    // Of several actions the one that was meant is known when the body is understood.
+    *counted = found.rows.first().copied();
     let reply = match prepare(&api, request, &found, version, &bytes, caller, request_id) {
-        Ok((handler, call)) => handler(call).await,
+        Ok((handler, call)) => {
+            *counted = Some(call.route);
+            match Given::read(request.headers, &call, request.path, &bytes) {
+                Ok(None) => handler(call).await,
+                Ok(Some(given)) => idempotency::answer(handler, call, given).await,
+                Err(fault) => Err(fault),
+            }
+        }
         Err(fault) => Err(fault),
     };
     let mut response = into_response(reply);

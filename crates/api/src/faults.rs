@@ -149,6 +149,24 @@ pub fn router_not_found(accept: Option<&HeaderValue>) -> Response {
     response
 }
 
+/// The 429 of the rate limits.
+pub fn rate_limited(seconds: u64) -> Response {
+    let wait = seconds.to_string();
+    let fault = serde_json::json!({ "overLimit": {
+        "code": 429, "message": "This request was rate-limited.", "retryAfter": wait,
+        "details": format!("Too many requests by this token or from this address; there is room again in {wait} seconds."),
+    } });
+    let mut response = Response::new(Body::from(fault.to_string()));
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json; charset=UTF-8"),
+    );
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
 /// The 401 of the token check in front of the API.
 pub fn unauthorized(auth_url: &str) -> Response {
     let body = "{\"error\": {\"code\": 401, \"title\": \"Unauthorized\", \"message\": \"The request you have made requires authentication.\"}}";

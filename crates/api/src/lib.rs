@@ -11,13 +11,18 @@ mod commands;
 mod dispatch;
 mod faults;
 mod handlers;
+mod health;
+mod idempotency;
 mod links;
+mod metrics;
 mod mv;
 mod negotiation;
 mod neighbours;
+mod policies;
 mod policy_rules;
 mod queries;
 mod query;
+mod rates;
 mod route;
 mod routes;
 mod schemas;
@@ -26,12 +31,19 @@ mod versions;
 mod views;
 
 use axum::Router;
+use axum::routing::get;
 use bus::Bus;
 use clients::{HostQuestions, Images, Networks};
-use policy::{Enforcer, PolicyError};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tower_http::compression::CompressionLayer;
 use web::auth::TokenValidator;
+
+pub use policies::PolicyFiles;
+pub use rates::RateLimit;
+
+/// How often policy files are looked at.
+const POLICY_LOOK: Duration = Duration::from_secs(1);
 
 /// Settings of the API.
 #[derive(Clone, Debug)]
@@ -46,8 +58,12 @@ pub struct Config {
     pub image_url: String,
     /// The pool of floating addresses when a request below 2.36 names none (`[neutron] default_floating_pool`).
     pub default_floating_pool: String,
-    /// The text of `policy.yaml`, if there is one.
+    /// Rules instead of Nova's defaults, in the form of `policy.yaml`.
     pub policy_overrides: Option<String>,
+    /// Files with such rules, read again when they change.
+    pub policy_files: PolicyFiles,
+    /// Requests that one token and one address may make; none is no limit.
+    pub rate_limit: Option<RateLimit>,
     /// The zone of hosts that no aggregate gives another (`default_availability_zone`).
     pub default_zone: String,
     /// The zone of services that are not compute hosts (`internal_service_availability_zone`).
@@ -67,6 +83,8 @@ impl Default for Config {
             image_url: "http://127.0.0.1:9292".to_owned(),
             default_floating_pool: "nova".to_owned(),
             policy_overrides: None,
+            policy_files: PolicyFiles::default(),
+            rate_limit: None,
             default_zone: "nova".to_owned(),
             internal_zone: "internal".to_owned(),
             reclaim_seconds: 0,
@@ -97,6 +115,8 @@ pub struct Deps {
 pub trait Secrets: Send + Sync + 'static {
     /// The encrypted text, to be stored.
     fn seal(&self, clear: &str) -> String;
+    /// The text of what was sealed; none when it was not sealed with a key of this cloud.
+    fn open(&self, sealed: &str) -> Option<String>;
 }
 
 /// Why the API cannot start.
@@ -104,7 +124,7 @@ pub trait Secrets: Send + Sync + 'static {
 pub enum Error {
     /// A policy cannot be read.
     #[error(transparent)]
-    Policy(#[from] PolicyError),
+    Policy(#[from] policies::Unusable),
     /// The database.
     #[error(transparent)]
     Database(#[from] sql::Error),
@@ -114,8 +134,11 @@ pub enum Error {
 pub struct Inner {
     config: Config,
     deps: Deps,
-    policy: Enforcer,
+    policy: policies::Policies,
     table: route::Table,
+    rates: Option<rates::Rates>,
+    requests: metrics::Requests,
+    ready: health::Last,
 }
 
 /// The Compute API.
@@ -128,34 +151,50 @@ impl Service {
     /// Brings the schema up to date and reads the policies.
     pub async fn open(deps: Deps, config: Config) -> Result<Self, Error> {
         db::migrate(&deps.store).await?;
-        let defaults = Enforcer::new(policy_rules::defaults())?;
-        let policy = match &config.policy_overrides {
-            Some(text) => defaults.with_overrides(text)?,
-            None => defaults,
-        };
-        for name in policy.unknown() {
-            tracing::warn!(
-                rule = name,
-                "the policy file names a rule that does not exist"
-            );
-        }
+        let overrides = config.policy_overrides.as_deref();
+        let policy = policies::Policies::open(overrides, config.policy_files.clone())?;
         let table = route::Table::new(routes::ROUTES);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                config,
-                deps,
-                policy,
-                table,
-            }),
-        })
+        let inner = Arc::new(Inner {
+            rates: config.rate_limit.map(rates::Rates::new),
+            config,
+            deps,
+            policy,
+            table,
+            requests: metrics::Requests::default(),
+            ready: health::Last::default(),
+        });
+        if inner.policy.is_watched() {
+            tokio::spawn(watch_policies(Arc::downgrade(&inner)));
+        }
+        Ok(Self { inner })
     }
 
     /// The whole API, as it is mounted at the root of its port.
     pub fn router(&self) -> Router {
         Router::new()
+            .route("/healthcheck", get(health::alive))
+            .route("/healthcheck/ready", get(health::ready))
             .fallback(dispatch::serve)
             .with_state(Arc::clone(&self.inner))
             .layer(CompressionLayer::new())
+    }
+
+    /// `/metrics` for Prometheus. It needs no token: serve it where only the operator can reach it.
+    pub fn metrics(&self) -> Router {
+        Router::new()
+            .route("/metrics", get(metrics::show))
+            .with_state(Arc::clone(&self.inner))
+    }
+}
+
+/// Has changed policy files read again, until the API is gone.
+async fn watch_policies(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(POLICY_LOOK).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if let Err(error) = tokio::task::spawn_blocking(move || inner.policy.refresh()).await {
+            tracing::error!(%error, "the policy files could not be looked at");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod action_matrix;
 mod cloud;
 mod edge;
 mod harness;
+mod operation;
 mod policies;
 mod samples;
 mod server_create;

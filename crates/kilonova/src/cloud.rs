@@ -430,6 +430,10 @@ impl api::Secrets for Sealer {
     fn seal(&self, clear: &str) -> String {
         self.0.seal(clear)
     }
+
+    fn open(&self, sealed: &str) -> Option<String> {
+        self.0.open(sealed)
+    }
 }
 
 /// Opens the files that a request wanted in its guest: `[[path, base64], ...]`.

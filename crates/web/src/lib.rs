@@ -8,4 +8,4 @@ pub mod client;
 pub mod request_id;
 pub mod serve;
 
-pub use serve::{Listener, serve};
+pub use serve::{Listener, Peer, serve};

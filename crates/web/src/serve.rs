@@ -1,17 +1,20 @@
 //! The accept loop: TCP or unix socket, a bound on connections, a limit on slow headers, a graceful end.
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::util::MapRequest;
 
 /// Connections open at once on one listener.
 const CONNECTIONS: usize = 4096;
@@ -27,6 +30,10 @@ pub enum Listener {
     /// A unix socket.
     Unix(UnixListener),
 }
+
+/// Whom a connection came from, as an extension of its requests; not there on unix sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
 
 enum Stream {
     Tcp(TcpStream),
@@ -89,8 +96,11 @@ fn graceful_connection(
     graceful: &GracefulShutdown,
 ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
     match stream {
-        Stream::Tcp(stream) => connection(stream, router, graceful),
-        Stream::Unix(stream) => connection(stream, router, graceful),
+        Stream::Tcp(stream) => {
+            let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
+            connection(stream, router, graceful, peer)
+        }
+        Stream::Unix(stream) => connection(stream, router, graceful, None),
     }
 }
 
@@ -98,11 +108,18 @@ fn connection<S>(
     stream: S,
     router: Router,
     graceful: &GracefulShutdown,
+    peer: Option<Peer>,
 ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(router);
+    let service = MapRequest::new(router, move |mut request: http::Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        request
+    });
+    let service = TowerToHyperService::new(service);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)

@@ -133,6 +133,14 @@ impl Cloud {
         }
     }
 
+    /// The page for Prometheus.
+    pub async fn metrics(&self) -> String {
+        let request = Request::get("/metrics").body(Body::empty()).unwrap();
+        let answer = self.service.metrics().oneshot(request).await.unwrap();
+        let bytes = web::body::bytes(answer.into_body(), 1 << 20).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
     /// The headers and the bytes of an answer that is not text.
     pub async fn raw_bytes(
         &self,
@@ -309,5 +317,9 @@ struct Backwards;
 impl Secrets for Backwards {
     fn seal(&self, clear: &str) -> String {
         clear.chars().rev().collect()
+    }
+
+    fn open(&self, sealed: &str) -> Option<String> {
+        Some(sealed.chars().rev().collect())
     }
 }

@@ -1,0 +1,154 @@
+//! `Idempotency-Key` on `POST /servers` and on actions of servers: the same key and request get the first answer again,
+//! for a day. A request that was refused did nothing, so its key is free again.
+
+use crate::Inner;
+use crate::call::{Call, Reply};
+use crate::faults::Fault;
+use crate::route::{Handler, Route, Verb};
+use db::idempotency::{Kept, Owner};
+use http::{HeaderMap, StatusCode};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use types::Timestamp;
+
+/// Microseconds for which answers are kept.
+const KEEP_MICROS: i64 = 24 * 3600 * 1_000_000;
+
+/// A key as given, and what was asked under it.
+pub struct Given {
+    key: String,
+    hash: String,
+}
+
+/// Whether requests of this row may carry a key.
+fn takes_keys(route: &Route) -> bool {
+    let paths = [
+        "/servers",
+        "/servers/{id}/action",
+        "/os-volumes_boot",
+        "/os-volumes_boot/{id}/action",
+    ];
+    route.verb == Verb::Post && paths.contains(&route.path)
+}
+
+impl Given {
+    /// The key of a request, if there is one and it counts here.
+    pub fn read(
+        headers: &HeaderMap,
+        call: &Call,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Option<Self>, Fault> {
+        let Some(value) = headers
+            .get("idempotency-key")
+            .filter(|_| takes_keys(call.route))
+        else {
+            return Ok(None);
+        };
+        let key = value.to_str().map(str::trim).unwrap_or_default();
+        if key.is_empty() || key.len() > 255 {
+            return Err(Fault::bad_request(
+                "Idempotency-Key must have 1 to 255 printable ASCII characters.",
+            ));
+        }
+        let mut hash = Sha256::new();
+        for part in [path.as_bytes(), call.version.to_string().as_bytes(), body] {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
+        }
+        let hash = hash.finalize();
+        Ok(Some(Self {
+            key: key.to_owned(),
+            hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+        }))
+    }
+}
+
+/// Answers a request under a key. The handler runs to its end even when the client leaves, so that the answer is kept.
+pub async fn answer(handler: Handler, call: Call, given: Given) -> Result<Reply, Fault> {
+    let api = Arc::clone(&call.api);
+    let owner = Owner {
+        project_id: call.project().to_owned(),
+        user_id: call.caller.user_id.clone(),
+        key: given.key,
+    };
+    if let Some(kept) = begin(&api, &owner, &given.hash).await? {
+        return again(&api, &given.hash, kept);
+    }
+    let running = tokio::spawn(async move {
+        let reply = handler(call).await;
+        keep(&api, owner, &reply).await;
+        reply
+    });
+    running.await.map_err(Fault::internal)?
+}
+
+async fn begin(api: &Inner, owner: &Owner, hash: &str) -> Result<Option<Kept>, Fault> {
+    let mut last = None;
+    // Two requests at once: the database lets one of them in, and the other one then finds it.
+    for _ in 0..2 {
+        let (owner, hash) = (owner.clone(), hash.to_owned());
+        let now = Timestamp::now();
+        let oldest = Timestamp(now.0 - KEEP_MICROS);
+        let begun = api
+            .deps
+            .store
+            .write(move |tx| db::idempotency::begin(tx, &owner, &hash, oldest, now));
+        match begun.await {
+            Err(error) if error.is_unique_violation() => last = Some(error),
+            other => return Ok(other?),
+        }
+    }
+    Err(last.map_or_else(Fault::no_such_resource, Fault::internal))
+}
+
+fn again(api: &Inner, hash: &str, kept: Kept) -> Result<Reply, Fault> {
+    if kept.request_hash != hash {
+        return Err(Fault::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "This Idempotency-Key was used for another request.",
+        ));
+    }
+    if kept.status == 0 {
+        return Err(Fault::conflict(
+            "The first request with this Idempotency-Key has no answer yet. If this stays so, the cloud was stopped while \
+             it answered: see whether the request had its effect, and use another key.",
+        ));
+    }
+    let body = kept.sealed.map(|sealed| {
+        let clear = api.deps.secrets.open(&sealed);
+        clear.ok_or_else(|| Fault::internal("a kept answer cannot be opened"))
+    });
+    Ok(Reply {
+        status: StatusCode::from_u16(kept.status).map_err(Fault::internal)?,
+        body: body.transpose()?.map(Into::into),
+        location: kept.location,
+        replayed: true,
+    })
+}
+
+async fn keep(api: &Inner, owner: Owner, reply: &Result<Reply, Fault>) {
+    let written = match reply {
+        Ok(reply) if reply.status.is_success() => {
+            let (status, location) = (reply.status.as_u16(), reply.location.clone());
+            let body = reply.body.as_deref().map(String::from_utf8_lossy);
+            let sealed = body.map(|body| api.deps.secrets.seal(&body));
+            let store = &api.deps.store;
+            store
+                .write(move |tx| {
+                    let (location, sealed) = (location.as_deref(), sealed.as_deref());
+                    db::idempotency::finish(tx, &owner, status, location, sealed)
+                })
+                .await
+        }
+        _ => {
+            let store = &api.deps.store;
+            store
+                .write(move |tx| db::idempotency::release(tx, &owner))
+                .await
+        }
+    };
+    if let Err(error) = written {
+        tracing::error!(%error, "the answer to a request with an Idempotency-Key is not kept");
+    }
+}

@@ -1,0 +1,216 @@
+//! What operators and careful clients need beside Nova's API: rate limits, keys against doubled requests, health,
+//! metrics, rules of their own.
+
+use super::harness::Cloud;
+use super::server_create::{body, cloud};
+use crate::{Config, PolicyFiles, RateLimit};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn rate_limits() {
+    let limited = Cloud::with(Config {
+        rate_limit: Some(RateLimit {
+            requests: 3,
+            seconds: 60,
+        }),
+        ..Config::default()
+    })
+    .await;
+    for _ in 0..3 {
+        assert_eq!(limited.get("member", 1, "/flavors").await.status, 200);
+    }
+    let refused = limited.get("member", 1, "/flavors").await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.headers["retry-after"], "20");
+    let fault = &refused.json()["overLimit"];
+    assert_eq!(
+        (&fault["code"], &fault["retryAfter"]),
+        (&json!(429), &json!("20"))
+    );
+    assert!(
+        refused.headers["x-openstack-request-id"]
+            .to_str()
+            .unwrap()
+            .starts_with("req-")
+    );
+    assert_eq!(
+        limited.get("other", 1, "/flavors").await.status,
+        200,
+        "another token"
+    );
+    let free = Cloud::new().await;
+    for _ in 0..50 {
+        assert_eq!(free.get("member", 1, "/flavors").await.status, 200);
+    }
+}
+
+async fn create(cloud: &Cloud, token: &str, key: &str, body: &Value) -> super::harness::Answer {
+    let headers = [
+        ("x-auth-token", token),
+        ("openstack-api-version", "compute 2.90"),
+        ("content-type", "application/json"),
+        ("idempotency-key", key),
+    ];
+    cloud
+        .raw("POST", "/v2.1/servers", &headers, &body.to_string())
+        .await
+}
+
+#[tokio::test]
+async fn the_same_key_makes_one_server() {
+    let cloud = cloud().await;
+    let wanted = body(json!({"networks": "none"}));
+    let first = create(&cloud, "member", "k1", &wanted).await;
+    assert_eq!(first.status, 202, "{}", first.text);
+    let again = create(&cloud, "member", "k1", &wanted).await;
+    assert_eq!(
+        (again.status, &again.text, &again.headers["location"]),
+        (first.status, &first.text, &first.headers["location"]),
+        "with the same password"
+    );
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    assert!(!first.headers.contains_key("idempotency-replayed"));
+    let other = create(
+        &cloud,
+        "member",
+        "k1",
+        &body(json!({"networks": "none", "name": "b"})),
+    )
+    .await;
+    assert_eq!(other.status, 422, "{}", other.text);
+    assert_eq!(
+        create(&cloud, "other", "k1", &wanted).await.status,
+        202,
+        "another's key"
+    );
+    assert_eq!(create(&cloud, "member", "k2", &wanted).await.status, 202);
+    assert_eq!(create(&cloud, "member", " ", &wanted).await.status, 400);
+    let servers = cloud.get("member", 1, "/servers").await.json();
+    assert_eq!(servers["servers"].as_array().unwrap().len(), 2);
+
+    let stored = cloud
+        .store
+        .read(|tx| -> Result<String, sql::Error> {
+            tx.query_one(
+                "SELECT sealed FROM idempotency_keys WHERE client_key = ? AND location IS NOT NULL",
+                &["k2".into()],
+            )?
+            .get(0)
+        })
+        .await
+        .unwrap();
+    assert!(!stored.contains("adminPass"), "kept answers are sealed");
+}
+
+#[tokio::test]
+async fn a_refused_request_leaves_its_key_free() {
+    let cloud = cloud().await;
+    let wrong = body(json!({"networks": "none", "flavorRef": "no-such"}));
+    assert_eq!(create(&cloud, "member", "k", &wrong).await.status, 400);
+    let right = body(json!({"networks": "none"}));
+    assert_eq!(create(&cloud, "member", "k", &right).await.status, 202);
+}
+
+#[tokio::test]
+async fn many_at_once_with_one_key_make_one_server() {
+    let cloud = std::sync::Arc::new(cloud().await);
+    let wanted = body(json!({"networks": "none"}));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (cloud, wanted) = (std::sync::Arc::clone(&cloud), wanted.clone());
+        tasks.spawn(async move { create(&cloud, "member", "k", &wanted).await.status.as_u16() });
+    }
+    let statuses = tasks.join_all().await;
+    assert!(
+        statuses.iter().all(|status| [202, 409].contains(status)),
+        "{statuses:?}"
+    );
+    let servers = cloud.get("member", 1, "/servers").await.json();
+    assert_eq!(servers["servers"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn health() {
+    let cloud = Cloud::new().await;
+    let alive = cloud.raw("GET", "/healthcheck", &[], "").await;
+    assert_eq!((alive.status.as_u16(), alive.text.as_str()), (200, "OK"));
+    let ready = cloud.raw("GET", "/healthcheck/ready", &[], "").await;
+    assert_eq!(ready.status, 200, "{}", ready.text);
+    let ready = ready.json();
+    assert_eq!(ready["ready"], true);
+    assert_eq!(ready["parts"]["database"], "ok, 0 of 0 hosts are up");
+    for part in ["identity", "image", "network"] {
+        assert_eq!(ready["parts"][part], "ok");
+    }
+}
+
+#[tokio::test]
+async fn metrics() {
+    let cloud = cloud().await;
+    cloud
+        .store
+        .write(|tx| {
+            let now = types::Timestamp::now();
+            db::hosts::beat(tx, &"h\"1".into(), "nova-compute", None, now)
+        })
+        .await
+        .unwrap();
+    cloud.get("member", 1, "/flavors").await;
+    cloud.get("member", 1, "/flavors/no-such").await;
+    cloud.get("member", 1, "/nothing").await;
+    let page = cloud.metrics().await;
+    for line in [
+        "openstack_nova_up 1",
+        "openstack_nova_flavors 1",
+        "openstack_nova_total_vms 0",
+        r#"kilonova_api_requests_total{method="GET",route="/flavors",action="",status="200"} 1"#,
+        r#"kilonova_api_requests_total{method="GET",route="/flavors/{id}",action="",status="404"} 1"#,
+        r#"kilonova_api_requests_total{method="",route="",action="",status="404"} 1"#,
+        r#"kilonova_api_request_seconds_count{method="GET",route="/flavors",action=""} 1"#,
+    ] {
+        assert!(page.lines().any(|one| one == line), "{line}\n{page}");
+    }
+    let state = page
+        .lines()
+        .find(|line| line.starts_with("openstack_nova_agent_state{"));
+    let state = state.unwrap();
+    assert!(
+        state
+            .contains(r#"hostname="h\"1",service="nova-compute",adminState="enabled",zone="nova""#),
+        "{state}"
+    );
+    assert!(state.ends_with(" 1"), "{state}");
+    assert_eq!(
+        cloud.raw("GET", "/metrics", &[], "").await.status,
+        300,
+        "not on the API's own port"
+    );
+}
+
+#[tokio::test]
+async fn rules_of_the_operator() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("policy.yaml");
+    std::fs::write(
+        &file,
+        "\"os_compute_api:os-services:list\": \"role:reader\"\n",
+    )
+    .unwrap();
+    let cloud = Cloud::with(Config {
+        policy_files: PolicyFiles {
+            file: Some(file.clone()),
+            folder: None,
+        },
+        ..Config::default()
+    })
+    .await;
+    assert_eq!(cloud.get("reader", 1, "/os-services").await.status, 200);
+    std::fs::remove_file(&file).unwrap();
+    for _ in 0..100 {
+        if cloud.get("reader", 1, "/os-services").await.status == 403 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("the rules are still those of the file that is gone");
+}
