@@ -40,8 +40,12 @@ def test_images(old, boss, image, admin_sdk, name):
 
     made = admin_sdk.image.create_image(name=name, disk_format="raw", container_format="bare", allow_import=False)
     path = f"/images/{made.id}/metadata"
-    answer = boss.send("POST", path, {"metadata": {"colour": "red", "size": "1"}}, version=OLD)
-    assert answer.json()["metadata"] == {"colour": "red", "size": "1"} or answer.status_code != 500, answer.text
+    answer = boss.send("POST", path, {"metadata": {"colour": "red", "hw/x": "1"}}, version=OLD)
+    check(answer, 400, "badRequest", "hw/x")
+    answer = boss.send("POST", path, {"metadata": {"colour": "red", "kind": "1"}}, version=OLD)
+    assert answer.json()["metadata"].items() >= {"colour": "red", "kind": "1"}.items(), answer.text
+    own = boss.send("POST", path, {"metadata": {"owner": "me"}}, version=OLD)
+    assert 400 <= own.status_code < 500, own.text
     assert boss.send("PUT", path, {"metadata": {"shape": "round"}}, version="2.38").json() == {
         "metadata": {"shape": "round"}
     }

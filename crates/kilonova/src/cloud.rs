@@ -265,6 +265,8 @@ impl Cloud {
             reclaim_seconds: settings.reclaim_instance_interval,
             image_url: settings.image_url(),
             default_floating_pool: settings.default_floating_pool.clone(),
+            policy_files: settings.policy_files(),
+            rate_limit: settings.rate_limit(),
             ..api::Config::default()
         };
         let compute = api::Service::open(deps, config).await?;
@@ -299,6 +301,11 @@ impl Cloud {
         serving
             .tcp("metadata", settings.metadata_port, metadata.router())
             .await?;
+        if !settings.metrics_listen.is_empty() {
+            serving
+                .at("metrics", &settings.metrics_listen, compute.metrics())
+                .await?;
+        }
         serving
             .tcp("compute", settings.compute_port, compute.router())
             .await

@@ -34,6 +34,18 @@ impl Serving {
         Ok(())
     }
 
+    /// Serves a router on an address of its own.
+    pub(crate) async fn at(&mut self, what: &str, address: &str, router: Router) -> Result<()> {
+        let address: std::net::SocketAddr = address.parse()?;
+        let host = address.ip().to_string();
+        let listener = Listener::tcp(&host, address.port())
+            .await
+            .with_context(|| format!("the {what} cannot be served on {address}"))?;
+        self.tasks
+            .spawn(web::serve(listener, router, self.stop.clone()));
+        Ok(())
+    }
+
     /// Serves a router on a private unix socket.
     pub(crate) fn unix(&mut self, path: &Path, router: Router) -> Result<()> {
         if let Some(folder) = path.parent() {

@@ -54,6 +54,14 @@ pub(crate) struct Settings {
     pub(crate) internal_availability_zone: String,
     /// The external network for floating addresses that requests below 2.36 ask for without naming one.
     pub(crate) default_floating_pool: String,
+    /// Rules instead of Nova's; need not exist, empty is none.
+    pub(crate) policy_file: String,
+    pub(crate) policy_folder: String,
+    /// Requests that one token and one address may make in the seconds; 0 is any number.
+    pub(crate) rate_limit_requests: u32,
+    pub(crate) rate_limit_seconds: u32,
+    /// Where Prometheus finds the metrics, as `127.0.0.1:9180`; empty is nowhere.
+    pub(crate) metrics_listen: String,
     pub(crate) max_limit: usize,
     pub(crate) max_request_body_size: usize,
 }
@@ -91,6 +99,11 @@ impl Default for Settings {
             default_availability_zone: api.default_zone,
             internal_availability_zone: api.internal_zone,
             default_floating_pool: "public".to_owned(),
+            policy_file: "/etc/kilonova/policy.yaml".to_owned(),
+            policy_folder: "/etc/kilonova/policy.d".to_owned(),
+            rate_limit_requests: 0,
+            rate_limit_seconds: 60,
+            metrics_listen: String::new(),
             max_limit: api.max_limit,
             max_request_body_size: api.max_body_bytes,
         }
@@ -123,6 +136,8 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "internal_service_availability_zone", help: "the zone of services that are not hosts", set: |s, v| set(&mut s.internal_availability_zone, text(v)), show: |s| s.internal_availability_zone.clone() },
     Key { section: "api", name: "max_limit", help: "items of a page at most", set: |s, v| set(&mut s.max_limit, number(v, 1, 100_000)), show: |s| s.max_limit.to_string() },
     Key { section: "neutron", name: "default_floating_pool", help: "external network of floating addresses that requests below 2.36 ask for without naming one", set: |s, v| set(&mut s.default_floating_pool, text(v)), show: |s| s.default_floating_pool.clone() },
+    Key { section: "oslo_policy", name: "policy_file", help: "rules of compute instead of Nova's defaults, read again when they change; it need not exist", set: |s, v| set(&mut s.policy_file, Ok(v.to_owned())), show: |s| s.policy_file.clone() },
+    Key { section: "oslo_policy", name: "policy_dirs", help: "a folder with more such files, which count in the order of their names", set: |s, v| set(&mut s.policy_folder, Ok(v.to_owned())), show: |s| s.policy_folder.clone() },
     Key { section: "oslo_middleware", name: "max_request_body_size", help: "bytes of a request's body at most", set: |s, v| set(&mut s.max_request_body_size, number(v, 1024, 1 << 30)), show: |s| s.max_request_body_size.to_string() },
     Key { section: "database", name: "connection", help: "compute's database: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME or mysql://...; empty: SQLite in the home", set: |s, v| set(&mut s.compute_database, database(v)), show: |s| without_password(&s.compute_database) },
     Key { section: "database", name: "max_pool_size", help: "connections to each database", set: |s, v| set(&mut s.database_connections, number(v, 1, 1000)), show: |s| s.database_connections.to_string() },
@@ -136,6 +151,9 @@ const KEYS: &[Key] = &[
     Key { section: "network", name: "private_range", help: "range of the shared network `private` of a fresh cloud", set: |s, v| set(&mut s.private_range, range(v)), show: |s| s.private_range.clone() },
     Key { section: "placement", name: "port", help: "port of the Placement API", set: |s, v| set(&mut s.placement_port, port(v)), show: |s| s.placement_port.to_string() },
     Key { section: "kilonova", name: "listen", help: "the address all APIs listen on", set: |s, v| set(&mut s.listen, address(v)), show: |s| s.listen.clone() },
+    Key { section: "kilonova", name: "rate_limit_requests", help: "requests to compute that one token and one address may make in rate_limit_seconds; 0: any number", set: |s, v| set(&mut s.rate_limit_requests, number(v, 0, 1_000_000_000)), show: |s| s.rate_limit_requests.to_string() },
+    Key { section: "kilonova", name: "rate_limit_seconds", help: "the seconds of rate_limit_requests", set: |s, v| set(&mut s.rate_limit_seconds, number(v, 1, 86_400)), show: |s| s.rate_limit_seconds.to_string() },
+    Key { section: "kilonova", name: "metrics_listen", help: "where Prometheus finds /metrics without a token, as 127.0.0.1:9180; empty: nowhere", set: |s, v| set(&mut s.metrics_listen, socket(v)), show: |s| s.metrics_listen.clone() },
     Key { section: "kilonova", name: "simulated_hosts", help: "hosts with the simulated driver", set: |s, v| set(&mut s.simulated_hosts, number(v, 1, 10_000)), show: |s| s.simulated_hosts.to_string() },
     Key { section: "kilonova", name: "user", help: "the system user that the control process becomes when the cloud is started as root", set: |s, v| set(&mut s.user, text(v)), show: |s| s.user.clone() },
 ];
@@ -295,6 +313,23 @@ impl Settings {
         self.url(self.image_port, "")
     }
 
+    /// Where the operator's own rules are.
+    pub(crate) fn policy_files(&self) -> api::PolicyFiles {
+        let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+        api::PolicyFiles {
+            file: path(&self.policy_file),
+            folder: path(&self.policy_folder),
+        }
+    }
+
+    /// How many requests one client may make.
+    pub(crate) fn rate_limit(&self) -> Option<api::RateLimit> {
+        (self.rate_limit_requests > 0).then_some(api::RateLimit {
+            requests: self.rate_limit_requests,
+            seconds: self.rate_limit_seconds,
+        })
+    }
+
     /// Ratios and reserves of new hosts.
     pub(crate) fn ratios(&self) -> db::hosts::Ratios {
         db::hosts::Ratios {
@@ -401,6 +436,16 @@ fn address(value: &str) -> Result<String, String> {
         Ok(_) => Ok(value.to_owned()),
         Err(_) => Err(format!(
             "{value:?} is not an IP address, as 127.0.0.1 or 0.0.0.0"
+        )),
+    }
+}
+
+fn socket(value: &str) -> Result<String, String> {
+    match value.parse::<std::net::SocketAddr>() {
+        Ok(_) => Ok(value.to_owned()),
+        Err(_) if value.is_empty() => Ok(String::new()),
+        Err(_) => Err(format!(
+            "{value:?} is not an address with a port, as 127.0.0.1:9180"
         )),
     }
 }

@@ -39,6 +39,11 @@ fn every_key_is_shown_and_read_back() {
         default_availability_zone: "here".to_owned(),
         internal_availability_zone: "inside".to_owned(),
         default_floating_pool: "outside".to_owned(),
+        policy_file: "/somewhere/policy.yaml".to_owned(),
+        policy_folder: String::new(),
+        rate_limit_requests: 100,
+        rate_limit_seconds: 30,
+        metrics_listen: "[::1]:9180".to_owned(),
         max_limit: 50,
         max_request_body_size: 4096,
     };
@@ -66,6 +71,7 @@ fn a_wrong_value_is_named_with_file_and_line() {
         ("[database]\nconnection = here.db", "URL"),
         ("[network]\npublic_range = 10.0.0.0", "range"),
         ("[kilonova]\nlisten = localhost", "IP address"),
+        ("[kilonova]\nmetrics_listen = 9180", "address with a port"),
         ("[kilonova]\nuser =", "empty"),
     ] {
         let (_, warnings, wrong) = applied(line);
