@@ -377,3 +377,48 @@ def test_99_nothing_is_left(cloud, before):
     assert_nothing_left(before)
     assert not cloud.processes()
     cloud.start()
+
+
+def test_14_pause_suspend_rescue_rebuild(demo, demo_sdk, image, key):
+    """One guest through what lies between on and off; the same memory, the same disk, the same address."""
+    made = Guest(demo, demo_sdk, key, "life", subnet="10.46.0.0/24")
+    made.network()
+    made.allow_ssh()
+    made.create(image)
+    made.floating_ip()
+    made.wait_ssh()
+
+    def becomes(status, *command):
+        demo.run("server", *command, made.id)
+        wait_until(lambda: demo_sdk.compute.get_server(made.id).status == status, 120, status)
+
+    made.run("echo in-memory > /run/marker; echo on-disk | sudo tee /root/marker; sync")
+    boot_id = made.run("cat /proc/sys/kernel/random/boot_id")
+    becomes("PAUSED", "pause")
+    assert not port_open(made.address)
+    becomes("ACTIVE", "unpause")
+    made.wait_ssh(60)
+    becomes("SUSPENDED", "suspend")
+    becomes("ACTIVE", "resume")
+    made.wait_ssh(60)
+    assert made.run("cat /run/marker") == "in-memory"
+    assert made.run("cat /proc/sys/kernel/random/boot_id") == boot_id, "it was not booted again"
+    demo.run("server", "dump", "create", made.id)
+    wait_until(lambda: "NMI" in made.run("sudo dmesg"), 20, "the interrupt in the guest's log")
+
+    becomes("RESCUE", "rescue")
+    made.wait_ssh()
+    assert made.run("sudo cat /root/marker || true") == "", "it runs from its own disk"
+    made.run("sudo mkdir -p /mnt/own && sudo mount /dev/vdb2 /mnt/own")
+    assert made.run("sudo cat /mnt/own/root/marker") == "on-disk"
+    made.run("echo mended | sudo tee /mnt/own/root/marker && sudo umount /mnt/own && sync")
+    becomes("ACTIVE", "unrescue")
+    made.wait_ssh()
+    assert made.run("sudo cat /root/marker") == "mended"
+
+    demo.run("server", "rebuild", "--name", "renewed", "--wait", made.id)
+    made.wait_ssh()
+    assert made.run("hostname") == "life", "a new name does not change the host name"
+    assert made.run("sudo cat /root/marker || true") == "", "the disk is a new one"
+    made.delete()
+    made.drop_network()

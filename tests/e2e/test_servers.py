@@ -245,3 +245,33 @@ def test_soft_delete_restore_and_reclaim(new_cloud, name):
     wait_until(lambda: sdk.compute.find_server(second) is None, 120, "the other is reclaimed")
     demo.run("server", "delete", "--force", first)
     wait_until(lambda: sdk.compute.find_server(first) is None, 30, "it is gone at once")
+
+
+def test_rescue_and_rebuild(demo, demo_sdk, image, name, key_name):
+    other = demo_sdk.image.find_image("cirros-sim-alt-disk")
+    server = boot(demo_sdk, name, image, metadata={"a": "b"}).id
+    wait_status(demo_sdk, server, "ACTIVE")
+    shown = demo.get("server", "rescue", "--image", other.id, "--password", "secret-1", server)
+    assert shown == {"adminPass": "secret-1"}
+    wait_status(demo_sdk, server, "RESCUE")
+    assert "409" in demo.fails("server", "stop", server)
+    demo.run("server", "unrescue", server)
+    wait_status(demo_sdk, server, "ACTIVE")
+
+    ports = [port.id for port in demo_sdk.network.ports(device_id=server)]
+    made = demo.get(
+        "server", "rebuild", "--image", other.name, "--name", f"{name}-new", "--property", "c=d", "--key-name", key_name,
+        "--description", "anew", "--wait", server,
+    )  # fmt: skip
+    assert made["name"] == f"{name}-new" and made["properties"] == {"c": "d"} and made["adminPass"]
+    found = demo_sdk.compute.get_server(server)
+    assert (found.status, found.image.id, found.key_name, found.description) == ("ACTIVE", other.id, key_name, "anew")
+    assert [port.id for port in demo_sdk.network.ports(device_id=server)] == ports
+    demo.run("server", "stop", server)
+    wait_status(demo_sdk, server, "SHUTOFF")
+    demo_sdk.compute.rebuild_server(server, image=image["id"])
+    wait_until(lambda: demo_sdk.compute.get_server(server).image.id == image["id"], 10, "the image is shown")
+    wait_status(demo_sdk, server, "SHUTOFF")
+    actions = [row["Action"] for row in demo.get("server", "event", "list", server)]
+    assert actions == ["rebuild", "stop", "rebuild", "unrescue", "rescue", "create"]
+    demo.run("server", "delete", "--wait", server)

@@ -70,6 +70,8 @@ pub const CREATE_TAGS: Microversion = mv(52);
 pub const UUIDS_OF_HOSTS: Microversion = mv(53);
 /// Descriptions of flavors.
 pub const FLAVOR_DESCRIPTION: Microversion = mv(55);
+/// A rebuild may change the key pair.
+pub const REBUILD_KEY: Microversion = mv(54);
 /// File injection ends.
 pub const NO_PERSONALITY: Microversion = mv(57);
 /// Pages and `updated_at` of actions.

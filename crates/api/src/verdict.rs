@@ -114,6 +114,13 @@ pub const DELETE: Rule = Rule::anytime("delete");
 /// `restore`.
 pub const RESTORE: Rule = Rule::new("restore", &[V::SoftDelete]);
 
+/// `rescue`.
+pub const RESCUE: Rule = Rule::new("rescue", &[V::Active, V::Stopped, V::Error]);
+/// `unrescue`.
+pub const UNRESCUE: Rule = Rule::new("unrescue", &[V::Rescued]);
+/// `rebuild`.
+pub const REBUILD: Rule = Rule::new("rebuild", &[V::Active, V::Stopped, V::Error]);
+
 /// Every rule with the name of its action, for the test of the whole matrix.
 #[cfg(test)]
 pub const ALL: &[(&str, Rule)] = &[
@@ -129,6 +136,9 @@ pub const ALL: &[(&str, Rule)] = &[
     ("injectNetworkInfo", INJECT_NETWORK_INFO),
     ("forceDelete", DELETE),
     ("restore", RESTORE),
+    ("rescue", RESCUE),
+    ("unrescue", UNRESCUE),
+    ("rebuild", REBUILD),
 ];
 
 /// What keeps an action from a server.

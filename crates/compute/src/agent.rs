@@ -17,7 +17,7 @@ use types::agent::{
     Verb, Work, WorkOutcome, WorkReport,
 };
 use types::{HostName, NodeId, PowerState, ServerId};
-use virt::{GuestInfo, GuestSpec, Hypervisor, HypervisorError, Power};
+use virt::{GuestInfo, GuestSpec, Hypervisor, HypervisorError, Power, RescueDisk, StableRescue};
 use web::client::{Client, ClientError};
 
 /// Every so many beats all guests are named, not only those that changed.
@@ -244,7 +244,7 @@ impl Agent {
                 self.hypervisor.ensure_absent(id).await.map_err(failure)?;
                 Ok(PowerState::NoState)
             }
-            Verb::EnsureRunning => self.hypervisor.start(id).await.map(power).map_err(failure),
+            Verb::EnsureRunning => self.ensure_running(id).await,
             Verb::EnsureStopped { grace_seconds } => self.ensure_stopped(id, *grace_seconds).await,
             Verb::RebootOnce {
                 hard,
@@ -271,6 +271,24 @@ impl Agent {
                 .map(power)
                 .map_err(failure),
             Verb::EnsureResumed => self.hypervisor.resume(id).await.map(power).map_err(failure),
+            Verb::EnsureRescued {
+                plan,
+                grace_seconds,
+            } => self.ensure_rescued(id, plan, *grace_seconds).await,
+            Verb::EnsureUnrescued => self
+                .hypervisor
+                .unrescue(id)
+                .await
+                .map(power)
+                .map_err(failure),
+            Verb::RebuildOnce { plan, on } => {
+                if self.ledger.is_done(&work.key) {
+                    return self.power_of(id).await;
+                }
+                let power = self.rebuild(id, plan, *on).await?;
+                self.is_done(work)?;
+                Ok(power)
+            }
             Verb::InterruptOnce => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;
@@ -289,7 +307,8 @@ impl Agent {
             .map_err(|error| (FailureKind::Host, error.to_string()))
     }
 
-    async fn ensure_guest(&self, id: ServerId, plan: &GuestPlan) -> Result<PowerState, Failure> {
+    /// The specification of a plan, its image fetched.
+    async fn spec(&self, id: ServerId, plan: &GuestPlan) -> Result<GuestSpec, Failure> {
         let base = match (&self.images, &plan.image) {
             (Some(cache), Some(image)) if self.hypervisor.needs_image_files() => Some(
                 cache
@@ -298,8 +317,79 @@ impl Agent {
             ),
             _ => None,
         };
-        let spec = GuestSpec::from_plan(id, plan, base.as_ref())
-            .map_err(|error| (FailureKind::Request, error.to_string()))?;
+        GuestSpec::from_plan(id, plan, base.as_ref())
+            .map_err(|error| (FailureKind::Request, error.to_string()))
+    }
+
+    /// The specification that was stored for a guest.
+    async fn stored(&self, id: ServerId) -> Result<GuestSpec, Failure> {
+        self.hypervisor
+            .stored_spec(id)
+            .await
+            .map_err(failure)?
+            .ok_or_else(|| failure(HypervisorError::NotFound(id)))
+    }
+
+    /// A start is from the guest's own disks, whatever a failed rescue left.
+    async fn ensure_running(&self, id: ServerId) -> Result<PowerState, Failure> {
+        let started = if self.stored(id).await?.rescue.is_some() {
+            self.hypervisor.unrescue(id).await
+        } else {
+            self.hypervisor.start(id).await
+        };
+        started.map(power).map_err(failure)
+    }
+
+    async fn ensure_rescued(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+        grace_seconds: u64,
+    ) -> Result<PowerState, Failure> {
+        let bad = |error: virt::spec::BadProperty| (FailureKind::Request, error.to_string());
+        let properties = plan
+            .hardware
+            .iter()
+            .map(|(name, value)| (&name[..], &value[..]));
+        let stable = StableRescue::from_properties(properties).map_err(bad)?;
+        let from_image = self.spec(id, plan).await?;
+        let mut spec = self.stored(id).await?;
+        if spec.rescue.is_none() {
+            self.ensure_stopped(id, grace_seconds).await?;
+        }
+        spec.rescue = Some(RescueDisk {
+            root: from_image.root,
+            stable,
+        });
+        if spec.config_drive.is_some() {
+            spec.config_drive = from_image.config_drive.or(spec.config_drive);
+        }
+        self.hypervisor
+            .rescue(&spec)
+            .await
+            .map(power)
+            .map_err(failure)
+    }
+
+    /// The image comes first: when it cannot be had, what was there is untouched.
+    async fn rebuild(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+        on: bool,
+    ) -> Result<PowerState, Failure> {
+        let spec = self.spec(id, plan).await?;
+        self.hypervisor.ensure_absent(id).await.map_err(failure)?;
+        let wanted = if on { Power::On } else { Power::Off };
+        self.hypervisor
+            .ensure_guest(&spec, wanted)
+            .await
+            .map(power)
+            .map_err(failure)
+    }
+
+    async fn ensure_guest(&self, id: ServerId, plan: &GuestPlan) -> Result<PowerState, Failure> {
+        let spec = self.spec(id, plan).await?;
         self.hypervisor
             .ensure_guest(&spec, Power::On)
             .await
@@ -353,12 +443,10 @@ impl Agent {
                 Err(error) => return Err(failure(error)),
             }
         }
-        let spec = self
-            .hypervisor
-            .stored_spec(id)
-            .await
-            .map_err(failure)?
-            .ok_or_else(|| failure(HypervisorError::NotFound(id)))?;
+        let spec = GuestSpec {
+            rescue: None,
+            ..self.stored(id).await?
+        };
         self.hypervisor
             .reboot_hard(&spec)
             .await

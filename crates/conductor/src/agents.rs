@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use types::agent::{
-    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Question, Verb, Work, WorkKey, WorkOutcome,
+    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Question, Work, WorkKey, WorkOutcome,
     WorkReport,
 };
 use types::{HostName, ImageId, PowerState, ServerId, TaskState, Timestamp, VmState};
@@ -194,7 +194,7 @@ impl Agents {
 
     /// Adds what is secret. A guest must not get a drive without it.
     async fn fill_in(&self, work: &mut Work) -> Result<(), String> {
-        let Verb::EnsureGuest(plan) = &mut work.verb else {
+        let Some(plan) = work.verb.plan_mut() else {
             return Ok(());
         };
         if plan.config_drive.is_some() {

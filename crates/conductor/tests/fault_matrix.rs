@@ -74,6 +74,34 @@ const STORIES: &[Story] = &[
         VmState::Active,
         &[VmState::Active],
     ),
+    story(
+        "rescue",
+        "act",
+        &[],
+        VmState::Rescued,
+        &[VmState::Active, VmState::Error],
+    ),
+    story(
+        "unrescue",
+        "act",
+        &["rescue"],
+        VmState::Active,
+        &[VmState::Rescued, VmState::Error],
+    ),
+    story(
+        "rebuild",
+        "act",
+        &[],
+        VmState::Active,
+        &[VmState::Active, VmState::Error],
+    ),
+    story(
+        "rebuild",
+        "act",
+        &["stop"],
+        VmState::Stopped,
+        &[VmState::Stopped, VmState::Error],
+    ),
     story("soft_delete", "act", &[], VmState::SoftDelete, RUNS),
     story(
         "restore",
@@ -332,7 +360,7 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
     assert_eq!(failed, unwinds, "the action shows the end");
     if !unwinds {
         let power = match story.settled {
-            VmState::Active => PowerState::Running,
+            VmState::Active | VmState::Rescued => PowerState::Running,
             VmState::Paused => PowerState::Paused,
             _ => PowerState::Shutdown,
         };

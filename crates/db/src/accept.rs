@@ -46,13 +46,21 @@ pub const SOFT_DELETE: &str = "soft_delete";
 /// The flow that brings a soft-deleted server back.
 pub const RESTORE: &str = "restore";
 
+/// The flow that boots a server from another image; its state is `{"image": ImageRef}`.
+pub const RESCUE: &str = "rescue";
+/// The flow that boots it from its own disks again.
+pub const UNRESCUE: &str = "unrescue";
+/// The flow that makes a server anew in its place; its state is `{"preserve_ephemeral": bool}`.
+pub const REBUILD: &str = "rebuild";
+
 /// Flows that nobody waits for: another one may begin at any time, and ends them.
 const QUIET: &[&str] = &[CRASH_DUMP];
 /// Flows that a hard reboot ends; each is one piece of work on the guest's host.
 const REBOOTED_OVER: &[&str] = &[REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME];
 /// Flows that a soft deletion ends; what they do in half leaves nothing behind but the guest.
 const SOFT_DELETED_OVER: &[&str] = &[
-    START, STOP, REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME, CRASH_DUMP, RESTORE,
+    START, STOP, REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME, CRASH_DUMP, RESTORE, RESCUE, UNRESCUE,
+    REBUILD,
 ];
 
 /// Whether a flow may begin while another has not ended.

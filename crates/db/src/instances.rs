@@ -62,6 +62,17 @@ pub struct Kept {
     /// When it was soft-deleted, while it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soft_deleted_at: Option<Timestamp>,
+    /// The administrator's password while it is rescued, encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescue_pass: Option<String>,
+}
+
+impl Instance {
+    /// The administrator's password for the guest as it runs now, encrypted.
+    pub fn sealed_password(&self) -> Option<&str> {
+        let rescued = self.kept.rescue_pass.as_deref();
+        rescued.or(self.admin_pass.as_deref())
+    }
 }
 
 /// A server.
@@ -587,6 +598,38 @@ pub fn update_editable(
         metadata = ?, locked = ?, locked_by = ?, locked_reason = ?, updated_at = ?, generation = generation + 1 \
         WHERE uuid = ? AND deleted = 0 AND generation = ?";
     Ok(tx.execute(sql, &params)? == 1)
+}
+
+/// Writes what a rebuild gives a server anew, beside what its owner may edit.
+pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
+    let i = instance;
+    let sql = "UPDATE instances SET image_id = ?, image = ?, key_name = ?, key_data = ?, user_data = ?, admin_pass = ?, \
+        display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, metadata = ?, progress = 0 \
+        WHERE uuid = ? AND deleted = 0";
+    let params: Vec<Value> = vec![
+        i.image.as_ref().map(|image| image.id).into(),
+        i.image.as_ref().map(to_document).transpose()?.into(),
+        i.key_name.clone().into(),
+        i.key_data.clone().into(),
+        i.user_data.clone().into(),
+        i.admin_pass.clone().into(),
+        (&i.display_name).into(),
+        i.description.clone().into(),
+        (&i.hostname).into(),
+        i.access_ip_v4.clone().into(),
+        i.access_ip_v6.clone().into(),
+        to_document(&i.metadata)?.into(),
+        i.id.into(),
+    ];
+    tx.execute(sql, &params)?;
+    Ok(())
+}
+
+/// Writes what a server remembers, whoever works on it.
+pub fn set_kept(tx: &mut Tx<'_>, id: ServerId, kept: &Kept) -> Result<(), Error> {
+    let params = [to_document(kept)?.into(), id.into()];
+    tx.execute("UPDATE instances SET kept = ? WHERE uuid = ?", &params)?;
+    Ok(())
 }
 
 fn cut(text: &str, characters: usize) -> String {

@@ -281,7 +281,7 @@ impl Inner {
             .read(move |tx| db::instances::get(tx, server))
             .await?;
         let instance = found.ok_or(Refusal::NotFound)?;
-        let sealed = instance.admin_pass.clone();
+        let sealed = instance.sealed_password().map(str::to_owned);
         let mut guest = Guest::new(instance);
         guest.vendor = self.vendor.clone();
         guest.domain.clone_from(&self.domain);

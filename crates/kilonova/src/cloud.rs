@@ -499,8 +499,7 @@ impl ConfigDrives for Drives {
             );
         }
         let admin_pass = instance
-            .admin_pass
-            .as_deref()
+            .sealed_password()
             .and_then(|sealed| self.secrets.open(sealed));
         let mut guest = metadata::Guest::new(instance);
         guest.subnets = subnets;

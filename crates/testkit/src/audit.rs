@@ -102,11 +102,11 @@ impl Cluster {
         }
         for server in live.values() {
             let wanted = match server.vm_state {
-                VmState::Active => Some(PowerState::Running),
+                VmState::Active | VmState::Rescued => Some(PowerState::Running),
                 VmState::Stopped | VmState::Suspended => Some(PowerState::Shutdown),
                 VmState::Paused => Some(PowerState::Paused),
-                // Switched off, or switched on by a restoration that failed.
-                VmState::SoftDelete => found.get(&server.id).copied(),
+                // Switched off, or on by a restoration that failed; as a rescue or rebuild that failed has left it.
+                VmState::SoftDelete | VmState::Error => found.get(&server.id).copied(),
                 _ => None,
             };
             let power = found.get(&server.id).copied();

@@ -523,6 +523,9 @@ fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
         accept::RESUME => TaskState::Resuming,
         accept::SOFT_DELETE => TaskState::SoftDeleting,
         accept::RESTORE => TaskState::Restoring,
+        accept::RESCUE => TaskState::Rescuing,
+        accept::UNRESCUE => TaskState::Unrescuing,
+        accept::REBUILD => TaskState::Rebuilding,
         _ => return None,
     })
 }

@@ -87,11 +87,38 @@ pub enum Verb {
     EnsureSuspended,
     /// The guest runs, with the memory it was suspended with if there is any.
     EnsureResumed,
+    /// The guest runs from the plan's image, its own disks behind it; only the image, its properties and the files of
+    /// the config drive count in the plan.
+    EnsureRescued {
+        /// The guest with the image to boot from.
+        plan: Box<GuestPlan>,
+        /// Seconds given to the guest to go down before.
+        grace_seconds: u64,
+    },
+    /// The guest runs from its own disks.
+    EnsureUnrescued,
+    /// What was there of the guest is gone and it was made anew, once for this key.
+    RebuildOnce {
+        /// The guest as it shall be.
+        plan: Box<GuestPlan>,
+        /// Whether it shall run afterwards.
+        on: bool,
+    },
     /// The guest got a non-maskable interrupt once for this key.
     InterruptOnce,
 }
 
 impl Verb {
+    /// The plan of a guest that is made by this verb, for what is filled in late.
+    pub fn plan_mut(&mut self) -> Option<&mut GuestPlan> {
+        match self {
+            Self::EnsureGuest(plan)
+            | Self::EnsureRescued { plan, .. }
+            | Self::RebuildOnce { plan, .. } => Some(plan),
+            _ => None,
+        }
+    }
+
     /// The verb's name in logs and ledgers.
     pub fn name(&self) -> &'static str {
         match self {
@@ -104,6 +131,9 @@ impl Verb {
             Self::EnsureUnpaused => "ensure_unpaused",
             Self::EnsureSuspended => "ensure_suspended",
             Self::EnsureResumed => "ensure_resumed",
+            Self::EnsureRescued { .. } => "ensure_rescued",
+            Self::EnsureUnrescued => "ensure_unrescued",
+            Self::RebuildOnce { .. } => "rebuild_once",
             Self::InterruptOnce => "interrupt_once",
         }
     }

@@ -115,6 +115,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// that switch a guest on forget what was saved.
     async fn resume(&self, id: ServerId) -> Result<GuestInfo>;
 
+    /// The guest runs from `spec.rescue`, its own disks behind it, and keeps doing so until [`Hypervisor::unrescue`].
+    /// One that runs from its own disks is switched off at once. `spec` is the stored specification with the rescue
+    /// disk, and with the files of the rescued guest's own config drive if it has one.
+    async fn rescue(&self, spec: &GuestSpec) -> Result<GuestInfo>;
+
+    /// The guest runs from its own disks. One that is rescued is switched off at once.
+    async fn unrescue(&self, id: ServerId) -> Result<GuestInfo>;
+
     /// Sends the guest a non-maskable interrupt, on which a system that is set up for it dumps its memory.
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo>;
 

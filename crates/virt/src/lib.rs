@@ -20,4 +20,7 @@ pub use facts::{
     CpuInfo, CpuTopology, Diagnostics, GuestEvent, GuestEventKind, GuestInfo, HostFacts,
 };
 pub use hypervisor::{Hypervisor, HypervisorError, Result};
-pub use spec::{ConfigFile, DiskFormat, GuestMetadata, GuestSpec, Hardware, Power, RootDisk, Vif};
+pub use spec::{
+    ConfigFile, DiskFormat, GuestMetadata, GuestSpec, Hardware, Power, RescueDisk, RootDisk,
+    StableRescue, Vif,
+};

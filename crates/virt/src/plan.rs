@@ -59,6 +59,7 @@ impl GuestSpec {
             vifs: plan.vifs.iter().map(vif).collect(),
             hardware: Hardware::from_properties(properties)?,
             serial_number: id.to_string(),
+            rescue: None,
         })
     }
 }

@@ -39,6 +39,9 @@ pub struct GuestSpec {
     pub hardware: Hardware,
     /// The serial number in SMBIOS.
     pub serial_number: String,
+    /// The disk it boots from while it is rescued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<RescueDisk>,
 }
 
 impl GuestSpec {
@@ -98,6 +101,59 @@ pub enum RootDisk {
         /// Size of the disk in GiB.
         size_gib: u64,
     },
+}
+
+/// A disk to boot from instead of the guest's own, which it still sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RescueDisk {
+    /// What it is made of.
+    pub root: RootDisk,
+    /// How it is attached behind all others; `None` puts it before them.
+    pub stable: Option<StableRescue>,
+}
+
+/// A rescue disk that leaves the names of the guest's own devices as they are (`hw_rescue_device`, `hw_rescue_bus`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StableRescue {
+    /// `disk` or `cdrom`.
+    pub device: String,
+    /// virtio, scsi, ide, sata, usb.
+    pub bus: String,
+}
+
+impl StableRescue {
+    /// Reads the properties of a rescue image; `None` when it has neither.
+    ///
+    /// # Errors
+    /// A value that this driver cannot give.
+    pub fn from_properties<'a>(
+        properties: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> std::result::Result<Option<Self>, BadProperty> {
+        let (mut device, mut bus) = (None, None);
+        for (name, value) in properties {
+            let (allowed, place): (&[&str], _) = match name {
+                "hw_rescue_device" => (&["disk", "cdrom"], &mut device),
+                "hw_rescue_bus" => (&["virtio", "scsi", "ide", "sata", "usb"], &mut bus),
+                _ => continue,
+            };
+            if !allowed.contains(&value) {
+                return Err(BadProperty {
+                    name: name.to_owned(),
+                    value: value.to_owned(),
+                });
+            }
+            *place = Some(value.to_owned());
+        }
+        if device.is_none() && bus.is_none() {
+            return Ok(None);
+        }
+        let device = device.unwrap_or_else(|| "disk".to_owned());
+        let usual = if device == "cdrom" { "ide" } else { "virtio" };
+        Ok(Some(Self {
+            device,
+            bus: bus.unwrap_or_else(|| usual.to_owned()),
+        }))
+    }
 }
 
 /// Formats a base image may have.
@@ -269,6 +325,26 @@ mod tests {
             let bad = Hardware::from_properties([(name, value)]).unwrap_err();
             assert_eq!(bad.name, name);
         }
+    }
+
+    #[test]
+    fn rescue_disks_are_stable_when_the_image_says_so() {
+        let table: &[(&[(&str, &str)], Option<(&str, &str)>)] = &[
+            (&[("os_distro", "debian")], None),
+            (&[("hw_rescue_device", "cdrom")], Some(("cdrom", "ide"))),
+            (&[("hw_rescue_bus", "scsi")], Some(("disk", "scsi"))),
+            (
+                &[("hw_rescue_bus", "usb"), ("hw_rescue_device", "disk")],
+                Some(("disk", "usb")),
+            ),
+        ];
+        for (properties, wanted) in table {
+            let found = StableRescue::from_properties(properties.iter().copied()).unwrap();
+            let found = found.map(|stable| (stable.device, stable.bus));
+            let wanted = wanted.map(|(device, bus)| (device.to_owned(), bus.to_owned()));
+            assert_eq!(found, wanted, "{properties:?}");
+        }
+        assert!(StableRescue::from_properties([("hw_rescue_device", "floppy")]).is_err());
     }
 
     #[test]

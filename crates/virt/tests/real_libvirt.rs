@@ -101,6 +101,7 @@ fn spec(base: &Path, number: u32, vifs: Vec<Vif>) -> GuestSpec {
         vifs,
         hardware: Hardware::default(),
         serial_number: "s-1".into(),
+        rescue: None,
     }
 }
 

@@ -380,7 +380,7 @@ fn interface(network: &Value) -> Result<WantedInterface, Fault> {
 }
 
 /// Twelve characters that are not mistaken for each other, of three kinds.
-fn password() -> String {
+pub fn password() -> String {
     const KINDS: [&[u8]; 3] = [
         b"23456789",
         b"ABCDEFGHJKLMNPQRSTUVWXYZ",

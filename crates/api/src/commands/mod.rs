@@ -5,5 +5,6 @@ mod place;
 mod resolve;
 mod store;
 
-pub use create_server::CreateServer;
+pub use create_server::{CreateServer, password};
+pub use resolve::fits;
 pub use store::within_limits;

@@ -224,7 +224,7 @@ fn usable_network(call: &Call, network: &NetworkRecord) -> Result<(), Fault> {
 }
 
 /// Whether a server of this flavor can hold the image.
-fn fits(call: &Call, flavor: &Flavor, image: &ImageRecord) -> Result<(), Fault> {
+pub fn fits(call: &Call, flavor: &Flavor, image: &ImageRecord) -> Result<(), Fault> {
     let ImageRecord { image, status, .. } = image;
     if status != "active" {
         return Err(Fault::bad_request(format!(

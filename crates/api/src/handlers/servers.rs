@@ -12,6 +12,7 @@ use db::actions::Requester;
 use db::hosts::Service;
 use db::instances::Instance;
 use http::StatusCode;
+use serde_json::Value;
 use sql::Tx;
 use std::collections::HashMap;
 use types::{ServerId, Timestamp};
@@ -193,12 +194,23 @@ fn view(call: &Call, server: Instance, beside: &mut Beside, one: bool) -> Server
 
 /// The answer that shows one server.
 pub async fn shown(call: &Call, server: Instance, full: bool) -> Result<Reply, Fault> {
+    let view = view_of_one(call, server, full).await?;
+    Reply::ok(&document("server", At(&view, call.version)))
+}
+
+/// The same as a document, for answers that add to it.
+pub async fn shown_document(call: &Call, server: Instance, full: bool) -> Result<Value, Fault> {
+    let view = view_of_one(call, server, full).await?;
+    serde_json::to_value(document("server", At(&view, call.version))).map_err(Fault::internal)
+}
+
+async fn view_of_one(call: &Call, server: Instance, full: bool) -> Result<ServerView, Fault> {
     let servers = [server];
     let mut beside = beside(call, &servers, true).await?;
     let [server] = servers;
     let mut view = view(call, server, &mut beside, true);
     view.full = full;
-    Reply::ok(&document("server", At(&view, call.version)))
+    Ok(view)
 }
 
 /// `GET /servers/{id}`.

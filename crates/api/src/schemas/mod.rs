@@ -5,6 +5,7 @@ pub mod cloud;
 pub mod formats;
 pub mod proxies;
 pub mod python;
+pub mod rebuild;
 pub mod servers;
 mod words;
 

@@ -16,6 +16,9 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("start", &START),
     ("stop", &STOP),
     ("reboot", &REBOOT),
+    ("rescue", &RESCUE),
+    ("unrescue", &UNRESCUE),
+    ("rebuild", &super::rebuild::REBUILD),
     ("pause", &PAUSE),
     ("unpause", &UNPAUSE),
     ("suspend", &SUSPEND),
@@ -34,11 +37,11 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("tags", &TAGS_REPLACE),
 ];
 
-fn name() -> Value {
+pub(super) fn name() -> Value {
     json!({ "type": "string", "minLength": 1, "maxLength": 255, "format": "name" })
 }
 
-fn metadata() -> Value {
+pub(super) fn metadata() -> Value {
     json!({
         "type": "object",
         "patternProperties": { "^[a-zA-Z0-9-_:. ]{1,255}$": { "type": "string", "maxLength": 255 } },
@@ -196,7 +199,7 @@ fn create(version: Microversion) -> Value {
     body
 }
 
-fn hostname(version: Microversion) -> Value {
+pub(super) fn hostname(version: Microversion) -> Value {
     if version >= mv::HOSTNAME_FQDN {
         return host();
     }
@@ -267,6 +270,17 @@ pub static RESTORE: Schema = Schema::new(&[Range::new(FIRST, || any_action("rest
 /// `trigger_crash_dump`.
 pub static CRASH_DUMP: Schema =
     Schema::new(&[Range::new(FIRST, || null_action("trigger_crash_dump"))]);
+/// `rescue`.
+pub static RESCUE: Schema = Schema::new(&[Range::new(FIRST, || {
+    let mut how = object(
+        &[],
+        json!({ "adminPass": { "type": "string" }, "rescue_image_ref": { "type": "string", "format": "uuid" } }),
+    );
+    how["type"] = json!(["object", "null"]);
+    wrapped("rescue", how)
+})]);
+/// `unrescue`.
+pub static UNRESCUE: Schema = Schema::new(&[Range::new(FIRST, || any_action("unrescue"))]);
 /// `unlock`.
 pub static UNLOCK: Schema = Schema::new(&[Range::new(FIRST, || any_action("unlock"))]);
 /// `injectNetworkInfo`.

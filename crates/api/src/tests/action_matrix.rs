@@ -45,6 +45,11 @@ const fn on_host(mut known: Known) -> Known {
     known
 }
 
+const fn answered(status: u16, mut known: Known) -> Known {
+    known.status = status;
+    known
+}
+
 #[rustfmt::skip]
 const KNOWN: &[Known] = &[
     on_host(known("os-start", || json!({"os-start": null}), "start", "stopped", "-")),
@@ -60,6 +65,9 @@ const KNOWN: &[Known] = &[
     on_host(known("injectNetworkInfo", || json!({"injectNetworkInfo": null}), "injectNetworkInfo", "*", "*")),
     known("forceDelete", || json!({"forceDelete": null}), "delete", "*", "*"),
     known("restore", || json!({"restore": null}), "restore", "soft-delete", "-"),
+    answered(200, known("rescue", || json!({"rescue": null}), "rescue", "active stopped error", "-")),
+    known("unrescue", || json!({"unrescue": null}), "unrescue", "rescued", "-"),
+    known("rebuild", || json!({"rebuild": {"imageRef": super::harness::IMAGE}}), "rebuild", "active stopped error", "-"),
 ];
 
 /// Actions that need not have been launched.

@@ -318,14 +318,18 @@ async fn rows_without_a_handler_answer_501() {
             90,
             "POST",
             "/servers/x/action",
-            json!({"rescue": null}),
+            json!({"evacuate": {}}),
         )
         .await;
     assert_eq!(
         (answer.status.as_u16(), answer.fault().0.as_str()),
         (501, "notImplemented")
     );
-    assert!(crate::not_built().iter().any(|row| row.contains("rescue")));
+    assert!(
+        crate::not_built()
+            .iter()
+            .any(|row| row.contains("evacuate"))
+    );
 }
 
 /// Each row that is checked before its handler runs, with each role that must not pass.

@@ -10,7 +10,7 @@
 //! A host that cannot build the guest is left out and the flow begins again at `choose_host`, three times at most
 //! (Nova's `scheduler.max_attempts`).
 
-use super::{fault, idle, ports};
+use super::{fault, idle, ports, transition};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::instances::{self, Change, Expected, Instance, Interface, Place};
@@ -277,18 +277,6 @@ fn place(state: &State) -> Result<&Place, StepError> {
         .place
         .as_ref()
         .ok_or_else(|| StepError::Fail(Failure::new(500, "No host was claimed.")))
-}
-
-fn transition(
-    tx: &mut Tx<'_>,
-    cx: &Context,
-    change: &Change,
-    now: Timestamp,
-) -> Result<(), StepError> {
-    if instances::transition(tx, cx.server, Expected::Task(cx.task), change, now)? {
-        return Ok(());
-    }
-    Err(StepError::Fenced)
 }
 
 /// The guest as its host shall make it. Pure.

@@ -17,7 +17,7 @@ impl Act for CrashDump {
     const SETTLED: Option<VmState> = None;
     type Wanted = Plain;
 
-    fn verb(_: &Plain) -> Verb {
-        Verb::InterruptOnce
+    fn verb(_: &Plain) -> Option<Verb> {
+        Some(Verb::InterruptOnce)
     }
 }

@@ -7,13 +7,16 @@ pub mod on_host;
 pub mod pause;
 mod ports;
 pub mod power;
+pub mod rebuild;
+pub mod rescue;
 pub mod soft_delete;
 pub mod suspend;
 
 use crate::neighbours::Neighbours;
-use db::instances::{Change, Fault, Instance};
+use db::instances::{self, Change, Expected, Fault, Instance};
 use journal::{Context, Failure, StepError};
 use on_host::OnHost;
+use sql::Tx;
 use types::agent::{FailureKind, WorkOutcome};
 use types::{HostName, Timestamp};
 
@@ -30,6 +33,9 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(OnHost::<suspend::Suspend>::new(with))
         .with(OnHost::<suspend::Resume>::new(with))
         .with(OnHost::<crash_dump::CrashDump>::new(with))
+        .with(OnHost::<rescue::Rescue>::new(with))
+        .with(OnHost::<rescue::Unrescue>::new(with))
+        .with(OnHost::<rebuild::Rebuild>::new(with))
         .with(OnHost::<soft_delete::SoftDelete>::new(with))
         .with(OnHost::<soft_delete::Restore>::new(with))
 }
@@ -42,6 +48,19 @@ async fn instance(with: &Neighbours, cx: &Context) -> Result<Instance, StepError
         .read(move |tx| db::instances::get(tx, server))
         .await?;
     found.ok_or(StepError::Fenced)
+}
+
+/// Changes the server's states as long as this task works on it.
+fn transition(
+    tx: &mut Tx<'_>,
+    cx: &Context,
+    change: &Change,
+    now: Timestamp,
+) -> Result<(), StepError> {
+    if instances::transition(tx, cx.server, Expected::Task(cx.task), change, now)? {
+        return Ok(());
+    }
+    Err(StepError::Fenced)
 }
 
 /// Fails when nobody works on the host.

@@ -16,7 +16,7 @@ use sql::Tx;
 use std::marker::PhantomData;
 use std::time::Duration;
 use types::agent::{Direction, Verb, WorkOutcome};
-use types::{HostName, PowerState, Timestamp, VmState};
+use types::{HostName, PowerState, TaskState, Timestamp, VmState};
 
 /// Seconds a guest gets to shut itself down (Nova's `shutdown_timeout`).
 pub const GRACE_SECONDS: u64 = 60;
@@ -63,6 +63,8 @@ pub trait Act: Send + Sync + 'static {
     const NAME: &'static str;
     /// The event shown.
     const EVENT: &'static str;
+    /// What the server shows while its host works; none leaves it as it is.
+    const ACTING: Option<TaskState> = None;
     /// The server's state afterwards; none leaves it as it is.
     const SETTLED: Option<VmState>;
     /// Whether it makes sense for a server without a host, which then is not asked.
@@ -86,7 +88,7 @@ pub trait Act: Send + Sync + 'static {
     }
 
     /// The work for the host. Pure.
-    fn verb(wanted: &Self::Wanted) -> Verb;
+    fn verb(wanted: &Self::Wanted) -> Option<Verb>;
 
     /// What changes when the host has done it; writes what else belongs to that.
     fn done(
@@ -174,7 +176,7 @@ impl<A: Act> Flow for OnHost<A> {
         }
         Some(HostWork {
             host: state.host.clone()?,
-            verb: A::verb(&state.wanted),
+            verb: A::verb(&state.wanted)?,
         })
     }
 
@@ -200,6 +202,24 @@ impl<A: Act> Flow for OnHost<A> {
         _state: &mut Self::State,
         _outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        step: Step,
+        direction: Direction,
+        _state: &mut Self::State,
+    ) -> Result<(), StepError> {
+        if let (Step::Locate, Direction::Do, Some(_)) = (step, direction, A::ACTING) {
+            let change = Change {
+                task_state: Some(A::ACTING),
+                ..Change::default()
+            };
+            super::transition(tx, cx, &change, Timestamp::now())?;
+        }
         Ok(())
     }
 

@@ -18,8 +18,8 @@ impl Act for Pause {
     const SETTLED: Option<VmState> = Some(VmState::Paused);
     type Wanted = Plain;
 
-    fn verb(_: &Plain) -> Verb {
-        Verb::EnsurePaused
+    fn verb(_: &Plain) -> Option<Verb> {
+        Some(Verb::EnsurePaused)
     }
 }
 
@@ -30,7 +30,7 @@ impl Act for Unpause {
     const SETTLED: Option<VmState> = Some(VmState::Active);
     type Wanted = Plain;
 
-    fn verb(_: &Plain) -> Verb {
-        Verb::EnsureUnpaused
+    fn verb(_: &Plain) -> Option<Verb> {
+        Some(Verb::EnsureUnpaused)
     }
 }

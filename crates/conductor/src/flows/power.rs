@@ -29,8 +29,8 @@ impl Act for Start {
     const SETTLED: Option<VmState> = Some(VmState::Active);
     type Wanted = Plain;
 
-    fn verb(_: &Plain) -> Verb {
-        Verb::EnsureRunning
+    fn verb(_: &Plain) -> Option<Verb> {
+        Some(Verb::EnsureRunning)
     }
 }
 
@@ -41,10 +41,10 @@ impl Act for Stop {
     const SETTLED: Option<VmState> = Some(VmState::Stopped);
     type Wanted = Plain;
 
-    fn verb(_: &Plain) -> Verb {
-        Verb::EnsureStopped {
+    fn verb(_: &Plain) -> Option<Verb> {
+        Some(Verb::EnsureStopped {
             grace_seconds: GRACE_SECONDS,
-        }
+        })
     }
 }
 
@@ -55,10 +55,10 @@ impl Act for Reboot {
     const SETTLED: Option<VmState> = Some(VmState::Active);
     type Wanted = How;
 
-    fn verb(how: &How) -> Verb {
-        Verb::RebootOnce {
+    fn verb(how: &How) -> Option<Verb> {
+        Some(Verb::RebootOnce {
             hard: how.hard,
             grace_seconds: GRACE_SECONDS,
-        }
+        })
     }
 }

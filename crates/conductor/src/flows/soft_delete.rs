@@ -43,8 +43,8 @@ impl Act for SoftDelete {
     const HOSTLESS: bool = true;
     type Wanted = Plain;
 
-    fn verb(_: &Plain) -> Verb {
-        Verb::EnsureStopped { grace_seconds: 0 }
+    fn verb(_: &Plain) -> Option<Verb> {
+        Some(Verb::EnsureStopped { grace_seconds: 0 })
     }
 
     fn done(
@@ -68,8 +68,8 @@ impl Act for Restore {
     const HOSTLESS: bool = true;
     type Wanted = Plain;
 
-    fn verb(_: &Plain) -> Verb {
-        Verb::EnsureRunning
+    fn verb(_: &Plain) -> Option<Verb> {
+        Some(Verb::EnsureRunning)
     }
 
     fn done(

@@ -26,8 +26,8 @@ impl Act for Suspend {
         MEMORY
     }
 
-    fn verb(_: &Plain) -> Verb {
-        Verb::EnsureSuspended
+    fn verb(_: &Plain) -> Option<Verb> {
+        Some(Verb::EnsureSuspended)
     }
 }
 
@@ -42,7 +42,7 @@ impl Act for Resume {
         MEMORY
     }
 
-    fn verb(_: &Plain) -> Verb {
-        Verb::EnsureResumed
+    fn verb(_: &Plain) -> Option<Verb> {
+        Some(Verb::EnsureResumed)
     }
 }

@@ -22,6 +22,8 @@ pub struct GuestFiles<'a> {
     pub disk: &'a Path,
     /// Its base, when it has one.
     pub base: Option<(&'a Path, DiskFormat)>,
+    /// The disk of a rescued guest, with its base.
+    pub rescue: Option<(&'a Path, Option<(&'a Path, DiskFormat)>)>,
     /// The config drive, when there is one.
     pub config_drive: Option<&'a Path>,
     /// The serial console's log.
@@ -165,7 +167,8 @@ struct Entry {
 struct Os {
     #[serde(rename = "type")]
     kind: OsType,
-    boot: Dev,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Dev>,
     smbios: Mode,
 }
 
@@ -250,14 +253,22 @@ struct Disk {
     #[serde(rename = "@type")]
     kind: &'static str,
     #[serde(rename = "@device")]
-    device: &'static str,
+    device: String,
     driver: DiskDriver,
     source: Source,
     #[serde(rename = "backingStore")]
     backing: BackingStore,
     target: DiskTarget,
     #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Order>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
+}
+
+#[derive(Serialize)]
+struct Order {
+    #[serde(rename = "@order")]
+    order: u32,
 }
 
 #[derive(Serialize)]
@@ -308,7 +319,7 @@ struct Format {
 #[derive(Serialize)]
 struct DiskTarget {
     #[serde(rename = "@dev")]
-    dev: &'static str,
+    dev: String,
     #[serde(rename = "@bus")]
     bus: String,
 }
@@ -458,7 +469,8 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
                 machine: machine.clone(),
                 kind: "hvm",
             },
-            boot: Dev { dev: "hd" },
+            // A rescued guest's disk says itself that it is the one to boot from.
+            boot: spec.rescue.is_none().then_some(Dev { dev: "hd" }),
             smbios: Mode { mode: "sysinfo" },
         },
         features: Features {
@@ -568,9 +580,21 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
         .clone()
         .unwrap_or_else(|| legacy_bus.into());
     let cache = if host.direct_io { "none" } else { "writeback" };
-    let mut disk = vec![root_disk(spec, files, &bus, cache)];
+    let mut disk = Vec::new();
+    let stable = spec.rescue.as_ref().and_then(|one| one.stable.as_ref());
+    if let Some((path, base)) = files.rescue.filter(|_| stable.is_none()) {
+        disk.push(rescue_disk(path, base, "disk", &bus, cache, &disk));
+    }
+    let own_base = files
+        .base
+        .filter(|_| matches!(spec.root, RootDisk::Image { .. }));
+    disk.push(image_disk(files.disk, own_base, "disk", &bus, cache, &disk));
     if let Some(path) = files.config_drive {
-        disk.push(config_disk(path, &cdrom_bus, disk[0].target.dev));
+        disk.push(config_disk(path, &cdrom_bus, &disk));
+    }
+    if let (Some((path, base)), Some(stable)) = (files.rescue, stable) {
+        let (device, bus) = (&stable.device, &stable.bus);
+        disk.push(rescue_disk(path, base, device, bus, cache, &disk));
     }
     let uses = |wanted: &str| disk.iter().any(|disk| disk.target.bus == wanted);
     let mut controller = Vec::new();
@@ -630,9 +654,15 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
     }
 }
 
-fn root_disk(spec: &GuestSpec, files: &GuestFiles<'_>, bus: &str, cache: &'static str) -> Disk {
-    let has_base = matches!(spec.root, RootDisk::Image { .. });
-    let backing = match files.base.filter(|_| has_base) {
+fn image_disk(
+    path: &Path,
+    base: Option<(&Path, DiskFormat)>,
+    device: &str,
+    bus: &str,
+    cache: &'static str,
+    before: &[Disk],
+) -> Disk {
+    let backing = match base {
         // The base is readable for everybody and shared by guests: nobody changes its owner.
         Some((path, format)) => BackingStore {
             kind: Some("file"),
@@ -652,60 +682,68 @@ fn root_disk(spec: &GuestSpec, files: &GuestFiles<'_>, bus: &str, cache: &'stati
     };
     Disk {
         kind: "file",
-        device: "disk",
+        device: device.to_owned(),
         driver: DiskDriver {
             name: "qemu",
             kind: "qcow2",
             cache,
         },
         source: Source {
-            file: path_text(files.disk),
+            file: path_text(path),
             seclabel: None,
         },
         backing,
         target: DiskTarget {
-            dev: first_name(bus),
+            dev: free_name(bus, before),
             bus: bus.into(),
         },
+        boot: None,
         readonly: None,
     }
 }
 
-fn config_disk(path: &Path, bus: &str, taken: &str) -> Disk {
-    let first = first_name(bus);
-    let second = match first {
-        "vda" => "vdb",
-        "sda" => "sdb",
-        _ => "hdb",
-    };
+/// The disk that a rescued guest boots from. A CD-ROM cannot be written.
+fn rescue_disk(
+    path: &Path,
+    base: Option<(&Path, DiskFormat)>,
+    device: &str,
+    bus: &str,
+    cache: &'static str,
+    before: &[Disk],
+) -> Disk {
     Disk {
-        kind: "file",
-        // virtio has no CD-ROM; there the drive is a read-only disk.
-        device: if bus == "virtio" { "disk" } else { "cdrom" },
-        driver: DiskDriver {
-            name: "qemu",
-            kind: "raw",
-            cache: "writeback",
-        },
-        source: Source {
-            file: path_text(path),
-            seclabel: None,
-        },
-        backing: BackingStore::default(),
-        target: DiskTarget {
-            dev: if first == taken { second } else { first },
-            bus: bus.into(),
-        },
-        readonly: Some(Empty {}),
+        boot: Some(Order { order: 1 }),
+        readonly: (device == "cdrom").then_some(Empty {}),
+        ..image_disk(path, base, device, bus, cache, before)
     }
 }
 
-fn first_name(bus: &str) -> &'static str {
-    match bus {
-        "virtio" => "vda",
-        "ide" => "hda",
-        _ => "sda",
+fn config_disk(path: &Path, bus: &str, before: &[Disk]) -> Disk {
+    // virtio has no CD-ROM; there the drive is a read-only disk.
+    let device = if bus == "virtio" { "disk" } else { "cdrom" };
+    let as_image = image_disk(path, None, device, bus, "writeback", before);
+    Disk {
+        driver: DiskDriver {
+            kind: "raw",
+            ..as_image.driver
+        },
+        readonly: Some(Empty {}),
+        ..as_image
     }
+}
+
+/// The first name on a bus that no disk has.
+fn free_name(bus: &str, before: &[Disk]) -> String {
+    let prefix = match bus {
+        "virtio" => "vd",
+        "ide" => "hd",
+        _ => "sd",
+    };
+    let taken = |name: &String| before.iter().any(|disk| disk.target.dev == *name);
+    ('a'..='z')
+        .map(|letter| format!("{prefix}{letter}"))
+        .find(|name| !taken(name))
+        .unwrap_or_else(|| format!("{prefix}z"))
 }
 
 fn interface(spec: &GuestSpec, vif: &crate::spec::Vif) -> Interface {

@@ -30,6 +30,10 @@ pub struct GuestFolder {
     pub config_drive: PathBuf,
     /// The console log.
     pub console: PathBuf,
+    /// The disk it boots from while it is rescued.
+    pub rescue: PathBuf,
+    /// The config drive it has then.
+    pub rescue_drive: PathBuf,
     /// The guest's memory, while it is suspended.
     pub memory: PathBuf,
     /// The stored specification.
@@ -88,6 +92,8 @@ impl Instances {
             disk: folder.join("disk"),
             config_drive: folder.join("disk.config"),
             console: folder.join("console.log"),
+            rescue: folder.join("disk.rescue"),
+            rescue_drive: folder.join("disk.config.rescue"),
             memory: folder.join("memory.save"),
             spec: folder.join("guest.json"),
             folder,
@@ -129,10 +135,13 @@ impl GuestFolder {
 
     /// Forgets saved memory, if there is any.
     pub fn forget_memory(&self) -> std::io::Result<()> {
-        match std::fs::remove_file(&self.memory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.memory)
+    }
+
+    /// Forgets what a rescue was made of.
+    pub fn forget_rescue(&self) -> std::io::Result<()> {
+        remove_if_there(&self.rescue)?;
+        remove_if_there(&self.rescue_drive)
     }
 
     /// The stored specification, if there is one.
@@ -164,6 +173,13 @@ impl GuestFolder {
         )?;
         text.extend(present);
         Ok(text)
+    }
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -1,11 +1,11 @@
-//! What guests do between on and off: pause, suspend to disk, interrupts.
+//! What guests do between on and off: pause, suspend to disk, rescue, interrupts.
 
 use super::calls::error_code;
 use super::rpc::RpcError;
-use super::{Libvirt, explain};
+use super::{Libvirt, blocking, explain, make_disk, make_drive};
 use crate::facts::GuestInfo;
 use crate::hypervisor::{HypervisorError, Result};
-use crate::spec::Power;
+use crate::spec::{GuestSpec, Power};
 use types::{PowerState, ServerId};
 
 impl Libvirt {
@@ -95,6 +95,70 @@ impl Libvirt {
         }
         forget()?;
         self.must_look(id).await
+    }
+
+    /// A stored specification with a rescue disk was written after the guest was off: what runs then is rescued.
+    pub(super) async fn enter_rescue(&self, spec: &GuestSpec) -> Result<GuestInfo> {
+        let _lock = self.exclusive(spec.id).await;
+        let rescue = spec.rescue.as_ref().ok_or_else(|| {
+            HypervisorError::Rejected("there is no disk to rescue the guest with".into())
+        })?;
+        self.check_disk(spec.id)?;
+        let stored = self.read_spec(spec.id)?;
+        let guest = self.look(spec.id).await?.filter(|guest| guest.active);
+        if let (Some(guest), true) = (guest, stored.is_some_and(|stored| stored.rescue.is_some())) {
+            return Ok(guest);
+        }
+        self.off(spec.id).await?;
+        let files = self.instances.guest(spec.id);
+        let base_name = self.backing_name(&rescue.root)?;
+        let (root, wanted) = (rescue.root.clone(), spec.clone());
+        blocking(move || {
+            make_disk(&files.rescue, &root, base_name.as_deref())?;
+            if let Some(drive) = wanted
+                .config_drive
+                .as_ref()
+                .filter(|drive| !drive.is_empty())
+            {
+                make_drive(&files.rescue_drive, drive)?;
+            }
+            files
+                .write_spec(&wanted)
+                .map_err(|error| HypervisorError::disk(files.spec.display(), &error))
+        })
+        .await?;
+        self.define(spec, Power::On).await
+    }
+
+    pub(super) async fn leave_rescue(&self, id: ServerId) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        let stored = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        if stored.rescue.is_some() {
+            self.off(id).await?;
+            let files = self.instances.guest(id);
+            let own = GuestSpec {
+                rescue: None,
+                ..stored
+            };
+            blocking(move || {
+                files
+                    .write_spec(&own)
+                    .and_then(|()| files.forget_rescue())
+                    .map_err(|error| HypervisorError::disk(files.folder.display(), &error))
+            })
+            .await?;
+        } else if let Some(guest) = self.look(id).await?.filter(|guest| guest.active) {
+            return Ok(guest);
+        }
+        self.start_stored(id).await
+    }
+
+    /// Switched off, if it is there.
+    pub(super) async fn off(&self, id: ServerId) -> Result<()> {
+        match self.destroy(id).await {
+            Err(HypervisorError::NotFound(_)) => Ok(()),
+            result => result,
+        }
     }
 
     pub(super) async fn send_interrupt(&self, id: ServerId) -> Result<GuestInfo> {

@@ -24,7 +24,7 @@ use crate::config_drive;
 use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts};
 use crate::hypervisor::{Hypervisor, HypervisorError, Result};
 use crate::kvm::{self, Kvm};
-use crate::spec::{DiskFormat, GuestSpec, Power, RootDisk};
+use crate::spec::{ConfigFile, DiskFormat, GuestSpec, Power, RootDisk};
 use async_trait::async_trait;
 use calls::{DomainRef, Link, error_code, stats};
 use capabilities::Capabilities;
@@ -164,10 +164,8 @@ impl Libvirt {
     /// The hypervisor does not answer or refuses.
     pub async fn put_away(&self, id: ServerId) -> Result<()> {
         let _lock = self.exclusive(id).await;
-        match self.destroy(id).await {
-            Ok(()) | Err(HypervisorError::NotFound(_)) => self.undefine(id).await,
-            Err(error) => Err(error),
-        }
+        self.off(id).await?;
+        self.undefine(id).await
     }
 
     async fn undefine(&self, id: ServerId) -> Result<()> {
@@ -247,14 +245,14 @@ impl Libvirt {
     /// error: making them anew would hide a loss of data.
     async fn make_files(&self, spec: &GuestSpec) -> Result<()> {
         let files = self.instances.guest(spec.id);
-        let base_name = self.backing_name(spec)?;
+        let base_name = self.backing_name(&spec.root)?;
         let spec = spec.clone();
         blocking(move || make_files(&files, &spec, base_name.as_deref())).await
     }
 
     /// How the overlay names its base: relative, so that the whole folder may be moved.
-    fn backing_name(&self, spec: &GuestSpec) -> Result<Option<String>> {
-        let RootDisk::Image { base, .. } = &spec.root else {
+    fn backing_name(&self, root: &RootDisk) -> Result<Option<String>> {
+        let RootDisk::Image { base, .. } = root else {
             return Ok(None);
         };
         let outside =
@@ -276,19 +274,29 @@ impl Libvirt {
             )
         };
         let seen = |path: &Path| self.instances.for_qemu(path).ok_or_else(outside);
-        let base = match &spec.root {
+        let base_of = |root: &RootDisk| match root {
             RootDisk::Image { base, format, .. } => {
                 let base = base
                     .canonicalize()
                     .map_err(|error| HypervisorError::disk(base.display(), &error))?;
-                Some((seen(&base)?, *format))
+                Ok(Some((seen(&base)?, *format)))
             }
-            RootDisk::Blank { .. } => None,
+            RootDisk::Blank { .. } => Ok(None),
+        };
+        let base = base_of(&spec.root)?;
+        let rescue = match &spec.rescue {
+            Some(rescue) => Some((seen(&files.rescue)?, base_of(&rescue.root)?)),
+            None => None,
+        };
+        let drive = if spec.rescue.is_some() && files.rescue_drive.exists() {
+            &files.rescue_drive
+        } else {
+            &files.config_drive
         };
         let drive = spec
             .config_drive
             .as_ref()
-            .map(|_| seen(&files.config_drive))
+            .map(|_| seen(drive))
             .transpose()?;
         let (disk, console) = (seen(&files.disk)?, seen(&files.console)?);
         let files = GuestFiles {
@@ -296,6 +304,13 @@ impl Libvirt {
             base: base
                 .as_ref()
                 .map(|(path, format)| (path.as_path(), *format)),
+            rescue: rescue.as_ref().map(|(disk, base)| {
+                let base = base.as_ref();
+                (
+                    disk.as_path(),
+                    base.map(|(path, format)| (path.as_path(), *format)),
+                )
+            }),
             config_drive: drive.as_deref(),
             console: &console,
         };
@@ -504,23 +519,27 @@ fn make_files(files: &GuestFolder, spec: &GuestSpec, base_name: Option<&str>) ->
         std::fs::metadata(&files.disk).map_err(fail(&files.disk))?;
     } else {
         files.create().map_err(fail(&files.folder))?;
-        make_disk(files, spec, base_name)?;
+        make_disk(&files.disk, &spec.root, base_name)?;
     }
     if let Some(drive) = spec
         .config_drive
         .as_ref()
         .filter(|drive| !drive.is_empty() || !files.config_drive.exists())
     {
-        let image = config_drive::build(drive)
-            .map_err(|error| HypervisorError::Rejected(error.to_string()))?;
-        folder::write_whole(&files.config_drive, &image).map_err(fail(&files.config_drive))?;
+        make_drive(&files.config_drive, drive)?;
     }
     files.write_spec(spec).map_err(fail(&files.spec))
 }
 
-fn make_disk(files: &GuestFolder, spec: &GuestSpec, base_name: Option<&str>) -> Result<()> {
+fn make_drive(path: &Path, files: &[ConfigFile]) -> Result<()> {
+    let image =
+        config_drive::build(files).map_err(|error| HypervisorError::Rejected(error.to_string()))?;
+    folder::write_whole(path, &image).map_err(|error| HypervisorError::disk(path.display(), &error))
+}
+
+fn make_disk(path: &Path, root: &RootDisk, base_name: Option<&str>) -> Result<()> {
     const GIB: u64 = 1 << 30;
-    let (bytes, backing) = match (&spec.root, base_name) {
+    let (bytes, backing) = match (root, base_name) {
         (
             RootDisk::Image {
                 base,
@@ -549,10 +568,10 @@ fn make_disk(files: &GuestFolder, spec: &GuestSpec, base_name: Option<&str>) -> 
             (size_gib.saturating_mul(GIB), None)
         }
     };
-    let part = files.disk.with_extension("new");
+    let part = path.with_extension("new");
     qcow2::create(&part, bytes, backing)
-        .and_then(|()| std::fs::rename(&part, &files.disk))
-        .map_err(|error| HypervisorError::disk(files.disk.display(), &error))
+        .and_then(|()| std::fs::rename(&part, path))
+        .map_err(|error| HypervisorError::disk(path.display(), &error))
 }
 
 /// Size of a base's disk: a raw file's length, or what the qcow2 header says at offset 24.
@@ -622,10 +641,7 @@ impl Hypervisor for Libvirt {
 
     async fn ensure_absent(&self, id: ServerId) -> Result<()> {
         let _lock = self.exclusive(id).await;
-        match self.destroy(id).await {
-            Ok(()) | Err(HypervisorError::NotFound(_)) => {}
-            Err(error) => return Err(error),
-        }
+        self.off(id).await?;
         self.undefine(id).await?;
         let files = self.instances.guest(id);
         blocking(move || {
@@ -673,10 +689,7 @@ impl Hypervisor for Libvirt {
     async fn reboot_hard(&self, spec: &GuestSpec) -> Result<GuestInfo> {
         let _lock = self.exclusive(spec.id).await;
         self.check_disk(spec.id)?;
-        match self.destroy(spec.id).await {
-            Ok(()) | Err(HypervisorError::NotFound(_)) => {}
-            Err(error) => return Err(error),
-        }
+        self.off(spec.id).await?;
         self.make_files(spec).await?;
         self.define(spec, Power::On).await
     }
@@ -695,6 +708,14 @@ impl Hypervisor for Libvirt {
 
     async fn resume(&self, id: ServerId) -> Result<GuestInfo> {
         self.restore_memory(id).await
+    }
+
+    async fn rescue(&self, spec: &GuestSpec) -> Result<GuestInfo> {
+        self.enter_rescue(spec).await
+    }
+
+    async fn unrescue(&self, id: ServerId) -> Result<GuestInfo> {
+        self.leave_rescue(id).await
     }
 
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {

@@ -26,6 +26,8 @@ pub enum Verb {
     Suspend,
     Resume,
     Interrupt,
+    Rescue,
+    Unrescue,
     Guest,
     Guests,
     ConsoleLog,

@@ -3,6 +3,7 @@
 use super::Sim;
 use crate::facts::{GuestEventKind, GuestInfo};
 use crate::hypervisor::{HypervisorError, Result};
+use crate::spec::GuestSpec;
 use types::{PowerState, ServerId};
 
 impl Sim {
@@ -36,6 +37,21 @@ impl Sim {
             self.change_power(id, PowerState::Suspended, GuestEventKind::Suspended)?;
         }
         self.info(id)
+    }
+
+    pub(super) fn leave_rescue(&self, id: ServerId) -> Result<GuestInfo> {
+        let kept = {
+            let guests = self.lock();
+            let guest = guests.get(&id).ok_or(HypervisorError::NotFound(id))?;
+            guest.spec.clone()
+        };
+        if kept.rescue.is_none() {
+            return self.switch_on(id);
+        }
+        self.recreate(&GuestSpec {
+            rescue: None,
+            ..(*kept).clone()
+        })
     }
 
     fn kept_power(&self, id: ServerId) -> Result<PowerState> {

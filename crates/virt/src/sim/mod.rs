@@ -459,6 +459,16 @@ impl Hypervisor for Sim {
         self.perform(Verb::Resume, id, || self.switch_on(id)).await
     }
 
+    async fn rescue(&self, spec: &GuestSpec) -> Result<GuestInfo> {
+        self.perform(Verb::Rescue, spec.id, || self.recreate(spec))
+            .await
+    }
+
+    async fn unrescue(&self, id: ServerId) -> Result<GuestInfo> {
+        self.perform(Verb::Unrescue, id, || self.leave_rescue(id))
+            .await
+    }
+
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {
         self.perform(Verb::Interrupt, id, || self.active(id)).await
     }

@@ -66,6 +66,10 @@ fn render(spec: &GuestSpec, config_drive: bool, host: &HostChoices) -> String {
     let files = GuestFiles {
         disk: Path::new("/i/x/disk"),
         base: Some((Path::new("/i/_base/b"), DiskFormat::Raw)),
+        rescue: spec.rescue.as_ref().map(|_| {
+            let base = (Path::new("/i/_base/r"), DiskFormat::Raw);
+            (Path::new("/i/x/disk.rescue"), Some(base))
+        }),
         config_drive: config_drive.then_some(drive.as_path()),
         console: Path::new("/i/x/console.log"),
     };
@@ -320,5 +324,47 @@ fn hostile_names_cannot_leave_their_element() {
         lines
             .iter()
             .any(|line| line.contains("ok") && line.starts_with("domain/metadata"))
+    );
+}
+
+#[test]
+fn a_rescued_guest_boots_from_the_rescue_disk_and_sees_its_own() {
+    let disks = |stable: Option<(&str, &str)>| {
+        let stable = stable.map(|(device, bus)| crate::spec::StableRescue {
+            device: device.into(),
+            bus: bus.into(),
+        });
+        let root = RootDisk::Blank { size_gib: 0 };
+        let guest = GuestSpec {
+            rescue: Some(crate::spec::RescueDisk { root, stable }),
+            ..spec(1)
+        };
+        let xml = render(&guest, true, &TCG);
+        assert!(!xml.contains("<boot dev="), "{xml}");
+        let disks = xml.split("<disk ").skip(1).map(|disk| {
+            let between = |from: &str, to: &str| {
+                let rest = disk.split_once(from).map_or("", |(_, rest)| rest);
+                rest.split_once(to)
+                    .map_or("", |(found, _)| found)
+                    .to_owned()
+            };
+            let file = between("file=\"/i/x/", "\"");
+            let name = between("<target dev=\"", "\"");
+            let order = between("<boot order=\"", "\"");
+            format!("{file} {name} {order}").trim().to_owned()
+        });
+        disks.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        disks(None),
+        ["disk.rescue vda 1", "disk vdb", "disk.config hda"]
+    );
+    assert_eq!(
+        disks(Some(("disk", "virtio"))),
+        ["disk vda", "disk.config hda", "disk.rescue vdb 1"]
+    );
+    assert_eq!(
+        disks(Some(("cdrom", "ide"))),
+        ["disk vda", "disk.config hda", "disk.rescue hdb 1"]
     );
 }

@@ -1,0 +1,181 @@
+//! `rebuild`.
+
+use crate::call::{Call, Reply};
+use crate::commands::{fits, password};
+use crate::faults::Fault;
+use crate::handlers::server_actions::{Wanted, start_flow_and};
+use crate::handlers::server_metadata::within_quota;
+use crate::handlers::servers::shown_document;
+use crate::mv;
+use crate::neighbours::unavailable;
+use crate::schemas::is_true;
+use crate::verdict;
+use db::accept;
+use db::instances::Instance;
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use types::TaskState;
+use types::server::ImageRef;
+
+/// What a rebuild changes of a server; `None` leaves it.
+#[derive(Clone)]
+struct Rebuild {
+    image: ImageRef,
+    sealed: String,
+    name: Option<String>,
+    metadata: Option<BTreeMap<String, String>>,
+    access_ip_v4: Option<String>,
+    access_ip_v6: Option<String>,
+    description: Option<Option<String>>,
+    hostname: Option<String>,
+    user_data: Option<Option<String>>,
+    /// Name and public key.
+    key: Option<Option<(String, String)>>,
+}
+
+impl Rebuild {
+    async fn read(call: &Call, server: &Instance, pass: &str) -> Result<Self, Fault> {
+        let text = |name: &str| call.text("rebuild", name).map(str::to_owned);
+        let nullable = |name: &str| {
+            let value = call.field("rebuild", name)?;
+            Some(value.as_str().map(str::to_owned))
+        };
+        refuse_what_is_not_built(call)?;
+        let key = match nullable("key_name") {
+            Some(Some(name)) => Some(Some(key_of(call, name).await?)),
+            Some(None) => Some(None),
+            None => None,
+        };
+        let metadata = call.field("rebuild", "metadata").map(|value| {
+            let pairs = value.as_object().into_iter().flatten();
+            pairs
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .collect()
+        });
+        Ok(Self {
+            image: image(call, server).await?,
+            sealed: call.api.deps.secrets.seal(pass),
+            name: text("name").map(|name| name.trim().to_owned()),
+            metadata,
+            access_ip_v4: text("accessIPv4"),
+            access_ip_v6: text("accessIPv6"),
+            description: nullable("description"),
+            hostname: text("hostname"),
+            user_data: nullable("user_data"),
+            key,
+        })
+    }
+
+    fn apply(&self, server: &mut Instance) {
+        server.image = Some(self.image.clone());
+        server.admin_pass = Some(self.sealed.clone());
+        if let Some(name) = &self.name {
+            server.display_name.clone_from(name);
+        }
+        if let Some(metadata) = &self.metadata {
+            server.metadata.clone_from(metadata);
+        }
+        if self.access_ip_v4.is_some() {
+            server.access_ip_v4.clone_from(&self.access_ip_v4);
+        }
+        if self.access_ip_v6.is_some() {
+            server.access_ip_v6.clone_from(&self.access_ip_v6);
+        }
+        if let Some(description) = &self.description {
+            server.description.clone_from(description);
+        }
+        if let Some(hostname) = &self.hostname {
+            server.hostname.clone_from(hostname);
+        }
+        if let Some(user_data) = &self.user_data {
+            server.user_data.clone_from(user_data);
+        }
+        if let Some(key) = &self.key {
+            (server.key_name, server.key_data) = key.clone().unzip();
+        }
+    }
+}
+
+fn refuse_what_is_not_built(call: &Call) -> Result<(), Fault> {
+    let named = |name: &str| {
+        let value = call.field("rebuild", name);
+        value.is_some_and(|value| !value.is_null() && *value != json!([]))
+    };
+    for name in ["personality", "trusted_image_certificates"] {
+        if named(name) {
+            return Err(Fault::not_implemented(format!(
+                "'{name}' is not built yet in this cloud."
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The image, if the server can hold it.
+async fn image(call: &Call, server: &Instance) -> Result<ImageRef, Fault> {
+    let id = call.text("rebuild", "imageRef").unwrap_or_default();
+    let found = call.api.deps.images.get(&call.token, id).await;
+    let found = found
+        .map_err(unavailable)?
+        .ok_or_else(|| Fault::bad_request("Cannot find image for rebuild"))?;
+    fits(call, &server.flavor, &found)?;
+    Ok(found.image)
+}
+
+/// A key pair of the caller, who need not be the one who created the server.
+async fn key_of(call: &Call, name: String) -> Result<(String, String), Fault> {
+    let user = call.caller.user_id.clone();
+    let found = call
+        .api
+        .deps
+        .store
+        .read(move |tx| db::keypairs::get(tx, &user, &name))
+        .await?;
+    found
+        .map(|key| (key.name, key.public_key))
+        .ok_or_else(|| Fault::bad_request("Invalid key_name provided."))
+}
+
+/// `rebuild`: the server as it will be, with the password that the guest gets.
+pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
+    let pass = call
+        .text("rebuild", "adminPass")
+        .filter(|pass| !pass.is_empty())
+        .map_or_else(password, str::to_owned);
+    let server = call.server().await?;
+    verdict::REBUILD.check(&call, &server)?;
+    let rebuild = Rebuild::read(&call, &server, &pass).await?;
+    let preserve = call
+        .field("rebuild", "preserve_ephemeral")
+        .is_some_and(is_true);
+    let wanted = Wanted {
+        rule: verdict::REBUILD,
+        action: "rebuild",
+        flow: accept::REBUILD,
+        state: json!({ "preserve_ephemeral": preserve }),
+        task_state: Some(TaskState::Rebuilding),
+    };
+    start_flow_and(&call, wanted, move |tx, server| {
+        rebuild.apply(server);
+        within_quota(tx, server.project_id.as_str(), server.metadata.len())?;
+        Ok(db::instances::rewrite(tx, server)?)
+    })
+    .await?;
+    answer(&call, call.server().await?, &pass).await
+}
+
+async fn answer(call: &Call, server: Instance, pass: &str) -> Result<Reply, Fault> {
+    let (id, user_data, key) = (server.id, server.user_data.clone(), server.key_name.clone());
+    let mut document = shown_document(call, server, call.at_least(mv::STRICT)).await?;
+    let shown = &mut document["server"];
+    shown["adminPass"] = pass.into();
+    if call.at_least(mv::REBUILD_KEY) {
+        shown["key_name"] = key.map_or(Value::Null, Value::from);
+    }
+    if call.at_least(mv::NO_PERSONALITY) {
+        shown["user_data"] = user_data.map_or(Value::Null, Value::from);
+    }
+    let location = call.links.own(&format!("/servers/{id}"));
+    Ok(Reply::json(StatusCode::ACCEPTED, &document)?.at(location))
+}

@@ -1,0 +1,73 @@
+//! `rescue` and `unrescue`.
+
+use crate::call::{Call, Reply};
+use crate::commands::password;
+use crate::faults::Fault;
+use crate::handlers::server_actions::{Wanted, start_flow, start_flow_and};
+use crate::neighbours::unavailable;
+use crate::verdict;
+use db::accept;
+use db::instances::Kept;
+use http::StatusCode;
+use serde_json::json;
+use types::TaskState;
+use types::server::ImageRef;
+
+/// `rescue`: answers the password that the rescued guest gets.
+pub async fn rescue(call: Call) -> Result<Reply, Fault> {
+    let pass = call
+        .text("rescue", "adminPass")
+        .map_or_else(password, str::to_owned);
+    let server = call.server().await?;
+    verdict::RESCUE.check(&call, &server)?;
+    let image = match call.text("rescue", "rescue_image_ref") {
+        Some(id) => Some(rescue_image(&call, id).await?),
+        None => server.image,
+    };
+    let wanted = Wanted {
+        rule: verdict::RESCUE,
+        action: "rescue",
+        flow: accept::RESCUE,
+        state: json!({ "image": image }),
+        task_state: Some(TaskState::Rescuing),
+    };
+    let sealed = call.api.deps.secrets.seal(&pass);
+    start_flow_and(&call, wanted, move |tx, server| {
+        let kept = Kept {
+            rescue_pass: Some(sealed.clone()),
+            ..server.kept.clone()
+        };
+        Ok(db::instances::set_kept(tx, server.id, &kept)?)
+    })
+    .await?;
+    Reply::ok(&json!({ "adminPass": pass }))
+}
+
+async fn rescue_image(call: &Call, id: &str) -> Result<ImageRef, Fault> {
+    let found = call.api.deps.images.get(&call.token, id).await;
+    let usable = found
+        .map_err(unavailable)?
+        .filter(|found| found.status == "active")
+        .filter(|found| {
+            !found
+                .image
+                .properties
+                .contains_key("img_block_device_mapping")
+        });
+    usable.map(|found| found.image).ok_or_else(|| {
+        Fault::bad_request(format!("Requested rescue image '{id}' is not supported"))
+    })
+}
+
+/// `unrescue`.
+pub async fn unrescue(call: Call) -> Result<Reply, Fault> {
+    let wanted = Wanted {
+        rule: verdict::UNRESCUE,
+        action: "unrescue",
+        flow: accept::UNRESCUE,
+        state: json!({}),
+        task_state: Some(TaskState::Unrescuing),
+    };
+    start_flow(&call, wanted).await?;
+    Ok(Reply::empty(StatusCode::ACCEPTED))
+}
