@@ -379,7 +379,7 @@ def test_99_nothing_is_left(cloud, before):
     cloud.start()
 
 
-def test_14_pause_suspend_rescue_rebuild(demo, demo_sdk, image, key):
+def test_14_pause_suspend_rescue_rebuild_snapshot(demo, demo_sdk, image, key):
     """One guest through what lies between on and off; the same memory, the same disk, the same address."""
     made = Guest(demo, demo_sdk, key, "life", subnet="10.46.0.0/24")
     made.network()
@@ -420,5 +420,20 @@ def test_14_pause_suspend_rescue_rebuild(demo, demo_sdk, image, key):
     made.wait_ssh()
     assert made.run("hostname") == "life", "a new name does not change the host name"
     assert made.run("sudo cat /root/marker || true") == "", "the disk is a new one"
+
+    made.run("echo in-image | sudo tee /root/marker && sync")
+    for way in ("live", "off"):
+        if way == "off":
+            becomes("SHUTOFF", "stop")
+        snapshot = demo.get("server", "image", "create", "--name", f"life-{way}", "--wait", made.id)
+        assert snapshot["status"] == "active"
+        wait_until(lambda: demo_sdk.compute.get_server(made.id).task_state is None, 30, "no task is shown")
     made.delete()
-    made.drop_network()
+    copy = Guest(demo, demo_sdk, key, "life")
+    copy.create({"name": "life-live"})
+    copy.floating_ip()
+    copy.wait_ssh()
+    assert copy.run("sudo cat /root/marker") == "in-image"
+    copy.delete()
+    demo.run("image", "delete", "life-live", "life-off")
+    copy.drop_network()

@@ -251,8 +251,7 @@ def test_rescue_and_rebuild(demo, demo_sdk, image, name, key_name):
     other = demo_sdk.image.find_image("cirros-sim-alt-disk")
     server = boot(demo_sdk, name, image, metadata={"a": "b"}).id
     wait_status(demo_sdk, server, "ACTIVE")
-    shown = demo.get("server", "rescue", "--image", other.id, "--password", "secret-1", server)
-    assert shown == {"adminPass": "secret-1"}
+    demo.run("server", "rescue", "--image", other.id, "--password", "secret-1", server)
     wait_status(demo_sdk, server, "RESCUE")
     assert "409" in demo.fails("server", "stop", server)
     demo.run("server", "unrescue", server)
@@ -274,4 +273,33 @@ def test_rescue_and_rebuild(demo, demo_sdk, image, name, key_name):
     wait_status(demo_sdk, server, "SHUTOFF")
     actions = [row["Action"] for row in demo.get("server", "event", "list", server)]
     assert actions == ["rebuild", "stop", "rebuild", "unrescue", "rescue", "create"]
+    demo.run("server", "delete", "--wait", server)
+
+
+def test_images_of_servers(demo, demo_sdk, image, name):
+    server = boot(demo_sdk, name, image).id
+    wait_status(demo_sdk, server, "ACTIVE")
+    made = demo.get("server", "image", "create", "--name", f"{name}-snapshot", "--property", "a=b", "--wait", server)
+    assert made["status"] == "active"
+    found = demo_sdk.image.get_image(made["id"])
+    assert (found.disk_format, found.visibility, found.min_disk) == ("qcow2", "private", 1)
+    assert found.properties["instance_uuid"] == server and found.properties["image_type"] == "snapshot"
+    assert found.properties["base_image_ref"] == image["id"] and found.properties["a"] == "b"
+    wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
+
+    copy = boot(demo_sdk, f"{name}-copy", {"id": found.id}).id
+    wait_status(demo_sdk, copy, "ACTIVE")
+    demo_sdk.compute.delete_server(copy)
+
+    demo.run("server", "stop", server)
+    wait_status(demo_sdk, server, "SHUTOFF")
+    for number in range(3):
+        demo.run("server", "backup", "create", "--name", f"{name}-{number}", "--type", "daily", "--rotate", "2", "--wait", server)
+        wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
+    backups = [one.name for one in demo_sdk.image.images() if one.properties.get("backup_type") == "daily"]
+    assert sorted(backups) == [f"{name}-1", f"{name}-2"]
+    actions = [row["Action"] for row in demo.get("server", "event", "list", server)]
+    assert actions == ["createBackup", "createBackup", "createBackup", "stop", "createImage", "create"]
+    for one in [found.name, *backups]:
+        demo.run("image", "delete", one)
     demo.run("server", "delete", "--wait", server)

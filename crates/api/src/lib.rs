@@ -54,7 +54,7 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// Where tokens come from, for the 401's `WWW-Authenticate`.
     pub auth_url: String,
-    /// Where the image service is, for links to images below 2.36.
+    /// Where the image service is, for links to images of old versions.
     pub image_url: String,
     /// The pool of floating addresses when a request below 2.36 names none (`[neutron] default_floating_pool`).
     pub default_floating_pool: String,

@@ -70,6 +70,8 @@ pub const CREATE_TAGS: Microversion = mv(52);
 pub const UUIDS_OF_HOSTS: Microversion = mv(53);
 /// Descriptions of flavors.
 pub const FLAVOR_DESCRIPTION: Microversion = mv(55);
+/// A snapshot's image is named in the body.
+pub const IMAGE_ID_IN_BODY: Microversion = mv(45);
 /// A rebuild may change the key pair.
 pub const REBUILD_KEY: Microversion = mv(54);
 /// File injection ends.

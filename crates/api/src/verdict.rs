@@ -64,6 +64,11 @@ impl Rule {
         self
     }
 
+    const fn unlocked(mut self) -> Self {
+        self.lock = false;
+        self
+    }
+
     const fn during(mut self, tasks: &'static [TaskState]) -> Self {
         self.tasks = Tasks::IdleOr(tasks);
         self
@@ -121,6 +126,12 @@ pub const UNRESCUE: Rule = Rule::new("unrescue", &[V::Rescued]);
 /// `rebuild`.
 pub const REBUILD: Rule = Rule::new("rebuild", &[V::Active, V::Stopped, V::Error]);
 
+/// `createImage`.
+pub const CREATE_IMAGE: Rule = Rule::new("createImage", COPIED).unlocked();
+/// `createBackup`.
+pub const CREATE_BACKUP: Rule = Rule::new("createBackup", COPIED).unlocked();
+const COPIED: &[VmState] = &[V::Active, V::Stopped, V::Paused, V::Suspended];
+
 /// Every rule with the name of its action, for the test of the whole matrix.
 #[cfg(test)]
 pub const ALL: &[(&str, Rule)] = &[
@@ -139,6 +150,8 @@ pub const ALL: &[(&str, Rule)] = &[
     ("rescue", RESCUE),
     ("unrescue", UNRESCUE),
     ("rebuild", REBUILD),
+    ("createImage", CREATE_IMAGE),
+    ("createBackup", CREATE_BACKUP),
 ];
 
 /// What keeps an action from a server.

@@ -102,6 +102,113 @@ impl Images {
         })
     }
 
+    /// Makes an image without data from a document of the Image API; a refusal is the inner `Err`, in the service's words.
+    pub async fn create(
+        &self,
+        token: &str,
+        document: &Value,
+    ) -> Result<Result<ImageId, String>, ClientError> {
+        let answer = self
+            .client
+            .call(Method::POST, "/v2/images", headers(token), Some(document))
+            .await?;
+        if answer.status.is_client_error() {
+            return Ok(Err(words(&answer)));
+        }
+        let id = answer.json()["id"].as_str().and_then(|id| id.parse().ok());
+        id.filter(|_| answer.status.is_success())
+            .map(Ok)
+            .ok_or_else(|| unexpected(SERVICE, "create image", &answer))
+    }
+
+    /// Lets a project see an image that is shared.
+    pub async fn add_member(
+        &self,
+        token: &str,
+        id: ImageId,
+        project: &str,
+    ) -> Result<(), ClientError> {
+        let path = format!("/v2/images/{id}/members");
+        let member = serde_json::json!({ "member": project });
+        let answer = self
+            .client
+            .call(Method::POST, &path, headers(token), Some(&member))
+            .await?;
+        match answer.status {
+            status if status.is_success() || status == StatusCode::CONFLICT => Ok(()),
+            _ => Err(unexpected(SERVICE, "add member", &answer)),
+        }
+    }
+
+    /// Sends the data of an image that waits for it. A refusal is the inner `Err`; one because the image has its data
+    /// already is none.
+    pub async fn upload(
+        &self,
+        token: &str,
+        id: ImageId,
+        data: Body,
+    ) -> Result<Result<(), String>, ClientError> {
+        let mut with = headers(token);
+        let kind = HeaderValue::from_static("application/octet-stream");
+        with.insert(http::header::CONTENT_TYPE, kind);
+        let path = format!("/v2/images/{id}/file");
+        let answer = self.client.send(Method::PUT, &path, with, data).await?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(Ok(()));
+        }
+        if status == StatusCode::CONFLICT
+            && let Some(found) = self.get(token, &id.to_string()).await?
+            && found.status == "active"
+        {
+            return Ok(Ok(()));
+        }
+        if status.is_client_error() {
+            return Ok(Err(format!("upload: {status}")));
+        }
+        Err(ClientError::Unexpected {
+            service: SERVICE,
+            reason: format!("upload: {status}"),
+        })
+    }
+
+    /// Deletes an image; one that is gone is fine.
+    pub async fn delete(&self, token: &str, id: ImageId) -> Result<(), ClientError> {
+        let path = format!("/v2/images/{id}");
+        let answer = self
+            .client
+            .call(Method::DELETE, &path, headers(token), None)
+            .await?;
+        match answer.status {
+            status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
+            _ => Err(unexpected(SERVICE, "delete image", &answer)),
+        }
+    }
+
+    /// Images with these properties that have their data, newest first; a hundred at most.
+    pub async fn with_properties(
+        &self,
+        token: &str,
+        properties: &[(&str, &str)],
+    ) -> Result<Vec<ImageRecord>, ClientError> {
+        let mut path =
+            "/v2/images?status=active&sort_key=created_at&sort_dir=desc&limit=100".to_owned();
+        for (name, value) in properties {
+            let value: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+            path.extend(["&", name, "=", &value]);
+        }
+        let answer = self
+            .client
+            .call(Method::GET, &path, headers(token), None)
+            .await?;
+        if answer.status != StatusCode::OK {
+            return Err(unexpected(SERVICE, "list images", &answer));
+        }
+        let document = answer.json();
+        let found = document["images"].as_array().into_iter().flatten();
+        Ok(found.filter_map(record).collect())
+    }
+
     /// The bytes of an image, as a stream.
     pub async fn download(&self, token: &str, id: ImageId) -> Result<Option<Body>, ClientError> {
         let answer = self
@@ -122,6 +229,14 @@ impl Images {
             }),
         }
     }
+}
+
+/// What a refusal says.
+fn words(answer: &web::client::Answer) -> String {
+    let document = answer.json();
+    let said = document["message"].as_str().map(str::to_owned);
+    let text = said.unwrap_or_else(|| String::from_utf8_lossy(&answer.body).into_owned());
+    text.chars().take(200).collect()
 }
 
 /// Attributes of an image that are not properties (Image API, "Show image").

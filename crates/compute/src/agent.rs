@@ -1,6 +1,6 @@
 //! The agent's loops: work, heartbeats, events of guests.
 
-use crate::images::{Failure, ImageCache};
+use crate::images::{Failure, ImageCache, upload};
 use crate::ledger::Ledger;
 use http::{HeaderMap, Method};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use types::agent::{
     Answer, Asked, FailureKind, GuestImage, GuestPlan, GuestSeen, Heartbeat, HostFacts, Question,
     Verb, Work, WorkOutcome, WorkReport,
 };
-use types::{HostName, NodeId, PowerState, ServerId};
+use types::{HostName, ImageId, NodeId, PowerState, ServerId};
 use virt::{GuestInfo, GuestSpec, Hypervisor, HypervisorError, Power, RescueDisk, StableRescue};
 use web::client::{Client, ClientError};
 
@@ -289,6 +289,13 @@ impl Agent {
                 self.is_done(work)?;
                 Ok(power)
             }
+            Verb::SnapshotOnce { image } => {
+                if !self.ledger.is_done(&work.key) {
+                    self.snapshot(id, *image).await?;
+                    self.is_done(work)?;
+                }
+                self.power_of(id).await
+            }
             Verb::InterruptOnce => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;
@@ -386,6 +393,20 @@ impl Agent {
             .await
             .map(power)
             .map_err(failure)
+    }
+
+    /// The copy is removed whatever becomes of it.
+    async fn snapshot(&self, id: ServerId, image: ImageId) -> Result<(), Failure> {
+        let copy = self
+            .hypervisor
+            .snapshot(id, &image.to_string())
+            .await
+            .map_err(failure)?;
+        let sent = upload(&self.conductor, &self.settings.host.0, image, &copy).await;
+        if let Err(error) = tokio::fs::remove_file(&copy).await {
+            tracing::warn!(file = %copy.display(), %error, "a copy of a disk cannot be removed");
+        }
+        sent
     }
 
     async fn ensure_guest(&self, id: ServerId, plan: &GuestPlan) -> Result<PowerState, Failure> {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncWriteExt;
+use types::ImageId;
 use types::agent::{FailureKind, GuestImage};
 use virt::HypervisorError;
 use virt::libvirt::image::{BaseImage, BaseImages};
@@ -15,6 +16,9 @@ use web::client::Client;
 
 /// The largest disk an image may unfold to when the flavor sets no size, in GiB.
 const MOST_GIB: u64 = 1024;
+
+/// Bytes of a file sent at once.
+const PIECE: usize = 256 * 1024;
 
 /// Why an image is not there.
 pub(crate) type Failure = (FailureKind, String);
@@ -84,6 +88,45 @@ impl ImageCache {
             .remove(&id);
         adopted.map_err(|error| (error.kind(), error.to_string()))
     }
+}
+
+/// Sends a file as the data of an image, through the conductor: agents have no credentials.
+pub(crate) async fn upload(
+    to: &Client,
+    host: &str,
+    image: ImageId,
+    file: &Path,
+) -> Result<(), Failure> {
+    let disk = |error: std::io::Error| {
+        let error = HypervisorError::disk(file.display(), &error);
+        (error.kind(), error.to_string())
+    };
+    let open = tokio::fs::File::open(file).await.map_err(disk)?;
+    let size = open.metadata().await.map_err(disk)?.len();
+    let pieces = tokio_util::io::ReaderStream::with_capacity(open, PIECE);
+    let mut headers = HeaderMap::new();
+    headers.insert(http::header::CONTENT_LENGTH, size.into());
+    let path = format!("/agent/{host}/images/{image}");
+    let answer = to
+        .send(Method::PUT, &path, headers, Body::from_stream(pieces))
+        .await
+        .map_err(|error| (FailureKind::Unavailable, error.to_string()))?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let said = web::body::bytes(answer.into_body(), 1 << 16).await;
+    let said = said.map(|text| String::from_utf8_lossy(&text).into_owned());
+    let kind = if status.is_server_error() {
+        FailureKind::Unavailable
+    } else {
+        FailureKind::Request
+    };
+    let words = format!(
+        "image {image} was not taken: {status} {}",
+        said.unwrap_or_default()
+    );
+    Err((kind, words))
 }
 
 fn check_size(base: BaseImage, root_gb: u32) -> Result<BaseImage, Failure> {

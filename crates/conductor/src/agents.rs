@@ -130,7 +130,7 @@ impl Agents {
             .route("/agent/{host}/report", post(report))
             .route("/agent/{host}/heartbeat", post(heartbeat))
             .route("/agent/{host}/answer", post(answer))
-            .route("/agent/{host}/images/{image}", get(image))
+            .route("/agent/{host}/images/{image}", get(image).put(put_image))
             .with_state(self.clone())
     }
 
@@ -449,6 +449,26 @@ async fn image(
     {
         Some(body) => Ok(Response::new(body)),
         None => Err((StatusCode::NOT_FOUND, format!("image {id} has no data"))),
+    }
+}
+
+/// The data of an image that waits for it, sent on under the service user's token.
+async fn put_image(
+    State(agents): State<Agents>,
+    Path((_, id)): Path<(String, ImageId)>,
+    data: Body,
+) -> Result<StatusCode, Refusal> {
+    let gateway = |error: clients::ClientError| (StatusCode::BAD_GATEWAY, error.to_string());
+    let with = &agents.inner.with;
+    let token = with.tokens.token().await.map_err(gateway)?;
+    match with
+        .images
+        .upload(&token, id, data)
+        .await
+        .map_err(gateway)?
+    {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(reason) => Err((StatusCode::CONFLICT, reason)),
     }
 }
 

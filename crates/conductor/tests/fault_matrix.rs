@@ -31,6 +31,16 @@ struct Story {
     otherwise: &'static [VmState],
 }
 
+impl Story {
+    /// Whether a failure of this step undoes the flow.
+    fn goes_back(&self, step: &str) -> bool {
+        self.flow != "delete" && !BEHIND_PIVOTS.contains(&step)
+    }
+}
+
+/// Steps that are only tried again.
+const BEHIND_PIVOTS: &[&str] = &["rotate", "release"];
+
 const RUNS: &[VmState] = &[VmState::Active, VmState::Stopped];
 
 /// A flow that is registered and not here makes the matrix red.
@@ -102,6 +112,21 @@ const STORIES: &[Story] = &[
         VmState::Stopped,
         &[VmState::Stopped, VmState::Error],
     ),
+    story(
+        "snapshot",
+        "upload",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
+    // The second one makes the first too old.
+    story(
+        "backup",
+        "upload",
+        &["backup"],
+        VmState::Active,
+        &[VmState::Active],
+    ),
     story("soft_delete", "act", &[], VmState::SoftDelete, RUNS),
     story(
         "restore",
@@ -168,12 +193,15 @@ const STRIKES: [(When, Fault); 5] = [
 fn cases(story: Story, steps: &[&'static str]) -> Vec<Case> {
     let mut kinds = vec![Kinds::Silent];
     let at = |step, direction, when| point(story, step, direction, when);
-    let last = *steps.last().unwrap();
+    // Behind the pivot a step is only tried again.
+    let undone = steps.iter().filter(|step| story.goes_back(step));
+    let last = *undone.last().unwrap_or(&steps[0]);
     let failing = (at(last, Direction::Do, When::After), Fault::Fail);
     for &step in steps {
+        let goes_back = story.goes_back(step);
         for (when, fault) in STRIKES {
             kinds.push(Kinds::Faults(vec![(at(step, Direction::Do, when), fault)]));
-            if story.flow != "delete" {
+            if goes_back {
                 let undo = (at(step, Direction::Undo, when), fault);
                 kinds.push(Kinds::Faults(vec![failing.clone(), undo]));
             }
@@ -181,9 +209,11 @@ fn cases(story: Story, steps: &[&'static str]) -> Vec<Case> {
         for when in [When::Before, When::After] {
             let held = at(step, Direction::Do, when);
             kinds.push(Kinds::Stale(vec![(held.clone(), Fault::Hold)]));
-            if story.flow != "delete" {
+            if goes_back {
                 let undo = (at(step, Direction::Undo, when), Fault::Hold);
                 kinds.push(Kinds::Stale(vec![failing.clone(), undo]));
+            }
+            if story.flow != "delete" {
                 kinds.push(Kinds::Deleted(held.clone(), false));
                 kinds.push(Kinds::Deleted(held, true));
             }
@@ -219,7 +249,8 @@ async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
     let server = cluster.create().await;
     cluster.idle().await;
     for flow in story.before {
-        cluster.act(server, flow, serde_json::json!({})).await;
+        let state = cluster.first_state(flow, server);
+        cluster.act(server, flow, state).await;
         cluster.idle().await;
     }
     Some(server)
@@ -232,7 +263,10 @@ async fn begin(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Ser
     match story.flow {
         "delete" => assert!(cluster.delete(server).await),
         flow => {
-            let state = serde_json::json!({ "hard": story.hard });
+            let mut state = cluster.first_state(flow, server);
+            if story.hard {
+                state["hard"] = true.into();
+            }
             cluster.act(server, flow, state).await;
         }
     }
@@ -341,9 +375,9 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
     let story = case.story;
     let server = cluster.server(id).await;
     let fails = |faults: &[(Point, Fault)]| {
-        faults
-            .iter()
-            .any(|(at, fault)| at.direction == Direction::Do && *fault == Fault::Fail)
+        faults.iter().any(|(at, fault)| {
+            at.direction == Direction::Do && *fault == Fault::Fail && story.goes_back(at.step)
+        })
     };
     let unwinds = story.flow != "delete"
         && match &case.kind {

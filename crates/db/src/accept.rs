@@ -53,6 +53,11 @@ pub const UNRESCUE: &str = "unrescue";
 /// The flow that makes a server anew in its place; its state is `{"preserve_ephemeral": bool}`.
 pub const REBUILD: &str = "rebuild";
 
+/// The flow that copies a server's disk into an image; its state is `{"image": id}`.
+pub const SNAPSHOT: &str = "snapshot";
+/// The same with old copies deleted afterwards; its state is `{"image": id, "rotation": {"kind": text, "keep": n}}`.
+pub const BACKUP: &str = "backup";
+
 /// Flows that nobody waits for: another one may begin at any time, and ends them.
 const QUIET: &[&str] = &[CRASH_DUMP];
 /// Flows that a hard reboot ends; each is one piece of work on the guest's host.

@@ -56,6 +56,11 @@ impl Cluster {
             .map(|server| (server.id, server))
             .collect();
         self.ports(&live, &mut wrong);
+        for (image, status) in self.images.all() {
+            if status != "active" {
+                wrong.push(format!("image {image} is left {status}"));
+            }
+        }
         if with_guests {
             self.guests(&live, &mut wrong).await;
         }

@@ -1,10 +1,11 @@
 //! A whole cloud in one process.
 
 use crate::host::Host;
+use crate::images::Images;
 use crate::network::{NETWORK, Network};
 use crate::{Kind, TestStore};
 use bus::{Bell, Bus};
-use clients::{ClientError, Images, Networks, ServiceTokens};
+use clients::{ClientError, Networks, ServiceTokens};
 use conductor::Neighbours;
 use conductor::agents::{Agents, ConfigDrives};
 use conductor::view::View;
@@ -115,6 +116,8 @@ pub struct Cluster {
     pub store: Store,
     /// The network service.
     pub network: Arc<Network>,
+    /// The image service.
+    pub images: Arc<Images>,
     /// The hosts as schedulers see them.
     pub view: Arc<View>,
     /// The hosts.
@@ -139,13 +142,13 @@ impl Cluster {
         let store = database.store.clone();
         db::migrate(&store).await.unwrap();
         let network = Arc::new(Network::default());
+        let images = Arc::new(Images::default());
         let view = Arc::new(View::new(store.clone(), Duration::from_secs(3600)));
         let client = |router| web::client::Client::in_process("a neighbour", router);
         let with = Neighbours {
             store: store.clone(),
             networks: Arc::new(Networks::new(client(network.router()))),
-            // Simulated hosts want no image files.
-            images: Arc::new(Images::new(client(axum::Router::new()))),
+            images: Arc::new(clients::Images::new(client(images.router()))),
             tokens: Arc::new(Token),
             view: Arc::clone(&view),
         };
@@ -170,6 +173,7 @@ impl Cluster {
         let cluster = Self {
             store,
             network,
+            images,
             view,
             hosts,
             drives,
@@ -432,6 +436,21 @@ impl Cluster {
         self.act(server, accept::REBOOT, how).await;
     }
 
+    /// What a flow's state begins with, beside what its story says: snapshots need an image to fill.
+    pub fn first_state(&self, flow: &str, server: ServerId) -> serde_json::Value {
+        if ![accept::SNAPSHOT, accept::BACKUP].contains(&flow) {
+            return serde_json::json!({});
+        }
+        let properties = serde_json::json!({
+            "instance_uuid": server.to_string(), "image_type": "backup", "backup_type": "daily",
+        });
+        let mut state = serde_json::json!({ "image": self.images.make(&properties) });
+        if flow == accept::BACKUP {
+            state["rotation"] = serde_json::json!({ "kind": "daily", "keep": 1 });
+        }
+        state
+    }
+
     /// Accepts an action whose flow begins with this state.
     pub async fn act(&self, server: ServerId, flow: &'static str, state: serde_json::Value) {
         let hard = state["hard"] == true;
@@ -526,6 +545,8 @@ fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
         accept::RESCUE => TaskState::Rescuing,
         accept::UNRESCUE => TaskState::Unrescuing,
         accept::REBUILD => TaskState::Rebuilding,
+        accept::SNAPSHOT => TaskState::ImageSnapshotPending,
+        accept::BACKUP => TaskState::ImageBackup,
         _ => return None,
     })
 }

@@ -8,9 +8,11 @@
 mod audit;
 mod cluster;
 mod host;
+mod images;
 mod network;
 
 pub use cluster::{Cluster, Options, PROJECT, Switch};
 pub use host::Host;
+pub use images::Images;
 pub use network::Network;
 pub use sql::testing::{Kind, TestStore, databases, kinds};

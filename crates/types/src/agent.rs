@@ -104,6 +104,11 @@ pub enum Verb {
         /// Whether it shall run afterwards.
         on: bool,
     },
+    /// The image service has a copy of the guest's disk as the data of this image, taken once for this key.
+    SnapshotOnce {
+        /// The image, which waits for its data.
+        image: ImageId,
+    },
     /// The guest got a non-maskable interrupt once for this key.
     InterruptOnce,
 }
@@ -134,6 +139,7 @@ impl Verb {
             Self::EnsureRescued { .. } => "ensure_rescued",
             Self::EnsureUnrescued => "ensure_unrescued",
             Self::RebuildOnce { .. } => "rebuild_once",
+            Self::SnapshotOnce { .. } => "snapshot_once",
             Self::InterruptOnce => "interrupt_once",
         }
     }

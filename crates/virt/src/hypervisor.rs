@@ -3,6 +3,7 @@
 use crate::facts::{Diagnostics, GuestEvent, GuestInfo, HostFacts};
 use crate::spec::{GuestSpec, Power};
 use async_trait::async_trait;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::broadcast;
 use types::ServerId;
@@ -122,6 +123,10 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// The guest runs from its own disks. One that is rescued is switched off at once.
     async fn unrescue(&self, id: ServerId) -> Result<GuestInfo>;
+
+    /// Copies the root disk as it is now into a qcow2 file that needs no other, in the guest's folder; the guest goes on
+    /// meanwhile. The caller removes the file. `name` keeps two copies apart.
+    async fn snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf>;
 
     /// Sends the guest a non-maskable interrupt, on which a system that is set up for it dumps its memory.
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo>;

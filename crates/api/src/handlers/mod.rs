@@ -20,6 +20,7 @@ pub mod quotas;
 pub mod security_groups;
 pub mod server_actions;
 mod server_filters;
+pub mod server_images;
 pub mod server_metadata;
 pub mod server_parts;
 pub mod server_rebuild;

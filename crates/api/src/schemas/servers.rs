@@ -16,6 +16,8 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("start", &START),
     ("stop", &STOP),
     ("reboot", &REBOOT),
+    ("create image", &CREATE_IMAGE),
+    ("create backup", &CREATE_BACKUP),
     ("rescue", &RESCUE),
     ("unrescue", &UNRESCUE),
     ("rebuild", &super::rebuild::REBUILD),
@@ -270,6 +272,20 @@ pub static RESTORE: Schema = Schema::new(&[Range::new(FIRST, || any_action("rest
 /// `trigger_crash_dump`.
 pub static CRASH_DUMP: Schema =
     Schema::new(&[Range::new(FIRST, || null_action("trigger_crash_dump"))]);
+/// `createImage`.
+pub static CREATE_IMAGE: Schema = Schema::new(&[Range::new(FIRST, || {
+    let image = object(&["name"], json!({ "name": name(), "metadata": metadata() }));
+    wrapped("createImage", image)
+})]);
+/// `createBackup`.
+pub static CREATE_BACKUP: Schema = Schema::new(&[Range::new(FIRST, || {
+    let rotation = json!({ "type": ["integer", "string"], "pattern": "^[0-9]*$", "minLength": 1, "minimum": 0 });
+    let backup = object(
+        &["backup_type", "name", "rotation"],
+        json!({ "name": name(), "metadata": metadata(), "backup_type": { "type": "string" }, "rotation": rotation }),
+    );
+    wrapped("createBackup", backup)
+})]);
 /// `rescue`.
 pub static RESCUE: Schema = Schema::new(&[Range::new(FIRST, || {
     let mut how = object(

@@ -68,6 +68,9 @@ const KNOWN: &[Known] = &[
     answered(200, known("rescue", || json!({"rescue": null}), "rescue", "active stopped error", "-")),
     known("unrescue", || json!({"unrescue": null}), "unrescue", "rescued", "-"),
     known("rebuild", || json!({"rebuild": {"imageRef": super::harness::IMAGE}}), "rebuild", "active stopped error", "-"),
+    known("createImage", || json!({"createImage": {"name": "i"}}), "createImage", "active stopped paused suspended", "-"),
+    known("createBackup", || json!({"createBackup": {"name": "i", "backup_type": "daily", "rotation": 1}}), "createBackup",
+        "active stopped paused suspended", "-"),
 ];
 
 /// Actions that need not have been launched.

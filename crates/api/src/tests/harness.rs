@@ -237,9 +237,28 @@ fn image_service() -> Router {
         let Json(image) = show(Path(IMAGE.to_owned())).await?;
         Ok(Json(json!({ "images": [image] })))
     }
+    async fn make(Json(wanted): Json<Value>) -> (StatusCode, Json<Value>) {
+        if wanted["name"] == "refused" {
+            return (
+                StatusCode::FORBIDDEN,
+                Json(json!({ "message": "no more images" })),
+            );
+        }
+        (
+            StatusCode::CREATED,
+            Json(json!({ "id": uuid::Uuid::new_v4(), "status": "queued" })),
+        )
+    }
     Router::new()
-        .route("/v2/images", get(list))
-        .route("/v2/images/{id}", get(show))
+        .route("/v2/images", get(list).post(make))
+        .route(
+            "/v2/images/{id}",
+            get(show).delete(async || StatusCode::NO_CONTENT),
+        )
+        .route(
+            "/v2/images/{id}/members",
+            axum::routing::post(async || StatusCode::OK),
+        )
 }
 
 fn network(id: &str) -> Value {

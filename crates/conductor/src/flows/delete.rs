@@ -9,16 +9,17 @@
 //!
 //! There is no undo: every step only goes forward.
 
-use super::{build, ports};
+use super::{build, ports, snapshot};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
+use db::accept;
 use db::instances::{self, Instance};
 use journal::{Context, End, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
 use types::agent::{Direction, Verb, WorkOutcome};
-use types::{HostName, Timestamp};
+use types::{HostName, ImageId, Timestamp};
 
 /// The steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,6 +97,15 @@ impl Delete {
     }
 }
 
+/// The image that a snapshot would have filled.
+fn recorded_image(task: &Superseded) -> Option<ImageId> {
+    if ![accept::SNAPSHOT, accept::BACKUP].contains(&task.flow.as_str()) {
+        return None;
+    }
+    let state: snapshot::State = serde_json::from_str(&task.state).ok()?;
+    Some(state.image)
+}
+
 /// The host that a build had claimed.
 fn recorded_host(task: &Superseded) -> Option<HostName> {
     if task.flow != db::accept::BUILD {
@@ -160,10 +170,15 @@ impl Flow for Delete {
             Step::Inspect => self.inspect(cx, state).await,
             Step::Destroy if state.host.is_none() || state.down => Ok(()),
             Step::Destroy => super::power_after(outcome).map(|_| ()),
-            Step::Ports => match self.instance(cx).await? {
-                Some(instance) => ports::remove(&self.with, &instance).await,
-                None => Ok(()),
-            },
+            Step::Ports => {
+                if let Some(image) = state.superseded.as_ref().and_then(recorded_image) {
+                    snapshot::forget(&self.with, image).await?;
+                }
+                match self.instance(cx).await? {
+                    Some(instance) => ports::remove(&self.with, &instance).await,
+                    None => Ok(()),
+                }
+            }
             Step::Forget => Ok(()),
         }
     }

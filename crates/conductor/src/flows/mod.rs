@@ -9,6 +9,7 @@ mod ports;
 pub mod power;
 pub mod rebuild;
 pub mod rescue;
+pub mod snapshot;
 pub mod soft_delete;
 pub mod suspend;
 
@@ -36,6 +37,8 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(OnHost::<rescue::Rescue>::new(with))
         .with(OnHost::<rescue::Unrescue>::new(with))
         .with(OnHost::<rebuild::Rebuild>::new(with))
+        .with(snapshot::Copy::<snapshot::Snapshot>::new(with))
+        .with(snapshot::Copy::<snapshot::Backup>::new(with))
         .with(OnHost::<soft_delete::SoftDelete>::new(with))
         .with(OnHost::<soft_delete::Restore>::new(with))
 }

@@ -27,10 +27,13 @@ mod procedure {
     pub const DOMAIN_SAVE_FLAGS: u32 = 232;
     pub const DOMAIN_RESTORE_FLAGS: u32 = 233;
     pub const DOMAIN_DESTROY_FLAGS: u32 = 234;
+    pub const DOMAIN_BLOCK_JOB_ABORT: u32 = 237;
+    pub const DOMAIN_GET_BLOCK_JOB_INFO: u32 = 238;
     pub const DOMAIN_SHUTDOWN_FLAGS: u32 = 258;
     pub const EVENT_REGISTER: u32 = 316;
     pub const EVENT_LIFECYCLE: u32 = 318;
     pub const GET_ALL_DOMAIN_STATS: u32 = 344;
+    pub const DOMAIN_BLOCK_COPY: u32 = 345;
     pub const DOMAIN_DEFINE_XML_FLAGS: u32 = 350;
 }
 
@@ -131,6 +134,15 @@ pub struct NodeInfo {
     pub cores: u32,
     /// Threads per core.
     pub threads: u32,
+}
+
+/// How far a block job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockJob {
+    /// What is done, in units of its own.
+    pub done: u64,
+    /// What there is to do; equal when a mirror follows every write.
+    pub of: u64,
 }
 
 /// Named values of one domain, as `virConnectGetAllDomainStats` gives them.
@@ -464,6 +476,53 @@ impl Link {
     pub async fn interrupt(&self, domain: &DomainRef) -> Result<(), RpcError> {
         self.domain_call(procedure::DOMAIN_INJECT_NMI, domain, 0, SHORT)
             .await
+    }
+
+    /// Begins to mirror a disk, named by its file, into a new file described by `target` (XML).
+    pub async fn copy_block(
+        &self,
+        domain: &DomainRef,
+        disk: &str,
+        target: &str,
+    ) -> Result<(), RpcError> {
+        const TRANSIENT_JOB: u32 = 4;
+        let body = || {
+            let begin = domain.encode(Encoder::default()).string(disk);
+            begin.string(target).u32(0).u32(TRANSIENT_JOB)
+        };
+        self.call(procedure::DOMAIN_BLOCK_COPY, body, LONG)
+            .await
+            .map(drop)
+    }
+
+    /// Ends a disk's job; a mirror that is whole stays as it is at this moment.
+    pub async fn abort_block_job(&self, domain: &DomainRef, disk: &str) -> Result<(), RpcError> {
+        let body = || domain.encode(Encoder::default()).string(disk).u32(0);
+        self.call(procedure::DOMAIN_BLOCK_JOB_ABORT, body, LONG)
+            .await
+            .map(drop)
+    }
+
+    /// The job on a disk, if there is one.
+    pub async fn block_job(
+        &self,
+        domain: &DomainRef,
+        disk: &str,
+    ) -> Result<Option<BlockJob>, RpcError> {
+        let request = || domain.encode(Encoder::default()).string(disk).u32(0);
+        let body = self
+            .call(procedure::DOMAIN_GET_BLOCK_JOB_INFO, request, SHORT)
+            .await?;
+        let mut decoder = Decoder::new(&body);
+        if decoder.i32()? == 0 {
+            return Ok(None);
+        }
+        decoder.i32()?; // what kind of job
+        decoder.u64()?; // its bandwidth
+        Ok(Some(BlockJob {
+            done: decoder.u64()?,
+            of: decoder.u64()?,
+        }))
     }
 
     /// State, memory and processors of a domain.

@@ -16,8 +16,9 @@ mod events;
 pub mod folder;
 pub mod image;
 mod life;
-mod qcow2;
+pub(crate) mod qcow2;
 mod rpc;
+mod snapshot;
 mod xdr;
 
 use crate::config_drive;
@@ -716,6 +717,10 @@ impl Hypervisor for Libvirt {
 
     async fn unrescue(&self, id: ServerId) -> Result<GuestInfo> {
         self.leave_rescue(id).await
+    }
+
+    async fn snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf> {
+        self.take_snapshot(id, name).await
     }
 
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {

@@ -28,6 +28,7 @@ pub enum Verb {
     Interrupt,
     Rescue,
     Unrescue,
+    Snapshot,
     Guest,
     Guests,
     ConsoleLog,

@@ -3,7 +3,9 @@
 use super::Sim;
 use crate::facts::{GuestEventKind, GuestInfo};
 use crate::hypervisor::{HypervisorError, Result};
+use crate::libvirt::qcow2;
 use crate::spec::GuestSpec;
+use std::path::PathBuf;
 use types::{PowerState, ServerId};
 
 impl Sim {
@@ -52,6 +54,19 @@ impl Sim {
             rescue: None,
             ..(*kept).clone()
         })
+    }
+
+    /// A real image file of the disk's size, without any data.
+    pub(super) fn copy_disk(&self, id: ServerId, name: &str) -> Result<PathBuf> {
+        self.info(id)?;
+        let gib = {
+            let guests = self.lock();
+            guests.get(&id).map_or(1, super::Guest::disk_gib)
+        };
+        let path = self.config.folder.join(format!("{name}.snapshot"));
+        qcow2::create(&path, gib.max(1) << 30, None)
+            .map_err(|error| HypervisorError::disk(path.display(), &error))?;
+        Ok(path)
     }
 
     fn kept_power(&self, id: ServerId) -> Result<PowerState> {

@@ -469,6 +469,11 @@ impl Hypervisor for Sim {
             .await
     }
 
+    async fn snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf> {
+        self.perform(Verb::Snapshot, id, || self.copy_disk(id, name))
+            .await
+    }
+
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {
         self.perform(Verb::Interrupt, id, || self.active(id)).await
     }

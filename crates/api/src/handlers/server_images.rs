@@ -1,0 +1,186 @@
+//! `createImage` and `createBackup`: the image is made here, so that it is there when the request is answered; its data
+//! comes later.
+
+use crate::call::{Call, Reply};
+use crate::faults::Fault;
+use crate::handlers::server_actions::{Wanted, start_flow};
+use crate::handlers::server_metadata::within_quota;
+use crate::mv;
+use crate::neighbours::unavailable;
+use crate::schemas::number;
+use crate::verdict::{self, Rule};
+use db::accept;
+use db::instances::Instance;
+use http::StatusCode;
+use serde_json::{Value, json};
+use types::{ImageId, TaskState};
+
+/// Properties that belong to the image a server was made from and not to its disk (Nova's
+/// `non_inheritable_image_properties` and those that are never inherited).
+const NOT_INHERITED: &[&str] = &[
+    "cache_in_nova",
+    "bittorrent",
+    "cinder_encryption_key_id",
+    "cinder_encryption_key_deletion_policy",
+    "img_signature",
+    "img_signature_hash_method",
+    "img_signature_key_type",
+    "img_signature_certificate_uuid",
+];
+const NOT_INHERITED_NAMESPACE: &str = "os_glance";
+
+/// The image as the Image API wants it. Pure.
+fn document(call: &Call, server: &Instance, kind: &str, name: &str, metadata: &Value) -> Value {
+    let mut image = json!({
+        "name": name,
+        "disk_format": "qcow2",
+        "container_format": "bare",
+        "visibility": if server.project_id.as_str() == call.project() { "private" } else { "shared" },
+        "min_disk": server.flavor.root_gb,
+        "min_ram": server.image.as_ref().map_or(0, |image| image.min_ram),
+    });
+    if let Some(base) = &server.image {
+        let inherited = base.properties.iter().filter(|(name, _)| {
+            !NOT_INHERITED.contains(&name.as_str()) && !name.starts_with(NOT_INHERITED_NAMESPACE)
+        });
+        for (name, value) in inherited {
+            image[name] = value.as_str().into();
+        }
+        image["base_image_ref"] = base.id.to_string().into();
+    }
+    image["instance_uuid"] = server.id.to_string().into();
+    image["user_id"] = call.caller.user_id.as_str().into();
+    image["image_type"] = kind.into();
+    image["owner_user_name"] = call.caller.user_name.as_str().into();
+    if let Some(project) = &call.caller.project_name {
+        image["owner_project_name"] = project.as_str().into();
+    }
+    if server.project_id.as_str() != call.project() {
+        image["instance_owner"] = server.project_id.as_str().into();
+    }
+    for (name, value) in metadata.as_object().into_iter().flatten() {
+        image[name] = value.clone();
+    }
+    image
+}
+
+/// Makes the image, then accepts the flow that fills it; when that is refused the image goes.
+async fn begin(
+    call: &Call,
+    wanted: impl FnOnce(ImageId) -> Wanted,
+    rule: &Rule,
+    kind: &str,
+    action: &str,
+    more: &[(&str, &str)],
+) -> Result<ImageId, Fault> {
+    let server = call.server().await?;
+    rule.check(call, &server)?;
+    let mut metadata = call
+        .field(action, "metadata")
+        .cloned()
+        .unwrap_or_else(|| json!({}));
+    if !call.at_least(mv::NO_IMAGE_METADATA) {
+        let (project, count) = (
+            call.project().to_owned(),
+            metadata.as_object().map_or(0, |all| all.len()),
+        );
+        let store = &call.api.deps.store;
+        store
+            .read(move |tx| within_quota(tx, &project, count))
+            .await?;
+    }
+    for (name, value) in more {
+        metadata[*name] = (*value).into();
+    }
+    let name = call
+        .text(action, "name")
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
+    let images = &call.api.deps.images;
+    let document = document(call, &server, kind, &name, &metadata);
+    let made = images.create(&call.token, &document).await;
+    let id = made.map_err(unavailable)?.map_err(Fault::bad_request)?;
+    if server.project_id.as_str() != call.project() {
+        let shared = images
+            .add_member(&call.token, id, server.project_id.as_str())
+            .await;
+        if let Err(error) = shared {
+            tracing::warn!(image = %id, %error, "the server's owner cannot see the image of it");
+        }
+    }
+    match start_flow(call, wanted(id)).await {
+        Ok(_) => Ok(id),
+        Err(refused) => {
+            if let Err(error) = images.delete(&call.token, id).await {
+                tracing::warn!(image = %id, %error, "an image that gets no data cannot be deleted");
+            }
+            Err(refused)
+        }
+    }
+}
+
+fn answer(call: &Call, id: ImageId, location: Option<String>) -> Result<Reply, Fault> {
+    if call.at_least(mv::IMAGE_ID_IN_BODY) {
+        return Reply::json(StatusCode::ACCEPTED, &json!({ "image_id": id }));
+    }
+    let reply = Reply::empty(StatusCode::ACCEPTED);
+    Ok(match location {
+        Some(location) => reply.at(location),
+        None => reply,
+    })
+}
+
+/// `createImage`.
+pub async fn create_image(call: Call) -> Result<Reply, Fault> {
+    let wanted = |id| Wanted {
+        rule: verdict::CREATE_IMAGE,
+        action: "createImage",
+        flow: accept::SNAPSHOT,
+        state: json!({ "image": id }),
+        task_state: Some(TaskState::ImageSnapshotPending),
+    };
+    let id = begin(
+        &call,
+        wanted,
+        &verdict::CREATE_IMAGE,
+        "snapshot",
+        "createImage",
+        &[],
+    )
+    .await?;
+    let url = &call.api.config.image_url;
+    let location = format!("{}/images/{id}", url.trim_end_matches('/'));
+    answer(&call, id, Some(location))
+}
+
+/// `createBackup`: a snapshot, after which only the newest few of its kind are kept.
+pub async fn create_backup(call: Call) -> Result<Reply, Fault> {
+    let kind = call
+        .text("createBackup", "backup_type")
+        .unwrap_or_default()
+        .to_owned();
+    let keep = call
+        .field("createBackup", "rotation")
+        .and_then(number)
+        .unwrap_or(0);
+    let wanted = |id| Wanted {
+        rule: verdict::CREATE_BACKUP,
+        action: "createBackup",
+        flow: accept::BACKUP,
+        state: json!({ "image": id, "rotation": { "kind": kind, "keep": keep } }),
+        task_state: Some(TaskState::ImageBackup),
+    };
+    let more = [("backup_type", &kind[..])];
+    let id = begin(
+        &call,
+        wanted,
+        &verdict::CREATE_BACKUP,
+        "backup",
+        "createBackup",
+        &more,
+    )
+    .await?;
+    let location = (keep > 0).then(|| call.links.own(&format!("/images/{id}")));
+    answer(&call, id, location)
+}

@@ -1,0 +1,250 @@
+//! Snapshots and backups: the server's disk becomes the data of an image that the API made.
+//!
+//! | step | does | undo |
+//! |---|---|---|
+//! | `locate` | finds the host | deletes the image |
+//! | `upload` | the host copies the disk and sends it | - |
+//! | `rotate` | backups: deletes the oldest of their kind | - |
+
+use super::{fault, idle, power_after, transition};
+use crate::neighbours::{Neighbours, retry};
+use async_trait::async_trait;
+use db::accept;
+use db::instances::{self, Change, Expected};
+use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+use serde::{Deserialize, Serialize};
+use sql::Tx;
+use std::marker::PhantomData;
+use std::time::Duration;
+use types::agent::{Direction, Verb, WorkOutcome};
+use types::{HostName, ImageId, TaskState, Timestamp};
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Find the host.
+    Locate,
+    /// Copy and send.
+    Upload,
+    /// Delete what is too old.
+    Rotate,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self::Locate, Self::Upload, Self::Rotate];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Locate => "locate",
+            Self::Upload => "upload",
+            Self::Rotate => "rotate",
+        }
+    }
+}
+
+/// Which backups to keep.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rotation {
+    /// `backup_type`.
+    kind: String,
+    /// How many of them.
+    keep: usize,
+}
+
+/// What the flow knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The image that waits for its data.
+    pub image: ImageId,
+    #[serde(default)]
+    rotation: Option<Rotation>,
+    #[serde(default)]
+    host: Option<HostName>,
+}
+
+/// One of the two.
+pub trait Kind: Send + Sync + 'static {
+    /// The flow's name.
+    const NAME: &'static str;
+    /// The event shown.
+    const EVENT: &'static str;
+}
+
+/// `createImage`.
+pub struct Snapshot;
+/// `createBackup`.
+pub struct Backup;
+
+impl Kind for Snapshot {
+    const NAME: &'static str = accept::SNAPSHOT;
+    const EVENT: &'static str = "compute_snapshot_instance";
+}
+
+impl Kind for Backup {
+    const NAME: &'static str = accept::BACKUP;
+    const EVENT: &'static str = "compute_backup_instance";
+}
+
+/// The flow.
+pub struct Copy<K> {
+    with: Neighbours,
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind> Copy<K> {
+    /// The flow.
+    pub fn new(with: &Neighbours) -> Self {
+        Self {
+            with: with.clone(),
+            kind: PhantomData,
+        }
+    }
+
+    async fn locate(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let server = super::instance(&self.with, cx).await?;
+        let nowhere = || StepError::Fail(Failure::new(409, "The server is on no host."));
+        let host = server.host.ok_or_else(nowhere)?;
+        super::must_be_up(&self.with, &host).await?;
+        state.host = Some(host);
+        Ok(())
+    }
+
+    /// The newest are kept. What cannot be deleted now is too old the next time, too.
+    async fn rotate(&self, cx: &Context, rotation: &Rotation) -> Result<(), StepError> {
+        let token = self.with.token().await?;
+        let server = cx.server.to_string();
+        let of_kind = [
+            ("instance_uuid", &server[..]),
+            ("image_type", "backup"),
+            ("backup_type", &rotation.kind[..]),
+        ];
+        let images = &self.with.images;
+        let found = images
+            .with_properties(&token, &of_kind)
+            .await
+            .map_err(retry)?;
+        for old in found.into_iter().skip(rotation.keep) {
+            if let Err(error) = images.delete(&token, old.image.id).await {
+                tracing::warn!(image = %old.image.id, %error, "a backup that is too old cannot be deleted");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Deletes an image that got no data. Repeatable.
+pub(super) async fn forget(with: &Neighbours, image: ImageId) -> Result<(), StepError> {
+    let token = with.token().await?;
+    let found = with.images.get(&token, &image.to_string()).await;
+    match found.map_err(retry)? {
+        Some(found) if found.status != "active" => {
+            with.images.delete(&token, image).await.map_err(retry)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[async_trait]
+impl<K: Kind> Flow for Copy<K> {
+    const NAME: &'static str = K::NAME;
+    type State = State;
+    type Step = Step;
+
+    fn pivot(&self) -> Option<Step> {
+        Some(Step::Rotate)
+    }
+
+    fn event(&self, step: Step) -> Option<&'static str> {
+        (step == Step::Upload).then_some(K::EVENT)
+    }
+
+    fn host(&self, step: Step, state: &State) -> Option<HostName> {
+        state.host.clone().filter(|_| step == Step::Upload)
+    }
+
+    fn deadline(&self, step: Step) -> Duration {
+        match step {
+            Step::Locate => Duration::from_secs(60),
+            Step::Upload => Duration::from_secs(4 * 3600),
+            Step::Rotate => Duration::from_secs(120),
+        }
+    }
+
+    fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
+        if step != Step::Upload || direction == Direction::Undo {
+            return None;
+        }
+        Some(HostWork {
+            host: state.host.clone()?,
+            verb: Verb::SnapshotOnce { image: state.image },
+        })
+    }
+
+    async fn run(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match (step, &state.rotation) {
+            (Step::Locate, _) => self.locate(cx, state).await,
+            (Step::Upload, _) => power_after(outcome).map(drop),
+            (Step::Rotate, Some(rotation)) => self.rotate(cx, rotation).await,
+            (Step::Rotate, None) => Ok(()),
+        }
+    }
+
+    async fn undo(
+        &self,
+        _cx: &Context,
+        step: Step,
+        state: &mut State,
+        _outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        if step != Step::Locate {
+            return Ok(());
+        }
+        // Also one that has its data: the action failed, and shows that.
+        let token = self.with.token().await?;
+        let deleting = self.with.images.delete(&token, state.image);
+        deleting.await.map_err(retry)
+    }
+
+    fn commit(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        step: Step,
+        direction: Direction,
+        _state: &mut State,
+    ) -> Result<(), StepError> {
+        if (step, direction) != (Step::Locate, Direction::Do) {
+            return Ok(());
+        }
+        let change = Change {
+            task_state: Some(Some(TaskState::ImageUploading)),
+            ..Change::default()
+        };
+        transition(tx, cx, &change, Timestamp::now())
+    }
+
+    fn finish(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        _state: &State,
+        end: End<'_>,
+        now: Timestamp,
+    ) -> Result<(), sql::Error> {
+        let change = match end {
+            End::Done => idle(),
+            End::Unwound(failure) => Change {
+                fault: Some(Some(fault(failure, now))),
+                ..idle()
+            },
+        };
+        instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! An image service in memory, as much of the Image API as compute uses.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+
+/// Images by the order in which they were made.
+#[derive(Default)]
+pub struct Images {
+    images: Mutex<Vec<Value>>,
+}
+
+impl Images {
+    /// The API.
+    pub fn router(self: &Arc<Self>) -> Router {
+        Router::new().fallback(answer).with_state(Arc::clone(self))
+    }
+
+    /// Makes an image without data, as the API does for a snapshot.
+    pub fn make(&self, properties: &Value) -> String {
+        let id = uuid::Uuid::new_v4().to_string();
+        let mut image = properties.clone();
+        image["id"] = id.as_str().into();
+        image["status"] = "queued".into();
+        self.images.lock().unwrap().push(image);
+        id
+    }
+
+    /// The images there are, with their status.
+    pub fn all(&self) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let images = self.images.lock().unwrap();
+        images
+            .iter()
+            .map(|image| (text(&image["id"]), text(&image["status"])))
+            .collect()
+    }
+}
+
+async fn answer(State(service): State<Arc<Images>>, request: Request<Body>) -> Response {
+    let (parts, body) = request.into_parts();
+    // Whatever is sent is read to its end.
+    let sent = axum::body::to_bytes(body, 64 << 20).await;
+    let path: Vec<&str> = parts.uri.path().split('/').skip(2).collect();
+    let mut images = service.images.lock().unwrap();
+    let place = path
+        .get(1)
+        .and_then(|id| images.iter().position(|image| image["id"] == **id));
+    match (parts.method, &path[..], place) {
+        (Method::GET, ["images"], _) => {
+            let query = parts.uri.query().unwrap_or_default();
+            let wanted: Vec<(&str, &str)> = query
+                .split('&')
+                .filter_map(|pair| pair.split_once('='))
+                .filter(|(name, _)| !["sort_key", "sort_dir", "limit"].contains(name))
+                .collect();
+            let plain = |value: &str| value.replace("%2D", "-");
+            let fits = |image: &&Value| {
+                wanted
+                    .iter()
+                    .all(|(name, value)| image[*name] == plain(value))
+            };
+            let found: Vec<&Value> = images.iter().rev().filter(fits).collect();
+            axum::Json(json!({ "images": found })).into_response()
+        }
+        (Method::GET, ["images", _], Some(place)) => {
+            axum::Json(images[place].clone()).into_response()
+        }
+        (Method::PUT, ["images", _, "file"], Some(place)) => {
+            if images[place]["status"] != "queued" {
+                return StatusCode::CONFLICT.into_response();
+            }
+            assert!(sent.unwrap().starts_with(b"QFI"), "a qcow2 file");
+            images[place]["status"] = "active".into();
+            StatusCode::NO_CONTENT.into_response()
+        }
+        (Method::DELETE, ["images", _], Some(place)) => {
+            images.remove(place);
+            StatusCode::NO_CONTENT.into_response()
+        }
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}

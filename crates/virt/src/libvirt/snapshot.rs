@@ -1,0 +1,81 @@
+//! Copies of a guest's disk. A running guest's is mirrored by QEMU until it is whole, and cut off at one moment; that
+//! of a guest that is off is copied by `qemu-img`.
+
+use super::calls::BlockJob;
+use super::{Libvirt, blocking, explain, image};
+use crate::hypervisor::{HypervisorError, Result};
+use quick_xml::escape::escape;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use types::ServerId;
+
+/// How often a mirror is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+impl Libvirt {
+    pub(super) async fn take_snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf> {
+        let _lock = self.exclusive(id).await;
+        self.check_disk(id)?;
+        let files = self.instances.guest(id);
+        let copy = files.folder.join(format!("{name}.snapshot"));
+        let stale = copy.clone();
+        blocking(move || match std::fs::remove_file(&stale) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(HypervisorError::disk(stale.display(), &error))
+            }
+            _ => Ok(()),
+        })
+        .await?;
+        let running = self.look(id).await?.is_some_and(|guest| guest.active);
+        let made = if running {
+            self.mirror(id, &files.disk, &copy).await
+        } else {
+            image::flatten(&files.disk, &copy).await
+        };
+        if made.is_err() {
+            std::fs::remove_file(&copy).ok();
+        }
+        made.map(|()| copy)
+    }
+
+    async fn mirror(&self, id: ServerId, disk: &Path, copy: &Path) -> Result<()> {
+        let domain = self.reference(id);
+        let seen = |path: &Path| {
+            let path = self.instances.for_qemu(path).ok_or_else(|| {
+                HypervisorError::Rejected("a file outside of the instances folder".into())
+            })?;
+            Ok::<_, HypervisorError>(path.to_string_lossy().into_owned())
+        };
+        let (disk, copy) = (seen(disk)?, seen(copy)?);
+        // Left by an agent that went away in the middle; without one this is refused.
+        let _ = self.jobs.abort_block_job(&domain, &disk).await;
+        let target = format!(
+            "<disk type='file'><driver type='qcow2'/><source file='{}'/></disk>",
+            escape(&copy)
+        );
+        self.jobs
+            .copy_block(&domain, &disk, &target)
+            .await
+            .map_err(explain)?;
+        loop {
+            match self
+                .questions
+                .block_job(&domain, &disk)
+                .await
+                .map_err(explain)?
+            {
+                Some(BlockJob { done, of }) if of > 0 && done == of => break,
+                Some(_) => tokio::time::sleep(LOOK).await,
+                None => {
+                    return Err(HypervisorError::Rejected(
+                        "the copy of the disk broke off".into(),
+                    ));
+                }
+            }
+        }
+        self.jobs
+            .abort_block_job(&domain, &disk)
+            .await
+            .map_err(explain)
+    }
+}
