@@ -392,7 +392,7 @@ def test_14_pause_suspend_rescue_rebuild_snapshot(demo, demo_sdk, image, key):
         demo.run("server", *command, made.id)
         wait_until(lambda: demo_sdk.compute.get_server(made.id).status == status, 120, status)
 
-    made.run("echo in-memory > /run/marker; echo on-disk | sudo tee /root/marker; sync")
+    made.run("echo in-memory | sudo tee /run/marker && echo on-disk | sudo tee /root/marker && sync")
     boot_id = made.run("cat /proc/sys/kernel/random/boot_id")
     becomes("PAUSED", "pause")
     assert not port_open(made.address)

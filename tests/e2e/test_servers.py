@@ -260,8 +260,9 @@ def test_rescue_and_rebuild(demo, demo_sdk, image, name, key_name):
     ports = [port.id for port in demo_sdk.network.ports(device_id=server)]
     made = demo.get(
         "server", "rebuild", "--image", other.name, "--name", f"{name}-new", "--property", "c=d", "--key-name", key_name,
-        "--description", "anew", "--wait", server,
+        "--description", "anew", server,
     )  # fmt: skip
+    wait_status(demo_sdk, server, "ACTIVE")
     assert made["name"] == f"{name}-new" and made["properties"] == {"c": "d"} and made["adminPass"]
     found = demo_sdk.compute.get_server(server)
     assert (found.status, found.image.id, found.key_name, found.description) == ("ACTIVE", other.id, key_name, "anew")
@@ -281,13 +282,13 @@ def test_images_of_servers(demo, demo_sdk, image, name):
     wait_status(demo_sdk, server, "ACTIVE")
     made = demo.get("server", "image", "create", "--name", f"{name}-snapshot", "--property", "a=b", "--wait", server)
     assert made["status"] == "active"
-    found = demo_sdk.image.get_image(made["id"])
-    assert (found.disk_format, found.visibility, found.min_disk) == ("qcow2", "private", 1)
-    assert found.properties["instance_uuid"] == server and found.properties["image_type"] == "snapshot"
-    assert found.properties["base_image_ref"] == image["id"] and found.properties["a"] == "b"
+    found = demo_sdk.image.get(f"/v2/images/{made['id']}").json()
+    assert (found["disk_format"], found["visibility"], found["min_disk"]) == ("qcow2", "private", 1)
+    assert (found["instance_uuid"], found["image_type"]) == (server, "snapshot")
+    assert (found["base_image_ref"], found["a"]) == (image["id"], "b")
     wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
 
-    copy = boot(demo_sdk, f"{name}-copy", {"id": found.id}).id
+    copy = boot(demo_sdk, f"{name}-copy", found).id
     wait_status(demo_sdk, copy, "ACTIVE")
     demo_sdk.compute.delete_server(copy)
 
@@ -296,10 +297,11 @@ def test_images_of_servers(demo, demo_sdk, image, name):
     for number in range(3):
         demo.run("server", "backup", "create", "--name", f"{name}-{number}", "--type", "daily", "--rotate", "2", "--wait", server)
         wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
-    backups = [one.name for one in demo_sdk.image.images() if one.properties.get("backup_type") == "daily"]
+    images = demo_sdk.image.get("/v2/images?backup_type=daily").json()["images"]
+    backups = [one["name"] for one in images]
     assert sorted(backups) == [f"{name}-1", f"{name}-2"]
     actions = [row["Action"] for row in demo.get("server", "event", "list", server)]
     assert actions == ["createBackup", "createBackup", "createBackup", "stop", "createImage", "create"]
-    for one in [found.name, *backups]:
+    for one in [found["name"], *backups]:
         demo.run("image", "delete", one)
     demo.run("server", "delete", "--wait", server)

@@ -194,8 +194,8 @@ fn cases(story: Story, steps: &[&'static str]) -> Vec<Case> {
     let mut kinds = vec![Kinds::Silent];
     let at = |step, direction, when| point(story, step, direction, when);
     // Behind the pivot a step is only tried again.
-    let undone = steps.iter().filter(|step| story.goes_back(step));
-    let last = *undone.last().unwrap_or(&steps[0]);
+    let mut undone = steps.iter().filter(|step| story.goes_back(step));
+    let last = *undone.next_back().unwrap_or(&steps[0]);
     let failing = (at(last, Direction::Do, When::After), Fault::Fail);
     for &step in steps {
         let goes_back = story.goes_back(step);
