@@ -329,7 +329,11 @@ mod tests {
 
     #[test]
     fn rescue_disks_are_stable_when_the_image_says_so() {
-        let table: &[(&[(&str, &str)], Option<(&str, &str)>)] = &[
+        type Case = (
+            &'static [(&'static str, &'static str)],
+            Option<(&'static str, &'static str)>,
+        );
+        let table: &[Case] = &[
             (&[("os_distro", "debian")], None),
             (&[("hw_rescue_device", "cdrom")], Some(("cdrom", "ide"))),
             (&[("hw_rescue_bus", "scsi")], Some(("disk", "scsi"))),
