@@ -44,7 +44,7 @@ def test_generated_certificate(demo, demo_sdk, name):
     demo.run("keypair", "delete", name)
 
 
-def test_zones_hypervisors_and_services(admin, demo):
+def test_zones_hypervisors_and_services(admin, admin_sdk, demo):
     assert "nova" in {row["Zone Name"] for row in demo.get("availability", "zone", "list", "--compute")}
     hosts = admin.get("hypervisor", "list")
     assert len(hosts) == 3 and {row["State"] for row in hosts} == {"up"}
@@ -53,6 +53,9 @@ def test_zones_hypervisors_and_services(admin, demo):
     assert shown["hypervisor_hostname"] == name and shown["state"] == "up"
     stats = admin.get("hypervisor", "stats", "show")
     assert stats["count"] == 3 and stats["vcpus"] > 0
+    assert stats["memory_mb"] - stats["memory_mb_used"] == stats["free_ram_mb"]
+    for version, status in [("2.87", 200), ("2.88", 404)]:
+        assert admin_sdk.compute.get("/os-hypervisors/statistics", microversion=version).status_code == status
     services = admin.get("compute", "service", "list")
     assert {row["Binary"] for row in services} >= {"nova-compute", "nova-conductor", "nova-scheduler"}
     assert {row["State"] for row in services} == {"up"}

@@ -1,6 +1,7 @@
 """What a cloud holds when it is new, and its files."""
 
 import os
+import re
 import stat
 import subprocess
 
@@ -59,6 +60,15 @@ def test_networks_and_flavors(admin, demo):
     assert private["shared"] is True
     assert private["subnets"]
     assert set(demo.names("flavor", "list")) >= {"m1.nano", "m1.tiny", "m1.small"}
+
+
+def test_images_of_a_simulated_cloud(hypervisor, demo):
+    """With real guests `make up` builds and registers them."""
+    if hypervisor != "sim":
+        pytest.skip("only simulated clouds bring their own")
+    rows = demo.get("image", "list", "--public")
+    ours = [row for row in rows if re.fullmatch("cirros-sim(-alt)?-disk", row["Name"])]
+    assert [row["Status"] for row in ours] == ["active", "active"], rows
 
 
 def test_a_second_one_on_the_same_home_refuses(cloud):

@@ -80,6 +80,32 @@ def test_network_to_floating_ip(demo, name):
     assert name not in demo.names("subnet", "list")
 
 
+def test_subnet_pools(demo, name):
+    pool = demo.get("subnet", "pool", "create", "--pool-prefix", "10.50.0.0/22", "--default-prefix-length", "24", name)
+    assert (pool["prefixes"], pool["default_prefixlen"]) == (["10.50.0.0/22"], 24)
+    demo.run("network", "create", name)
+    taken = [
+        demo.get("subnet", "create", "--network", name, "--subnet-pool", name, *length, f"{name}-{number}")
+        for number, length in enumerate([(), (), ("--prefix-length", "23")])
+    ]
+    assert [subnet["cidr"] for subnet in taken] == ["10.50.0.0/24", "10.50.1.0/24", "10.50.2.0/23"]
+    assert {subnet["subnetpool_id"] for subnet in taken} == {pool["id"]}
+    refused = demo.fails("subnet", "create", "--network", name, "--subnet-pool", name, f"{name}-3")
+    assert "409" in refused and "Insufficient prefix space" in refused, refused
+    assert "409" in demo.fails("subnet", "pool", "delete", name)
+
+    demo.run("subnet", "pool", "set", "--pool-prefix", "10.50.4.0/24", "--default-prefix-length", "25", name)
+    shown = demo.get("subnet", "pool", "show", name)
+    assert shown["default_prefixlen"] == 25 and len(shown["prefixes"]) == 2
+    last = demo.get("subnet", "create", "--network", name, "--subnet-pool", name, f"{name}-3")
+    assert last["cidr"] == "10.50.4.0/25"
+
+    demo.run("network", "delete", name)
+    assert name in demo.names("subnet", "pool", "list")
+    demo.run("subnet", "pool", "delete", name)
+    assert name not in demo.names("subnet", "pool", "list")
+
+
 def test_networks_of_another_project_are_not_there(admin, demo, name):
     admin.run("network", "create", name)
     try:

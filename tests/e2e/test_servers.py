@@ -119,6 +119,24 @@ def boot(sdk, name, image, **more):
     return sdk.compute.create_server(**body)
 
 
+def test_its_password_is_nowhere_in_clear(cloud, demo_sdk, image, name):
+    """Told once, in the answer: not in the log, not in a database, not among the files of the hosts."""
+    chosen = f"Chosen-{name}-7aQ"
+    servers = [boot(demo_sdk, name, image, config_drive=True), boot(demo_sdk, name, image, admin_password=chosen)]
+    assert servers[1].admin_password == chosen
+    for server in servers:
+        wait_status(demo_sdk, server.id, "ACTIVE")
+        assert demo_sdk.compute.get_server(server.id).admin_password is None
+    words = [server.admin_password.encode() for server in servers]
+    found = [
+        str(path) for path in cloud.home.rglob("*") if path.is_file() and any(word in path.read_bytes() for word in words)
+    ]
+    assert found == []
+    for server in servers:
+        demo_sdk.compute.delete_server(server)
+        demo_sdk.compute.wait_for_delete(server, wait=60)
+
+
 def test_several_at_once_spread_and_delete(admin_sdk, demo_sdk, image, name):
     boot(demo_sdk, name, image, min_count=6, max_count=6)
     servers = [server for server in demo_sdk.compute.servers(name=name)]

@@ -32,9 +32,26 @@ def test_a_request_without_a_version_gets_choices(compute):
     assert {choice["id"] for choice in answer.json()["choices"]} == {"v2.0", "v2.1"}
 
 
-def test_a_media_type_selects_the_version(compute):
-    answer = compute("/servers", headers={"Accept": "application/vnd.openstack.compute.v2.1+json"})
+MEDIA_TYPES = ("application/vnd.openstack.compute.v2.1+json", "application/vnd.openstack.compute+json;version=2.1")
+
+
+@pytest.mark.parametrize("header", ["Accept", "Content-Type"])
+@pytest.mark.parametrize("media_type", MEDIA_TYPES)
+def test_a_media_type_selects_the_version(compute, header, media_type):
+    answer = compute("/servers", headers={header: media_type})
     assert answer.status_code == 200 and "servers" in answer.json()
+    assert answer.headers["OpenStack-API-Version"] == "compute 2.1"
+
+
+def test_the_path_wins_over_the_media_type(compute):
+    answer = compute("/v2/servers", headers={"Accept": MEDIA_TYPES[0], "OpenStack-API-Version": "compute 2.90"})
+    assert answer.status_code == 200
+    assert "OpenStack-API-Version" not in answer.headers, "v2 knows no microversions"
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "application/vnd.openstack.compute.v9+json", "text/html"])
+def test_other_media_types_select_nothing(compute, media_type):
+    assert compute("/servers", headers={"Accept": media_type}).status_code == 300
 
 
 @pytest.mark.parametrize(
@@ -48,6 +65,9 @@ def test_a_media_type_selects_the_version(compute):
         ({"OpenStack-API-Version": "compute 2.105"}, 406, None),
         ({"OpenStack-API-Version": "compute 3.0"}, 406, None),
         ({"OpenStack-API-Version": "compute two"}, 400, None),
+        ({"OpenStack-API-Version": "compute 2.01"}, 400, None),
+        ({"X-OpenStack-Nova-API-Version": "2.105"}, 406, None),
+        ({"X-OpenStack-Nova-API-Version": "latest"}, 200, "2.104"),
     ],
 )
 def test_negotiation(compute, headers, status, used):
@@ -69,3 +89,6 @@ def test_request_id_of_the_caller_is_not_ours(compute):
 def test_what_is_not_built_says_so(compute):
     """A route of the Compute API that is not there yet answers 501, a route that never was 404."""
     assert compute("/v2.1/no-such-thing").status_code == 404
+    answer = compute("/v2.1/os-volumes")
+    assert answer.status_code == 501
+    assert "block storage" in answer.json()["notImplemented"]["message"]
