@@ -191,6 +191,15 @@ def test_hosts(old, boss):
     check(boss.send("GET", "/os-hosts", version="2.43"), 404, "itemNotFound")
 
 
+def test_uptime(boss):
+    """Hosts say how long they run: below 2.88 one by one, later within the details."""
+    node = get(boss, "/os-hypervisors", "2.87")["hypervisors"][0]["id"]
+    alone = get(boss, f"/os-hypervisors/{node}/uptime", "2.87")["hypervisor"]["uptime"]
+    within = get(boss, f"/os-hypervisors/{node}", "2.88")["hypervisor"]["uptime"]
+    assert " up " in alone and "load average:" in within
+    assert all(" up " in one["uptime"] for one in get(boss, "/os-hypervisors/detail", "2.104")["hypervisors"])
+
+
 def test_images_ahead(boss, image, name):
     made = boss.send("POST", "/os-aggregates", {"aggregate": {"name": name}}).json()["aggregate"]
     path = f"/os-aggregates/{made['id']}"

@@ -514,6 +514,7 @@ impl Agent {
                     .map_err(|error| (FailureKind::Host, error.to_string()))
             }
             Question::CacheImage(image) => Ok(self.fetch_ahead(image)),
+            Question::Uptime => uptime().await,
         }
     }
 
@@ -688,4 +689,21 @@ fn failure(error: HypervisorError) -> Failure {
 fn base64_of(bytes: &[u8]) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// What `uptime` prints: clients take the text apart, so it is the tool's own.
+async fn uptime() -> Result<String, Failure> {
+    let unknown = |reason: String| (FailureKind::Host, format!("uptime: {reason}"));
+    let done = tokio::process::Command::new("uptime")
+        .env("LC_ALL", "C")
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| unknown(error.to_string()))?;
+    if done.status.success() {
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    } else {
+        Err(unknown(done.status.to_string()))
+    }
 }

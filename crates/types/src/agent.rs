@@ -273,6 +273,8 @@ pub enum Question {
     Diagnostics,
     /// Is this image in the host's cache? If not, it is fetched after the answer. No server is concerned.
     CacheImage(GuestImage),
+    /// How long the host runs. No server is concerned.
+    Uptime,
 }
 
 /// A question on its way to a host.
@@ -286,7 +288,8 @@ pub struct Asked {
     pub question: Question,
 }
 
-/// The answer: base64 for a console log, JSON text for diagnostics, `cached` or `fetching` for an image.
+/// The answer: base64 for a console log, JSON text for diagnostics, `cached` or `fetching` for an image, the words of
+/// `uptime` for a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// The question's id.

@@ -8,8 +8,15 @@ use db::hosts::{Node, Service};
 use db::placement::Inventory;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use types::{NodeId, Timestamp};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use types::agent::Question;
+use types::{NodeId, ServerId, Timestamp};
 use uuid::Uuid;
+
+/// How long a host may take to say how long it runs.
+const UPTIME_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything the views need, read at once.
 struct Hosts {
@@ -17,6 +24,8 @@ struct Hosts {
     services: Vec<Service>,
     inventories: HashMap<Uuid, Vec<Inventory>>,
     servers: HashMap<String, i64>,
+    /// How long hosts run, where they were asked.
+    uptimes: HashMap<NodeId, String>,
 }
 
 async fn read(call: &Call) -> Result<Hosts, Fault> {
@@ -34,6 +43,7 @@ async fn read(call: &Call) -> Result<Hosts, Fault> {
             services: db::hosts::services(tx)?,
             inventories,
             servers,
+            uptimes: HashMap::new(),
         })
     });
     Ok(reading.await?)
@@ -48,6 +58,34 @@ struct Used {
 }
 
 impl Hosts {
+    fn is_up(&self, call: &Call, node: &Node) -> bool {
+        let down_after = call.api.config.service_down_micros;
+        self.service(node)
+            .is_some_and(|service| service.is_up(Timestamp::now(), down_after))
+    }
+
+    /// Asks hosts that are up how long they run, all at once. Those that do not answer soon have no answer.
+    async fn ask_uptimes(&mut self, call: &Call, of: &[NodeId]) {
+        let mut asked = JoinSet::new();
+        for node in &self.nodes {
+            if !of.contains(&node.uuid) || !self.is_up(call, node) {
+                continue;
+            }
+            let (questions, host) = (Arc::clone(&call.api.deps.questions), node.host.clone());
+            let id = node.uuid;
+            asked.spawn(async move {
+                let nobody = ServerId(Uuid::nil());
+                let answer = questions.ask(&host, nobody, Question::Uptime);
+                (id, tokio::time::timeout(UPTIME_PATIENCE, answer).await)
+            });
+        }
+        while let Some(done) = asked.join_next().await {
+            if let Ok((id, Ok(Ok(text)))) = done {
+                self.uptimes.insert(id, text);
+            }
+        }
+    }
+
     fn service(&self, node: &Node) -> Option<&Service> {
         self.services
             .iter()
@@ -88,9 +126,7 @@ fn brief(call: &Call, hosts: &Hosts, node: &Node) -> Map<String, Value> {
         json!(node.hypervisor_hostname),
     );
     let service = hosts.service(node);
-    let up = service.is_some_and(|service| {
-        service.is_up(Timestamp::now(), call.api.config.service_down_micros)
-    });
+    let up = hosts.is_up(call, node);
     let disabled = service.is_none_or(|service| service.disabled);
     map.insert("state".to_owned(), json!(if up { "up" } else { "down" }));
     map.insert(
@@ -121,8 +157,7 @@ fn whole(call: &Call, hosts: &Hosts, node: &Node) -> Map<String, Value> {
     );
     map.insert("host_ip".to_owned(), json!(facts.host_ip));
     if call.at_least(mv::HYPERVISOR_SLIM) {
-        // Hosts do not report how long they run.
-        map.insert("uptime".to_owned(), Value::Null);
+        map.insert("uptime".to_owned(), json!(hosts.uptimes.get(&node.uuid)));
         return map;
     }
     let cpu = if call.at_least(mv::CPU_INFO_OBJECT) {
@@ -196,7 +231,7 @@ async fn listed(
     path: &str,
     entry: fn(&Call, &Hosts, &Node) -> Map<String, Value>,
 ) -> Result<Reply, Fault> {
-    let hosts = read(&call).await?;
+    let mut hosts = read(&call).await?;
     let mut nodes: Vec<&Node> = hosts.nodes.iter().collect();
     if let Some(pattern) = call.query.get("hypervisor_hostname_pattern") {
         if call.query.get("limit").is_some() || call.query.get("marker").is_some() {
@@ -233,8 +268,13 @@ async fn listed(
             .filter(|_| limit > 0 && nodes.len() == limit)
             .map(|node| key(node));
     }
-    let mut list: Vec<Value> = Vec::with_capacity(nodes.len());
-    for node in nodes {
+    let shown: Vec<Node> = nodes.into_iter().cloned().collect();
+    if path.ends_with("/detail") && call.at_least(mv::HYPERVISOR_SLIM) {
+        let ids: Vec<NodeId> = shown.iter().map(|node| node.uuid).collect();
+        hosts.ask_uptimes(&call, &ids).await;
+    }
+    let mut list: Vec<Value> = Vec::with_capacity(shown.len());
+    for node in &shown {
         let mut map = entry(&call, &hosts, node);
         if wants_servers(&call) {
             add_servers(&call, node, &mut map).await?;
@@ -312,22 +352,32 @@ fn find<'a>(call: &Call, hosts: &'a Hosts) -> Result<&'a Node, Fault> {
 
 /// `GET /{id}`.
 pub async fn show(call: Call) -> Result<Reply, Fault> {
-    let hosts = read(&call).await?;
-    let node = find(&call, &hosts)?;
-    let mut map = whole(&call, &hosts, node);
+    let mut hosts = read(&call).await?;
+    let node = find(&call, &hosts)?.clone();
+    if call.at_least(mv::HYPERVISOR_SLIM) {
+        hosts.ask_uptimes(&call, &[node.uuid]).await;
+    }
+    let mut map = whole(&call, &hosts, &node);
     if wants_servers(&call) {
-        add_servers(&call, node, &mut map).await?;
+        add_servers(&call, &node, &mut map).await?;
     }
     Reply::ok(&json!({ "hypervisor": map }))
 }
 
 /// `GET /{id}/uptime` (below 2.88).
 pub async fn uptime(call: Call) -> Result<Reply, Fault> {
-    let hosts = read(&call).await?;
-    find(&call, &hosts)?;
-    Err(Fault::bad_request(
-        "The hypervisor does not report how long it runs.",
-    ))
+    let mut hosts = read(&call).await?;
+    let node = find(&call, &hosts)?.clone();
+    hosts.ask_uptimes(&call, &[node.uuid]).await;
+    let uptime = hosts.uptimes.get(&node.uuid).ok_or_else(|| {
+        Fault::bad_request(format!(
+            "Compute service of {} is unavailable at this time.",
+            node.host
+        ))
+    })?;
+    let mut map = brief(&call, &hosts, &node);
+    map.insert("uptime".to_owned(), json!(uptime));
+    Reply::ok(&json!({ "hypervisor": map }))
 }
 
 fn matching<'a>(call: &Call, hosts: &'a Hosts) -> Result<Vec<&'a Node>, Fault> {

@@ -294,7 +294,10 @@ fn network_service() -> Router {
         ))
     }
     async fn ports() -> Json<Value> {
-        Json(json!({ "ports": [] }))
+        Json(
+            json!({ "ports": [{ "id": PORT, "network_id": NETWORK, "mac_address": "fa:16:3e:00:00:01", "device_id": "",
+            "fixed_ips": [{ "subnet_id": "s", "ip_address": "192.168.1.30" }], "status": "ACTIVE", "security_groups": ["g1"] }] }),
+        )
     }
     async fn groups() -> Json<Value> {
         Json(json!({ "security_groups": [
@@ -326,6 +329,10 @@ impl HostQuestions for Host {
             Question::ConsoleLog { .. } => Ok("YQpiCmMK".to_owned()),
             Question::Diagnostics => Ok(r#"{"state": "running", "driver": "libvirt"}"#.to_owned()),
             Question::CacheImage(_) => Ok("cached".to_owned()),
+            Question::Uptime => Ok(
+                " 08:32:11 up 93 days, 18:25, 12 users,  load average: 0.20, 0.12, 0.14\n"
+                    .to_owned(),
+            ),
         }
     }
 }
