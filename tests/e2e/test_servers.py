@@ -128,10 +128,9 @@ def test_its_password_is_nowhere_in_clear(cloud, demo_sdk, image, name):
         wait_status(demo_sdk, server.id, "ACTIVE")
         assert demo_sdk.compute.get_server(server.id).admin_password is None
     words = [server.admin_password.encode() for server in servers]
-    found = [
-        str(path) for path in cloud.home.rglob("*") if path.is_file() and any(word in path.read_bytes() for word in words)
-    ]
-    assert found == []
+    files = [path for path in cloud.home.rglob("*") if path.is_file()]
+    assert cloud.log in files
+    assert [str(path) for path in files if any(word in path.read_bytes() for word in words)] == []
     for server in servers:
         demo_sdk.compute.delete_server(server)
         demo_sdk.compute.wait_for_delete(server, wait=60)
@@ -313,7 +312,8 @@ def test_images_of_servers(demo, demo_sdk, image, name):
     demo.run("server", "stop", server)
     wait_status(demo_sdk, server, "SHUTOFF")
     for number in range(3):
-        demo.run("server", "backup", "create", "--name", f"{name}-{number}", "--type", "daily", "--rotate", "2", "--wait", server)
+        backup = ("--name", f"{name}-{number}", "--type", "daily", "--rotate", "2")
+        demo.run("server", "backup", "create", *backup, "--wait", server)
         wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
     images = demo_sdk.image.get("/v2/images?backup_type=daily").json()["images"]
     backups = [one["name"] for one in images]
