@@ -20,6 +20,17 @@ FLOWS = {
     "stop": ({"os-stop": None}, "powering-off", "request_shutdown", "SHUTOFF", "ACTIVE"),
     "soft-reboot": ({"reboot": {"type": "SOFT"}}, "rebooting", "reboot_soft", "ACTIVE", "ACTIVE"),
     "hard-reboot": ({"reboot": {"type": "HARD"}}, "rebooting_hard", "reboot_hard", "ACTIVE", "ACTIVE"),
+    "pause": ({"pause": None}, "pausing", "pause", "PAUSED", "ACTIVE"),
+    "unpause": ({"unpause": None}, "unpausing", "unpause", "ACTIVE", "PAUSED"),
+    "suspend": ({"suspend": None}, "suspending", "suspend", "SUSPENDED", "ACTIVE"),
+    "resume": ({"resume": None}, "resuming", "resume", "ACTIVE", "SUSPENDED"),
+}
+# Status: what brings a server there from ACTIVE, the guest's own state then, the power state that the API shows
+STATES = {
+    "ACTIVE": (None, "Running", 1),
+    "SHUTOFF": ("os-stop", "Shutdown", 4),
+    "PAUSED": ("pause", "Paused", 3),
+    "SUSPENDED": ("suspend", "Suspended", 4),
 }
 
 
@@ -65,9 +76,9 @@ def test_killed_in(own, name, flow, moment):
     server = boot(sdk, name, picture).id
     if begin is not None:
         wait_status(sdk, server, "ACTIVE")
-        if begin == "SHUTOFF":
-            sdk.compute.stop_server(server)
-            wait_status(sdk, server, "SHUTOFF")
+        if STATES[begin][0]:
+            sdk.compute.post(f"/servers/{server}/action", json={STATES[begin][0]: None})
+            wait_status(sdk, server, begin)
         before = guests(cloud, server)
         slow(cloud, verb, moment)
         if flow == "delete":
@@ -98,9 +109,9 @@ def test_killed_in(own, name, flow, moment):
         shown = sdk.compute.get(f"/servers/{server}").json()["server"]
         assert shown["OS-EXT-STS:task_state"] is None
         assert shown.get("fault") is None
-        power = {"ACTIVE": "Running", "SHUTOFF": "Shutdown"}[end]
+        _, power, number = STATES[end]
         assert [state for _mark, state in guests(cloud, server).values()] == [power], "one guest, as the server says"
-        assert shown["OS-EXT-STS:power_state"] == {"ACTIVE": 1, "SHUTOFF": 4}[end]
+        assert shown["OS-EXT-STS:power_state"] == number
     check_actions(cloud, server)
     check_books(cloud)
     if end is not None:
