@@ -104,23 +104,11 @@ def test_answers_are_packed_when_asked(api):
     assert packed.json() == plain.json()
 
 
-@pytest.mark.parametrize(
-    ("version", "status", "fault"),
-    [
-        ("2.105", 406, "computeFault"),
-        ("3.0", 406, "computeFault"),
-        ("2", 400, "badRequest"),
-        ("new", 400, "badRequest"),
-    ],
-)
-def test_unknown_microversions(api, version, status, fault):
+@pytest.mark.parametrize(("version", "status"), [("2.105", 406), ("3.0", 406), ("2", 400), ("new", 400)])
+def test_unknown_microversions(api, version, status):
     answer = api.send("GET", "/servers", version=version)
     assert answer.status_code == status, answer.text
-    document = answer.json()
-    message = document.get(
-        "computeFault", document.get("badRequest", document.get("errors", [{}])[0] if "errors" in document else {})
-    )
-    assert version in json.dumps(message), document
+    assert version in answer.text
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,23 @@ pub enum HypervisorError {
 }
 
 impl HypervisorError {
-    /// A disk error from an I/O error and what was attempted.
+    /// A disk error from an I/O error and what was attempted. The owner of the server may see it: of a path only the end
+    /// is told, all of it stands in the log.
     pub fn disk(doing: impl std::fmt::Display, error: &std::io::Error) -> Self {
         let full = matches!(
             error.kind(),
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
         );
+        let doing = doing.to_string();
+        tracing::warn!(doing, %error, "a disk error");
+        let shown = if doing.starts_with('/') {
+            let parts: Vec<&str> = doing.rsplitn(3, '/').take(2).collect();
+            parts.into_iter().rev().collect::<Vec<_>>().join("/")
+        } else {
+            doing
+        };
         Self::Disk {
-            reason: format!("{doing}: {error}"),
+            reason: format!("{shown}: {error}"),
             full,
         }
     }
@@ -155,4 +164,25 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Whether the hypervisor answers now.
     async fn alive(&self) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HypervisorError;
+
+    #[test]
+    fn of_a_path_only_the_end_is_told() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        for (doing, shown) in [
+            ("/srv/cloud/instances/_base/a.part", "_base/a.part"),
+            ("/disk", "/disk"),
+            ("qemu-img convert", "qemu-img convert"),
+        ] {
+            let HypervisorError::Disk { reason, full } = HypervisorError::disk(doing, &full) else {
+                continue;
+            };
+            assert_eq!(reason, format!("{shown}: no storage space"));
+            assert!(full);
+        }
+    }
 }
