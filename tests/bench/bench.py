@@ -287,7 +287,7 @@ def virsh(*arguments):
 
 
 def real(report, options):
-    """From accepted POST to a running QEMU, against the same domain by hand."""
+    """From accepted POST to a running guest, with its network, against the same domain by hand."""
     print("real guests", flush=True)
     cloud = Cloud(tempfile.mkdtemp(prefix="kilonova-bench-"), "libvirt")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="kilonova-bench-xml-"))
@@ -300,28 +300,29 @@ def real(report, options):
         api = Api(cloud, "kilonova")
         flavor = min(api.compute("GET", "/flavors/detail")["flavors"], key=lambda found: found["ram"])["id"]
         network = sdk.network.find_network("private").id
-        servers, ours = [], []
+        servers, forked, ours = [], [], []
         for number in range(options.guests + 1):
             body = boot_body(f"bench-{number}", image.id, flavor, [{"uuid": network}])
             server = api.compute("POST", "/servers", body)["server"]["id"]
             start = time.monotonic()
-            name = None
-            while not (name and pid_file(name).exists()):
+            name = api.compute("GET", f"/servers/{server}")["server"]["OS-EXT-SRV-ATTR:instance_name"]
+            while not pid_file(name).exists():
                 shown = api.compute("GET", f"/servers/{server}")["server"]
-                name = shown.get("OS-EXT-SRV-ATTR:instance_name")
                 if shown["status"] == "ERROR":
-                    raise RuntimeError(shown.get("fault"))
+                    raise RuntimeError(shown["fault"])
                 time.sleep(0.005)
-            took = time.monotonic() - start
+            process = time.monotonic() - start
             wait_active(api, server)
             servers.append(name)
             if number:  # the first one fills the image cache
-                ours.append(took)
-        report.add("accepted POST to running QEMU, image cached: p50", statistics.median(ours) * 1000, "ms")
+                forked.append(process)
+                ours.append(time.monotonic() - start)
+        report.add("accepted POST to a QEMU process, image cached: p50", statistics.median(forked) * 1000, "ms")
+        report.add("accepted POST to ACTIVE, real guest, image cached: p50", statistics.median(ours) * 1000, "ms")
 
+        # The cloud goes on: a libvirtd that it has started would end with it.
         for name in servers:
             (folder / name).write_text(virsh("dumpxml", "--inactive", "--security-info", name))
-        cloud.stop()
         bare = []
         for name in servers:
             virsh("destroy", name)
@@ -332,8 +333,8 @@ def real(report, options):
             virsh("start", name)
             bare.append(time.monotonic() - start)
         report.add("virsh define and start of the same domain: p50", statistics.median(bare) * 1000, "ms")
-        report.add("ratio", statistics.median(ours) / statistics.median(bare), "", "< 1.25")
-        cloud.start()
+        ratio = statistics.median(ours) / statistics.median(bare)
+        report.add("accepted POST to ACTIVE, as a multiple of virsh define and start", ratio, "", "< 1.25")
     finally:
         cloud.discard()
         shutil.rmtree(folder, ignore_errors=True)
@@ -347,11 +348,13 @@ def main():
     parser.add_argument("--guests", type=int, default=5, help="real guests to measure")
     parser.add_argument("--guest-image", default=os.environ.get("KILONOVA_GUEST_IMAGE"))
     parser.add_argument("--real", action="store_true")
+    parser.add_argument("--no-sim", action="store_true", help="real guests only")
     parser.add_argument("--markdown", action="store_true", help="print the table for README, too")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     report = Report()
-    simulated(report, options)
+    if not options.no_sim:
+        simulated(report, options)
     if options.real:
         real(report, options)
     if options.markdown:

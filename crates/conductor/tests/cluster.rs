@@ -492,3 +492,41 @@ async fn numbers_begin_somewhere_and_go_on() {
         clean(&cluster).await;
     }
 }
+
+#[tokio::test]
+async fn an_undo_does_not_wait_for_a_host_that_is_known_to_be_away() {
+    let mut options = small(1, 4);
+    options.journal.undo_deadline = Duration::from_secs(3600);
+    let cluster = Cluster::new(options).await;
+    let at = |direction, when| Point {
+        flow: "build",
+        step: "spawn",
+        direction,
+        when,
+    };
+    let script = Arc::new(Script::new([
+        (at(Direction::Do, When::After), Fault::Fail),
+        (at(Direction::Undo, When::Before), Fault::Hold),
+    ]));
+    cluster.set_faults(Arc::clone(&script) as _);
+    let host = &cluster.hosts[0];
+    let refusing = HypervisorError::Unavailable("away".to_owned());
+    let controls = host.sim.controls();
+    controls.fail_always(Verb::EnsureAbsent, refusing);
+    let server = cluster.create().await;
+    script.all_struck().await;
+    cluster.set_forced_down(host, true).await;
+    script.release();
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Error);
+    assert_eq!(cluster.debts().await, [(host.name.clone(), server)]);
+    controls.heal(Verb::EnsureAbsent);
+    cluster.set_forced_down(host, false).await;
+    cluster
+        .until("the debt is paid", async || {
+            cluster.ring(host);
+            cluster.debts().await.is_empty()
+        })
+        .await;
+    clean(&cluster).await;
+}

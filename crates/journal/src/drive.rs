@@ -246,17 +246,18 @@ impl<F: Flow> Run<F> {
                 Err(Trouble::Silent) => "the host did not answer".to_owned(),
                 Err(other) => return Err(other),
             };
-            if Instant::now() >= until {
-                // Only what a host would have removed can be its debt.
-                match self.flow.host_work(step, Direction::Undo, &self.state) {
-                    Some(work) => {
-                        owed = Some((work.host, reason));
-                        break;
-                    }
-                    None => {
-                        tracing::error!(task = %self.task.id, step = step.as_str(), reason, "an undo keeps failing; trying on")
-                    }
+            // Only what a host would have removed can be its debt.
+            let work = self.flow.host_work(step, Direction::Undo, &self.state);
+            let late = Instant::now() >= until;
+            match work {
+                Some(work) if late || self.flow.is_away(&work.host).await => {
+                    owed = Some((work.host, reason));
+                    break;
                 }
+                None if late => {
+                    tracing::error!(task = %self.task.id, step = step.as_str(), reason, "an undo keeps failing; trying on")
+                }
+                _ => {}
             }
             self.forget_outcome(step, Direction::Undo).await?;
             self.pause(&reason, &mut tries).await;

@@ -141,6 +141,12 @@ pub trait Flow: Send + Sync + 'static {
         false
     }
 
+    /// Whether the host is known to be away. An undo does not wait for such a host: what it should remove becomes its debt
+    /// as soon as it could not be done.
+    async fn is_away(&self, _host: &HostName) -> bool {
+        false
+    }
+
     /// The work that a host has to do in this step. Pure.
     fn host_work(
         &self,

@@ -344,6 +344,10 @@ impl Flow for Build {
         }
     }
 
+    async fn is_away(&self, host: &HostName) -> bool {
+        self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
+    }
+
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
         if step != Step::Spawn {
             return None;
