@@ -6,8 +6,12 @@ use crate::db::{access as rows, records};
 use crate::fault::Fault;
 use crate::service::{Error, Service};
 use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
 use sql::Tx;
 use std::collections::HashMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use types::Timestamp;
 
 /// The id of the first domain, in every OpenStack cloud.
@@ -107,11 +111,46 @@ impl Service {
         let person = self
             .read(move |tx| Ok(rows::person_by_name(tx, &user, &domain)?))
             .await?;
-        let hash = person.and_then(|person| person.password_hash);
-        if hash.is_some() && self.inner.passwords.verify(password, hash).await? {
-            return Ok(None);
+        let mark = self.mark_file(name);
+        if let Some(hash) = person.and_then(|person| person.password_hash) {
+            let expected = mark_of(&hash, password);
+            if std::fs::read_to_string(&mark).is_ok_and(|known| known == expected) {
+                return Ok(None);
+            }
+            if self.inner.passwords.verify(password, Some(hash)).await? {
+                remember(&mark, &expected);
+                return Ok(None);
+            }
         }
-        Ok(Some(self.inner.passwords.hash(password).await?))
+        let hash = self.inner.passwords.hash(password).await?;
+        remember(&mark, &mark_of(&hash, password));
+        Ok(Some(hash))
+    }
+
+    /// Beside the keys, which are worth more than what it holds.
+    fn mark_file(&self, name: &str) -> PathBuf {
+        let name = hex::encode(Sha256::digest(name));
+        let name = format!("known-{}", &name[..16]);
+        self.inner.config.key_folder.join(name)
+    }
+}
+
+/// Says that this password fits this hash, so that the next start need not ask bcrypt.
+fn mark_of(hash: &str, password: &str) -> String {
+    hex::encode(Sha256::digest(format!("{hash}\n{password}")))
+}
+
+/// Without it the next start takes a moment longer, no more.
+fn remember(file: &Path, mark: &str) {
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut open| open.write_all(mark.as_bytes()));
+    if let Err(error) = written {
+        tracing::debug!(%error, "that a password is known cannot be written");
     }
 }
 

@@ -496,6 +496,34 @@ async fn bootstrap_can_be_repeated() {
 }
 
 #[tokio::test]
+async fn bootstrap_sets_the_password_that_is_asked_for() {
+    let cloud = Cloud::new().await;
+    let with = |password: &str| Bootstrap {
+        admin_password: password.to_owned(),
+        ..wanted()
+    };
+    let first = wanted().admin_password;
+    // Twice each, so that what is remembered of the time before is used, too.
+    for password in ["second", "second", first.as_str(), first.as_str(), "third"] {
+        cloud.service.bootstrap(&with(password)).await.unwrap();
+        let row = rows_of(&cloud, "admin").await;
+        for tried in ["second", first.as_str(), "third"] {
+            let fits = bcrypt::verify(tried, &row).unwrap();
+            assert_eq!(fits, tried == password, "{tried} where {password} was set");
+        }
+    }
+}
+
+async fn rows_of(cloud: &Cloud, user: &str) -> String {
+    let user = user.to_owned();
+    let domain = crate::db::access::Named::Id("default".to_owned());
+    let read =
+        move |tx: &mut sql::Tx<'_>| Ok(crate::db::access::person_by_name(tx, &user, &domain)?);
+    let person = cloud.service.read(read).await.unwrap();
+    person.and_then(|person| person.password_hash).unwrap()
+}
+
+#[tokio::test]
 async fn services_act_in_projects() {
     let cloud = Cloud::new().await;
     let token = cloud
