@@ -408,7 +408,7 @@ def test_14_pause_suspend_rescue_rebuild_snapshot(demo, demo_sdk, image, key):
 
     becomes("RESCUE", "rescue")
     made.wait_ssh()
-    assert made.run("sudo cat /root/marker || true") == "", "it runs from its own disk"
+    assert made.run("ls /dev/vda2 /dev/vdb2").split() == ["/dev/vda2", "/dev/vdb2"], "the rescue disk and its own"
     made.run("sudo mkdir -p /mnt/own && sudo mount /dev/vdb2 /mnt/own")
     assert made.run("sudo cat /mnt/own/root/marker") == "on-disk"
     made.run("echo mended | sudo tee /mnt/own/root/marker && sudo umount /mnt/own && sync")
@@ -420,6 +420,13 @@ def test_14_pause_suspend_rescue_rebuild_snapshot(demo, demo_sdk, image, key):
     made.wait_ssh()
     assert made.run("hostname") == "life", "a new name does not change the host name"
     assert made.run("sudo cat /root/marker || true") == "", "the disk is a new one"
+
+    before = made.run("ls /sys/class/net").split()
+    demo.run("server", "add", "network", made.id, "private")
+    wait_until(lambda: len(made.run("ls /sys/class/net").split()) == len(before) + 1, 30, "the card is in the guest")
+    demo.run("server", "remove", "network", made.id, "private")
+    wait_until(lambda: made.run("ls /sys/class/net").split() == before, 60, "the card is gone")
+    assert demo_sdk.compute.get_server(made.id).addresses.keys() == {"life"}
 
     made.run("echo in-image | sudo tee /root/marker && sync")
     for way in ("live", "off"):

@@ -299,7 +299,7 @@ def test_images_of_servers(demo, demo_sdk, image, name):
     wait_status(demo_sdk, server, "ACTIVE")
     made = demo.get("server", "image", "create", "--name", f"{name}-snapshot", "--property", "a=b", "--wait", server)
     assert made["status"] == "active"
-    found = demo_sdk.image.get(f"/v2/images/{made['id']}").json()
+    found = demo_sdk.image.get(f"/images/{made['id']}").json()
     assert (found["disk_format"], found["visibility"], found["min_disk"]) == ("qcow2", "private", 1)
     assert (found["instance_uuid"], found["image_type"]) == (server, "snapshot")
     assert (found["base_image_ref"], found["a"]) == (image["id"], "b")
@@ -315,7 +315,7 @@ def test_images_of_servers(demo, demo_sdk, image, name):
         backup = ("--name", f"{name}-{number}", "--type", "daily", "--rotate", "2")
         demo.run("server", "backup", "create", *backup, "--wait", server)
         wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
-    images = demo_sdk.image.get("/v2/images?backup_type=daily").json()["images"]
+    images = demo_sdk.image.get("/images?backup_type=daily").json()["images"]
     backups = [one["name"] for one in images]
     assert sorted(backups) == [f"{name}-1", f"{name}-2"]
     actions = [row["Action"] for row in demo.get("server", "event", "list", server)]
@@ -323,3 +323,40 @@ def test_images_of_servers(demo, demo_sdk, image, name):
     for one in [found["name"], *backups]:
         demo.run("image", "delete", one)
     demo.run("server", "delete", "--wait", server)
+
+
+def test_interfaces_and_groups_of_a_server(demo, demo_sdk, image, name):
+    server = boot(demo_sdk, name, image).id
+    wait_status(demo_sdk, server, "ACTIVE")
+    demo.run("network", "create", name)
+    demo.run("subnet", "create", "--network", name, "--subnet-range", "10.33.0.0/24", name)
+    demo.run("security", "group", "create", name)
+
+    def networks():
+        return sorted(demo_sdk.compute.get_server(server).addresses)
+
+    demo.run("server", "add", "network", server, name)
+    assert networks() == [name, "private"]
+    port = demo.get("port", "create", "--network", name, name)["id"]
+    demo.run("server", "add", "port", server, port)
+    assert len(demo_sdk.compute.get_server(server).addresses[name]) == 2
+    assert {one.status for one in demo_sdk.network.ports(device_id=server)} == {"ACTIVE"}
+    assert "409" in demo.fails("server", "add", "port", server, port)
+
+    demo.run("server", "add", "security", "group", server, name)
+    shown = [group["name"] for group in demo_sdk.compute.get_server(server).security_groups]
+    assert sorted(shown) == ["default", name]
+    group = demo_sdk.network.find_security_group(name).id
+    assert all(group in one.security_group_ids for one in demo_sdk.network.ports(device_id=server))
+    demo.run("server", "remove", "security", "group", server, name)
+    assert not any(group in one.security_group_ids for one in demo_sdk.network.ports(device_id=server))
+
+    demo.run("server", "remove", "port", server, port)
+    wait_until(lambda: len(demo_sdk.compute.get_server(server).addresses[name]) == 1, 30, "one address less")
+    assert demo_sdk.network.get_port(port).device_id == "", "a port that was given stays"
+    demo.run("server", "remove", "network", server, name)
+    wait_until(lambda: networks() == ["private"], 30, "the first network alone")
+    assert len(list(demo_sdk.network.ports(network_id=demo_sdk.network.find_network(name).id, device_id=server))) == 0
+    demo.run("server", "delete", "--wait", server)
+    demo.run("network", "delete", name)
+    demo.run("security", "group", "delete", name)

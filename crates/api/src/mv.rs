@@ -72,6 +72,8 @@ pub const UUIDS_OF_HOSTS: Microversion = mv(53);
 pub const FLAVOR_DESCRIPTION: Microversion = mv(55);
 /// A snapshot's image is named in the body.
 pub const IMAGE_ID_IN_BODY: Microversion = mv(45);
+/// Interfaces that are attached may have tags.
+pub const ATTACHED_TAGS: Microversion = mv(49);
 /// A rebuild may change the key pair.
 pub const REBUILD_KEY: Microversion = mv(54);
 /// File injection ends.

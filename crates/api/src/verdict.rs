@@ -132,6 +132,12 @@ pub const CREATE_IMAGE: Rule = Rule::new("createImage", COPIED).unlocked();
 pub const CREATE_BACKUP: Rule = Rule::new("createBackup", COPIED).unlocked();
 const COPIED: &[VmState] = &[V::Active, V::Stopped, V::Paused, V::Suspended];
 
+/// `POST /servers/{id}/os-interface`.
+pub const ATTACH_INTERFACE: Rule = Rule::new("attach_interface", PLUGGED);
+/// `DELETE /servers/{id}/os-interface/{port}`.
+pub const DETACH_INTERFACE: Rule = Rule::new("detach_interface", PLUGGED);
+const PLUGGED: &[VmState] = &[V::Active, V::Paused, V::Stopped];
+
 /// Every rule with the name of its action, for the test of the whole matrix.
 #[cfg(test)]
 pub const ALL: &[(&str, Rule)] = &[
@@ -152,6 +158,7 @@ pub const ALL: &[(&str, Rule)] = &[
     ("rebuild", REBUILD),
     ("createImage", CREATE_IMAGE),
     ("createBackup", CREATE_BACKUP),
+    ("detach interface", DETACH_INTERFACE),
 ];
 
 /// What keeps an action from a server.

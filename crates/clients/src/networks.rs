@@ -354,6 +354,26 @@ impl Networks {
         }
     }
 
+    /// Gives a port these security groups and no others; a refusal is the inner `Err`, in the service's words.
+    pub async fn set_groups(
+        &self,
+        token: &str,
+        port_id: &str,
+        groups: &[String],
+    ) -> Result<Result<(), String>, ClientError> {
+        let body = json!({ "port": { "security_groups": groups } });
+        let path = format!("/v2.0/ports/{}", escape(port_id));
+        let answer = self
+            .client
+            .call(Method::PUT, &path, headers(token), Some(&body))
+            .await?;
+        match answer.status {
+            StatusCode::OK => Ok(Ok(())),
+            status if status.is_client_error() => Ok(Err(refusal(&answer))),
+            _ => Err(unexpected(SERVICE, "update port", &answer)),
+        }
+    }
+
     /// Deletes a port; one that is gone already is fine.
     pub async fn delete_port(&self, token: &str, port_id: &str) -> Result<(), ClientError> {
         let answer = self

@@ -296,6 +296,14 @@ impl Agent {
                 }
                 self.power_of(id).await
             }
+            Verb::EnsureInterface(vif) => {
+                let attached = self.hypervisor.attach(id, &virt::plan::vif(vif)).await;
+                attached.map(power).map_err(failure)
+            }
+            Verb::EnsureNoInterface { port_id } => {
+                let detached = self.hypervisor.detach(id, port_id).await;
+                detached.map(power).map_err(failure)
+            }
             Verb::InterruptOnce => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;

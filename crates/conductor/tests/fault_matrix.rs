@@ -127,6 +127,27 @@ const STORIES: &[Story] = &[
         VmState::Active,
         &[VmState::Active],
     ),
+    story(
+        "attach_interface",
+        "attach",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
+    story(
+        "attach_interface",
+        "attach",
+        &["stop"],
+        VmState::Stopped,
+        &[VmState::Stopped],
+    ),
+    story(
+        "detach_interface",
+        "detach",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
     story("soft_delete", "act", &[], VmState::SoftDelete, RUNS),
     story(
         "restore",

@@ -58,6 +58,11 @@ pub const SNAPSHOT: &str = "snapshot";
 /// The same with old copies deleted afterwards; its state is `{"image": id, "rotation": {"kind": text, "keep": n}}`.
 pub const BACKUP: &str = "backup";
 
+/// The flow that gives a server an interface; its state is `{"wanted": WantedInterface}`.
+pub const ATTACH_INTERFACE: &str = "attach_interface";
+/// The flow that takes an interface away; its state is `{"port": id}`.
+pub const DETACH_INTERFACE: &str = "detach_interface";
+
 /// Flows that nobody waits for: another one may begin at any time, and ends them.
 const QUIET: &[&str] = &[CRASH_DUMP];
 /// Flows that a hard reboot ends; each is one piece of work on the guest's host.

@@ -625,6 +625,25 @@ pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
     Ok(())
 }
 
+/// Writes the networks that the server was asked to have.
+pub fn set_networks(tx: &mut Tx<'_>, id: ServerId, wanted: &WantedNetworks) -> Result<(), Error> {
+    let params = [to_document(wanted)?.into(), id.into()];
+    tx.execute("UPDATE instances SET networks = ? WHERE uuid = ?", &params)?;
+    Ok(())
+}
+
+/// Writes the security groups that the server shows.
+pub fn set_security_groups(
+    tx: &mut Tx<'_>,
+    id: ServerId,
+    groups: &[SecurityGroupRef],
+) -> Result<(), Error> {
+    let params = [to_document(&groups)?.into(), id.into()];
+    let sql = "UPDATE instances SET security_groups = ? WHERE uuid = ?";
+    tx.execute(sql, &params)?;
+    Ok(())
+}
+
 /// Writes what a server remembers, whoever works on it.
 pub fn set_kept(tx: &mut Tx<'_>, id: ServerId, kept: &Kept) -> Result<(), Error> {
     let params = [to_document(kept)?.into(), id.into()];

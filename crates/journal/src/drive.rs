@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use types::agent::{Direction, Work, WorkKey, WorkOutcome};
+use types::agent::{Direction, Verb, Work, WorkKey, WorkOutcome};
 use types::{HostName, Timestamp};
 
 /// How a run ended, for the worker.
@@ -250,8 +250,15 @@ impl<F: Flow> Run<F> {
             let work = self.flow.host_work(step, Direction::Undo, &self.state);
             let late = Instant::now() >= until;
             match work {
-                Some(work) if late || self.flow.is_away(&work.host).await => {
+                Some(work)
+                    if matches!(work.verb, Verb::EnsureAbsent)
+                        && (late || self.flow.is_away(&work.host).await) =>
+                {
                     owed = Some((work.host, reason));
+                    break;
+                }
+                Some(_) if late => {
+                    tracing::error!(task = %self.task.id, step = step.as_str(), reason, "an undo on a host is given up");
                     break;
                 }
                 None if late => {

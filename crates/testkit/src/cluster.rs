@@ -438,6 +438,22 @@ impl Cluster {
 
     /// What a flow's state begins with, beside what its story says: snapshots need an image to fill.
     pub fn first_state(&self, flow: &str, server: ServerId) -> serde_json::Value {
+        if flow == accept::ATTACH_INTERFACE {
+            let wanted = WantedInterface::Network {
+                network_id: NETWORK.to_owned(),
+                fixed_ip: None,
+                tag: None,
+            };
+            return serde_json::json!({ "wanted": wanted });
+        }
+        if flow == accept::DETACH_INTERFACE {
+            let ports = self.network.ports();
+            let of_server = ports
+                .iter()
+                .find(|(_, device)| *device == server.to_string());
+            let (port, _) = of_server.expect("the server has a port");
+            return serde_json::json!({ "port": port });
+        }
         if ![accept::SNAPSHOT, accept::BACKUP].contains(&flow) {
             return serde_json::json!({});
         }

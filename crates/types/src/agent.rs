@@ -109,6 +109,13 @@ pub enum Verb {
         /// The image, which waits for its data.
         image: ImageId,
     },
+    /// The guest has this interface, now if it runs and from its next start on.
+    EnsureInterface(GuestVif),
+    /// The guest does not have the interface of this port.
+    EnsureNoInterface {
+        /// The port.
+        port_id: String,
+    },
     /// The guest got a non-maskable interrupt once for this key.
     InterruptOnce,
 }
@@ -140,6 +147,8 @@ impl Verb {
             Self::EnsureUnrescued => "ensure_unrescued",
             Self::RebuildOnce { .. } => "rebuild_once",
             Self::SnapshotOnce { .. } => "snapshot_once",
+            Self::EnsureInterface(_) => "ensure_interface",
+            Self::EnsureNoInterface { .. } => "ensure_no_interface",
             Self::InterruptOnce => "interrupt_once",
         }
     }

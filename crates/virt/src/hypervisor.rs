@@ -1,7 +1,7 @@
 //! The seam between the compute agent and whatever runs guests.
 
 use crate::facts::{Diagnostics, GuestEvent, GuestInfo, HostFacts};
-use crate::spec::{GuestSpec, Power};
+use crate::spec::{GuestSpec, Power, Vif};
 use async_trait::async_trait;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -136,6 +136,15 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Copies the root disk as it is now into a qcow2 file that needs no other, in the guest's folder; the guest goes on
     /// meanwhile. The caller removes the file. `name` keeps two copies apart.
     async fn snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf>;
+
+    /// The guest has this interface: at once if it runs, and whenever it is started. Its tap must exist.
+    async fn attach(&self, id: ServerId, vif: &Vif) -> Result<GuestInfo>;
+
+    /// The guest does not have the interface of this port.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Timeout`] when a running guest does not let go of it.
+    async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo>;
 
     /// Sends the guest a non-maskable interrupt, on which a system that is set up for it dumps its memory.
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo>;

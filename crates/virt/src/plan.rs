@@ -89,7 +89,8 @@ fn config_file((path, text): &(String, String)) -> Result<ConfigFile, BadPlan> {
     })
 }
 
-fn vif(vif: &agent::GuestVif) -> Vif {
+/// An interface as the agent protocol describes it.
+pub fn vif(vif: &agent::GuestVif) -> Vif {
     Vif {
         port_id: vif.port_id.clone(),
         mac: vif.mac.clone(),

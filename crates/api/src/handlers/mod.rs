@@ -21,6 +21,7 @@ pub mod security_groups;
 pub mod server_actions;
 mod server_filters;
 pub mod server_images;
+pub mod server_interfaces;
 pub mod server_metadata;
 pub mod server_parts;
 pub mod server_rebuild;

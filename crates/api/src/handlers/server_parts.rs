@@ -41,7 +41,7 @@ pub async fn addresses_of(call: Call) -> Result<Reply, Fault> {
 }
 
 /// The interfaces with the states and subnets that the network service knows.
-async fn described(call: &Call, server: &Instance) -> Result<Vec<Value>, Fault> {
+pub async fn described(call: &Call, server: &Instance) -> Result<Vec<Value>, Fault> {
     let ports = call
         .api
         .deps

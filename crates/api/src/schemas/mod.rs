@@ -3,6 +3,7 @@
 
 pub mod cloud;
 pub mod formats;
+pub mod interfaces;
 pub mod proxies;
 pub mod python;
 pub mod rebuild;

@@ -16,6 +16,9 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("start", &START),
     ("stop", &STOP),
     ("reboot", &REBOOT),
+    ("attach interface", &super::interfaces::ATTACH),
+    ("add security group", &super::interfaces::ADD_GROUP),
+    ("remove security group", &super::interfaces::REMOVE_GROUP),
     ("create image", &CREATE_IMAGE),
     ("create backup", &CREATE_BACKUP),
     ("rescue", &RESCUE),
@@ -55,11 +58,11 @@ fn host() -> Value {
     json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[a-zA-Z0-9-._]*$" })
 }
 
-fn tag() -> Value {
+pub(super) fn tag() -> Value {
     json!({ "type": "string", "minLength": 1, "maxLength": 60, "pattern": "^[^,/]*$" })
 }
 
-fn address() -> Value {
+pub(super) fn address() -> Value {
     json!({ "type": "string", "oneOf": [{ "format": "ipv4" }, { "format": "ipv6" }] })
 }
 

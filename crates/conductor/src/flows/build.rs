@@ -180,22 +180,6 @@ impl Build {
         Ok(())
     }
 
-    async fn plug(&self, cx: &Context) -> Result<(), StepError> {
-        let instance = self.instance(cx).await?;
-        let mut pause = Duration::from_millis(5);
-        while !ports::wired(&self.with, &instance).await? {
-            if tokio::time::Instant::now() >= cx.until {
-                return Err(StepError::Fail(Failure::new(
-                    500,
-                    "The network agent did not wire the server's ports in time.",
-                )));
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(250));
-        }
-        Ok(())
-    }
-
     fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
         let (kind, message) = match outcome {
             Some(WorkOutcome::Done { power }) => {
@@ -279,18 +263,19 @@ fn place(state: &State) -> Result<&Place, StepError> {
         .ok_or_else(|| StepError::Fail(Failure::new(500, "No host was claimed.")))
 }
 
-/// The guest as its host shall make it. Pure.
-pub fn guest_plan(instance: &Instance, interfaces: &[Interface]) -> GuestPlan {
-    let vif = |interface: &Interface| GuestVif {
+/// An interface as the guest's host shall make it. Pure.
+pub fn guest_vif(interface: &Interface) -> GuestVif {
+    let port = interface.port_id.parse();
+    GuestVif {
         port_id: interface.port_id.clone(),
         mac: interface.mac.clone(),
-        tap: interface
-            .port_id
-            .parse()
-            .map(|id| tap_name(&id))
-            .unwrap_or_default(),
+        tap: port.map(|id| tap_name(&id)).unwrap_or_default(),
         mtu: interface.mtu,
-    };
+    }
+}
+
+/// The guest as its host shall make it. Pure.
+pub fn guest_plan(instance: &Instance, interfaces: &[Interface]) -> GuestPlan {
     let image = instance.image.as_ref();
     GuestPlan {
         number: u64::try_from(instance.number).unwrap_or(0),
@@ -309,7 +294,7 @@ pub fn guest_plan(instance: &Instance, interfaces: &[Interface]) -> GuestPlan {
             size: image.size,
             sha512: image.sha512.clone(),
         }),
-        vifs: interfaces.iter().map(vif).collect(),
+        vifs: interfaces.iter().map(guest_vif).collect(),
         config_drive: instance.config_drive.then(Vec::new),
         hardware: image
             .map(|image| image.properties.clone())
@@ -370,7 +355,7 @@ impl Flow for Build {
         match step {
             Step::ChooseHost => self.choose_host(cx, state).await,
             Step::Networks => self.plan(cx, state).await,
-            Step::Plug => self.plug(cx).await,
+            Step::Plug => ports::plugged(&self.with, cx).await,
             Step::Spawn => Self::spawned(state, outcome),
         }
     }

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod crash_dump;
 pub mod delete;
+pub mod interfaces;
 pub mod on_host;
 pub mod pause;
 mod ports;
@@ -39,6 +40,8 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(OnHost::<rebuild::Rebuild>::new(with))
         .with(snapshot::Copy::<snapshot::Snapshot>::new(with))
         .with(snapshot::Copy::<snapshot::Backup>::new(with))
+        .with(interfaces::Attach { with: with.clone() })
+        .with(interfaces::Detach { with: with.clone() })
         .with(OnHost::<soft_delete::SoftDelete>::new(with))
         .with(OnHost::<soft_delete::Restore>::new(with))
 }

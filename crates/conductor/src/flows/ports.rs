@@ -4,6 +4,7 @@ use crate::neighbours::{Neighbours, retry};
 use clients::{NewPort, PortRecord};
 use db::instances::{Address, Instance, Interface};
 use journal::{Context, Failure, StepError};
+use std::time::Duration;
 use types::HostName;
 use types::server::{WantedInterface, WantedNetworks};
 
@@ -69,6 +70,8 @@ async fn wanted(
         .ports_of_server(&token, instance.id)
         .await
         .map_err(retry)?;
+    // Those that it has already are no leftovers of an earlier try.
+    present.retain(|port| !has(instance, &port.id));
     let owner = format!(
         "compute:{}",
         instance
@@ -229,8 +232,25 @@ async fn interface(
     })
 }
 
+/// Waits until the network agent has wired all of the server's ports.
+pub(super) async fn plugged(with: &Neighbours, cx: &Context) -> Result<(), StepError> {
+    let instance = super::instance(with, cx).await?;
+    let mut pause = Duration::from_millis(5);
+    while !wired(with, &instance).await? {
+        if tokio::time::Instant::now() >= cx.until {
+            return Err(StepError::Fail(Failure::new(
+                500,
+                "The network agent did not wire the server's ports in time.",
+            )));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+    Ok(())
+}
+
 /// Whether the network agent has wired all of the server's ports.
-pub(super) async fn wired(with: &Neighbours, instance: &Instance) -> Result<bool, StepError> {
+async fn wired(with: &Neighbours, instance: &Instance) -> Result<bool, StepError> {
     let token = with.token().await?;
     let ports = with
         .networks
@@ -240,32 +260,50 @@ pub(super) async fn wired(with: &Neighbours, instance: &Instance) -> Result<bool
     Ok(ports.iter().all(|port| port.status == "ACTIVE"))
 }
 
+fn has(instance: &Instance, port: &str) -> bool {
+    let mut interfaces = instance.network_info.iter();
+    interfaces.any(|interface| interface.port_id == port)
+}
+
+/// Removes what an attachment made or bound and the server does not have. Repeatable.
+pub(super) async fn remove_strays(with: &Neighbours, instance: &Instance) -> Result<(), StepError> {
+    let token = with.token().await?;
+    let ports = with.networks.ports_of_server(&token, instance.id).await;
+    for port in ports.map_err(retry)? {
+        if !has(instance, &port.id) {
+            release(with, &token, instance, &port.id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a port, or gives it back when it was given.
+pub(super) async fn release(
+    with: &Neighbours,
+    token: &str,
+    instance: &Instance,
+    port: &str,
+) -> Result<(), StepError> {
+    let given = match &instance.networks {
+        WantedNetworks::These(wanted) => {
+            wanted.iter().filter_map(given_port).any(|one| one == port)
+        }
+        _ => false,
+    };
+    if given {
+        // A port that is gone meanwhile needs nothing more.
+        let taken_back = with.networks.bind_port(token, port, "", "", "").await;
+        return taken_back.map(drop).map_err(retry);
+    }
+    with.networks.delete_port(token, port).await.map_err(retry)
+}
+
 /// Removes the ports made for the server and gives back those that it was given. Repeatable.
 pub(super) async fn remove(with: &Neighbours, instance: &Instance) -> Result<(), StepError> {
     let token = with.token().await?;
-    let given: Vec<&str> = match &instance.networks {
-        WantedNetworks::These(wanted) => wanted.iter().filter_map(given_port).collect(),
-        _ => Vec::new(),
-    };
-    for port in with
-        .networks
-        .ports_of_server(&token, instance.id)
-        .await
-        .map_err(retry)?
-    {
-        if given.contains(&port.id.as_str()) {
-            // A port that is gone meanwhile needs nothing more.
-            let _ = with
-                .networks
-                .bind_port(&token, &port.id, "", "", "")
-                .await
-                .map_err(retry)?;
-        } else {
-            with.networks
-                .delete_port(&token, &port.id)
-                .await
-                .map_err(retry)?;
-        }
+    let ports = with.networks.ports_of_server(&token, instance.id).await;
+    for port in ports.map_err(retry)? {
+        release(with, &token, instance, &port.id).await?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod procedure {
     pub const GET_VERSION: u32 = 4;
     pub const NODE_GET_INFO: u32 = 6;
     pub const GET_CAPABILITIES: u32 = 7;
+    pub const DOMAIN_GET_XML_DESC: u32 = 14;
     pub const DOMAIN_GET_INFO: u32 = 16;
     pub const DOMAIN_RESUME: u32 = 28;
     pub const DOMAIN_SUSPEND: u32 = 34;
@@ -22,6 +23,8 @@ mod procedure {
     pub const AUTH_LIST: u32 = 66;
     pub const GET_LIB_VERSION: u32 = 157;
     pub const DOMAIN_CREATE_WITH_FLAGS: u32 = 196;
+    pub const DOMAIN_ATTACH_DEVICE_FLAGS: u32 = 160;
+    pub const DOMAIN_DETACH_DEVICE_FLAGS: u32 = 161;
     pub const DOMAIN_INJECT_NMI: u32 = 210;
     pub const DOMAIN_UNDEFINE_FLAGS: u32 = 231;
     pub const DOMAIN_SAVE_FLAGS: u32 = 232;
@@ -476,6 +479,38 @@ impl Link {
     pub async fn interrupt(&self, domain: &DomainRef) -> Result<(), RpcError> {
         self.domain_call(procedure::DOMAIN_INJECT_NMI, domain, 0, SHORT)
             .await
+    }
+
+    /// What a domain is now (XML).
+    pub async fn description(&self, domain: &DomainRef) -> Result<String, RpcError> {
+        let request = || domain.encode(Encoder::default()).u32(0);
+        let body = self
+            .call(procedure::DOMAIN_GET_XML_DESC, request, SHORT)
+            .await?;
+        Ok(Decoder::new(&body).string()?)
+    }
+
+    /// Plugs a device (XML) into a running domain.
+    pub async fn plug(&self, domain: &DomainRef, device: &str) -> Result<(), RpcError> {
+        self.change_device(procedure::DOMAIN_ATTACH_DEVICE_FLAGS, domain, device)
+            .await
+    }
+
+    /// Asks a running domain to let go of a device (XML). It is gone when the guest has done so.
+    pub async fn unplug(&self, domain: &DomainRef, device: &str) -> Result<(), RpcError> {
+        self.change_device(procedure::DOMAIN_DETACH_DEVICE_FLAGS, domain, device)
+            .await
+    }
+
+    async fn change_device(
+        &self,
+        procedure: u32,
+        domain: &DomainRef,
+        device: &str,
+    ) -> Result<(), RpcError> {
+        const LIVE: u32 = 1;
+        let body = || domain.encode(Encoder::default()).string(device).u32(LIVE);
+        self.call(procedure, body, LONG).await.map(drop)
     }
 
     /// Begins to mirror a disk, named by its file, into a new file described by `target` (XML).

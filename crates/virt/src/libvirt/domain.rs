@@ -2,7 +2,7 @@
 //! documentation). What guests rely on follows Nova: the SMBIOS identity that cloud-init recognises, virtio devices,
 //! a serial console with a log file, the guest agent's channel, a config drive as CD-ROM.
 
-use crate::spec::{DiskFormat, GuestSpec, RootDisk};
+use crate::spec::{DiskFormat, GuestSpec, RootDisk, Vif};
 use serde::Serialize;
 use std::path::Path;
 
@@ -40,6 +40,14 @@ pub fn domain_xml(
     host: &HostChoices,
 ) -> Result<String, quick_xml::SeError> {
     quick_xml::se::to_string_with_root("domain", &domain(spec, files, host))
+}
+
+/// The XML of one interface, for a guest that runs.
+///
+/// # Errors
+/// As [`domain_xml`].
+pub fn interface_xml(spec: &GuestSpec, vif: &Vif) -> Result<String, quick_xml::SeError> {
+    quick_xml::se::to_string_with_root("interface", &interface(spec, vif))
 }
 
 #[derive(Serialize)]
@@ -746,7 +754,7 @@ fn free_name(bus: &str, before: &[Disk]) -> String {
         .unwrap_or_else(|| format!("{prefix}z"))
 }
 
-fn interface(spec: &GuestSpec, vif: &crate::spec::Vif) -> Interface {
+fn interface(spec: &GuestSpec, vif: &Vif) -> Interface {
     let model = vif.model.as_ref().or(spec.hardware.vif_model.as_ref());
     Interface {
         kind: "ethernet",

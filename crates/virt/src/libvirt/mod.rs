@@ -15,6 +15,7 @@ mod domain;
 mod events;
 pub mod folder;
 pub mod image;
+mod interfaces;
 mod life;
 pub(crate) mod qcow2;
 mod rpc;
@@ -25,7 +26,7 @@ use crate::config_drive;
 use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts};
 use crate::hypervisor::{Hypervisor, HypervisorError, Result};
 use crate::kvm::{self, Kvm};
-use crate::spec::{ConfigFile, DiskFormat, GuestSpec, Power, RootDisk};
+use crate::spec::{ConfigFile, DiskFormat, GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
 use calls::{DomainRef, Link, error_code, stats};
 use capabilities::Capabilities;
@@ -721,6 +722,14 @@ impl Hypervisor for Libvirt {
 
     async fn snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf> {
         self.take_snapshot(id, name).await
+    }
+
+    async fn attach(&self, id: ServerId, vif: &Vif) -> Result<GuestInfo> {
+        self.plug_in(id, vif).await
+    }
+
+    async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo> {
+        self.pull_out(id, port_id).await
     }
 
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {

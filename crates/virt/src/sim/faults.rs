@@ -29,6 +29,8 @@ pub enum Verb {
     Rescue,
     Unrescue,
     Snapshot,
+    Attach,
+    Detach,
     Guest,
     Guests,
     ConsoleLog,

@@ -4,8 +4,9 @@ use super::Sim;
 use crate::facts::{GuestEventKind, GuestInfo};
 use crate::hypervisor::{HypervisorError, Result};
 use crate::libvirt::qcow2;
-use crate::spec::GuestSpec;
+use crate::spec::{GuestSpec, Vif};
 use std::path::PathBuf;
+use std::sync::Arc;
 use types::{PowerState, ServerId};
 
 impl Sim {
@@ -67,6 +68,25 @@ impl Sim {
         qcow2::create(&path, gib.max(1) << 30, None)
             .map_err(|error| HypervisorError::disk(path.display(), &error))?;
         Ok(path)
+    }
+
+    /// The guest has the interface given, or none of this port.
+    pub(super) fn change_vifs(
+        &self,
+        id: ServerId,
+        port_id: &str,
+        wanted: Option<&Vif>,
+    ) -> Result<GuestInfo> {
+        let mut guests = self.lock();
+        let guest = guests.get(&id).ok_or(HypervisorError::NotFound(id))?;
+        let mut spec = (*guest.spec).clone();
+        spec.vifs.retain(|vif| vif.port_id != port_id);
+        spec.vifs.extend(wanted.cloned());
+        let changed = super::Guest {
+            spec: Arc::new(spec),
+            power: guest.power,
+        };
+        self.store(&mut guests, changed)
     }
 
     fn kept_power(&self, id: ServerId) -> Result<PowerState> {

@@ -17,7 +17,7 @@ use crate::facts::{
     GuestInfo, HostFacts, NicDiagnostics,
 };
 use crate::hypervisor::{Hypervisor, HypervisorError, Result};
-use crate::spec::{GuestSpec, Power, RootDisk};
+use crate::spec::{GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -471,6 +471,18 @@ impl Hypervisor for Sim {
 
     async fn snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf> {
         self.perform(Verb::Snapshot, id, || self.copy_disk(id, name))
+            .await
+    }
+
+    async fn attach(&self, id: ServerId, vif: &Vif) -> Result<GuestInfo> {
+        self.perform(Verb::Attach, id, || {
+            self.change_vifs(id, &vif.port_id, Some(vif))
+        })
+        .await
+    }
+
+    async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo> {
+        self.perform(Verb::Detach, id, || self.change_vifs(id, port_id, None))
             .await
     }
 
