@@ -358,5 +358,6 @@ def test_interfaces_and_groups_of_a_server(demo, demo_sdk, image, name):
     wait_until(lambda: networks() == ["private"], 30, "the first network alone")
     assert len(list(demo_sdk.network.ports(network_id=demo_sdk.network.find_network(name).id, device_id=server))) == 0
     demo.run("server", "delete", "--wait", server)
+    demo.run("port", "delete", port)
     demo.run("network", "delete", name)
     demo.run("security", "group", "delete", name)
