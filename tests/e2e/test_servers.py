@@ -86,6 +86,8 @@ def test_life_of_a_server(admin, admin_sdk, demo, demo_sdk, image, key_name, nam
     create = events[-1]["Request ID"]
     assert re.fullmatch(r"req-[0-9a-f-]{36}", create)
     shown = demo.get("server", "event", "show", server, create)
+    names = [event["event"] for event in shown["events"]]
+    assert names == ["compute__do_build_and_run_instance"], "once, as Nova shows it"
     assert shown["action"] == "create"
 
     demo.run("server", "delete", "--wait", server)

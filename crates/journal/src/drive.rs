@@ -476,7 +476,10 @@ impl<F: Flow> Run<F> {
                 if let Some((host, reason)) = &owed {
                     db::work::owe(tx, host, cx.server, reason, now)?;
                 }
-                if let Some(event) = task.event.take() {
+                // Steps after each other that show the same event are one event.
+                let goes_on = task.event.is_some()
+                    && next.is_some_and(|next| flow.event(next) == flow.event(step));
+                if !goes_on && let Some(event) = task.event.take() {
                     db::actions::finish_event(tx, event, None, now)?;
                 }
                 task.state = encode(&state)?;
@@ -484,6 +487,7 @@ impl<F: Flow> Run<F> {
                     Some(next) => {
                         task.step = Some(next.as_str().to_owned());
                         let (opening, work) = plan(next, &state);
+                        let opening = opening.filter(|_| !goes_on);
                         task.event = start_step(tx, &task, opening.as_ref(), work.as_ref(), now)?;
                     }
                     None => {

@@ -120,7 +120,7 @@ pub trait Flow: Send + Sync + 'static {
         None
     }
 
-    /// The event that shows this step to users (Nova's name).
+    /// The event that shows this step to users (Nova's name); steps after each other with the same are one event.
     fn event(&self, _step: Self::Step) -> Option<&'static str> {
         None
     }

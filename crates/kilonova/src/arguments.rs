@@ -90,7 +90,7 @@ pub(crate) struct Up {
     #[arg(long, value_enum)]
     pub(crate) hypervisor: Option<Hypervisor>,
     /// Simulated hosts [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) hosts: Option<u16>,
     /// The system user that the part without privileges becomes, for real guests [default: kilonova].
     #[arg(long, value_name = "NAME")]
