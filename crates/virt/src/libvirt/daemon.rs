@@ -402,6 +402,10 @@ mod tests {
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
         let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
         std::fs::write(&file, child.id().to_string()).unwrap();
+        // The kernel lets a parent go on a moment before the child has its new name.
+        while !runs(pid, "sleep") {
+            tokio::time::sleep(TICK).await;
+        }
         let reaper = std::thread::spawn(move || child.wait().unwrap());
         stop_by_pid_file(&file, "sleep").await;
         assert!(!reaper.join().unwrap().success());
