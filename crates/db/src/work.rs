@@ -214,3 +214,10 @@ pub fn debts(tx: &mut Tx<'_>) -> Result<Vec<(HostName, ServerId, String)>, Error
         .map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .collect()
 }
+
+/// The hosts that still have to remove something of a server: it must not come back to them before they have.
+pub fn debtors(tx: &mut Tx<'_>, server: ServerId) -> Result<Vec<HostName>, Error> {
+    let sql = "SELECT host FROM host_debts WHERE instance_uuid = ?";
+    let rows = tx.query(sql, &[server.into()])?;
+    rows.iter().map(|row| row.get(0)).collect()
+}

@@ -112,7 +112,7 @@ fn recorded_host(task: &Superseded) -> Option<HostName> {
         return None;
     }
     let state: build::State = serde_json::from_str(&task.state).ok()?;
-    state.place.map(|place| place.host)
+    state.choice.place.map(|place| place.host)
 }
 
 #[async_trait]

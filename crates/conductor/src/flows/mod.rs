@@ -6,6 +6,7 @@ pub mod delete;
 pub mod interfaces;
 pub mod on_host;
 pub mod pause;
+pub mod placing;
 mod ports;
 pub mod power;
 pub mod rebuild;

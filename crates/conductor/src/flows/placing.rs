@@ -1,0 +1,181 @@
+//! Where a server goes: hosts chosen from the view, and the claim that confirms the choice.
+
+use crate::neighbours::Neighbours;
+use db::instances::{Instance, Place};
+use journal::{Failure, StepError};
+use scheduler::{Group, GroupPolicy, Request};
+use serde::{Deserialize, Serialize};
+use sql::Tx;
+use std::collections::BTreeSet;
+use types::{HostName, ServerId, Timestamp};
+
+/// Claims tried in one transaction.
+const CANDIDATES: usize = 8;
+
+/// What a flow knows of its server's new place.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Choice {
+    /// Hosts to try the claim on, best first.
+    #[serde(default)]
+    candidates: Vec<Place>,
+    /// Where the server is claimed.
+    #[serde(default)]
+    pub place: Option<Place>,
+    /// Hosts that failed.
+    #[serde(default)]
+    pub failed: Vec<HostName>,
+    /// Why the last of them failed.
+    #[serde(default)]
+    last_failure: Option<String>,
+    /// An administrator named the host: server groups do not count.
+    #[serde(default)]
+    forced: bool,
+}
+
+impl Choice {
+    /// Picks hosts for a server as it shall be: with the flavor and image given in it, in its pinned zone, by its
+    /// hints. `more` changes what is asked for. Hosts that failed, and hosts that still have to remove something of the
+    /// server, are left out.
+    pub async fn choose(
+        &mut self,
+        with: &Neighbours,
+        server: &Instance,
+        more: impl FnOnce(&mut Request),
+    ) -> Result<(), StepError> {
+        let mut request = self.request(with, server).await?;
+        more(&mut request);
+        self.forced = request.forced;
+        if !self.candidates.is_empty() {
+            // An earlier choice could not be claimed: the view is behind.
+            with.view.refresh().await?;
+        }
+        let mut chosen = with.view.choose(&request);
+        if chosen.is_err() {
+            // The view may be behind.
+            with.view.refresh().await?;
+            chosen = with.view.choose(&request);
+        }
+        self.candidates = chosen.map_err(|refusal| StepError::Fail(self.no_host(&refusal)))?;
+        self.candidates.truncate(CANDIDATES);
+        Ok(())
+    }
+
+    /// What the server asks of a host.
+    async fn request(&self, with: &Neighbours, server: &Instance) -> Result<Request, StepError> {
+        let id = server.id;
+        let found = with.store.read(move |tx| {
+            let group = group_of(tx, id)?.map(|(group, _)| group);
+            Ok::<_, sql::Error>((group, db::work::debtors(tx, id)?))
+        });
+        let (group, debtors) = found.await?;
+        let mut request = wish(server)?;
+        let hints = &server.scheduler_hints;
+        request.zone.clone_from(&server.pinned_zone);
+        request.only_host = hints["_host"].as_str().map(HostName::from);
+        request.forced = request.only_host.is_some();
+        request.same_host = servers_named(&hints["same_host"]);
+        request.different_host = servers_named(&hints["different_host"]);
+        request.ignore_hosts = self.failed.iter().cloned().chain(debtors).collect();
+        request.project = Some(server.project_id.clone());
+        request.group = group;
+        Ok(request)
+    }
+
+    /// Claims the first candidate that still has room for the server as it shall be; the place is noted here, and is
+    /// the caller's to write.
+    pub fn claim(
+        &mut self,
+        with: &Neighbours,
+        tx: &mut Tx<'_>,
+        server: &Instance,
+        now: Timestamp,
+    ) -> Result<Place, StepError> {
+        let owner = (server.project_id.as_str(), server.user_id.as_str());
+        let request = wish(server)?;
+        let wanted: Vec<(&str, u64)> = request
+            .resources
+            .iter()
+            .map(|(class, amount)| (class.as_str(), *amount))
+            .collect();
+        let neighbours = if self.forced {
+            None
+        } else {
+            group_of(tx, server.id)?
+        };
+        for place in std::mem::take(&mut self.candidates) {
+            let admits = |(group, hosts): &(Group, Vec<HostName>)| group.admits(&place.host, hosts);
+            if !neighbours.as_ref().is_none_or(admits) {
+                continue;
+            }
+            if !db::placement::claim_amounts(tx, server.id, owner, place.node_id, &wanted, now)? {
+                continue;
+            }
+            with.view.note_claim(place.node_id, server.id, &request);
+            self.place = Some(place.clone());
+            return Ok(place);
+        }
+        Err(StepError::Retry(
+            "no chosen host would do any more by the time of the claim".to_owned(),
+        ))
+    }
+
+    /// The host failed: another one shall try.
+    pub fn leave_out(&mut self, failure: &Failure) {
+        if let Some(place) = &self.place {
+            self.failed.push(place.host.clone());
+            let reason = failure.details.as_ref().unwrap_or(&failure.message);
+            self.last_failure = Some(reason.clone());
+        }
+    }
+
+    /// No host is left. What the last one that tried said stays to be seen beside that.
+    fn no_host(&self, refusal: &scheduler::Refusal) -> Failure {
+        let (mut message, mut details) = (refusal.to_string(), refusal.for_admins());
+        if let (Some(reason), Some(host)) = (&self.last_failure, self.failed.last()) {
+            message = format!("{message}. The host that was tried last said: {reason}");
+            details = format!("{details}\nThe host that was tried last, {host}, said: {reason}");
+        }
+        Failure::new(500, message).details(details)
+    }
+}
+
+fn wish(server: &Instance) -> Result<Request, StepError> {
+    Request::new(&server.flavor, server.image.as_ref())
+        .map_err(|wrong| StepError::Fail(Failure::new(400, wrong.to_string())))
+}
+
+/// The group of a server with the other members that have a host, and these hosts.
+fn group_of(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+) -> Result<Option<(Group, Vec<HostName>)>, sql::Error> {
+    let Some(id) = db::server_groups::of_server(tx, server)? else {
+        return Ok(None);
+    };
+    let Some(group) = db::server_groups::get(tx, id)? else {
+        return Ok(None);
+    };
+    let Some(policy) = GroupPolicy::parse(&group.policy) else {
+        return Ok(None);
+    };
+    let placed = db::server_groups::placed_members(tx, id, server)?;
+    let (members, hosts): (BTreeSet<ServerId>, Vec<HostName>) = placed.into_iter().unzip();
+    let most = group.max_server_per_host;
+    let group = Group {
+        policy,
+        members,
+        max_server_per_host: most.and_then(|most| u64::try_from(most).ok()).unwrap_or(1),
+    };
+    Ok(Some((group, hosts)))
+}
+
+/// The servers that a scheduler hint names: one id or a list.
+fn servers_named(hint: &serde_json::Value) -> BTreeSet<ServerId> {
+    let one = hint.as_str().into_iter();
+    let many = hint
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|id| id.as_str());
+    one.chain(many).filter_map(|id| id.parse().ok()).collect()
+}
