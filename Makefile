@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down clean-data build test test-all test-real bench lint fmt guest-image
+.PHONY: help up down clean-data build test test-all test-real tempest bench lint fmt guest-image
 
 export KILONOVA_HOME DEMO HYPERVISOR HOSTS UP_ARGS KILONOVA_TEST_DBS KILONOVA_TEST_SEED
 
@@ -33,6 +33,9 @@ test-all: ## make test with the whole database matrix, long runs, and a Debian g
 
 test-real: ## only the end-to-end tests on real guests
 	@scripts/test.sh --only packages,client,guest,e2e-real
+
+tempest: ## Tempest's tests of compute on simulated hosts; ARGS chooses others (tests/tempest)
+	@scripts/tempest.sh $(ARGS)
 
 bench: ## the benchmark: start, memory, CPU for each create, latencies
 	@scripts/bench.sh
