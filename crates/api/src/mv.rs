@@ -30,6 +30,8 @@ pub const HOST_STATUS: Microversion = mv(16);
 pub const DESCRIPTION: Microversion = mv(19);
 /// Actions of deleted servers.
 pub const ACTIONS_OF_DELETED: Microversion = mv(21);
+/// `migration_type` and links in migrations; live migrations below their server.
+pub const MIGRATION_TYPE: Microversion = mv(23);
 /// Tags.
 pub const TAGS: Microversion = mv(26);
 /// `cpu_info` as an object.

@@ -1,7 +1,7 @@
 //! The query keys of each list and show.
 
 use crate::mv;
-use crate::query::Kind::{Any, Digits, Name, OneOf, Regex, Time, Uuid};
+use crate::query::Kind::{Any, Digits, Name, OneOf, Regex, Time};
 use crate::query::{Key, Keys, key};
 
 const DIRECTIONS: &[&str] = &["asc", "desc"];
@@ -169,12 +169,12 @@ pub static MIGRATIONS: Keys = Keys {
         key("source_compute", Any),
         key("status", Any),
         key("migration_type", Any),
-        key("limit", Digits).since(mv::MIGRATION_PAGES),
-        key("marker", Uuid).since(mv::MIGRATION_PAGES),
-        key("changes-since", Time).since(mv::MIGRATION_PAGES),
-        key("changes-before", Time).since(mv::CHANGES_BEFORE),
-        key("user_id", Any).since(mv::MIGRATION_OWNER),
-        key("project_id", Any).since(mv::MIGRATION_OWNER),
+        key("limit", Digits).since(mv::MIGRATION_PAGES).once(),
+        key("marker", Any).since(mv::MIGRATION_PAGES).once(),
+        key("changes-since", Time).since(mv::MIGRATION_PAGES).once(),
+        key("changes-before", Time).since(mv::CHANGES_BEFORE).once(),
+        key("user_id", Any).since(mv::MIGRATION_OWNER).once(),
+        key("project_id", Any).since(mv::MIGRATION_OWNER).once(),
     ],
     strict: Some(mv::MIGRATION_PAGES),
     private: false,

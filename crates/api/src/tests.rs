@@ -5,6 +5,7 @@ mod action_matrix;
 mod cloud;
 mod edge;
 mod harness;
+mod migrations;
 mod operation;
 mod policies;
 mod samples;

@@ -14,6 +14,7 @@ pub mod injected_files;
 pub mod instances;
 pub mod keypairs;
 pub mod list;
+pub mod migrations;
 pub mod placement;
 pub mod placement_api;
 pub mod quotas;
@@ -46,6 +47,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "guests",
         sql: include_str!("migrations/0004_guests.sql"),
     },
+    Migration {
+        version: 5,
+        name: "moves",
+        sql: include_str!("migrations/0005_moves.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.
@@ -65,5 +71,7 @@ fn to_document<T: serde::Serialize>(value: &T) -> Result<String, sql::Error> {
         .map_err(|error| sql::Error::Column(format!("a document to store: {error}")))
 }
 
+#[cfg(test)]
+mod migrations_tests;
 #[cfg(test)]
 mod tests;

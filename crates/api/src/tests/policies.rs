@@ -169,7 +169,12 @@ async fn path_of(cloud: &Cloud, line: &Line) -> String {
             }
         })
         .collect();
-    segments.join("/")
+    let path = segments.join("/");
+    if line.path == "/os-migrations" {
+        // Those of all projects are for administrators.
+        return format!("{path}?project_id={DEMO}");
+    }
+    path
 }
 
 /// The demo project may have any number of things.
