@@ -327,6 +327,47 @@ def test_images_of_servers(demo, demo_sdk, image, name):
     demo.run("server", "delete", "--wait", server)
 
 
+def test_shelve_and_unshelve(admin, admin_sdk, demo, demo_sdk, image, name):
+    server = boot(demo_sdk, name, image).id
+    wait_status(demo_sdk, server, "ACTIVE")
+    ports = [port.id for port in demo_sdk.network.ports(device_id=server)]
+    host = admin.get("server", "show", server)["OS-EXT-SRV-ATTR:host"]
+    demo.run("server", "shelve", server)
+    wait_status(demo_sdk, server, "SHELVED_OFFLOADED")
+    shown = admin.get("server", "show", server)
+    assert (shown["OS-EXT-SRV-ATTR:host"], shown["OS-EXT-STS:power_state"]) == (None, "Shutdown")
+    assert admin_sdk.placement.get(f"/allocations/{server}").json()["allocations"] == {}
+    kept = demo_sdk.image.find_image(f"{name}-shelved")
+    assert (kept.status, kept.visibility) == ("active", "private")
+    assert [port.id for port in demo_sdk.network.ports(device_id=server)] == ports
+    assert next(admin_sdk.network.ports(device_id=server)).binding_host_id == ""
+    for refused in (("stop",), ("shelve",), ("rebuild",), ("image", "create")):
+        assert "409" in demo.fails("server", *refused, server)
+
+    services = admin.get("compute", "service", "list", "--service", "nova-compute")
+    other = next(row["Host"] for row in services if row["Host"] != host)
+    assert "403" in demo.fails("--os-compute-api-version", "2.91", "server", "unshelve", "--host", other, server)
+    admin.run("--os-compute-api-version", "2.91", "server", "unshelve", "--host", other, server)
+    wait_status(demo_sdk, server, "ACTIVE")
+    assert admin.get("server", "show", server)["OS-EXT-SRV-ATTR:host"] == other
+    assert [port.id for port in demo_sdk.network.ports(device_id=server)] == ports
+    wait_until(lambda: demo_sdk.image.find_image(f"{name}-shelved") is None, 30, "the image is gone")
+
+    demo.run("server", "pause", server)
+    wait_status(demo_sdk, server, "PAUSED")
+    demo.run("server", "shelve", "--wait", server)
+    wait_status(demo_sdk, server, "SHELVED_OFFLOADED")
+    zone = ("--os-compute-api-version", "2.77", "server", "unshelve", "--availability-zone")
+    assert "400" in demo.fails(*zone, "moon", server)
+    demo.run(*zone, "nova", "--wait", server)
+    wait_status(demo_sdk, server, "ACTIVE")
+    actions = [row["Action"] for row in demo.get("server", "event", "list", server)]
+    assert actions == ["unshelve", "shelve", "pause", "unshelve", "shelve", "create"]
+    demo.run("server", "shelve", server)
+    demo.run("server", "delete", "--wait", server)
+    wait_until(lambda: demo_sdk.image.find_image(f"{name}-shelved") is None, 30, "its image is gone with it")
+
+
 def test_interfaces_and_groups_of_a_server(demo, demo_sdk, image, name):
     server = boot(demo_sdk, name, image).id
     wait_status(demo_sdk, server, "ACTIVE")

@@ -70,6 +70,8 @@ pub struct Config {
     pub internal_zone: String,
     /// Seconds for which a deleted server can be restored; 0 deletes at once (`[DEFAULT] reclaim_instance_interval`).
     pub reclaim_seconds: u64,
+    /// Whether a server that is shelved leaves its host at once (`[DEFAULT] shelved_offload_time` is 0).
+    pub offload_at_once: bool,
     /// Microseconds of silence after which a service counts as down (`service_down_time`).
     pub service_down_micros: i64,
 }
@@ -88,6 +90,7 @@ impl Default for Config {
             default_zone: "nova".to_owned(),
             internal_zone: "internal".to_owned(),
             reclaim_seconds: 0,
+            offload_at_once: true,
             service_down_micros: 60_000_000,
         }
     }

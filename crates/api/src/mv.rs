@@ -34,6 +34,10 @@ pub const ACTIONS_OF_DELETED: Microversion = mv(21);
 pub const MIGRATION_TYPE: Microversion = mv(23);
 /// Tags.
 pub const TAGS: Microversion = mv(26);
+/// An unshelved server may change its zone.
+pub const UNSHELVE_ZONE: Microversion = mv(77);
+/// An unshelved server may be sent to a host, or leave its zone.
+pub const UNSHELVE_HOST: Microversion = mv(91);
 /// `cpu_info` as an object.
 pub const CPU_INFO_OBJECT: Microversion = mv(28);
 /// Tokens of every kind of console.

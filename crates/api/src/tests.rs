@@ -12,3 +12,4 @@ mod samples;
 mod server_create;
 mod server_history;
 mod server_life;
+mod shelve;

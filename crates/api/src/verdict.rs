@@ -132,6 +132,13 @@ pub const CREATE_IMAGE: Rule = Rule::new("createImage", COPIED).unlocked();
 pub const CREATE_BACKUP: Rule = Rule::new("createBackup", COPIED).unlocked();
 const COPIED: &[VmState] = &[V::Active, V::Stopped, V::Paused, V::Suspended];
 
+/// `shelve`.
+pub const SHELVE: Rule = Rule::new("shelve", COPIED);
+/// `shelveOffload`.
+pub const SHELVE_OFFLOAD: Rule = Rule::new("shelveOffload", &[V::Shelved]);
+/// `unshelve`.
+pub const UNSHELVE: Rule = Rule::new("unshelve", &[V::Shelved, V::ShelvedOffloaded]);
+
 /// `POST /servers/{id}/os-interface`.
 pub const ATTACH_INTERFACE: Rule = Rule::new("attach_interface", PLUGGED);
 /// `DELETE /servers/{id}/os-interface/{port}`.
@@ -158,6 +165,9 @@ pub const ALL: &[(&str, Rule)] = &[
     ("rebuild", REBUILD),
     ("createImage", CREATE_IMAGE),
     ("createBackup", CREATE_BACKUP),
+    ("shelve", SHELVE),
+    ("shelveOffload", SHELVE_OFFLOAD),
+    ("unshelve", UNSHELVE),
     ("detach interface", DETACH_INTERFACE),
 ];
 

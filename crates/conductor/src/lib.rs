@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod agents;
 pub mod flows;
 mod neighbours;
+pub mod offload;
 pub mod reclaim;
 pub mod view;
 

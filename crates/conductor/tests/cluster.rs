@@ -530,3 +530,212 @@ async fn an_undo_does_not_wait_for_a_host_that_is_known_to_be_away() {
         .await;
     clean(&cluster).await;
 }
+
+/// Shelves a server as the API does; returns the image.
+async fn shelve(cluster: &Cluster, server: types::ServerId, offload: bool) -> String {
+    let mut state = cluster.first_state("shelve", server);
+    state["offload"] = offload.into();
+    let image = state["image"].as_str().unwrap().to_owned();
+    cluster.act(server, "shelve", state).await;
+    cluster.idle().await;
+    image
+}
+
+#[tokio::test]
+async fn a_shelved_server_needs_no_host_and_comes_back_to_any() {
+    let cluster = Cluster::new(small(2, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let image = shelve(&cluster, server, true).await;
+    let shelved = cluster.server(server).await;
+    let shown = (shelved.vm_state, shelved.power_state, shelved.host);
+    assert_eq!(
+        shown,
+        (VmState::ShelvedOffloaded, PowerState::Shutdown, None)
+    );
+    assert_eq!(shelved.network_info, before.network_info);
+    assert_eq!(cluster.images.all(), [(image, "active".to_owned())]);
+    clean(&cluster).await;
+    // Others take its place: there is no host left.
+    let others = [cluster.create().await, cluster.create().await];
+    cluster.idle().await;
+    cluster.act(server, "unshelve", serde_json::json!({})).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(stays.vm_state, VmState::ShelvedOffloaded);
+    let message = stays.fault.unwrap().message;
+    assert!(message.starts_with("No valid host was found"), "{message}");
+    assert!(cluster.last_action_failed(server).await);
+    clean(&cluster).await;
+    let free = cluster.server(others[0]).await.host.unwrap();
+    cluster.delete(others[0]).await;
+    cluster.idle().await;
+    let elsewhere = if free.0 == "host-1" {
+        "host-2"
+    } else {
+        "host-1"
+    };
+    let to = serde_json::json!({ "to": elsewhere });
+    cluster.act(server, "unshelve", to).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(stays.vm_state, VmState::ShelvedOffloaded, "only there");
+    let to = serde_json::json!({ "to": free.0 });
+    cluster.act(server, "unshelve", to).await;
+    cluster.idle().await;
+    let back = cluster.server(server).await;
+    assert_eq!((back.vm_state, back.host), (VmState::Active, Some(free)));
+    assert_eq!((back.network_info, back.fault), (before.network_info, None));
+    assert_eq!(back.image, before.image, "the image it shows is its own");
+    assert_eq!(cluster.images.all(), []);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_unshelve_is_left_out() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    shelve(&cluster, server, true).await;
+    let refusing = HypervisorError::Rejected("no such machine type".to_owned());
+    let controls = cluster.hosts[0].sim.controls();
+    controls.fail_always(Verb::EnsureGuest, refusing.clone());
+    for _ in 0..2 {
+        cluster.act(server, "unshelve", serde_json::json!({})).await;
+        cluster.idle().await;
+        let back = cluster.server(server).await;
+        assert_eq!(back.vm_state, VmState::Active);
+        assert_eq!(back.host, Some("host-2".into()));
+        shelve(&cluster, server, true).await;
+    }
+    let controls = cluster.hosts[1].sim.controls();
+    controls.fail_always(Verb::EnsureGuest, refusing);
+    cluster.act(server, "unshelve", serde_json::json!({})).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(stays.vm_state, VmState::ShelvedOffloaded);
+    let message = stays.fault.unwrap().message;
+    assert!(message.contains("no such machine type"), "{message}");
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_server_whose_image_is_lost_is_in_error_and_can_be_deleted() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let image = shelve(&cluster, server, true).await;
+    cluster.images.lose(&image);
+    cluster.act(server, "unshelve", serde_json::json!({})).await;
+    cluster.idle().await;
+    let lost = cluster.server(server).await;
+    assert_eq!(lost.vm_state, VmState::Error);
+    let wanted = format!("Unshelve attempted but the image {image} cannot be found.");
+    assert_eq!(lost.fault.unwrap().message, wanted);
+    cluster.delete(server).await;
+    cluster.idle().await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_deleted_server_leaves_no_image_whatever_state_it_was_in() {
+    for offload in [false, true] {
+        let cluster = Cluster::new(Options::default()).await;
+        let server = cluster.create().await;
+        cluster.idle().await;
+        shelve(&cluster, server, offload).await;
+        clean(&cluster).await;
+        cluster.soft_delete(server).await;
+        cluster.idle().await;
+        // One without a host cannot be brought back.
+        assert_eq!(cluster.server(server).await.deleted, offload);
+        cluster.delete(server).await;
+        cluster.idle().await;
+        assert!(cluster.server(server).await.deleted);
+        assert_eq!(cluster.images.all(), []);
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_deleted_keeps_nobody_from_the_server() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    shelve(&cluster, server, false).await;
+    let at = Point {
+        flow: "unshelve_in_place",
+        step: "forget",
+        direction: Direction::Do,
+        when: When::Before,
+    };
+    let script = Arc::new(Script::new([(at, Fault::Hold)]));
+    cluster.set_faults(Arc::clone(&script) as _);
+    cluster
+        .act(server, "unshelve_in_place", serde_json::json!({}))
+        .await;
+    script.all_struck().await;
+    let runs = cluster.server(server).await;
+    assert_eq!((runs.vm_state, runs.task_state), (VmState::Active, None));
+    // Shelved again before the first image is gone: that one goes then.
+    let second = shelve(&cluster, server, true).await;
+    script.release();
+    cluster.idle().await;
+    assert_eq!(cluster.images.all(), [(second, "active".to_owned())]);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn servers_leave_their_hosts_when_they_were_shelved_for_long() {
+    let cluster = Cluster::new(Options::default()).await;
+    let servers = [cluster.create().await, cluster.create().await];
+    cluster.idle().await;
+    shelve(&cluster, servers[0], false).await;
+    assert_eq!(cluster.offload(Duration::from_secs(3600)).await, 0);
+    assert_eq!(cluster.offload(Duration::ZERO).await, 1);
+    cluster.idle().await;
+    let states = [
+        cluster.server(servers[0]).await.vm_state,
+        cluster.server(servers[1]).await.vm_state,
+    ];
+    assert_eq!(states, [VmState::ShelvedOffloaded, VmState::Active]);
+    assert_eq!(cluster.offload(Duration::ZERO).await, 0);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_server_does_not_come_back_to_a_host_that_has_still_to_remove_it() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    shelve(&cluster, server, false).await;
+    let name = cluster.server(server).await.host.unwrap();
+    let host = cluster.host(&name);
+    host.stop();
+    cluster.set_forced_down(host, true).await;
+    cluster
+        .act(
+            server,
+            "shelve_offload",
+            serde_json::json!({ "offload": true }),
+        )
+        .await;
+    cluster.idle().await;
+    assert_eq!(cluster.debts().await, [(name.clone(), server)]);
+    // It is up again, but has not paid.
+    cluster.set_forced_down(host, false).await;
+    let to = serde_json::json!({ "to": name.0 });
+    cluster.act(server, "unshelve", to).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(stays.vm_state, VmState::ShelvedOffloaded);
+    cluster.act(server, "unshelve", serde_json::json!({})).await;
+    cluster.idle().await;
+    let back = cluster.server(server).await;
+    assert_eq!(back.vm_state, VmState::Active);
+    assert_ne!(back.host, Some(name));
+    cluster.start_host(host);
+    cluster.paid().await;
+    clean(&cluster).await;
+}

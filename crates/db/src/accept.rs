@@ -63,6 +63,18 @@ pub const ATTACH_INTERFACE: &str = "attach_interface";
 /// The flow that takes an interface away; its state is `{"port": id}`.
 pub const DETACH_INTERFACE: &str = "detach_interface";
 
+/// The flow that puts a server's disk into an image and switches the server off; its state is
+/// `{"image": id, "offload": bool}`.
+pub const SHELVE: &str = "shelve";
+/// The flow that takes a shelved server from its host; its state is `{"offload": true}`.
+pub const SHELVE_OFFLOAD: &str = "shelve_offload";
+/// The flow that brings a server without a host back; its state is `{"to": host}` or `{}`.
+pub const UNSHELVE: &str = "unshelve";
+/// The flow that brings back a shelved server that is still on its host.
+pub const UNSHELVE_IN_PLACE: &str = "unshelve_in_place";
+/// The last step of the two, in which only the image is left to be deleted.
+pub const FORGET: &str = "forget";
+
 /// Flows that nobody waits for: another one may begin at any time, and ends them.
 const QUIET: &[&str] = &[CRASH_DUMP];
 /// Flows that a hard reboot ends; each is one piece of work on the guest's host.
@@ -74,8 +86,12 @@ const SOFT_DELETED_OVER: &[&str] = &[
 ];
 
 /// Whether a flow may begin while another has not ended.
-fn gives_way(running: &str, to: &str) -> bool {
-    QUIET.contains(&running)
+fn gives_way(running: &tasks::Task, to: &str) -> bool {
+    let unshelved = running.step.as_deref() == Some(FORGET)
+        && [UNSHELVE, UNSHELVE_IN_PLACE].contains(&running.flow.as_str());
+    let running = running.flow.as_str();
+    unshelved
+        || QUIET.contains(&running)
         || (to == REBOOT && REBOOTED_OVER.contains(&running))
         || (to == SOFT_DELETE && SOFT_DELETED_OVER.contains(&running))
 }
@@ -157,7 +173,7 @@ pub fn action(
     if let Some(current) = server.task_id
         && let Some(running) = tasks::get(tx, current)?
     {
-        if !gives_way(&running.flow, start.flow) {
+        if !gives_way(&running, start.flow) {
             return Ok(Accepted::Busy);
         }
         supersede(tx, current, "Another action took its place.", now)?;
@@ -238,7 +254,7 @@ pub fn delete(
 }
 
 /// Accepts a soft deletion: the server is switched off and can be restored until it is reclaimed. One that never ran,
-/// or on which something works that cannot be left in half, is deleted for good. `false`: there is no such server.
+/// that is on no host, or on which something works that cannot be left in half, is deleted for good. `false`: there is no such server.
 pub fn soft_delete(
     tx: &mut Tx<'_>,
     server: ServerId,
@@ -248,7 +264,7 @@ pub fn soft_delete(
     let Some(instance) = instances::get(tx, server)? else {
         return Ok(false);
     };
-    if instance.launched_at.is_none() {
+    if instance.launched_at.is_none() || instance.vm_state == VmState::ShelvedOffloaded {
         return delete(tx, server, by, now);
     }
     if let Some(current) = instance.task_id

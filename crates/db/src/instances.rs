@@ -6,8 +6,8 @@ use sql::{Error, Row, Tx, Value};
 use std::collections::BTreeMap;
 use types::server::{Flavor, ImageRef, WantedNetworks};
 use types::{
-    HostName, NodeId, PowerState, ProjectId, ServerId, TaskId, TaskState, Timestamp, UserId,
-    VmState,
+    HostName, ImageId, NodeId, PowerState, ProjectId, ServerId, TaskId, TaskState, Timestamp,
+    UserId, VmState,
 };
 
 /// A fault shown with a server in ERROR (`fault` in the API).
@@ -65,6 +65,19 @@ pub struct Kept {
     /// The administrator's password while it is rescued, encrypted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rescue_pass: Option<String>,
+    /// What is kept of it elsewhere, from shelving until it runs again and that is deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shelved: Option<Shelved>,
+}
+
+/// A shelved server's belongings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shelved {
+    /// The image of its disk; none when its disk is a volume.
+    #[serde(default)]
+    pub image: Option<ImageId>,
+    /// When it was shelved.
+    pub at: Timestamp,
 }
 
 impl Instance {
@@ -629,6 +642,14 @@ pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
 pub fn set_networks(tx: &mut Tx<'_>, id: ServerId, wanted: &WantedNetworks) -> Result<(), Error> {
     let params = [to_document(wanted)?.into(), id.into()];
     tx.execute("UPDATE instances SET networks = ? WHERE uuid = ?", &params)?;
+    Ok(())
+}
+
+/// Writes the zone in which the server must be.
+pub fn set_pinned_zone(tx: &mut Tx<'_>, id: ServerId, zone: Option<&str>) -> Result<(), Error> {
+    let params = [zone.into(), id.into()];
+    let sql = "UPDATE instances SET pinned_zone = ? WHERE uuid = ?";
+    tx.execute(sql, &params)?;
     Ok(())
 }
 

@@ -198,6 +198,14 @@ impl Cloud {
                 stop.clone(),
             ));
         }
+        if let Ok(after @ 1..) = u64::try_from(self.settings.shelved_offload_time) {
+            tokio::spawn(offload_shelved(
+                self.store.clone(),
+                bus.clone(),
+                Duration::from_secs(after),
+                stop.clone(),
+            ));
+        }
         tokio::spawn(follow_addresses(
             with.clone(),
             self.network.changes(),
@@ -263,6 +271,7 @@ impl Cloud {
             internal_zone: settings.internal_availability_zone.clone(),
             service_down_micros: i64::try_from(settings.down_after().as_micros())?,
             reclaim_seconds: settings.reclaim_instance_interval,
+            offload_at_once: settings.shelved_offload_time == 0,
             image_url: settings.image_url(),
             default_floating_pool: settings.default_floating_pool.clone(),
             policy_files: settings.policy_files(),
@@ -348,6 +357,22 @@ async fn reclaim_deleted(store: Store, bus: Bus, after: Duration, stop: Cancella
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "soft-deleted servers are deleted for good"),
             Err(error) => tracing::warn!(%error, "soft-deleted servers cannot be reclaimed now"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Takes servers from their hosts that were shelved long enough ago.
+async fn offload_shelved(store: Store, bus: Bus, after: Duration, stop: CancellationToken) {
+    let pause = after.clamp(Duration::from_secs(1), RECLAIM_PAUSE);
+    while !stop.is_cancelled() {
+        match conductor::offload::offload(&store, &bus, after).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "shelved servers leave their hosts"),
+            Err(error) => tracing::warn!(%error, "shelved servers cannot be offloaded now"),
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

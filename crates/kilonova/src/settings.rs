@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) service_down_time: u64,
     /// Seconds for which a deleted server can be restored; 0 deletes at once.
     pub(crate) reclaim_instance_interval: u64,
+    /// Seconds after which a shelved server leaves its host; 0 is at once, -1 never.
+    pub(crate) shelved_offload_time: i64,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
     pub(crate) disk_allocation_ratio: f64,
@@ -91,6 +93,7 @@ impl Default for Settings {
             report_interval: 5,
             service_down_time: 60,
             reclaim_instance_interval: api.reclaim_seconds,
+            shelved_offload_time: 0,
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,
             disk_allocation_ratio: ratios.disk,
@@ -127,6 +130,7 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "report_interval", help: "seconds between two signs of life of a service", set: |s, v| set(&mut s.report_interval, number(v, 1, 3600)), show: |s| s.report_interval.to_string() },
     Key { section: "DEFAULT", name: "service_down_time", help: "seconds of silence after which a service is down", set: |s, v| set(&mut s.service_down_time, number(v, 2, 86_400)), show: |s| s.service_down_time.to_string() },
     Key { section: "DEFAULT", name: "reclaim_instance_interval", help: "seconds for which a deleted server can be restored; 0 deletes at once", set: |s, v| set(&mut s.reclaim_instance_interval, number(v, 0, 31_536_000)), show: |s| s.reclaim_instance_interval.to_string() },
+    Key { section: "DEFAULT", name: "shelved_offload_time", help: "seconds after which a shelved server leaves its host; 0 is at once, -1 never", set: |s, v| set(&mut s.shelved_offload_time, number(v, -1, 31_536_000)), show: |s| s.shelved_offload_time.to_string() },
     Key { section: "DEFAULT", name: "initial_cpu_allocation_ratio", help: "virtual CPUs for each CPU of a new host", set: |s, v| set(&mut s.cpu_allocation_ratio, ratio(v)), show: |s| s.cpu_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_ram_allocation_ratio", help: "memory given out for each MiB of a new host", set: |s, v| set(&mut s.ram_allocation_ratio, ratio(v)), show: |s| s.ram_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_disk_allocation_ratio", help: "disk given out for each GiB of a new host", set: |s, v| set(&mut s.disk_allocation_ratio, ratio(v)), show: |s| s.disk_allocation_ratio.to_string() },

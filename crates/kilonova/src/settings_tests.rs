@@ -31,6 +31,7 @@ fn every_key_is_shown_and_read_back() {
         report_interval: 11,
         service_down_time: 12,
         reclaim_instance_interval: 600,
+        shelved_offload_time: -1,
         cpu_allocation_ratio: 16.0,
         ram_allocation_ratio: 1.5,
         disk_allocation_ratio: 0.5,

@@ -56,9 +56,19 @@ impl Cluster {
             .map(|server| (server.id, server))
             .collect();
         self.ports(&live, &mut wrong);
+        let of_shelved = self.images.of_type("shelved");
         for (image, status) in self.images.all() {
             if status != "active" {
                 wrong.push(format!("image {image} is left {status}"));
+            }
+            let has = |server: &Instance| {
+                let shelved = server.kept.shelved.and_then(|shelved| shelved.image);
+                shelved.is_some_and(|id| id.to_string() == image)
+            };
+            if of_shelved.contains(&image) && !live.values().any(has) {
+                wrong.push(format!(
+                    "image {image} is left of a server that has another"
+                ));
             }
         }
         if with_guests {
@@ -108,7 +118,9 @@ impl Cluster {
         for server in live.values() {
             let wanted = match server.vm_state {
                 VmState::Active | VmState::Rescued => Some(PowerState::Running),
-                VmState::Stopped | VmState::Suspended => Some(PowerState::Shutdown),
+                VmState::Stopped | VmState::Suspended | VmState::Shelved => {
+                    Some(PowerState::Shutdown)
+                }
                 VmState::Paused => Some(PowerState::Paused),
                 // Switched off, or on by a restoration that failed; as a rescue or rebuild that failed has left it.
                 VmState::SoftDelete | VmState::Error => found.get(&server.id).copied(),

@@ -454,6 +454,14 @@ impl Cluster {
             let (port, _) = of_server.expect("the server has a port");
             return serde_json::json!({ "port": port });
         }
+        if flow == accept::SHELVE {
+            let properties = serde_json::json!({ "image_type": "shelved", "name": "server-shelved",
+                "disk_format": "qcow2", "container_format": "bare" });
+            return serde_json::json!({ "image": self.images.make(&properties), "offload": true });
+        }
+        if flow == accept::SHELVE_OFFLOAD {
+            return serde_json::json!({ "offload": true });
+        }
         if ![accept::SNAPSHOT, accept::BACKUP].contains(&flow) {
             return serde_json::json!({});
         }
@@ -495,6 +503,13 @@ impl Cluster {
     /// Deletes what was soft-deleted so long ago; returns how many.
     pub async fn reclaim(&self, after: Duration) -> usize {
         conductor::reclaim::reclaim(&self.store, &self.bus, after)
+            .await
+            .unwrap()
+    }
+
+    /// Takes servers from their hosts that were shelved so long ago; returns how many.
+    pub async fn offload(&self, after: Duration) -> usize {
+        conductor::offload::offload(&self.store, &self.bus, after)
             .await
             .unwrap()
     }
@@ -563,6 +578,9 @@ fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
         accept::REBUILD => TaskState::Rebuilding,
         accept::SNAPSHOT => TaskState::ImageSnapshotPending,
         accept::BACKUP => TaskState::ImageBackup,
+        accept::SHELVE => TaskState::Shelving,
+        accept::SHELVE_OFFLOAD => TaskState::ShelvingOffloading,
+        accept::UNSHELVE | accept::UNSHELVE_IN_PLACE => TaskState::Unshelving,
         _ => return None,
     })
 }

@@ -30,6 +30,23 @@ impl Images {
         id
     }
 
+    /// The images of an `image_type`.
+    pub fn of_type(&self, kind: &str) -> Vec<String> {
+        let images = self.images.lock().unwrap();
+        let of_kind = images.iter().filter(|image| image["image_type"] == kind);
+        of_kind
+            .filter_map(|image| image["id"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// An image is gone, whoever deleted it.
+    pub fn lose(&self, id: &str) {
+        self.images
+            .lock()
+            .unwrap()
+            .retain(|image| image["id"] != id);
+    }
+
     /// The images there are, with their status.
     pub fn all(&self) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -6,5 +6,6 @@ mod resolve;
 mod store;
 
 pub use create_server::{CreateServer, password};
+pub use place::{known_host, known_zone, zone_of};
 pub use resolve::fits;
 pub use store::within_limits;

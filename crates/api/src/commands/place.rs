@@ -23,18 +23,38 @@ impl CreateServer {
         let Some(zone) = &self.zone else {
             return Ok(());
         };
-        let zones = db::aggregates::zones(tx)?;
-        let zone_of = |host: &str| zones.get(host).unwrap_or(&config.default_zone).clone();
-        let known = nodes
-            .iter()
-            .any(|node| zone_of(node.host.as_str()) == *zone)
-            || *zone == config.default_zone;
-        if known {
-            Ok(())
-        } else {
-            Err(Fault::bad_request(
-                "The requested availability zone is not available",
-            ))
+        known_zone(tx, config, zone)
+    }
+}
+
+/// Refuses a zone that no host is in.
+pub fn known_zone(tx: &mut sql::Tx<'_>, config: &Config, zone: &str) -> Result<(), Fault> {
+    if *zone == config.default_zone {
+        return Ok(());
+    }
+    for node in db::hosts::nodes(tx)? {
+        if zone_of(tx, config, node.host.as_str())? == zone {
+            return Ok(());
         }
     }
+    Err(Fault::bad_request(
+        "The requested availability zone is not available",
+    ))
+}
+
+/// The zone of a host.
+pub fn zone_of(tx: &mut sql::Tx<'_>, config: &Config, host: &str) -> Result<String, Fault> {
+    let zones = db::aggregates::zones(tx)?;
+    Ok(zones.get(host).unwrap_or(&config.default_zone).clone())
+}
+
+/// Refuses a host that is not there.
+pub fn known_host(tx: &mut sql::Tx<'_>, host: &str) -> Result<(), Fault> {
+    let nodes = db::hosts::nodes(tx)?;
+    if nodes.iter().any(|node| node.host.as_str() == host) {
+        return Ok(());
+    }
+    Err(Fault::bad_request(format!(
+        "Compute host {host} could not be found."
+    )))
 }

@@ -92,13 +92,21 @@ async fn begin(
     for (name, value) in more {
         metadata[*name] = (*value).into();
     }
-    let name = call
-        .text(action, "name")
-        .unwrap_or_default()
-        .trim()
-        .to_owned();
+    let name = call.text(action, "name").unwrap_or_default().trim();
+    let id = make(call, &server, kind, name, &metadata).await?;
+    fill(call, id, wanted(id)).await
+}
+
+/// Makes the image of a server, which waits for its data.
+async fn make(
+    call: &Call,
+    server: &Instance,
+    kind: &str,
+    name: &str,
+    metadata: &Value,
+) -> Result<ImageId, Fault> {
     let images = &call.api.deps.images;
-    let document = document(call, &server, kind, &name, &metadata);
+    let document = document(call, server, kind, name, metadata);
     let made = images.create(&call.token, &document).await;
     let id = made.map_err(unavailable)?.map_err(Fault::bad_request)?;
     if server.project_id.as_str() != call.project() {
@@ -109,15 +117,31 @@ async fn begin(
             tracing::warn!(image = %id, %error, "the server's owner cannot see the image of it");
         }
     }
-    match start_flow(call, wanted(id)).await {
+    Ok(id)
+}
+
+/// Starts the flow that fills an image; when that is refused the image goes.
+async fn fill(call: &Call, id: ImageId, wanted: Wanted) -> Result<ImageId, Fault> {
+    match start_flow(call, wanted).await {
         Ok(_) => Ok(id),
         Err(refused) => {
-            if let Err(error) = images.delete(&call.token, id).await {
+            if let Err(error) = call.api.deps.images.delete(&call.token, id).await {
                 tracing::warn!(image = %id, %error, "an image that gets no data cannot be deleted");
             }
             Err(refused)
         }
     }
+}
+
+/// Makes the image that a server which is shelved leaves behind, and starts the flow that fills it.
+pub async fn shelve_into(
+    call: &Call,
+    server: &Instance,
+    wanted: impl FnOnce(ImageId) -> Wanted,
+) -> Result<(), Fault> {
+    let name = format!("{}-shelved", server.display_name);
+    let id = make(call, server, "snapshot", &name, &json!({})).await?;
+    fill(call, id, wanted(id)).await.map(drop)
 }
 
 fn answer(call: &Call, id: ImageId, location: Option<String>) -> Result<Reply, Fault> {

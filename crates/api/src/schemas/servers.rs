@@ -33,6 +33,9 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("lock", &LOCK),
     ("unlock", &UNLOCK),
     ("reset state", &RESET_STATE),
+    ("shelve", &SHELVE),
+    ("shelve offload", &SHELVE_OFFLOAD),
+    ("unshelve", &UNSHELVE),
     ("console output", &CONSOLE_OUTPUT),
     ("inject network info", &INJECT_NETWORK_INFO),
     ("force delete", &FORCE_DELETE),
@@ -300,6 +303,29 @@ pub static RESCUE: Schema = Schema::new(&[Range::new(FIRST, || {
 })]);
 /// `unrescue`.
 pub static UNRESCUE: Schema = Schema::new(&[Range::new(FIRST, || any_action("unrescue"))]);
+/// `shelve`.
+pub static SHELVE: Schema = Schema::new(&[Range::new(FIRST, || any_action("shelve"))]);
+/// `shelveOffload`.
+pub static SHELVE_OFFLOAD: Schema =
+    Schema::new(&[Range::new(FIRST, || any_action("shelveOffload"))]);
+/// `unshelve`.
+pub static UNSHELVE: Schema = Schema::new(&[
+    Range::new(FIRST, || any_action("unshelve")),
+    Range::new(mv::UNSHELVE_ZONE, || {
+        let zone = json!({ "availability_zone": name() });
+        let mut place = object(&["availability_zone"], zone);
+        place["type"] = json!(["object", "null"]);
+        wrapped("unshelve", place)
+    }),
+    Range::new(mv::UNSHELVE_HOST, || {
+        let mut place = object(
+            &[],
+            json!({ "availability_zone": { "type": ["string", "null"] }, "host": { "type": "string" } }),
+        );
+        place["type"] = json!(["object", "null"]);
+        wrapped("unshelve", place)
+    }),
+]);
 /// `unlock`.
 pub static UNLOCK: Schema = Schema::new(&[Range::new(FIRST, || any_action("unlock"))]);
 /// `injectNetworkInfo`.

@@ -71,6 +71,9 @@ const KNOWN: &[Known] = &[
     known("createImage", || json!({"createImage": {"name": "i"}}), "createImage", "active stopped paused suspended", "-"),
     known("createBackup", || json!({"createBackup": {"name": "i", "backup_type": "daily", "rotation": 1}}), "createBackup",
         "active stopped paused suspended", "-"),
+    known("shelve", || json!({"shelve": null}), "shelve", "active stopped paused suspended", "-"),
+    known("shelveOffload", || json!({"shelveOffload": null}), "shelveOffload", "shelved", "-"),
+    known("unshelve", || json!({"unshelve": null}), "unshelve", "shelved shelved_offloaded", "-"),
     known("detach interface", || json!(null), "detach_interface", "active paused stopped", "-"),
 ];
 

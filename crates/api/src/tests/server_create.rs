@@ -5,7 +5,12 @@ use serde_json::{Value, json};
 
 /// A cloud with a flavor `1` (1 vCPU, 512 MiB, 1 GiB).
 pub async fn cloud() -> Cloud {
-    let cloud = Cloud::new().await;
+    cloud_with(crate::Config::default()).await
+}
+
+/// The same, configured.
+pub async fn cloud_with(config: crate::Config) -> Cloud {
+    let cloud = Cloud::with(config).await;
     let flavor =
         json!({"flavor": {"name": "m1.tiny", "id": "1", "ram": 512, "vcpus": 1, "disk": 1}});
     assert_eq!(

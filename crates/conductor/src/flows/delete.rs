@@ -9,8 +9,8 @@
 //!
 //! There is no undo: every step only goes forward.
 
-use super::{build, ports, snapshot};
-use crate::neighbours::Neighbours;
+use super::{build, ports, shelve, snapshot, unshelve};
+use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
 use db::instances::{self, Instance};
@@ -95,6 +95,24 @@ impl Delete {
         }
         Ok(())
     }
+
+    /// What other services have of the server: ports, and images that are no use to anybody any more.
+    async fn leftovers(&self, cx: &Context, state: &State) -> Result<(), StepError> {
+        let task = state.superseded.as_ref();
+        if let Some(image) = task.and_then(recorded_image) {
+            snapshot::forget(&self.with, image).await?;
+        }
+        let server = self.instance(cx).await?;
+        for image in shelved_images(task, server.as_ref()) {
+            let token = self.with.token().await?;
+            let images = &self.with.images;
+            images.delete(&token, image).await.map_err(retry)?;
+        }
+        match server {
+            Some(server) => ports::remove(&self.with, &server).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// The image that a snapshot would have filled.
@@ -106,13 +124,33 @@ fn recorded_image(task: &Superseded) -> Option<ImageId> {
     Some(state.image)
 }
 
-/// The host that a build had claimed.
+/// The images that keep the disk of a shelved server, or would have kept it.
+fn shelved_images(task: Option<&Superseded>, server: Option<&Instance>) -> Vec<ImageId> {
+    let shelving = task
+        .filter(|task| task.flow == accept::SHELVE)
+        .and_then(|task| serde_json::from_str::<shelve::State>(&task.state).ok());
+    let kept = server.and_then(|server| server.kept.shelved);
+    let images = [
+        shelving.and_then(|state| state.image),
+        kept.and_then(|shelved| shelved.image),
+    ];
+    images.into_iter().flatten().collect()
+}
+
+/// The host that a build or an unshelving had claimed.
 fn recorded_host(task: &Superseded) -> Option<HostName> {
-    if task.flow != db::accept::BUILD {
-        return None;
-    }
-    let state: build::State = serde_json::from_str(&task.state).ok()?;
-    state.choice.place.map(|place| place.host)
+    let choice = match task.flow.as_str() {
+        accept::BUILD => {
+            let state: build::State = serde_json::from_str(&task.state).ok()?;
+            state.choice
+        }
+        accept::UNSHELVE => {
+            let state: unshelve::State = serde_json::from_str(&task.state).ok()?;
+            state.choice
+        }
+        _ => return None,
+    };
+    choice.place.map(|place| place.host)
 }
 
 #[async_trait]
@@ -170,15 +208,7 @@ impl Flow for Delete {
             Step::Inspect => self.inspect(cx, state).await,
             Step::Destroy if state.host.is_none() || state.down => Ok(()),
             Step::Destroy => super::power_after(outcome).map(|_| ()),
-            Step::Ports => {
-                if let Some(image) = state.superseded.as_ref().and_then(recorded_image) {
-                    snapshot::forget(&self.with, image).await?;
-                }
-                match self.instance(cx).await? {
-                    Some(instance) => ports::remove(&self.with, &instance).await,
-                    None => Ok(()),
-                }
-            }
+            Step::Ports => self.leftovers(cx, state).await,
             Step::Forget => Ok(()),
         }
     }

@@ -11,9 +11,11 @@ mod ports;
 pub mod power;
 pub mod rebuild;
 pub mod rescue;
+pub mod shelve;
 pub mod snapshot;
 pub mod soft_delete;
 pub mod suspend;
+pub mod unshelve;
 
 use crate::neighbours::Neighbours;
 use db::instances::{self, Change, Expected, Fault, Instance};
@@ -45,6 +47,10 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(interfaces::Detach { with: with.clone() })
         .with(OnHost::<soft_delete::SoftDelete>::new(with))
         .with(OnHost::<soft_delete::Restore>::new(with))
+        .with(shelve::Leave::<shelve::Shelve>::new(with))
+        .with(shelve::Leave::<shelve::Offload>::new(with))
+        .with(unshelve::Unshelve { with: with.clone() })
+        .with(unshelve::UnshelveInPlace { with: with.clone() })
 }
 
 /// The server that a flow works on; one that is gone is another task's.

@@ -232,6 +232,48 @@ async fn interface(
     })
 }
 
+/// Binds the ports that a server has to a host, and says how they are now. One that its owner deleted meanwhile is no
+/// longer the server's. Repeatable.
+pub(super) async fn bind_to(
+    with: &Neighbours,
+    instance: &Instance,
+    host: &HostName,
+) -> Result<Vec<Interface>, StepError> {
+    bind_all(with, instance, &host.0).await
+}
+
+/// Binds them to no host; they stay the server's. Repeatable.
+pub(super) async fn unbind(with: &Neighbours, instance: &Instance) -> Result<(), StepError> {
+    bind_all(with, instance, "").await.map(drop)
+}
+
+async fn bind_all(
+    with: &Neighbours,
+    instance: &Instance,
+    host: &str,
+) -> Result<Vec<Interface>, StepError> {
+    let token = with.token().await?;
+    let server = instance.id.to_string();
+    let present = with.networks.ports_of_server(&token, instance.id).await;
+    let present = present.map_err(retry)?;
+    let mut bound = Vec::new();
+    for known in &instance.network_info {
+        let Some(port) = present.iter().find(|port| port.id == known.port_id) else {
+            continue;
+        };
+        if port.binding_host != host {
+            let owner = &port.device_owner;
+            let binding = with
+                .networks
+                .bind_port(&token, &port.id, &server, owner, host);
+            let binding = binding.await.map_err(retry)?;
+            binding.map_err(|reason| refused(&reason))?;
+        }
+        bound.push(known.clone());
+    }
+    Ok(bound)
+}
+
 /// Waits until the network agent has wired all of the server's ports.
 pub(super) async fn plugged(with: &Neighbours, cx: &Context) -> Result<(), StepError> {
     let instance = super::instance(with, cx).await?;

@@ -1,0 +1,48 @@
+//! Takes shelved servers from their hosts when they have been shelved for long enough (Nova's `shelved_offload_time`).
+
+use bus::{Bell, Bus};
+use db::accept::{self, Accepted, Start};
+use db::actions::Requester;
+use db::instances::{self, Instance};
+use sql::Store;
+use std::time::Duration;
+use types::{RequestId, TaskState, Timestamp, VmState};
+
+/// Accepts the offloading of servers that were shelved at least `after` ago; returns how many. Repeatable by any number of
+/// processes.
+///
+/// # Errors
+/// The database does not answer; call again later.
+pub async fn offload(store: &Store, bus: &Bus, after: Duration) -> Result<usize, sql::Error> {
+    let found = store
+        .read(|tx| instances::at_rest_in(tx, VmState::Shelved))
+        .await?;
+    let before = Timestamp::now().minus(after);
+    let due = |server: &Instance| {
+        let since = server.kept.shelved.map(|shelved| shelved.at);
+        since.is_none_or(|since| since <= before)
+    };
+    let mut offloaded = 0;
+    for server in found.into_iter().filter(due) {
+        let request_id = RequestId::random().to_string();
+        let accepting = store.write(move |tx| {
+            let start = Start {
+                flow: accept::SHELVE_OFFLOAD,
+                state: serde_json::json!({ "offload": true }),
+                action: "shelveOffload",
+                by: Requester {
+                    request_id: &request_id,
+                    user_id: server.user_id.as_str(),
+                    project_id: server.project_id.as_str(),
+                },
+            };
+            let shown = Some(TaskState::ShelvingOffloading);
+            accept::action(tx, &server, shown, &start, Timestamp::now())
+        });
+        offloaded += usize::from(accepting.await? == Accepted::Yes);
+    }
+    if offloaded > 0 {
+        bus.ring(Bell::Tasks);
+    }
+    Ok(offloaded)
+}
