@@ -134,6 +134,8 @@ pub const VOLUME_REIMAGED: Microversion = mv(93);
 pub const HOSTNAME_FQDN: Microversion = mv(94);
 /// The pinned availability zone.
 pub const PINNED_ZONE: Microversion = mv(96);
+/// Shares.
+pub const SHARES: Microversion = mv(97);
 /// Properties of the image within the server.
 pub const IMAGE_PROPERTIES: Microversion = mv(98);
 /// Queries for console tokens are strict.

@@ -1,8 +1,8 @@
 //! The query keys of each list and show.
 
 use crate::mv;
-use crate::query::Kind::{Any, Digits, Name, OneOf, Regex, Time};
-use crate::query::{Key, Keys, key};
+use crate::query::Kind::{Any, Digits, Host, OneOf, Positive, Regex, Time};
+use crate::query::{Keys, key};
 
 const DIRECTIONS: &[&str] = &["asc", "desc"];
 
@@ -10,7 +10,7 @@ const DIRECTIONS: &[&str] = &["asc", "desc"];
 pub static NONE_STRICTER: Keys = Keys {
     keys: &[],
     strict: Some(mv::STRICTER),
-    private: false,
+    prefix: None,
 };
 
 /// `/flavors`.
@@ -27,7 +27,7 @@ pub static FLAVORS: Keys = Keys {
         key("sort_dir", OneOf(DIRECTIONS)),
     ],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 const FLAVOR_SORT: &[&str] = &[
     "created_at",
@@ -49,6 +49,7 @@ const FLAVOR_SORT: &[&str] = &[
 const FLAVOR_SORT_SLIM: &[&str] = &[
     "created_at",
     "description",
+    "disabled",
     "ephemeral_gb",
     "flavorid",
     "id",
@@ -62,16 +63,23 @@ const FLAVOR_SORT_SLIM: &[&str] = &[
     "vcpus",
 ];
 
-/// Pages of `/images`; its other keys are filters of any name.
+/// `/images`.
 pub static IMAGES: Keys = Keys {
     keys: &[
-        key("limit", Digits),
-        key("page_size", Digits),
-        key("offset", Digits),
+        key("limit", Positive),
+        key("page_size", Positive),
+        key("offset", Positive),
         key("marker", Any),
+        key("name", Any),
+        key("status", Any),
+        key("changes-since", Any),
+        key("server", Any),
+        key("type", Any),
+        key("minRam", Any),
+        key("minDisk", Any),
     ],
     strict: None,
-    private: false,
+    prefix: Some("property-"),
 };
 
 /// `/os-security-groups`.
@@ -82,43 +90,49 @@ pub static SECURITY_GROUPS: Keys = Keys {
         key("all_tenants", Any),
     ],
     strict: None,
-    private: false,
+    prefix: None,
 };
 
 /// `/os-hosts`.
 pub static HOSTS: Keys = Keys {
     keys: &[key("zone", Any)],
     strict: None,
-    private: false,
+    prefix: None,
 };
 
 /// `DELETE /os-assisted-volume-snapshots/{id}`.
 pub static SNAPSHOT_DELETE: Keys = Keys {
     keys: &[key("delete_info", Any)],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-console-auth-tokens/{token}`.
 pub static CONSOLE_TOKEN: Keys = Keys {
     keys: &[],
     strict: Some(mv::CONSOLE_TOKENS_STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/limits`.
 pub static LIMITS: Keys = Keys {
     keys: &[key("tenant_id", Any)],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-hypervisors`.
 pub static HYPERVISORS: Keys = Keys {
     keys: &[
-        key("limit", Digits).since(mv::HYPERVISOR_PAGES),
-        key("marker", Any).since(mv::HYPERVISOR_PAGES),
-        key("hypervisor_hostname_pattern", Any)
+        key("limit", Digits)
+            .since(mv::HYPERVISOR_PAGES)
+            .until(mv::UUIDS_OF_HOSTS),
+        key("marker", Any)
+            .since(mv::HYPERVISOR_PAGES)
+            .until(mv::UUIDS_OF_HOSTS),
+        key("limit", Digits).since(mv::UUIDS_OF_HOSTS).once(),
+        key("marker", Any).since(mv::UUIDS_OF_HOSTS).once(),
+        key("hypervisor_hostname_pattern", Host)
             .since(mv::UUIDS_OF_HOSTS)
             .once(),
         key("with_servers", OneOf(BOOLEANS))
@@ -126,7 +140,7 @@ pub static HYPERVISORS: Keys = Keys {
             .once(),
     ],
     strict: Some(mv::UUIDS_OF_HOSTS),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-hypervisors/{id}`.
@@ -135,7 +149,7 @@ pub static HYPERVISOR: Keys = Keys {
         .since(mv::UUIDS_OF_HOSTS)
         .once()],
     strict: Some(mv::UUIDS_OF_HOSTS),
-    private: false,
+    prefix: None,
 };
 const BOOLEANS: &[&str] = &[
     "True", "TRUE", "true", "1", "ON", "On", "on", "YES", "Yes", "yes", "False", "FALSE", "false",
@@ -150,14 +164,14 @@ pub static KEYPAIRS: Keys = Keys {
         key("marker", Any).since(mv::KEYPAIR_PAGES),
     ],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-keypairs/{id}`.
 pub static KEYPAIR: Keys = Keys {
     keys: &[key("user_id", Any).since(mv::KEYPAIR_USER)],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-migrations`.
@@ -177,14 +191,14 @@ pub static MIGRATIONS: Keys = Keys {
         key("project_id", Any).since(mv::MIGRATION_OWNER).once(),
     ],
     strict: Some(mv::MIGRATION_PAGES),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-quota-sets/{id}`.
 pub static QUOTAS: Keys = Keys {
     keys: &[key("user_id", Any)],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-server-groups`.
@@ -195,14 +209,14 @@ pub static GROUPS: Keys = Keys {
         key("offset", Digits),
     ],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-services`.
 pub static SERVICES: Keys = Keys {
     keys: &[key("host", Any), key("binary", Any)],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-simple-tenant-usage`.
@@ -215,7 +229,7 @@ pub static USAGES: Keys = Keys {
         key("marker", Any).since(mv::USAGE_PAGES),
     ],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/os-simple-tenant-usage/{id}`.
@@ -227,92 +241,118 @@ pub static USAGE: Keys = Keys {
         key("marker", Any).since(mv::USAGE_PAGES),
     ],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/servers/{id}/os-instance-actions`.
 pub static INSTANCE_ACTIONS: Keys = Keys {
     keys: &[
-        key("limit", Digits).since(mv::ACTION_PAGES),
-        key("marker", Any).since(mv::ACTION_PAGES),
-        key("changes-since", Time).since(mv::ACTION_PAGES),
-        key("changes-before", Time).since(mv::CHANGES_BEFORE),
+        key("limit", Digits).since(mv::ACTION_PAGES).once(),
+        key("marker", Any).since(mv::ACTION_PAGES).once(),
+        key("changes-since", Time).since(mv::ACTION_PAGES).once(),
+        key("changes-before", Time).since(mv::CHANGES_BEFORE).once(),
     ],
     strict: Some(mv::ACTION_PAGES),
-    private: false,
+    prefix: None,
+};
+
+/// `/os-volumes` and `/os-snapshots`, with their details.
+pub static PAGES: Keys = Keys {
+    keys: &[key("limit", Digits), key("offset", Digits)],
+    strict: None,
+    prefix: None,
+};
+
+/// `/servers/{id}/shares`: strict from the first.
+pub static SHARES: Keys = Keys {
+    keys: &[],
+    strict: Some(mv::SHARES),
+    prefix: None,
 };
 
 /// `/servers/{id}/os-volume_attachments`.
 pub static VOLUMES: Keys = Keys {
     keys: &[key("limit", Digits), key("offset", Digits)],
     strict: Some(mv::STRICT),
-    private: false,
+    prefix: None,
 };
 
 /// `/servers` and `/servers/detail`.
 pub static SERVERS: Keys = Keys {
     keys: &[
-        key("user_id", Any),
-        key("project_id", Any),
-        key("tenant_id", Any),
-        key("launch_index", Any),
-        key("image_ref", Any),
-        key("image", Any),
-        key("kernel_id", Regex),
-        key("ramdisk_id", Regex),
-        key("hostname", Regex),
-        key("key_name", Regex),
-        key("instance_type_id", Regex),
-        key("flavor", Any),
-        key("reservation_id", Regex),
-        key("launched_at", Regex),
-        key("terminated_at", Regex),
-        key("availability_zone", Regex),
-        key("name", Regex),
-        key("display_name", Regex),
-        key("description", Any),
-        key("display_description", Any),
-        key("host", Regex),
-        key("node", Regex),
-        key("status", Any),
-        key("vm_state", Regex),
-        key("task_state", Regex),
-        key("power_state", Any),
-        key("access_ip_v4", Name),
-        key("accessIPv4", Name),
-        key("access_ip_v6", Name),
-        key("accessIPv6", Name),
-        key("auto_disk_config", Any),
-        key("config_drive", Any),
-        key("created_at", Any),
-        key("uuid", Any),
-        key("root_device_name", Any),
-        key("progress", Any),
-        key("disk_config", Any),
-        key("ip", Any),
-        key("ip6", Any),
-        key("deleted", Any),
-        key("soft_deleted", Any),
         key("all_tenants", Any),
+        key("block_device_mapping", Any),
+        key("deleted", Any),
+        key("host", Any),
+        key("image", Any),
+        key("image_ref", Any),
+        key("info_cache", Any),
+        key("launch_index", Any),
+        key("marker", Any),
+        key("metadata", Any),
+        key("pci_devices", Any),
+        key("project_id", Any),
+        key("security_groups", Any),
+        key("services", Any),
+        key("soft_deleted", Any),
+        key("sort_dir", Any),
+        key("status", Any),
+        key("system_metadata", Any),
+        key("task_state", Any),
+        key("tenant_id", Any),
+        key("user_id", Any),
+        key("uuid", Any),
+        key("vm_state", Any),
+        key("access_ip_v4", Regex),
+        key("access_ip_v6", Regex),
+        key("auto_disk_config", Regex),
+        key("availability_zone", Regex),
+        key("config_drive", Regex),
+        key("created_at", Regex),
+        key("description", Regex),
+        key("display_description", Regex),
+        key("display_name", Regex),
+        key("flavor", Regex),
+        key("hostname", Regex),
+        key("ip", Regex),
+        key("ip6", Regex),
+        key("kernel_id", Regex),
+        key("key_name", Regex),
+        key("launched_at", Regex),
+        key("locked_by", Regex),
+        key("name", Regex),
+        key("node", Regex),
+        key("power_state", Regex),
+        key("progress", Regex),
+        key("ramdisk_id", Regex),
+        key("reservation_id", Regex),
+        key("root_device_name", Regex),
+        key("terminated_at", Regex),
+        key("limit", Digits),
         key("changes-since", Time),
         key("changes-before", Time).since(mv::CHANGES_BEFORE),
-        key("not-tags", Any).since(mv::TAGS),
-        key("not-tags-any", Any).since(mv::TAGS),
-        key("tags", Any).since(mv::TAGS),
-        key("tags-any", Any).since(mv::TAGS),
+        key("not-tags", Regex).since(mv::TAGS),
+        key("not-tags-any", Regex).since(mv::TAGS),
+        key("tags", Regex).since(mv::TAGS),
+        key("tags-any", Regex).since(mv::TAGS),
         key("locked", Any).since(mv::LOCKED_REASON),
-        key("limit", Digits),
-        key("marker", Any),
-        SERVER_SORT_KEY,
-        SERVER_SORT_KEY_LOCKED,
-        key("sort_dir", Any),
+        key("sort_key", OneOf(SERVER_SORT_LENIENT)).until(mv::STRICT),
+        key("sort_key", OneOf(SERVER_SORT)).since(mv::STRICT),
     ],
     strict: Some(mv::STRICT),
-    private: true,
+    prefix: Some("_"),
 };
-const SERVER_SORT_KEY: Key = key("sort_key", OneOf(SERVER_SORT)).until(mv::LOCKED_REASON);
-const SERVER_SORT_KEY_LOCKED: Key =
-    key("sort_key", OneOf(SERVER_SORT_WITH_LOCKED)).since(mv::LOCKED_REASON);
+
+/// Filters that pass the schema and that no administrator may use.
+pub const JOINED: &[&str] = &[
+    "block_device_mapping",
+    "info_cache",
+    "metadata",
+    "pci_devices",
+    "security_groups",
+    "services",
+    "system_metadata",
+];
 const SERVER_SORT: &[&str] = &[
     "access_ip_v4",
     "access_ip_v6",
@@ -330,6 +370,8 @@ const SERVER_SORT: &[&str] = &[
     "key_name",
     "launch_index",
     "launched_at",
+    "locked",
+    "locked_by",
     "node",
     "power_state",
     "progress",
@@ -343,34 +385,57 @@ const SERVER_SORT: &[&str] = &[
     "uuid",
     "vm_state",
 ];
-const SERVER_SORT_WITH_LOCKED: &[&str] = &[
+/// Below 2.75 more are taken, and have no effect.
+const SERVER_SORT_LENIENT: &[&str] = &[
     "access_ip_v4",
     "access_ip_v6",
+    "architecture",
     "auto_disk_config",
     "availability_zone",
+    "cell_name",
+    "cleaned",
     "config_drive",
     "created_at",
+    "default_ephemeral_device",
+    "default_swap_device",
+    "deleted",
+    "deleted_at",
+    "disable_terminate",
     "display_description",
     "display_name",
+    "ephemeral_gb",
+    "ephemeral_key_uuid",
     "host",
     "hostname",
+    "id",
     "image_ref",
     "instance_type_id",
     "kernel_id",
+    "key_data",
     "key_name",
     "launch_index",
     "launched_at",
+    "launched_on",
     "locked",
+    "locked_by",
+    "memory_mb",
     "node",
+    "os_type",
     "power_state",
     "progress",
     "project_id",
     "ramdisk_id",
+    "reservation_id",
     "root_device_name",
+    "root_gb",
+    "shutdown_terminate",
     "task_state",
     "terminated_at",
     "updated_at",
+    "user_data",
     "user_id",
     "uuid",
+    "vcpus",
+    "vm_mode",
     "vm_state",
 ];

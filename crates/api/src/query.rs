@@ -1,8 +1,7 @@
 //! Query strings: which keys a route knows, what their values look like, and from when unknown keys are refused.
 
 use crate::faults::Fault;
-use crate::schemas::python;
-use std::borrow::Cow;
+use crate::schemas::{formats, python};
 use types::{Microversion, Timestamp};
 
 /// What the values of a key look like.
@@ -10,16 +9,18 @@ use types::{Microversion, Timestamp};
 pub enum Kind {
     /// Any text.
     Any,
-    /// Digits, or nothing: `limit` and `offset`.
+    /// Digits: `limit` and `offset`.
     Digits,
+    /// Digits of a number above zero.
+    Positive,
+    /// A part of a host's name.
+    Host,
     /// A time in ISO 8601.
     Time,
     /// One of these texts.
     OneOf(&'static [&'static str]),
     /// A regular expression.
     Regex,
-    /// An IP address.
-    Name,
 }
 
 /// One key.
@@ -76,8 +77,22 @@ pub struct Keys {
     pub keys: &'static [Key],
     /// From when unknown keys are refused; `None` is never.
     pub strict: Option<Microversion>,
-    /// Whether keys that begin with `_` pass (server lists).
-    pub private: bool,
+    /// What else passes: keys that begin with this.
+    pub prefix: Option<&'static str>,
+}
+
+impl Keys {
+    fn has_prefix(&self, name: &str) -> bool {
+        self.prefix.is_some_and(|prefix| name.starts_with(prefix))
+    }
+
+    /// The minor versions at which the keys change.
+    #[cfg(test)]
+    pub fn boundaries(&self) -> Vec<u16> {
+        let keys = self.keys.iter().flat_map(|key| [key.since, key.until]);
+        let all = keys.chain(self.strict).map(|version| version.0);
+        all.filter(|minor| *minor <= Microversion::MAX.0).collect()
+    }
 }
 
 /// A checked query: the known keys, in the order given.
@@ -126,8 +141,8 @@ impl Query {
         let strict = keys.strict.is_some_and(|strict| strict <= version);
         for (name, value) in &self.pairs {
             let Some(key) = known(name) else {
-                if strict && !(keys.private && name.starts_with('_')) {
-                    return Err(Fault::bad_request(unexpected(name, keys.private)));
+                if strict && !keys.has_prefix(name) {
+                    return Err(Fault::bad_request(unexpected(name, keys.prefix)));
                 }
                 continue;
             };
@@ -146,15 +161,15 @@ impl Query {
             }
         }
         self.pairs
-            .retain(|(name, _)| known(name).is_some() || (keys.private && name.starts_with('_')));
+            .retain(|(name, _)| known(name).is_some() || keys.has_prefix(name));
         Ok(())
     }
 }
 
-fn unexpected(name: &str, private: bool) -> String {
+fn unexpected(name: &str, prefix: Option<&str>) -> String {
     let name = python::quoted(name);
-    if private {
-        format!("{name} does not match any of the regexes: '^_'")
+    if let Some(prefix) = prefix {
+        format!("{name} does not match any of the regexes: '^{prefix}'")
     } else {
         format!("Additional properties are not allowed ({name} was unexpected)")
     }
@@ -162,22 +177,33 @@ fn unexpected(name: &str, private: bool) -> String {
 
 fn check_value(key: &Key, value: &str) -> Result<(), Fault> {
     let quoted = || python::quoted(value);
-    let complaint: Option<Cow<'_, str>> = match key.kind {
-        Kind::Any | Kind::Name => None,
-        Kind::Digits if value.is_empty() => {
-            Some(format!("{} should be non-empty", quoted()).into())
+    let mismatch = |pattern: &str| Some(format!("{} does not match '{pattern}'", quoted()));
+    let complaint = match key.kind {
+        Kind::Digits | Kind::Positive | Kind::Host if value.is_empty() => {
+            Some(format!("{} should be non-empty", quoted()))
         }
-        Kind::Digits => (!value.bytes().all(|b| b.is_ascii_digit()))
-            .then(|| format!("{} does not match '^[0-9]*$'", quoted()).into()),
+        Kind::Digits | Kind::Positive if !value.bytes().all(|b| b.is_ascii_digit()) => {
+            mismatch("^[0-9]*$")
+        }
+        Kind::Positive if value.bytes().all(|b| b == b'0') => {
+            Some(format!("{value} is less than the minimum of 1"))
+        }
+        Kind::Host if value.len() > 255 => Some(format!("{} is too long", quoted())),
+        Kind::Host
+            if !value
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) =>
+        {
+            mismatch("^[a-zA-Z0-9-._]*$")
+        }
+        Kind::Any | Kind::Digits | Kind::Positive | Kind::Host => None,
         Kind::Time => Timestamp::parse(value)
             .is_none()
-            .then(|| format!("{} is not a 'date-time'", quoted()).into()),
-        Kind::Regex => regex::Regex::new(value)
-            .is_err()
-            .then(|| format!("{} is not a 'regex'", quoted()).into()),
+            .then(|| format!("{} is not a 'date-time'", quoted())),
+        Kind::Regex => (!formats::pattern(value)).then(|| format!("{} is not a 'regex'", quoted())),
         Kind::OneOf(list) => (!list.contains(&value)).then(|| {
             let list: Vec<serde_json::Value> = list.iter().map(|text| (*text).into()).collect();
-            format!("{} is not one of {}", quoted(), python::repr(&list.into())).into()
+            format!("{} is not one of {}", quoted(), python::repr(&list.into()))
         }),
     };
     match complaint {
@@ -203,7 +229,7 @@ mod tests {
             key("single", Kind::Any).once(),
         ],
         strict: Some(Microversion(75)),
-        private: false,
+        prefix: None,
     };
 
     fn check(text: &str, version: u16) -> Result<Vec<String>, String> {

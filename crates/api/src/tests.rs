@@ -3,7 +3,9 @@
 
 mod action_matrix;
 mod cloud;
+mod conformance;
 mod edge;
+mod generate;
 mod harness;
 mod migrations;
 mod operation;

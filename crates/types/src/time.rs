@@ -1,9 +1,22 @@
 //! Points in time: microseconds since 1970 in UTC, and the four text forms that OpenStack APIs use.
 
 use jiff::tz::TimeZone;
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
+
+/// The forms of a date or time that pass.
+const ISO_8601: &str = r"(?x)^(?<year>[0-9]{4})
+    (?: (?: -(?<month>[0-9]{1,2}) | (?<plain_month>[0-9]{2}) )
+        (?: (?: -(?<day>[0-9]{1,2}) | (?<plain_day>[0-9]{2}) )
+            (?: [\x20T] (?<hour>[0-9]{2}) (?: :?(?<minute>[0-9]{2}) )?
+                (?: :?(?<second>[0-9]{1,2}) (?: [.,](?<fraction>[0-9]+) )? )?
+                (?: Z | (?<sign>[-+]) (?<zone_hour>[0-9]{2}) :? (?<zone_minute>[0-9]{2})? )?
+            )?
+        )?
+    )?$";
 
 /// A point in time, in microseconds since 1970-01-01 UTC. This is also how it is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
@@ -70,15 +83,58 @@ impl Timestamp {
         self.format("%Y-%m-%d %H:%M:%S")
     }
 
-    /// Reads ISO 8601 with `T` or a space, with or without fraction and zone (no zone means UTC), or a date alone.
+    /// Reads ISO 8601 as OpenStack services do: a date, basic or extended, perhaps with a time after `T` or a space,
+    /// perhaps with a fraction and a zone. No zone means UTC; what is left out is the first of it.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        if let Ok(at) = text.parse::<jiff::Timestamp>() {
-            return Some(Self(at.as_microsecond()));
+        static FORM: OnceLock<Option<Regex>> = OnceLock::new();
+        let form = FORM.get_or_init(|| Regex::new(ISO_8601).ok()).as_ref()?;
+        let found = form.captures(text)?;
+        let number = |name: &str, missing: i16| {
+            found
+                .name(name)
+                .map_or(Some(missing), |part| part.as_str().parse().ok())
+        };
+        let small = |name: &str, missing: i16| i8::try_from(number(name, missing)?).ok();
+        let fraction: String = found
+            .name("fraction")
+            .map_or("", |digits| digits.as_str())
+            .chars()
+            .chain("000000".chars())
+            .take(6)
+            .collect();
+        let month = if found.name("month").is_some() {
+            "month"
+        } else {
+            "plain_month"
+        };
+        let day = if found.name("day").is_some() {
+            "day"
+        } else {
+            "plain_day"
+        };
+        // `202601` could also be a short date.
+        if month == "plain_month" && found.name("plain_month").is_some() && day == "plain_day" {
+            found.name("plain_day")?;
         }
-        let civil = text.parse::<jiff::civil::DateTime>().ok()?;
-        let zoned = civil.to_zoned(TimeZone::UTC).ok()?;
-        Some(Self(zoned.timestamp().as_microsecond()))
+        let year = number("year", 0).filter(|year| *year > 0)?;
+        let civil = jiff::civil::DateTime::new(
+            year,
+            small(month, 1)?,
+            small(day, 1)?,
+            small("hour", 0)?,
+            small("minute", 0)?,
+            small("second", 0)?,
+            fraction.parse::<i32>().ok()?.checked_mul(1000)?,
+        );
+        let local = civil.ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp();
+        let minutes =
+            i64::from(number("zone_hour", 0)?) * 60 + i64::from(number("zone_minute", 0)?);
+        if minutes >= 24 * 60 {
+            return None;
+        }
+        let east = found.name("sign").is_none_or(|sign| sign.as_str() == "+");
+        let offset = minutes * if east { 60_000_000 } else { -60_000_000 };
+        Some(Self(local.as_microsecond() - offset))
     }
 
     fn format(self, pattern: &str) -> String {
@@ -122,5 +178,40 @@ mod tests {
             Some("2026-01-01T00:00:00Z")
         );
         assert_eq!(Timestamp::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn forms_of_iso_8601() {
+        let table = [
+            ("2026", "2026-01-01T00:00:00Z"),
+            ("2026-2", "2026-02-01T00:00:00Z"),
+            ("20260203", "2026-02-03T00:00:00Z"),
+            ("2026-101", "2026-01-01T00:00:00Z"),
+            ("2026-02-03T10", "2026-02-03T10:00:00Z"),
+            ("20260203T101112Z", "2026-02-03T10:11:12Z"),
+            ("2026-02-03 10:11", "2026-02-03T10:11:00Z"),
+            ("2026-02-03T10:11:12,987654321-0530", "2026-02-03T15:41:12Z"),
+            ("2026-02-03T10:11:12+01", "2026-02-03T09:11:12Z"),
+        ];
+        for (text, wanted) in table {
+            let at = Timestamp::parse(text).map(Timestamp::iso_seconds_z);
+            assert_eq!(at.as_deref(), Some(wanted), "{text}");
+        }
+        for bad in [
+            "",
+            " 2026-01-01",
+            "202601",
+            "0000-01-01",
+            "2026-13-01",
+            "2026-02-30",
+            "2026-01-01T24:00",
+            "2026-01-01T00:00:60",
+            "2026-01-01t00:00:00z",
+            "2026-01-01T00:00:00Z[UTC]",
+            "2026-01-01T00:00:00+24:00",
+            "26-01-01",
+        ] {
+            assert_eq!(Timestamp::parse(bad), None, "{bad}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::call::Call;
 use crate::faults::Fault;
-use crate::schemas::{is_true, number};
+use crate::schemas::{formats, is_true, number};
 use rand::Rng;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -99,6 +99,11 @@ impl CreateServer {
         let max = field("max_count").and_then(number);
         let min_count = min.unwrap_or(1);
         let max_count = max.unwrap_or(min_count);
+        if min_count > MOST_AT_ONCE {
+            return Err(Fault::bad_request(format!(
+                "Invalid input for field/attribute min_count. Value: {min_count}. One request makes {MOST_AT_ONCE} servers at most."
+            )));
+        }
         if min_count > max_count {
             return Err(Fault::bad_request("min_count must be <= max_count"));
         }
@@ -113,7 +118,7 @@ impl CreateServer {
             networks: networks(call)?,
             security_groups: security_groups(field("security_groups")),
             key_name: text("key_name"),
-            user_data: text("user_data"),
+            user_data: text("user_data").map(formats::strict_base64),
             config_drive: field("config_drive").is_some_and(is_true),
             description: if described {
                 text("description")
@@ -324,11 +329,16 @@ fn hints(call: &Call) -> serde_json::Map<String, Value> {
     let given = ["os:scheduler_hints", "OS-SCH-HNT:scheduler_hints"]
         .iter()
         .find_map(|name| call.body.get(*name)?.as_object());
+    // A hint may be a list of one: the first of a list of groups counts.
+    let plain = |name: &str, value: &Value| match value {
+        Value::Array(list) if name == "group" => list.first().cloned().unwrap_or_default(),
+        one => one.clone(),
+    };
     given
         .into_iter()
         .flatten()
         .filter(|(name, _)| !name.starts_with('_'))
-        .map(|(name, value)| (name.clone(), value.clone()))
+        .map(|(name, value)| (name.clone(), plain(name, value)))
         .collect()
 }
 

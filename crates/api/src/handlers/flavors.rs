@@ -3,7 +3,7 @@
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::mv;
-use crate::schemas::{is_true, number};
+use crate::schemas::{formats, is_true, number};
 use crate::views::flavor::{FlavorName, FlavorView};
 use crate::views::{All, At};
 use db::flavors::{InsertError, Record};
@@ -64,8 +64,8 @@ impl Wanted {
         };
         let name = match call.query.get("name") {
             Some(text) => Some(
-                regex::Regex::new(text)
-                    .map_err(|_| Fault::bad_request(format!("Invalid name filter [{text}]")))?,
+                formats::compiled(text)
+                    .ok_or_else(|| Fault::bad_request(format!("Invalid name filter [{text}]")))?,
             ),
             None => None,
         };

@@ -4,7 +4,6 @@
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::neighbours::unavailable;
-use crate::queries;
 use crate::schemas::is_true;
 use clients::Answer;
 use http::{Method, StatusCode};
@@ -62,8 +61,6 @@ fn filters(call: &Call) -> Vec<(String, String)> {
 
 /// One page of images, and whether there may be more.
 async fn page(call: &Call) -> Result<(Vec<Value>, bool), Fault> {
-    let mut pages = call.query.clone();
-    pages.check(&queries::IMAGES, call.version)?;
     let limit = match call.query.get("limit") {
         None | Some("0") => call.api.config.max_limit,
         Some(_) => call.limit()?,

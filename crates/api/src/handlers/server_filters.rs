@@ -3,6 +3,8 @@
 use crate::call::Call;
 use crate::faults::Fault;
 use crate::mv;
+use crate::queries::JOINED;
+use crate::schemas::formats;
 use db::instances::Instance;
 use db::list::{Column, Condition, Query};
 use regex::Regex;
@@ -135,7 +137,7 @@ fn read(call: &Call, detail: bool) -> Result<Option<(Query, Patterns)>, Fault> {
             .query
             .pairs()
             .iter()
-            .find(|(name, _)| name.starts_with('_'))
+            .find(|(name, _)| name.starts_with('_') || JOINED.contains(&name.as_str()))
     {
         return Err(Fault::bad_request(format!("Invalid filter field: {name}.")));
     }
@@ -346,8 +348,7 @@ fn push(conditions: &mut Vec<Condition>, condition: Condition) -> Result<(), Fau
 }
 
 fn pattern(patterns: &mut Patterns, field: &'static str, value: &str) -> Result<(), Fault> {
-    let compiled = regex::RegexBuilder::new(value).size_limit(1 << 18).build();
-    let compiled = compiled.map_err(|_| {
+    let compiled = formats::compiled(value).ok_or_else(|| {
         Fault::bad_request(format!(
             "Invalid filter field: {field}. '{value}' is not a pattern."
         ))

@@ -8,7 +8,7 @@ use crate::handlers::server_metadata::within_quota;
 use crate::handlers::servers::shown_document;
 use crate::mv;
 use crate::neighbours::unavailable;
-use crate::schemas::is_true;
+use crate::schemas::{formats, is_true};
 use crate::verdict;
 use db::accept;
 use db::instances::Instance;
@@ -62,7 +62,7 @@ impl Rebuild {
             access_ip_v6: text("accessIPv6"),
             description: nullable("description"),
             hostname: text("hostname"),
-            user_data: nullable("user_data"),
+            user_data: nullable("user_data").map(|text| text.map(formats::strict_base64)),
             key,
         })
     }

@@ -1,6 +1,6 @@
 //! Bodies of requests that are not about servers: flavors, key pairs, quotas, groups, aggregates, services.
 
-use super::{Range, Schema, boolean, integer, object, text, wrapped};
+use super::{Range, Schema, boolean, integer, object, positive, text, wrapped};
 use crate::mv;
 use serde_json::{Value, json};
 use types::Microversion;
@@ -44,6 +44,10 @@ pub static FLAVOR_CREATE: Schema = Schema::new(&[
     Range::new(mv::STRICTER, || flavor_create(true, false)),
 ]);
 
+fn flavor_description() -> Value {
+    json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 65535, "format": "printable" })
+}
+
 fn flavor_create(described: bool, rxtx: bool) -> Value {
     let mut properties = json!({
         "name": name(),
@@ -56,12 +60,11 @@ fn flavor_create(described: bool, rxtx: bool) -> Value {
         "os-flavor-access:is_public": boolean(),
     });
     if described {
-        properties["description"] =
-            json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 65535 });
+        properties["description"] = flavor_description();
     }
     if rxtx {
         properties["rxtx_factor"] = json!({
-            "type": ["number", "string"], "pattern": "^[0-9]+(\\.[0-9]+)?$", "minimum": 0, "exclusiveMinimum": true,
+            "type": ["number", "string"], "pattern": "^[0-9]+(\\.[0-9]+)?$", "exclusiveMinimum": 0,
             "maximum": 3.40282e38
         });
     }
@@ -73,10 +76,12 @@ fn flavor_create(described: bool, rxtx: bool) -> Value {
 
 /// `PUT /flavors/{id}`.
 pub static FLAVOR_UPDATE: Schema = Schema::new(&[Range::new(FIRST, || {
-    let description = json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 65535 });
     wrapped(
         "flavor",
-        object(&["description"], json!({ "description": description })),
+        object(
+            &["description"],
+            json!({ "description": flavor_description() }),
+        ),
     )
 })]);
 
@@ -170,18 +175,16 @@ fn quota_names(version: Microversion) -> Vec<&'static str> {
     names
 }
 
-const PROXIED: [&str; 5] = [
+const PROXIED: [&str; 4] = [
     "fixed_ips",
     "floating_ips",
     "security_groups",
     "security_group_rules",
-    "networks",
 ];
 
-fn quota(version: Microversion, proxied: bool, force: bool) -> Value {
+fn quota(version: Microversion, proxied: &[&'static str], force: bool) -> Value {
     let mut properties = json!({});
-    let proxied = if proxied { &PROXIED[..] } else { &[] };
-    for name in quota_names(version).iter().chain(proxied) {
+    for name in quota_names(version).iter().chain(proxied.iter()) {
         properties[*name] = integer(-1, MOST);
     }
     if force {
@@ -193,15 +196,15 @@ fn quota(version: Microversion, proxied: bool, force: bool) -> Value {
 /// `PUT /os-quota-sets/{project}`.
 pub static QUOTA_UPDATE: Schema = Schema::new(&[
     Range::new(FIRST, || {
-        wrapped("quota_set", object(&[], quota(FIRST, true, true)))
+        wrapped("quota_set", object(&[], quota(FIRST, &PROXIED, true)))
     }),
     Range::new(mv::NO_PROXIES, || {
-        wrapped("quota_set", object(&[], quota(mv::NO_PROXIES, false, true)))
+        wrapped("quota_set", object(&[], quota(mv::NO_PROXIES, &[], true)))
     }),
     Range::new(mv::NO_PERSONALITY, || {
         wrapped(
             "quota_set",
-            object(&[], quota(mv::NO_PERSONALITY, false, true)),
+            object(&[], quota(mv::NO_PERSONALITY, &[], true)),
         )
     }),
 ]);
@@ -209,15 +212,18 @@ pub static QUOTA_UPDATE: Schema = Schema::new(&[
 /// `PUT /os-quota-class-sets/{class}`.
 pub static QUOTA_CLASS_UPDATE: Schema = Schema::new(&[
     Range::new(FIRST, || {
-        wrapped("quota_class_set", object(&[], quota(FIRST, true, false)))
+        wrapped(
+            "quota_class_set",
+            object(&[], quota(FIRST, &PROXIED, false)),
+        )
     }),
     Range::new(mv::QUOTA_CLASS_GROUPS, || {
-        wrapped("quota_class_set", object(&[], quota(FIRST, false, false)))
+        wrapped("quota_class_set", object(&[], quota(FIRST, &[], false)))
     }),
     Range::new(mv::NO_PERSONALITY, || {
         wrapped(
             "quota_class_set",
-            object(&[], quota(mv::NO_PERSONALITY, false, false)),
+            object(&[], quota(mv::NO_PERSONALITY, &[], false)),
         )
     }),
 ]);
@@ -253,7 +259,7 @@ fn group_policy() -> Value {
     let properties = json!({
         "name": name(),
         "policy": { "type": "string", "enum": ["anti-affinity", "affinity", "soft-anti-affinity", "soft-affinity"] },
-        "rules": object(&[], json!({ "max_server_per_host": integer(1, MOST) })),
+        "rules": object(&[], json!({ "max_server_per_host": positive() })),
     });
     wrapped("server_group", object(&["name", "policy"], properties))
 }
@@ -304,7 +310,9 @@ pub static AGGREGATE_CREATE: Schema = Schema::new(&[Range::new(FIRST, || {
 
 /// `PUT /os-aggregates/{id}`.
 pub static AGGREGATE_UPDATE: Schema = Schema::new(&[Range::new(FIRST, || {
-    let mut aggregate = object(&[], json!({ "name": name(), "availability_zone": zone() }));
+    // The old name may have blanks around it, and may be sent back.
+    let name = json!({ "type": "string", "minLength": 1, "maxLength": 255, "format": "name_with_leading_trailing_spaces" });
+    let mut aggregate = object(&[], json!({ "name": name, "availability_zone": zone() }));
     aggregate["anyOf"] = json!([{ "required": ["name"] }, { "required": ["availability_zone"] }]);
     wrapped("aggregate", aggregate)
 })]);

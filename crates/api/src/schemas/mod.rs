@@ -1,6 +1,7 @@
 //! Request bodies: one schema for each range of versions, compiled when first used, and errors in the words of
 //! python-jsonschema, which clients and people know from Nova.
 
+mod bounds;
 pub mod cloud;
 pub mod formats;
 pub mod interfaces;
@@ -13,6 +14,7 @@ mod words;
 use crate::faults::Fault;
 use jsonschema::Validator;
 use serde_json::Value;
+use std::num::IntErrorKind;
 use std::sync::OnceLock;
 use types::Microversion;
 
@@ -54,6 +56,19 @@ impl Schema {
             .map_err(Fault::internal)
     }
 
+    /// The versions at which the schema changes.
+    #[cfg(test)]
+    pub fn boundaries(&self) -> impl Iterator<Item = Microversion> {
+        self.ranges.iter().map(|range| range.since)
+    }
+
+    /// The schema of a version, as a document.
+    #[cfg(test)]
+    pub fn document(&self, version: Microversion) -> Option<Value> {
+        let range = self.ranges.iter().rfind(|range| range.since <= version)?;
+        Some((range.build)())
+    }
+
     /// Checks a body at a version; an absent body is null.
     pub fn check(&self, version: Microversion, body: &Value) -> Result<(), Fault> {
         let Some(index) = self.ranges.iter().rposition(|range| range.since <= version) else {
@@ -73,9 +88,12 @@ impl Schema {
     }
 }
 
-fn compile(schema: &Value) -> Result<Validator, String> {
+/// A validator with Nova's formats and its bounds of numbers in texts.
+pub fn compile(schema: &Value) -> Result<Validator, String> {
     let mut options = jsonschema::options()
-        .with_draft(jsonschema::Draft::Draft4)
+        .with_draft(jsonschema::Draft::Draft202012)
+        .with_keyword("minimum", bounds::minimum)
+        .with_keyword("maximum", bounds::maximum)
         .should_validate_formats(true);
     for (name, check) in formats::ALL {
         options = options.with_format(*name, *check);
@@ -147,7 +165,12 @@ pub fn text(min: u32, max: u32) -> Value {
 
 /// A number, or digits in a text, as Nova takes them.
 pub fn integer(min: i64, max: i64) -> Value {
-    serde_json::json!({ "type": ["integer", "string"], "pattern": if min < 0 { "^-?[0-9]+$" } else { "^[0-9]+$" }, "minimum": min, "maximum": max, "format": "integer" })
+    serde_json::json!({ "type": ["integer", "string"], "pattern": if min < 0 { "^-?[0-9]+$" } else { "^[0-9]+$" }, "minimum": min, "maximum": max })
+}
+
+/// One or more, without a limit.
+pub fn positive() -> Value {
+    serde_json::json!({ "type": ["integer", "string"], "pattern": "^[0-9]*$", "minLength": 1, "minimum": 1 })
 }
 
 /// A boolean, or one of the texts that mean one.
@@ -199,8 +222,26 @@ pub fn is_true(value: &Value) -> bool {
 /// The number of a checked body, whether it came as number or text.
 pub fn number(value: &Value) -> Option<i64> {
     match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.trim().parse().ok(),
+        Value::Number(number) => number.as_i64().or_else(|| whole(number.as_f64()?)),
+        Value::String(text) => match text.trim().parse::<i64>() {
+            Ok(number) => Some(number),
+            Err(error) => beyond(error.kind()),
+        },
+        _ => None,
+    }
+}
+
+/// JSON does not tell 1.0 from 1.
+#[allow(clippy::cast_possible_truncation)]
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0).then_some(number as i64)
+}
+
+/// A number that no 64 bits hold is the largest or the smallest there is.
+fn beyond(kind: &IntErrorKind) -> Option<i64> {
+    match kind {
+        IntErrorKind::PosOverflow => Some(i64::MAX),
+        IntErrorKind::NegOverflow => Some(i64::MIN),
         _ => None,
     }
 }

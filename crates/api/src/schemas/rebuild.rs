@@ -1,6 +1,6 @@
 //! The body of `rebuild`.
 
-use super::servers::{hostname, metadata, name};
+use super::servers::{description, hostname, metadata, name};
 use super::{Range, Schema, boolean, object, wrapped};
 use crate::mv;
 use serde_json::{Value, json};
@@ -25,11 +25,7 @@ fn rebuild(version: Microversion) -> Value {
         properties["personality"] = json!({ "type": "array", "items": file });
     }
     let added = [
-        (
-            mv::DESCRIPTION,
-            "description",
-            json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 255 }),
-        ),
+        (mv::DESCRIPTION, "description", description()),
         (
             mv::REBUILD_KEY,
             "key_name",

@@ -1,6 +1,8 @@
 //! Bodies of requests about servers.
 
-use super::{Range, Schema, any_action, boolean, integer, null_action, object, text, wrapped};
+use super::{
+    Range, Schema, any_action, boolean, integer, null_action, object, positive, text, wrapped,
+};
 use crate::mv;
 use serde_json::{Value, json};
 use types::Microversion;
@@ -43,6 +45,7 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("metadata replace", &METADATA_REPLACE),
     ("metadata item", &METADATA_ITEM),
     ("tags", &TAGS_REPLACE),
+    ("tag", &TAG_ADD),
 ];
 
 pub(super) fn name() -> Value {
@@ -77,9 +80,9 @@ fn hints() -> Value {
     json!({
         "type": "object",
         "properties": {
-            "group": { "type": "string", "format": "uuid" },
+            "group": ids,
             "different_host": ids,
-            "same_host": ids,
+            "same_host": { "type": ["string", "array"], "items": { "type": "string", "format": "uuid" } },
             "query": { "type": ["string", "object"] },
             "target_cell": name(),
             "different_cell": { "type": ["string", "array"], "items": { "type": "string" } },
@@ -97,7 +100,8 @@ fn volume(version: Microversion) -> Value {
         "no_device": {},
         "connection_info": { "type": "string", "maxLength": 16_777_215 },
         "source_type": { "type": "string", "enum": ["volume", "image", "snapshot", "blank"] },
-        "uuid": text(1, 255),
+        "uuid": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[a-zA-Z0-9._-]*$" },
+        "virtual_name": { "type": "string", "maxLength": 255 },
         "image_id": { "type": "string", "format": "uuid" },
         "volume_id": { "type": "string", "format": "uuid" },
         "snapshot_id": { "type": "string", "format": "uuid" },
@@ -138,6 +142,27 @@ fn networks(version: Microversion) -> Value {
     json!({ "type": ["array", "string"], "items": list["items"], "pattern": "^(none|auto)$" })
 }
 
+/// A volume of the first form, which names its device.
+fn old_volume() -> Value {
+    object(
+        &[],
+        json!({
+            "device_name": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[a-zA-Z0-9._/-]*$" },
+            "delete_on_termination": boolean(),
+            "no_device": {},
+            "connection_info": { "type": "string", "maxLength": 16_777_215 },
+            "virtual_name": { "type": "string", "maxLength": 255 },
+            "volume_id": { "type": "string", "format": "uuid" },
+            "snapshot_id": { "type": "string", "format": "uuid" },
+            "volume_size": integer(1, MOST),
+        }),
+    )
+}
+
+pub(super) fn description() -> Value {
+    json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 255, "format": "printable" })
+}
+
 fn create(version: Microversion) -> Value {
     let mut properties = json!({
         "name": name(),
@@ -149,13 +174,13 @@ fn create(version: Microversion) -> Value {
         "OS-DCF:diskConfig": { "type": "string", "enum": ["AUTO", "MANUAL"] },
         "accessIPv4": { "type": "string", "format": "ipv4" },
         "accessIPv6": { "type": "string", "format": "ipv6" },
-        "availability_zone": { "type": "string", "minLength": 1, "maxLength": 255, "format": "az_name" },
-        "block_device_mapping": { "type": "array", "items": { "type": "object" } },
+        "availability_zone": name(),
+        "block_device_mapping": { "type": "array", "items": old_volume() },
         "block_device_mapping_v2": volume(version),
         "config_drive": boolean(),
         "key_name": name(),
-        "min_count": integer(1, MOST),
-        "max_count": integer(1, MOST),
+        "min_count": positive(),
+        "max_count": positive(),
         "return_reservation_id": boolean(),
         "security_groups": { "type": "array", "items": object(&[], json!({ "name": name() })) },
         "user_data": { "type": "string", "maxLength": 65535, "format": "base64" },
@@ -168,11 +193,7 @@ fn create(version: Microversion) -> Value {
         properties["personality"] = json!({ "type": "array", "items": file });
     }
     let added = [
-        (
-            mv::DESCRIPTION,
-            "description",
-            json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 255 }),
-        ),
+        (mv::DESCRIPTION, "description", description()),
         (
             mv::CREATE_TAGS,
             "tags",
@@ -239,8 +260,7 @@ fn update(version: Microversion) -> Value {
         "accessIPv6": { "type": "string", "format": "ipv6" },
     });
     if version >= mv::DESCRIPTION {
-        properties["description"] =
-            json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 255 });
+        properties["description"] = description();
     }
     if version >= mv::HOSTNAME {
         properties["hostname"] = hostname(version);
@@ -345,7 +365,7 @@ pub static REBOOT: Schema = Schema::new(&[Range::new(FIRST, || {
 pub static LOCK: Schema = Schema::new(&[
     Range::new(FIRST, || any_action("lock")),
     Range::new(mv::LOCKED_REASON, || {
-        let mut reason = object(&["locked_reason"], json!({ "locked_reason": text(1, 255) }));
+        let mut reason = object(&[], json!({ "locked_reason": text(1, 255) }));
         reason["type"] = json!(["object", "null"]);
         wrapped("lock", reason)
     }),
@@ -364,7 +384,8 @@ pub static RESET_STATE: Schema = Schema::new(&[Range::new(FIRST, || {
 
 /// `os-getConsoleOutput`.
 pub static CONSOLE_OUTPUT: Schema = Schema::new(&[Range::new(FIRST, || {
-    let length = json!({ "type": ["integer", "string", "null"], "pattern": "^-?[0-9]+$", "minimum": -1, "format": "integer" });
+    let length =
+        json!({ "type": ["integer", "string", "null"], "pattern": "^-?[0-9]+$", "minimum": -1 });
     wrapped(
         "os-getConsoleOutput",
         object(&[], json!({ "length": length })),
@@ -384,6 +405,9 @@ pub static METADATA_ITEM: Schema = Schema::new(&[Range::new(FIRST, || {
     item["maxProperties"] = 1.into();
     wrapped("meta", item)
 })]);
+
+/// `PUT /servers/{id}/tags/{tag}`: no body.
+pub static TAG_ADD: Schema = Schema::new(&[Range::new(FIRST, || json!({ "type": "null" }))]);
 
 /// `PUT /servers/{id}/tags`.
 pub static TAGS_REPLACE: Schema = Schema::new(&[Range::new(FIRST, || {
