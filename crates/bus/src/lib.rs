@@ -1,9 +1,11 @@
 //! Doorbells: hints that there is something to look at. Nothing is carried here that may not be lost; whoever is
 //! rung looks into the database.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
-use types::HostName;
+use types::{HostName, TaskId};
+use uuid::Uuid;
 
 /// What there is to look at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,13 +16,22 @@ pub enum Bell {
     Host(HostName),
     /// Addresses of servers, as the network service has them.
     Addresses,
+    /// The outcome of a piece of work of this task, reported to another process than the one that waits.
+    Outcome(TaskId),
+    /// The answer to a question to a host.
+    Answer(Uuid),
 }
+
+type Bells = HashMap<Bell, watch::Sender<u64>>;
 
 /// The in-process bus.
 #[derive(Clone, Default)]
 pub struct Bus {
-    bells: Arc<std::sync::Mutex<std::collections::HashMap<Bell, watch::Sender<u64>>>>,
+    bells: Arc<Mutex<Bells>>,
 }
+
+/// Bells that nobody listens to are forgotten when there are more than this many.
+const KEPT: usize = 256;
 
 /// Waits for one bell.
 pub struct Listener {
@@ -33,26 +44,32 @@ impl Bus {
         Self::default()
     }
 
-    fn bell<T>(&self, bell: Bell, with: impl FnOnce(&watch::Sender<u64>) -> T) -> T {
+    fn bells(&self) -> MutexGuard<'_, Bells> {
         // A panic while the lock is held leaves a map that is still whole.
-        let mut bells = self
-            .bells
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        with(bells.entry(bell).or_insert_with(|| watch::channel(0).0))
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Rings; many rings before a listener looks are one.
     pub fn ring(&self, bell: Bell) {
-        self.bell(bell, |sender| {
-            sender.send_modify(|count| *count = count.wrapping_add(1))
-        });
+        self.ring_here(&bell);
+    }
+
+    /// Rings in this process only.
+    pub fn ring_here(&self, bell: &Bell) {
+        if let Some(sender) = self.bells().get(bell) {
+            sender.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 
     /// Listens to a bell from now on.
     pub fn listen(&self, bell: Bell) -> Listener {
+        let mut bells = self.bells();
+        if bells.len() > KEPT {
+            bells.retain(|_, sender| sender.receiver_count() > 0);
+        }
+        let sender = bells.entry(bell).or_insert_with(|| watch::channel(0).0);
         Listener {
-            receiver: self.bell(bell, watch::Sender::subscribe),
+            receiver: sender.subscribe(),
         }
     }
 }
@@ -82,5 +99,17 @@ mod tests {
         let again =
             tokio::time::timeout(std::time::Duration::from_millis(20), listener.rung()).await;
         assert!(again.is_err());
+    }
+
+    #[tokio::test]
+    async fn bells_without_listeners_are_forgotten() {
+        let bus = Bus::new();
+        let mut kept = bus.listen(Bell::Tasks);
+        for _ in 0..KEPT * 4 {
+            drop(bus.listen(Bell::Answer(Uuid::new_v4())));
+        }
+        assert!(bus.bells().len() <= KEPT + 1);
+        bus.ring(Bell::Tasks);
+        kept.rung().await;
     }
 }

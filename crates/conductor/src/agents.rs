@@ -15,22 +15,18 @@ use http::StatusCode;
 use journal::Outcomes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use types::agent::{
-    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Question, Work, WorkKey, WorkOutcome,
-    WorkReport,
+    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Work, WorkKey, WorkOutcome, WorkReport,
 };
 use types::{HostName, ImageId, PowerState, ServerId, TaskState, Timestamp, VmState};
+use uuid::Uuid;
 
 /// Bytes of a message of an agent.
 const MESSAGE_LIMIT: usize = 16 << 20;
 /// Pieces of work handed over at once.
 const MOST_WORK: u64 = 64;
-/// How long a short question may take.
-const QUESTION_TIME: Duration = Duration::from_secs(20);
 /// How old a list of guests may be when it arrives.
 const LIST_AGE: Duration = Duration::from_secs(5);
 /// How long a server must have been left alone before a guest that is not there counts as switched off.
@@ -76,7 +72,8 @@ struct Desk {
     handed: HashSet<Handed>,
     /// Work that could not be made whole, and how often.
     unready: HashMap<Handed, u32>,
-    asked: Vec<Asked>,
+    /// Questions that were handed over.
+    asked: HashSet<Uuid>,
 }
 
 /// The desk at which all agents are served.
@@ -85,9 +82,6 @@ pub struct Agents {
     inner: Arc<Inner>,
 }
 
-/// The answer to a short question, or why there is none.
-type Reply = Result<String, (FailureKind, String)>;
-
 struct Inner {
     with: Neighbours,
     bus: Bus,
@@ -95,8 +89,6 @@ struct Inner {
     drives: Arc<dyn ConfigDrives>,
     ratios: Ratios,
     desks: Mutex<HashMap<HostName, Desk>>,
-    answers: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
-    next_question: AtomicU64,
 }
 
 impl Agents {
@@ -115,8 +107,6 @@ impl Agents {
             drives,
             ratios,
             desks: Mutex::default(),
-            answers: Mutex::default(),
-            next_question: AtomicU64::new(1),
         };
         Self {
             inner: Arc::new(inner),
@@ -151,12 +141,16 @@ impl Agents {
 
     async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
         let wanted = host.clone();
-        let pending: Vec<(Work, Timestamp)> = self
+        let stored: Result<(Vec<(Work, Timestamp)>, Vec<Asked>), sql::Error> = self
             .inner
             .with
             .store
-            .read(move |tx| db::work::pending(tx, &wanted, MOST_WORK))
-            .await?;
+            .read(move |tx| {
+                let pending = db::work::pending(tx, &wanted, MOST_WORK)?;
+                Ok((pending, db::questions::open(tx, &wanted)?))
+            })
+            .await;
+        let (pending, asked) = stored?;
         let mut polled = Polled::default();
         let mut new = Vec::new();
         {
@@ -168,7 +162,10 @@ impl Agents {
                     ..Desk::default()
                 };
             }
-            polled.asked = std::mem::take(&mut desk.asked);
+            let known = std::mem::take(&mut desk.asked);
+            desk.asked = asked.iter().map(|asked| asked.id).collect();
+            polled.asked = asked;
+            polled.asked.retain(|asked| !known.contains(&asked.id));
             // What is not pending any more need not be remembered.
             let known = std::mem::take(&mut desk.handed);
             for (work, stored) in pending {
@@ -233,7 +230,7 @@ impl Agents {
                 epoch,
                 outcome,
             };
-            if let Err(error) = agents.inner.outcomes.report(report).await {
+            if let Err(error) = agents.inner.outcomes.report(&host, report).await {
                 tracing::error!(%server, %error, "a failure cannot be written");
             }
         });
@@ -263,16 +260,15 @@ impl Agents {
         Ok(())
     }
 
-    fn answered(&self, answer: Answer) {
-        let waiting = self
-            .inner
-            .answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&answer.id);
-        if let Some(waiting) = waiting {
-            let _ = waiting.send(answer.result);
-        }
+    async fn answered(&self, host: HostName, answer: Answer) -> Result<(), sql::Error> {
+        let id = answer.id;
+        self.inner
+            .with
+            .store
+            .write(move |tx| db::questions::answer(tx, &host, &answer))
+            .await?;
+        self.inner.bus.ring(Bell::Answer(id));
+        Ok(())
     }
 }
 
@@ -341,46 +337,6 @@ pub fn observe(
     (state != vm || known != seen).then_some(state)
 }
 
-#[async_trait::async_trait]
-impl clients::HostQuestions for Agents {
-    async fn ask(
-        &self,
-        host: &HostName,
-        server: ServerId,
-        question: Question,
-    ) -> Result<String, (FailureKind, String)> {
-        let id = self.inner.next_question.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
-        self.inner
-            .answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, sender);
-        {
-            let mut desks = self.desks();
-            desks.entry(host.clone()).or_default().asked.push(Asked {
-                id,
-                server,
-                question,
-            });
-        }
-        self.inner.bus.ring(Bell::Host(host.clone()));
-        let answer = tokio::time::timeout(QUESTION_TIME, receiver).await;
-        self.inner
-            .answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
-        match answer {
-            Ok(Ok(result)) => result,
-            _ => Err((
-                FailureKind::Timeout,
-                "the host did not answer in time".to_owned(),
-            )),
-        }
-    }
-}
-
 type Refusal = (StatusCode, String);
 
 fn failed(error: &sql::Error) -> Refusal {
@@ -396,30 +352,42 @@ async fn message<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
 
 async fn poll(
     State(agents): State<Agents>,
-    Path(host): Path<String>,
+    Path(host): Path<HostName>,
     body: Body,
 ) -> Result<Response, Refusal> {
     let ask: Poll = message(body).await?;
     let polled = agents
-        .poll(&HostName(host), ask)
+        .poll(&host, ask)
         .await
         .map_err(|error| failed(&error))?;
     Ok(axum::Json(polled).into_response())
 }
 
-async fn report(State(agents): State<Agents>, body: Body) -> Result<StatusCode, Refusal> {
+async fn report(
+    State(agents): State<Agents>,
+    Path(host): Path<HostName>,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
     let report: WorkReport = message(body).await?;
     agents
         .inner
         .outcomes
-        .report(report)
+        .report(&host, report)
         .await
         .map_err(|error| failed(&error))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn heartbeat(State(agents): State<Agents>, body: Body) -> Result<StatusCode, Refusal> {
+async fn heartbeat(
+    State(agents): State<Agents>,
+    Path(host): Path<HostName>,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
     let beat: Heartbeat = message(body).await?;
+    if beat.host != host {
+        let told = format!("{host} does not speak for {}", beat.host);
+        return Err((StatusCode::FORBIDDEN, told));
+    }
     agents
         .heartbeat(beat)
         .await
@@ -427,8 +395,15 @@ async fn heartbeat(State(agents): State<Agents>, body: Body) -> Result<StatusCod
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn answer(State(agents): State<Agents>, body: Body) -> Result<StatusCode, Refusal> {
-    agents.answered(message(body).await?);
+async fn answer(
+    State(agents): State<Agents>,
+    Path(host): Path<HostName>,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
+    agents
+        .answered(host, message(body).await?)
+        .await
+        .map_err(|error| failed(&error))?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -5,9 +5,11 @@
 
 pub mod addresses;
 pub mod agents;
+pub mod bells;
 pub mod flows;
 mod neighbours;
 pub mod offload;
+pub mod questions;
 pub mod reclaim;
 pub mod view;
 

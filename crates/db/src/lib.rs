@@ -17,6 +17,7 @@ pub mod list;
 pub mod migrations;
 pub mod placement;
 pub mod placement_api;
+pub mod questions;
 pub mod quotas;
 pub mod server_groups;
 pub mod tags;
@@ -51,6 +52,11 @@ const MIGRATIONS: &[Migration] = &[
         version: 5,
         name: "moves",
         sql: include_str!("migrations/0005_moves.sql"),
+    },
+    Migration {
+        version: 9,
+        name: "roles",
+        sql: include_str!("migrations/0009_roles.sql"),
     },
 ];
 

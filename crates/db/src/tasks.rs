@@ -136,6 +136,13 @@ pub fn open(tx: &mut Tx<'_>) -> Result<Vec<Task>, Error> {
     tx.query(&sql, &[])?.into_iter().map(from_row).collect()
 }
 
+/// Whether there are tasks that no worker has taken yet.
+pub fn any_new(tx: &mut Tx<'_>) -> Result<bool, Error> {
+    Ok(tx
+        .query_opt("SELECT 1 FROM tasks WHERE owner IS NULL LIMIT 1", &[])?
+        .is_some())
+}
+
 /// Takes the tasks of these flows that nobody runs: new ones, and those of dead workers (`dead`: name and
 /// incarnation). An earlier incarnation of `worker` itself is always dead.
 pub fn claim(

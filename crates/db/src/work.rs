@@ -129,28 +129,40 @@ fn debts_as_work(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<(Work, Timestam
         .collect()
 }
 
-/// Writes how work ended; `false` when nobody waits for it any more, or for a higher epoch. A debt that could not be
+/// Writes how work of this host ended; `false` when nobody waits for it any more, or for a higher epoch. A debt that could not be
 /// paid is stored anew, so that the host is asked again.
 pub fn finish(
     tx: &mut Tx<'_>,
+    host: &HostName,
     key: &WorkKey,
     epoch: u64,
     outcome: &WorkOutcome,
 ) -> Result<bool, Error> {
     if key.step == DEBT_STEP {
         if matches!(outcome, WorkOutcome::Done { .. }) {
-            tx.execute("DELETE FROM host_debts WHERE id = ?", &[key.task.into()])?;
+            tx.execute(
+                "DELETE FROM host_debts WHERE id = ? AND host = ?",
+                &[key.task.into(), host.into()],
+            )?;
         } else {
             tx.execute(
-                "UPDATE host_debts SET created_at = ? WHERE id = ?",
-                &[Timestamp::now().into(), key.task.into()],
+                "UPDATE host_debts SET created_at = ? WHERE id = ? AND host = ?",
+                &[Timestamp::now().into(), key.task.into(), host.into()],
             )?;
         }
         return Ok(true);
     }
     let changed = tx.execute(
-        "UPDATE host_work SET outcome = ? WHERE task_id = ? AND step = ? AND direction = ? AND epoch <= ? AND outcome IS NULL",
-        &[to_document(outcome)?.into(), key.task.into(), (&key.step).into(), key.direction.as_str().into(), epoch.into()],
+        "UPDATE host_work SET outcome = ? WHERE task_id = ? AND step = ? AND direction = ? AND epoch <= ? AND host = ? \
+         AND outcome IS NULL",
+        &[
+            to_document(outcome)?.into(),
+            key.task.into(),
+            (&key.step).into(),
+            key.direction.as_str().into(),
+            epoch.into(),
+            host.into(),
+        ],
     )?;
     Ok(changed == 1)
 }
@@ -219,5 +231,15 @@ pub fn debts(tx: &mut Tx<'_>) -> Result<Vec<(HostName, ServerId, String)>, Error
 pub fn debtors(tx: &mut Tx<'_>, server: ServerId) -> Result<Vec<HostName>, Error> {
     let sql = "SELECT host FROM host_debts WHERE instance_uuid = ?";
     let rows = tx.query(sql, &[server.into()])?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// The hosts for which something is stored that they have not done or answered.
+pub fn hosts_with_work(tx: &mut Tx<'_>) -> Result<Vec<HostName>, Error> {
+    let rows = tx.query(
+        "SELECT host FROM host_work WHERE outcome IS NULL UNION SELECT host FROM host_debts \
+         UNION SELECT host FROM host_questions WHERE answer IS NULL",
+        &[],
+    )?;
     rows.iter().map(|row| row.get(0)).collect()
 }

@@ -234,6 +234,15 @@ impl Service {
         .await
     }
 
+    /// The project of the services, once the cloud has been filled.
+    pub async fn service_project(&self) -> Result<Option<String>, Error> {
+        let found = self.read(|tx| {
+            let domain = db::access::Named::Id(crate::DEFAULT_DOMAIN.to_owned());
+            Ok(db::access::project_by_name(tx, "service", &domain)?)
+        });
+        Ok(found.await?.map(|project| project.id))
+    }
+
     /// A token with which a service of this cloud acts in a project: the roles that the user holds in the project
     /// `service`, without its password. For flows, inside the process only.
     pub async fn issue_service_token(

@@ -30,12 +30,41 @@ pub(crate) enum Command {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(Config),
+    /// Look after the databases.
+    #[command(subcommand)]
+    Db(Db),
+    /// Run the Compute API alone.
+    Api(Configured),
+    /// Run a conductor, which carries requests out and tells hosts what to do.
+    Conductor(Configured),
+    /// Run the compute agent of this host.
+    Compute(Configured),
+    /// Run the network agent of this host.
+    NetworkAgent(Configured),
+    /// Run the metadata service alone.
+    Metadata(Configured),
+    /// Run the Placement API alone.
+    Placement(Configured),
+    /// Run the Identity API alone.
+    Identity(Configured),
+    /// Run the Image API alone.
+    Image(Configured),
+    /// Run the Networking API alone.
+    Network(Configured),
     /// The unprivileged part of a cloud; `up` starts it.
     #[command(hide = true)]
     Control(At),
     /// The privileged part of a cloud, with the agents of this host; `up` starts it.
     #[command(hide = true)]
     Host(At),
+}
+
+/// What to do with the databases.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Db {
+    /// Make all databases fit this release, and fill those of a fresh cloud; programs that do so at once wait for each
+    /// other. `up` does it by itself.
+    Sync(Configured),
 }
 
 /// What to do with the configuration.
@@ -56,6 +85,9 @@ pub(crate) struct Configured {
     /// The configuration file [default: DIR/kilonova.conf, else /etc/kilonova/kilonova.conf, if they are there].
     #[arg(long, env = "KILONOVA_CONFIG_FILE", value_name = "FILE")]
     pub(crate) config_file: Option<PathBuf>,
+    /// A setting over the file's, as DEFAULT.osapi_compute_listen_port=8775; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.NAME=VALUE")]
+    pub(crate) set: Vec<String>,
 }
 
 /// Which cloud.

@@ -2,9 +2,10 @@
 
 use crate::arguments::Hypervisor;
 use crate::part::{self, Orders};
+use crate::place::{self, Place};
 use anyhow::{Context, Result};
 use compute::{Agent, ImageCache, Ledger, Settings};
-use network_agent::source::{Endpoint, HttpSource};
+use network_agent::HttpSource;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,6 @@ use types::{HostName, NodeId};
 use virt::libvirt::daemon::{Daemon, DaemonConfig};
 use virt::libvirt::{Libvirt, LibvirtConfig};
 use virt::sim::{Sim, SimConfig};
-use web::client::Client;
 
 /// What runs on this machine.
 pub(crate) struct Hosts {
@@ -22,24 +22,85 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// Starts the agents; their files are in `home`.
+    /// Starts the agents of `kilonova up`; their files are in `home`.
     pub(crate) async fn start(
         home: &Path,
         orders: &Orders,
         stop: &CancellationToken,
     ) -> Result<Self> {
-        match orders.settings.hypervisor {
-            Hypervisor::Sim => {
-                for number in 1..=orders.settings.simulated_hosts {
-                    simulated(home, number, orders, stop).await?;
-                }
-                Ok(Self {
-                    daemon: None,
-                    libvirt: None,
-                })
-            }
-            Hypervisor::Libvirt => real(home, orders, stop).await,
+        let here = [Place::Unix(orders.socket.clone())];
+        let hosts = Self::compute_at(home, orders, &here, stop).await?;
+        Self::network_at(orders, &here, stop)?;
+        Ok(hosts)
+    }
+
+    /// Starts the compute agent, or those of simulated hosts.
+    pub(crate) async fn compute(
+        home: &Path,
+        orders: &Orders,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
+        let places = orders.settings.conductor_places(&orders.socket)?;
+        Self::compute_at(home, orders, &places, stop).await
+    }
+
+    /// Starts the network agent, or those of simulated hosts.
+    pub(crate) fn network(orders: &Orders, stop: &CancellationToken) -> Result<Self> {
+        let places = orders.settings.network_places(&orders.socket)?;
+        Self::network_at(orders, &places, stop)?;
+        Ok(Self {
+            daemon: None,
+            libvirt: None,
+        })
+    }
+
+    async fn compute_at(
+        home: &Path,
+        orders: &Orders,
+        conductors: &[Place],
+        stop: &CancellationToken,
+    ) -> Result<Self> {
+        if orders.settings.hypervisor == Hypervisor::Libvirt {
+            return real(home, orders, conductors, stop).await;
         }
+        for name in orders.settings.simulated_names() {
+            let folder = home.join("sim").join(&name);
+            let hypervisor = Sim::open(SimConfig::large(folder.join("guests"), &name))?;
+            let agent = agent(&folder, &name, hypervisor, None, orders, conductors)?;
+            agent.introduce().await;
+            tokio::spawn(agent.run(stop.clone()));
+        }
+        Ok(Self {
+            daemon: None,
+            libvirt: None,
+        })
+    }
+
+    fn network_at(orders: &Orders, services: &[Place], stop: &CancellationToken) -> Result<()> {
+        let source = |name: &str| {
+            let client = place::client("the network service", services);
+            Arc::new(HttpSource::new(client, name))
+        };
+        if orders.settings.hypervisor == Hypervisor::Sim {
+            for name in orders.settings.simulated_names() {
+                let every = Duration::from_secs(20);
+                tokio::spawn(network_agent::sim::Agent::run(
+                    source(&name),
+                    every,
+                    stop.clone(),
+                ));
+            }
+            return Ok(());
+        }
+        let HostName(name) = orders.settings.host_name();
+        let config = network_config(orders, &name)?;
+        let (source, stop) = (source(&name), stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = network_agent::Agent::run(config, source, stop).await {
+                tracing::error!(%error, "the network agent ended");
+            }
+        });
+        Ok(())
     }
 
     /// Stops what was started on this machine, except what guests need.
@@ -74,31 +135,13 @@ pub(crate) async fn run() -> Result<()> {
     Ok(())
 }
 
-async fn simulated(
+async fn real(
     home: &Path,
-    number: u16,
     orders: &Orders,
+    conductors: &[Place],
     stop: &CancellationToken,
-) -> Result<()> {
-    let socket = &orders.socket;
-    let name = format!("sim-host-{number}");
-    let folder = home.join("sim").join(&name);
-    let hypervisor = Sim::open(SimConfig::large(folder.join("guests"), &name))?;
-    let agent = agent(&folder, &name, hypervisor, None, orders)?;
-    agent.introduce().await;
-    tokio::spawn(agent.run(stop.clone()));
-    let source = Arc::new(HttpSource::new(Endpoint::Unix(socket.to_owned()), &name));
-    tokio::spawn(network_agent::sim::Agent::run(
-        source,
-        Duration::from_secs(20),
-        stop.clone(),
-    ));
-    Ok(())
-}
-
-async fn real(home: &Path, orders: &Orders, stop: &CancellationToken) -> Result<Hosts> {
-    let socket = &orders.socket;
-    let HostName(name) = host_name();
+) -> Result<Hosts> {
+    let HostName(name) = orders.settings.host_name();
     let daemon = match Daemon::ensure(DaemonConfig::system(home.join("libvirt"))).await {
         Ok(daemon) => Some(daemon),
         Err(error) => {
@@ -116,34 +159,21 @@ async fn real(home: &Path, orders: &Orders, stop: &CancellationToken) -> Result<
         Arc::clone(&libvirt) as Arc<dyn virt::Hypervisor>,
         Some(images),
         orders,
+        conductors,
     )?;
     agent.introduce().await;
     tokio::spawn(agent.run(stop.clone()));
-    let config = network_config(orders, &name)?;
-    let source = Arc::new(HttpSource::new(Endpoint::Unix(socket.to_owned()), &name));
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        if let Err(error) = network_agent::Agent::run(config, source, stop).await {
-            tracing::error!(%error, "the network agent ended");
-        }
-    });
     Ok(Hosts {
         daemon,
         libvirt: Some(libvirt),
     })
 }
 
-/// This machine's name.
-pub(crate) fn host_name() -> HostName {
-    let system = rustix::system::uname();
-    HostName(system.nodename().to_string_lossy().into_owned())
-}
-
 fn network_config(orders: &Orders, host: &str) -> Result<network_agent::Config> {
     let cloud = network_agent::CloudId::new(&orders.cloud_id)?;
     let secret = network_agent::Secret::new(orders.metadata_secret.as_bytes());
     let mut config = network_agent::Config::new(cloud, host, secret);
-    config.metadata_url = orders.settings.url(orders.settings.metadata_port, "");
+    config.metadata_url = orders.settings.metadata_url();
     Ok(config)
 }
 
@@ -153,16 +183,17 @@ fn agent(
     hypervisor: Arc<dyn virt::Hypervisor>,
     images: Option<ImageCache>,
     orders: &Orders,
+    conductors: &[Place],
 ) -> Result<Arc<Agent>> {
     std::fs::create_dir_all(folder)?;
     let settings = Settings {
         host: HostName(name.to_owned()),
         node: node_id(&folder.join("node-id"))?,
-        host_ip: "127.0.0.1".to_owned(),
+        host_ip: orders.settings.my_ip.clone(),
         beat: orders.settings.beat(),
     };
     let ledger = Ledger::open(&folder.join("agent-ledger"))?;
-    let conductor = Client::unix("the conductor", &orders.socket);
+    let conductor = place::client("the conductor", conductors);
     Ok(Agent::new(settings, hypervisor, images, ledger, conductor))
 }
 

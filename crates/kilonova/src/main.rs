@@ -1,21 +1,28 @@
 //! `kilonova`: a whole private cloud in one binary.
 
 mod arguments;
+mod background;
 mod cloud;
 mod config_file;
 mod credentials;
 mod down;
+mod drives;
 mod flavors;
+mod fresh;
 mod home;
 mod hosts;
 mod part;
+mod place;
+mod roles;
 mod service_tokens;
+mod services;
 mod serving;
 mod settings;
 mod supervisor;
 
-use arguments::{Arguments, Command, Config};
+use arguments::{Arguments, Command, Config, Configured, Db};
 use clap::Parser;
+use roles::Role;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -26,8 +33,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // A command that ends prints what it did; what runs on tells its story.
     let usual = match arguments.command {
-        Command::Down(_) | Command::Status(_) | Command::Config(_) => "warn",
-        Command::Up(_) | Command::Control(_) | Command::Host(_) => "info",
+        Command::Down(_) | Command::Status(_) | Command::Config(_) | Command::Db(_) => "warn",
+        _ => "info",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("KILONOVA_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
@@ -44,6 +51,12 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error)),
     };
+    if let Some((role, of)) = role(&arguments.command) {
+        return match runtime.block_on(roles::run(role, of)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
+    }
     let done = match arguments.command {
         Command::Up(up) => runtime.block_on(supervisor::up(up)),
         Command::Control(_) => runtime.block_on(cloud::run()),
@@ -52,11 +65,30 @@ fn main() -> ExitCode {
         Command::Config(Config::Show(of)) => settings::show(&of),
         Command::Down(at) => runtime.block_on(down::down(&at.home)),
         Command::Status(at) => home::status(&at.home),
+        Command::Db(Db::Sync(of)) => runtime.block_on(roles::db_sync(&of)),
+        // The roles, which were looked at first.
+        _ => Ok(()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// The service that a command runs alone.
+fn role(command: &Command) -> Option<(Role, &Configured)> {
+    Some(match command {
+        Command::Api(of) => (Role::Api, of),
+        Command::Conductor(of) => (Role::Conductor, of),
+        Command::Compute(of) => (Role::Compute, of),
+        Command::NetworkAgent(of) => (Role::NetworkAgent, of),
+        Command::Metadata(of) => (Role::Metadata, of),
+        Command::Placement(of) => (Role::Placement, of),
+        Command::Identity(of) => (Role::Identity, of),
+        Command::Image(of) => (Role::Image, of),
+        Command::Network(of) => (Role::Network, of),
+        _ => return None,
+    })
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -33,6 +33,8 @@ pub(crate) struct Orders {
     pub(crate) secrets: Option<Secrets>,
     /// The cloud's short name.
     pub(crate) cloud_id: String,
+    /// Whether this process brings databases up to date; one that does not refuses older ones.
+    pub(crate) migrates: bool,
 }
 
 /// What only the control part knows.

@@ -1,5 +1,6 @@
 //! The ports of the cloud.
 
+use crate::place::Place;
 use anyhow::{Context, Result};
 use axum::Router;
 use std::os::unix::fs::DirBuilderExt;
@@ -44,6 +45,13 @@ impl Serving {
         self.tasks
             .spawn(web::serve(listener, router, self.stop.clone()));
         Ok(())
+    }
+
+    /// Serves a router where agents of hosts find it.
+    pub(crate) fn desk(&mut self, place: &Place, router: Router) -> Result<()> {
+        match place {
+            Place::Unix(path) => self.unix(path, router),
+        }
     }
 
     /// Serves a router on a private unix socket.

@@ -2,14 +2,19 @@
 
 use crate::arguments::{Configured, Hypervisor, Up};
 use crate::config_file::{self, Entry, place};
-use anyhow::{Context, Result, bail};
+use crate::place::Place;
+use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use types::HostName;
 
 /// The file used when none is named and the home has none.
 const SYSTEM_FILE: &str = "/etc/kilonova/kilonova.conf";
+
+/// The socket at which a network service of its own meets agents, beside the conductor's.
+const NETWORK_SOCKET: &str = "network-agents.sock";
 
 /// Every choice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +71,25 @@ pub(crate) struct Settings {
     pub(crate) metrics_listen: String,
     pub(crate) max_limit: usize,
     pub(crate) max_request_body_size: usize,
+    /// This machine's name in the cloud; empty is the system's.
+    pub(crate) host: String,
+    /// This machine's address for other hosts.
+    pub(crate) my_ip: String,
+    /// The name or address in the catalog; empty is the one that is listened on.
+    pub(crate) public_address: String,
+    /// Where other processes find the services; empty is this machine.
+    pub(crate) image_endpoint: String,
+    pub(crate) network_endpoint: String,
+    /// Signs what metadata proxies say; empty is the one in the home.
+    pub(crate) metadata_secret: String,
+    /// Where metadata proxies find the metadata service; empty is this machine.
+    pub(crate) metadata_endpoint: String,
+    /// Where a conductor and the network service meet agents; empty is a socket in the home.
+    pub(crate) conductor_listen: String,
+    pub(crate) network_listen: String,
+    /// Where agents find them, separated by commas.
+    pub(crate) conductors: String,
+    pub(crate) networks: String,
 }
 
 impl Default for Settings {
@@ -109,6 +133,17 @@ impl Default for Settings {
             metrics_listen: String::new(),
             max_limit: api.max_limit,
             max_request_body_size: api.max_body_bytes,
+            host: String::new(),
+            my_ip: "127.0.0.1".to_owned(),
+            public_address: String::new(),
+            image_endpoint: String::new(),
+            network_endpoint: String::new(),
+            metadata_secret: String::new(),
+            metadata_endpoint: String::new(),
+            conductor_listen: String::new(),
+            network_listen: String::new(),
+            conductors: String::new(),
+            networks: String::new(),
         }
     }
 }
@@ -125,6 +160,8 @@ struct Key {
 #[rustfmt::skip]
 const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "compute_driver", help: "what runs guests: libvirt.LibvirtDriver (real ones) or fake.FakeDriver (simulated ones)", set: |s, v| set(&mut s.hypervisor, driver(v)), show: |s| shown_driver(s.hypervisor).to_owned() },
+    Key { section: "DEFAULT", name: "host", help: "this machine's name in the cloud; empty: the system's", set: |s, v| set(&mut s.host, Ok(v.to_owned())), show: |s| s.host.clone() },
+    Key { section: "DEFAULT", name: "my_ip", help: "this machine's address for other hosts", set: |s, v| set(&mut s.my_ip, address(v)), show: |s| s.my_ip.clone() },
     Key { section: "DEFAULT", name: "osapi_compute_listen_port", help: "port of the Compute API", set: |s, v| set(&mut s.compute_port, port(v)), show: |s| s.compute_port.to_string() },
     Key { section: "DEFAULT", name: "metadata_listen_port", help: "port of the metadata service", set: |s, v| set(&mut s.metadata_port, port(v)), show: |s| s.metadata_port.to_string() },
     Key { section: "DEFAULT", name: "report_interval", help: "seconds between two signs of life of a service", set: |s, v| set(&mut s.report_interval, number(v, 1, 3600)), show: |s| s.report_interval.to_string() },
@@ -140,6 +177,13 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "internal_service_availability_zone", help: "the zone of services that are not hosts", set: |s, v| set(&mut s.internal_availability_zone, text(v)), show: |s| s.internal_availability_zone.clone() },
     Key { section: "api", name: "max_limit", help: "items of a page at most", set: |s, v| set(&mut s.max_limit, number(v, 1, 100_000)), show: |s| s.max_limit.to_string() },
     Key { section: "neutron", name: "default_floating_pool", help: "external network of floating addresses that requests below 2.36 ask for without naming one", set: |s, v| set(&mut s.default_floating_pool, text(v)), show: |s| s.default_floating_pool.clone() },
+    Key { section: "neutron", name: "endpoint_override", help: "where compute finds the network service, as http://controller:9696; empty: this machine", set: |s, v| set(&mut s.network_endpoint, endpoint(v)), show: |s| s.network_endpoint.clone() },
+    Key { section: "neutron", name: "metadata_proxy_shared_secret", help: "signs what metadata proxies on hosts say; the same for metadata and network-agent; empty: the secret that `kilonova db sync` made in the home", set: |s, v| set(&mut s.metadata_secret, Ok(v.to_owned())), show: |s| hidden(&s.metadata_secret) },
+    Key { section: "glance", name: "endpoint_override", help: "where compute finds the image service, as http://controller:9292; empty: this machine", set: |s, v| set(&mut s.image_endpoint, endpoint(v)), show: |s| s.image_endpoint.clone() },
+    Key { section: "conductor", name: "agent_listen", help: "where a conductor meets compute agents: unix:/path; empty: a socket in the home", set: |s, v| set(&mut s.conductor_listen, places(v)), show: |s| s.conductor_listen.clone() },
+    Key { section: "agent", name: "conductors", help: "where compute agents find conductors, separated by commas, the next one when one does not answer; empty: a socket in the home", set: |s, v| set(&mut s.conductors, places(v)), show: |s| s.conductors.clone() },
+    Key { section: "agent", name: "networks", help: "where network agents find network services, as above", set: |s, v| set(&mut s.networks, places(v)), show: |s| s.networks.clone() },
+    Key { section: "agent", name: "metadata_url", help: "where metadata proxies on hosts find the metadata service, as http://controller:8775; empty: this machine", set: |s, v| set(&mut s.metadata_endpoint, endpoint(v)), show: |s| s.metadata_endpoint.clone() },
     Key { section: "oslo_policy", name: "policy_file", help: "rules of compute instead of Nova's defaults, read again when they change; it need not exist", set: |s, v| set(&mut s.policy_file, Ok(v.to_owned())), show: |s| s.policy_file.clone() },
     Key { section: "oslo_policy", name: "policy_dirs", help: "a folder with more such files, which count in the order of their names", set: |s, v| set(&mut s.policy_folder, Ok(v.to_owned())), show: |s| s.policy_folder.clone() },
     Key { section: "oslo_middleware", name: "max_request_body_size", help: "bytes of a request's body at most", set: |s, v| set(&mut s.max_request_body_size, number(v, 1024, 1 << 30)), show: |s| s.max_request_body_size.to_string() },
@@ -151,10 +195,12 @@ const KEYS: &[Key] = &[
     Key { section: "image", name: "port", help: "port of the Image API", set: |s, v| set(&mut s.image_port, port(v)), show: |s| s.image_port.to_string() },
     Key { section: "network", name: "connection", help: "the network service's database", set: |s, v| set(&mut s.network_database, database(v)), show: |s| without_password(&s.network_database) },
     Key { section: "network", name: "port", help: "port of the Networking API", set: |s, v| set(&mut s.network_port, port(v)), show: |s| s.network_port.to_string() },
+    Key { section: "network", name: "agent_listen", help: "where the network service meets network agents: unix:/path; empty: a socket in the home", set: |s, v| set(&mut s.network_listen, places(v)), show: |s| s.network_listen.clone() },
     Key { section: "network", name: "public_range", help: "range of the external network `public` of a fresh cloud; the host takes its first address", set: |s, v| set(&mut s.public_range, range(v)), show: |s| s.public_range.clone() },
     Key { section: "network", name: "private_range", help: "range of the shared network `private` of a fresh cloud", set: |s, v| set(&mut s.private_range, range(v)), show: |s| s.private_range.clone() },
     Key { section: "placement", name: "port", help: "port of the Placement API", set: |s, v| set(&mut s.placement_port, port(v)), show: |s| s.placement_port.to_string() },
     Key { section: "kilonova", name: "listen", help: "the address all APIs listen on", set: |s, v| set(&mut s.listen, address(v)), show: |s| s.listen.clone() },
+    Key { section: "kilonova", name: "public_address", help: "the name or address of the APIs in the catalog; empty: the one listened on", set: |s, v| set(&mut s.public_address, Ok(v.to_owned())), show: |s| s.public_address.clone() },
     Key { section: "kilonova", name: "rate_limit_requests", help: "requests to compute that one token and one address may make in rate_limit_seconds; 0: any number", set: |s, v| set(&mut s.rate_limit_requests, number(v, 0, 1_000_000_000)), show: |s| s.rate_limit_requests.to_string() },
     Key { section: "kilonova", name: "rate_limit_seconds", help: "the seconds of rate_limit_requests", set: |s, v| set(&mut s.rate_limit_seconds, number(v, 1, 86_400)), show: |s| s.rate_limit_seconds.to_string() },
     Key { section: "kilonova", name: "metrics_listen", help: "where Prometheus finds /metrics without a token, as 127.0.0.1:9180; empty: nowhere", set: |s, v| set(&mut s.metrics_listen, socket(v)), show: |s| s.metrics_listen.clone() },
@@ -183,7 +229,7 @@ pub(crate) fn read(named: Option<&Path>, home: &Path) -> Result<Read> {
     let text = std::fs::read_to_string(&file)
         .with_context(|| format!("cannot read the configuration file {}", file.display()))?;
     let entries =
-        config_file::parse(&text).map_err(|error| anyhow::anyhow!("{}:{error}", file.display()))?;
+        config_file::parse(&text).map_err(|error| anyhow!("{}:{error}", file.display()))?;
     let (warnings, wrong) = apply(&mut settings, &file, &entries);
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n          "));
@@ -195,9 +241,43 @@ pub(crate) fn read(named: Option<&Path>, home: &Path) -> Result<Read> {
     })
 }
 
+/// The settings of a command: the file's, and over them what it was given with `--set`.
+fn read_of(of: &Configured) -> Result<Read> {
+    let mut read = read(of.config_file.as_deref(), &of.at.home)?;
+    for given in &of.set {
+        override_one(&mut read.settings, given).map_err(|reason| anyhow!("--set {reason}"))?;
+    }
+    Ok(read)
+}
+
+/// As [`read_of`]; what is strange is said in the log.
+pub(crate) fn read_warned(of: &Configured) -> Result<Settings> {
+    let read = read_of(of)?;
+    for warning in &read.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(read.settings)
+}
+
+/// Takes over `section.name=value`.
+fn override_one(settings: &mut Settings, given: &str) -> Result<(), String> {
+    let Some((key, value)) = given.split_once('=') else {
+        return Err(format!("{given:?}: it is not section.name=value"));
+    };
+    let known = KEYS
+        .iter()
+        .find(|known| key == format!("{}.{}", known.section, known.name));
+    match known {
+        Some(known) => (known.set)(settings, value).map_err(|reason| format!("{key}: {reason}")),
+        None => Err(format!(
+            "{key} is not known; `kilonova config show` lists what there is"
+        )),
+    }
+}
+
 /// Says whether the configuration is right.
 pub(crate) fn check(of: &Configured) -> Result<()> {
-    let read = read(of.config_file.as_deref(), &of.at.home)?;
+    let read = read_of(of)?;
     let Some(file) = read.file else {
         println!("there is no configuration file; the defaults hold");
         return Ok(());
@@ -211,7 +291,7 @@ pub(crate) fn check(of: &Configured) -> Result<()> {
 
 /// Prints every setting.
 pub(crate) fn show(of: &Configured) -> Result<()> {
-    let read = read(of.config_file.as_deref(), &of.at.home)?;
+    let read = read_of(of)?;
     print!("{}", read.settings.to_file());
     Ok(())
 }
@@ -293,7 +373,7 @@ impl Settings {
             ),
         ] {
             if let Some(given) = given {
-                *target = range(given).map_err(|reason| anyhow::anyhow!("{option}: {reason}"))?;
+                *target = range(given).map_err(|reason| anyhow!("{option}: {reason}"))?;
             }
         }
         Ok(())
@@ -301,10 +381,66 @@ impl Settings {
 
     /// The URL of a port of this cloud; an address in version 6 stands in brackets.
     pub(crate) fn url(&self, port: u16, path: &str) -> String {
-        match self.listen.contains(':') {
-            true => format!("http://[{}]:{port}{path}", self.listen),
-            false => format!("http://{}:{port}{path}", self.listen),
+        let at = match &self.public_address[..] {
+            "" => &self.listen,
+            set => set,
+        };
+        match at.contains(':') {
+            true => format!("http://[{at}]:{port}{path}"),
+            false => format!("http://{at}:{port}{path}"),
         }
+    }
+
+    /// This machine's name in the cloud.
+    pub(crate) fn host_name(&self) -> HostName {
+        match &self.host[..] {
+            "" => {
+                let system = rustix::system::uname();
+                HostName(system.nodename().to_string_lossy().into_owned())
+            }
+            set => HostName(set.to_owned()),
+        }
+    }
+
+    /// The names of the hosts that are simulated by one process.
+    pub(crate) fn simulated_names(&self) -> Vec<String> {
+        let numbers = 1..=self.simulated_hosts;
+        match (&self.host[..], self.simulated_hosts) {
+            ("", _) => numbers.map(|n| format!("sim-host-{n}")).collect(),
+            (host, 1) => vec![host.to_owned()],
+            (host, _) => numbers.map(|n| format!("{host}-{n}")).collect(),
+        }
+    }
+
+    /// Where a conductor meets agents.
+    pub(crate) fn conductor_desk(&self, socket: &Path) -> Result<Place> {
+        one_place("[conductor] agent_listen", &self.conductor_listen, socket)
+    }
+
+    /// Where the network service meets agents.
+    pub(crate) fn network_desk(&self, socket: &Path) -> Result<Place> {
+        let socket = socket.with_file_name(NETWORK_SOCKET);
+        one_place("[network] agent_listen", &self.network_listen, &socket)
+    }
+
+    /// Where compute agents find conductors.
+    pub(crate) fn conductor_places(&self, socket: &Path) -> Result<Vec<Place>> {
+        some_places(&self.conductors, socket)
+    }
+
+    /// Where network agents find network services.
+    pub(crate) fn network_places(&self, socket: &Path) -> Result<Vec<Place>> {
+        some_places(&self.networks, &socket.with_file_name(NETWORK_SOCKET))
+    }
+
+    /// Where the network service is.
+    pub(crate) fn network_url(&self) -> String {
+        or_else(&self.network_endpoint, || self.url(self.network_port, ""))
+    }
+
+    /// Where the metadata service is.
+    pub(crate) fn metadata_url(&self) -> String {
+        or_else(&self.metadata_endpoint, || self.url(self.metadata_port, ""))
     }
 
     /// Where users log in.
@@ -314,7 +450,7 @@ impl Settings {
 
     /// Where the image service is.
     pub(crate) fn image_url(&self) -> String {
-        self.url(self.image_port, "")
+        or_else(&self.image_endpoint, || self.url(self.image_port, ""))
     }
 
     /// Where the operator's own rules are.
@@ -451,6 +587,56 @@ fn socket(value: &str) -> Result<String, String> {
         Err(_) => Err(format!(
             "{value:?} is not an address with a port, as 127.0.0.1:9180"
         )),
+    }
+}
+
+/// A URL without a path's end; empty is none.
+fn endpoint(value: &str) -> Result<String, String> {
+    let url = value.trim_end_matches('/');
+    let proper = ["http://", "https://"]
+        .iter()
+        .any(|scheme| url.strip_prefix(scheme).is_some_and(|at| !at.is_empty()));
+    match url.is_empty() || proper {
+        true => Ok(url.to_owned()),
+        false => Err(format!("{value:?} is not a URL, as http://controller:9292")),
+    }
+}
+
+fn places(value: &str) -> Result<String, String> {
+    for place in value.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        Place::parse(place)?;
+    }
+    Ok(value.to_owned())
+}
+
+fn some_places(value: &str, usual: &Path) -> Result<Vec<Place>> {
+    let named = value.split(',').map(str::trim).filter(|p| !p.is_empty());
+    let parsed: Result<Vec<Place>, String> = named.map(Place::parse).collect();
+    match parsed.map_err(|reason| anyhow!("{reason}"))? {
+        none if none.is_empty() => Ok(vec![Place::Unix(usual.to_owned())]),
+        some => Ok(some),
+    }
+}
+
+fn one_place(name: &str, value: &str, usual: &Path) -> Result<Place> {
+    let mut places = some_places(value, usual)?;
+    match (places.pop(), places.is_empty()) {
+        (Some(place), true) => Ok(place),
+        _ => bail!("{name}: one place is wanted"),
+    }
+}
+
+fn or_else(set: &str, usual: impl FnOnce() -> String) -> String {
+    match set {
+        "" => usual(),
+        set => set.to_owned(),
+    }
+}
+
+fn hidden(secret: &str) -> String {
+    match secret {
+        "" => String::new(),
+        _ => "***".to_owned(),
     }
 }
 

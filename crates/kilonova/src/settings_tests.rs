@@ -47,6 +47,18 @@ fn every_key_is_shown_and_read_back() {
         metrics_listen: "[::1]:9180".to_owned(),
         max_limit: 50,
         max_request_body_size: 4096,
+        host: "h1".to_owned(),
+        my_ip: "192.0.2.1".to_owned(),
+        public_address: "cloud.example.org".to_owned(),
+        image_endpoint: "http://i:1".to_owned(),
+        network_endpoint: "https://n:2".to_owned(),
+        // A secret is not shown.
+        metadata_secret: "***".to_owned(),
+        metadata_endpoint: "http://m:3".to_owned(),
+        conductor_listen: "unix:/c".to_owned(),
+        network_listen: "unix:/n".to_owned(),
+        conductors: "unix:/c, unix:/d".to_owned(),
+        networks: "unix:/n".to_owned(),
     };
     let (read, warnings, wrong) = applied(&changed.to_file());
     assert_eq!((warnings, wrong), (vec![], vec![]));
@@ -74,6 +86,9 @@ fn a_wrong_value_is_named_with_file_and_line() {
         ("[kilonova]\nlisten = localhost", "IP address"),
         ("[kilonova]\nmetrics_listen = 9180", "address with a port"),
         ("[kilonova]\nuser =", "empty"),
+        ("[DEFAULT]\nmy_ip = here", "IP address"),
+        ("[glance]\nendpoint_override = controller", "URL"),
+        ("[agent]\nconductors = unix:/a, /b", "/b"),
     ] {
         let (_, warnings, wrong) = applied(line);
         assert_eq!(warnings, [""; 0]);
@@ -134,4 +149,57 @@ fn the_file_in_the_home_is_found_and_a_named_one_must_be_there() {
     std::fs::write(home.path().join("kilonova.conf"), "[api]\nmax_limit\n").unwrap();
     let error = read(None, home.path()).err().unwrap().to_string();
     assert!(error.contains("kilonova.conf:2: "), "{error}");
+}
+
+#[test]
+fn a_setting_can_be_given_by_hand() {
+    let mut settings = Settings::default();
+    override_one(&mut settings, "DEFAULT.osapi_compute_listen_port=8999").unwrap();
+    override_one(
+        &mut settings,
+        "database.connection=postgresql://u:a=b@h/nova",
+    )
+    .unwrap();
+    assert_eq!(settings.compute_port, 8999);
+    assert_eq!(settings.compute_database, "postgres://u:a=b@h/nova");
+    for (given, told) in [
+        ("compute_port", "section.name=value"),
+        ("DEFAULT.nothing=1", "not known"),
+        ("DEFAULT.osapi_compute_listen_port=x", "not a port"),
+    ] {
+        let error = override_one(&mut settings, given).unwrap_err();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
+fn agents_and_services_meet_in_the_home_unless_told_otherwise() {
+    let socket = Path::new("/home/run/agents.sock");
+    let unix = |path: &str| Place::Unix(path.into());
+    let mut settings = Settings::default();
+    assert_eq!(
+        settings.conductor_places(socket).unwrap(),
+        [settings.conductor_desk(socket).unwrap()]
+    );
+    assert_eq!(
+        settings.network_places(socket).unwrap(),
+        [settings.network_desk(socket).unwrap()]
+    );
+    settings.conductors = "unix:/a,unix:/b ,".to_owned();
+    assert_eq!(
+        settings.conductor_places(socket).unwrap(),
+        [unix("/a"), unix("/b")]
+    );
+    settings.conductor_listen = "unix:/a,unix:/b".to_owned();
+    assert!(settings.conductor_desk(socket).is_err());
+}
+
+#[test]
+fn simulated_hosts_have_names() {
+    let mut settings = Settings::default();
+    assert_eq!(settings.simulated_names(), ["sim-host-1"]);
+    settings.host = "left".to_owned();
+    assert_eq!(settings.simulated_names(), ["left"]);
+    settings.simulated_hosts = 2;
+    assert_eq!(settings.simulated_names(), ["left-1", "left-2"]);
 }

@@ -32,11 +32,7 @@ const STABLE: Duration = Duration::from_secs(60);
 pub(crate) async fn up(up: Up) -> Result<()> {
     let started = Instant::now();
     let path = &up.configured.at.home;
-    let read = settings::read(up.configured.config_file.as_deref(), path)?;
-    for warning in &read.warnings {
-        tracing::warn!("{warning}");
-    }
-    let mut settings = read.settings;
+    let mut settings = settings::read_warned(&up.configured)?;
     settings.override_by(&up)?;
     let real = settings.hypervisor == Hypervisor::Libvirt;
     if real && !rustix::process::geteuid().is_root() {
@@ -67,6 +63,7 @@ fn orders(home: &Home, settings: Settings, folder: &Path, secrets: Secrets) -> R
         metadata_secret: home.secret("metadata-secret")?,
         secrets: Some(secrets),
         cloud_id: home.cloud_id(),
+        migrates: true,
     })
 }
 

@@ -27,10 +27,13 @@ pub enum Error {
     /// The table, column or index exists already.
     #[error("exists already: {0}")]
     Exists(String),
+    /// The table does not exist.
+    #[error("no such table: {0}")]
+    Missing(String),
     /// The URL or an option makes no sense.
     #[error("bad database URL: {0}")]
     Url(String),
-    /// The schema is newer than this program, or a migration failed.
+    /// The schema is newer or older than this program can use, or a migration failed.
     #[error("schema: {0}")]
     Schema(String),
     /// The store was closed.

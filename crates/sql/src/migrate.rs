@@ -1,6 +1,7 @@
 //! Numbered schema changes, applied once each and recorded in the table `schema_migrations`.
 
 use crate::{Dialect, Error, Tx, Value};
+use std::cmp::Ordering;
 
 /// One schema change of one component.
 #[derive(Clone, Copy, Debug)]
@@ -59,20 +60,52 @@ pub(crate) fn run(tx: &mut Tx<'_>, component: &str, migrations: &[Migration]) ->
     }
 }
 
-fn run_locked(tx: &mut Tx<'_>, component: &str, migrations: &[Migration]) -> Result<(), Error> {
-    let done: i64 = tx
-        .query_one(
-            "SELECT COALESCE(MAX(version), 0) FROM schema_migrations WHERE component = ?",
-            &[component.into()],
-        )?
-        .get(0)?;
-    let newest = migrations
+/// Refuses a schema that is not the one these migrations make.
+pub(crate) fn check(
+    tx: &mut Tx<'_>,
+    component: &str,
+    migrations: &[Migration],
+) -> Result<(), Error> {
+    let done = match version(tx, component) {
+        Ok(done) => done,
+        // What cannot be asked may be down, or may never have been migrated.
+        Err(Error::Missing(_)) => 0,
+        Err(error) => return Err(error),
+    };
+    let newest = newest(migrations);
+    match done.cmp(&newest) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(too_new(component, done, newest)),
+        Ordering::Less => Err(Error::Schema(format!(
+            "{component} is at version {done}, this program needs {newest}: run `kilonova db sync` first"
+        ))),
+    }
+}
+
+fn version(tx: &mut Tx<'_>, component: &str) -> Result<i64, Error> {
+    tx.query_one(
+        "SELECT COALESCE(MAX(version), 0) FROM schema_migrations WHERE component = ?",
+        &[component.into()],
+    )?
+    .get(0)
+}
+
+fn newest(migrations: &[Migration]) -> i64 {
+    migrations
         .last()
-        .map_or(0, |migration| i64::from(migration.version));
+        .map_or(0, |migration| i64::from(migration.version))
+}
+
+fn too_new(component: &str, done: i64, newest: i64) -> Error {
+    Error::Schema(format!(
+        "{component} is at version {done}, this program knows {newest}: it was written by a newer release"
+    ))
+}
+
+fn run_locked(tx: &mut Tx<'_>, component: &str, migrations: &[Migration]) -> Result<(), Error> {
+    let (done, newest) = (version(tx, component)?, newest(migrations));
     if done > newest {
-        return Err(Error::Schema(format!(
-            "{component} is at version {done}, this program knows {newest}: it was written by a newer release"
-        )));
+        return Err(too_new(component, done, newest));
     }
     for migration in migrations
         .iter()

@@ -457,6 +457,7 @@ fn convert(error: &postgres::Error) -> Error {
         "22001" | "22003" => Error::Constraint(text),
         "40001" | "40P01" | "55P03" => Error::Conflict(text),
         "42P07" | "42701" => Error::Exists(text),
+        "42P01" => Error::Missing(text),
         "53300" | "57P01" | "57P02" | "57P03" | "57P05" => Error::Unreachable(text),
         code if code.starts_with("23") => Error::Constraint(text),
         code if code.starts_with("08") => Error::Unreachable(text),

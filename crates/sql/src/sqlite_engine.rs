@@ -246,6 +246,9 @@ impl Engine for Sqlite {
 fn convert(error: rusqlite::Error) -> Error {
     use rusqlite::ErrorCode;
     let text = error.to_string();
+    if text.starts_with("no such table") {
+        return Error::Missing(text);
+    }
     let rusqlite::Error::SqliteFailure(failure, _) = &error else {
         return Error::Statement(text);
     };

@@ -11,6 +11,9 @@ pub struct Options {
     pub connections: usize,
     /// Whether a commit waits until it is on the disk (SQLite). Only tests turn it off.
     pub durable: bool,
+    /// Whether [`Store::migrate`] changes the schema. If not, it refuses one that is not up to date, for programs that
+    /// share a database which one of them migrates.
+    pub migrates: bool,
 }
 
 impl Default for Options {
@@ -18,6 +21,7 @@ impl Default for Options {
         Self {
             connections: 4,
             durable: true,
+            migrates: true,
         }
     }
 }
@@ -31,6 +35,7 @@ pub struct Store {
 struct Inner {
     pool: Pool,
     dialect: Dialect,
+    migrates: bool,
     /// Removes a temporary database when the store goes.
     _folder: Option<tempfile::TempDir>,
 }
@@ -94,13 +99,14 @@ impl Store {
 
     /// Opens a database with options.
     pub async fn open_with(url: &str, options: Options) -> Result<Self, Error> {
-        let url = url.to_owned();
+        let (url, migrates) = (url.to_owned(), options.migrates);
         let opened = tokio::task::spawn_blocking(move || connect(&url, &options)).await;
         let (pool, dialect) = opened.map_err(|error| Error::Unreachable(error.to_string()))??;
         Ok(Self {
             inner: Arc::new(Inner {
                 pool,
                 dialect,
+                migrates,
                 _folder: None,
             }),
         })
@@ -113,12 +119,14 @@ impl Store {
         let options = Options {
             connections: 2,
             durable: false,
+            ..Options::default()
         };
         let pool = Pool::Sqlite(sqlite_engine::Pool::open(&path, &options)?);
         Ok(Self {
             inner: Arc::new(Inner {
                 pool,
                 dialect: Dialect::Sqlite,
+                migrates: true,
                 _folder: Some(folder),
             }),
         })
@@ -133,11 +141,19 @@ impl Store {
     ///
     /// On MySQL a schema statement commits at once, so a migration that fails there leaves what it did so far; the
     /// next try goes on after the last statement that worked.
+    ///
+    /// # Errors
+    /// Besides the database's: a schema of a newer release, or, for a store that does not migrate, of an older one.
     pub async fn migrate(
         &self,
         component: &'static str,
         migrations: &'static [Migration],
     ) -> Result<(), Error> {
+        if !self.inner.migrates {
+            return self
+                .read(move |tx| migrate::check(tx, component, migrations))
+                .await;
+        }
         let mut tries = 0;
         // Two programs that make the first table at once: one of them is refused by PostgreSQL, and finds it next time.
         while let Err(error) = self.write(migrate::prepare).await {

@@ -23,6 +23,7 @@ impl TestStore {
         let options = Options {
             connections: 4,
             durable: false,
+            ..Options::default()
         };
         match Store::open_with(&self.url, options).await {
             Ok(store) => store,
@@ -162,6 +163,7 @@ async fn open(url: &str) -> Store {
         Options {
             connections: 4,
             durable: false,
+            ..Options::default()
         },
     )
     .await

@@ -584,7 +584,7 @@ async fn a_commit_of_unknown_outcome_is_not_repeated() {
             url.as_str(),
             Options {
                 connections: 1,
-                durable: true,
+                ..Options::default()
             },
         )
         .await
@@ -703,4 +703,40 @@ async fn measure() {
         "1000 rows of 26 columns: {:.2} ms",
         started.elapsed().as_secs_f64() * 10.0
     );
+}
+
+/// What several programs share is migrated by one of them; the others refuse what does not fit.
+#[tokio::test]
+async fn a_store_that_does_not_migrate_checks() {
+    const FIRST: &[Migration] = &[Migration {
+        version: 1,
+        name: "one",
+        sql: "CREATE TABLE checked (id BIGINT NOT NULL PRIMARY KEY)",
+    }];
+    const SECOND: &[Migration] = &[
+        FIRST[0],
+        Migration {
+            version: 2,
+            name: "two",
+            sql: "CREATE TABLE checked_too (id BIGINT NOT NULL PRIMARY KEY)",
+        },
+    ];
+    for test in databases().await {
+        let options = Options {
+            migrates: false,
+            ..Options::default()
+        };
+        let shared = Store::open_with(test.url(), options).await.unwrap();
+        let refused = shared.migrate("checked", FIRST).await.unwrap_err();
+        let told = refused.to_string();
+        assert!(told.contains("version 0"), "{}: {told}", test.name);
+        assert!(told.contains("kilonova db sync"), "{}: {told}", test.name);
+        test.store.migrate("checked", FIRST).await.unwrap();
+        shared.migrate("checked", FIRST).await.unwrap();
+        let older = shared.migrate("checked", SECOND).await.unwrap_err();
+        assert!(older.to_string().contains("this program needs 2"));
+        test.store.migrate("checked", SECOND).await.unwrap();
+        let newer = shared.migrate("checked", FIRST).await.unwrap_err();
+        assert!(newer.to_string().contains("a newer release"));
+    }
 }

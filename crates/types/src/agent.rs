@@ -8,6 +8,7 @@ use crate::ids::{HostName, ImageId, NodeId, ServerId, TaskId};
 use crate::states::PowerState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// Whether a step is being done or undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -290,7 +291,7 @@ pub enum Question {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Asked {
     /// Pairs the answer with the question.
-    pub id: u64,
+    pub id: Uuid,
     /// The server concerned.
     pub server: ServerId,
     /// What is asked.
@@ -302,7 +303,7 @@ pub struct Asked {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// The question's id.
-    pub id: u64,
+    pub id: Uuid,
     /// The text, or why there is none.
     pub result: Result<String, (FailureKind, String)>,
 }

@@ -11,11 +11,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tower::ServiceExt;
 
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of an answer that are read into memory at most.
 const ANSWER_LIMIT: usize = 64 << 20;
 
@@ -65,6 +68,11 @@ enum Transport {
     },
     Unix(HyperClient<UnixConnector, Body>),
     InProcess(Router),
+    /// The same service in several places; the one that answered last is asked first.
+    Several {
+        places: Vec<Client>,
+        current: AtomicUsize,
+    },
 }
 
 #[derive(Clone)]
@@ -129,6 +137,13 @@ impl hyper::rt::Write for UnixConnection {
     }
 }
 
+/// Asks the next place from now on, unless somebody else has decided so already.
+fn leave(current: &AtomicUsize, index: usize, places: usize) {
+    let next = (index + 1) % places.max(1);
+    // Another task may have left it already.
+    let _ = current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+}
+
 /// A client of one service.
 pub struct Client {
     service: &'static str,
@@ -147,7 +162,7 @@ impl Client {
         Self {
             service,
             transport,
-            timeout: Duration::from_secs(60),
+            timeout: TIMEOUT,
         }
     }
 
@@ -157,7 +172,7 @@ impl Client {
         Self {
             service,
             transport: Transport::Unix(client),
-            timeout: Duration::from_secs(60),
+            timeout: TIMEOUT,
         }
     }
 
@@ -166,8 +181,31 @@ impl Client {
         Self {
             service,
             transport: Transport::InProcess(router),
-            timeout: Duration::from_secs(60),
+            timeout: TIMEOUT,
         }
+    }
+
+    /// A client of a service that runs in several places, each of which will do. The one that answered last is asked;
+    /// when it does not answer, the next one is.
+    pub fn several(service: &'static str, places: Vec<Self>) -> Self {
+        let current = AtomicUsize::new(0);
+        Self {
+            service,
+            transport: Transport::Several { places, current },
+            timeout: TIMEOUT,
+        }
+    }
+
+    /// With another limit on the time that an answer may take.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        if let Transport::Several { places, .. } = &mut self.transport {
+            for place in places {
+                place.timeout = timeout;
+            }
+        }
+        self.timeout = timeout;
+        self
     }
 
     fn unreachable(&self, reason: impl ToString) -> ClientError {
@@ -177,8 +215,30 @@ impl Client {
         }
     }
 
-    /// Sends a request; the answer's body is still a stream.
+    /// Sends a request; the answer's body is still a stream. A request whose body is a stream cannot be repeated: of a
+    /// service in several places only the current one is asked, and the next one the next time if that fails.
     pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<http::Response<Body>, ClientError> {
+        let Transport::Several { places, current } = &self.transport else {
+            return self.send_here(method, path, headers, body).await;
+        };
+        let index = current.load(Ordering::Relaxed);
+        let Some(place) = places.get(index) else {
+            return Err(self.unreachable("no place of it is known"));
+        };
+        let answer = place.send_here(method, path, headers, body).await;
+        if answer.is_err() {
+            leave(current, index, places.len());
+        }
+        answer
+    }
+
+    async fn send_here(
         &self,
         method: Method,
         path: &str,
@@ -188,7 +248,7 @@ impl Client {
         let uri = match &self.transport {
             Transport::Http { base, .. } => format!("{base}{path}"),
             Transport::Unix(_) => format!("http://localhost{path}"),
-            Transport::InProcess(_) => path.to_owned(),
+            Transport::InProcess(_) | Transport::Several { .. } => path.to_owned(),
         };
         let uri: Uri = uri.parse().map_err(|error| self.unreachable(error))?;
         let mut request = Request::new(body);
@@ -215,6 +275,7 @@ impl Client {
                     let Ok(answer) = router.clone().oneshot(request).await;
                     Ok(answer)
                 }
+                Transport::Several { .. } => Err(self.unreachable("no single place is meant")),
             }
         };
         tokio::time::timeout(self.timeout, sending)
@@ -240,7 +301,35 @@ impl Client {
             }
             None => Bytes::new(),
         };
-        let answer = self.send(method, path, headers, Body::from(bytes)).await?;
+        let Transport::Several { places, current } = &self.transport else {
+            return self.call_here(method, path, headers, bytes).await;
+        };
+        let mut last = self.unreachable("no place of it is known");
+        for _ in 0..places.len() {
+            let index = current.load(Ordering::Relaxed);
+            let Some(place) = places.get(index) else {
+                break;
+            };
+            let answer = place.call_here(method.clone(), path, headers.clone(), bytes.clone());
+            match answer.await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error,
+            }
+            leave(current, index, places.len());
+        }
+        Err(last)
+    }
+
+    async fn call_here(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        bytes: Bytes,
+    ) -> Result<Answer, ClientError> {
+        let answer = self
+            .send_here(method, path, headers, Body::from(bytes))
+            .await?;
         let (parts, body) = answer.into_parts();
         let reading = Limited::new(body, ANSWER_LIMIT).collect();
         let whole = tokio::time::timeout(self.timeout, reading)
@@ -252,5 +341,53 @@ impl Client {
             headers: parts.headers,
             body,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn named(name: &'static str) -> Client {
+        let router = Router::new().fallback(async move || name);
+        Client::in_process("a service", router)
+    }
+
+    async fn said(client: &Client) -> String {
+        let answer = client.call(Method::GET, "/", HeaderMap::new(), None).await;
+        String::from_utf8(answer.unwrap().body.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_next_place_is_asked_and_stays() {
+        let nowhere = Client::unix("a service", Path::new("/nowhere/socket"));
+        let client = Client::several("a service", vec![nowhere, named("second"), named("third")]);
+        assert_eq!(said(&client).await, "second");
+        assert_eq!(said(&client).await, "second");
+        let streamed = client.send(Method::GET, "/", HeaderMap::new(), Body::empty());
+        assert!(streamed.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_not_repeated_but_the_next_one_goes_elsewhere() {
+        let nowhere = Client::unix("a service", Path::new("/nowhere/socket"));
+        let client = Client::several("a service", vec![nowhere, named("second")]);
+        let send = async || {
+            let body = Body::empty();
+            client.send(Method::GET, "/", HeaderMap::new(), body).await
+        };
+        assert!(send().await.is_err());
+        assert!(send().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn no_place_is_an_error() {
+        let nowhere = || Client::unix("a service", Path::new("/nowhere/socket"));
+        for places in [vec![], vec![nowhere(), nowhere()]] {
+            let client = Client::several("a service", places);
+            let answer = client.call(Method::GET, "/", HeaderMap::new(), None).await;
+            assert!(matches!(answer, Err(ClientError::Unreachable { .. })));
+        }
     }
 }

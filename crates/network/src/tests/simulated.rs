@@ -1,7 +1,6 @@
 //! With the agents of simulated hosts, over the socket that real agents use.
 
 use super::*;
-use network_agent::source::Endpoint;
 use network_agent::{HttpSource, sim};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +20,7 @@ async fn ports_become_active_wherever_they_are_bound() {
     );
     tokio::spawn(serving);
     for host in ["h0", "h1", "h2"] {
-        let source = HttpSource::new(Endpoint::Unix(socket.clone()), host);
+        let source = HttpSource::new(web::client::Client::unix("network", &socket), host);
         tokio::spawn(sim::Agent::run(
             Arc::new(source),
             Duration::from_secs(20),

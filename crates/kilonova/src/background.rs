@@ -1,0 +1,134 @@
+//! What a conductor does besides flows and agents.
+
+use bus::{Bell, Bus};
+use conductor::Neighbours;
+use conductor::addresses::Addresses;
+use sql::Store;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use types::HostName;
+
+/// How often soft-deleted servers are looked at.
+const RECLAIM_PAUSE: Duration = Duration::from_secs(60);
+/// How long changes of the network service gather before servers' addresses are renewed.
+const ADDRESS_PAUSE: Duration = Duration::from_millis(100);
+/// How often addresses are renewed where nobody tells of changes.
+const ADDRESS_LOOK: Duration = Duration::from_secs(10);
+
+/// Deletes for good what was soft-deleted long enough ago.
+pub(crate) async fn reclaim_deleted(
+    store: Store,
+    bus: Bus,
+    after: Duration,
+    stop: CancellationToken,
+) {
+    let pause = after.clamp(Duration::from_secs(1), RECLAIM_PAUSE);
+    while !stop.is_cancelled() {
+        match conductor::reclaim::reclaim(&store, &bus, after).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "soft-deleted servers are deleted for good"),
+            Err(error) => tracing::warn!(%error, "soft-deleted servers cannot be reclaimed now"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Takes servers from their hosts that were shelved long enough ago.
+pub(crate) async fn offload_shelved(
+    store: Store,
+    bus: Bus,
+    after: Duration,
+    stop: CancellationToken,
+) {
+    let pause = after.clamp(Duration::from_secs(1), RECLAIM_PAUSE);
+    while !stop.is_cancelled() {
+        match conductor::offload::offload(&store, &bus, after).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "shelved servers leave their hosts"),
+            Err(error) => tracing::warn!(%error, "shelved servers cannot be offloaded now"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Says that the conductor and the scheduler in this process live, as `os-services` shows them.
+pub(crate) async fn beat_control_services(
+    store: Store,
+    host: HostName,
+    beat: Duration,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        let host = host.clone();
+        let beaten = store.write(move |tx| -> Result<(), sql::Error> {
+            let now = types::Timestamp::now();
+            for binary in ["nova-conductor", "nova-scheduler"] {
+                db::hosts::beat(tx, &host, binary, None, now)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = beaten.await {
+            tracing::warn!(%error, "the control services cannot say that they live");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(beat) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Writes floating addresses to the servers whenever the network service has changed something; many changes at once
+/// are one renewal.
+pub(crate) async fn follow_addresses(
+    with: Neighbours,
+    mut changes: Option<watch::Receiver<u64>>,
+    mut told: bus::Listener,
+    stop: CancellationToken,
+) {
+    let mut addresses = Addresses::default();
+    loop {
+        if let Err(error) = addresses.renew(&with).await {
+            tracing::warn!(%error, "floating addresses of servers are not renewed");
+        }
+        tokio::select! {
+            () = changed(&mut changes) => {}
+            () = told.rung() => {}
+            () = stop.cancelled() => return,
+        }
+        tokio::time::sleep(ADDRESS_PAUSE).await;
+        if let Some(changes) = &mut changes {
+            changes.mark_unchanged();
+        }
+    }
+}
+
+/// A change that the network service tells of; where it is another process, now and then.
+async fn changed(changes: &mut Option<watch::Receiver<u64>>) {
+    let heard = match changes {
+        Some(changes) => changes.changed().await.is_ok(),
+        None => false,
+    };
+    if !heard {
+        tokio::time::sleep(ADDRESS_LOOK).await;
+    }
+}
+
+/// Rings for servers' addresses whenever the network service in this process has changed something, for conductors in
+/// other processes.
+pub(crate) async fn tell_addresses(
+    mut changes: watch::Receiver<u64>,
+    bus: Bus,
+    stop: CancellationToken,
+) {
+    while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
+        bus.ring(Bell::Addresses);
+        tokio::time::sleep(ADDRESS_PAUSE).await;
+    }
+}

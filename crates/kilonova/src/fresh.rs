@@ -1,0 +1,94 @@
+//! What a fresh cloud holds: people, catalog, networks, flavors, and images where guests are simulated.
+
+use crate::arguments::Hypervisor;
+use crate::part::{self, Orders};
+use crate::services;
+use crate::settings::Settings;
+use anyhow::{Context, Result};
+use identity::{Bootstrap, Bootstrapped, Endpoint, ServiceUser};
+use sql::Store;
+use std::collections::BTreeMap;
+
+/// The databases of a cloud, filled.
+pub(crate) struct Filled {
+    pub(crate) identity: identity::Service,
+    pub(crate) image: image::Service,
+    pub(crate) network: network::Service,
+    pub(crate) compute: Store,
+    pub(crate) made: Bootstrapped,
+}
+
+/// Brings all databases up to date and makes what is missing of a fresh cloud. Safe to repeat at every start.
+pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
+    let settings = &orders.settings;
+    let secrets = orders.secrets.as_ref().context("orders without secrets")?;
+    let identity = services::identity(orders).await?;
+    let made = identity
+        .bootstrap(&fresh_identity(settings, secrets))
+        .await?;
+    let validator = services::local_validator(&identity);
+    let image = services::image(orders, validator.clone()).await?;
+    let network = services::network(orders, validator).await?;
+    network.bootstrap(&made.admin_project_id).await?;
+    let compute = services::compute_store(orders).await?;
+    compute.write(db::instances::begin_numbers).await?;
+    crate::flavors::fill(&compute).await?;
+    if settings.hypervisor == Hypervisor::Sim {
+        simulated_images(&image, &made.admin_project_id).await?;
+    }
+    Ok(Filled {
+        identity,
+        image,
+        network,
+        compute,
+        made,
+    })
+}
+
+/// Two small public images, so that simulated servers have something to boot from.
+async fn simulated_images(image: &image::Service, owner: &str) -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    file.as_file().set_len(1 << 20)?;
+    for name in ["cirros-sim-disk", "cirros-sim-alt-disk"] {
+        let registration = image::Registration {
+            name: name.to_owned(),
+            owner: owner.to_owned(),
+            disk_format: "raw".to_owned(),
+            visibility: image::model::Visibility::Public,
+            min_disk: 0,
+            min_ram: 0,
+            properties: BTreeMap::new(),
+        };
+        image.register_file(registration, file.path()).await?;
+    }
+    Ok(())
+}
+fn fresh_identity(settings: &Settings, secrets: &part::Secrets) -> Bootstrap {
+    let endpoint = |service_type: &str, service_name: &str, port: u16, path: &str| {
+        let url = settings.url(port, path);
+        Endpoint {
+            service_type: service_type.to_owned(),
+            service_name: service_name.to_owned(),
+            public: url.clone(),
+            internal: url.clone(),
+            admin: Some(url),
+        }
+    };
+    Bootstrap {
+        admin_password: secrets.admin_password.clone(),
+        demo_password: Some(secrets.demo_password.clone()),
+        region: "RegionOne".to_owned(),
+        endpoints: vec![
+            endpoint("identity", "keystone", settings.identity_port, "/v3"),
+            endpoint("compute", "nova", settings.compute_port, "/v2.1"),
+            endpoint("image", "glance", settings.image_port, ""),
+            endpoint("network", "neutron", settings.network_port, ""),
+            endpoint("placement", "placement", settings.placement_port, ""),
+        ],
+        service_users: vec![ServiceUser {
+            name: "nova".to_owned(),
+            password: None,
+            roles: vec!["service".to_owned(), "admin".to_owned()],
+        }],
+    }
+}

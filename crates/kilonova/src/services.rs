@@ -1,0 +1,336 @@
+//! Each service of the cloud, opened and wired on its own: `up` has all of them in one process, a role has one. The only
+//! place that names implementations.
+
+use crate::background;
+use crate::drives::Drives;
+use crate::home::private_folder;
+use crate::part::Orders;
+use crate::serving::Serving;
+use anyhow::{Context, Result};
+use axum::Router;
+use bus::{Bell, Bus};
+use clients::{Images, Networks, ServiceTokens};
+use conductor::agents::Agents;
+use conductor::questions::Questions;
+use conductor::view::View;
+use conductor::{Neighbours, bells};
+use edge::secrets::{SecretBox, Secrets};
+use journal::{Journal, Outcomes};
+use sql::{Options, Store};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use types::HostName;
+use web::auth::TokenValidator;
+use web::client::Client;
+
+/// How often the database is looked into for what no bell told, when several processes share it.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// The way to a service.
+#[derive(Clone)]
+pub(crate) enum Way {
+    /// In this process.
+    Here(Router),
+    /// At this URL.
+    There(String),
+}
+
+impl Way {
+    fn client(&self, service: &'static str) -> Client {
+        match self {
+            Self::Here(router) => Client::in_process(service, router.clone()),
+            Self::There(url) => Client::http(service, url),
+        }
+    }
+}
+
+/// What a service of compute needs of the others.
+#[derive(Clone)]
+pub(crate) struct Reach {
+    pub(crate) images: Way,
+    pub(crate) networks: Way,
+    pub(crate) tokens: Arc<dyn ServiceTokens>,
+    pub(crate) validator: Arc<dyn TokenValidator>,
+    /// Several processes share the databases.
+    pub(crate) shared: bool,
+}
+
+impl Reach {
+    fn images(&self) -> Images {
+        Images::new(self.images.client("the image service"))
+    }
+
+    fn networks(&self) -> Networks {
+        Networks::new(self.networks.client("the network service"))
+    }
+}
+
+/// The database of a service: the one that is set, else a file.
+async fn open_store(orders: &Orders, name: &str, url: &str) -> Result<Store> {
+    let options = Options {
+        connections: orders.settings.database_connections,
+        migrates: orders.migrates,
+        ..Options::default()
+    };
+    let file = private_folder(&orders.folder, "db")?.join(format!("{name}.db"));
+    let url = match url {
+        "" => format!("sqlite://{}", file.display()),
+        given => given.to_owned(),
+    };
+    Store::open_with(&url, options)
+        .await
+        .with_context(|| format!("the {name} database"))
+}
+
+/// The identity service.
+pub(crate) async fn identity(orders: &Orders) -> Result<identity::Service> {
+    let store = open_store(orders, "identity", &orders.settings.identity_database).await?;
+    let config = identity::Config::new(private_folder(&orders.folder, "keys")?);
+    Ok(identity::Service::open(store, config).await?)
+}
+
+/// Tokens validated by the identity service in this process.
+pub(crate) fn local_validator(identity: &identity::Service) -> Arc<dyn TokenValidator> {
+    Arc::new(identity.clone())
+}
+
+/// The image service.
+pub(crate) async fn image(
+    orders: &Orders,
+    validator: Arc<dyn TokenValidator>,
+) -> Result<image::Service> {
+    let store = open_store(orders, "image", &orders.settings.image_database).await?;
+    let mut config = image::Config::new(private_folder(&orders.folder, "images")?);
+    config.identity_url = Some(orders.settings.auth_url());
+    Ok(image::Service::open(store, config, validator).await?)
+}
+
+/// The network service.
+pub(crate) async fn network(
+    orders: &Orders,
+    validator: Arc<dyn TokenValidator>,
+) -> Result<network::Service> {
+    let settings = &orders.settings;
+    let config = network::Config {
+        public_cidr: settings
+            .public_range
+            .parse()
+            .context("the public range is not a CIDR")?,
+        private_cidr: settings
+            .private_range
+            .parse()
+            .context("the private range is not a CIDR")?,
+        ..network::Config::default()
+    };
+    let store = open_store(orders, "network", &settings.network_database).await?;
+    Ok(network::Service::open(store, config, validator).await?)
+}
+
+/// The database of compute.
+pub(crate) async fn compute_store(orders: &Orders) -> Result<Store> {
+    let store = open_store(orders, "compute", &orders.settings.compute_database).await?;
+    db::migrate(&store).await?;
+    Ok(store)
+}
+
+/// The Placement API.
+pub(crate) async fn placement(
+    orders: &Orders,
+    store: Store,
+    validator: Arc<dyn TokenValidator>,
+) -> Result<placement::Service> {
+    let config = placement::Config {
+        identity_url: orders.settings.auth_url(),
+        ..placement::Config::default()
+    };
+    Ok(placement::Service::open(store, config, validator).await?)
+}
+
+/// What seals passwords in the database.
+fn secret_box(orders: &Orders) -> Result<Arc<SecretBox>> {
+    let secrets = orders.secrets.as_ref().context("orders without secrets")?;
+    Ok(Arc::new(SecretBox::new(secrets.seal_key.as_bytes())?))
+}
+
+/// The metadata service that guests ask.
+pub(crate) fn metadata(orders: &Orders, store: Store, reach: &Reach) -> Result<Router> {
+    let service = edge::metadata::Service::new(
+        store,
+        Arc::new(reach.networks()),
+        Arc::clone(&reach.tokens),
+        secret_box(orders)? as Arc<dyn Secrets>,
+        edge::metadata::Config::new(orders.metadata_secret.as_bytes()),
+    );
+    Ok(service.router())
+}
+
+struct Sealer(Arc<SecretBox>);
+
+impl api::Secrets for Sealer {
+    fn seal(&self, clear: &str) -> String {
+        self.0.seal(clear)
+    }
+
+    fn open(&self, sealed: &str) -> Option<String> {
+        self.0.open(sealed)
+    }
+}
+
+/// The Compute API.
+pub(crate) async fn compute_api(
+    orders: &Orders,
+    store: Store,
+    reach: &Reach,
+    bus: &Bus,
+) -> Result<api::Service> {
+    let settings = &orders.settings;
+    let deps = api::Deps {
+        store: store.clone(),
+        validator: Arc::clone(&reach.validator),
+        images: reach.images(),
+        networks: reach.networks(),
+        bus: bus.clone(),
+        questions: Arc::new(Questions::new(store, bus.clone())),
+        secrets: Arc::new(Sealer(secret_box(orders)?)),
+    };
+    let config = api::Config {
+        auth_url: settings.auth_url(),
+        max_limit: settings.max_limit,
+        max_body_bytes: settings.max_request_body_size,
+        default_zone: settings.default_availability_zone.clone(),
+        internal_zone: settings.internal_availability_zone.clone(),
+        service_down_micros: i64::try_from(settings.down_after().as_micros())?,
+        reclaim_seconds: settings.reclaim_instance_interval,
+        offload_at_once: settings.shelved_offload_time == 0,
+        image_url: settings.image_url(),
+        default_floating_pool: settings.default_floating_pool.clone(),
+        policy_files: settings.policy_files(),
+        rate_limit: settings.rate_limit(),
+        ..api::Config::default()
+    };
+    Ok(api::Service::open(deps, config).await?)
+}
+
+/// Serves the Compute API and its metrics.
+pub(crate) async fn serve_compute_api(
+    orders: &Orders,
+    compute: &api::Service,
+    serving: &mut Serving,
+) -> Result<()> {
+    let settings = &orders.settings;
+    if !settings.metrics_listen.is_empty() {
+        serving
+            .at("metrics", &settings.metrics_listen, compute.metrics())
+            .await?;
+    }
+    serving
+        .tcp("compute", settings.compute_port, compute.router())
+        .await
+}
+
+/// A conductor at work: flows run as long as it is kept.
+pub(crate) struct Conductor {
+    /// What agents of hosts ask.
+    pub(crate) desk: Router,
+    _worker: journal::Worker,
+}
+
+impl Conductor {
+    /// Starts a conductor under a name that no other process has now. `changes` are those of a network service in this
+    /// process.
+    pub(crate) async fn start(
+        orders: &Orders,
+        name: &str,
+        store: Store,
+        reach: &Reach,
+        bus: &Bus,
+        changes: Option<watch::Receiver<u64>>,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
+        let settings = &orders.settings;
+        let networks = Arc::new(reach.networks());
+        let with = Neighbours {
+            store: store.clone(),
+            networks: Arc::clone(&networks),
+            images: Arc::new(reach.images()),
+            tokens: Arc::clone(&reach.tokens),
+            view: Arc::new(View::new(store.clone(), settings.down_after())),
+        };
+        let outcomes = match reach.shared {
+            true => Outcomes::shared(store.clone(), bus.clone()),
+            false => Outcomes::new(store.clone()),
+        };
+        let drives = Arc::new(Drives {
+            store: store.clone(),
+            networks,
+            tokens: Arc::clone(&reach.tokens),
+            secrets: secret_box(orders)?,
+        });
+        let agents = Agents::new(
+            with.clone(),
+            bus.clone(),
+            outcomes.clone(),
+            drives,
+            settings.ratios(),
+        );
+        let journal = Journal::new(
+            name,
+            store.clone(),
+            bus.clone(),
+            outcomes,
+            journal::Settings::default(),
+        );
+        let worker = conductor::flows::register(journal, &with).start().await?;
+        let host = settings.host_name();
+        spawn_background(orders, with, bus, host, changes, stop);
+        if reach.shared {
+            tokio::spawn(bells::watch(store, bus.clone(), WATCH, stop.clone()));
+        }
+        Ok(Self {
+            desk: agents.router(),
+            _worker: worker,
+        })
+    }
+}
+
+fn spawn_background(
+    orders: &Orders,
+    with: Neighbours,
+    bus: &Bus,
+    host: HostName,
+    changes: Option<watch::Receiver<u64>>,
+    stop: &CancellationToken,
+) {
+    let (settings, store) = (&orders.settings, with.store.clone());
+    tokio::spawn(background::beat_control_services(
+        store.clone(),
+        host,
+        settings.beat(),
+        stop.clone(),
+    ));
+    if settings.reclaim_instance_interval > 0 {
+        tokio::spawn(background::reclaim_deleted(
+            store.clone(),
+            bus.clone(),
+            Duration::from_secs(settings.reclaim_instance_interval),
+            stop.clone(),
+        ));
+    }
+    if let Ok(after @ 1..) = u64::try_from(settings.shelved_offload_time) {
+        tokio::spawn(background::offload_shelved(
+            store.clone(),
+            bus.clone(),
+            Duration::from_secs(after),
+            stop.clone(),
+        ));
+    }
+    tokio::spawn(background::follow_addresses(
+        with,
+        changes,
+        bus.listen(Bell::Addresses),
+        stop.clone(),
+    ));
+    tokio::spawn(bells::forget_questions(store, stop.clone()));
+}

@@ -1,0 +1,113 @@
+"""A cloud of many processes: each service is one of its own, and they share kilonova.conf and the databases."""
+
+import pathlib
+import re
+import select
+import shutil
+import signal
+import subprocess
+import time
+
+from cloud import BINARY, SERVICES, Client, Failure, free_ports
+
+# The section of kilonova.conf and the name of each service's port.
+PORTS = {
+    "identity": ("identity", "port"),
+    "compute": ("DEFAULT", "osapi_compute_listen_port"),
+    "metadata": ("DEFAULT", "metadata_listen_port"),
+    "placement": ("placement", "port"),
+    "image": ("image", "port"),
+    "network": ("network", "port"),
+}
+READY_SECONDS = 60
+
+
+class Process:
+    """One `kilonova ROLE`."""
+
+    def __init__(self, cloud, role, *settings):
+        self.cloud, self.role = cloud, role
+        self.command = [BINARY, role, "--home", str(cloud.home)]
+        for setting in settings:
+            self.command += ["--set", setting]
+        self.process = None
+
+    def start(self):
+        """Starts it and waits until it says that it is ready."""
+        with open(self.cloud.log, "ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True
+            )
+        heard, _, _ = select.select([self.process.stdout], [], [], READY_SECONDS)
+        line = self.process.stdout.readline() if heard else ""
+        if line != "ready\n":
+            self.process.kill()
+            self.process.wait()
+            raise Failure(f"{self.role} is not ready:\n{self.cloud.tail()}")
+        return self
+
+    def kill(self):
+        """SIGKILL: it has no time to do anything."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def stop(self):
+        """SIGTERM: it ends in order."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=30)
+        self.process.stdout.close()
+        assert code == 0, f"{self.role}: {code}\n{self.cloud.tail()}"
+
+
+class Roles:
+    """A home with kilonova.conf, and the processes that were started in it."""
+
+    def __init__(self, home, settings):
+        self.home = pathlib.Path(home)
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
+        sections = {section: dict(names) for section, names in settings.items()}
+        for service, (section, name) in PORTS.items():
+            sections.setdefault(section, {})[name] = self.ports[service]
+        text = ""
+        for section, names in sections.items():
+            text += f"[{section}]\n" + "".join(f"{name} = {value}\n" for name, value in names.items())
+        (self.home / "kilonova.conf").write_text(text)
+        self.log = self.home / "log"
+        self.processes = []
+
+    def command(self, *arguments):
+        """Runs a command that ends, with this home."""
+        return subprocess.run(
+            [BINARY, *arguments, "--home", str(self.home)], capture_output=True, text=True, timeout=120
+        )  # fmt: skip
+
+    def sync(self):
+        done = self.command("db", "sync")
+        assert done.returncode == 0, done.stderr
+
+    def start(self, role, *settings):
+        process = Process(self, role, *settings).start()
+        self.processes.append(process)
+        return process
+
+    def tail(self, lines=60):
+        text = self.log.read_text(errors="replace") if self.log.exists() else "(no log)"
+        return "\n".join(text.splitlines()[-lines:])
+
+    def errors(self):
+        """What any process said at level ERROR, and panics."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return [line for line in text.splitlines() if re.search(r"\bERROR\b|panicked at", line)]
+
+    def client(self, name="kilonova"):
+        return Client(self, name)
+
+    def discard(self):
+        for process in self.processes:
+            if process.process.poll() is None:
+                process.process.kill()
+                process.process.wait()
+        time.sleep(0.1)
+        shutil.rmtree(self.home, ignore_errors=True)

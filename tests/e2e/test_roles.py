@@ -1,0 +1,125 @@
+"""Each service as a process of its own, two of those that do the work, killed one after the other under load."""
+
+import os
+import subprocess
+import tempfile
+import time
+import urllib.parse
+import uuid
+
+import pytest
+
+from cloud import free_ports, wait_until
+from roles import Roles
+from test_servers import boot
+
+DATABASES = {"database": "compute", "identity": "identity", "image": "image", "network": "network"}
+
+
+def databases():
+    """Databases of its own on PostgreSQL where there is one; else SQLite in the home."""
+    server = os.environ.get("KILONOVA_TEST_POSTGRES")
+    if not server:
+        return {}
+    sections = {}
+    for section, service in DATABASES.items():
+        database = f"e2e_{service}_{uuid.uuid4().hex[:8]}"
+        subprocess.run(["psql", "-q", "-d", server, "-c", f"CREATE DATABASE {database}"], check=True)
+        url = urllib.parse.urlunsplit(urllib.parse.urlsplit(server)._replace(path=f"/{database}"))
+        sections[section] = {"connection": url}
+    return sections
+
+
+@pytest.fixture
+def roles():
+    home = tempfile.mkdtemp(prefix="kilonova-e2e-roles-")
+    settings = databases()
+    settings.setdefault("DEFAULT", {}).update(compute_driver="fake.FakeDriver", report_interval=1, service_down_time=10)
+    settings["agent"] = {"conductors": f"unix:{home}/c1.sock, unix:{home}/c2.sock"}
+    made = Roles(home, settings)
+    yield made
+    made.discard()
+
+
+def start_all(roles):
+    """Two of each of what may be there twice; gives those that are killed later."""
+    for role in ("identity", "image", "network", "placement", "metadata"):
+        roles.start(role)
+    second_api = free_ports(1)[0]
+    killed = [
+        roles.start("api"),
+        roles.start("api", f"DEFAULT.osapi_compute_listen_port={second_api}"),
+        roles.start("conductor", f"conductor.agent_listen=unix:{roles.home}/c1.sock"),
+        roles.start("conductor", f"conductor.agent_listen=unix:{roles.home}/c2.sock"),
+        roles.start("compute", "DEFAULT.host=left"),
+        roles.start("compute", "DEFAULT.host=right"),
+    ]
+    for host in ("left", "right"):
+        roles.start("network-agent", f"DEFAULT.host={host}")
+    return killed, second_api
+
+
+def up_hosts(sdk):
+    return {s.host for s in sdk.compute.services() if s.binary == "nova-compute" and s.state == "up"}
+
+
+def settled(sdk, ids):
+    """The servers, when none of them is under way any more."""
+    found = {server.id: server for server in sdk.compute.servers()}
+    ours = [found.get(server) for server in ids]
+    if any(server is None or server.task_state or server.status == "BUILD" for server in ours):
+        return None
+    return ours
+
+
+def test_an_unprepared_database_is_refused(roles):
+    refused = roles.command("api")
+    assert refused.returncode != 0
+    assert "kilonova db sync" in refused.stderr
+    # Several at once wait for each other.
+    syncs = [roles.command("db", "sync") for _ in range(2)]
+    assert [done.returncode for done in syncs] == [0, 0], [done.stderr for done in syncs]
+
+
+def test_every_process_may_be_killed(roles, name):
+    roles.sync()
+    killed, second_api = start_all(roles)
+    sdk = roles.client().sdk()
+    wait_until(lambda: up_hosts(sdk) == {"left", "right"}, 30, lambda: f"hosts up\n{roles.tail()}")
+    image = next(iter(sdk.image.images()))
+    sdk.set_compute_quotas(sdk.current_project_id, instances=-1, cores=-1, ram=-1)
+
+    # Any API process will do, and each hears what the other took in.
+    first = boot(sdk, f"{name}-first", {"id": image.id})
+    headers = {"X-Auth-Token": sdk.auth_token, "OpenStack-API-Version": "compute 2.96"}
+    other = f"http://127.0.0.1:{second_api}/v2.1/servers/{first.id}"
+    wait_until(
+        lambda: sdk.session.get(other, headers=headers, authenticated=False).json()["server"]["status"] == "ACTIVE",
+        30,
+        lambda: f"ACTIVE\n{roles.tail()}",
+    )
+    # A host is asked through whichever conductor its agent speaks with.
+    assert sdk.compute.get_server_console_output(first.id)["output"]
+
+    ids = [first.id]
+    for round_, process in enumerate(killed):
+        for number in range(4):
+            made = boot(sdk, f"{name}-{round_}-{number}", {"id": image.id})
+            ids.append(made.id)
+        process.kill()
+        time.sleep(0.3)
+        process.start()
+    servers = wait_until(lambda: settled(sdk, ids), 120, lambda: f"all settled\n{roles.tail()}")
+    lost = [server for server in servers if server.status not in ("ACTIVE", "ERROR")]
+    assert not lost, lost
+    assert all(server.fault for server in servers if server.status == "ERROR")
+    active = [server for server in servers if server.status == "ACTIVE"]
+    assert len(active) > len(servers) // 2, [server.fault for server in servers if server.status == "ERROR"]
+    assert {server.compute_host for server in active} == {"left", "right"}
+
+    for server in ids:
+        sdk.compute.delete_server(server)
+    wait_until(lambda: not list(sdk.compute.servers()), 60, lambda: f"all deleted\n{roles.tail()}")
+    assert not [port for port in sdk.network.ports() if port.device_owner.startswith("compute:")]
+    for process in roles.processes:
+        process.stop()
