@@ -141,16 +141,11 @@ impl Agents {
 
     async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
         let wanted = host.clone();
-        let stored: Result<(Vec<(Work, Timestamp)>, Vec<Asked>), sql::Error> = self
-            .inner
-            .with
-            .store
-            .read(move |tx| {
-                let pending = db::work::pending(tx, &wanted, MOST_WORK)?;
-                Ok((pending, db::questions::open(tx, &wanted)?))
-            })
-            .await;
-        let (pending, asked) = stored?;
+        let waiting = move |tx: &mut sql::Tx<'_>| -> Result<_, sql::Error> {
+            let pending = db::work::pending(tx, &wanted, MOST_WORK)?;
+            Ok((pending, db::questions::open(tx, &wanted)?))
+        };
+        let (pending, asked) = self.inner.with.store.read(waiting).await?;
         let mut polled = Polled::default();
         let mut new = Vec::new();
         {
