@@ -69,6 +69,11 @@ impl Rule {
         self
     }
 
+    const fn whatever_task(mut self) -> Self {
+        self.tasks = Tasks::Any;
+        self
+    }
+
     const fn during(mut self, tasks: &'static [TaskState]) -> Self {
         self.tasks = Tasks::IdleOr(tasks);
         self
@@ -132,6 +137,37 @@ pub const CREATE_IMAGE: Rule = Rule::new("createImage", COPIED).unlocked();
 pub const CREATE_BACKUP: Rule = Rule::new("createBackup", COPIED).unlocked();
 const COPIED: &[VmState] = &[V::Active, V::Stopped, V::Paused, V::Suspended];
 
+/// `changePassword`.
+pub const CHANGE_PASSWORD: Rule = Rule::new("changePassword", &[V::Active]);
+/// `addFixedIp`.
+pub const ADD_FIXED_IP: Rule = Rule::anytime("addFixedIp").on_host();
+/// `removeFixedIp`.
+pub const REMOVE_FIXED_IP: Rule = Rule::anytime("removeFixedIp").on_host();
+/// `lock`.
+pub const LOCK: Rule = Rule::anytime("lock").unlocked();
+/// `unlock`; who may take an administrator's lock away is a policy of its own.
+pub const UNLOCK: Rule = Rule::anytime("unlock").unlocked();
+
+/// `POST` and `PUT` below `/servers/{id}/metadata`.
+pub const UPDATE_METADATA: Rule = Rule::new("update metadata", COPIED).whatever_task();
+/// `DELETE` there.
+pub const DELETE_METADATA: Rule = Rule::new("delete metadata", COPIED).whatever_task();
+/// `PUT /servers/{id}/tags/{tag}`.
+pub const UPDATE_TAG: Rule = tagged("update tag");
+/// `PUT /servers/{id}/tags`.
+pub const UPDATE_TAGS: Rule = tagged("update tags");
+/// `DELETE /servers/{id}/tags/{tag}`.
+pub const DELETE_TAG: Rule = tagged("delete tag");
+/// `DELETE /servers/{id}/tags`.
+pub const DELETE_TAGS: Rule = tagged("delete tags");
+
+const fn tagged(name: &'static str) -> Rule {
+    Rule {
+        launched: false,
+        ..Rule::new(name, COPIED).whatever_task().unlocked()
+    }
+}
+
 /// `shelve`.
 pub const SHELVE: Rule = Rule::new("shelve", COPIED);
 /// `shelveOffload`.
@@ -165,6 +201,17 @@ pub const ALL: &[(&str, Rule)] = &[
     ("rebuild", REBUILD),
     ("createImage", CREATE_IMAGE),
     ("createBackup", CREATE_BACKUP),
+    ("changePassword", CHANGE_PASSWORD),
+    ("addFixedIp", ADD_FIXED_IP),
+    ("removeFixedIp", REMOVE_FIXED_IP),
+    ("lock", LOCK),
+    ("unlock", UNLOCK),
+    ("update metadata", UPDATE_METADATA),
+    ("delete metadata", DELETE_METADATA),
+    ("update tag", UPDATE_TAG),
+    ("update tags", UPDATE_TAGS),
+    ("delete tag", DELETE_TAG),
+    ("delete tags", DELETE_TAGS),
     ("shelve", SHELVE),
     ("shelveOffload", SHELVE_OFFLOAD),
     ("unshelve", UNSHELVE),

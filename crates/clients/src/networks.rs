@@ -354,6 +354,34 @@ impl Networks {
         }
     }
 
+    /// Gives a port these fixed addresses and no others, as `(subnet, address)`; an empty address is any free one of the
+    /// subnet. A refusal is the inner `Err`, in the service's words.
+    pub async fn set_fixed_ips(
+        &self,
+        token: &str,
+        port_id: &str,
+        addresses: &[(String, String)],
+    ) -> Result<Result<PortRecord, String>, ClientError> {
+        let fixed: Vec<Value> = addresses
+            .iter()
+            .map(|(subnet, ip)| match ip.as_str() {
+                "" => json!({ "subnet_id": subnet }),
+                ip => json!({ "subnet_id": subnet, "ip_address": ip }),
+            })
+            .collect();
+        let path = format!("/v2.0/ports/{}", escape(port_id));
+        let body = json!({ "port": { "fixed_ips": fixed } });
+        let answer = self
+            .client
+            .call(Method::PUT, &path, headers(token), Some(&body))
+            .await?;
+        match answer.status {
+            StatusCode::OK => Ok(Ok(port(&answer.json()["port"]))),
+            status if status.is_client_error() => Ok(Err(refusal(&answer))),
+            _ => Err(unexpected(SERVICE, "update port", &answer)),
+        }
+    }
+
     /// Gives a port these security groups and no others; a refusal is the inner `Err`, in the service's words.
     pub async fn set_groups(
         &self,

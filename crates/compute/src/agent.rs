@@ -304,6 +304,10 @@ impl Agent {
                 let detached = self.hypervisor.detach(id, port_id).await;
                 detached.map(power).map_err(failure)
             }
+            Verb::EnsurePassword { user, password } => {
+                let set = self.hypervisor.set_password(id, user, password).await;
+                set.map(power).map_err(failure)
+            }
             Verb::InterruptOnce => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;

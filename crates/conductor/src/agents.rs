@@ -61,6 +61,9 @@ pub struct Polled {
 pub trait ConfigDrives: Send + Sync + 'static {
     /// The files of a server's config drive: path, and content in base64.
     async fn files(&self, server: ServerId) -> Result<Vec<(String, String)>, String>;
+
+    /// The text of what is stored sealed.
+    fn open(&self, sealed: &str) -> Option<String>;
 }
 
 /// One piece of work, told from a repeat of it by when it was stored.
@@ -186,6 +189,10 @@ impl Agents {
 
     /// Adds what is secret. A guest must not get a drive without it.
     async fn fill_in(&self, work: &mut Work) -> Result<(), String> {
+        if let Some(sealed) = work.verb.sealed_mut() {
+            let clear = self.inner.drives.open(sealed);
+            *sealed = clear.ok_or("what was stored sealed cannot be opened")?;
+        }
         let Some(plan) = work.verb.plan_mut() else {
             return Ok(());
         };
@@ -204,7 +211,7 @@ impl Agents {
             *tries += 1;
             *tries
         };
-        tracing::warn!(%server, %error, tries, "the config drive's files cannot be made");
+        tracing::warn!(%server, %error, tries, "what is secret in a piece of work cannot be had");
         let (agents, host) = (self.clone(), host.clone());
         tokio::spawn(async move {
             if tries < SECRET_TRIES {

@@ -2,6 +2,7 @@
 //! Stories of a whole cloud on simulated hosts, each ended by the audit.
 
 use journal::faults::{Fault, Point, Script, When};
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::{Cluster, Options};
@@ -737,5 +738,86 @@ async fn a_server_does_not_come_back_to_a_host_that_has_still_to_remove_it() {
     assert_ne!(back.host, Some(name));
     cluster.start_host(host);
     cluster.paid().await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_password_reaches_the_guest_in_clear_and_nothing_else() {
+    let cluster = Cluster::new(small(1, 4)).await;
+    let server = cluster.create().await;
+    let without = cluster.create_with(|new| new.image = Some(agentless()));
+    let without = without.await;
+    cluster.idle().await;
+    let controls = cluster.hosts[0].sim.controls();
+    let change = |server| cluster.act(server, "change_password", json!({ "password": "sealed p" }));
+    change(server).await;
+    cluster.idle().await;
+    assert!(!cluster.last_action_failed(server).await);
+    let set = controls.password(server);
+    assert_eq!(set, Some(("root".to_owned(), "p".to_owned())));
+    change(without).await;
+    cluster.idle().await;
+    let fault = cluster.server(without).await.fault.unwrap();
+    let wanted = (409, "QEMU guest agent is not enabled");
+    assert_eq!((fault.code, &fault.message[..]), wanted);
+    for (error, code, words) in [
+        (
+            HypervisorError::AgentSilent("no answer".to_owned()),
+            501,
+            "Unable to set password on instance",
+        ),
+        (
+            HypervisorError::Rejected("no such user: root".to_owned()),
+            409,
+            "because error setting admin password",
+        ),
+    ] {
+        controls.fail_next(Verb::SetPassword, error, 1);
+        change(server).await;
+        cluster.idle().await;
+        let shown = cluster.server(server).await;
+        let fault = shown.fault.unwrap();
+        assert_eq!((shown.vm_state, fault.code), (VmState::Active, code));
+        assert!(fault.message.ends_with(words), "{}", fault.message);
+    }
+    clean(&cluster).await;
+}
+
+/// An image that says that it has no agent.
+fn agentless() -> types::server::ImageRef {
+    let image = json!({ "id": uuid::Uuid::new_v4(), "name": "i", "disk_format": "raw", "container_format": "bare",
+        "size": 1, "min_disk": 0, "min_ram": 0, "sha512": null, "properties": { "hw_qemu_guest_agent": "no" } });
+    serde_json::from_value(image).unwrap()
+}
+
+#[tokio::test]
+async fn addresses_come_and_go_with_their_port() {
+    let cluster = Cluster::new(small(1, 4)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let shown = async || {
+        let info = cluster.server(server).await.network_info;
+        let addresses = info[0].addresses.iter().map(|one| one.ip.clone());
+        addresses.collect::<Vec<_>>()
+    };
+    let first = shown().await;
+    let network = cluster.first_state("add_fixed_ip", server);
+    cluster.act(server, "add_fixed_ip", network).await;
+    cluster.idle().await;
+    let both = shown().await;
+    assert_eq!((both.len(), &both[0]), (2, &first[0]));
+    clean(&cluster).await;
+    for (address, left) in [(&first[0], 1), (&first[0], 1), (&both[1], 0)] {
+        let state = json!({ "address": address });
+        cluster.act(server, "remove_fixed_ip", state).await;
+        cluster.idle().await;
+        assert_eq!(shown().await.len(), left);
+    }
+    let elsewhere = json!({ "network": "another" });
+    cluster.act(server, "add_fixed_ip", elsewhere).await;
+    cluster.idle().await;
+    let fault = cluster.server(server).await.fault.unwrap();
+    let wanted = format!("Network could not be found for instance {server}.");
+    assert_eq!(fault.message, wanted);
     clean(&cluster).await;
 }

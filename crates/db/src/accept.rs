@@ -15,7 +15,7 @@ pub struct Start<'a> {
     pub flow: &'a str,
     /// Its first state, a JSON object.
     pub state: serde_json::Value,
-    /// The action's name as Nova shows it, for example `create`, `stop`, `reboot`.
+    /// The action's name as Nova shows it, for example `create`, `stop`, `reboot`; empty where Nova shows none.
     pub action: &'a str,
     /// Who asked.
     pub by: Requester<'a>,
@@ -63,6 +63,13 @@ pub const ATTACH_INTERFACE: &str = "attach_interface";
 /// The flow that takes an interface away; its state is `{"port": id}`.
 pub const DETACH_INTERFACE: &str = "detach_interface";
 
+/// The flow that sets a password in the guest; its state is `{"password": sealed}`.
+pub const CHANGE_PASSWORD: &str = "change_password";
+/// The flow that gives a port one more address; its state is `{"network": id}`.
+pub const ADD_FIXED_IP: &str = "add_fixed_ip";
+/// The flow that takes an address from a port; its state is `{"address": ip}`.
+pub const REMOVE_FIXED_IP: &str = "remove_fixed_ip";
+
 /// The flow that puts a server's disk into an image and switches the server off; its state is
 /// `{"image": id, "offload": bool}`.
 pub const SHELVE: &str = "shelve";
@@ -103,7 +110,11 @@ fn start_task(
     start: &Start<'_>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let action = actions::start(tx, server, start.action, &start.by, now)?;
+    let action = if start.action.is_empty() {
+        None
+    } else {
+        Some(actions::start(tx, server, start.action, &start.by, now)?)
+    };
     tasks::insert(
         tx,
         &tasks::NewTask {
@@ -111,7 +122,7 @@ fn start_task(
             flow: start.flow,
             server,
             request_id: start.by.request_id,
-            action: Some(action),
+            action,
             state: &to_document(&start.state)?,
         },
         now,

@@ -36,6 +36,10 @@ pub(crate) struct Drives {
 
 #[async_trait::async_trait]
 impl ConfigDrives for Drives {
+    fn open(&self, sealed: &str) -> Option<String> {
+        self.secrets.open(sealed)
+    }
+
     async fn files(&self, server: ServerId) -> Result<Vec<(String, String)>, String> {
         use base64::Engine;
         let found: Result<_, sql::Error> = self

@@ -94,6 +94,18 @@ impl Cluster {
         for server in live.values() {
             for interface in &server.network_info {
                 let its = (interface.port_id.clone(), server.id.to_string());
+                let shown: Vec<&str> = interface
+                    .addresses
+                    .iter()
+                    .map(|address| address.ip.as_str())
+                    .collect();
+                let has = self.network.addresses(&interface.port_id);
+                if ports.contains(&its) && shown != has {
+                    wrong.push(format!(
+                        "{} shows {shown:?}, its port has {has:?}",
+                        server.id
+                    ));
+                }
                 if !ports.contains(&its) {
                     wrong.push(format!(
                         "{} shows a port it does not have: {its:?}",

@@ -98,6 +98,10 @@ struct Drives(AtomicUsize);
 
 #[async_trait::async_trait]
 impl ConfigDrives for Drives {
+    fn open(&self, sealed: &str) -> Option<String> {
+        sealed.strip_prefix("sealed ").map(str::to_owned)
+    }
+
     async fn files(&self, _server: ServerId) -> Result<Vec<(String, String)>, String> {
         let less = |left: usize| left.checked_sub(1);
         let failing = self
@@ -436,6 +440,15 @@ impl Cluster {
         self.act(server, accept::REBOOT, how).await;
     }
 
+    /// A port of the server, and the server.
+    fn port_of(&self, server: ServerId) -> (String, String) {
+        let ports = self.network.ports();
+        let mut of_server = ports
+            .into_iter()
+            .filter(|(_, device)| *device == server.to_string());
+        of_server.next().expect("the server has a port")
+    }
+
     /// What a flow's state begins with, beside what its story says: snapshots need an image to fill.
     pub fn first_state(&self, flow: &str, server: ServerId) -> serde_json::Value {
         if flow == accept::ATTACH_INTERFACE {
@@ -447,12 +460,18 @@ impl Cluster {
             return serde_json::json!({ "wanted": wanted });
         }
         if flow == accept::DETACH_INTERFACE {
-            let ports = self.network.ports();
-            let of_server = ports
-                .iter()
-                .find(|(_, device)| *device == server.to_string());
-            let (port, _) = of_server.expect("the server has a port");
+            let (port, _) = self.port_of(server);
             return serde_json::json!({ "port": port });
+        }
+        if flow == accept::CHANGE_PASSWORD {
+            return serde_json::json!({ "password": "sealed secret" });
+        }
+        if flow == accept::ADD_FIXED_IP {
+            return serde_json::json!({ "network": NETWORK });
+        }
+        if flow == accept::REMOVE_FIXED_IP {
+            let (port, _) = self.port_of(server);
+            return serde_json::json!({ "address": self.network.addresses(&port)[0] });
         }
         if flow == accept::SHELVE {
             let properties = serde_json::json!({ "image_type": "shelved", "name": "server-shelved",
@@ -578,6 +597,7 @@ fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
         accept::REBUILD => TaskState::Rebuilding,
         accept::SNAPSHOT => TaskState::ImageSnapshotPending,
         accept::BACKUP => TaskState::ImageBackup,
+        accept::CHANGE_PASSWORD => TaskState::UpdatingPassword,
         accept::SHELVE => TaskState::Shelving,
         accept::SHELVE_OFFLOAD => TaskState::ShelvingOffloading,
         accept::UNSHELVE | accept::UNSHELVE_IN_PLACE => TaskState::Unshelving,

@@ -95,6 +95,16 @@ impl Network {
             .collect()
     }
 
+    /// The fixed addresses of a port.
+    pub fn addresses(&self, port: &str) -> Vec<String> {
+        let inner = self.lock();
+        let fixed = inner.ports.get(port).map(|port| &port["fixed_ips"]);
+        let fixed = fixed.and_then(Value::as_array).into_iter().flatten();
+        fixed
+            .filter_map(|one| one["ip_address"].as_str().map(str::to_owned))
+            .collect()
+    }
+
     /// How many ports were ever made.
     pub fn made(&self) -> u32 {
         self.lock().made
@@ -176,6 +186,10 @@ fn respond(
             axum::Json(json!({ "networks": shared.into_iter().collect::<Vec<_>>() }))
                 .into_response()
         }
+        ("GET", ["subnets"]) => {
+            let subnet = json!({ "id": "subnet", "cidr": "10.0.0.0/16", "network_id": NETWORK, "ip_version": 4 });
+            axum::Json(json!({ "subnets": [subnet] })).into_response()
+        }
         ("GET", ["ports"]) => {
             let device = query.strip_prefix("device_id=").unwrap_or_default();
             let of_device: Vec<&Value> = inner
@@ -202,6 +216,13 @@ fn respond(
             Some(port) => {
                 for (name, value) in document["port"].as_object().into_iter().flatten() {
                     port[name] = value.clone();
+                }
+                for fixed in port["fixed_ips"].as_array_mut().into_iter().flatten() {
+                    if fixed["ip_address"].is_null() {
+                        inner.made += 1;
+                        let [_, _, high, low] = inner.made.to_be_bytes();
+                        fixed["ip_address"] = format!("10.0.{high}.{low}").into();
+                    }
                 }
                 axum::Json(json!({ "port": port })).into_response()
             }

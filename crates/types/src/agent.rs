@@ -119,6 +119,13 @@ pub enum Verb {
     },
     /// The guest got a non-maskable interrupt once for this key.
     InterruptOnce,
+    /// A user in the guest has this password.
+    EnsurePassword {
+        /// The user's name.
+        user: String,
+        /// The password: sealed where it is stored, in clear only on its way to the host.
+        password: String,
+    },
 }
 
 impl Verb {
@@ -128,6 +135,14 @@ impl Verb {
             Self::EnsureGuest(plan)
             | Self::EnsureRescued { plan, .. }
             | Self::RebuildOnce { plan, .. } => Some(plan),
+            _ => None,
+        }
+    }
+
+    /// What is stored sealed, for whoever hands the verb over.
+    pub fn sealed_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::EnsurePassword { password, .. } => Some(password),
             _ => None,
         }
     }
@@ -151,6 +166,7 @@ impl Verb {
             Self::EnsureInterface(_) => "ensure_interface",
             Self::EnsureNoInterface { .. } => "ensure_no_interface",
             Self::InterruptOnce => "interrupt_once",
+            Self::EnsurePassword { .. } => "ensure_password",
         }
     }
 }
@@ -257,6 +273,8 @@ pub enum FailureKind {
     NotFound,
     /// It took too long.
     Timeout,
+    /// The agent in the guest does not do its part.
+    Guest,
 }
 
 /// A finished piece of work, posted by the agent.

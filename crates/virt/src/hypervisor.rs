@@ -37,6 +37,12 @@ pub enum HypervisorError {
     /// It took longer than allowed.
     #[error("{0} took too long")]
     Timeout(String),
+    /// The agent in the guest does not answer.
+    #[error("the guest's agent does not answer: {0}")]
+    AgentSilent(String),
+    /// The guest has no agent.
+    #[error("QEMU guest agent is not enabled")]
+    NoAgent,
     /// A test asked for this failure.
     #[error("injected failure: {0}")]
     Injected(String),
@@ -145,6 +151,13 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// # Errors
     /// [`HypervisorError::Timeout`] when a running guest does not let go of it.
     async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo>;
+
+    /// A user in the guest has this password: the agent in the guest sets it.
+    ///
+    /// # Errors
+    /// [`HypervisorError::NoAgent`] when the guest was not made with one, [`HypervisorError::AgentSilent`] when it does
+    /// not answer, [`HypervisorError::Rejected`] when the guest is off or refuses.
+    async fn set_password(&self, id: ServerId, user: &str, password: &str) -> Result<GuestInfo>;
 
     /// Sends the guest a non-maskable interrupt, on which a system that is set up for it dumps its memory.
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo>;

@@ -20,6 +20,7 @@ pub mod quotas;
 pub mod security_groups;
 pub mod server_actions;
 mod server_filters;
+pub mod server_guest;
 pub mod server_images;
 pub mod server_interfaces;
 pub mod server_metadata;

@@ -200,20 +200,22 @@ pub async fn restore(call: Call) -> Result<Reply, Fault> {
 }
 
 /// Changes fields of the server in one transaction, and records the action.
-async fn edit<F>(call: &Call, action: &'static str, mut how: F) -> Result<(), Fault>
+async fn edit<F>(call: &Call, rule: Rule, mut how: F) -> Result<(), Fault>
 where
     F: FnMut(&mut Instance) -> Result<(), Fault> + Send + 'static,
 {
     let (id, asker, now) = (call.server().await?.id, call.requester(), Timestamp::now());
+    let may_override = call.is_admin();
     call.api
         .deps
         .store
         .write(move |tx| -> Result<(), Fault> {
             let mut server =
                 db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
+            rule.check_as(&server, may_override)?;
             how(&mut server)?;
             db::instances::update_editable(tx, &server, now)?;
-            db::actions::start(tx, id, action, &asker.as_requester(), now)?;
+            db::actions::start(tx, id, rule.name, &asker.as_requester(), now)?;
             Ok(())
         })
         .await
@@ -223,7 +225,7 @@ where
 pub async fn lock(call: Call) -> Result<Reply, Fault> {
     let reason = call.text("lock", "locked_reason").map(str::to_owned);
     let project = call.project().to_owned();
-    edit(&call, "lock", move |server| {
+    edit(&call, verdict::LOCK, move |server| {
         let by_owner = server.project_id.as_str() == project;
         server.locked = true;
         server.locked_by = Some(if by_owner { "owner" } else { "admin" }.to_owned());
@@ -238,7 +240,7 @@ pub async fn lock(call: Call) -> Result<Reply, Fault> {
 pub async fn unlock(call: Call) -> Result<Reply, Fault> {
     const OVERRIDE: &str = "os_compute_api:os-lock-server:unlock:unlock_override";
     let may_override = call.may(OVERRIDE);
-    edit(&call, "unlock", move |server| {
+    edit(&call, verdict::UNLOCK, move |server| {
         if server.locked_by.as_deref() == Some("admin") && !may_override {
             return Err(Fault::denied(OVERRIDE));
         }
@@ -318,7 +320,10 @@ pub async fn ask(call: &Call, server: &Instance, question: Question) -> Result<S
         .map_err(|(kind, reason)| match kind {
             FailureKind::NotFound => Fault::no_server(&server.id.to_string()),
             FailureKind::Request => Fault::conflict(reason),
-            FailureKind::Host | FailureKind::Unavailable | FailureKind::Timeout => {
+            FailureKind::Host
+            | FailureKind::Unavailable
+            | FailureKind::Timeout
+            | FailureKind::Guest => {
                 tracing::warn!(%host, reason, "a host did not answer a question");
                 Fault::unavailable(format!(
                     "The host of instance {} does not answer.",

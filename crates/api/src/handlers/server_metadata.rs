@@ -2,7 +2,7 @@
 
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
-use crate::handlers::servers::unlocked;
+use crate::verdict::{self, Rule};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -36,19 +36,19 @@ pub fn within_quota(tx: &mut sql::Tx<'_>, project: &str, count: usize) -> Result
 }
 
 /// Changes the metadata in one transaction and answers what it is then.
-async fn change<F>(call: &Call, mut how: F) -> Result<Items, Fault>
+async fn change<F>(call: &Call, rule: Rule, mut how: F) -> Result<Items, Fault>
 where
     F: FnMut(&mut Items) -> Result<(), Fault> + Send + 'static,
 {
     let seen = call.server().await?;
-    unlocked(call, &seen)?;
-    let (id, now) = (seen.id, Timestamp::now());
+    let (id, now, may_override) = (seen.id, Timestamp::now(), call.is_admin());
     call.api
         .deps
         .store
         .write(move |tx| -> Result<Items, Fault> {
             let mut server =
                 db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
+            rule.check_as(&server, may_override)?;
             how(&mut server.metadata)?;
             within_quota(tx, server.project_id.as_str(), server.metadata.len())?;
             db::instances::update_editable(tx, &server, now)?;
@@ -72,7 +72,7 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
 /// `POST`: adds and replaces.
 pub async fn merge(call: Call) -> Result<Reply, Fault> {
     let new = items(call.body.get("metadata"));
-    let all = change(&call, move |metadata| {
+    let all = change(&call, verdict::UPDATE_METADATA, move |metadata| {
         metadata.extend(new.clone());
         Ok(())
     })
@@ -83,7 +83,7 @@ pub async fn merge(call: Call) -> Result<Reply, Fault> {
 /// `PUT`: replaces all.
 pub async fn replace(call: Call) -> Result<Reply, Fault> {
     let new = items(call.body.get("metadata"));
-    let all = change(&call, move |metadata| {
+    let all = change(&call, verdict::UPDATE_METADATA, move |metadata| {
         metadata.clone_from(&new);
         Ok(())
     })
@@ -98,7 +98,7 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
         return Err(Fault::bad_request("Request body and URI mismatch"));
     }
     let shown = new.clone();
-    change(&call, move |metadata| {
+    change(&call, verdict::UPDATE_METADATA, move |metadata| {
         metadata.extend(new.clone());
         Ok(())
     })
@@ -109,7 +109,7 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
 /// `DELETE /{key}`.
 pub async fn delete(call: Call) -> Result<Reply, Fault> {
     let key = call.param(1).to_owned();
-    change(&call, move |metadata| {
+    change(&call, verdict::DELETE_METADATA, move |metadata| {
         metadata.remove(&key).map(|_| ()).ok_or_else(missing)
     })
     .await?;

@@ -2,8 +2,8 @@
 
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
-use crate::handlers::servers::unlocked;
 use crate::schemas::python::quoted;
+use crate::verdict;
 use crate::views::server::is_visible;
 use db::instances::Instance;
 use http::StatusCode;
@@ -84,7 +84,7 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
 /// `PUT`: replaces all.
 pub async fn replace(call: Call) -> Result<Reply, Fault> {
     let server = server(&call).await?;
-    unlocked(&call, &server)?;
+    verdict::UPDATE_TAGS.check(&call, &server)?;
     let given = call
         .body
         .get("tags")
@@ -108,9 +108,9 @@ pub async fn replace(call: Call) -> Result<Reply, Fault> {
 /// `PUT /{tag}`: 201 for a new one, 204 for a known one.
 pub async fn add(call: Call) -> Result<Reply, Fault> {
     let tag = call.param(1).to_owned();
-    valid(&tag)?;
     let server = server(&call).await?;
-    unlocked(&call, &server)?;
+    verdict::UPDATE_TAG.check(&call, &server)?;
+    valid(&tag)?;
     let id = server.id;
     let added = call
         .api
@@ -138,7 +138,7 @@ pub async fn add(call: Call) -> Result<Reply, Fault> {
 /// `DELETE /{tag}`.
 pub async fn delete(call: Call) -> Result<Reply, Fault> {
     let server = server(&call).await?;
-    unlocked(&call, &server)?;
+    verdict::DELETE_TAG.check(&call, &server)?;
     let (id, tag) = (server.id, call.param(1).to_owned());
     if !call
         .api
@@ -155,7 +155,7 @@ pub async fn delete(call: Call) -> Result<Reply, Fault> {
 /// `DELETE`: all of them.
 pub async fn clear(call: Call) -> Result<Reply, Fault> {
     let server = server(&call).await?;
-    unlocked(&call, &server)?;
+    verdict::DELETE_TAGS.check(&call, &server)?;
     call.api
         .deps
         .store

@@ -35,6 +35,9 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("lock", &LOCK),
     ("unlock", &UNLOCK),
     ("reset state", &RESET_STATE),
+    ("change password", &CHANGE_PASSWORD),
+    ("add fixed ip", &ADD_FIXED_IP),
+    ("remove fixed ip", &REMOVE_FIXED_IP),
     ("shelve", &SHELVE),
     ("shelve offload", &SHELVE_OFFLOAD),
     ("unshelve", &UNSHELVE),
@@ -323,6 +326,26 @@ pub static RESCUE: Schema = Schema::new(&[Range::new(FIRST, || {
 })]);
 /// `unrescue`.
 pub static UNRESCUE: Schema = Schema::new(&[Range::new(FIRST, || any_action("unrescue"))]);
+/// `changePassword`.
+pub static CHANGE_PASSWORD: Schema = Schema::new(&[Range::new(FIRST, || {
+    let pass = json!({ "adminPass": { "type": "string" } });
+    wrapped("changePassword", object(&["adminPass"], pass))
+})]);
+/// `addFixedIp`.
+pub static ADD_FIXED_IP: Schema = Schema::new(&[Range::new(FIRST, || {
+    let id = json!({ "type": ["string", "number"], "minLength": 1, "maxLength": 36 });
+    wrapped(
+        "addFixedIp",
+        object(&["networkId"], json!({ "networkId": id })),
+    )
+})]);
+/// `removeFixedIp`.
+pub static REMOVE_FIXED_IP: Schema = Schema::new(&[Range::new(FIRST, || {
+    wrapped(
+        "removeFixedIp",
+        object(&["address"], json!({ "address": address() })),
+    )
+})]);
 /// `shelve`.
 pub static SHELVE: Schema = Schema::new(&[Range::new(FIRST, || any_action("shelve"))]);
 /// `shelveOffload`.

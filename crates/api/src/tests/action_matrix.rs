@@ -45,6 +45,11 @@ const fn on_host(mut known: Known) -> Known {
     known
 }
 
+const fn at(version: u16, mut known: Known) -> Known {
+    known.version = version;
+    known
+}
+
 const fn answered(status: u16, mut known: Known) -> Known {
     known.status = status;
     known
@@ -71,6 +76,17 @@ const KNOWN: &[Known] = &[
     known("createImage", || json!({"createImage": {"name": "i"}}), "createImage", "active stopped paused suspended", "-"),
     known("createBackup", || json!({"createBackup": {"name": "i", "backup_type": "daily", "rotation": 1}}), "createBackup",
         "active stopped paused suspended", "-"),
+    known("changePassword", || json!(null), "changePassword", "active", "-"),
+    on_host(at(43, known("addFixedIp", || json!({"addFixedIp": {"networkId": super::harness::NETWORK}}), "addFixedIp", "*", "*"))),
+    on_host(at(43, known("removeFixedIp", || json!({"removeFixedIp": {"address": "10.1.1.1"}}), "removeFixedIp", "*", "*"))),
+    known("lock", || json!({"lock": null}), "lock", "*", "*"),
+    known("unlock", || json!({"unlock": null}), "unlock", "*", "*"),
+    known("update metadata", || json!(null), "update metadata", "active paused suspended stopped", "*"),
+    known("delete metadata", || json!(null), "delete metadata", "active paused suspended stopped", "*"),
+    known("update tag", || json!(null), "update tag", "active paused suspended stopped", "*"),
+    known("update tags", || json!(null), "update tags", "active paused suspended stopped", "*"),
+    known("delete tag", || json!(null), "delete tag", "active paused suspended stopped", "*"),
+    known("delete tags", || json!(null), "delete tags", "active paused suspended stopped", "*"),
     known("shelve", || json!({"shelve": null}), "shelve", "active stopped paused suspended", "-"),
     known("shelveOffload", || json!({"shelveOffload": null}), "shelveOffload", "shelved", "-"),
     known("unshelve", || json!({"unshelve": null}), "unshelve", "shelved shelved_offloaded", "-"),
@@ -78,10 +94,31 @@ const KNOWN: &[Known] = &[
 ];
 
 /// Rules of requests that are no actions: judged here, asked for elsewhere.
-const NO_ACTIONS: &[&str] = &["detach interface"];
+const NO_ACTIONS: &[&str] = &[
+    "detach interface",
+    // Answered when the guest has it.
+    "changePassword",
+    "update metadata",
+    "delete metadata",
+    "update tag",
+    "update tags",
+    "delete tag",
+    "delete tags",
+];
 
 /// Actions that need not have been launched.
-const UNLAUNCHED: &[&str] = &["injectNetworkInfo", "forceDelete"];
+const UNLAUNCHED: &[&str] = &[
+    "injectNetworkInfo",
+    "forceDelete",
+    "addFixedIp",
+    "removeFixedIp",
+    "lock",
+    "unlock",
+    "update tag",
+    "update tags",
+    "delete tag",
+    "delete tags",
+];
 
 impl Known {
     /// Nova's verdict on a launched server on a host: the words of the refusal, or none.

@@ -358,9 +358,38 @@ async fn other_projects_see_nothing() {
 }
 
 #[tokio::test]
+async fn metadata_and_tags_want_a_server_that_is_well() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Rescued).await;
+    let refused =
+        |name: &str| format!("Cannot '{name}' instance {id} while it is in vm_state rescued");
+    let table = [
+        (
+            "POST",
+            "metadata",
+            json!({"metadata": {}}),
+            "update metadata",
+        ),
+        ("DELETE", "metadata/k", Value::Null, "delete metadata"),
+        ("PUT", "tags/t,", Value::Null, "update tag"),
+        ("PUT", "tags", json!({"tags": []}), "update tags"),
+        ("DELETE", "tags/t", Value::Null, "delete tag"),
+        ("DELETE", "tags", Value::Null, "delete tags"),
+    ];
+    for (verb, what, body, name) in table {
+        let path = format!("/servers/{id}/{what}");
+        let answer = cloud.send("member", 90, verb, &path, body).await;
+        assert_eq!(answer.status, 409, "{verb} {what}");
+        assert_eq!(answer.fault().1, refused(name));
+    }
+}
+
+#[tokio::test]
 async fn metadata_tags_and_names() {
     let cloud = cloud().await;
     let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
     let path = format!("/servers/{id}");
     let put = cloud
         .send(

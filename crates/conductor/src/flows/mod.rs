@@ -3,8 +3,10 @@
 pub mod build;
 pub mod crash_dump;
 pub mod delete;
+pub mod fixed_ips;
 pub mod interfaces;
 pub mod on_host;
+pub mod password;
 pub mod pause;
 pub mod placing;
 mod ports;
@@ -47,6 +49,9 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(interfaces::Detach { with: with.clone() })
         .with(OnHost::<soft_delete::SoftDelete>::new(with))
         .with(OnHost::<soft_delete::Restore>::new(with))
+        .with(OnHost::<password::ChangePassword>::new(with))
+        .with(fixed_ips::Change::<fixed_ips::Add>::new(with))
+        .with(fixed_ips::Change::<fixed_ips::Remove>::new(with))
         .with(shelve::Leave::<shelve::Shelve>::new(with))
         .with(shelve::Leave::<shelve::Offload>::new(with))
         .with(unshelve::Unshelve { with: with.clone() })
@@ -96,19 +101,21 @@ fn power_after(outcome: Option<WorkOutcome>) -> Result<types::PowerState, StepEr
     match outcome {
         Some(WorkOutcome::Done { power }) => Ok(types::PowerState::from_code(i64::from(power))),
         Some(WorkOutcome::Fenced) => Err(StepError::Fenced),
-        Some(WorkOutcome::Failed {
-            kind: FailureKind::Unavailable | FailureKind::Timeout,
-            message,
-        }) => Err(StepError::Fail(
-            Failure::new(500, "The host could not do it.").details(message),
-        )),
-        Some(WorkOutcome::Failed { message, .. }) => {
-            Err(StepError::Fail(Failure::new(500, message)))
-        }
+        Some(WorkOutcome::Failed { kind, message }) => Err(StepError::Fail(refusal(kind, message))),
         None => Err(StepError::Fail(Failure::new(
             500,
             "The host was not asked.",
         ))),
+    }
+}
+
+/// What is shown of a host that could not do it.
+fn refusal(kind: FailureKind, message: String) -> Failure {
+    match kind {
+        FailureKind::Unavailable | FailureKind::Timeout => {
+            Failure::new(500, "The host could not do it.").details(message)
+        }
+        _ => Failure::new(500, message),
     }
 }
 

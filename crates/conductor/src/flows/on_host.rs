@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::marker::PhantomData;
 use std::time::Duration;
-use types::agent::{Direction, Verb, WorkOutcome};
-use types::{HostName, PowerState, TaskState, Timestamp, VmState};
+use types::agent::{Direction, FailureKind, Verb, WorkOutcome};
+use types::{HostName, PowerState, ServerId, TaskState, Timestamp, VmState};
 
 /// Seconds a guest gets to shut itself down (Nova's `shutdown_timeout`).
 pub const GRACE_SECONDS: u64 = 60;
@@ -102,6 +102,11 @@ pub trait Act: Send + Sync + 'static {
             vm_state: Self::SETTLED,
             ..at_rest(power)
         })
+    }
+
+    /// What the server shows of a host that could not do it.
+    fn refusal(_server: ServerId, kind: FailureKind, message: String) -> Failure {
+        super::refusal(kind, message)
     }
 
     /// What changes when it could not be done; `asked`: the host may have begun.
@@ -190,7 +195,13 @@ impl<A: Act> Flow for OnHost<A> {
         match step {
             Step::Locate => self.locate(cx, state).await?,
             Step::Act if state.host.is_none() => {}
-            Step::Act => state.power = power_after(outcome)?.code(),
+            Step::Act => match outcome {
+                Some(WorkOutcome::Failed { kind, message }) => {
+                    let failure = A::refusal(cx.server, kind, message);
+                    return Err(StepError::Fail(failure));
+                }
+                other => state.power = power_after(other)?.code(),
+            },
         }
         Ok(())
     }

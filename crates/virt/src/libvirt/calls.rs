@@ -38,6 +38,7 @@ mod procedure {
     pub const GET_ALL_DOMAIN_STATS: u32 = 344;
     pub const DOMAIN_BLOCK_COPY: u32 = 345;
     pub const DOMAIN_DEFINE_XML_FLAGS: u32 = 350;
+    pub const DOMAIN_SET_USER_PASSWORD: u32 = 357;
 }
 
 /// libvirt's numbers for errors that are told apart.
@@ -46,6 +47,8 @@ pub mod error_code {
     pub const NO_DOMAIN: u32 = 42;
     /// The verb does not fit the domain's state (start when it runs, destroy when it is off).
     pub const OPERATION_INVALID: u32 = 55;
+    /// The agent in the guest does not answer.
+    pub const AGENT_UNRESPONSIVE: u32 = 86;
 }
 
 /// What to ask of [`Link::stats`].
@@ -447,6 +450,25 @@ impl Link {
     pub async fn unpause(&self, domain: &DomainRef) -> Result<(), RpcError> {
         let body = || domain.encode(Encoder::default());
         self.call(procedure::DOMAIN_RESUME, body, SHORT)
+            .await
+            .map(drop)
+    }
+
+    /// Has the agent in a guest set a user's password.
+    pub async fn set_user_password(
+        &self,
+        domain: &DomainRef,
+        user: &str,
+        password: &str,
+    ) -> Result<(), RpcError> {
+        let body = || {
+            domain
+                .encode(Encoder::default())
+                .some_string(user)
+                .some_string(password)
+                .u32(0)
+        };
+        self.call(procedure::DOMAIN_SET_USER_PASSWORD, body, SHORT)
             .await
             .map(drop)
     }

@@ -42,6 +42,30 @@ impl Libvirt {
         self.must_look(id).await
     }
 
+    /// As in Nova, an image must say that it has the agent.
+    pub(super) async fn tell_agent_password(
+        &self,
+        id: ServerId,
+        user: &str,
+        password: &str,
+    ) -> Result<GuestInfo> {
+        let guest = self.must_be_active(id).await?;
+        let spec = crate::Hypervisor::stored_spec(self, id).await?;
+        if spec.is_none_or(|spec| spec.hardware.guest_agent != Some(true)) {
+            return Err(HypervisorError::NoAgent);
+        }
+        let domain = self.reference(id);
+        match self.jobs.set_user_password(&domain, user, password).await {
+            Ok(()) => Ok(guest),
+            Err(RpcError::Refused {
+                code: error_code::AGENT_UNRESPONSIVE,
+                message,
+                ..
+            }) => Err(HypervisorError::AgentSilent(message)),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
     /// The file is the truth: libvirt removes one that it could not finish.
     pub(super) async fn save_memory(&self, id: ServerId) -> Result<GuestInfo> {
         let _lock = self.exclusive(id).await;

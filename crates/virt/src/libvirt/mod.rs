@@ -732,6 +732,10 @@ impl Hypervisor for Libvirt {
         self.pull_out(id, port_id).await
     }
 
+    async fn set_password(&self, id: ServerId, user: &str, password: &str) -> Result<GuestInfo> {
+        self.tell_agent_password(id, user, password).await
+    }
+
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {
         self.send_interrupt(id).await
     }

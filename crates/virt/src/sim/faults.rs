@@ -31,6 +31,7 @@ pub enum Verb {
     Snapshot,
     Attach,
     Detach,
+    SetPassword,
     Guest,
     Guests,
     ConsoleLog,
@@ -63,6 +64,7 @@ struct State {
     disk_full: bool,
     ignore_shutdown: bool,
     consoles: HashMap<ServerId, Vec<u8>>,
+    passwords: HashMap<ServerId, (String, String)>,
 }
 
 impl Controls {
@@ -113,6 +115,16 @@ impl Controls {
     /// What the guest's console shows.
     pub fn set_console(&self, id: ServerId, text: impl Into<Vec<u8>>) {
         self.state().consoles.insert(id, text.into());
+    }
+
+    /// The user and the password that were set in a guest last.
+    pub fn password(&self, id: ServerId) -> Option<(String, String)> {
+        self.state().passwords.get(&id).cloned()
+    }
+
+    pub(super) fn note_password(&self, id: ServerId, user: &str, password: &str) {
+        let set = (user.to_owned(), password.to_owned());
+        self.state().passwords.insert(id, set);
     }
 
     pub(super) fn delay(&self, verb: Verb) -> Option<Duration> {

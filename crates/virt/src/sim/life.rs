@@ -70,6 +70,26 @@ impl Sim {
         Ok(path)
     }
 
+    /// Every simulated guest has an agent, unless its image says that it has none.
+    pub(super) fn take_password(
+        &self,
+        id: ServerId,
+        user: &str,
+        password: &str,
+    ) -> Result<GuestInfo> {
+        let info = self.active(id)?;
+        let without = {
+            let guests = self.lock();
+            let spec = guests.get(&id).map(|guest| Arc::clone(&guest.spec));
+            spec.is_some_and(|spec| spec.hardware.guest_agent == Some(false))
+        };
+        if without {
+            return Err(HypervisorError::NoAgent);
+        }
+        self.controls.note_password(id, user, password);
+        Ok(info)
+    }
+
     /// The guest has the interface given, or none of this port.
     pub(super) fn change_vifs(
         &self,

@@ -486,6 +486,13 @@ impl Hypervisor for Sim {
             .await
     }
 
+    async fn set_password(&self, id: ServerId, user: &str, password: &str) -> Result<GuestInfo> {
+        self.perform(Verb::SetPassword, id, || {
+            self.take_password(id, user, password)
+        })
+        .await
+    }
+
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {
         self.perform(Verb::Interrupt, id, || self.active(id)).await
     }
