@@ -6,7 +6,7 @@
 #   build  a C compiler for the bundled SQLite
 #   run    libvirt, QEMU, dnsmasq, nftables, what builds the guest image, a Python for the stock client;
 #          and the system user `kilonova`, which the part of the cloud without privileges becomes
-#   test   run, and PostgreSQL, MariaDB, tools of the tests
+#   test   run, and PostgreSQL, MariaDB, RabbitMQ, tools of the tests
 #   bench  run, and wrk
 #   long   what builds the Debian guest of the slow test
 #
@@ -19,7 +19,7 @@ build=(gcc libc6-dev ca-certificates)
 image=(fakeroot mtools dosfstools syslinux syslinux-common e2fsprogs fdisk kmod cpio xz-utils zstd)
 run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base
     nftables iproute2 procps openssh-client python3 python3-venv "${build[@]}" "${image[@]}")
-test=("${run[@]}" postgresql mariadb-server xorriso shellcheck openssl iputils-ping)
+test=("${run[@]}" postgresql mariadb-server rabbitmq-server xorriso shellcheck openssl iputils-ping)
 # Only for the slow test with a Debian guest.
 long=(mmdebstrap debian-archive-keyring)
 bench=("${run[@]}" wrk)

@@ -5,10 +5,11 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
-from cloud import BINARY, SERVICES, Client, Failure, free_ports
+from cloud import BINARY, ROOT, SERVICES, Client, Failure, free_ports, wait_until
 
 # The section of kilonova.conf and the name of each service's port.
 PORTS = {
@@ -22,6 +23,38 @@ PORTS = {
 READY_SECONDS = 60
 
 
+def free_port():
+    return free_ports(1)[0]
+
+
+class Broker:
+    """A private RabbitMQ; `found` is false where there is none on the machine."""
+
+    def __init__(self, folder):
+        self.folder, self.port = pathlib.Path(folder), free_port()
+        self.url = f"rabbit://guest:guest@127.0.0.1:{self.port}/"
+        self.process = None
+        self.found = bool(list(pathlib.Path("/usr/lib/rabbitmq").glob("lib/*/sbin/rabbitmq-server")))
+
+    def start(self):
+        """Starts it, without waiting."""
+        script = ROOT / "scripts" / "test-broker.sh"
+        self.process = subprocess.Popen([script, self.folder, str(self.port)], stdin=subprocess.PIPE)
+
+    def wait(self):
+        def listens():
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        wait_until(listens, 120, "the broker listens")
+
+    def kill(self):
+        """The script kills it when its input ends."""
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+        self.process = None
+
+
 class Process:
     """One `kilonova ROLE`."""
 
@@ -32,12 +65,17 @@ class Process:
             self.command += ["--set", setting]
         self.process = None
 
-    def start(self):
-        """Starts it and waits until it says that it is ready."""
+    def spawn(self):
+        """Starts it without waiting."""
         with open(self.cloud.log, "ab") as log:
             self.process = subprocess.Popen(
                 self.command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True
             )
+        return self
+
+    def start(self):
+        """Starts it and waits until it says that it is ready."""
+        self.spawn()
         heard, _, _ = select.select([self.process.stdout], [], [], READY_SECONDS)
         line = self.process.stdout.readline() if heard else ""
         if line != "ready\n":

@@ -10,7 +10,7 @@ import uuid
 import pytest
 
 from cloud import free_ports, wait_until
-from roles import Roles
+from roles import Broker, Process, Roles
 from test_servers import boot
 
 DATABASES = {"database": "compute", "identity": "identity", "image": "image", "network": "network"}
@@ -31,14 +31,45 @@ def databases():
 
 
 @pytest.fixture
-def roles():
+def broker(tmp_path):
+    made = Broker(tmp_path / "broker")
+    if made.found:
+        made.start()
+    yield made
+    if made.process:
+        made.kill()
+
+
+@pytest.fixture
+def roles(broker):
+    """Two conductors and a network service that agents reach by TLS only, and APIs with TLS."""
     home = tempfile.mkdtemp(prefix="kilonova-e2e-roles-")
     settings = databases()
+    desks = [f"https://127.0.0.1:{port}" for port in free_ports(3)]
     settings.setdefault("DEFAULT", {}).update(compute_driver="fake.FakeDriver", report_interval=1, service_down_time=10)
-    settings["agent"] = {"conductors": f"unix:{home}/c1.sock, unix:{home}/c2.sock"}
+    if broker.found:
+        settings["DEFAULT"]["transport_url"] = broker.url
+    settings["agent"] = {"conductors": ", ".join(desks[:2]), "networks": desks[2]}
+    settings.setdefault("network", {})["agent_listen"] = desks[2]
+    settings["ssl"] = {
+        "cert_file": f"{home}/certificates/server.pem",
+        "key_file": f"{home}/certificates/server.key",
+        "ca_file": f"{home}/certificates/ca.pem",
+    }
     made = Roles(home, settings)
+    made.desks = desks
     yield made
     made.discard()
+
+
+def certificates(roles):
+    for arguments in (["init"], ["server", "127.0.0.1"], ["host", "left"], ["host", "right"]):
+        done = roles.command("manage", "certificates", *arguments)
+        assert done.returncode == 0, done.stderr
+
+
+def host(roles, name):
+    return f"DEFAULT.host={name}", f"agent.certificates={roles.home}/certificates/hosts/{name}"
 
 
 def start_all(roles):
@@ -49,13 +80,13 @@ def start_all(roles):
     killed = [
         roles.start("api"),
         roles.start("api", f"DEFAULT.osapi_compute_listen_port={second_api}"),
-        roles.start("conductor", f"conductor.agent_listen=unix:{roles.home}/c1.sock"),
-        roles.start("conductor", f"conductor.agent_listen=unix:{roles.home}/c2.sock"),
-        roles.start("compute", "DEFAULT.host=left"),
-        roles.start("compute", "DEFAULT.host=right"),
+        roles.start("conductor", f"conductor.agent_listen={roles.desks[0]}"),
+        roles.start("conductor", f"conductor.agent_listen={roles.desks[1]}"),
+        roles.start("compute", *host(roles, "left")),
+        roles.start("compute", *host(roles, "right")),
     ]
-    for host in ("left", "right"):
-        roles.start("network-agent", f"DEFAULT.host={host}")
+    for name in ("left", "right"):
+        roles.start("network-agent", *host(roles, name))
     return killed, second_api
 
 
@@ -81,8 +112,11 @@ def test_an_unprepared_database_is_refused(roles):
     assert [done.returncode for done in syncs] == [0, 0], [done.stderr for done in syncs]
 
 
-def test_every_process_may_be_killed(roles, name):
+def test_every_process_may_be_killed(roles, broker, name):
+    certificates(roles)
     roles.sync()
+    if broker.found:
+        broker.wait()
     killed, second_api = start_all(roles)
     sdk = roles.client().sdk()
     wait_until(lambda: up_hosts(sdk) == {"left", "right"}, 30, lambda: f"hosts up\n{roles.tail()}")
@@ -92,7 +126,7 @@ def test_every_process_may_be_killed(roles, name):
     # Any API process will do, and each hears what the other took in.
     first = boot(sdk, f"{name}-first", {"id": image.id})
     headers = {"X-Auth-Token": sdk.auth_token, "OpenStack-API-Version": "compute 2.96"}
-    other = f"http://127.0.0.1:{second_api}/v2.1/servers/{first.id}"
+    other = f"https://127.0.0.1:{second_api}/v2.1/servers/{first.id}"
     wait_until(
         lambda: sdk.session.get(other, headers=headers, authenticated=False).json()["server"]["status"] == "ACTIVE",
         30,
@@ -103,12 +137,20 @@ def test_every_process_may_be_killed(roles, name):
 
     ids = [first.id]
     for round_, process in enumerate(killed):
+        # Work goes on without the broker, and with it again.
+        if broker.found and round_ == 1:
+            broker.kill()
+        if broker.found and round_ == 3:
+            broker.start()
         for number in range(4):
             made = boot(sdk, f"{name}-{round_}-{number}", {"id": image.id})
             ids.append(made.id)
         process.kill()
         time.sleep(0.3)
         process.start()
+    # A host whose certificate is another's has no word here.
+    stranger = Process(roles, "compute", "DEFAULT.host=stranger", host(roles, "left")[1]).spawn()
+    roles.processes.append(stranger)
     servers = wait_until(lambda: settled(sdk, ids), 120, lambda: f"all settled\n{roles.tail()}")
     lost = [server for server in servers if server.status not in ("ACTIVE", "ERROR")]
     assert not lost, lost
@@ -116,6 +158,11 @@ def test_every_process_may_be_killed(roles, name):
     active = [server for server in servers if server.status == "ACTIVE"]
     assert len(active) > len(servers) // 2, [server.fault for server in servers if server.status == "ERROR"]
     assert {server.compute_host for server in active} == {"left", "right"}
+
+    assert up_hosts(sdk) == {"left", "right"}, "nobody may speak for another host"
+    assert "left speaks for itself only" in roles.log.read_text()
+    stranger.kill()
+    roles.processes.remove(stranger)
 
     for server in ids:
         sdk.compute.delete_server(server)

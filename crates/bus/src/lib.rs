@@ -1,14 +1,23 @@
 //! Doorbells: hints that there is something to look at. Nothing is carried here that may not be lost; whoever is
 //! rung looks into the database.
+//!
+//! A bus is that of one process; over a broker ([`Bus::over`]) its bells ring in the other processes of the cloud, too.
 
+mod rabbit;
+
+pub use rabbit::{BadTransport, Brokers};
+
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use types::{HostName, TaskId};
 use uuid::Uuid;
 
 /// What there is to look at.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Bell {
     /// New tasks in the journal.
     Tasks,
@@ -28,6 +37,8 @@ type Bells = HashMap<Bell, watch::Sender<u64>>;
 #[derive(Clone, Default)]
 pub struct Bus {
     bells: Arc<Mutex<Bells>>,
+    /// To the broker, where there is one.
+    outgoing: Option<rabbit::Outgoing>,
 }
 
 /// Bells that nobody listens to are forgotten when there are more than this many.
@@ -49,9 +60,26 @@ impl Bus {
         self.bells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A bus whose bells also ring in the other processes at these brokers, until `stop`. While none of them answers
+    /// it is the bus of this process alone.
+    pub fn over(brokers: Brokers, stop: CancellationToken) -> Self {
+        rabbit::join(brokers, stop)
+    }
+
     /// Rings; many rings before a listener looks are one.
     pub fn ring(&self, bell: Bell) {
         self.ring_here(&bell);
+        if let Some(outgoing) = &self.outgoing {
+            // A full queue means that the broker is away: others look by themselves.
+            let _ = outgoing.try_send(bell);
+        }
+    }
+
+    /// Rings every bell that somebody in this process listens to.
+    pub(crate) fn ring_all_here(&self) {
+        for sender in self.bells().values() {
+            sender.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 
     /// Rings in this process only.

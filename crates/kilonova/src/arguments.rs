@@ -33,6 +33,9 @@ pub(crate) enum Command {
     /// Look after the databases.
     #[command(subcommand)]
     Db(Db),
+    /// Work behind the APIs.
+    #[command(subcommand)]
+    Manage(Manage),
     /// Run the Compute API alone.
     Api(Configured),
     /// Run a conductor, which carries requests out and tells hosts what to do.
@@ -65,6 +68,52 @@ pub(crate) enum Db {
     /// Make all databases fit this release, and fill those of a fresh cloud; programs that do so at once wait for each
     /// other. `up` does it by itself.
     Sync(Configured),
+}
+
+/// What an operator does behind the APIs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Manage {
+    /// The certificates by which agents of hosts and those whom they ask know each other.
+    #[command(subcommand)]
+    Certificates(Certificates),
+}
+
+/// What to do with certificates.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Certificates {
+    /// Make the cloud's authority.
+    Init(Folder),
+    /// Make the certificate that a conductor or a network service of this machine shows to agents.
+    Server {
+        /// Where.
+        #[command(flatten)]
+        at: Folder,
+        /// The names and addresses under which agents find this machine.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Make the certificate of a host's agents, in a folder to be copied to HOME/certificates of that host.
+    Host {
+        /// Where.
+        #[command(flatten)]
+        at: Folder,
+        /// The host's name in the cloud.
+        name: String,
+        /// Where the files go [default: HOME/certificates/hosts/NAME].
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
+    },
+}
+
+/// A folder with certificates.
+#[derive(Debug, Args)]
+pub(crate) struct Folder {
+    /// Which cloud.
+    #[command(flatten)]
+    pub(crate) at: At,
+    /// The folder of the authority [default: HOME/certificates].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// What to do with the configuration.

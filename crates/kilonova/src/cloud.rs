@@ -40,7 +40,7 @@ impl Control {
         let filled = fresh::fill(orders).await?;
         let reach = reach(&filled);
         let bus = Bus::new();
-        let mut serving = Serving::new(&orders.settings.listen, stop.clone());
+        let mut serving = Serving::new(&orders.settings, stop.clone())?;
         let conductor = Conductor::start(
             orders,
             "conductor",
@@ -96,9 +96,12 @@ async fn open_ports(
         ("image", settings.image_port, filled.image.router()),
         ("network", settings.network_port, filled.network.router()),
         ("placement", settings.placement_port, placement.router()),
-        ("metadata", settings.metadata_port, metadata),
     ] {
         serving.tcp(service, port, router).await?;
     }
+    // The proxies on hosts sign what they say, and speak plain HTTP.
+    serving
+        .plain("metadata", settings.metadata_port, metadata)
+        .await?;
     services::serve_compute_api(orders, &compute, serving).await
 }

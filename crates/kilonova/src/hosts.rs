@@ -1,11 +1,13 @@
 //! The hosts of this process: one real one, or simulated ones.
 
 use crate::arguments::Hypervisor;
+use crate::certificates::Files;
 use crate::part::{self, Orders};
 use crate::place::{self, Place};
 use anyhow::{Context, Result};
 use compute::{Agent, ImageCache, Ledger, Settings};
 use network_agent::HttpSource;
+use rustls::ClientConfig;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,15 +79,15 @@ impl Hosts {
     }
 
     fn network_at(orders: &Orders, services: &[Place], stop: &CancellationToken) -> Result<()> {
-        let source = |name: &str| {
-            let client = place::client("the network service", services);
-            Arc::new(HttpSource::new(client, name))
+        let source = |name: &str| -> Result<_> {
+            let client = place::client("the network service", services, || tls(orders))?;
+            Ok(Arc::new(HttpSource::new(client, name)))
         };
         if orders.settings.hypervisor == Hypervisor::Sim {
             for name in orders.settings.simulated_names() {
                 let every = Duration::from_secs(20);
                 tokio::spawn(network_agent::sim::Agent::run(
-                    source(&name),
+                    source(&name)?,
                     every,
                     stop.clone(),
                 ));
@@ -94,7 +96,7 @@ impl Hosts {
         }
         let HostName(name) = orders.settings.host_name();
         let config = network_config(orders, &name)?;
-        let (source, stop) = (source(&name), stop.clone());
+        let (source, stop) = (source(&name)?, stop.clone());
         tokio::spawn(async move {
             if let Err(error) = network_agent::Agent::run(config, source, stop).await {
                 tracing::error!(%error, "the network agent ended");
@@ -193,7 +195,7 @@ fn agent(
         beat: orders.settings.beat(),
     };
     let ledger = Ledger::open(&folder.join("agent-ledger"))?;
-    let conductor = place::client("the conductor", conductors);
+    let conductor = place::client("the conductor", conductors, || tls(orders))?;
     Ok(Agent::new(settings, hypervisor, images, ledger, conductor))
 }
 
@@ -208,4 +210,16 @@ fn node_id(path: &Path) -> Result<NodeId> {
     let id = NodeId::random();
     std::fs::write(path, id.to_string())?;
     Ok(id)
+}
+
+/// How this host shows who it is to conductors and network services of other machines.
+fn tls(orders: &Orders) -> Result<Arc<ClientConfig>> {
+    let folder = orders.settings.certificates(&orders.home);
+    let files = Files(&folder);
+    web::tls::client(Some(&files.authority()), Some(&files.host())).with_context(|| {
+        format!(
+            "this host needs certificates in {}: `kilonova manage certificates host` makes them where the authority is",
+            folder.display()
+        )
+    })
 }

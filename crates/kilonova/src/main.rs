@@ -2,9 +2,11 @@
 
 mod arguments;
 mod background;
+mod certificates;
 mod cloud;
 mod config_file;
 mod credentials;
+mod desk;
 mod down;
 mod drives;
 mod flavors;
@@ -20,7 +22,7 @@ mod serving;
 mod settings;
 mod supervisor;
 
-use arguments::{Arguments, Command, Config, Configured, Db};
+use arguments::{Arguments, Command, Config, Configured, Db, Manage};
 use clap::Parser;
 use roles::Role;
 use std::io::IsTerminal;
@@ -33,7 +35,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // A command that ends prints what it did; what runs on tells its story.
     let usual = match arguments.command {
-        Command::Down(_) | Command::Status(_) | Command::Config(_) | Command::Db(_) => "warn",
+        Command::Down(_)
+        | Command::Status(_)
+        | Command::Config(_)
+        | Command::Db(_)
+        | Command::Manage(_) => "warn",
         _ => "info",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("KILONOVA_LOG")
@@ -44,6 +50,7 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    web::tls::install_provider();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -66,6 +73,7 @@ fn main() -> ExitCode {
         Command::Down(at) => runtime.block_on(down::down(&at.home)),
         Command::Status(at) => home::status(&at.home),
         Command::Db(Db::Sync(of)) => runtime.block_on(roles::db_sync(&of)),
+        Command::Manage(Manage::Certificates(wanted)) => certificates::run(&wanted),
         // The roles, which were looked at first.
         _ => Ok(()),
     };

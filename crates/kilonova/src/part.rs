@@ -25,6 +25,8 @@ pub(crate) struct Orders {
     pub(crate) settings: Settings,
     /// The part's own folder, by a path that it can use.
     pub(crate) folder: PathBuf,
+    /// The cloud's directory.
+    pub(crate) home: PathBuf,
     /// Where host agents and conductor meet.
     pub(crate) socket: PathBuf,
     /// Signs what metadata proxies say.

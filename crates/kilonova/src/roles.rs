@@ -71,6 +71,7 @@ pub(crate) async fn db_sync(of: &Configured) -> Result<()> {
     let secrets = home.secrets()?;
     let logins = Logins {
         auth_url: read.auth_url(),
+        authority: read.authority(),
         admin_password: secrets.admin_password.clone(),
         demo_password: secrets.demo_password.clone(),
     };
@@ -81,6 +82,7 @@ pub(crate) async fn db_sync(of: &Configured) -> Result<()> {
         secrets: Some(secrets),
         cloud_id: home.cloud_id(),
         migrates: true,
+        home: home.path.clone(),
         settings: read,
     };
     fresh::fill(&orders).await?;
@@ -97,7 +99,7 @@ pub(crate) async fn run(role: Role, of: &Configured) -> Result<()> {
     let orders = orders(role, of)?;
     let stop = CancellationToken::new();
     let running = tokio::select! {
-        running = start(role, &orders, &of.at.home, &stop) => running?,
+        running = start(role, &orders, &stop) => running?,
         () = signalled() => return Ok(()),
     };
     tracing::info!(role = role.name(), "ready");
@@ -140,6 +142,7 @@ fn orders(role: Role, of: &Configured) -> Result<Orders> {
         secrets,
         cloud_id: home.cloud_id(),
         migrates: false,
+        home: home.path.clone(),
         settings,
     })
 }
@@ -164,25 +167,19 @@ impl Running {
     }
 }
 
-async fn start(
-    role: Role,
-    orders: &Orders,
-    home: &Path,
-    stop: &CancellationToken,
-) -> Result<Running> {
+async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<Running> {
     if role.on_host() {
-        let home = std::path::absolute(home)?;
         let hosts = match role {
-            Role::Compute => Hosts::compute(&home, orders, stop).await?,
+            Role::Compute => Hosts::compute(&orders.home, orders, stop).await?,
             _ => Hosts::network(orders, stop)?,
         };
         return Ok(Running::Host(hosts));
     }
-    let mut serving = Serving::new(&orders.settings.listen, stop.clone());
+    let mut serving = Serving::new(&orders.settings, stop.clone())?;
     let settings = &orders.settings;
     let identity = services::identity(orders).await?;
     let validator = services::local_validator(&identity);
-    let bus = Bus::new();
+    let bus = settings.bus(stop)?;
     let (service, port, router) = match role {
         Role::Identity => ("identity", settings.identity_port, identity.router()),
         Role::Image => {
@@ -191,10 +188,11 @@ async fn start(
         }
         Role::Network => {
             let network = services::network(orders, validator).await?;
-            serving.desk(
-                &settings.network_desk(&orders.socket)?,
-                network.agent_router(),
-            )?;
+            let place = settings.network_desk(&orders.socket)?;
+            let certificates = settings.certificates(&orders.home);
+            serving
+                .desk(&place, &certificates, network.agent_router())
+                .await?;
             tokio::spawn(background::tell_addresses(
                 network.changes(),
                 bus,
@@ -211,7 +209,10 @@ async fn start(
             let store = services::compute_store(orders).await?;
             let reach = reach(orders, identity).await?;
             let router = services::metadata(orders, store, &reach)?;
-            ("metadata", settings.metadata_port, router)
+            serving
+                .plain("metadata", settings.metadata_port, router)
+                .await?;
+            return Ok(Running::Serving(serving));
         }
         Role::Api => {
             let store = services::compute_store(orders).await?;
@@ -241,10 +242,11 @@ async fn start_conductor(
     let name = format!("conductor-{}-{}", orders.settings.host_name(), slot.number);
     let store = services::compute_store(orders).await?;
     let conductor = Conductor::start(orders, &name, store, reach, bus, None, stop).await?;
-    serving.desk(
-        &orders.settings.conductor_desk(&orders.socket)?,
-        conductor.desk.clone(),
-    )?;
+    let place = orders.settings.conductor_desk(&orders.socket)?;
+    let certificates = orders.settings.certificates(&orders.home);
+    serving
+        .desk(&place, &certificates, conductor.desk.clone())
+        .await?;
     Ok(Running::Conductor {
         serving,
         _conductor: conductor,
@@ -260,8 +262,8 @@ async fn reach(orders: &Orders, identity: identity::Service) -> Result<Reach> {
         .await?
         .context("there is no project `service`: run `kilonova db sync` first")?;
     Ok(Reach {
-        images: Way::There(settings.image_url()),
-        networks: Way::There(settings.network_url()),
+        images: Way::there(settings.image_url(), settings)?,
+        networks: Way::there(settings.network_url(), settings)?,
         validator: services::local_validator(&identity),
         tokens: Arc::new(EmbeddedTokens::new(identity, project)),
         shared: true,

@@ -6,6 +6,7 @@ use crate::drives::Drives;
 use crate::home::private_folder;
 use crate::part::Orders;
 use crate::serving::Serving;
+use crate::settings::Settings;
 use anyhow::{Context, Result};
 use axum::Router;
 use bus::{Bell, Bus};
@@ -16,6 +17,7 @@ use conductor::view::View;
 use conductor::{Neighbours, bells};
 use edge::secrets::{SecretBox, Secrets};
 use journal::{Journal, Outcomes};
+use rustls::ClientConfig;
 use sql::{Options, Store};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,23 +27,33 @@ use types::HostName;
 use web::auth::TokenValidator;
 use web::client::Client;
 
-/// How often the database is looked into for what no bell told, when several processes share it.
-const WATCH: Duration = Duration::from_millis(500);
-
 /// The way to a service.
 #[derive(Clone)]
 pub(crate) enum Way {
     /// In this process.
     Here(Router),
-    /// At this URL.
-    There(String),
+    /// At this URL, with TLS where that is `https`.
+    There(String, Option<Arc<ClientConfig>>),
 }
 
 impl Way {
+    /// The way to a URL.
+    ///
+    /// # Errors
+    /// When the authorities that the settings name cannot be used.
+    pub(crate) fn there(url: String, settings: &Settings) -> Result<Self> {
+        let tls = match url.starts_with("https://") {
+            true => Some(web::tls::client(settings.authority().as_deref(), None)?),
+            false => None,
+        };
+        Ok(Self::There(url, tls))
+    }
+
     fn client(&self, service: &'static str) -> Client {
         match self {
             Self::Here(router) => Client::in_process(service, router.clone()),
-            Self::There(url) => Client::http(service, url),
+            Self::There(url, None) => Client::http(service, url),
+            Self::There(url, Some(tls)) => Client::https(service, url, Arc::clone(tls)),
         }
     }
 }
@@ -283,10 +295,10 @@ impl Conductor {
             journal::Settings::default(),
         );
         let worker = conductor::flows::register(journal, &with).start().await?;
-        let host = settings.host_name();
+        let (host, look) = (settings.host_name(), settings.look());
         spawn_background(orders, with, bus, host, changes, stop);
         if reach.shared {
-            tokio::spawn(bells::watch(store, bus.clone(), WATCH, stop.clone()));
+            tokio::spawn(bells::watch(store, bus.clone(), look, stop.clone()));
         }
         Ok(Self {
             desk: agents.router(),

@@ -1,10 +1,15 @@
 //! The ports of the cloud.
 
+use crate::certificates::Files;
+use crate::desk;
 use crate::place::Place;
+use crate::settings::Settings;
 use anyhow::{Context, Result};
 use axum::Router;
+use rustls::ServerConfig;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use web::Listener;
@@ -13,23 +18,50 @@ use web::Listener;
 pub(crate) struct Serving {
     tasks: JoinSet<std::io::Result<()>>,
     listen: String,
+    tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
 }
 
 impl Serving {
-    pub(crate) fn new(listen: &str, stop: CancellationToken) -> Self {
-        Self {
+    /// Serves as the settings say.
+    ///
+    /// # Errors
+    /// When the certificate of the APIs cannot be used.
+    pub(crate) fn new(settings: &Settings, stop: CancellationToken) -> Result<Self> {
+        let tls = match settings.tls_identity() {
+            Some(identity) => Some(web::tls::server(&identity, None)?),
+            None => None,
+        };
+        Ok(Self {
             tasks: JoinSet::new(),
-            listen: listen.to_owned(),
+            listen: settings.listen.clone(),
+            tls,
             stop,
-        }
+        })
     }
 
-    /// Serves a router on a port.
+    /// Serves an API on its port, with TLS where there is a certificate.
     pub(crate) async fn tcp(&mut self, service: &str, port: u16, router: Router) -> Result<()> {
+        let tls = self.tls.clone();
+        self.open(service, port, router, tls).await
+    }
+
+    /// Serves a router on a port without TLS.
+    pub(crate) async fn plain(&mut self, service: &str, port: u16, router: Router) -> Result<()> {
+        self.open(service, port, router, None).await
+    }
+
+    async fn open(
+        &mut self,
+        service: &str,
+        port: u16,
+        router: Router,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<()> {
         let listener = Listener::tcp(&self.listen, port).await.with_context(|| {
             format!("the {service} API cannot listen on {}:{port}; choose another port with --{service}-port", self.listen)
         })?;
+        let listener = listener.with_tls(tls);
         self.tasks
             .spawn(web::serve(listener, router, self.stop.clone()));
         Ok(())
@@ -47,11 +79,30 @@ impl Serving {
         Ok(())
     }
 
-    /// Serves a router where agents of hosts find it.
-    pub(crate) fn desk(&mut self, place: &Place, router: Router) -> Result<()> {
-        match place {
-            Place::Unix(path) => self.unix(path, router),
-        }
+    /// Serves a router where agents of hosts find it; those of other machines must prove who they are.
+    pub(crate) async fn desk(
+        &mut self,
+        place: &Place,
+        certificates: &Path,
+        router: Router,
+    ) -> Result<()> {
+        let (host, port) = match place {
+            Place::Unix(path) => return self.unix(path, router),
+            Place::Tls { host, port } => (host, *port),
+        };
+        let files = Files(certificates);
+        let tls = web::tls::server(&files.server(), Some(&files.authority())).context(
+            "agents of other machines need certificates: `kilonova manage certificates` makes them",
+        )?;
+        let listener = Listener::tcp(host, port)
+            .await
+            .with_context(|| format!("agents cannot be listened to on {host}:{port}"))?;
+        self.tasks.spawn(web::serve(
+            listener.with_tls(Some(tls)),
+            desk::guarded(router),
+            self.stop.clone(),
+        ));
+        Ok(())
     }
 
     /// Serves a router on a private unix socket.

@@ -4,11 +4,14 @@ use crate::arguments::{Configured, Hypervisor, Up};
 use crate::config_file::{self, Entry, place};
 use crate::place::Place;
 use anyhow::{Context, Result, anyhow, bail};
+use bus::{Brokers, Bus};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use types::HostName;
+use web::tls::Identity;
 
 /// The file used when none is named and the home has none.
 const SYSTEM_FILE: &str = "/etc/kilonova/kilonova.conf";
@@ -71,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) metrics_listen: String,
     pub(crate) max_limit: usize,
     pub(crate) max_request_body_size: usize,
+    /// The broker over which bells ring in other processes; empty is none.
+    pub(crate) transport_url: String,
     /// This machine's name in the cloud; empty is the system's.
     pub(crate) host: String,
     /// This machine's address for other hosts.
@@ -87,6 +92,12 @@ pub(crate) struct Settings {
     /// Where a conductor and the network service meet agents; empty is a socket in the home.
     pub(crate) conductor_listen: String,
     pub(crate) network_listen: String,
+    /// The folder with the certificates of agents; empty is in the home.
+    pub(crate) agent_certificates: String,
+    /// Of the APIs: the certificate and its key, and the authority that other services' certificates are from.
+    pub(crate) tls_certificate: String,
+    pub(crate) tls_key: String,
+    pub(crate) tls_authority: String,
     /// Where agents find them, separated by commas.
     pub(crate) conductors: String,
     pub(crate) networks: String,
@@ -133,6 +144,7 @@ impl Default for Settings {
             metrics_listen: String::new(),
             max_limit: api.max_limit,
             max_request_body_size: api.max_body_bytes,
+            transport_url: String::new(),
             host: String::new(),
             my_ip: "127.0.0.1".to_owned(),
             public_address: String::new(),
@@ -142,6 +154,10 @@ impl Default for Settings {
             metadata_endpoint: String::new(),
             conductor_listen: String::new(),
             network_listen: String::new(),
+            agent_certificates: String::new(),
+            tls_certificate: String::new(),
+            tls_key: String::new(),
+            tls_authority: String::new(),
             conductors: String::new(),
             networks: String::new(),
         }
@@ -161,6 +177,7 @@ struct Key {
 const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "compute_driver", help: "what runs guests: libvirt.LibvirtDriver (real ones) or fake.FakeDriver (simulated ones)", set: |s, v| set(&mut s.hypervisor, driver(v)), show: |s| shown_driver(s.hypervisor).to_owned() },
     Key { section: "DEFAULT", name: "host", help: "this machine's name in the cloud; empty: the system's", set: |s, v| set(&mut s.host, Ok(v.to_owned())), show: |s| s.host.clone() },
+    Key { section: "DEFAULT", name: "transport_url", help: "the broker by which processes tell each other that there is work: rabbit://USER:PASSWORD@HOST:5672/VHOST; empty: none, they look into the database", set: |s, v| set(&mut s.transport_url, transport(v)), show: |s| without_passwords(&s.transport_url) },
     Key { section: "DEFAULT", name: "my_ip", help: "this machine's address for other hosts", set: |s, v| set(&mut s.my_ip, address(v)), show: |s| s.my_ip.clone() },
     Key { section: "DEFAULT", name: "osapi_compute_listen_port", help: "port of the Compute API", set: |s, v| set(&mut s.compute_port, port(v)), show: |s| s.compute_port.to_string() },
     Key { section: "DEFAULT", name: "metadata_listen_port", help: "port of the metadata service", set: |s, v| set(&mut s.metadata_port, port(v)), show: |s| s.metadata_port.to_string() },
@@ -180,10 +197,14 @@ const KEYS: &[Key] = &[
     Key { section: "neutron", name: "endpoint_override", help: "where compute finds the network service, as http://controller:9696; empty: this machine", set: |s, v| set(&mut s.network_endpoint, endpoint(v)), show: |s| s.network_endpoint.clone() },
     Key { section: "neutron", name: "metadata_proxy_shared_secret", help: "signs what metadata proxies on hosts say; the same for metadata and network-agent; empty: the secret that `kilonova db sync` made in the home", set: |s, v| set(&mut s.metadata_secret, Ok(v.to_owned())), show: |s| hidden(&s.metadata_secret) },
     Key { section: "glance", name: "endpoint_override", help: "where compute finds the image service, as http://controller:9292; empty: this machine", set: |s, v| set(&mut s.image_endpoint, endpoint(v)), show: |s| s.image_endpoint.clone() },
-    Key { section: "conductor", name: "agent_listen", help: "where a conductor meets compute agents: unix:/path; empty: a socket in the home", set: |s, v| set(&mut s.conductor_listen, places(v)), show: |s| s.conductor_listen.clone() },
+    Key { section: "conductor", name: "agent_listen", help: "where a conductor meets compute agents: unix:/path, or https://ADDRESS:PORT for other machines; empty: a socket in the home", set: |s, v| set(&mut s.conductor_listen, places(v)), show: |s| s.conductor_listen.clone() },
     Key { section: "agent", name: "conductors", help: "where compute agents find conductors, separated by commas, the next one when one does not answer; empty: a socket in the home", set: |s, v| set(&mut s.conductors, places(v)), show: |s| s.conductors.clone() },
     Key { section: "agent", name: "networks", help: "where network agents find network services, as above", set: |s, v| set(&mut s.networks, places(v)), show: |s| s.networks.clone() },
+    Key { section: "agent", name: "certificates", help: "the folder with ca.pem and with host.pem and host.key (agents) or server.pem and server.key (those whom they ask), for https://; empty: `certificates` in the home", set: |s, v| set(&mut s.agent_certificates, Ok(v.to_owned())), show: |s| s.agent_certificates.clone() },
     Key { section: "agent", name: "metadata_url", help: "where metadata proxies on hosts find the metadata service, as http://controller:8775; empty: this machine", set: |s, v| set(&mut s.metadata_endpoint, endpoint(v)), show: |s| s.metadata_endpoint.clone() },
+    Key { section: "ssl", name: "cert_file", help: "the certificate of all APIs, with those between it and its authority; empty: APIs without TLS", set: |s, v| set(&mut s.tls_certificate, Ok(v.to_owned())), show: |s| s.tls_certificate.clone() },
+    Key { section: "ssl", name: "key_file", help: "its private key", set: |s, v| set(&mut s.tls_key, Ok(v.to_owned())), show: |s| s.tls_key.clone() },
+    Key { section: "ssl", name: "ca_file", help: "the authority of the other services' certificates; empty: the system's", set: |s, v| set(&mut s.tls_authority, Ok(v.to_owned())), show: |s| s.tls_authority.clone() },
     Key { section: "oslo_policy", name: "policy_file", help: "rules of compute instead of Nova's defaults, read again when they change; it need not exist", set: |s, v| set(&mut s.policy_file, Ok(v.to_owned())), show: |s| s.policy_file.clone() },
     Key { section: "oslo_policy", name: "policy_dirs", help: "a folder with more such files, which count in the order of their names", set: |s, v| set(&mut s.policy_folder, Ok(v.to_owned())), show: |s| s.policy_folder.clone() },
     Key { section: "oslo_middleware", name: "max_request_body_size", help: "bytes of a request's body at most", set: |s, v| set(&mut s.max_request_body_size, number(v, 1024, 1 << 30)), show: |s| s.max_request_body_size.to_string() },
@@ -195,7 +216,7 @@ const KEYS: &[Key] = &[
     Key { section: "image", name: "port", help: "port of the Image API", set: |s, v| set(&mut s.image_port, port(v)), show: |s| s.image_port.to_string() },
     Key { section: "network", name: "connection", help: "the network service's database", set: |s, v| set(&mut s.network_database, database(v)), show: |s| without_password(&s.network_database) },
     Key { section: "network", name: "port", help: "port of the Networking API", set: |s, v| set(&mut s.network_port, port(v)), show: |s| s.network_port.to_string() },
-    Key { section: "network", name: "agent_listen", help: "where the network service meets network agents: unix:/path; empty: a socket in the home", set: |s, v| set(&mut s.network_listen, places(v)), show: |s| s.network_listen.clone() },
+    Key { section: "network", name: "agent_listen", help: "where the network service meets network agents: unix:/path, or https://ADDRESS:PORT for other machines; empty: a socket in the home", set: |s, v| set(&mut s.network_listen, places(v)), show: |s| s.network_listen.clone() },
     Key { section: "network", name: "public_range", help: "range of the external network `public` of a fresh cloud; the host takes its first address", set: |s, v| set(&mut s.public_range, range(v)), show: |s| s.public_range.clone() },
     Key { section: "network", name: "private_range", help: "range of the shared network `private` of a fresh cloud", set: |s, v| set(&mut s.private_range, range(v)), show: |s| s.private_range.clone() },
     Key { section: "placement", name: "port", help: "port of the Placement API", set: |s, v| set(&mut s.placement_port, port(v)), show: |s| s.placement_port.to_string() },
@@ -379,15 +400,44 @@ impl Settings {
         Ok(())
     }
 
-    /// The URL of a port of this cloud; an address in version 6 stands in brackets.
+    /// The URL of an API of this cloud; an address in version 6 stands in brackets.
     pub(crate) fn url(&self, port: u16, path: &str) -> String {
+        let scheme = match self.tls_identity() {
+            Some(_) => "https",
+            None => "http",
+        };
+        self.url_with(scheme, port, path)
+    }
+
+    /// The certificate of the APIs, if they have one.
+    pub(crate) fn tls_identity(&self) -> Option<Identity> {
+        (!self.tls_certificate.is_empty()).then(|| Identity {
+            certificates: PathBuf::from(&self.tls_certificate),
+            key: PathBuf::from(&self.tls_key),
+        })
+    }
+
+    /// The authority of the other services' certificates, unless it is one of the system's.
+    pub(crate) fn authority(&self) -> Option<PathBuf> {
+        (!self.tls_authority.is_empty()).then(|| PathBuf::from(&self.tls_authority))
+    }
+
+    /// The folder with the certificates of agents.
+    pub(crate) fn certificates(&self, home: &Path) -> PathBuf {
+        match &self.agent_certificates[..] {
+            "" => home.join("certificates"),
+            set => PathBuf::from(set),
+        }
+    }
+
+    fn url_with(&self, scheme: &str, port: u16, path: &str) -> String {
         let at = match &self.public_address[..] {
             "" => &self.listen,
             set => set,
         };
         match at.contains(':') {
-            true => format!("http://[{at}]:{port}{path}"),
-            false => format!("http://{at}:{port}{path}"),
+            true => format!("{scheme}://[{at}]:{port}{path}"),
+            false => format!("{scheme}://{at}:{port}{path}"),
         }
     }
 
@@ -440,7 +490,9 @@ impl Settings {
 
     /// Where the metadata service is.
     pub(crate) fn metadata_url(&self) -> String {
-        or_else(&self.metadata_endpoint, || self.url(self.metadata_port, ""))
+        or_else(&self.metadata_endpoint, || {
+            self.url_with("http", self.metadata_port, "")
+        })
     }
 
     /// Where users log in.
@@ -481,7 +533,23 @@ impl Settings {
         }
     }
 
-    /// Without the databases' URLs and their passwords, for a part that has no business with them.
+    /// The bells of a process that is one of several.
+    pub(crate) fn bus(&self, stop: &CancellationToken) -> Result<Bus> {
+        match &self.transport_url[..] {
+            "" => Ok(Bus::new()),
+            url => Ok(Bus::over(Brokers::parse(url)?, stop.clone())),
+        }
+    }
+
+    /// How often the database is looked into for what no bell told, when several processes share it.
+    pub(crate) fn look(&self) -> Duration {
+        match self.transport_url.is_empty() {
+            true => Duration::from_millis(500),
+            false => Duration::from_secs(2),
+        }
+    }
+
+    /// Without the URLs of databases and broker and their passwords, for a part that has no business with them.
     pub(crate) fn forget_databases(&mut self) {
         for url in [
             &mut self.compute_database,
@@ -491,6 +559,7 @@ impl Settings {
         ] {
             url.clear();
         }
+        self.transport_url.clear();
     }
 
     /// How often services say that they live.
@@ -666,6 +735,29 @@ fn database(value: &str) -> Result<String, String> {
         }
     };
     Ok(format!("{kind}://{rest}"))
+}
+
+fn transport(value: &str) -> Result<String, String> {
+    if !value.is_empty() {
+        Brokers::parse(value).map_err(|error| error.to_string())?;
+    }
+    Ok(value.to_owned())
+}
+
+/// As [`without_password`], for each of several brokers.
+fn without_passwords(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let (hosts, vhost) = match rest.split_once('/') {
+        Some((hosts, vhost)) => (hosts, format!("/{vhost}")),
+        None => (rest, String::new()),
+    };
+    let hosts = hosts.split(',').map(|host| {
+        let shown = without_password(&format!("x://{host}"));
+        shown.trim_start_matches("x://").to_owned()
+    });
+    format!("{scheme}://{}{vhost}", hosts.collect::<Vec<_>>().join(","))
 }
 
 fn without_password(url: &str) -> String {

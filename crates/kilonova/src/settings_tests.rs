@@ -47,6 +47,7 @@ fn every_key_is_shown_and_read_back() {
         metrics_listen: "[::1]:9180".to_owned(),
         max_limit: 50,
         max_request_body_size: 4096,
+        transport_url: "rabbit://u:***@h1:1,u:***@h2:2/v".to_owned(),
         host: "h1".to_owned(),
         my_ip: "192.0.2.1".to_owned(),
         public_address: "cloud.example.org".to_owned(),
@@ -57,7 +58,11 @@ fn every_key_is_shown_and_read_back() {
         metadata_endpoint: "http://m:3".to_owned(),
         conductor_listen: "unix:/c".to_owned(),
         network_listen: "unix:/n".to_owned(),
-        conductors: "unix:/c, unix:/d".to_owned(),
+        agent_certificates: "/etc/agent".to_owned(),
+        tls_certificate: "/etc/api.pem".to_owned(),
+        tls_key: "/etc/api.key".to_owned(),
+        tls_authority: "/etc/ca.pem".to_owned(),
+        conductors: "unix:/c, https://d:8790".to_owned(),
         networks: "unix:/n".to_owned(),
     };
     let (read, warnings, wrong) = applied(&changed.to_file());
@@ -86,6 +91,7 @@ fn a_wrong_value_is_named_with_file_and_line() {
         ("[kilonova]\nlisten = localhost", "IP address"),
         ("[kilonova]\nmetrics_listen = 9180", "address with a port"),
         ("[kilonova]\nuser =", "empty"),
+        ("[DEFAULT]\ntransport_url = kafka://h", "kafka"),
         ("[DEFAULT]\nmy_ip = here", "IP address"),
         ("[glance]\nendpoint_override = controller", "URL"),
         ("[agent]\nconductors = unix:/a, /b", "/b"),
@@ -134,6 +140,8 @@ fn nova_conf_urls_are_understood_and_passwords_not_shown() {
     );
     assert!(!settings.to_file().contains("s3cret"));
     let mut settings = settings;
+    settings.transport_url = "rabbit://nova:s3cret@mq/".to_owned();
+    assert!(!settings.to_file().contains("s3cret"));
     settings.forget_databases();
     assert!(!serde_json::to_string(&settings).unwrap().contains("s3cret"));
 }

@@ -64,12 +64,14 @@ fn orders(home: &Home, settings: Settings, folder: &Path, secrets: Secrets) -> R
         secrets: Some(secrets),
         cloud_id: home.cloud_id(),
         migrates: true,
+        home: home.path.clone(),
     })
 }
 
 fn logins(settings: &Settings, secrets: &Secrets) -> Logins {
     Logins {
         auth_url: settings.auth_url(),
+        authority: settings.authority(),
         admin_password: secrets.admin_password.clone(),
         demo_password: secrets.demo_password.clone(),
     }

@@ -1,4 +1,4 @@
-//! A small HTTP client with three ways to a service: a TCP address, a unix socket, or its router in the same process.
+//! A small HTTP client with three ways to a service: a TCP address (also with TLS), a unix socket, or its router in the same process.
 
 use axum::Router;
 use axum::body::Body;
@@ -8,17 +8,23 @@ use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 use tower::ServiceExt;
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer that are read into memory at most.
 const ANSWER_LIMIT: usize = 64 << 20;
 
@@ -66,6 +72,10 @@ enum Transport {
         base: String,
         client: HyperClient<HttpConnector, Body>,
     },
+    Https {
+        base: String,
+        client: HyperClient<TlsConnector, Body>,
+    },
     Unix(HyperClient<UnixConnector, Body>),
     InProcess(Router),
     /// The same service in several places; the one that answered last is asked first.
@@ -78,13 +88,21 @@ enum Transport {
 #[derive(Clone)]
 struct UnixConnector(Arc<Path>);
 
-/// A connection to a unix socket, as hyper's pool wants it.
-struct UnixConnection(TokioIo<UnixStream>);
+#[derive(Clone)]
+struct TlsConnector {
+    tcp: HttpConnector,
+    tls: tokio_rustls::TlsConnector,
+}
+
+/// A connection, as hyper's pool wants it.
+struct Link<S>(TokioIo<S>);
+
+type Linking<S> = Pin<Box<dyn Future<Output = std::io::Result<Link<S>>> + Send>>;
 
 impl tower::Service<Uri> for UnixConnector {
-    type Response = UnixConnection;
+    type Response = Link<UnixStream>;
     type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = std::io::Result<UnixConnection>> + Send>>;
+    type Future = Linking<UnixStream>;
 
     fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -92,21 +110,40 @@ impl tower::Service<Uri> for UnixConnector {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         let path = Arc::clone(&self.0);
+        Box::pin(async move { Ok(Link(TokioIo::new(UnixStream::connect(&path).await?))) })
+    }
+}
+
+impl tower::Service<Uri> for TlsConnector {
+    type Response = Link<TlsStream<TcpStream>>;
+    type Error = std::io::Error;
+    type Future = Linking<TlsStream<TcpStream>>;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<std::io::Result<()>> {
+        self.tcp.poll_ready(cx).map_err(std::io::Error::other)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, tls) = (self.tcp.call(uri.clone()), self.tls.clone());
         Box::pin(async move {
-            Ok(UnixConnection(TokioIo::new(
-                UnixStream::connect(&path).await?,
-            )))
+            let host = uri.host().unwrap_or_default();
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+            let tcp = connecting.await.map_err(std::io::Error::other)?;
+            let hands = tls.connect(name, tcp.into_inner());
+            let stream = tokio::time::timeout(CONNECT_TIMEOUT, hands).await??;
+            Ok(Link(TokioIo::new(stream)))
         })
     }
 }
 
-impl Connection for UnixConnection {
+impl<S> Connection for Link<S> {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-impl hyper::rt::Read for UnixConnection {
+impl<S: AsyncRead + Unpin> hyper::rt::Read for Link<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
@@ -116,7 +153,7 @@ impl hyper::rt::Read for UnixConnection {
     }
 }
 
-impl hyper::rt::Write for UnixConnection {
+impl<S: AsyncWrite + Unpin> hyper::rt::Write for Link<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
@@ -137,6 +174,17 @@ impl hyper::rt::Write for UnixConnection {
     }
 }
 
+/// An error with its causes: hyper's own words are only "client error (Connect)".
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
 /// Asks the next place from now on, unless somebody else has decided so already.
 fn leave(current: &AtomicUsize, index: usize, places: usize) {
     let next = (index + 1) % places.max(1);
@@ -154,10 +202,38 @@ pub struct Client {
 impl Client {
     /// A client for `base`, for example `http://127.0.0.1:9696`.
     pub fn http(service: &'static str, base: &str) -> Self {
-        let client = HyperClient::builder(TokioExecutor::new()).build(HttpConnector::new());
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let client = HyperClient::builder(TokioExecutor::new()).build(tcp);
         let transport = Transport::Http {
             base: base.trim_end_matches('/').to_owned(),
             client,
+        };
+        Self {
+            service,
+            transport,
+            timeout: TIMEOUT,
+        }
+    }
+
+    /// A client for `base`, for example `https://controller:8790`, with TLS as `config` has it; for `http://...` as
+    /// [`Client::http`].
+    pub fn https(service: &'static str, base: &str, config: Arc<ClientConfig>) -> Self {
+        if base.starts_with("http://") {
+            return Self::http(service, base);
+        }
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector = TlsConnector {
+            tcp,
+            tls: config.into(),
+        };
+        let transport = Transport::Https {
+            base: base.trim_end_matches('/').to_owned(),
+            client: HyperClient::builder(TokioExecutor::new()).build(connector),
         };
         Self {
             service,
@@ -246,7 +322,7 @@ impl Client {
         body: Body,
     ) -> Result<http::Response<Body>, ClientError> {
         let uri = match &self.transport {
-            Transport::Http { base, .. } => format!("{base}{path}"),
+            Transport::Http { base, .. } | Transport::Https { base, .. } => format!("{base}{path}"),
             Transport::Unix(_) => format!("http://localhost{path}"),
             Transport::InProcess(_) | Transport::Several { .. } => path.to_owned(),
         };
@@ -261,14 +337,21 @@ impl Client {
                     let answer = client
                         .request(request)
                         .await
-                        .map_err(|error| self.unreachable(error))?;
+                        .map_err(|error| self.unreachable(whole(&error)))?;
+                    Ok(answer.map(Body::new))
+                }
+                Transport::Https { client, .. } => {
+                    let answer = client
+                        .request(request)
+                        .await
+                        .map_err(|error| self.unreachable(whole(&error)))?;
                     Ok(answer.map(Body::new))
                 }
                 Transport::Unix(client) => {
                     let answer = client
                         .request(request)
                         .await
-                        .map_err(|error| self.unreachable(error))?;
+                        .map_err(|error| self.unreachable(whole(&error)))?;
                     Ok(answer.map(Body::new))
                 }
                 Transport::InProcess(router) => {

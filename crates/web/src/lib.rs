@@ -7,5 +7,6 @@ pub mod body;
 pub mod client;
 pub mod request_id;
 pub mod serve;
+pub mod tls;
 
 pub use serve::{Listener, Peer, serve};

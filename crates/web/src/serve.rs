@@ -1,11 +1,13 @@
-//! The accept loop: TCP or unix socket, a bound on connections, a limit on slow headers, a graceful end.
+//! The accept loop: TCP, with or without TLS, or unix socket, a bound on connections, a limit on slow headers, a graceful end.
 
+use crate::tls::{self, PeerHost};
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequest;
 
@@ -27,6 +30,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub enum Listener {
     /// A TCP port.
     Tcp(TcpListener),
+    /// A TCP port with TLS.
+    Tls(TcpListener, TlsAcceptor),
     /// A unix socket.
     Unix(UnixListener),
 }
@@ -37,6 +42,7 @@ pub struct Peer(pub IpAddr);
 
 enum Stream {
     Tcp(TcpStream),
+    Tls(TcpStream, TlsAcceptor),
     Unix(UnixStream),
 }
 
@@ -46,16 +52,30 @@ impl Listener {
         Ok(Self::Tcp(TcpListener::bind((address, port)).await?))
     }
 
+    /// With TLS as `config` has it; for TCP only.
+    #[must_use]
+    pub fn with_tls(self, config: Option<Arc<ServerConfig>>) -> Self {
+        match (self, config) {
+            (Self::Tcp(listener), Some(config)) => Self::Tls(listener, config.into()),
+            (other, _) => other,
+        }
+    }
+
     async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+            Self::Tcp(listener) => Ok(Stream::Tcp(accept(listener).await?)),
+            Self::Tls(listener, acceptor) => {
+                Ok(Stream::Tls(accept(listener).await?, acceptor.clone()))
             }
             Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
         }
     }
+}
+
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Serves `router` until `stop`; requests that are open then get a few seconds to end.
@@ -79,9 +99,9 @@ pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) 
                 continue;
             }
         };
-        let connection = graceful_connection(stream, router.clone(), &graceful);
+        let (router, watcher) = (router.clone(), graceful.watcher());
         tokio::spawn(async move {
-            connection.await;
+            talk(stream, router, watcher).await;
             drop(permit);
         });
     }
@@ -90,44 +110,63 @@ pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) 
     Ok(())
 }
 
-fn graceful_connection(
-    stream: Stream,
-    router: Router,
-    graceful: &GracefulShutdown,
-) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+async fn talk(stream: Stream, router: Router, watcher: Watcher) {
     match stream {
+        Stream::Unix(stream) => connection(stream, router, watcher, From::default()).await,
         Stream::Tcp(stream) => {
-            let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
-            connection(stream, router, graceful, peer)
+            let from = From::peer_of(&stream);
+            connection(stream, router, watcher, from).await;
         }
-        Stream::Unix(stream) => connection(stream, router, graceful, None),
+        Stream::Tls(stream, acceptor) => {
+            let mut from = From::peer_of(&stream);
+            let hands = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream));
+            match hands.await {
+                Ok(Ok(stream)) => {
+                    let shown = stream.get_ref().1.peer_certificates();
+                    from.host = shown.and_then(|all| tls::host_of(all.first()?));
+                    connection(stream, router, watcher, from).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS connection was not made"),
+                Err(_) => tracing::debug!("a TLS connection was not made in time"),
+            }
+        }
     }
 }
 
-fn connection<S>(
-    stream: S,
-    router: Router,
-    graceful: &GracefulShutdown,
+/// What is known of the other end of a connection.
+#[derive(Clone, Default)]
+struct From {
     peer: Option<Peer>,
-) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
+    host: Option<PeerHost>,
+}
+
+impl From {
+    fn peer_of(stream: &TcpStream) -> Self {
+        Self {
+            peer: stream.peer_addr().ok().map(|address| Peer(address.ip())),
+            host: None,
+        }
+    }
+}
+
+async fn connection<S>(stream: S, router: Router, watcher: Watcher, from: From)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = MapRequest::new(router, move |mut request: http::Request<Incoming>| {
-        if let Some(peer) = peer {
+        if let Some(peer) = from.peer {
             request.extensions_mut().insert(peer);
+        }
+        if let Some(host) = &from.host {
+            request.extensions_mut().insert(host.clone());
         }
         request
     });
-    let service = TowerToHyperService::new(service);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .keep_alive(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let watched = graceful.watch(connection);
-    Box::pin(async move {
-        // A client that breaks off is its own business.
-        let _ = watched.await;
-    })
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    // A client that breaks off is its own business.
+    let _ = watcher.watch(connection).await;
 }
