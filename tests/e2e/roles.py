@@ -19,6 +19,8 @@ PORTS = {
     "placement": ("placement", "port"),
     "image": ("image", "port"),
     "network": ("network", "port"),
+    "volume": ("volume", "port"),
+    "nbd": ("volume", "nbd_port"),
 }
 READY_SECONDS = 60
 

@@ -10,7 +10,7 @@ import pytest
 from cloud import wait_until
 from test_servers import boot, wait_status
 
-SERVICES = {"database": "compute", "identity": "identity", "image": "image", "network": "network"}
+SERVICES = {"database": "compute", "identity": "identity", "image": "image", "network": "network", "volume": "volume"}
 
 
 def postgres(url, statement):

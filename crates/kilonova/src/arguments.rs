@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// A private cloud in one binary: OpenStack's compute, identity, image, network and placement APIs.
+/// A private cloud in one binary: OpenStack's compute, identity, image, network, volume and placement APIs.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Image(Configured),
     /// Run the Networking API alone.
     Network(Configured),
+    /// Run the volume service alone; one for each folder of volumes.
+    Volume(Configured),
     /// The unprivileged part of a cloud; `up` starts it.
     #[command(hide = true)]
     Control(At),
@@ -197,6 +199,12 @@ pub(crate) struct Up {
     /// Port of the Networking API [default: 9696].
     #[arg(long, value_name = "PORT")]
     pub(crate) network_port: Option<u16>,
+    /// Port of the Block Storage API (under /v3) [default: 8776].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) volume_port: Option<u16>,
+    /// Port on which volumes are served to hosts by NBD [default: 10809].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) nbd_port: Option<u16>,
     /// Range of the external network `public` of a fresh cloud; the host takes its first address [default: 172.24.4.0/24].
     #[arg(long, value_name = "CIDR")]
     pub(crate) public_range: Option<String>,

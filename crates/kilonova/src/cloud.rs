@@ -53,6 +53,7 @@ impl Control {
         .await?;
         let desk = conductor.desk.clone().merge(filled.network.agent_router());
         serving.unix(&orders.socket, desk)?;
+        services::keep_volumes(&filled.volume, stop).await?;
         open_ports(orders, filled, &reach, &bus, &mut serving).await?;
         Ok(Self {
             serving,
@@ -71,7 +72,11 @@ fn reach(filled: &Filled) -> Reach {
     Reach {
         images: Way::Here(filled.image.router()),
         networks: Way::Here(filled.network.router()),
-        tokens: Arc::new(EmbeddedTokens::new(filled.identity.clone(), project)),
+        tokens: Arc::new(EmbeddedTokens::new(
+            filled.identity.clone(),
+            "nova",
+            project,
+        )),
         validator: services::local_validator(&filled.identity),
         shared: false,
     }
@@ -95,6 +100,7 @@ async fn open_ports(
         ("identity", settings.identity_port, filled.identity.router()),
         ("image", settings.image_port, filled.image.router()),
         ("network", settings.network_port, filled.network.router()),
+        ("volume", settings.volume_port, filled.volume.router()),
         ("placement", settings.placement_port, placement.router()),
     ] {
         serving.tcp(service, port, router).await?;

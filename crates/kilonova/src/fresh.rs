@@ -2,7 +2,7 @@
 
 use crate::arguments::Hypervisor;
 use crate::part::{self, Orders};
-use crate::services;
+use crate::services::{self, Way};
 use crate::settings::Settings;
 use anyhow::{Context, Result};
 use identity::{Bootstrap, Bootstrapped, Endpoint, ServiceUser};
@@ -14,6 +14,7 @@ pub(crate) struct Filled {
     pub(crate) identity: identity::Service,
     pub(crate) image: image::Service,
     pub(crate) network: network::Service,
+    pub(crate) volume: volume::Service,
     pub(crate) compute: Store,
     pub(crate) made: Bootstrapped,
 }
@@ -28,6 +29,13 @@ pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
         .await?;
     let validator = services::local_validator(&identity);
     let image = services::image(orders, validator.clone()).await?;
+    let volume = services::volume(
+        orders,
+        &identity,
+        &Way::Here(image.router()),
+        made.service_project_id.clone(),
+    )
+    .await?;
     let network = services::network(orders, validator).await?;
     network.bootstrap(&made.admin_project_id).await?;
     let compute = services::compute_store(orders).await?;
@@ -40,6 +48,7 @@ pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
         identity,
         image,
         network,
+        volume,
         compute,
         made,
     })
@@ -83,12 +92,16 @@ fn fresh_identity(settings: &Settings, secrets: &part::Secrets) -> Bootstrap {
             endpoint("compute", "nova", settings.compute_port, "/v2.1"),
             endpoint("image", "glance", settings.image_port, ""),
             endpoint("network", "neutron", settings.network_port, ""),
+            endpoint("volumev3", "cinderv3", settings.volume_port, "/v3"),
+            endpoint("block-storage", "cinder", settings.volume_port, "/v3"),
             endpoint("placement", "placement", settings.placement_port, ""),
         ],
-        service_users: vec![ServiceUser {
-            name: "nova".to_owned(),
-            password: None,
-            roles: vec!["service".to_owned(), "admin".to_owned()],
-        }],
+        service_users: ["nova", "cinder"]
+            .map(|name| ServiceUser {
+                name: name.to_owned(),
+                password: None,
+                roles: vec!["service".to_owned(), "admin".to_owned()],
+            })
+            .into(),
     }
 }

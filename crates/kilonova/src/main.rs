@@ -95,6 +95,7 @@ fn role(command: &Command) -> Option<(Role, &Configured)> {
         Command::Identity(of) => (Role::Identity, of),
         Command::Image(of) => (Role::Image, of),
         Command::Network(of) => (Role::Network, of),
+        Command::Volume(of) => (Role::Volume, of),
         _ => return None,
     })
 }

@@ -35,6 +35,7 @@ pub(crate) enum Role {
     Identity,
     Image,
     Network,
+    Volume,
 }
 
 impl Role {
@@ -49,6 +50,7 @@ impl Role {
             Self::Identity => "identity",
             Self::Image => "image",
             Self::Network => "network",
+            Self::Volume => "volume",
         }
     }
 
@@ -200,6 +202,13 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
             ));
             ("network", settings.network_port, network.router())
         }
+        Role::Volume => {
+            let images = Way::there(settings.image_url(), settings)?;
+            let project = service_project(&identity).await?;
+            let volume = services::volume(orders, &identity, &images, project).await?;
+            services::keep_volumes(&volume, stop).await?;
+            ("volume", settings.volume_port, volume.router())
+        }
         Role::Placement => {
             let store = services::compute_store(orders).await?;
             let placement = services::placement(orders, store, validator).await?;
@@ -254,18 +263,20 @@ async fn start_conductor(
     })
 }
 
+async fn service_project(identity: &identity::Service) -> Result<String> {
+    let found = identity.service_project().await?;
+    found.context("there is no project `service`: run `kilonova db sync` first")
+}
+
 /// How a process of its own reaches the others.
 async fn reach(orders: &Orders, identity: identity::Service) -> Result<Reach> {
     let settings = &orders.settings;
-    let project = identity
-        .service_project()
-        .await?
-        .context("there is no project `service`: run `kilonova db sync` first")?;
+    let project = service_project(&identity).await?;
     Ok(Reach {
         images: Way::there(settings.image_url(), settings)?,
         networks: Way::there(settings.network_url(), settings)?,
         validator: services::local_validator(&identity),
-        tokens: Arc::new(EmbeddedTokens::new(identity, project)),
+        tokens: Arc::new(EmbeddedTokens::new(identity, "nova", project)),
         shared: true,
     })
 }

@@ -1,4 +1,5 @@
-//! Tokens for work that goes on after a user's request: compute acts as the service user `nova`.
+//! Tokens for work that goes on after a user's request: compute acts as the service user `nova`, the volume service as
+//! `cinder`.
 
 use async_trait::async_trait;
 use clients::{ClientError, ServiceTokens};
@@ -11,15 +12,17 @@ const USED_FOR: Duration = Duration::from_secs(1200);
 /// Tokens from the embedded identity service.
 pub(crate) struct EmbeddedTokens {
     identity: identity::Service,
+    user: &'static str,
     project: String,
     current: Mutex<Option<(String, Instant)>>,
 }
 
 impl EmbeddedTokens {
-    /// Tokens on the project `service`.
-    pub(crate) fn new(identity: identity::Service, project: String) -> Self {
+    /// Tokens of a service user on the project `service`.
+    pub(crate) fn new(identity: identity::Service, user: &'static str, project: String) -> Self {
         Self {
             identity,
+            user,
             project,
             current: Mutex::default(),
         }
@@ -39,7 +42,7 @@ impl ServiceTokens for EmbeddedTokens {
         }
         let issued = self
             .identity
-            .issue_service_token("nova", &self.project)
+            .issue_service_token(self.user, &self.project)
             .await;
         let unreachable = |error: identity::Error| ClientError::Unreachable {
             service: "the identity service",
@@ -49,5 +52,14 @@ impl ServiceTokens for EmbeddedTokens {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((token.clone(), Instant::now()));
         Ok(token)
+    }
+}
+
+#[async_trait]
+impl volume::Tokens for EmbeddedTokens {
+    async fn token(&self) -> Result<String, String> {
+        ServiceTokens::token(self)
+            .await
+            .map_err(|error| error.to_string())
     }
 }

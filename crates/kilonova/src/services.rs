@@ -1,10 +1,12 @@
 //! Each service of the cloud, opened and wired on its own: `up` has all of them in one process, a role has one. The only
 //! place that names implementations.
 
+use crate::arguments::Hypervisor;
 use crate::background;
 use crate::drives::Drives;
 use crate::home::private_folder;
 use crate::part::Orders;
+use crate::service_tokens::EmbeddedTokens;
 use crate::serving::Serving;
 use crate::settings::Settings;
 use anyhow::{Context, Result};
@@ -26,6 +28,9 @@ use tokio_util::sync::CancellationToken;
 use types::HostName;
 use web::auth::TokenValidator;
 use web::client::Client;
+
+/// How long the data of an image may take between the services.
+const TRANSFER: Duration = Duration::from_secs(2 * 3600);
 
 /// The way to a service.
 #[derive(Clone)]
@@ -138,6 +143,57 @@ pub(crate) async fn network(
     };
     let store = open_store(orders, "network", &settings.network_database).await?;
     Ok(network::Service::open(store, config, validator).await?)
+}
+
+/// The volume service. It does nothing by itself before [`keep_volumes`].
+pub(crate) async fn volume(
+    orders: &Orders,
+    identity: &identity::Service,
+    images: &Way,
+    service_project: String,
+) -> Result<volume::Service> {
+    let settings = &orders.settings;
+    let config = volume::Config {
+        serving: match settings.hypervisor {
+            Hypervisor::Libvirt => volume::Serving::Nbd,
+            Hypervisor::Sim => volume::Serving::Nothing,
+        },
+        nbd_address: settings.nbd_listen.parse()?,
+        nbd_port: settings.nbd_port,
+        host: settings.host_name().to_string(),
+        zone: settings.default_availability_zone.clone(),
+        default_type: settings.default_volume_type.clone(),
+        quota_volumes: settings.quota_volumes,
+        quota_snapshots: settings.quota_snapshots,
+        quota_gigabytes: settings.quota_gigabytes,
+        over_subscription: settings.max_over_subscription_ratio,
+        identity_url: Some(settings.auth_url()),
+        ..volume::Config::new(private_folder(&orders.folder, "volumes")?)
+    };
+    let images = images.client("the image service").with_timeout(TRANSFER);
+    let deps = volume::Deps {
+        store: open_store(orders, "volume", &settings.volume_database).await?,
+        validator: local_validator(identity),
+        images: Some(Arc::new(images)),
+        tokens: Arc::new(EmbeddedTokens::new(
+            identity.clone(),
+            "cinder",
+            service_project,
+        )),
+        servers: None,
+    };
+    Ok(volume::Service::open(config, deps).await?)
+}
+
+/// Goes on with what the volume service had begun, and keeps volumes served until `stop`.
+pub(crate) async fn keep_volumes(
+    service: &volume::Service,
+    stop: &CancellationToken,
+) -> Result<()> {
+    service.begin().await?;
+    let (service, stop) = (service.clone(), stop.clone());
+    tokio::spawn(async move { service.keep(stop).await });
+    Ok(())
 }
 
 /// The database of compute.

@@ -36,6 +36,18 @@ pub(crate) struct Settings {
     pub(crate) placement_port: u16,
     pub(crate) image_port: u16,
     pub(crate) network_port: u16,
+    pub(crate) volume_port: u16,
+    /// Where volumes are served to hosts.
+    pub(crate) nbd_listen: String,
+    pub(crate) nbd_port: u16,
+    /// GiB of volumes and snapshots that a project may have; -1 is any number.
+    pub(crate) quota_gigabytes: i64,
+    pub(crate) quota_volumes: i64,
+    pub(crate) quota_snapshots: i64,
+    /// The type of volumes for which nobody names one.
+    pub(crate) default_volume_type: String,
+    /// GiB that volumes may promise for each GiB of the disk.
+    pub(crate) max_over_subscription_ratio: f64,
     /// Of the external network `public` of a fresh cloud.
     pub(crate) public_range: String,
     /// Of the shared network `private` of a fresh cloud.
@@ -45,6 +57,7 @@ pub(crate) struct Settings {
     pub(crate) identity_database: String,
     pub(crate) image_database: String,
     pub(crate) network_database: String,
+    pub(crate) volume_database: String,
     /// Connections to each database.
     pub(crate) database_connections: usize,
     /// Seconds between two signs of life of a service.
@@ -107,6 +120,7 @@ impl Default for Settings {
     fn default() -> Self {
         let ratios = db::hosts::Ratios::default();
         let api = api::Config::default();
+        let volumes = volume::Config::new("");
         Self {
             hypervisor: Hypervisor::Libvirt,
             simulated_hosts: 1,
@@ -118,12 +132,21 @@ impl Default for Settings {
             placement_port: 8778,
             image_port: 9292,
             network_port: 9696,
+            volume_port: 8776,
+            nbd_listen: "127.0.0.1".to_owned(),
+            nbd_port: 10809,
+            quota_gigabytes: volumes.quota_gigabytes,
+            quota_volumes: volumes.quota_volumes,
+            quota_snapshots: volumes.quota_snapshots,
+            default_volume_type: volumes.default_type,
+            max_over_subscription_ratio: volumes.over_subscription,
             public_range: "172.24.4.0/24".to_owned(),
             private_range: "10.10.0.0/22".to_owned(),
             compute_database: String::new(),
             identity_database: String::new(),
             image_database: String::new(),
             network_database: String::new(),
+            volume_database: String::new(),
             database_connections: 2,
             report_interval: 5,
             service_down_time: 60,
@@ -219,6 +242,15 @@ const KEYS: &[Key] = &[
     Key { section: "network", name: "agent_listen", help: "where the network service meets network agents: unix:/path, or https://ADDRESS:PORT for other machines; empty: a socket in the home", set: |s, v| set(&mut s.network_listen, places(v)), show: |s| s.network_listen.clone() },
     Key { section: "network", name: "public_range", help: "range of the external network `public` of a fresh cloud; the host takes its first address", set: |s, v| set(&mut s.public_range, range(v)), show: |s| s.public_range.clone() },
     Key { section: "network", name: "private_range", help: "range of the shared network `private` of a fresh cloud", set: |s, v| set(&mut s.private_range, range(v)), show: |s| s.private_range.clone() },
+    Key { section: "volume", name: "connection", help: "the volume service's database", set: |s, v| set(&mut s.volume_database, database(v)), show: |s| without_password(&s.volume_database) },
+    Key { section: "volume", name: "port", help: "port of the Block Storage API (under /v3)", set: |s, v| set(&mut s.volume_port, port(v)), show: |s| s.volume_port.to_string() },
+    Key { section: "volume", name: "nbd_listen", help: "the address on which volumes are served to hosts by NBD; whoever reaches it can see which volumes there are, so keep it in the hosts' own network", set: |s, v| set(&mut s.nbd_listen, address(v)), show: |s| s.nbd_listen.clone() },
+    Key { section: "volume", name: "nbd_port", help: "the port of NBD", set: |s, v| set(&mut s.nbd_port, port(v)), show: |s| s.nbd_port.to_string() },
+    Key { section: "volume", name: "default_volume_type", help: "the type of volumes for which nobody names one", set: |s, v| set(&mut s.default_volume_type, text(v)), show: |s| s.default_volume_type.clone() },
+    Key { section: "volume", name: "quota_volumes", help: "volumes of a project; -1: any number", set: |s, v| set(&mut s.quota_volumes, number(v, -1, i64::from(i32::MAX))), show: |s| s.quota_volumes.to_string() },
+    Key { section: "volume", name: "quota_snapshots", help: "snapshots of a project; -1: any number", set: |s, v| set(&mut s.quota_snapshots, number(v, -1, i64::from(i32::MAX))), show: |s| s.quota_snapshots.to_string() },
+    Key { section: "volume", name: "quota_gigabytes", help: "GiB of the volumes and snapshots of a project; -1: any number", set: |s, v| set(&mut s.quota_gigabytes, number(v, -1, i64::from(i32::MAX))), show: |s| s.quota_gigabytes.to_string() },
+    Key { section: "volume", name: "max_over_subscription_ratio", help: "GiB that volumes may promise for each GiB of the disk", set: |s, v| set(&mut s.max_over_subscription_ratio, ratio(v)), show: |s| s.max_over_subscription_ratio.to_string() },
     Key { section: "placement", name: "port", help: "port of the Placement API", set: |s, v| set(&mut s.placement_port, port(v)), show: |s| s.placement_port.to_string() },
     Key { section: "kilonova", name: "listen", help: "the address all APIs listen on", set: |s, v| set(&mut s.listen, address(v)), show: |s| s.listen.clone() },
     Key { section: "kilonova", name: "public_address", help: "the name or address of the APIs in the catalog; empty: the one listened on", set: |s, v| set(&mut s.public_address, Ok(v.to_owned())), show: |s| s.public_address.clone() },
@@ -385,6 +417,8 @@ impl Settings {
         take(&mut self.placement_port, up.placement_port.as_ref());
         take(&mut self.image_port, up.image_port.as_ref());
         take(&mut self.network_port, up.network_port.as_ref());
+        take(&mut self.volume_port, up.volume_port.as_ref());
+        take(&mut self.nbd_port, up.nbd_port.as_ref());
         for (target, given, option) in [
             (&mut self.public_range, &up.public_range, "--public-range"),
             (
@@ -556,6 +590,7 @@ impl Settings {
             &mut self.identity_database,
             &mut self.image_database,
             &mut self.network_database,
+            &mut self.volume_database,
         ] {
             url.clear();
         }

@@ -62,6 +62,7 @@ const ROOMS: &[(&str, Uses)] = &[
     ("identity", Uses::Only(&["types", "sql", "web", "policy"])),
     ("image", Uses::Only(&["types", "sql", "web", "policy"])),
     ("network", Uses::Only(&["types", "sql", "web", "policy"])),
+    ("volume", Uses::Only(&["types", "sql", "web", "policy"])),
     ("kilonova", Uses::All),
     ("testkit", Uses::All),
     ("xtask", Uses::All),
