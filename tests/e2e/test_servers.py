@@ -335,7 +335,7 @@ def test_shelve_and_unshelve(admin, admin_sdk, demo, demo_sdk, image, name):
     demo.run("server", "shelve", server)
     wait_status(demo_sdk, server, "SHELVED_OFFLOADED")
     shown = admin.get("server", "show", server)
-    assert (shown["OS-EXT-SRV-ATTR:host"], shown["OS-EXT-STS:power_state"]) == (None, "Shutdown")
+    assert (shown["OS-EXT-SRV-ATTR:host"], shown["OS-EXT-STS:power_state"]) == (None, 4)
     assert admin_sdk.placement.get(f"/allocations/{server}").json()["allocations"] == {}
     kept = demo_sdk.image.find_image(f"{name}-shelved")
     assert (kept.status, kept.visibility) == ("active", "private")
@@ -366,6 +366,33 @@ def test_shelve_and_unshelve(admin, admin_sdk, demo, demo_sdk, image, name):
     demo.run("server", "shelve", server)
     demo.run("server", "delete", "--wait", server)
     wait_until(lambda: demo_sdk.image.find_image(f"{name}-shelved") is None, 30, "its image is gone with it")
+
+
+def test_evacuate(admin, admin_sdk, cloud, demo_sdk, image, name):
+    server = boot(demo_sdk, name, image).id
+    wait_status(demo_sdk, server, "ACTIVE")
+    ports = [port.id for port in demo_sdk.network.ports(device_id=server)]
+    gone = admin.get("server", "show", server)["OS-EXT-SRV-ATTR:host"]
+    assert "still in use" in admin.fails("--os-compute-api-version", "2.14", "server", "evacuate", server)
+    service = ("--os-compute-api-version", "2.11", "compute", "service", "set")
+    admin.run(*service, "--down", gone, "nova-compute")
+
+    def moves():
+        path = f"/os-migrations?instance_uuid={server}"
+        found = admin_sdk.compute.get(path, microversion="2.59").json()["migrations"]
+        return [(one["migration_type"], one["source_compute"], one["status"]) for one in found]
+
+    try:
+        admin.run("--os-compute-api-version", "2.94", "server", "evacuate", server)
+        wait_until(lambda: admin_sdk.compute.get_server(server).compute_host != gone, 30, "it is on another host")
+        wait_status(demo_sdk, server, "ACTIVE")
+        assert [port.id for port in demo_sdk.network.ports(device_id=server)] == ports
+        left = cloud.home / "sim" / gone / "guests" / f"{server}.json"
+        wait_until(lambda: not left.exists(), 60, "the old host removed what it had")
+        wait_until(lambda: moves() == [("evacuation", gone, "completed")], 30, "the evacuation is completed")
+    finally:
+        admin.run(*service, "--up", gone, "nova-compute")
+    demo_sdk.compute.delete_server(server)
 
 
 def test_interfaces_and_groups_of_a_server(demo, demo_sdk, image, name):

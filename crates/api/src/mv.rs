@@ -34,6 +34,14 @@ pub const ACTIONS_OF_DELETED: Microversion = mv(21);
 pub const MIGRATION_TYPE: Microversion = mv(23);
 /// Tags.
 pub const TAGS: Microversion = mv(26);
+/// Nobody says any more whether an evacuated server's disks are shared.
+pub const EVACUATE_FINDS_STORAGE: Microversion = mv(14);
+/// An evacuated server may be forced to a host.
+pub const EVACUATE_FORCE: Microversion = mv(29);
+/// Nobody is forced any more, when evacuated or migrated.
+pub const NO_FORCE: Microversion = mv(68);
+/// An evacuated server stays off.
+pub const EVACUATE_STOPPED: Microversion = mv(95);
 /// An unshelved server may change its zone.
 pub const UNSHELVE_ZONE: Microversion = mv(77);
 /// An unshelved server may be sent to a host, or leave its zone.

@@ -212,7 +212,7 @@ pub static ROUTES: &[Route] = &[
     Route::action("/servers/{id}/action", "createBackup").object_policy("os_compute_api:os-create-backup").body(&schemas::servers::CREATE_BACKUP).to(at!(server_images::create_backup)),
     Route::action("/servers/{id}/action", "restore").object_policy("os_compute_api:os-deferred-delete:restore").body(&schemas::servers::RESTORE).to(at!(server_actions::restore)),
     Route::action("/servers/{id}/action", "forceDelete").object_policy("os_compute_api:os-deferred-delete:force").body(&schemas::servers::FORCE_DELETE).to(at!(server_actions::force_delete)),
-    Route::action("/servers/{id}/action", "evacuate").object_policy("os_compute_api:os-evacuate"),
+    Route::action("/servers/{id}/action", "evacuate").object_policy("os_compute_api:os-evacuate").body(&schemas::moves::EVACUATE).to(at!(server_evacuate::evacuate)),
     Route::action("/servers/{id}/action", "addFloatingIp").until(44).object_policy("os_compute_api:os-floating-ips:add").body(&schemas::proxies::ADD_FLOATING_IP).to(at!(floating_ips::add)),
     Route::action("/servers/{id}/action", "removeFloatingIp").until(44).object_policy("os_compute_api:os-floating-ips:remove").body(&schemas::proxies::REMOVE_FLOATING_IP).to(at!(floating_ips::remove)),
     Route::action("/servers/{id}/action", "lock").object_policy("os_compute_api:os-lock-server:lock").body(&schemas::servers::LOCK).to(at!(server_actions::lock)),

@@ -5,6 +5,7 @@ mod action_matrix;
 mod cloud;
 mod conformance;
 mod edge;
+mod evacuate;
 mod generate;
 mod harness;
 mod migrations;

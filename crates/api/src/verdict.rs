@@ -168,6 +168,10 @@ const fn tagged(name: &'static str) -> Rule {
     }
 }
 
+/// `evacuate`: whatever worked on the server died with its host.
+pub const EVACUATE: Rule = Rule::new("evacuate", &[V::Active, V::Stopped, V::Error])
+    .whatever_task()
+    .unlocked();
 /// `shelve`.
 pub const SHELVE: Rule = Rule::new("shelve", COPIED);
 /// `shelveOffload`.
@@ -212,6 +216,7 @@ pub const ALL: &[(&str, Rule)] = &[
     ("update tags", UPDATE_TAGS),
     ("delete tag", DELETE_TAG),
     ("delete tags", DELETE_TAGS),
+    ("evacuate", EVACUATE),
     ("shelve", SHELVE),
     ("shelveOffload", SHELVE_OFFLOAD),
     ("unshelve", UNSHELVE),

@@ -173,6 +173,21 @@ const STORIES: &[Story] = &[
         VmState::Active,
         &[VmState::Active],
     ),
+    // A host that is silent here is one more that is gone: `away.rs` has that.
+    story(
+        "evacuate",
+        "",
+        &["gone"],
+        VmState::Active,
+        &[VmState::Error],
+    ),
+    story(
+        "evacuate",
+        "",
+        &["stop", "gone"],
+        VmState::Stopped,
+        &[VmState::Error],
+    ),
     story("shelve", "stop", &[], VmState::ShelvedOffloaded, RUNS),
     story(
         "shelve",
@@ -329,6 +344,10 @@ async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
     let server = cluster.create().await;
     cluster.idle().await;
     for &flow in story.before {
+        if flow == "gone" {
+            cluster.lose_host(server).await;
+            continue;
+        }
         if flow == "shelve only" {
             let mut state = cluster.first_state("shelve", server);
             state["offload"] = false.into();
@@ -420,6 +439,7 @@ async fn carry_out(kind: Kind, case: Case) {
     };
     cluster.set_faults(Arc::new(Never));
     cluster.idle().await;
+    cluster.revive().await;
     cluster.paid().await;
     cluster.look_again().await;
     check(&cluster, &case, server).await;

@@ -70,6 +70,10 @@ pub const ADD_FIXED_IP: &str = "add_fixed_ip";
 /// The flow that takes an address from a port; its state is `{"address": ip}`.
 pub const REMOVE_FIXED_IP: &str = "remove_fixed_ip";
 
+/// The flow that builds a server anew because its host is gone; its state is
+/// `{"migration": id, "to": host, "force": bool, "stopped": bool, "shared": bool}`.
+pub const EVACUATE: &str = "evacuate";
+
 /// The flow that puts a server's disk into an image and switches the server off; its state is
 /// `{"image": id, "offload": bool}`.
 pub const SHELVE: &str = "shelve";
@@ -86,7 +90,7 @@ pub const FORGET: &str = "forget";
 const QUIET: &[&str] = &[CRASH_DUMP];
 /// Flows that a hard reboot ends; each is one piece of work on the guest's host.
 const REBOOTED_OVER: &[&str] = &[REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME];
-/// Flows that a soft deletion ends; what they do in half leaves nothing behind but the guest.
+/// Flows that a soft deletion or an evacuation ends; what they do in half leaves nothing behind but the guest.
 const SOFT_DELETED_OVER: &[&str] = &[
     START, STOP, REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME, CRASH_DUMP, RESTORE, RESCUE, UNRESCUE,
     REBUILD,
@@ -100,7 +104,7 @@ fn gives_way(running: &tasks::Task, to: &str) -> bool {
     unshelved
         || QUIET.contains(&running)
         || (to == REBOOT && REBOOTED_OVER.contains(&running))
-        || (to == SOFT_DELETE && SOFT_DELETED_OVER.contains(&running))
+        || ([SOFT_DELETE, EVACUATE].contains(&to) && SOFT_DELETED_OVER.contains(&running))
 }
 
 fn start_task(

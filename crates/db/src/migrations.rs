@@ -296,6 +296,19 @@ pub fn set_status(
     Ok(tx.execute(sql, &[status.as_str().into(), now.into(), id.into()])? == 1)
 }
 
+/// A host that a server was evacuated from has removed what it had of it.
+pub fn evacuated(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    from: &HostName,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let sql = "UPDATE migrations SET status = 'completed', updated_at = ? \
+        WHERE instance_uuid = ? AND source_compute = ? AND migration_type = 'evacuation' AND status = 'done'";
+    tx.execute(sql, &[now.into(), server.into(), from.into()])?;
+    Ok(())
+}
+
 /// Writes where a move goes, when a host was chosen; none takes that back.
 pub fn set_dest(tx: &mut Tx<'_>, id: MigrationId, dest: &End, now: Timestamp) -> Result<(), Error> {
     let address = match &dest.compute {

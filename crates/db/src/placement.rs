@@ -397,3 +397,34 @@ pub fn all_inventories(tx: &mut Tx<'_>) -> Result<Vec<(Uuid, Inventory)>, Error>
         .map(|row| Ok((row.get(0)?, inventory_from(row, 1)?)))
         .collect()
 }
+
+/// Takes back what a consumer holds of one provider; what it holds of others stays.
+pub fn release_on(
+    tx: &mut Tx<'_>,
+    consumer: ServerId,
+    provider: NodeId,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let held = allocations_of(tx, consumer.0)?;
+    let (here, elsewhere): (Vec<_>, Vec<_>) =
+        held.into_iter().partition(|one| one.provider == provider.0);
+    if here.is_empty() {
+        return Ok(());
+    }
+    if elsewhere.is_empty() {
+        return release(tx, consumer, now);
+    }
+    for one in &here {
+        let params = [
+            one.amount.into(),
+            one.provider.into(),
+            (&one.resource_class).into(),
+        ];
+        let sql =
+            "UPDATE inventories SET used = used - ? WHERE provider = ? AND resource_class = ?";
+        tx.execute(sql, &params)?;
+    }
+    let sql = "DELETE FROM allocations WHERE consumer = ? AND provider = ?";
+    tx.execute(sql, &[consumer.into(), provider.into()])?;
+    touch_provider(tx, provider.0, now)
+}

@@ -140,6 +140,10 @@ pub fn finish(
 ) -> Result<bool, Error> {
     if key.step == DEBT_STEP {
         if matches!(outcome, WorkOutcome::Done { .. }) {
+            let owed = "SELECT instance_uuid FROM host_debts WHERE id = ? AND host = ?";
+            if let Some(row) = tx.query_opt(owed, &[key.task.into(), host.into()])? {
+                crate::migrations::evacuated(tx, row.get(0)?, host, Timestamp::now())?;
+            }
             tx.execute(
                 "DELETE FROM host_debts WHERE id = ? AND host = ?",
                 &[key.task.into(), host.into()],

@@ -260,6 +260,23 @@ impl Cluster {
         self.bus.ring(Bell::Host(host.name.clone()));
     }
 
+    /// The agent of a server's host stops, and the host is declared down; its guests go on.
+    pub async fn lose_host(&self, server: ServerId) -> &Host {
+        let name = self.server(server).await.host.expect("it is on a host");
+        let host = self.host(&name);
+        host.stop();
+        self.set_forced_down(host, true).await;
+        host
+    }
+
+    /// Every host is up again.
+    pub async fn revive(&self) {
+        for host in self.hosts.iter().filter(|host| !host.runs()) {
+            self.set_forced_down(host, false).await;
+            self.start_host(host);
+        }
+    }
+
     /// Declares a host down, or takes that back.
     pub async fn set_forced_down(&self, host: &Host, down: bool) {
         let name = host.name.clone();
@@ -473,6 +490,9 @@ impl Cluster {
             let (port, _) = self.port_of(server);
             return serde_json::json!({ "address": self.network.addresses(&port)[0] });
         }
+        if flow == accept::EVACUATE {
+            return serde_json::json!({ "migration": types::MigrationId::random() });
+        }
         if flow == accept::SHELVE {
             let properties = serde_json::json!({ "image_type": "shelved", "name": "server-shelved",
                 "disk_format": "qcow2", "container_format": "bare" });
@@ -598,6 +618,7 @@ fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
         accept::SNAPSHOT => TaskState::ImageSnapshotPending,
         accept::BACKUP => TaskState::ImageBackup,
         accept::CHANGE_PASSWORD => TaskState::UpdatingPassword,
+        accept::EVACUATE => TaskState::Rebuilding,
         accept::SHELVE => TaskState::Shelving,
         accept::SHELVE_OFFLOAD => TaskState::ShelvingOffloading,
         accept::UNSHELVE | accept::UNSHELVE_IN_PLACE => TaskState::Unshelving,

@@ -19,6 +19,7 @@ pub mod old_hosts;
 pub mod quotas;
 pub mod security_groups;
 pub mod server_actions;
+pub mod server_evacuate;
 mod server_filters;
 pub mod server_guest;
 pub mod server_images;

@@ -5,6 +5,7 @@ mod bounds;
 pub mod cloud;
 pub mod formats;
 pub mod interfaces;
+pub mod moves;
 pub mod proxies;
 pub mod python;
 pub mod rebuild;

@@ -38,6 +38,7 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("change password", &CHANGE_PASSWORD),
     ("add fixed ip", &ADD_FIXED_IP),
     ("remove fixed ip", &REMOVE_FIXED_IP),
+    ("evacuate", &super::moves::EVACUATE),
     ("shelve", &SHELVE),
     ("shelve offload", &SHELVE_OFFLOAD),
     ("unshelve", &UNSHELVE),
@@ -63,7 +64,7 @@ pub(super) fn metadata() -> Value {
     })
 }
 
-fn host() -> Value {
+pub(super) fn host() -> Value {
     json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[a-zA-Z0-9-._]*$" })
 }
 

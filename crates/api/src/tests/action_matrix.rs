@@ -87,6 +87,7 @@ const KNOWN: &[Known] = &[
     known("update tags", || json!(null), "update tags", "active paused suspended stopped", "*"),
     known("delete tag", || json!(null), "delete tag", "active paused suspended stopped", "*"),
     known("delete tags", || json!(null), "delete tags", "active paused suspended stopped", "*"),
+    known("evacuate", || json!(null), "evacuate", "active stopped error", "*"),
     known("shelve", || json!({"shelve": null}), "shelve", "active stopped paused suspended", "-"),
     known("shelveOffload", || json!({"shelveOffload": null}), "shelveOffload", "shelved", "-"),
     known("unshelve", || json!({"unshelve": null}), "unshelve", "shelved shelved_offloaded", "-"),
@@ -96,6 +97,8 @@ const KNOWN: &[Known] = &[
 /// Rules of requests that are no actions: judged here, asked for elsewhere.
 const NO_ACTIONS: &[&str] = &[
     "detach interface",
+    // Looks at the service, too.
+    "evacuate",
     // Answered when the guest has it.
     "changePassword",
     "update metadata",

@@ -9,7 +9,7 @@
 //!
 //! There is no undo: every step only goes forward.
 
-use super::{build, ports, shelve, snapshot, unshelve};
+use super::{build, evacuate, ports, shelve, snapshot, unshelve};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
@@ -66,6 +66,9 @@ pub struct State {
     /// The host is down: it owes the removal from the start.
     #[serde(default)]
     down: bool,
+    /// The host that the server was leaving: it owes the removal.
+    #[serde(default)]
+    also: Option<HostName>,
 }
 
 /// The flow.
@@ -88,7 +91,12 @@ impl Delete {
     async fn inspect(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let instance = self.instance(cx).await?;
         let recorded = state.superseded.as_ref().and_then(recorded_host);
-        state.host = recorded.or_else(|| instance.and_then(|instance| instance.host));
+        let at = instance.and_then(|instance| instance.host);
+        // One that was on its way from one host to another may have something on both.
+        state.also = at
+            .clone()
+            .filter(|at| recorded.as_ref().is_some_and(|one| one != at));
+        state.host = recorded.or(at);
         if let Some(host) = &state.host {
             self.with.view.refresh().await?;
             state.down = !self.with.view.is_up(host);
@@ -137,7 +145,7 @@ fn shelved_images(task: Option<&Superseded>, server: Option<&Instance>) -> Vec<I
     images.into_iter().flatten().collect()
 }
 
-/// The host that a build or an unshelving had claimed.
+/// The host that a build, an unshelving or an evacuation had claimed.
 fn recorded_host(task: &Superseded) -> Option<HostName> {
     let choice = match task.flow.as_str() {
         accept::BUILD => {
@@ -146,6 +154,10 @@ fn recorded_host(task: &Superseded) -> Option<HostName> {
         }
         accept::UNSHELVE => {
             let state: unshelve::State = serde_json::from_str(&task.state).ok()?;
+            state.choice
+        }
+        accept::EVACUATE => {
+            let state: evacuate::State = serde_json::from_str(&task.state).ok()?;
             state.choice
         }
         _ => return None,
@@ -232,6 +244,10 @@ impl Flow for Delete {
         state: &mut State,
     ) -> Result<(), StepError> {
         let now = Timestamp::now();
+        if let (Step::Destroy, Some(host)) = (step, &state.also) {
+            let reason = "the server was deleted while it left the host";
+            db::work::owe(tx, host, cx.server, reason, now)?;
+        }
         match step {
             Step::Destroy if state.down => match &state.host {
                 Some(host) => Ok(db::work::owe(

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod crash_dump;
 pub mod delete;
+pub mod evacuate;
 pub mod fixed_ips;
 pub mod interfaces;
 pub mod on_host;
@@ -52,6 +53,7 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(OnHost::<password::ChangePassword>::new(with))
         .with(fixed_ips::Change::<fixed_ips::Add>::new(with))
         .with(fixed_ips::Change::<fixed_ips::Remove>::new(with))
+        .with(evacuate::Evacuate { with: with.clone() })
         .with(shelve::Leave::<shelve::Shelve>::new(with))
         .with(shelve::Leave::<shelve::Offload>::new(with))
         .with(unshelve::Unshelve { with: with.clone() })

@@ -1,0 +1,351 @@
+//! Evacuate: a server whose host is gone is built anew on another host, with its ports, from its image.
+//!
+//! | step | does | undo |
+//! |---|---|---|
+//! | `choose_host` | picks hosts; the claim is in the transaction that ends the step | gives the claim back |
+//! | `networks` | binds its ports to the new host | binds them to the old one |
+//! | `plug` | waits until the network agent has wired them | - |
+//! | `spawn` | the host makes the guest; the server is there, and the old host owes the removal | the host removes it |
+//!
+//! The server belongs to the old host, and holds what it had there, until the new guest is made: a failure costs nothing
+//! of what may still be on the old host's disks. From then on the old host removes what it has as soon as it is back,
+//! before it does anything else.
+
+use super::placing::Choice;
+use super::{fault, idle, ports, power_after, transition};
+use crate::neighbours::Neighbours;
+use async_trait::async_trait;
+use db::accept;
+use db::instances::{self, Change, Expected, Instance, Interface};
+use db::migrations::{self, Status};
+use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+use serde::{Deserialize, Serialize};
+use sql::Tx;
+use std::time::Duration;
+use types::agent::{Direction, FailureKind, GuestPlan, Verb, WorkOutcome};
+use types::{HostName, MigrationId, NodeId, PowerState, TaskState, Timestamp, VmState};
+
+/// Hosts that may fail before the server goes to ERROR.
+const ATTEMPTS: usize = 3;
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Pick a host and claim what the server needs there.
+    ChooseHost,
+    /// Bind its ports.
+    Networks,
+    /// Wait for the wiring.
+    Plug,
+    /// Make the guest.
+    Spawn,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self::ChooseHost, Self::Networks, Self::Plug, Self::Spawn];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ChooseHost => "choose_host",
+            Self::Networks => "networks",
+            Self::Plug => "plug",
+            Self::Spawn => "spawn",
+        }
+    }
+}
+
+/// What the flow knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The record of the move.
+    migration: MigrationId,
+    /// The host asked for.
+    #[serde(default)]
+    to: Option<HostName>,
+    /// Whether only its resources count there.
+    #[serde(default)]
+    force: bool,
+    /// Whether the new guest stays off, whatever the old one did (2.95).
+    #[serde(default)]
+    stopped: bool,
+    /// The request says that the disks are on storage that all hosts share.
+    #[serde(default)]
+    shared: bool,
+    /// The host that is gone, and its node.
+    #[serde(default)]
+    from: Option<(HostName, NodeId)>,
+    /// Whether the new guest runs.
+    #[serde(default)]
+    on: bool,
+    /// Where the server goes.
+    #[serde(flatten)]
+    pub choice: Choice,
+    #[serde(default)]
+    interfaces: Vec<Interface>,
+    #[serde(default)]
+    plan: Option<GuestPlan>,
+    #[serde(default)]
+    power: u8,
+}
+
+/// The flow.
+pub struct Evacuate {
+    /// Network service, hosts.
+    pub with: Neighbours,
+}
+
+fn fail(words: &str) -> StepError {
+    StepError::Fail(Failure::new(500, words))
+}
+
+impl Evacuate {
+    async fn choose_host(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
+        if state.shared {
+            // No host here shares the disks of guests with another.
+            return Err(fail("Invalid state of instance files on shared storage"));
+        }
+        let from = server.host.clone().zip(server.node_id);
+        let (host, _) = from
+            .clone()
+            .ok_or_else(|| fail("The server is on no host."))?;
+        state.from = from;
+        state.on = !state.stopped && server.vm_state != VmState::Stopped;
+        let (to, force) = (state.to.clone(), state.force);
+        let choosing = state.choice.choose(&self.with, server, |request| {
+            request.ignore_hosts.insert(host);
+            request.forced = force && to.is_some();
+            request.only_host = to;
+        });
+        choosing.await
+    }
+
+    async fn networks(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
+        let place = state.choice.place.clone();
+        let place = place.ok_or_else(|| fail("No host was claimed."))?;
+        state.interfaces = ports::bind_to(&self.with, server, &place.host).await?;
+        state.plan = Some(super::build::guest_plan(server, &state.interfaces));
+        Ok(())
+    }
+
+    fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+        let (kind, message) = match outcome {
+            Some(WorkOutcome::Done { power }) => {
+                state.power = power;
+                return Ok(());
+            }
+            Some(WorkOutcome::Failed { kind, message }) => (kind, message),
+            Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
+            None => (FailureKind::Host, "the host was not asked".to_owned()),
+        };
+        let words = format!("The server cannot be evacuated: {message}");
+        let mut failure = Failure::new(500, words).details(message.as_str());
+        let others = state.to.is_none() && state.choice.failed.len() + 1 < ATTEMPTS;
+        if kind != FailureKind::Request && others {
+            failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
+        }
+        Err(StepError::Fail(failure))
+    }
+
+    fn claim(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &mut State,
+        now: Timestamp,
+    ) -> Result<(), StepError> {
+        let server = instances::get(tx, cx.server)?.ok_or(StepError::Fenced)?;
+        let place = state.choice.claim(&self.with, tx, &server, now)?;
+        let dest = migrations::End {
+            compute: Some(place.host),
+            node: Some(place.node),
+        };
+        migrations::set_dest(tx, state.migration, &dest, now)?;
+        migrations::set_status(tx, state.migration, Status::PreMigrating, now)?;
+        let change = Change {
+            task_state: Some(Some(TaskState::RebuildSpawning)),
+            ..Change::default()
+        };
+        transition(tx, cx, &change, now)
+    }
+
+    /// The claim on the new host is given back.
+    fn give_back(
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &mut State,
+        now: Timestamp,
+    ) -> Result<(), StepError> {
+        if let Some(place) = state.choice.place.take() {
+            db::placement::release_on(tx, cx.server, place.node_id, now)?;
+        }
+        migrations::set_dest(tx, state.migration, &migrations::End::default(), now)?;
+        let change = Change {
+            task_state: Some(Some(TaskState::Rebuilding)),
+            ..Change::default()
+        };
+        transition(tx, cx, &change, now)
+    }
+
+    /// The server is where its new guest is; what the old host has of it is nobody's.
+    fn arrive(
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &State,
+        now: Timestamp,
+    ) -> Result<(), StepError> {
+        if let Some((host, node)) = &state.from {
+            let reason = "the server was evacuated";
+            db::work::owe(tx, host, cx.server, reason, now)?;
+            db::placement::release_on(tx, cx.server, *node, now)?;
+        }
+        migrations::set_status(tx, state.migration, Status::Done, now)?;
+        let settled = if state.on {
+            VmState::Active
+        } else {
+            VmState::Stopped
+        };
+        let change = Change {
+            place: Some(state.choice.place.clone()),
+            vm_state: Some(settled),
+            power_state: Some(PowerState::from_code(i64::from(state.power))),
+            launched_at: Some(now),
+            progress: Some(0),
+            ..Change::default()
+        };
+        transition(tx, cx, &change, now)
+    }
+}
+
+#[async_trait]
+impl Flow for Evacuate {
+    const NAME: &'static str = accept::EVACUATE;
+    type State = State;
+    type Step = Step;
+
+    fn event(&self, step: Step) -> Option<&'static str> {
+        Some(match step {
+            Step::ChooseHost => "rebuild_server",
+            _ => "compute_rebuild_instance",
+        })
+    }
+
+    fn host(&self, step: Step, state: &State) -> Option<HostName> {
+        let place = state.choice.place.as_ref();
+        let place = place.filter(|_| step != Step::ChooseHost);
+        place.map(|place| place.host.clone())
+    }
+
+    fn deadline(&self, step: Step) -> Duration {
+        match step {
+            Step::ChooseHost => Duration::from_secs(30),
+            Step::Networks => Duration::from_secs(120),
+            Step::Plug => Duration::from_secs(60),
+            Step::Spawn => Duration::from_secs(1800),
+        }
+    }
+
+    async fn is_away(&self, host: &HostName) -> bool {
+        self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
+    }
+
+    fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
+        if step != Step::Spawn {
+            return None;
+        }
+        let host = state.choice.place.as_ref()?.host.clone();
+        let verb = match direction {
+            Direction::Do => Verb::RebuildOnce {
+                plan: Box::new(state.plan.clone()?),
+                on: state.on,
+            },
+            Direction::Undo => Verb::EnsureAbsent,
+        };
+        Some(HostWork { host, verb })
+    }
+
+    async fn run(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        let server = super::instance(&self.with, cx).await?;
+        match step {
+            Step::ChooseHost => self.choose_host(&server, state).await,
+            Step::Networks => self.networks(&server, state).await,
+            Step::Plug => ports::plugged(&self.with, cx).await,
+            Step::Spawn => Self::spawned(state, outcome),
+        }
+    }
+
+    async fn undo(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match (step, &state.from) {
+            (Step::Networks, Some((host, _))) => {
+                let server = super::instance(&self.with, cx).await?;
+                ports::bind_to(&self.with, &server, host).await.map(drop)
+            }
+            (Step::Spawn, _) => power_after(outcome).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    fn commit(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        step: Step,
+        direction: Direction,
+        state: &mut State,
+    ) -> Result<(), StepError> {
+        let now = Timestamp::now();
+        match (step, direction) {
+            (Step::ChooseHost, Direction::Do) => self.claim(tx, cx, state, now),
+            (Step::ChooseHost, Direction::Undo) => Self::give_back(tx, cx, state, now),
+            (Step::Networks, Direction::Do) => {
+                instances::set_network_info(tx, cx.server, &state.interfaces)?;
+                Ok(())
+            }
+            (Step::Spawn, Direction::Do) => Self::arrive(tx, cx, state, now),
+            _ => Ok(()),
+        }
+    }
+
+    fn note_failure(&self, state: &mut State, failure: &Failure) {
+        if failure.redo_from.is_some() {
+            state.choice.leave_out(failure);
+        }
+    }
+
+    fn finish(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &State,
+        end: End<'_>,
+        now: Timestamp,
+    ) -> Result<(), sql::Error> {
+        let change = match end {
+            End::Done => Change {
+                fault: Some(None),
+                ..idle()
+            },
+            End::Unwound(failure) => {
+                migrations::set_status(tx, state.migration, Status::Error, now)?;
+                Change {
+                    vm_state: Some(VmState::Error),
+                    fault: Some(Some(fault(failure, now))),
+                    ..idle()
+                }
+            }
+        };
+        instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,447 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Stories of servers that leave their hosts and come back, each ended by the audit; and what reaches into guests.
+
+use db::migrations::{self, End, Kind, NewMigration, Status};
+use journal::faults::{Fault, Point, Script, When};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use testkit::{Cluster, Options};
+use types::agent::Direction;
+use types::{MigrationId, PowerState, ServerId, Timestamp, VmState};
+use virt::HypervisorError;
+use virt::sim::Verb;
+
+async fn clean(cluster: &Cluster) {
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}
+
+fn small(hosts: usize, servers_each: u32) -> Options {
+    Options {
+        hosts,
+        size: (servers_each, 256 * 1024, 10 * 1024),
+        ..Options::default()
+    }
+}
+
+/// Shelves a server as the API does; returns the image.
+async fn shelve(cluster: &Cluster, server: ServerId, offload: bool) -> String {
+    let mut state = cluster.first_state("shelve", server);
+    state["offload"] = offload.into();
+    let image = state["image"].as_str().unwrap().to_owned();
+    cluster.act(server, "shelve", state).await;
+    cluster.idle().await;
+    image
+}
+
+#[tokio::test]
+async fn a_shelved_server_needs_no_host_and_comes_back_to_any() {
+    let cluster = Cluster::new(small(2, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let image = shelve(&cluster, server, true).await;
+    let shelved = cluster.server(server).await;
+    let shown = (shelved.vm_state, shelved.power_state, shelved.host);
+    assert_eq!(
+        shown,
+        (VmState::ShelvedOffloaded, PowerState::Shutdown, None)
+    );
+    assert_eq!(shelved.network_info, before.network_info);
+    assert_eq!(cluster.images.all(), [(image, "active".to_owned())]);
+    clean(&cluster).await;
+    // Others take its place: there is no host left.
+    let others = [cluster.create().await, cluster.create().await];
+    cluster.idle().await;
+    cluster.act(server, "unshelve", serde_json::json!({})).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(stays.vm_state, VmState::ShelvedOffloaded);
+    let message = stays.fault.unwrap().message;
+    assert!(message.starts_with("No valid host was found"), "{message}");
+    assert!(cluster.last_action_failed(server).await);
+    clean(&cluster).await;
+    let free = cluster.server(others[0]).await.host.unwrap();
+    cluster.delete(others[0]).await;
+    cluster.idle().await;
+    let elsewhere = if free.0 == "host-1" {
+        "host-2"
+    } else {
+        "host-1"
+    };
+    let to = serde_json::json!({ "to": elsewhere });
+    cluster.act(server, "unshelve", to).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(stays.vm_state, VmState::ShelvedOffloaded, "only there");
+    let to = serde_json::json!({ "to": free.0 });
+    cluster.act(server, "unshelve", to).await;
+    cluster.idle().await;
+    let back = cluster.server(server).await;
+    assert_eq!((back.vm_state, back.host), (VmState::Active, Some(free)));
+    assert_eq!((back.network_info, back.fault), (before.network_info, None));
+    assert_eq!(back.image, before.image, "the image it shows is its own");
+    assert_eq!(cluster.images.all(), []);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_unshelve_is_left_out() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    shelve(&cluster, server, true).await;
+    let refusing = HypervisorError::Rejected("no such machine type".to_owned());
+    let controls = cluster.hosts[0].sim.controls();
+    controls.fail_always(Verb::EnsureGuest, refusing.clone());
+    for _ in 0..2 {
+        cluster.act(server, "unshelve", serde_json::json!({})).await;
+        cluster.idle().await;
+        let back = cluster.server(server).await;
+        assert_eq!(back.vm_state, VmState::Active);
+        assert_eq!(back.host, Some("host-2".into()));
+        shelve(&cluster, server, true).await;
+    }
+    let controls = cluster.hosts[1].sim.controls();
+    controls.fail_always(Verb::EnsureGuest, refusing);
+    cluster.act(server, "unshelve", serde_json::json!({})).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(stays.vm_state, VmState::ShelvedOffloaded);
+    let message = stays.fault.unwrap().message;
+    assert!(message.contains("no such machine type"), "{message}");
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_server_whose_image_is_lost_is_in_error_and_can_be_deleted() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let image = shelve(&cluster, server, true).await;
+    cluster.images.lose(&image);
+    cluster.act(server, "unshelve", serde_json::json!({})).await;
+    cluster.idle().await;
+    let lost = cluster.server(server).await;
+    assert_eq!(lost.vm_state, VmState::Error);
+    let wanted = format!("Unshelve attempted but the image {image} cannot be found.");
+    assert_eq!(lost.fault.unwrap().message, wanted);
+    cluster.delete(server).await;
+    cluster.idle().await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_deleted_server_leaves_no_image_whatever_state_it_was_in() {
+    for offload in [false, true] {
+        let cluster = Cluster::new(Options::default()).await;
+        let server = cluster.create().await;
+        cluster.idle().await;
+        shelve(&cluster, server, offload).await;
+        clean(&cluster).await;
+        cluster.soft_delete(server).await;
+        cluster.idle().await;
+        // One without a host cannot be brought back.
+        assert_eq!(cluster.server(server).await.deleted, offload);
+        cluster.delete(server).await;
+        cluster.idle().await;
+        assert!(cluster.server(server).await.deleted);
+        assert_eq!(cluster.images.all(), []);
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_deleted_keeps_nobody_from_the_server() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    shelve(&cluster, server, false).await;
+    let at = Point {
+        flow: "unshelve_in_place",
+        step: "forget",
+        direction: Direction::Do,
+        when: When::Before,
+    };
+    let script = Arc::new(Script::new([(at, Fault::Hold)]));
+    cluster.set_faults(Arc::clone(&script) as _);
+    cluster
+        .act(server, "unshelve_in_place", serde_json::json!({}))
+        .await;
+    script.all_struck().await;
+    let runs = cluster.server(server).await;
+    assert_eq!((runs.vm_state, runs.task_state), (VmState::Active, None));
+    // Shelved again before the first image is gone: that one goes then.
+    let second = shelve(&cluster, server, true).await;
+    script.release();
+    cluster.idle().await;
+    assert_eq!(cluster.images.all(), [(second, "active".to_owned())]);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn servers_leave_their_hosts_when_they_were_shelved_for_long() {
+    let cluster = Cluster::new(Options::default()).await;
+    let servers = [cluster.create().await, cluster.create().await];
+    cluster.idle().await;
+    shelve(&cluster, servers[0], false).await;
+    assert_eq!(cluster.offload(Duration::from_secs(3600)).await, 0);
+    assert_eq!(cluster.offload(Duration::ZERO).await, 1);
+    cluster.idle().await;
+    let states = [
+        cluster.server(servers[0]).await.vm_state,
+        cluster.server(servers[1]).await.vm_state,
+    ];
+    assert_eq!(states, [VmState::ShelvedOffloaded, VmState::Active]);
+    assert_eq!(cluster.offload(Duration::ZERO).await, 0);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_server_does_not_come_back_to_a_host_that_has_still_to_remove_it() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    shelve(&cluster, server, false).await;
+    let name = cluster.server(server).await.host.unwrap();
+    let host = cluster.host(&name);
+    host.stop();
+    cluster.set_forced_down(host, true).await;
+    cluster
+        .act(
+            server,
+            "shelve_offload",
+            serde_json::json!({ "offload": true }),
+        )
+        .await;
+    cluster.idle().await;
+    assert_eq!(cluster.debts().await, [(name.clone(), server)]);
+    // It is up again, but has not paid.
+    cluster.set_forced_down(host, false).await;
+    let to = serde_json::json!({ "to": name.0 });
+    cluster.act(server, "unshelve", to).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(stays.vm_state, VmState::ShelvedOffloaded);
+    cluster.act(server, "unshelve", serde_json::json!({})).await;
+    cluster.idle().await;
+    let back = cluster.server(server).await;
+    assert_eq!(back.vm_state, VmState::Active);
+    assert_ne!(back.host, Some(name));
+    cluster.start_host(host);
+    cluster.paid().await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_password_reaches_the_guest_in_clear_and_nothing_else() {
+    let cluster = Cluster::new(small(1, 4)).await;
+    let server = cluster.create().await;
+    let without = cluster.create_with(|new| new.image = Some(agentless()));
+    let without = without.await;
+    cluster.idle().await;
+    let controls = cluster.hosts[0].sim.controls();
+    let change = |server| cluster.act(server, "change_password", json!({ "password": "sealed p" }));
+    change(server).await;
+    cluster.idle().await;
+    assert!(!cluster.last_action_failed(server).await);
+    let set = controls.password(server);
+    assert_eq!(set, Some(("root".to_owned(), "p".to_owned())));
+    change(without).await;
+    cluster.idle().await;
+    let fault = cluster.server(without).await.fault.unwrap();
+    let wanted = (409, "QEMU guest agent is not enabled");
+    assert_eq!((fault.code, &fault.message[..]), wanted);
+    for (error, code, words) in [
+        (
+            HypervisorError::AgentSilent("no answer".to_owned()),
+            501,
+            "Unable to set password on instance",
+        ),
+        (
+            HypervisorError::Rejected("no such user: root".to_owned()),
+            409,
+            "because error setting admin password",
+        ),
+    ] {
+        controls.fail_next(Verb::SetPassword, error, 1);
+        change(server).await;
+        cluster.idle().await;
+        let shown = cluster.server(server).await;
+        let fault = shown.fault.unwrap();
+        assert_eq!((shown.vm_state, fault.code), (VmState::Active, code));
+        assert!(fault.message.ends_with(words), "{}", fault.message);
+    }
+    clean(&cluster).await;
+}
+
+/// An image that says that it has no agent.
+fn agentless() -> types::server::ImageRef {
+    let image = json!({ "id": uuid::Uuid::new_v4(), "name": "i", "disk_format": "raw", "container_format": "bare",
+        "size": 1, "min_disk": 0, "min_ram": 0, "sha512": null, "properties": { "hw_qemu_guest_agent": "no" } });
+    serde_json::from_value(image).unwrap()
+}
+
+#[tokio::test]
+async fn addresses_come_and_go_with_their_port() {
+    let cluster = Cluster::new(small(1, 4)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let shown = async || {
+        let info = cluster.server(server).await.network_info;
+        let addresses = info[0].addresses.iter().map(|one| one.ip.clone());
+        addresses.collect::<Vec<_>>()
+    };
+    let first = shown().await;
+    let network = cluster.first_state("add_fixed_ip", server);
+    cluster.act(server, "add_fixed_ip", network).await;
+    cluster.idle().await;
+    let both = shown().await;
+    assert_eq!((both.len(), &both[0]), (2, &first[0]));
+    clean(&cluster).await;
+    for (address, left) in [(&first[0], 1), (&first[0], 1), (&both[1], 0)] {
+        let state = json!({ "address": address });
+        cluster.act(server, "remove_fixed_ip", state).await;
+        cluster.idle().await;
+        assert_eq!(shown().await.len(), left);
+    }
+    let elsewhere = json!({ "network": "another" });
+    cluster.act(server, "add_fixed_ip", elsewhere).await;
+    cluster.idle().await;
+    let fault = cluster.server(server).await.fault.unwrap();
+    let wanted = format!("Network could not be found for instance {server}.");
+    assert_eq!(fault.message, wanted);
+    clean(&cluster).await;
+}
+
+/// A record of a move, as the API makes it.
+async fn record(cluster: &Cluster, server: ServerId, kind: Kind) -> MigrationId {
+    let at = cluster.server(server).await;
+    let id = MigrationId::random();
+    let write = move |tx: &mut sql::Tx<'_>| {
+        let new = NewMigration {
+            id,
+            server,
+            kind,
+            status: Status::Accepted,
+            source: End {
+                compute: at.host.clone(),
+                node: at.node.clone(),
+            },
+            dest: End::default(),
+            old_flavor: &at.flavor.id,
+            new_flavor: &at.flavor.id,
+            project_id: "p",
+            user_id: "u",
+        };
+        migrations::insert(tx, &new, Timestamp::now())
+    };
+    let stored: Result<i64, sql::Error> = cluster.store.write(write).await;
+    stored.unwrap();
+    id
+}
+
+async fn status(cluster: &Cluster, id: MigrationId) -> Status {
+    let reading = cluster.store.read(move |tx| migrations::get(tx, id));
+    let found: Result<_, sql::Error> = reading.await;
+    found.unwrap().unwrap().status
+}
+
+#[tokio::test]
+async fn an_evacuated_server_is_elsewhere_and_its_old_host_must_not_run_it_again() {
+    let cluster = Cluster::new(small(2, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let gone = cluster.lose_host(server).await;
+    let migration = record(&cluster, server, Kind::Evacuation).await;
+    let state = json!({ "migration": migration });
+    cluster.act(server, "evacuate", state).await;
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    assert_eq!(
+        (after.vm_state, after.power_state, &after.fault),
+        (VmState::Active, PowerState::Running, &None)
+    );
+    assert_ne!(after.host, before.host);
+    assert_eq!(after.network_info, before.network_info);
+    assert_eq!(status(&cluster, migration).await, Status::Done);
+    assert_eq!(cluster.debts().await, [(gone.name.clone(), server)]);
+    assert_eq!(gone.guests().await, [(server, PowerState::Running)]);
+    assert_eq!(cluster.audit_without_guests().await, Vec::<String>::new());
+    cluster.revive().await;
+    cluster.paid().await;
+    assert_eq!(gone.guests().await, []);
+    assert_eq!(status(&cluster, migration).await, Status::Completed);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn an_evacuation_that_fails_leaves_the_old_host_what_it_has() {
+    let cluster = Cluster::new(small(2, 1)).await;
+    let servers = [cluster.create().await, cluster.create().await];
+    cluster.idle().await;
+    let [server, other] = servers;
+    let gone = cluster.lose_host(server).await;
+    for (more, words) in [
+        (json!({}), "No valid host was found"),
+        (
+            json!({ "shared": true }),
+            "Invalid state of instance files on shared storage",
+        ),
+    ] {
+        let migration = record(&cluster, server, Kind::Evacuation).await;
+        let mut state = more;
+        state["migration"] = json!(migration);
+        cluster.act(server, "evacuate", state).await;
+        cluster.idle().await;
+        let failed = cluster.server(server).await;
+        assert_eq!(failed.vm_state, VmState::Error);
+        assert_eq!(failed.host, Some(gone.name.clone()));
+        let message = failed.fault.unwrap().message;
+        assert!(message.starts_with(words), "{message}");
+        assert_eq!(status(&cluster, migration).await, Status::Error);
+    }
+    assert_eq!(cluster.debts().await, []);
+    assert_eq!(cluster.audit_without_guests().await, Vec::<String>::new());
+    // There is room again; the new guest stays off, as asked.
+    cluster.delete(other).await;
+    cluster.idle().await;
+    let migration = record(&cluster, server, Kind::Evacuation).await;
+    let state = json!({ "migration": migration, "stopped": true });
+    cluster.act(server, "evacuate", state).await;
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    assert_eq!(
+        (after.vm_state, after.power_state),
+        (VmState::Stopped, PowerState::Shutdown)
+    );
+    cluster.revive().await;
+    cluster.paid().await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_take_an_evacuated_server_is_left_out() {
+    let cluster = Cluster::new(small(3, 4)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let gone = cluster.lose_host(server).await.name.clone();
+    let mut others = cluster.hosts.iter().filter(|host| host.name != gone);
+    let (broken, good) = (others.next().unwrap(), others.next().unwrap());
+    let refusing = HypervisorError::Rejected("no such machine type".to_owned());
+    let controls = broken.sim.controls();
+    controls.fail_always(Verb::EnsureGuest, refusing);
+    let migration = record(&cluster, server, Kind::Evacuation).await;
+    let state = json!({ "migration": migration });
+    cluster.act(server, "evacuate", state).await;
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    assert_eq!(
+        (after.vm_state, after.host),
+        (VmState::Active, Some(good.name.clone()))
+    );
+    cluster.revive().await;
+    cluster.paid().await;
+    clean(&cluster).await;
+}
