@@ -240,7 +240,7 @@ pub static ROUTES: &[Route] = &[
     Route::new(Verb::Post, "/servers/{server_id}/consoles").gone(),
     Route::new(Verb::Get, "/servers/{server_id}/consoles/{id}").gone(),
     Route::new(Verb::Delete, "/servers/{server_id}/consoles/{id}").gone(),
-    Route::new(Verb::Get, "/servers/{server_id}/diagnostics").object_policy("os_compute_api:os-server-diagnostics").query(&queries::NONE_STRICTER).to(at!(server_parts::diagnostics)),
+    Route::new(Verb::Get, "/servers/{server_id}/diagnostics").object_policy("os_compute_api:os-server-diagnostics").query(&queries::NONE_STRICTER).to(at!(diagnostics::diagnostics)),
     Route::new(Verb::Get, "/servers/{server_id}/ips").object_policy("os_compute_api:ips:index").query(&queries::NONE_STRICTER).to(at!(server_parts::addresses)),
     Route::new(Verb::Get, "/servers/{server_id}/ips/{id}").object_policy("os_compute_api:ips:show").query(&queries::NONE_STRICTER).to(at!(server_parts::addresses_of)),
     Route::new(Verb::Get, "/servers/{server_id}/metadata").object_policy("os_compute_api:server-metadata:index").query(&queries::NONE_STRICTER).to(at!(server_metadata::list)),

@@ -13,6 +13,7 @@ mod operation;
 mod policies;
 mod samples;
 mod server_create;
-mod server_history;
+mod server_edit;
+pub(crate) mod server_history;
 mod server_life;
 mod shelve;

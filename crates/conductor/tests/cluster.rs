@@ -67,6 +67,23 @@ async fn a_view_that_is_behind_is_renewed_when_the_claim_fails() {
 }
 
 #[tokio::test]
+async fn a_host_that_was_just_disabled_gets_no_server() {
+    let cluster = Cluster::new(small(2, 4)).await;
+    cluster.disable(&cluster.hosts[0]).await;
+    let servers = [
+        cluster.create().await,
+        cluster.create().await,
+        cluster.create().await,
+    ];
+    cluster.idle().await;
+    for server in servers {
+        let server = cluster.server(server).await;
+        assert_eq!(server.host, Some("host-2".into()));
+    }
+    clean(&cluster).await;
+}
+
+#[tokio::test]
 async fn a_host_that_cannot_build_is_left_out() {
     let cluster = Cluster::new(Options::default()).await;
     let refusing = HypervisorError::Rejected("no such machine type".to_owned());

@@ -114,6 +114,18 @@ pub fn beat(
     Ok(())
 }
 
+/// Whether administrators let new servers go to a host: its compute service is enabled, unless the host was `forced`, and
+/// not forced down.
+pub fn takes_servers(tx: &mut Tx<'_>, host: &HostName, forced: bool) -> Result<bool, Error> {
+    let sql =
+        "SELECT disabled, forced_down FROM services WHERE host = ? AND topic = 'nova-compute'";
+    let Some(row) = tx.query_opt(sql, &[host.into()])? else {
+        return Ok(true);
+    };
+    let (disabled, down): (bool, bool) = (row.get(0)?, row.get(1)?);
+    Ok(!down && (forced || !disabled))
+}
+
 /// Enables or disables a service; `false` when there is none.
 pub fn set_disabled(
     tx: &mut Tx<'_>,

@@ -68,6 +68,9 @@ pub struct Kept {
     /// What is kept of it elsewhere, from shelving until it runs again and that is deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shelved: Option<Shelved>,
+    /// `OS-DCF:diskConfig` is `AUTO`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub auto_disk_config: bool,
 }
 
 /// A shelved server's belongings.
@@ -299,7 +302,7 @@ pub fn insert(tx: &mut Tx<'_>, instance: &Instance) -> Result<i64, Error> {
         generation, task_id, host, node, node_id, availability_zone, pinned_zone, launched_on, flavor_id, flavor, vcpus, \
         memory_mb, image_id, image, key_name, key_data, user_data, config_drive, access_ip_v4, access_ip_v6, metadata, \
         networks, network_info, security_groups, scheduler_hints, admin_pass, locked, locked_by, locked_reason, \
-        reservation_id, launch_index, root_device_name, progress, created_at, updated_at, launched_at, terminated_at, deleted";
+        reservation_id, launch_index, root_device_name, progress, created_at, updated_at, launched_at, terminated_at, deleted, kept";
     let params: Vec<Value> = vec![
         i.id.into(),
         (&i.project_id).into(),
@@ -348,6 +351,7 @@ pub fn insert(tx: &mut Tx<'_>, instance: &Instance) -> Result<i64, Error> {
         i.launched_at.into(),
         i.terminated_at.into(),
         i.deleted.into(),
+        to_document(&i.kept)?.into(),
     ];
     let sql = format!(
         "INSERT INTO instances ({columns}) VALUES ({})",
@@ -603,12 +607,14 @@ pub fn update_editable(
         i.locked.into(),
         i.locked_by.clone().into(),
         i.locked_reason.clone().into(),
+        i.pinned_zone.clone().into(),
+        to_document(&i.kept)?.into(),
         now.into(),
         i.id.into(),
         i.generation.into(),
     ];
     let sql = "UPDATE instances SET display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, \
-        metadata = ?, locked = ?, locked_by = ?, locked_reason = ?, updated_at = ?, generation = generation + 1 \
+        metadata = ?, locked = ?, locked_by = ?, locked_reason = ?, pinned_zone = ?, kept = ?, updated_at = ?, generation = generation + 1 \
         WHERE uuid = ? AND deleted = 0 AND generation = ?";
     Ok(tx.execute(sql, &params)? == 1)
 }
@@ -617,7 +623,7 @@ pub fn update_editable(
 pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
     let i = instance;
     let sql = "UPDATE instances SET image_id = ?, image = ?, key_name = ?, key_data = ?, user_data = ?, admin_pass = ?, \
-        display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, metadata = ?, progress = 0 \
+        display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, metadata = ?, kept = ?, progress = 0 \
         WHERE uuid = ? AND deleted = 0";
     let params: Vec<Value> = vec![
         i.image.as_ref().map(|image| image.id).into(),
@@ -632,6 +638,7 @@ pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
         i.access_ip_v4.clone().into(),
         i.access_ip_v6.clone().into(),
         to_document(&i.metadata)?.into(),
+        to_document(&i.kept)?.into(),
         i.id.into(),
     ];
     tx.execute(sql, &params)?;

@@ -255,6 +255,21 @@ impl Cluster {
         self.store.write(write).await.unwrap();
     }
 
+    /// Disables a host behind the back of everybody's view, as the API of another process would.
+    pub async fn disable(&self, host: &Host) {
+        let name = host.name.clone();
+        let write = move |tx: &mut Tx<'_>| -> Result<(), sql::Error> {
+            for service in db::hosts::services(tx)? {
+                if service.host == name {
+                    let now = Timestamp::now();
+                    db::hosts::set_disabled(tx, service.uuid, true, None, now)?;
+                }
+            }
+            Ok(())
+        };
+        self.store.write(write).await.unwrap();
+    }
+
     /// Tells a host's agent to look for work.
     pub fn ring(&self, host: &Host) {
         self.bus.ring(Bell::Host(host.name.clone()));

@@ -121,7 +121,7 @@ impl GuestEventKind {
 pub struct Diagnostics {
     /// Power state now.
     pub power: PowerState,
-    /// `libvirt` or `fake`.
+    /// `libvirt`, also for simulated guests: the API knows a closed list.
     pub driver: String,
     /// `qemu`, `kvm` or `fake`.
     pub hypervisor: String,

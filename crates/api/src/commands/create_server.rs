@@ -1,5 +1,6 @@
 //! A new server, as asked for: every difference between versions ends here.
 
+use super::editable;
 use crate::call::Call;
 use crate::faults::Fault;
 use crate::schemas::{formats, is_true, number};
@@ -65,6 +66,8 @@ pub struct CreateServer {
     pub access_ip_v4: Option<String>,
     /// `accessIPv6`.
     pub access_ip_v6: Option<String>,
+    /// `OS-DCF:diskConfig`, true for `AUTO`.
+    pub auto_disk_config: Option<bool>,
     /// The administrator's password in the guest.
     pub admin_pass: String,
     /// Answer a reservation id instead of a server.
@@ -132,8 +135,9 @@ impl CreateServer {
             host,
             min_count,
             max_count: max_count.min(MOST_AT_ONCE),
-            access_ip_v4: text("accessIPv4"),
-            access_ip_v6: text("accessIPv6"),
+            access_ip_v4: editable::address(call, "server", "accessIPv4"),
+            access_ip_v6: editable::address(call, "server", "accessIPv6"),
+            auto_disk_config: editable::auto_disk_config(call, "server"),
             admin_pass: text("adminPass")
                 .filter(|pass| !pass.is_empty())
                 .unwrap_or_else(password),
@@ -181,7 +185,7 @@ impl CreateServer {
 }
 
 /// `personality`: files for the guest.
-fn files(field: Option<&Value>) -> Result<Vec<(String, String)>, Fault> {
+pub fn files(field: Option<&Value>) -> Result<Vec<(String, String)>, Fault> {
     let list = field.and_then(Value::as_array).into_iter().flatten();
     list.map(|file| {
         let text = |name: &str| {

@@ -1,11 +1,12 @@
 //! Commands: what a request wants, without the version it was said in.
 
 pub mod create_server;
+pub mod editable;
 mod place;
 mod resolve;
 mod store;
 
-pub use create_server::{CreateServer, password};
+pub use create_server::{CreateServer, files, password};
 pub use place::{known_host, known_zone, zone_of};
 pub use resolve::fits;
-pub use store::within_limits;
+pub use store::{files_within_limits, sealed_files, within_limits};

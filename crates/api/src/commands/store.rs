@@ -1,6 +1,7 @@
 //! Accepting new servers: quotas, rows and tasks in one transaction.
 
 use super::create_server::{CreateServer, Resolved};
+use super::editable;
 use crate::call::Call;
 use crate::faults::Fault;
 use crate::handlers::server_metadata::within_quota;
@@ -14,6 +15,7 @@ use types::{GroupId, PowerState, ProjectId, ServerId, TaskState, Timestamp, User
 impl CreateServer {
     /// Stores the servers and starts their builds; answers the first.
     pub async fn accept(self, call: &Call, resolved: Resolved) -> Result<Instance, Fault> {
+        editable::check_disk_config(Some(&resolved.image), self.auto_disk_config)?;
         let sealed = call.api.deps.secrets.seal(&self.admin_pass);
         let (project, user) = (
             ProjectId(call.project().to_owned()),
@@ -25,12 +27,7 @@ impl CreateServer {
             Timestamp::now(),
             call.requester(),
         );
-        let files = if self.files.is_empty() {
-            None
-        } else {
-            let clear = serde_json::to_string(&self.files).map_err(Fault::internal)?;
-            Some(call.api.deps.secrets.seal(&clear))
-        };
+        let files = sealed_files(call, &self.files)?;
         let config = call.api.config.clone();
         let first = call
             .api
@@ -39,7 +36,7 @@ impl CreateServer {
             .write(move |tx| -> Result<Instance, Fault> {
                 self.check_place(tx, &config)?;
                 within_quota(tx, project.as_str(), self.metadata.len())?;
-                self.files_within_limits(tx, &project, &user)?;
+                files_within_limits(tx, &self.files, &project, &user)?;
                 let count = self.within_limits(tx, &project, &user, &resolved)?;
                 let group = self.group(tx, &project, &user, count)?;
                 let mut first = None;
@@ -68,40 +65,6 @@ impl CreateServer {
             .await?;
         call.api.deps.bus.ring(bus::Bell::Tasks);
         Ok(first)
-    }
-
-    /// The three limits of injected files; lengths are those of the request's texts.
-    fn files_within_limits(
-        &self,
-        tx: &mut Tx<'_>,
-        project: &ProjectId,
-        user: &UserId,
-    ) -> Result<(), Fault> {
-        if self.files.is_empty() {
-            return Ok(());
-        }
-        let limits = db::quotas::of_user(tx, project.as_str(), user.as_str())?;
-        let over = |name: &str, wanted: usize| {
-            let limit = limits.get(name).copied().unwrap_or(-1);
-            (limit >= 0 && i64::try_from(wanted).unwrap_or(i64::MAX) > limit).then_some(limit)
-        };
-        let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
-        if over("injected_files", self.files.len()).is_some() {
-            return Err(Fault::forbidden("Personality file limit exceeded"));
-        }
-        let path = longest(&mut self.files.iter().map(|(path, _)| path.chars().count()));
-        if let Some(most) = over("injected_file_path_bytes", path) {
-            return Err(Fault::forbidden(format!(
-                "Personality file path exceeds maximum {most}"
-            )));
-        }
-        let content = longest(&mut self.files.iter().map(|(_, content)| content.len()));
-        if let Some(most) = over("injected_file_content_bytes", content) {
-            return Err(Fault::forbidden(format!(
-                "Personality file content exceeds maximum {most}"
-            )));
-        }
-        Ok(())
     }
 
     /// How many servers the quotas allow: as many as wanted, but not less than `min_count`.
@@ -246,9 +209,57 @@ impl CreateServer {
             launched_at: None,
             terminated_at: None,
             deleted: false,
-            kept: db::instances::Kept::default(),
+            kept: db::instances::Kept {
+                auto_disk_config: self
+                    .auto_disk_config
+                    .unwrap_or_else(|| editable::disk_config_of(&resolved.image)),
+                ..db::instances::Kept::default()
+            },
         }
     }
+}
+
+/// Files for a guest as they are stored, if there are any.
+pub fn sealed_files(call: &Call, files: &[(String, String)]) -> Result<Option<String>, Fault> {
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let clear = serde_json::to_string(files).map_err(Fault::internal)?;
+    Ok(Some(call.api.deps.secrets.seal(&clear)))
+}
+
+/// The three limits of injected files; lengths are those of the request's texts.
+pub fn files_within_limits(
+    tx: &mut Tx<'_>,
+    files: &[(String, String)],
+    project: &ProjectId,
+    user: &UserId,
+) -> Result<(), Fault> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let limits = db::quotas::of_user(tx, project.as_str(), user.as_str())?;
+    let over = |name: &str, wanted: usize| {
+        let limit = limits.get(name).copied().unwrap_or(-1);
+        (limit >= 0 && i64::try_from(wanted).unwrap_or(i64::MAX) > limit).then_some(limit)
+    };
+    let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+    if over("injected_files", files.len()).is_some() {
+        return Err(Fault::forbidden("Personality file limit exceeded"));
+    }
+    let path = longest(&mut files.iter().map(|(path, _)| path.chars().count()));
+    if let Some(most) = over("injected_file_path_bytes", path) {
+        return Err(Fault::forbidden(format!(
+            "Personality file path exceeds maximum {most}"
+        )));
+    }
+    let content = longest(&mut files.iter().map(|(_, content)| content.len()));
+    if let Some(most) = over("injected_file_content_bytes", content) {
+        return Err(Fault::forbidden(format!(
+            "Personality file content exceeds maximum {most}"
+        )));
+    }
+    Ok(())
 }
 
 /// Name, held, needed for each server; in the order of the names, which messages keep.

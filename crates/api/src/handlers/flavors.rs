@@ -279,16 +279,12 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
         updated_at: None,
     };
     let stored = record.clone();
-    let project = call.project().to_owned();
+    // A private flavor is usable by nobody until projects are given access, not even by the one that made it.
     call.api
         .deps
         .store
         .write(move |tx| -> Result<(), Fault> {
-            let row = db::flavors::insert(tx, &stored)?;
-            // A private flavor is usable by the project that made it.
-            if !stored.is_public {
-                db::flavors::add_access(tx, row, &project)?;
-            }
+            db::flavors::insert(tx, &stored)?;
             Ok(())
         })
         .await?;

@@ -2,6 +2,7 @@
 
 pub mod absent;
 pub mod aggregates;
+pub mod diagnostics;
 pub mod extensions;
 pub mod external_events;
 pub mod flavor_specs;

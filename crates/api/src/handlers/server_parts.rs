@@ -2,15 +2,12 @@
 
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
-use crate::handlers::server_actions::ask;
 use crate::mv;
 use crate::views::document;
 use crate::views::server::{Addresses, AddressesOf};
 use db::instances::{Instance, Interface};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use types::PowerState;
-use types::agent::Question;
 
 /// `GET /servers/{id}/ips`.
 pub async fn addresses(call: Call) -> Result<Reply, Fault> {
@@ -136,61 +133,4 @@ pub async fn clear_password(call: Call) -> Result<Reply, Fault> {
 pub async fn topology(call: Call) -> Result<Reply, Fault> {
     call.server().await?;
     Reply::ok(&json!({ "nodes": [], "pagesize_kb": null }))
-}
-
-/// The fields of the standard diagnostics (2.48); what the host does not know is null.
-const DIAGNOSTICS: [&str; 13] = [
-    "state",
-    "driver",
-    "hypervisor",
-    "hypervisor_os",
-    "uptime",
-    "config_drive",
-    "num_cpus",
-    "num_nics",
-    "num_disks",
-    "memory_details",
-    "cpu_details",
-    "nic_details",
-    "disk_details",
-];
-
-fn standard(server: &Instance, told: &Value) -> Map<String, Value> {
-    let empty = |name: &str| match name {
-        "cpu_details" | "nic_details" | "disk_details" => json!([]),
-        "memory_details" => json!({ "maximum": null, "used": null }),
-        "config_drive" => json!(server.config_drive),
-        "num_cpus" => json!(server.flavor.vcpus),
-        "num_nics" => json!(server.network_info.len()),
-        _ => Value::Null,
-    };
-    DIAGNOSTICS
-        .iter()
-        .map(|name| {
-            (
-                (*name).to_owned(),
-                told.get(*name).cloned().unwrap_or_else(|| empty(name)),
-            )
-        })
-        .collect()
-}
-
-/// `GET /servers/{id}/diagnostics`.
-pub async fn diagnostics(call: Call) -> Result<Reply, Fault> {
-    let server = call.server().await?;
-    if server.power_state != PowerState::Running {
-        let message = format!(
-            "Cannot 'get_diagnostics' instance {} while it is in power state {}",
-            server.id,
-            server.power_state.code()
-        );
-        return Err(Fault::conflict(message));
-    }
-    let text = ask(&call, &server, Question::Diagnostics).await?;
-    let told: Value = serde_json::from_str(&text).map_err(Fault::internal)?;
-    if call.at_least(mv::DIAGNOSTICS) {
-        Reply::ok(&standard(&server, &told))
-    } else {
-        Reply::ok(&told)
-    }
 }

@@ -1,7 +1,7 @@
 //! `rebuild`.
 
 use crate::call::{Call, Reply};
-use crate::commands::{fits, password};
+use crate::commands::{self, editable, fits, password};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
 use crate::handlers::server_metadata::within_quota;
@@ -30,6 +30,9 @@ struct Rebuild {
     description: Option<Option<String>>,
     hostname: Option<String>,
     user_data: Option<Option<String>>,
+    auto_disk_config: Option<bool>,
+    /// Files for the guest in place of those that it was given before (below 2.57).
+    files: Option<Vec<(String, String)>>,
     /// Name and public key.
     key: Option<Option<(String, String)>>,
 }
@@ -58,8 +61,13 @@ impl Rebuild {
             sealed: call.api.deps.secrets.seal(pass),
             name: text("name").map(|name| name.trim().to_owned()),
             metadata,
-            access_ip_v4: text("accessIPv4"),
-            access_ip_v6: text("accessIPv6"),
+            access_ip_v4: editable::address(call, "rebuild", "accessIPv4"),
+            access_ip_v6: editable::address(call, "rebuild", "accessIPv6"),
+            auto_disk_config: editable::auto_disk_config(call, "rebuild"),
+            files: match call.field("rebuild", "personality") {
+                Some(files) => Some(commands::files(Some(files))?),
+                None => None,
+            },
             description: nullable("description"),
             hostname: text("hostname"),
             user_data: nullable("user_data").map(|text| text.map(formats::strict_base64)),
@@ -70,6 +78,9 @@ impl Rebuild {
     fn apply(&self, server: &mut Instance) {
         server.image = Some(self.image.clone());
         server.admin_pass = Some(self.sealed.clone());
+        if let Some(auto) = self.auto_disk_config {
+            server.kept.auto_disk_config = auto;
+        }
         if let Some(name) = &self.name {
             server.display_name.clone_from(name);
         }
@@ -102,12 +113,10 @@ fn refuse_what_is_not_built(call: &Call) -> Result<(), Fault> {
         let value = call.field("rebuild", name);
         value.is_some_and(|value| !value.is_null() && *value != json!([]))
     };
-    for name in ["personality", "trusted_image_certificates"] {
-        if named(name) {
-            return Err(Fault::not_implemented(format!(
-                "'{name}' is not built yet in this cloud."
-            )));
-        }
+    if named("trusted_image_certificates") {
+        return Err(Fault::not_implemented(
+            "Validating image signatures is not built yet in this cloud.",
+        ));
     }
     Ok(())
 }
@@ -146,6 +155,9 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
     verdict::REBUILD.check(&call, &server)?;
     let rebuild = Rebuild::read(&call, &server, &pass).await?;
+    editable::check_disk_config(Some(&rebuild.image), rebuild.auto_disk_config)?;
+    let files = rebuild.files.as_deref().unwrap_or_default();
+    let sealed_files = commands::sealed_files(&call, files)?;
     let preserve = call
         .field("rebuild", "preserve_ephemeral")
         .is_some_and(is_true);
@@ -159,6 +171,13 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
     start_flow_and(&call, wanted, move |tx, server| {
         rebuild.apply(server);
         within_quota(tx, server.project_id.as_str(), server.metadata.len())?;
+        if let Some(files) = &rebuild.files {
+            commands::files_within_limits(tx, files, &server.project_id, &server.user_id)?;
+            db::injected_files::remove(tx, server.id)?;
+        }
+        if let Some(sealed) = &sealed_files {
+            db::injected_files::put(tx, server.id, sealed)?;
+        }
         Ok(db::instances::rewrite(tx, server)?)
     })
     .await?;
@@ -175,6 +194,9 @@ async fn answer(call: &Call, server: Instance, pass: &str) -> Result<Reply, Faul
     }
     if call.at_least(mv::NO_PERSONALITY) {
         shown["user_data"] = user_data.map_or(Value::Null, Value::from);
+        if let Some(fields) = shown.as_object_mut() {
+            fields.remove("OS-EXT-SRV-ATTR:user_data");
+        }
     }
     let location = call.links.own(&format!("/servers/{id}"));
     Ok(Reply::json(StatusCode::ACCEPTED, &document)?.at(location))

@@ -2,6 +2,7 @@
 
 use crate::call::{Call, Reply};
 use crate::commands::CreateServer;
+use crate::commands::editable::disk_config;
 use crate::faults::Fault;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
     let document = json!({ "server": {
         "id": id,
         "links": call.links.pair("servers", &id),
-        "OS-DCF:diskConfig": "MANUAL",
+        "OS-DCF:diskConfig": disk_config(server.kept.auto_disk_config),
         "security_groups": groups,
         "adminPass": password,
     } });

@@ -1,11 +1,11 @@
 //! `PUT /servers/{id}`.
 
 use crate::call::{Call, Reply};
+use crate::commands::editable;
 use crate::faults::Fault;
 use crate::handlers::servers::{shown, unlocked};
 use crate::mv;
 use db::instances::Instance;
-use serde_json::Value;
 use types::Timestamp;
 
 /// What the owner wants changed.
@@ -16,6 +16,9 @@ struct Update {
     access_ip_v6: Option<String>,
     description: Option<Option<String>>,
     hostname: Option<String>,
+    auto_disk_config: Option<bool>,
+    /// The zone that the server shall stay in, or none (2.104).
+    pinned_zone: Option<Option<String>>,
 }
 
 impl Update {
@@ -23,16 +26,44 @@ impl Update {
         let text = |name: &str| call.text("server", name).map(str::to_owned);
         Self {
             name: text("name").map(|name| name.trim().to_owned()),
-            access_ip_v4: text("accessIPv4"),
-            access_ip_v6: text("accessIPv6"),
+            access_ip_v4: editable::address(call, "server", "accessIPv4"),
+            access_ip_v6: editable::address(call, "server", "accessIPv6"),
             description: call
                 .field("server", "description")
                 .map(|value| value.as_str().map(str::to_owned)),
             hostname: text("hostname"),
+            auto_disk_config: editable::auto_disk_config(call, "server"),
+            pinned_zone: call
+                .field("server", "pinned_availability_zone")
+                .map(|value| value.as_str().map(str::to_owned)),
         }
     }
 
+    /// What the server as it is does not allow.
+    fn check(&self, server: &Instance) -> Result<(), Fault> {
+        editable::check_disk_config(server.image.as_ref(), self.auto_disk_config)?;
+        let Some(Some(zone)) = &self.pinned_zone else {
+            return Ok(());
+        };
+        // Pinning never moves a server: only the zone that it is in can be named, or the one it is pinned to already.
+        let is = |known: &Option<String>| known.as_deref() == Some(zone.as_str());
+        let here = server.host.is_some() && is(&server.availability_zone);
+        if here || is(&server.pinned_zone) {
+            return Ok(());
+        }
+        Err(Fault::conflict(format!(
+            "Cannot pin instance {} to availability zone {zone}: it is not in that zone.",
+            server.id
+        )))
+    }
+
     fn apply(&self, server: &mut Instance) {
+        if let Some(auto) = self.auto_disk_config {
+            server.kept.auto_disk_config = auto;
+        }
+        if let Some(zone) = &self.pinned_zone {
+            server.pinned_zone.clone_from(zone);
+        }
         if let Some(name) = &self.name {
             server.display_name.clone_from(name);
         }
@@ -55,15 +86,6 @@ impl Update {
 pub async fn update(call: Call) -> Result<Reply, Fault> {
     let seen = call.server().await?;
     unlocked(&call, &seen)?;
-    if let Some(pinned) = call.field("server", "pinned_availability_zone") {
-        let same = pinned.as_str() == seen.pinned_zone.as_deref()
-            && (pinned.is_string() || *pinned == Value::Null);
-        if !same {
-            return Err(Fault::not_implemented(
-                "Changing the pinned availability zone is not built yet in this cloud.",
-            ));
-        }
-    }
     let (id, now, update) = (seen.id, Timestamp::now(), Update::read(&call));
     let server = call
         .api
@@ -72,6 +94,7 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
         .write(move |tx| -> Result<Instance, Fault> {
             let mut server =
                 db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
+            update.check(&server)?;
             update.apply(&mut server);
             db::instances::update_editable(tx, &server, now)?;
             server.updated_at = Some(now);

@@ -224,7 +224,7 @@ fn month_before(at: Timestamp) -> (Timestamp, Timestamp) {
     (begin, first(year, month))
 }
 
-async fn audit(call: Call, at: Timestamp) -> Result<Reply, Fault> {
+async fn audit(call: Call, root: &str, at: Timestamp) -> Result<Reply, Fault> {
     let (begin, end) = month_before(at);
     let services = call.api.deps.store.read(db::hosts::services).await?;
     let hosts: Vec<String> = services
@@ -232,7 +232,7 @@ async fn audit(call: Call, at: Timestamp) -> Result<Reply, Fault> {
         .filter(|service| service.binary == "nova-compute")
         .map(|service| service.host.to_string())
         .collect();
-    Reply::ok(&json!({ "instance_usage_audit_logs": {
+    Reply::ok(&json!({ root: {
         "period_beginning": begin.sql_seconds(), "period_ending": end.sql_seconds(),
         "num_hosts": hosts.len(), "num_hosts_done": 0, "num_hosts_running": 0, "num_hosts_not_run": hosts.len(),
         "hosts_not_run": hosts, "total_instances": 0, "total_errors": 0, "log": {},
@@ -242,7 +242,7 @@ async fn audit(call: Call, at: Timestamp) -> Result<Reply, Fault> {
 
 /// `GET /os-instance_usage_audit_log`: no periodic audit runs here, so no host has reported.
 pub async fn audit_log(call: Call) -> Result<Reply, Fault> {
-    audit(call, Timestamp::now()).await
+    audit(call, "instance_usage_audit_logs", Timestamp::now()).await
 }
 
 /// `GET /os-instance_usage_audit_log/{before}`.
@@ -250,7 +250,7 @@ pub async fn audit_log_until(call: Call) -> Result<Reply, Fault> {
     let text = call.param(0).to_owned();
     let at = Timestamp::parse(&text)
         .ok_or_else(|| Fault::bad_request(format!("Invalid timestamp for date {text}")))?;
-    audit(call, at).await
+    audit(call, "instance_usage_audit_log", at).await
 }
 
 #[cfg(test)]

@@ -99,6 +99,12 @@ async fn private_flavors() {
     let body = json!({"flavor": {"name": "p", "id": "p", "ram": 64, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": false}});
     cloud.send("admin", 1, "POST", "/flavors", body).await;
     assert_eq!(cloud.get("member", 1, "/flavors/p").await.status, 404);
+    let access = cloud.get("admin", 1, "/flavors/p/os-flavor-access").await;
+    assert_eq!(
+        access.json(),
+        json!({"flavor_access": []}),
+        "not even for its maker"
+    );
     let add = cloud
         .send(
             "admin",

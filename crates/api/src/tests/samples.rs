@@ -38,7 +38,6 @@ const DIFFERENT: &[(&str, &str)] = &[
         "hypervisors-without-servers",
         "the host of the test has a server",
     ),
-    ("extensions-", "the lists name what is built"),
     ("-rescue", "a rescued server is another state"),
     (
         "server-diagnostics-get-resp",

@@ -1,6 +1,7 @@
 //! A server (API reference, "Servers").
 
 use super::{Fields, View};
+use crate::commands::editable::disk_config;
 use crate::links::{Link, Links};
 use crate::mv;
 use db::instances::Instance;
@@ -108,7 +109,10 @@ impl View for ServerView {
             server.access_ip_v6.as_deref().unwrap_or_default(),
         )?;
         out.always("links", &self.links.pair("servers", &id))?;
-        out.always("OS-DCF:diskConfig", "MANUAL")?;
+        out.always(
+            "OS-DCF:diskConfig",
+            disk_config(server.kept.auto_disk_config),
+        )?;
         if matches!(
             status,
             "ACTIVE" | "BUILD" | "REBUILD" | "RESIZE" | "VERIFY_RESIZE" | "MIGRATING"

@@ -107,6 +107,10 @@ impl Choice {
             if !neighbours.as_ref().is_none_or(admits) {
                 continue;
             }
+            // An administrator's word counts at once, whatever the view still thinks.
+            if !db::hosts::takes_servers(tx, &place.host, self.forced)? {
+                continue;
+            }
             if !db::placement::claim_amounts(tx, server.id, owner, place.node_id, &wanted, now)? {
                 continue;
             }

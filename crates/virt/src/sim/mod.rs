@@ -522,7 +522,10 @@ impl Hypervisor for Sim {
                 .map(|guest| guest.spec.instance_name.clone());
             let name = name.ok_or(HypervisorError::NotFound(id))?;
             let text = self.controls.console_text(id).unwrap_or_else(|| {
-                format!("simulated guest {name}\nno kernel was started\nlogin: ").into_bytes()
+                format!(
+                    "simulated guest {name}\nfirmware: none\nloader: none\nno kernel was started\n\n{name} login: "
+                )
+                .into_bytes()
             });
             Ok(text[text.len().saturating_sub(max_bytes)..].to_vec())
         })
@@ -540,7 +543,8 @@ impl Hypervisor for Sim {
             };
             Ok(Diagnostics {
                 power: guest.power,
-                driver: "fake".into(),
+                // Clients know a closed list of drivers.
+                driver: "libvirt".into(),
                 hypervisor: "fake".into(),
                 memory_maximum_mib: guest.spec.memory_mib,
                 memory_used_mib: None,
