@@ -533,7 +533,7 @@ fn port_number(value: &Value) -> Checked {
     match integer(value, i64::MIN, i64::MAX)?.as_i64() {
         Some(number) if (0..=65535).contains(&number) => Ok(number.into()),
         _ => Err(format!(
-            "Invalid port '{}', valid port numbers are in the range from 0 to 65535",
+            "Invalid value for port {}: it must be from 0 to 65535",
             plain(value)
         )),
     }

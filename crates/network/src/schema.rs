@@ -222,7 +222,7 @@ const RULE: &[Attribute] = &[
     attr("port_range_min", Create, Check::PortNumber, NULL),
     attr("port_range_max", Create, Check::PortNumber, NULL),
     attr("remote_ip_prefix", Create, Check::PrefixOrNull, NULL),
-    attr("remote_group_id", Create, Check::UuidOrNull, NULL),
+    attr("remote_group_id", Create, Check::TextOrNull(255), NULL),
     attr("normalized_cidr", Read, Check::Any, Absent),
     attr("belongs_to_default_sg", Read, Check::Any, Absent),
 ];

@@ -143,8 +143,14 @@ fn refuse_unsharing(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Removes a network with its subnets and the cloud's own ports.
+/// Removes a network with its subnets, the cloud's own ports, and floating IPs that nobody uses.
 pub fn remove(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
+    let here = [db::is("floating_network_id", doc.id())];
+    for floating in db::find(work.tx, Kind::FloatingIp, &here)? {
+        if !floating.has("port_id") {
+            super::floatingips::remove(work, &floating)?;
+        }
+    }
     let ports = db::find(work.tx, Kind::Port, &[db::is("network_id", doc.id())])?;
     if ports
         .iter()

@@ -290,6 +290,21 @@ pub fn erase(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
     tell(work, doc)
 }
 
+/// Takes away a port's addresses of a subnet that goes.
+pub fn leave_subnet(work: &mut Work<'_, '_>, mut doc: Doc, subnet: &str) -> Result<(), Fault> {
+    let (gone, kept): (Vec<_>, Vec<_>) = addressing::held(&doc)
+        .into_iter()
+        .partition(|fixed| fixed.subnet_id == subnet);
+    for fixed in gone {
+        super::floatingips::address_gone(work, doc.id(), &fixed.ip.to_string())?;
+        ipam::give_back(work.tx, subnet, fixed.ip)?;
+    }
+    doc.set("fixed_ips", addressing::shown(&kept));
+    crate::work::touched(&mut doc);
+    db::save(work.tx, Kind::Port, &doc)?;
+    tell(work, &doc)
+}
+
 /// Gives a network the port of its DHCP server with an address in each IPv4 subnet that has DHCP, or takes it away.
 pub fn ensure_dhcp_port(work: &mut Work<'_, '_>, network: &Doc) -> Result<(), Fault> {
     let subnets = in_order(db::find(

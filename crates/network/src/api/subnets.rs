@@ -282,13 +282,22 @@ pub fn remove(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
         Kind::Port,
         &[db::one_of("id", holders.iter().map(String::as_str))],
     )?;
+    let automatic = super::addressing::is_automatic(doc);
     for port in &ports {
-        if port.text("device_owner") != "network:dhcp" {
+        let owner = port.text("device_owner");
+        // An address that the port made itself goes with the subnet; a router's was given to it.
+        let goes = owner == "network:dhcp" || automatic && !owner.starts_with("network:router");
+        if !goes {
             let text = format!(
                 "Unable to complete operation on subnet {}: One or more ports have an IP allocation from this subnet.",
                 doc.id()
             );
             return Err(Fault::conflict("SubnetInUse", text));
+        }
+    }
+    for port in ports {
+        if automatic && port.text("device_owner") != "network:dhcp" {
+            super::ports::leave_subnet(work, port, doc.id())?;
         }
     }
     db::delete(work.tx, Kind::Subnet, doc.id())?;

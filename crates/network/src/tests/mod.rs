@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agents;
+mod leaving;
 mod lists;
 mod resources;
 mod simulated;

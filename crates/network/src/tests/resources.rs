@@ -242,14 +242,6 @@ async fn what_is_refused() {
         ),
         (
             "GET",
-            "agents",
-            DEMO,
-            json!(null),
-            403,
-            "PolicyNotAuthorized",
-        ),
-        (
-            "GET",
             "agent/hosts/h/wanted",
             ADMIN,
             json!(null),
