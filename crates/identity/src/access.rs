@@ -117,17 +117,18 @@ fn usable(place: Option<Place>) -> Result<Place, Fault> {
         .ok_or(Fault::Unauthorized)
 }
 
-/// Whether an assignment gives its role in a scope. `domain` is the domain of a project.
-fn reaches(grant: &Grant, scope: &Scope, domain: Option<&str>) -> bool {
+/// Whether an assignment gives its role in a scope. `domain` is the domain of a project, `above` the projects over it.
+fn reaches(grant: &Grant, scope: &Scope, domain: Option<&str>, above: &[String]) -> bool {
     match scope {
         Scope::Unscoped => false,
         Scope::System => grant.scope_kind == "system",
         Scope::Domain(id) => {
             grant.scope_kind == "domain" && &grant.scope_id == id && !grant.inherited
         }
-        Scope::Project(id) if grant.scope_kind == "project" => {
-            &grant.scope_id == id && !grant.inherited
+        Scope::Project(_) if grant.scope_kind == "project" && grant.inherited => {
+            above.contains(&grant.scope_id)
         }
+        Scope::Project(id) if grant.scope_kind == "project" => &grant.scope_id == id,
         Scope::Project(_) => {
             grant.scope_kind == "domain"
                 && grant.inherited
@@ -136,19 +137,27 @@ fn reaches(grant: &Grant, scope: &Scope, domain: Option<&str>) -> bool {
     }
 }
 
-/// The ids of a user's roles in a scope: its own, its groups', inherited from the domain, and all they imply.
+/// The ids of a user's roles in a scope: its own, its groups', inherited from the domain and the projects above, and all
+/// they imply. Roles of a domain are left out: only what they imply counts.
 pub fn roles(tx: &mut Tx<'_>, user_id: &str, scope: &Scope) -> Result<BTreeSet<String>, Fault> {
-    let domain = match scope {
-        Scope::Project(id) => rows::project(tx, id)?.map(|project| project.domain_id),
-        _ => None,
+    let (domain, above) = match scope {
+        Scope::Project(id) => (
+            rows::project(tx, id)?.map(|project| project.domain_id),
+            rows::ancestors(tx, id)?,
+        ),
+        _ => (None, Vec::new()),
     };
     let grants = grants::of_user(tx, user_id)?;
     let direct = grants
         .into_iter()
-        .filter(|grant| reaches(grant, scope, domain.as_deref()))
+        .filter(|grant| reaches(grant, scope, domain.as_deref(), &above))
         .map(|grant| grant.role_id);
     let implications = grants::implications(tx)?;
-    Ok(grants::expand(direct, &implications))
+    let mut roles = grants::expand(direct, &implications);
+    for role in rows::domain_roles(tx)? {
+        roles.remove(&role);
+    }
+    Ok(roles)
 }
 
 /// Ids of the projects and domains where a user has a role, and whether it has one on the system.
@@ -159,6 +168,9 @@ pub fn scopes(
     let (mut projects, mut domains, mut system) = (BTreeSet::new(), BTreeSet::new(), false);
     for grant in grants::of_user(tx, user_id)? {
         match grant.scope_kind.as_str() {
+            "project" if grant.inherited => {
+                projects.extend(rows::descendants(tx, &grant.scope_id)?);
+            }
             "project" => drop(projects.insert(grant.scope_id)),
             "domain" if grant.inherited => {
                 projects.extend(rows::projects_of(tx, &grant.scope_id)?);

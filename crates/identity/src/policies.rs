@@ -241,6 +241,12 @@ const RULES: &[Rule] = &[
     rule("identity:create_endpoint", ADMIN, "Create an endpoint"),
     rule("identity:update_endpoint", ADMIN, "Change an endpoint"),
     rule("identity:delete_endpoint", ADMIN, "Delete an endpoint"),
+    // Policies kept for services.
+    rule("identity:list_policies", READER, "List policies"),
+    rule("identity:get_policy", READER, "Show a policy"),
+    rule("identity:create_policy", ADMIN, "Create a policy"),
+    rule("identity:update_policy", ADMIN, "Change a policy"),
+    rule("identity:delete_policy", ADMIN, "Delete a policy"),
     // Credentials.
     rule(
         "identity:get_credential",

@@ -125,6 +125,46 @@ pub fn project_by_name(
         .transpose()
 }
 
+/// Ids of the projects above a project, the nearest first.
+pub fn ancestors(tx: &mut Tx<'_>, id: &str) -> Result<Vec<String>, Error> {
+    let mut found: Vec<String> = Vec::new();
+    let mut below = id.to_owned();
+    loop {
+        let sql = "SELECT parent_id FROM identity_projects WHERE id = ? AND parent_id <> domain_id";
+        let Some(row) = tx.query_opt(sql, &[below.as_str().into()])? else {
+            return Ok(found);
+        };
+        below = row.get(0)?;
+        if found.contains(&below) {
+            return Ok(found);
+        }
+        found.push(below.clone());
+    }
+}
+
+/// Ids of the projects below a project.
+pub fn descendants(tx: &mut Tx<'_>, id: &str) -> Result<Vec<String>, Error> {
+    let mut found: Vec<String> = Vec::new();
+    let mut open = vec![id.to_owned()];
+    while let Some(above) = open.pop() {
+        let sql = "SELECT id FROM identity_projects WHERE parent_id = ?";
+        for row in tx.query(sql, &[above.into()])? {
+            let child: String = row.get(0)?;
+            if !found.contains(&child) {
+                found.push(child.clone());
+                open.push(child);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Ids of the roles that belong to a domain: they mean nothing but what they imply.
+pub fn domain_roles(tx: &mut Tx<'_>) -> Result<std::collections::BTreeSet<String>, Error> {
+    let sql = "SELECT id FROM identity_roles WHERE domain_id <> ''";
+    tx.query(sql, &[])?.iter().map(|row| row.get(0)).collect()
+}
+
 /// Ids of a domain's projects.
 pub fn projects_of(tx: &mut Tx<'_>, domain_id: &str) -> Result<Vec<String>, Error> {
     tx.query(

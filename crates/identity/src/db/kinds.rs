@@ -153,6 +153,26 @@ pub static ENDPOINTS: Kind = Kind {
     ],
     extra: true,
 };
+/// Policies.
+pub static POLICIES: Kind = Kind {
+    single: "policy",
+    plural: "policies",
+    table: "identity_policies",
+    columns: &[
+        ID,
+        Column {
+            attribute: "type",
+            column: "kind",
+            form: Form::Text,
+        },
+        Column {
+            attribute: "blob",
+            column: "content",
+            form: Form::Text,
+        },
+    ],
+    extra: true,
+};
 /// Credentials; `blob` is sealed while it is stored.
 pub static CREDENTIALS: Kind = Kind {
     single: "credential",

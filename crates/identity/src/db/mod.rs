@@ -9,11 +9,18 @@ pub mod records;
 use sql::{Error, Migration, Tx};
 
 /// The schema, step by step.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    sql: include_str!("migrations/0001_initial.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "initial",
+        sql: include_str!("migrations/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "policies",
+        sql: include_str!("migrations/0002_policies.sql"),
+    },
+];
 
 /// Counts the changes after which a token may mean something else. Everything derived from tokens is kept only
 /// as long as this number stays.

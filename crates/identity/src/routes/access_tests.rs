@@ -29,7 +29,7 @@ fn wanted(method: Method, path: &str) -> &'static str {
         (Method::Post, path) if path.ends_with("application_credentials") => "m",
         (_, path) if path.contains("OS-EC2") || path.contains("application_credentials") => "ma",
         (_, "/v3/credentials/{id}") => "ma",
-        (Method::Get, _) => "ra",
+        (Method::Get | Method::Head, _) => "ra",
         _ => "a",
     }
 }

@@ -66,6 +66,10 @@ const ENDPOINT_FIELDS: &[Field] = &[
     may("region_id", Shape::MaybeText),
     may("enabled", Shape::Bool),
 ];
+const POLICY_FIELDS: &[Field] = &[
+    must("type", Shape::Name(255)),
+    must("blob", Shape::Name(65_535)),
+];
 const CREDENTIAL_FIELDS: &[Field] = &[
     must("type", Shape::Name(255)),
     must("blob", Shape::Name(8192)),
@@ -83,6 +87,7 @@ fn fields_of(kind: &Kind) -> &'static [Field] {
         "region" => REGION_FIELDS,
         "service" => SERVICE_FIELDS,
         "endpoint" => ENDPOINT_FIELDS,
+        "policy" => POLICY_FIELDS,
         _ => CREDENTIAL_FIELDS,
     }
 }
@@ -102,6 +107,21 @@ pub fn text<'a>(record: &'a Map<String, Json>, name: &str) -> &'a str {
     record.get(name).and_then(Json::as_str).unwrap_or_default()
 }
 
+fn drop_null(record: &mut Record, names: &[&str]) {
+    for name in names {
+        if record.get(*name).is_some_and(Json::is_null) {
+            record.shift_remove(*name);
+        }
+    }
+}
+
+/// A user as every list shows it.
+pub fn complete_user(record: &mut Record) {
+    drop_null(record, &["default_project_id", "description"]);
+    record.entry("options").or_insert_with(|| json!({}));
+    record.insert("password_expires_at".to_owned(), Json::Null);
+}
+
 /// Adds what a record has outside its table, and leaves out what the API does not show when it is not set.
 fn complete(
     call_keys: &crate::keys::Keyring,
@@ -109,24 +129,13 @@ fn complete(
     kind: &Kind,
     record: &mut Record,
 ) -> Result<(), Fault> {
-    let drop_null = |record: &mut Record, names: &[&str]| {
-        for name in names {
-            if record.get(*name).is_some_and(Json::is_null) {
-                record.shift_remove(*name);
-            }
-        }
-    };
     match kind.single {
         "project" => projects::complete(tx, record)?,
         "domain" => {
             record.insert("tags".to_owned(), json!([]));
             record.entry("options").or_insert_with(|| json!({}));
         }
-        "user" => {
-            drop_null(record, &["default_project_id", "description"]);
-            record.entry("options").or_insert_with(|| json!({}));
-            record.insert("password_expires_at".to_owned(), Json::Null);
-        }
+        "user" => complete_user(record),
         "role" => drop(record.entry("options").or_insert_with(|| json!({}))),
         "service" => drop_null(record, &["name", "description"]),
         "endpoint" => drop(record.insert("region".to_owned(), record["region_id"].clone())),
@@ -233,8 +242,28 @@ pub fn own_domain(call: &Call) -> Result<String, Fault> {
 
 /// POST /v3/{plural}
 pub async fn create(call: Call, kind: &'static Kind) -> Result<Response, Fault> {
+    let record = call.object(kind.single)?.clone();
+    store(call, kind, record).await
+}
+
+/// PUT /v3/{plural}/{id}: a new record with an id that the client chose.
+pub async fn create_named(call: Call, kind: &'static Kind) -> Result<Response, Fault> {
     let mut record = call.object(kind.single)?.clone();
+    let id = call.param("id").to_owned();
+    let said = text(&record, "id");
+    if !said.is_empty() && said != id {
+        return Err(Fault::BadRequest(format!(
+            "Conflicting {} IDs specified: \"{id}\" != \"{said}\"",
+            kind.single
+        )));
+    }
+    record.insert("id".to_owned(), id.into());
+    store(call, kind, record).await
+}
+
+async fn store(call: Call, kind: &'static Kind, mut record: Record) -> Result<Response, Fault> {
     fields::check(&record, fields_of(kind), true)?;
+    let by_old_name = kind.single == "endpoint" && record.contains_key("region");
     fill_defaults(&call, kind, &mut record)?;
     let (password, tags) = set_apart(kind, &mut record)?;
     let hash = match password {
@@ -247,6 +276,9 @@ pub async fn create(call: Call, kind: &'static Kind) -> Result<Response, Fault> 
     let inner = std::sync::Arc::clone(&call.service.inner);
     let wanted = record.clone();
     let written = call.service.change(move |tx| {
+        if by_old_name {
+            ensure_region(tx, text(&wanted, "region_id"))?;
+        }
         check_references(tx, kind, &wanted)?;
         records::insert(tx, kind, &wanted)?;
         let id = text(&wanted, "id");
@@ -328,6 +360,17 @@ fn set_apart(
     Ok((password, tags))
 }
 
+/// Who names an endpoint's region as old clients do, by `region`, need not have made it before.
+fn ensure_region(tx: &mut Tx<'_>, id: &str) -> Result<(), Fault> {
+    if id.is_empty() || records::find(tx, &REGIONS, id)?.is_some() {
+        return Ok(());
+    }
+    let mut region = Record::new();
+    region.insert("id".to_owned(), id.into());
+    region.insert("description".to_owned(), "".into());
+    Ok(records::insert(tx, &REGIONS, &region)?)
+}
+
 fn check_references(tx: &mut Tx<'_>, kind: &Kind, record: &Record) -> Result<(), Fault> {
     match kind.single {
         "user" | "group" => drop(there(tx, &DOMAINS, text(record, "domain_id"))?),
@@ -384,9 +427,11 @@ pub async fn update(call: Call, kind: &'static Kind) -> Result<Response, Fault> 
         Some(password) => Some(call.service.inner.passwords.hash(&password).await?),
         None => None,
     };
+    let mut by_old_name = false;
     if kind.single == "endpoint"
         && let Some(region) = changes.shift_remove("region")
     {
+        by_old_name = true;
         changes.entry("region_id").or_insert(region);
     }
     if kind.single == "credential" {
@@ -398,6 +443,9 @@ pub async fn update(call: Call, kind: &'static Kind) -> Result<Response, Fault> 
     let written = call.service.change(move |tx| {
         let mut record = there(tx, kind, &id)?;
         merge(kind, &mut record, &changes)?;
+        if by_old_name {
+            ensure_region(tx, text(&record, "region_id"))?;
+        }
         check_references(tx, kind, &record)?;
         records::replace(tx, kind, &record)?;
         if let Some(hash) = &hash {

@@ -3,9 +3,10 @@
 
 use super::call::{Call, no_content, ok};
 use super::{crud, lists};
+use crate::db::access as rows;
 use crate::db::grants::{self, Grant};
 use crate::db::kinds::{DOMAINS, GROUPS, PROJECTS, ROLES, USERS};
-use crate::db::records::{self, Record};
+use crate::db::records::Record;
 use crate::fault::Fault;
 use axum::response::Response;
 use serde_json::{Value as Json, json};
@@ -223,6 +224,7 @@ fn matches(asked: &Asked, grant: &Grant) -> bool {
 /// Groups become their members, inherited assignments become those on projects, implied roles are added.
 fn effective(tx: &mut Tx<'_>, all: Vec<Shown>) -> Result<Vec<Shown>, Fault> {
     let implications = grants::implications(tx)?;
+    let of_domains = rows::domain_roles(tx)?;
     let mut seen: BTreeSet<Grant> = BTreeSet::new();
     let mut shown = Vec::new();
     for (grant, _) in all {
@@ -231,14 +233,13 @@ fn effective(tx: &mut Tx<'_>, all: Vec<Shown>) -> Result<Vec<Shown>, Fault> {
             _ => vec![grant.actor_id.clone()],
         };
         let scopes: Vec<(String, String)> = if grant.inherited {
-            let projects = records::list(
-                tx,
-                &PROJECTS,
-                &[("domain_id", grant.scope_id.as_str().into())],
-            )?;
+            let projects = match grant.scope_kind.as_str() {
+                "project" => rows::descendants(tx, &grant.scope_id)?,
+                _ => rows::projects_of(tx, &grant.scope_id)?,
+            };
             projects
-                .iter()
-                .map(|project| ("project".to_owned(), crud::text(project, "id").to_owned()))
+                .into_iter()
+                .map(|project| ("project".to_owned(), project))
                 .collect()
         } else {
             vec![(grant.scope_kind.clone(), grant.scope_id.clone())]
@@ -246,7 +247,8 @@ fn effective(tx: &mut Tx<'_>, all: Vec<Shown>) -> Result<Vec<Shown>, Fault> {
         let group = (grant.actor_kind == "group").then(|| grant.actor_id.clone());
         for actor_id in &actors {
             for (scope_kind, scope_id) in &scopes {
-                for role_id in grants::expand([grant.role_id.clone()], &implications) {
+                let roles = grants::expand([grant.role_id.clone()], &implications);
+                for role_id in roles.into_iter().filter(|role| !of_domains.contains(role)) {
                     let one = Grant {
                         actor_kind: "user".to_owned(),
                         actor_id: actor_id.clone(),

@@ -6,7 +6,6 @@ use crate::db::kinds::{GROUPS, USERS};
 use crate::db::{grants, records};
 use crate::fault::Fault;
 use axum::response::Response;
-use serde_json::{Value as Json, json};
 use sql::Tx;
 
 async fn both<T, F>(call: &Call, changes: bool, mut work: F) -> Result<T, Fault>
@@ -72,8 +71,7 @@ pub async fn members(call: Call) -> Result<Response, Fault> {
         let mut found = Vec::new();
         for id in grants::members(tx, &group)? {
             if let Some(mut user) = records::find(tx, &USERS, &id)? {
-                user.insert("password_expires_at".to_owned(), Json::Null);
-                user.entry("options").or_insert_with(|| json!({}));
+                crud::complete_user(&mut user);
                 found.push(user);
             }
         }

@@ -128,3 +128,5 @@ async fn run(
 mod access_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tree_tests;

@@ -94,7 +94,7 @@ fn not_implied(call: &Call) -> Fault {
     )
 }
 
-/// GET and HEAD /v3/roles/{id}/implies/{implied_id}
+/// GET /v3/roles/{id}/implies/{implied_id}
 pub async fn check(call: Call) -> Result<Response, Fault> {
     let (prior, implied, there) = pair(&call).await?;
     if there {
@@ -104,10 +104,17 @@ pub async fn check(call: Call) -> Result<Response, Fault> {
     }
 }
 
+/// HEAD /v3/roles/{id}/implies/{implied_id}
+pub async fn exists(call: Call) -> Result<Response, Fault> {
+    check(call).await.map(|_| no_content())
+}
+
 /// PUT /v3/roles/{id}/implies/{implied_id}
 pub async fn imply(call: Call) -> Result<Response, Fault> {
     let (prior, implied, _) = pair(&call).await?;
-    if crud::text(&implied, "name") == "admin" {
+    let of_domain = |role: &Record| !crud::text(role, "domain_id").is_empty();
+    // What a global role implies must mean the same everywhere.
+    if crud::text(&implied, "name") == "admin" || of_domain(&implied) && !of_domain(&prior) {
         let name = crud::text(&implied, "name");
         return Err(Fault::Forbidden(format!(
             "{name} cannot be an implied roles."

@@ -3,7 +3,7 @@
 use super::call::Call;
 use super::{app_credentials, auth, crud, ec2, grants, groups, projects, roles, users, versions};
 use crate::db::kinds::{
-    CREDENTIALS, DOMAINS, ENDPOINTS, GROUPS, PROJECTS, REGIONS, ROLES, SERVICES, USERS,
+    CREDENTIALS, DOMAINS, ENDPOINTS, GROUPS, POLICIES, PROJECTS, REGIONS, ROLES, SERVICES, USERS,
 };
 use crate::db::records;
 use crate::fault::Fault;
@@ -16,8 +16,10 @@ use serde_json::Value as Json;
 /// The methods that the API uses; HEAD is answered as GET without a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// GET and HEAD.
+    /// GET, and HEAD where that has no row of its own.
     Get,
+    /// HEAD where it answers another status than GET.
+    Head,
     /// POST.
     Post,
     /// PUT.
@@ -33,6 +35,7 @@ impl Method {
     pub fn filter(self) -> MethodFilter {
         match self {
             Self::Get => MethodFilter::GET,
+            Self::Head => MethodFilter::HEAD,
             Self::Post => MethodFilter::POST,
             Self::Put => MethodFilter::PUT,
             Self::Patch => MethodFilter::PATCH,
@@ -125,7 +128,7 @@ const fn grant(name: &'static str) -> Access {
 }
 
 use Access::{Open, Token};
-use Method::{Delete, Get, Patch, Post, Put};
+use Method::{Delete, Get, Head, Patch, Post, Put};
 
 /// The whole API.
 #[rustfmt::skip]
@@ -187,6 +190,7 @@ pub static ROUTES: &[Route] = &[
     row(Get, "/v3/role_inferences", rule("identity:list_implied_roles"), |call| Box::pin(roles::inferences(call))),
     row(Get, "/v3/roles/{id}/implies", rule("identity:list_implied_roles"), |call| Box::pin(roles::implied(call))),
     row(Get, "/v3/roles/{id}/implies/{implied_id}", rule("identity:list_implied_roles"), |call| Box::pin(roles::check(call))),
+    row(Head, "/v3/roles/{id}/implies/{implied_id}", rule("identity:list_implied_roles"), |call| Box::pin(roles::exists(call))),
     row(Put, "/v3/roles/{id}/implies/{implied_id}", rule("identity:create_implied_role"), |call| Box::pin(roles::imply(call))),
     row(Delete, "/v3/roles/{id}/implies/{implied_id}", rule("identity:delete_implied_role"), |call| Box::pin(roles::unimply(call))),
 
@@ -215,6 +219,12 @@ pub static ROUTES: &[Route] = &[
     row(Get, "/v3/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", grant("identity:list_grants"), |call| Box::pin(grants::check(call))),
     row(Put, "/v3/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", grant("identity:create_grant"), |call| Box::pin(grants::give(call))),
     row(Delete, "/v3/OS-INHERIT/domains/{domain_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", grant("identity:revoke_grant"), |call| Box::pin(grants::take(call))),
+    row(Get, "/v3/OS-INHERIT/projects/{project_id}/users/{user_id}/roles/{role_id}/inherited_to_projects", grant("identity:list_grants"), |call| Box::pin(grants::check(call))),
+    row(Put, "/v3/OS-INHERIT/projects/{project_id}/users/{user_id}/roles/{role_id}/inherited_to_projects", grant("identity:create_grant"), |call| Box::pin(grants::give(call))),
+    row(Delete, "/v3/OS-INHERIT/projects/{project_id}/users/{user_id}/roles/{role_id}/inherited_to_projects", grant("identity:revoke_grant"), |call| Box::pin(grants::take(call))),
+    row(Get, "/v3/OS-INHERIT/projects/{project_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", grant("identity:list_grants"), |call| Box::pin(grants::check(call))),
+    row(Put, "/v3/OS-INHERIT/projects/{project_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", grant("identity:create_grant"), |call| Box::pin(grants::give(call))),
+    row(Delete, "/v3/OS-INHERIT/projects/{project_id}/groups/{group_id}/roles/{role_id}/inherited_to_projects", grant("identity:revoke_grant"), |call| Box::pin(grants::take(call))),
     row(Get, "/v3/system/users/{user_id}/roles", rule("identity:list_system_grants"), |call| Box::pin(grants::list(call))),
     row(Get, "/v3/system/users/{user_id}/roles/{role_id}", rule("identity:list_system_grants"), |call| Box::pin(grants::check(call))),
     row(Put, "/v3/system/users/{user_id}/roles/{role_id}", rule("identity:create_system_grant"), |call| Box::pin(grants::give(call))),
@@ -227,6 +237,7 @@ pub static ROUTES: &[Route] = &[
     row(Get, "/v3/regions", Token, |call| Box::pin(crud::list(call, &REGIONS))),
     row(Post, "/v3/regions", rule("identity:create_region"), |call| Box::pin(crud::create(call, &REGIONS))),
     row(Get, "/v3/regions/{id}", Token, |call| Box::pin(crud::show(call, &REGIONS))),
+    row(Put, "/v3/regions/{id}", rule("identity:create_region"), |call| Box::pin(crud::create_named(call, &REGIONS))),
     row(Patch, "/v3/regions/{id}", rule("identity:update_region"), |call| Box::pin(crud::update(call, &REGIONS))),
     row(Delete, "/v3/regions/{id}", rule("identity:delete_region"), |call| Box::pin(crud::delete(call, &REGIONS))),
     row(Get, "/v3/services", rule("identity:list_services"), |call| Box::pin(crud::list(call, &SERVICES))),
@@ -239,6 +250,12 @@ pub static ROUTES: &[Route] = &[
     row(Get, "/v3/endpoints/{id}", rule("identity:get_endpoint"), |call| Box::pin(crud::show(call, &ENDPOINTS))),
     row(Patch, "/v3/endpoints/{id}", rule("identity:update_endpoint"), |call| Box::pin(crud::update(call, &ENDPOINTS))),
     row(Delete, "/v3/endpoints/{id}", rule("identity:delete_endpoint"), |call| Box::pin(crud::delete(call, &ENDPOINTS))),
+
+    row(Get, "/v3/policies", rule("identity:list_policies"), |call| Box::pin(crud::list(call, &POLICIES))),
+    row(Post, "/v3/policies", rule("identity:create_policy"), |call| Box::pin(crud::create(call, &POLICIES))),
+    row(Get, "/v3/policies/{id}", rule("identity:get_policy"), |call| Box::pin(crud::show(call, &POLICIES))),
+    row(Patch, "/v3/policies/{id}", rule("identity:update_policy"), |call| Box::pin(crud::update(call, &POLICIES))),
+    row(Delete, "/v3/policies/{id}", rule("identity:delete_policy"), |call| Box::pin(crud::delete(call, &POLICIES))),
 
     row(Get, "/v3/credentials", Token, |call| Box::pin(crud::list(call, &CREDENTIALS))),
     row(Post, "/v3/credentials", new("identity:create_credential", "credential"), |call| Box::pin(crud::create(call, &CREDENTIALS))),
