@@ -75,6 +75,7 @@ pub fn default_rules() -> Vec<Rule> {
         ),
         rule("deactivate", MEMBER, "Deactivate the image"),
         rule("reactivate", MEMBER, "Reactivate the image"),
+        rule("tasks_api_access", ADMIN, "Use /v2/tasks"),
     ]
 }
 
@@ -152,6 +153,14 @@ impl Access {
         } else {
             Err(denied(rule))
         }
+    }
+
+    /// The rule must hold, whatever it is about.
+    pub fn require_plain(&self, rule: &'static str) -> Result<(), Fault> {
+        if self.rules.allows(rule, &self.caller, &Target::new()) {
+            return Ok(());
+        }
+        Err(denied(rule))
     }
 
     /// The caller may give an image this visibility.

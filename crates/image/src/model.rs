@@ -186,3 +186,42 @@ pub struct Written {
     /// SHA-512, hex.
     pub sha512: String,
 }
+
+/// An import, under way or over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// A UUID in text.
+    pub id: String,
+    /// `api_image_import`.
+    pub kind: String,
+    /// `processing`, `success` or `failure`.
+    pub status: String,
+    /// The project that asked.
+    pub owner: String,
+    /// Who asked.
+    pub user_id: String,
+    /// The image.
+    pub image_id: String,
+    /// The request.
+    pub request_id: String,
+    /// What was asked for, JSON.
+    pub input: String,
+    /// What went wrong, for people.
+    pub message: String,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// When it is forgotten; none while it is under way.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Task {
+    /// How long a task is kept after its end, in microseconds.
+    const KEPT: i64 = 48 * 3600 * 1_000_000;
+
+    /// When a task that ends now is forgotten.
+    pub fn expiry() -> Timestamp {
+        Timestamp(Timestamp::now().0 + Self::KEPT)
+    }
+}

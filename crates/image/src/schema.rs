@@ -305,6 +305,49 @@ pub fn members() -> Value {
     })
 }
 
+/// `GET /v2/schemas/task`
+pub fn task() -> Value {
+    let text = |words: &str| json!({"type": "string", "description": words});
+    let maybe = |words: &str| json!({"type": ["string", "null"], "description": words});
+    json!({
+        "name": "task",
+        "properties": {
+            "id": text("An identifier for the task"),
+            "type": {"type": "string", "enum": ["import", "api_image_import"], "description": "The type of task"},
+            "status": {
+                "type": "string", "enum": ["pending", "processing", "success", "failure"],
+                "description": "The current status of this task"
+            },
+            "input": {"type": ["object", "null"], "description": "What the task was asked to do"},
+            "result": {"type": ["object", "null"], "description": "What the task made"},
+            "owner": text("The project of the one who asked"),
+            "user_id": text("The one who asked"),
+            "request_id": text("The request that began the task"),
+            "image_id": text("The image"),
+            "message": text("What went wrong"),
+            "expires_at": maybe("When the task is forgotten"),
+            "created_at": text("When the task was created"),
+            "updated_at": text("When the task last changed"),
+            "self": {"type": "string", "readOnly": true},
+            "schema": {"type": "string", "readOnly": true}
+        }
+    })
+}
+
+/// `GET /v2/schemas/tasks`
+pub fn tasks() -> Value {
+    json!({
+        "name": "tasks",
+        "properties": {
+            "tasks": {"type": "array", "items": task()},
+            "first": {"type": "string"},
+            "next": {"type": "string"},
+            "schema": {"type": "string"}
+        },
+        "links": [{"rel": "first", "href": "{first}"}, {"rel": "next", "href": "{next}"}, {"rel": "describedby", "href": "{schema}"}]
+    })
+}
+
 fn refuse(name: &str, value: &Value, why: &str) -> Fault {
     Fault::bad_request(format!(
         "Provided object does not match schema 'image': {value} {why}\n\nOn instance['{name}']:\n    {value}"

@@ -3,7 +3,7 @@
 use crate::access::{self, Access};
 use crate::fault::Fault;
 use crate::files::Folder;
-use crate::model::{Image, Status, Visibility};
+use crate::model::{Image, Status, Task, Visibility};
 use crate::{api, db};
 use axum::Router;
 use axum::body::Body;
@@ -135,6 +135,10 @@ impl Service {
         }
         store.migrate("image", db::MIGRATIONS).await?;
         let (with_data, staged) = store.write(db::recover).await?;
+        let forgotten = Task::expiry();
+        store
+            .write(move |tx| db::end_interrupted(tx, forgotten))
+            .await?;
         let path = config.folder.clone();
         let opened = blocking(move || {
             let folder = Folder::open(&path)?;

@@ -3,17 +3,19 @@
 use super::data::announced;
 use super::{allowed, json_body};
 use crate::access::Access;
+use crate::db;
 use crate::fault::Fault;
 use crate::files::DataError;
-use crate::model::{Image, Status, Written};
+use crate::model::{Image, Status, Task, Written};
 use crate::service::{Service, blocking};
 use crate::upload::{claim, data_fault};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use http::{HeaderMap, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::Read;
+use types::{RequestId, Timestamp};
 
 /// The one import method.
 pub(super) const GLANCE_DIRECT: &str = "glance-direct";
@@ -63,6 +65,7 @@ async fn stage_data(
 pub(super) async fn import(
     State(service): State<Service>,
     Extension(access): Extension<Access>,
+    Extension(request): Extension<RequestId>,
     Path(id): Path<String>,
     body: Body,
 ) -> Result<StatusCode, Fault> {
@@ -90,7 +93,8 @@ pub(super) async fn import(
     service
         .change_status(&id, Status::Uploading, Status::Importing)
         .await?;
-    tokio::spawn(async move { take_staged(&service, &image).await });
+    let task = begin_task(&service, &access, &request, &id, &body).await;
+    tokio::spawn(async move { take_staged(&service, &image, &task).await });
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -119,28 +123,68 @@ fn check_body(body: &Value) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Notes an import where its owner can see how it goes; its id. The import itself does not depend on that.
+async fn begin_task(
+    service: &Service,
+    access: &Access,
+    request: &RequestId,
+    image: &str,
+    body: &Value,
+) -> String {
+    let now = Timestamp::now();
+    let task = Task {
+        id: uuid::Uuid::new_v4().to_string(),
+        kind: "api_image_import".to_owned(),
+        status: "processing".to_owned(),
+        owner: access.project().unwrap_or_default().to_owned(),
+        user_id: access.caller.user_id.clone(),
+        image_id: image.to_owned(),
+        request_id: request.to_string(),
+        input: json!({ "image_id": image, "import_req": body, "backend": null }).to_string(),
+        message: String::new(),
+        created_at: now,
+        updated_at: now,
+        expires_at: None,
+    };
+    let id = task.id.clone();
+    let store = &service.inner.store;
+    let written = store.write(move |tx| db::add_task(tx, &task)).await;
+    if let Err(error) = written {
+        tracing::warn!(%error, image, "the task of an import cannot be noted");
+    }
+    id
+}
+
 /// Copies the staged data through the checks into the store. Refused data are gone and the image is queued again.
-async fn take_staged(service: &Service, image: &Image) {
+async fn take_staged(service: &Service, image: &Image, task: &str) {
     let id = image.id.clone();
-    match copy(service, image).await {
-        Ok(written) => {
-            if let Err(fault) = service.activate(&id, Status::Importing, written).await {
-                tracing::warn!(
-                    image = id,
-                    reason = fault.explanation,
-                    "an import came to nothing"
-                );
-            }
-        }
+    let done = match copy(service, image).await {
+        Ok(written) => service
+            .activate(&id, Status::Importing, written)
+            .await
+            .map_err(|fault| fault.explanation),
         Err(error) => {
-            tracing::warn!(%error, image = id, "staged data were not imported");
             service
                 .restore(&id, Status::Importing, Status::Queued)
                 .await;
+            Err(error.to_string())
         }
-    }
+    };
+    let (status, message) = match done {
+        Ok(()) => ("success", String::new()),
+        Err(reason) => {
+            tracing::warn!(image = id, reason, "an import came to nothing");
+            ("failure", reason)
+        }
+    };
     let staged = service.inner.folder.staged(&id);
     let _ = tokio::fs::remove_file(staged).await;
+    let task = task.to_owned();
+    let store = &service.inner.store;
+    let ended = store.write(move |tx| db::end_task(tx, &task, status, &message, Task::expiry()));
+    if let Err(error) = ended.await {
+        tracing::warn!(%error, image = id, "the end of an import cannot be noted");
+    }
 }
 
 async fn copy(service: &Service, image: &Image) -> Result<Written, DataError> {

@@ -13,6 +13,8 @@ pub(super) async fn schema(Path(name): Path<String>) -> Result<Json<Value>, Faul
         "images" => Ok(Json(schema::images())),
         "member" => Ok(Json(schema::member())),
         "members" => Ok(Json(schema::members())),
+        "task" => Ok(Json(schema::task())),
+        "tasks" => Ok(Json(schema::tasks())),
         _ => Err(Fault::not_found("The resource could not be found.")),
     }
 }

@@ -6,6 +6,7 @@ mod images;
 mod import;
 mod info;
 mod members;
+mod tasks;
 mod versions;
 mod view;
 
@@ -44,6 +45,9 @@ pub(crate) fn router(service: Service) -> Router {
         )
         .route("/v2/images/{id}/stage", put(import::stage))
         .route("/v2/images/{id}/import", post(import::import))
+        .route("/v2/images/{id}/tasks", get(tasks::of_image))
+        .route("/v2/tasks", get(tasks::list).post(tasks::create))
+        .route("/v2/tasks/{id}", get(tasks::show))
         .route(
             "/v2/images/{id}/actions/deactivate",
             post(actions::deactivate),

@@ -4,6 +4,7 @@
 mod data;
 mod images;
 mod sharing;
+mod tasks;
 
 use crate::{Config, Service};
 use async_trait::async_trait;
