@@ -39,6 +39,7 @@ use std::time::Duration;
 use tower_http::compression::CompressionLayer;
 use web::auth::TokenValidator;
 
+pub use handlers::server_resize::SameHost;
 pub use policies::PolicyFiles;
 pub use rates::RateLimit;
 
@@ -72,6 +73,8 @@ pub struct Config {
     pub reclaim_seconds: u64,
     /// Whether a server that is shelved leaves its host at once (`[DEFAULT] shelved_offload_time` is 0).
     pub offload_at_once: bool,
+    /// Whether a resize may end on the host where it begins (`[DEFAULT] allow_resize_to_same_host`).
+    pub resize_on_same_host: SameHost,
     /// Microseconds of silence after which a service counts as down (`service_down_time`).
     pub service_down_micros: i64,
 }
@@ -91,6 +94,7 @@ impl Default for Config {
             internal_zone: "internal".to_owned(),
             reclaim_seconds: 0,
             offload_at_once: true,
+            resize_on_same_host: SameHost::default(),
             service_down_micros: 60_000_000,
         }
     }

@@ -90,6 +90,8 @@ pub const IMAGE_ID_IN_BODY: Microversion = mv(45);
 pub const ATTACHED_TAGS: Microversion = mv(49);
 /// A rebuild may change the key pair.
 pub const REBUILD_KEY: Microversion = mv(54);
+/// `migrate` may name the host.
+pub const MIGRATE_HOST: Microversion = mv(56);
 /// File injection ends.
 pub const NO_PERSONALITY: Microversion = mv(57);
 /// Pages and `updated_at` of actions.

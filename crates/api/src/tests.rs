@@ -11,6 +11,7 @@ mod harness;
 mod migrations;
 mod operation;
 mod policies;
+mod resize;
 mod samples;
 mod server_create;
 mod server_edit;

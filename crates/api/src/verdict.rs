@@ -172,6 +172,16 @@ const fn tagged(name: &'static str) -> Rule {
 pub const EVACUATE: Rule = Rule::new("evacuate", &[V::Active, V::Stopped, V::Error])
     .whatever_task()
     .unlocked();
+/// `resize`; it must also be on a host that is up, which is looked at later.
+pub const RESIZE: Rule = Rule::new("resize", MOVED);
+/// `migrate`; likewise.
+pub const MIGRATE: Rule = Rule::new("migrate", MOVED);
+const MOVED: &[VmState] = &[V::Active, V::Stopped];
+/// `confirmResize`.
+pub const CONFIRM_RESIZE: Rule = Rule::new("confirmResize", &[V::Resized]);
+/// `revertResize`.
+pub const REVERT_RESIZE: Rule = Rule::new("revertResize", &[V::Resized]);
+
 /// `shelve`.
 pub const SHELVE: Rule = Rule::new("shelve", COPIED);
 /// `shelveOffload`.
@@ -217,6 +227,10 @@ pub const ALL: &[(&str, Rule)] = &[
     ("delete tag", DELETE_TAG),
     ("delete tags", DELETE_TAGS),
     ("evacuate", EVACUATE),
+    ("resize", RESIZE),
+    ("migrate", MIGRATE),
+    ("confirmResize", CONFIRM_RESIZE),
+    ("revertResize", REVERT_RESIZE),
     ("shelve", SHELVE),
     ("shelveOffload", SHELVE_OFFLOAD),
     ("unshelve", UNSHELVE),

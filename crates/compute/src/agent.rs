@@ -2,6 +2,7 @@
 
 use crate::images::{Failure, ImageCache, upload};
 use crate::ledger::Ledger;
+use crate::peers::{self, Peers};
 use http::{HeaderMap, Method};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,7 +18,10 @@ use types::agent::{
     Verb, Work, WorkOutcome, WorkReport,
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId};
-use virt::{GuestInfo, GuestSpec, Hypervisor, HypervisorError, Power, RescueDisk, StableRescue};
+use virt::{
+    GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Power, RescueDisk, RootDisk,
+    StableRescue,
+};
 use web::client::{Client, ClientError};
 
 /// Every so many beats all guests are named, not only those that changed.
@@ -59,18 +63,21 @@ pub struct Agent {
     images: Option<ImageCache>,
     ledger: Ledger,
     conductor: Client,
+    peers: Arc<dyn Peers>,
     incarnation: u64,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Agent {
-    /// An agent. `images` is needed by hypervisors that want image files.
+    /// An agent. `images` is needed by hypervisors that want image files; `peers` are the ways to other hosts, from
+    /// which guests come here.
     pub fn new(
         settings: Settings,
         hypervisor: Arc<dyn Hypervisor>,
         images: Option<ImageCache>,
         ledger: Ledger,
         conductor: Client,
+        peers: Arc<dyn Peers>,
     ) -> Arc<Self> {
         let incarnation = u64::try_from(types::Timestamp::now().micros()).unwrap_or(1);
         Arc::new(Self {
@@ -79,6 +86,7 @@ impl Agent {
             images,
             ledger,
             conductor,
+            peers,
             incarnation,
             locks: Mutex::default(),
         })
@@ -316,6 +324,20 @@ impl Agent {
                 self.is_done(work)?;
                 Ok(guest.power)
             }
+            Verb::EnsureReady(plan) => self.spec(id, plan).await.map(|_| PowerState::NoState),
+            Verb::EnsurePutAside {
+                grace_seconds,
+                root_gb,
+            } => self.put_aside(id, *grace_seconds, *root_gb).await,
+            Verb::EnsureLanded { plan, from, on } => self.land(id, plan, from, *on).await,
+            Verb::EnsurePutBack { on } => {
+                let back = self.hypervisor.put_back(id, wanted_power(*on)).await;
+                back.map(power).map_err(failure)
+            }
+            Verb::EnsureAsideForgotten => {
+                self.hypervisor.forget_aside(id).await.map_err(failure)?;
+                Ok(PowerState::NoState)
+            }
         }
     }
 
@@ -399,9 +421,74 @@ impl Agent {
     ) -> Result<PowerState, Failure> {
         let spec = self.spec(id, plan).await?;
         self.hypervisor.ensure_absent(id).await.map_err(failure)?;
-        let wanted = if on { Power::On } else { Power::Off };
         self.hypervisor
-            .ensure_guest(&spec, wanted)
+            .ensure_guest(&spec, wanted_power(on))
+            .await
+            .map(power)
+            .map_err(failure)
+    }
+
+    /// A guest that must stay as it is is not asked to go down first; one that is aside already is not there to be asked.
+    async fn put_aside(
+        &self,
+        id: ServerId,
+        grace_seconds: u64,
+        root_gb: u32,
+    ) -> Result<PowerState, Failure> {
+        let root_gib = u64::from(root_gb);
+        let guest = self.hypervisor.guest(id).await.map_err(failure)?;
+        let is_aside = self.hypervisor.aside_files(id).await.is_ok();
+        if guest.is_some_and(|guest| guest.active) && !is_aside {
+            if !self.has_room_for(id, root_gib).await? {
+                return Err(failure(HypervisorError::DiskTooSmall));
+            }
+            self.ensure_stopped(id, grace_seconds).await?;
+        }
+        self.hypervisor
+            .put_aside(id, root_gib)
+            .await
+            .map_err(failure)?;
+        Ok(PowerState::Shutdown)
+    }
+
+    /// Whether a root disk of this size can hold the guest's.
+    async fn has_room_for(&self, id: ServerId, root_gib: u64) -> Result<bool, Failure> {
+        let (RootDisk::Image { size_gib, .. } | RootDisk::Blank { size_gib }) =
+            self.stored(id).await?.root;
+        Ok(root_gib == 0 || root_gib >= size_gib)
+    }
+
+    async fn land(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+        from: &HostName,
+        on: bool,
+    ) -> Result<PowerState, Failure> {
+        // The drive comes with the guest.
+        let plan = GuestPlan {
+            config_drive: plan.config_drive.as_ref().map(|_| Vec::new()),
+            ..plan.clone()
+        };
+        let spec = self.spec(id, &plan).await?;
+        let here = *from == self.settings.host;
+        let has_landed = self
+            .hypervisor
+            .stored_spec(id)
+            .await
+            .map_err(failure)?
+            .is_some();
+        let luggage = if here { Luggage::Aside } else { Luggage::Inbox };
+        if !here && !has_landed {
+            let peer = self.peers.reach(from).ok_or_else(|| {
+                let words = format!("this host knows no way to {from}");
+                (FailureKind::Host, words)
+            })?;
+            let inbox = self.hypervisor.inbox(id).await.map_err(failure)?;
+            peers::fetch(&peer, id, &inbox).await?;
+        }
+        self.hypervisor
+            .land(&spec, luggage, wanted_power(on))
             .await
             .map(power)
             .map_err(failure)
@@ -688,6 +775,10 @@ impl Agent {
             },
         }
     }
+}
+
+fn wanted_power(on: bool) -> Power {
+    if on { Power::On } else { Power::Off }
 }
 
 fn power(info: GuestInfo) -> PowerState {

@@ -8,6 +8,7 @@
 mod agent;
 mod images;
 mod ledger;
+pub mod peers;
 
 pub use agent::{Agent, Settings};
 pub use images::ImageCache;

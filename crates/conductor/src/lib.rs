@@ -6,6 +6,7 @@
 pub mod addresses;
 pub mod agents;
 pub mod bells;
+pub mod confirmations;
 pub mod flows;
 mod neighbours;
 pub mod offload;

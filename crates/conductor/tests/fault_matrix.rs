@@ -39,9 +39,25 @@ impl Story {
 }
 
 /// Steps that are only tried again.
-const BEHIND_PIVOTS: &[&str] = &["rotate", "release", "remove", "unbind", "forget"];
+const BEHIND_PIVOTS: &[&str] = &[
+    "rotate",
+    "release",
+    "remove",
+    "unbind",
+    "forget",
+    "find_source",
+    "elsewhere",
+    "here",
+    "remove_landed",
+    "rebind",
+    "replug",
+    "put_back",
+];
 /// Flows that a silent host does not stop: what it should have removed is its debt.
 const GOES_ON: &[&str] = &["delete", "shelve_offload"];
+
+/// Flows that wait for a silent host, because only that host can end them.
+const WAITS: &[&str] = &["confirm_resize", "revert_resize"];
 
 const RUNS: &[VmState] = &[VmState::Active, VmState::Stopped];
 
@@ -217,6 +233,53 @@ const STORIES: &[Story] = &[
         VmState::Active,
         &[VmState::ShelvedOffloaded],
     ),
+    story("resize", "land", &[], VmState::Resized, RUNS),
+    story(
+        "resize",
+        "put_aside",
+        &["stop"],
+        VmState::Resized,
+        &[VmState::Stopped],
+    ),
+    Story {
+        hard: true,
+        ..story("resize", "land", &[], VmState::Resized, RUNS)
+    },
+    story(
+        "confirm_resize",
+        "elsewhere",
+        &["resize"],
+        VmState::Active,
+        &[],
+    ),
+    story(
+        "confirm_resize",
+        "here",
+        &["resize here"],
+        VmState::Active,
+        &[],
+    ),
+    story(
+        "revert_resize",
+        "remove_landed",
+        &["resize"],
+        VmState::Active,
+        &[VmState::Resized],
+    ),
+    story(
+        "revert_resize",
+        "put_back",
+        &["resize here"],
+        VmState::Active,
+        &[VmState::Resized],
+    ),
+    story(
+        "revert_resize",
+        "put_back",
+        &["stop", "resize"],
+        VmState::Stopped,
+        &[VmState::Resized],
+    ),
     story(
         "unshelve_in_place",
         "start",
@@ -348,6 +411,11 @@ async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
             cluster.lose_host(server).await;
             continue;
         }
+        if flow == "resize" || flow == "resize here" {
+            resize(cluster, server, flow == "resize here").await;
+            cluster.idle().await;
+            continue;
+        }
         if flow == "shelve only" {
             let mut state = cluster.first_state("shelve", server);
             state["offload"] = false.into();
@@ -362,12 +430,23 @@ async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
     Some(server)
 }
 
+/// To another flavor: on another host if there is one, or on the host it is on.
+async fn resize(cluster: &Cluster, server: ServerId, here: bool) {
+    let mut state = serde_json::json!({ "same_host": "last" });
+    if here {
+        state =
+            serde_json::json!({ "same_host": "always", "to": cluster.server(server).await.host });
+    }
+    cluster.resize(server, false, state).await;
+}
+
 async fn begin(cluster: &Cluster, story: Story, server: Option<ServerId>) -> ServerId {
     let Some(server) = server else {
         return cluster.create().await;
     };
     match story.flow {
         "delete" => assert!(cluster.delete(server).await),
+        "resize" => resize(cluster, server, story.hard).await,
         flow => {
             let mut state = cluster.first_state(flow, server);
             if story.hard {
@@ -463,6 +542,11 @@ async fn silent(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Se
         })
         .await;
     let server = begin(cluster, story, server).await;
+    if WAITS.contains(&story.flow) {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(cluster.server(server).await.task_id.is_some());
+        cluster.start_host(host);
+    }
     cluster.idle().await;
     let owed = match story.flow {
         "build" | "delete" | "shelve_offload" | "unshelve" => vec![(host.name.clone(), server)],
@@ -470,7 +554,9 @@ async fn silent(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Se
     };
     assert_eq!(cluster.debts().await, owed);
     assert_eq!(cluster.audit_without_guests().await, Vec::<String>::new());
-    cluster.start_host(host);
+    if !WAITS.contains(&story.flow) {
+        cluster.start_host(host);
+    }
     cluster
         .change_settings(|settings| settings.longest_step = None)
         .await;
@@ -490,7 +576,7 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
         && match &case.kind {
             Kinds::Faults(faults) | Kinds::Stale(faults) => fails(faults),
             Kinds::Deleted(..) => false,
-            Kinds::Silent => !GOES_ON.contains(&story.flow),
+            Kinds::Silent => !GOES_ON.contains(&story.flow) && !WAITS.contains(&story.flow),
         };
     let failed = cluster.last_action_failed(id).await;
     let shown = (server.vm_state, server.power_state, server.host.is_some());
@@ -503,6 +589,7 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
         let power = match story.settled {
             VmState::Active | VmState::Rescued => PowerState::Running,
             VmState::Paused => PowerState::Paused,
+            VmState::Resized if !story.before.contains(&"stop") => PowerState::Running,
             _ => PowerState::Shutdown,
         };
         let placed = story.settled != VmState::ShelvedOffloaded;

@@ -86,6 +86,13 @@ pub const UNSHELVE_IN_PLACE: &str = "unshelve_in_place";
 /// The last step of the two, in which only the image is left to be deleted.
 pub const FORGET: &str = "forget";
 
+/// The flow that gives a server another flavor or another host; see [`crate::moves`].
+pub const RESIZE: &str = "resize";
+/// The flow that makes a resize or cold migration final.
+pub const CONFIRM_RESIZE: &str = "confirm_resize";
+/// The flow that takes a resize or cold migration back.
+pub const REVERT_RESIZE: &str = "revert_resize";
+
 /// Flows that nobody waits for: another one may begin at any time, and ends them.
 const QUIET: &[&str] = &[CRASH_DUMP];
 /// Flows that a hard reboot ends; each is one piece of work on the guest's host.
@@ -153,15 +160,18 @@ pub fn create(tx: &mut Tx<'_>, instance: &Instance, by: Requester<'_>) -> Result
     Ok(number)
 }
 
-/// What a server counts as; a soft-deleted one counts as nothing.
+/// What a server counts as; a soft-deleted one counts as nothing. One whose resize is not settled counts as the larger
+/// of both flavors, so that whichever it ends with fits into the quota.
 pub fn holds(instance: &Instance) -> Held {
     if instance.vm_state == VmState::SoftDelete {
         return Held::default();
     }
-    Held {
-        instances: 1,
-        cores: i64::from(instance.flavor.vcpus),
-        ram_mb: i64::from(instance.flavor.memory_mb),
+    let own = Held::of(&instance.flavor);
+    match &instance.kept.unsettled {
+        Some(moving) => own
+            .most(Held::of(&moving.old_flavor))
+            .most(Held::of(&moving.new_flavor)),
+        None => own,
     }
 }
 

@@ -71,6 +71,9 @@ pub struct Kept {
     /// `OS-DCF:diskConfig` is `AUTO`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub auto_disk_config: bool,
+    /// Its resize or cold migration, until that is confirmed, taken back or has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsettled: Option<crate::moves::Unsettled>,
 }
 
 /// A shelved server's belongings.
@@ -668,6 +671,26 @@ pub fn set_security_groups(
 ) -> Result<(), Error> {
     let params = [to_document(&groups)?.into(), id.into()];
     let sql = "UPDATE instances SET security_groups = ? WHERE uuid = ?";
+    tx.execute(sql, &params)?;
+    Ok(())
+}
+
+/// Writes the flavor of a server, and the vCPUs and MiB that it counts as.
+pub fn set_flavor(
+    tx: &mut Tx<'_>,
+    id: ServerId,
+    flavor: &Flavor,
+    counted: (i64, i64),
+) -> Result<(), Error> {
+    let params: [Value; 5] = [
+        (&flavor.id).into(),
+        to_document(flavor)?.into(),
+        counted.0.into(),
+        counted.1.into(),
+        id.into(),
+    ];
+    let sql =
+        "UPDATE instances SET flavor_id = ?, flavor = ?, vcpus = ?, memory_mb = ? WHERE uuid = ?";
     tx.execute(sql, &params)?;
     Ok(())
 }

@@ -15,6 +15,7 @@ pub mod instances;
 pub mod keypairs;
 pub mod list;
 pub mod migrations;
+pub mod moves;
 pub mod placement;
 pub mod placement_api;
 pub mod questions;

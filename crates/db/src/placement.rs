@@ -271,9 +271,43 @@ fn touch_provider(tx: &mut Tx<'_>, provider: Uuid, now: Timestamp) -> Result<(),
     Ok(())
 }
 
-/// Takes back everything a consumer holds; nothing held is fine.
-pub fn release(tx: &mut Tx<'_>, consumer: ServerId, now: Timestamp) -> Result<(), Error> {
-    let held = allocations_of(tx, consumer.0)?;
+/// Makes everything that `from` holds the holding of `to`, which held nothing: a server that moves leaves what it had
+/// to its migration, until it is settled which of the two is given back. `kind` is the type of `to`.
+pub fn hand_over(
+    tx: &mut Tx<'_>,
+    from: Uuid,
+    to: Uuid,
+    kind: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let Some(owner) = consumer(tx, from)? else {
+        return Ok(());
+    };
+    let sql = "UPDATE allocations SET consumer = ? WHERE consumer = ?";
+    tx.execute(sql, &[to.into(), from.into()])?;
+    tx.execute("DELETE FROM consumers WHERE uuid = ?", &[from.into()])?;
+    let row: [Value; 5] = [
+        to.into(),
+        owner.project_id.into(),
+        owner.user_id.into(),
+        kind.into(),
+        now.into(),
+    ];
+    tx.execute(
+        "INSERT INTO consumers (uuid, project_id, user_id, consumer_type, generation, created_at) VALUES (?, ?, ?, ?, 1, ?)",
+        &row,
+    )?;
+    Ok(())
+}
+
+/// Takes back everything a server holds; nothing held is fine.
+pub fn release(tx: &mut Tx<'_>, server: ServerId, now: Timestamp) -> Result<(), Error> {
+    release_consumer(tx, server.0, now)
+}
+
+/// The same for any consumer.
+pub fn release_consumer(tx: &mut Tx<'_>, consumer: Uuid, now: Timestamp) -> Result<(), Error> {
+    let held = allocations_of(tx, consumer)?;
     for allocation in &held {
         tx.execute(
             "UPDATE inventories SET used = used - ? WHERE provider = ? AND resource_class = ?",

@@ -1,6 +1,7 @@
 //! What projects and users hold of servers: counters that change with the servers, in the same transactions.
 
 use sql::{Error, Tx};
+use types::server::Flavor;
 use types::{ProjectId, UserId};
 
 /// Servers, vCPUs and MiB of memory held.
@@ -15,6 +16,25 @@ pub struct Held {
 }
 
 impl Held {
+    /// What a server of this flavor is.
+    pub fn of(flavor: &Flavor) -> Self {
+        Self {
+            instances: 1,
+            cores: i64::from(flavor.vcpus),
+            ram_mb: i64::from(flavor.memory_mb),
+        }
+    }
+
+    /// The larger of both in everything.
+    #[must_use]
+    pub fn most(self, other: Self) -> Self {
+        Self {
+            instances: self.instances.max(other.instances),
+            cores: self.cores.max(other.cores),
+            ram_mb: self.ram_mb.max(other.ram_mb),
+        }
+    }
+
     /// The difference to another.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {

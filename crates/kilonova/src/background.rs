@@ -37,6 +37,27 @@ pub(crate) async fn reclaim_deleted(
     }
 }
 
+/// Confirms resizes that nobody has confirmed for long enough.
+pub(crate) async fn confirm_resizes(
+    store: Store,
+    bus: Bus,
+    after: Duration,
+    stop: CancellationToken,
+) {
+    let pause = after.clamp(Duration::from_secs(1), RECLAIM_PAUSE);
+    while !stop.is_cancelled() {
+        match conductor::confirmations::confirm(&store, &bus, after).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "resizes are confirmed"),
+            Err(error) => tracing::warn!(%error, "resizes cannot be confirmed now"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
 /// Takes servers from their hosts that were shelved long enough ago.
 pub(crate) async fn offload_shelved(
     store: Store,

@@ -5,6 +5,7 @@ use crate::certificates::Files;
 use crate::part::{self, Orders};
 use crate::place::{self, Place};
 use anyhow::{Context, Result};
+use compute::peers::{Neighbourhood, Peers};
 use compute::{Agent, ImageCache, Ledger, Settings};
 use network_agent::HttpSource;
 use rustls::ClientConfig;
@@ -65,10 +66,17 @@ impl Hosts {
         if orders.settings.hypervisor == Hypervisor::Libvirt {
             return real(home, orders, conductors, stop).await;
         }
+        let peers = Arc::new(Neighbourhood::default());
         for name in orders.settings.simulated_names() {
             let folder = home.join("sim").join(&name);
             let hypervisor = Sim::open(SimConfig::large(folder.join("guests"), &name))?;
-            let agent = agent(&folder, &name, hypervisor, None, orders, conductors)?;
+            let guests = Arc::clone(&hypervisor) as Arc<dyn virt::Hypervisor>;
+            peers.join(&HostName(name.clone()), guests);
+            let ways = Ways {
+                conductors,
+                peers: Arc::clone(&peers) as Arc<dyn Peers>,
+            };
+            let agent = agent(&folder, &name, hypervisor, None, orders, &ways)?;
             agent.introduce().await;
             tokio::spawn(agent.run(stop.clone()));
         }
@@ -161,7 +169,11 @@ async fn real(
         Arc::clone(&libvirt) as Arc<dyn virt::Hypervisor>,
         Some(images),
         orders,
-        conductors,
+        &Ways {
+            conductors,
+            // There is no way to another machine's guests yet.
+            peers: Arc::new(Neighbourhood::default()),
+        },
     )?;
     agent.introduce().await;
     tokio::spawn(agent.run(stop.clone()));
@@ -179,13 +191,20 @@ fn network_config(orders: &Orders, host: &str) -> Result<network_agent::Config> 
     Ok(config)
 }
 
+/// Where an agent finds others.
+struct Ways<'a> {
+    conductors: &'a [Place],
+    /// The hosts from which guests come.
+    peers: Arc<dyn Peers>,
+}
+
 fn agent(
     folder: &Path,
     name: &str,
     hypervisor: Arc<dyn virt::Hypervisor>,
     images: Option<ImageCache>,
     orders: &Orders,
-    conductors: &[Place],
+    ways: &Ways<'_>,
 ) -> Result<Arc<Agent>> {
     std::fs::create_dir_all(folder)?;
     let settings = Settings {
@@ -195,8 +214,11 @@ fn agent(
         beat: orders.settings.beat(),
     };
     let ledger = Ledger::open(&folder.join("agent-ledger"))?;
-    let conductor = place::client("the conductor", conductors, || tls(orders))?;
-    Ok(Agent::new(settings, hypervisor, images, ledger, conductor))
+    let conductor = place::client("the conductor", ways.conductors, || tls(orders))?;
+    let peers = Arc::clone(&ways.peers);
+    Ok(Agent::new(
+        settings, hypervisor, images, ledger, conductor, peers,
+    ))
 }
 
 /// The node's id: made once, kept for ever, because it names the host's inventory.

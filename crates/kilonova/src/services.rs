@@ -272,6 +272,7 @@ pub(crate) async fn compute_api(
         service_down_micros: i64::try_from(settings.down_after().as_micros())?,
         reclaim_seconds: settings.reclaim_instance_interval,
         offload_at_once: settings.shelved_offload_time == 0,
+        resize_on_same_host: settings.resize_on_same_host.for_api(),
         image_url: settings.image_url(),
         default_floating_pool: settings.default_floating_pool.clone(),
         policy_files: settings.policy_files(),
@@ -391,6 +392,14 @@ fn spawn_background(
             store.clone(),
             bus.clone(),
             Duration::from_secs(after),
+            stop.clone(),
+        ));
+    }
+    if settings.resize_confirm_window > 0 {
+        tokio::spawn(background::confirm_resizes(
+            store.clone(),
+            bus.clone(),
+            Duration::from_secs(settings.resize_confirm_window),
             stop.clone(),
         ));
     }

@@ -19,6 +19,28 @@ const SYSTEM_FILE: &str = "/etc/kilonova/kilonova.conf";
 /// The socket at which a network service of its own meets agents, beside the conductor's.
 const NETWORK_SOCKET: &str = "network-agents.sock";
 
+/// Whether a resize may end on the host where it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum OnSameHost {
+    /// On any host.
+    True,
+    /// On another host only.
+    False,
+    /// When no other host will do.
+    Auto,
+}
+
+impl OnSameHost {
+    /// As the Compute API wants it.
+    pub(crate) fn for_api(self) -> api::SameHost {
+        match self {
+            Self::True => api::SameHost::Always,
+            Self::False => api::SameHost::Never,
+            Self::Auto => api::SameHost::Last,
+        }
+    }
+}
+
 /// Every choice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Settings {
@@ -68,6 +90,10 @@ pub(crate) struct Settings {
     pub(crate) reclaim_instance_interval: u64,
     /// Seconds after which a shelved server leaves its host; 0 is at once, -1 never.
     pub(crate) shelved_offload_time: i64,
+    /// Seconds after which a resize is confirmed that nobody has confirmed; 0 never.
+    pub(crate) resize_confirm_window: u64,
+    /// Whether a resize may end on the host where it begins.
+    pub(crate) resize_on_same_host: OnSameHost,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
     pub(crate) disk_allocation_ratio: f64,
@@ -152,6 +178,8 @@ impl Default for Settings {
             service_down_time: 60,
             reclaim_instance_interval: api.reclaim_seconds,
             shelved_offload_time: 0,
+            resize_confirm_window: 0,
+            resize_on_same_host: OnSameHost::Auto,
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,
             disk_allocation_ratio: ratios.disk,
@@ -208,6 +236,8 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "service_down_time", help: "seconds of silence after which a service is down", set: |s, v| set(&mut s.service_down_time, number(v, 2, 86_400)), show: |s| s.service_down_time.to_string() },
     Key { section: "DEFAULT", name: "reclaim_instance_interval", help: "seconds for which a deleted server can be restored; 0 deletes at once", set: |s, v| set(&mut s.reclaim_instance_interval, number(v, 0, 31_536_000)), show: |s| s.reclaim_instance_interval.to_string() },
     Key { section: "DEFAULT", name: "shelved_offload_time", help: "seconds after which a shelved server leaves its host; 0 is at once, -1 never", set: |s, v| set(&mut s.shelved_offload_time, number(v, -1, 31_536_000)), show: |s| s.shelved_offload_time.to_string() },
+    Key { section: "DEFAULT", name: "resize_confirm_window", help: "seconds after which a resize or cold migration is confirmed by itself; 0 never", set: |s, v| set(&mut s.resize_confirm_window, number(v, 0, 31_536_000)), show: |s| s.resize_confirm_window.to_string() },
+    Key { section: "DEFAULT", name: "allow_resize_to_same_host", help: "whether a resize may end on the host where it begins: true, false, or auto (when no other host will do)", set: |s, v| set(&mut s.resize_on_same_host, on_same_host(v)), show: |s| shown_on_same_host(s.resize_on_same_host).to_owned() },
     Key { section: "DEFAULT", name: "initial_cpu_allocation_ratio", help: "virtual CPUs for each CPU of a new host", set: |s, v| set(&mut s.cpu_allocation_ratio, ratio(v)), show: |s| s.cpu_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_ram_allocation_ratio", help: "memory given out for each MiB of a new host", set: |s, v| set(&mut s.ram_allocation_ratio, ratio(v)), show: |s| s.ram_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_disk_allocation_ratio", help: "disk given out for each GiB of a new host", set: |s, v| set(&mut s.disk_allocation_ratio, ratio(v)), show: |s| s.disk_allocation_ratio.to_string() },
@@ -643,6 +673,23 @@ fn shown_driver(hypervisor: Hypervisor) -> &'static str {
     match hypervisor {
         Hypervisor::Libvirt => "libvirt.LibvirtDriver",
         Hypervisor::Sim => "fake.FakeDriver",
+    }
+}
+
+fn on_same_host(value: &str) -> Result<OnSameHost, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" => Ok(OnSameHost::True),
+        "false" => Ok(OnSameHost::False),
+        "auto" => Ok(OnSameHost::Auto),
+        _ => Err(format!("{value:?} is none of true, false and auto")),
+    }
+}
+
+fn shown_on_same_host(allowed: OnSameHost) -> &'static str {
+    match allowed {
+        OnSameHost::True => "true",
+        OnSameHost::False => "false",
+        OnSameHost::Auto => "auto",
     }
 }
 

@@ -41,6 +41,8 @@ fn every_key_is_shown_and_read_back() {
         service_down_time: 12,
         reclaim_instance_interval: 600,
         shelved_offload_time: -1,
+        resize_confirm_window: 900,
+        resize_on_same_host: OnSameHost::False,
         cpu_allocation_ratio: 16.0,
         ram_allocation_ratio: 1.5,
         disk_allocation_ratio: 0.5,

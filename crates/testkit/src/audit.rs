@@ -119,6 +119,14 @@ impl Cluster {
     async fn guests(&self, live: &BTreeMap<ServerId, Instance>, wrong: &mut Vec<String>) {
         let mut found = BTreeMap::new();
         for host in &self.hosts {
+            for id in host.sim.asides() {
+                let moving = live
+                    .get(&id)
+                    .and_then(|server| server.kept.unsettled.as_ref());
+                if moving.is_none_or(|moving| moving.source.host != host.name) {
+                    wrong.push(format!("{id} is aside on {}", host.name));
+                }
+            }
             for (id, power) in host.guests().await {
                 let server = live.get(&id);
                 if server.and_then(|server| server.host.as_ref()) != Some(&host.name) {
@@ -135,7 +143,9 @@ impl Cluster {
                 }
                 VmState::Paused => Some(PowerState::Paused),
                 // Switched off, or on by a restoration that failed; as a rescue or rebuild that failed has left it.
-                VmState::SoftDelete | VmState::Error => found.get(&server.id).copied(),
+                VmState::SoftDelete | VmState::Error | VmState::Resized => {
+                    found.get(&server.id).copied()
+                }
                 _ => None,
             };
             let power = found.get(&server.id).copied();
@@ -197,12 +207,61 @@ fn allocations(tx: &mut Tx<'_>, server: &Instance, wrong: &mut Vec<String>) -> R
             server.id
         ));
     }
+    left_claim(tx, server, wrong)?;
     let consumes = db::placement::consumer(tx, server.id.0)?.is_some();
     if consumes == held.is_empty() {
         wrong.push(format!(
             "{} is a consumer: {consumes}, holds {held:?}",
             server.id
         ));
+    }
+    Ok(())
+}
+
+/// What a server left behind when it moved is held by its migration until that is settled, and by nobody afterwards.
+fn left_claim(tx: &mut Tx<'_>, server: &Instance, wrong: &mut Vec<String>) -> Result<(), Error> {
+    let moving = server.kept.unsettled.as_ref().filter(|_| !server.deleted);
+    let settled = matches!(server.vm_state, VmState::Resized | VmState::SoftDelete);
+    if moving.is_some() && !settled {
+        wrong.push(format!(
+            "{} is {} and still moves",
+            server.id, server.vm_state
+        ));
+    }
+    let filter = db::migrations::Filter {
+        server: Some(server.id.to_string()),
+        ..db::migrations::Filter::default()
+    };
+    for migration in db::migrations::list(tx, &filter, None)?.unwrap_or_default() {
+        let held = db::placement::allocations_of(tx, migration.id.0)?;
+        let mut held: Vec<(Uuid, String, u64)> = held
+            .into_iter()
+            .map(|one| (one.provider, one.resource_class, one.amount))
+            .collect();
+        let mut wanted = Vec::new();
+        let moving = moving.filter(|moving| moving.migration == migration.id);
+        if let Some(moving) = moving {
+            let image = server.image.as_ref();
+            let request = scheduler::Request::new(&moving.old_flavor, image).unwrap();
+            for (class, amount) in request.resources {
+                wanted.push((moving.source.node_id.0, class, amount));
+            }
+        }
+        held.sort();
+        wanted.sort();
+        if held != wanted {
+            wrong.push(format!(
+                "{migration:?} holds {held:?} instead of {wanted:?}"
+            ));
+        }
+        let open = !matches!(
+            migration.status.as_str(),
+            "finished" | "confirmed" | "reverted" | "error" | "failed"
+        );
+        if open || (migration.status.as_str() == "finished") != moving.is_some() {
+            let status = migration.status;
+            wrong.push(format!("{} has a migration in {status:?}", server.id));
+        }
     }
     Ok(())
 }

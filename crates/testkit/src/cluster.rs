@@ -171,8 +171,12 @@ impl Cluster {
             ratios,
         );
         let folder = tempfile::tempdir().unwrap();
+        let peers = Arc::default();
         let hosts = (1..=options.hosts)
-            .map(|number| Host::new(folder.path(), &format!("host-{number}"), options.size))
+            .map(|number| {
+                let name = format!("host-{number}");
+                Host::new(folder.path(), &name, options.size, &peers)
+            })
             .collect();
         let cluster = Self {
             store,
@@ -547,6 +551,51 @@ impl Cluster {
         self.bus.ring(Bell::Tasks);
     }
 
+    /// Accepts a resize to twice the flavor, or (`cold`) a migration with the same; `state` is what the flow begins with.
+    pub async fn resize(&self, server: ServerId, cold: bool, state: serde_json::Value) {
+        let old = self.server(server).await.flavor;
+        let flavor = if cold { old } else { Self::twice(&old) };
+        self.resize_to(server, flavor, state).await;
+    }
+
+    /// A flavor of twice the size.
+    pub fn twice(flavor: &Flavor) -> Flavor {
+        Flavor {
+            id: format!("{}-twice", flavor.id).into(),
+            name: format!("{} twice", flavor.name),
+            memory_mb: flavor.memory_mb * 2,
+            vcpus: flavor.vcpus * 2,
+            root_gb: flavor.root_gb * 2,
+            ..flavor.clone()
+        }
+    }
+
+    /// Accepts a resize, as the API would.
+    pub async fn resize_to(&self, server: ServerId, flavor: Flavor, state: serde_json::Value) {
+        let write = move |tx: &mut Tx<'_>| -> Result<Accepted, sql::Error> {
+            let instance = db::instances::get(tx, server)?.expect("the server is there");
+            let start = accept::Start {
+                flow: accept::RESIZE,
+                state: state.clone(),
+                action: "resize",
+                by: BY,
+            };
+            let (now, shown) = (Timestamp::now(), shown_while(accept::RESIZE, false));
+            let accepted = accept::action(tx, &instance, shown, &start, now)?;
+            db::moves::accept(tx, &instance, &flavor, USER, now)?;
+            Ok(accepted)
+        };
+        assert_eq!(self.store.write(write).await.unwrap(), Accepted::Yes);
+        self.bus.ring(Bell::Tasks);
+    }
+
+    /// Confirms what has waited for so long; returns how many.
+    pub async fn confirm_due(&self, after: Duration) -> usize {
+        conductor::confirmations::confirm(&self.store, &self.bus, after)
+            .await
+            .unwrap()
+    }
+
     /// Accepts a soft deletion.
     pub async fn soft_delete(&self, server: ServerId) {
         let write = move |tx: &mut Tx<'_>| accept::soft_delete(tx, server, BY, Timestamp::now());
@@ -635,6 +684,9 @@ fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
         accept::CHANGE_PASSWORD => TaskState::UpdatingPassword,
         accept::EVACUATE => TaskState::Rebuilding,
         accept::SHELVE => TaskState::Shelving,
+        accept::RESIZE => TaskState::ResizePrep,
+        accept::CONFIRM_RESIZE => TaskState::ResizeConfirming,
+        accept::REVERT_RESIZE => TaskState::ResizeReverting,
         accept::SHELVE_OFFLOAD => TaskState::ShelvingOffloading,
         accept::UNSHELVE | accept::UNSHELVE_IN_PLACE => TaskState::Unshelving,
         _ => return None,

@@ -1,5 +1,6 @@
 //! One simulated host: a hypervisor that stays, and an agent that can be stopped and started.
 
+use compute::peers::{Neighbourhood, Peers};
 use compute::{Agent, Ledger, Settings};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,20 +19,29 @@ pub struct Host {
     pub sim: Arc<Sim>,
     node: NodeId,
     ledger: PathBuf,
+    peers: Arc<Neighbourhood>,
     agent: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Host {
-    pub(crate) fn new(folder: &Path, name: &str, size: (u32, u64, u64)) -> Self {
+    pub(crate) fn new(
+        folder: &Path,
+        name: &str,
+        size: (u32, u64, u64),
+        peers: &Arc<Neighbourhood>,
+    ) -> Self {
         let config = SimConfig {
             vcpus: size.0,
             memory_mib: size.1,
             disk_gib: size.2,
             ..SimConfig::large(folder.join(name), name)
         };
+        let sim = Sim::open(config).unwrap();
+        peers.join(&name.into(), Arc::clone(&sim) as Arc<dyn Hypervisor>);
         Self {
             name: name.into(),
-            sim: Sim::open(config).unwrap(),
+            sim,
+            peers: Arc::clone(peers),
             node: NodeId::random(),
             ledger: folder.join(format!("{name}.ledger")),
             agent: Mutex::default(),
@@ -53,6 +63,7 @@ impl Host {
             None,
             Ledger::open(&self.ledger).unwrap(),
             web::client::Client::in_process("the conductor", desk),
+            Arc::clone(&self.peers) as Arc<dyn Peers>,
         );
         let running = tokio::spawn(agent.run(CancellationToken::new()));
         *self.agent.lock().unwrap() = Some(running);

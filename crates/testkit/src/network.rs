@@ -105,6 +105,13 @@ impl Network {
             .collect()
     }
 
+    /// The host that a port is bound to.
+    pub fn host_of(&self, port: &str) -> Option<String> {
+        let inner = self.lock();
+        let host = inner.ports.get(port)?["binding:host_id"].as_str()?;
+        (!host.is_empty()).then(|| host.to_owned())
+    }
+
     /// How many ports were ever made.
     pub fn made(&self) -> u32 {
         self.lock().made

@@ -126,6 +126,32 @@ pub enum Verb {
         /// The password: sealed where it is stored, in clear only on its way to the host.
         password: String,
     },
+    /// What a guest of this plan is made of is here, so that it can come soon.
+    EnsureReady(Box<GuestPlan>),
+    /// The guest is off and aside: off the hypervisor's list, its files kept for [`Verb::EnsureLanded`] here or on
+    /// another host, and for [`Verb::EnsurePutBack`].
+    EnsurePutAside {
+        /// Seconds given to the guest to go down.
+        grace_seconds: u64,
+        /// The root disk that it shall have, in GiB; one that is too small for what it has is refused. 0 is any.
+        root_gb: u32,
+    },
+    /// The guest exists as planned, on the disks of the one that is aside on the other host (or on this one).
+    EnsureLanded {
+        /// The guest as it shall be. Its config drive is the one it has.
+        plan: Box<GuestPlan>,
+        /// Where it is aside.
+        from: HostName,
+        /// Whether it shall run.
+        on: bool,
+    },
+    /// The guest is what it was before it was put aside; what landed here of it since is gone.
+    EnsurePutBack {
+        /// Whether it shall run.
+        on: bool,
+    },
+    /// Nothing of the guest is kept aside.
+    EnsureAsideForgotten,
 }
 
 impl Verb {
@@ -167,6 +193,11 @@ impl Verb {
             Self::EnsureNoInterface { .. } => "ensure_no_interface",
             Self::InterruptOnce => "interrupt_once",
             Self::EnsurePassword { .. } => "ensure_password",
+            Self::EnsureReady(_) => "ensure_ready",
+            Self::EnsurePutAside { .. } => "ensure_put_aside",
+            Self::EnsureLanded { .. } => "ensure_landed",
+            Self::EnsurePutBack { .. } => "ensure_put_back",
+            Self::EnsureAsideForgotten => "ensure_aside_forgotten",
         }
     }
 }

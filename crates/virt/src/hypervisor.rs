@@ -28,6 +28,9 @@ pub enum HypervisorError {
         /// The file system has no space left: another host may do.
         full: bool,
     },
+    /// A disk would have to become smaller, which would cut off what is on it (Nova's words).
+    #[error("Unable to resize disk down.")]
+    DiskTooSmall,
     /// An image is not what it claims, or does not fit: no host would take it.
     #[error("image refused: {0}")]
     Image(String),
@@ -69,6 +72,15 @@ impl HypervisorError {
             full,
         }
     }
+}
+
+/// Where the files of a guest that lands are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Luggage {
+    /// Aside on this host; they stay there.
+    Aside,
+    /// In the inbox, which is emptied.
+    Inbox,
 }
 
 /// What runs guests. Every verb is idempotent: it reads what is there, does what is missing, and a repeat after a
@@ -158,6 +170,34 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// [`HypervisorError::NoAgent`] when the guest was not made with one, [`HypervisorError::AgentSilent`] when it does
     /// not answer, [`HypervisorError::Rejected`] when the guest is off or refuses.
     async fn set_password(&self, id: ServerId, user: &str, password: &str) -> Result<GuestInfo>;
+
+    /// The guest is off at once and off the hypervisor's list; its files are aside on this host, where
+    /// [`Hypervisor::land`] and [`Hypervisor::put_back`] find them. Succeeds when that was done before.
+    ///
+    /// # Errors
+    /// [`HypervisorError::DiskTooSmall`] when its root disk is larger than `root_gib` (0 is any size); nothing has
+    /// happened then.
+    async fn put_aside(&self, id: ServerId, root_gib: u64) -> Result<()>;
+
+    /// The guest is what it was when it was put aside, and runs if `power` is on; what was made of it here since is gone.
+    /// One that is not aside is only switched on.
+    async fn put_back(&self, id: ServerId, power: Power) -> Result<GuestInfo>;
+
+    /// Nothing is aside of the guest. Succeeds when there was nothing.
+    async fn forget_aside(&self, id: ServerId) -> Result<()>;
+
+    /// The files of a guest that is aside.
+    ///
+    /// # Errors
+    /// [`HypervisorError::NotFound`] when none is.
+    async fn aside_files(&self, id: ServerId) -> Result<Vec<PathBuf>>;
+
+    /// An empty folder for the files of a guest that comes from another host.
+    async fn inbox(&self, id: ServerId) -> Result<PathBuf>;
+
+    /// The guest exists as described, on the disks that it brings; a larger root disk has grown. It runs if `power` is on.
+    /// One that landed before is left as it is. Its config drive is the one it had.
+    async fn land(&self, spec: &GuestSpec, luggage: Luggage, power: Power) -> Result<GuestInfo>;
 
     /// Sends the guest a non-maskable interrupt, on which a system that is set up for it dumps its memory.
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo>;

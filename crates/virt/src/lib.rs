@@ -19,7 +19,7 @@ pub mod spec;
 pub use facts::{
     CpuInfo, CpuTopology, Diagnostics, GuestEvent, GuestEventKind, GuestInfo, HostFacts,
 };
-pub use hypervisor::{Hypervisor, HypervisorError, Result};
+pub use hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 pub use spec::{
     ConfigFile, DiskFormat, GuestMetadata, GuestSpec, Hardware, Power, RescueDisk, RootDisk,
     StableRescue, Vif,

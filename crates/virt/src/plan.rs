@@ -107,7 +107,7 @@ impl HypervisorError {
             Self::Unavailable(_) => FailureKind::Unavailable,
             Self::NotFound(_) => FailureKind::NotFound,
             Self::Disk { .. } | Self::Rejected(_) | Self::Injected(_) => FailureKind::Host,
-            Self::Image(_) | Self::NoAgent => FailureKind::Request,
+            Self::Image(_) | Self::NoAgent | Self::DiskTooSmall => FailureKind::Request,
             Self::AgentSilent(_) => FailureKind::Guest,
             Self::Timeout(_) => FailureKind::Timeout,
         }

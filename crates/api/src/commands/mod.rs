@@ -8,5 +8,5 @@ mod store;
 
 pub use create_server::{CreateServer, files, password};
 pub use place::{known_host, known_zone, zone_of};
-pub use resolve::fits;
+pub use resolve::{fits, holds};
 pub use store::{files_within_limits, sealed_files, within_limits};

@@ -7,7 +7,7 @@ use crate::neighbours::unavailable;
 use clients::{ImageRecord, NetworkRecord};
 use db::flavors::Record;
 use db::instances::SecurityGroupRef;
-use types::server::{Flavor, WantedInterface, WantedNetworks};
+use types::server::{Flavor, ImageRef, WantedInterface, WantedNetworks};
 
 const GIB: u64 = 1 << 30;
 
@@ -232,6 +232,11 @@ pub fn fits(call: &Call, flavor: &Flavor, image: &ImageRecord) -> Result<(), Fau
             image.id
         )));
     }
+    holds(call, flavor, image)
+}
+
+/// The same for an image that a server has, whatever has become of it in the image service.
+pub fn holds(call: &Call, flavor: &Flavor, image: &ImageRef) -> Result<(), Fault> {
     if flavor.memory_mb < image.min_ram {
         return Err(Fault::bad_request(
             "Flavor's memory is too small for requested image.",

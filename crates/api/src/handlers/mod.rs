@@ -29,6 +29,7 @@ pub mod server_metadata;
 pub mod server_parts;
 pub mod server_rebuild;
 pub mod server_rescue;
+pub mod server_resize;
 pub mod server_shelve;
 pub mod server_tags;
 pub mod servers;

@@ -23,6 +23,10 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("remove security group", &super::interfaces::REMOVE_GROUP),
     ("create image", &CREATE_IMAGE),
     ("create backup", &CREATE_BACKUP),
+    ("resize", &RESIZE),
+    ("confirm resize", &CONFIRM_RESIZE),
+    ("revert resize", &REVERT_RESIZE),
+    ("migrate", &MIGRATE),
     ("rescue", &RESCUE),
     ("unrescue", &UNRESCUE),
     ("rebuild", &super::rebuild::REBUILD),
@@ -327,6 +331,28 @@ pub static RESCUE: Schema = Schema::new(&[Range::new(FIRST, || {
 })]);
 /// `unrescue`.
 pub static UNRESCUE: Schema = Schema::new(&[Range::new(FIRST, || any_action("unrescue"))]);
+/// `resize`.
+pub static RESIZE: Schema = Schema::new(&[Range::new(FIRST, || {
+    let fields = json!({
+        "flavorRef": { "type": ["string", "integer"], "minLength": 1 },
+        "OS-DCF:diskConfig": { "type": "string", "enum": ["AUTO", "MANUAL"] },
+    });
+    wrapped("resize", object(&["flavorRef"], fields))
+})]);
+/// `confirmResize`.
+pub static CONFIRM_RESIZE: Schema =
+    Schema::new(&[Range::new(FIRST, || any_action("confirmResize"))]);
+/// `revertResize`.
+pub static REVERT_RESIZE: Schema = Schema::new(&[Range::new(FIRST, || any_action("revertResize"))]);
+/// `migrate`; looked at since it can name a host.
+pub static MIGRATE: Schema = Schema::new(&[Range::new(mv::MIGRATE_HOST, || {
+    let host = json!({
+        "type": ["string", "null"], "minLength": 1, "maxLength": 255, "pattern": "^[a-zA-Z0-9-._]*$",
+    });
+    let mut how = object(&[], json!({ "host": host }));
+    how["type"] = json!(["object", "null"]);
+    wrapped("migrate", how)
+})]);
 /// `changePassword`.
 pub static CHANGE_PASSWORD: Schema = Schema::new(&[Range::new(FIRST, || {
     let pass = json!({ "adminPass": { "type": "string" } });

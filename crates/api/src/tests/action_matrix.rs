@@ -2,9 +2,11 @@
 
 use super::harness::Cloud;
 use super::server_create::cloud;
+use super::server_life::host_is_up;
 use super::server_life::{finish, make};
 use crate::verdict::{self, Refusal};
 use db::instances::{Change, Expected, Instance};
+use db::migrations::Status;
 use serde_json::{Value, json};
 use types::{ServerId, TaskState, Timestamp, VmState};
 
@@ -88,6 +90,10 @@ const KNOWN: &[Known] = &[
     known("delete tag", || json!(null), "delete tag", "active paused suspended stopped", "*"),
     known("delete tags", || json!(null), "delete tags", "active paused suspended stopped", "*"),
     known("evacuate", || json!(null), "evacuate", "active stopped error", "*"),
+    known("resize", || json!({"resize": {"flavorRef": "2"}}), "resize", "active stopped", "-"),
+    known("migrate", || json!({"migrate": null}), "migrate", "active stopped", "-"),
+    answered(204, known("confirmResize", || json!({"confirmResize": null}), "confirmResize", "resized", "-")),
+    known("revertResize", || json!({"revertResize": null}), "revertResize", "resized", "-"),
     known("shelve", || json!({"shelve": null}), "shelve", "active stopped paused suspended", "-"),
     known("shelveOffload", || json!({"shelveOffload": null}), "shelveOffload", "shelved", "-"),
     known("unshelve", || json!({"unshelve": null}), "unshelve", "shelved shelved_offloaded", "-"),
@@ -150,10 +156,11 @@ impl Known {
 async fn put(cloud: &Cloud, id: &str, vm: VmState, task: Option<TaskState>) {
     let id: ServerId = id.parse().unwrap();
     let write = move |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
-        let server = db::instances::get(tx, id)?.unwrap();
+        let mut server = db::instances::get(tx, id)?.unwrap();
         if let Some(task) = server.task_id {
             db::tasks::take_over(tx, task)?;
         }
+        resized(tx, &mut server, vm == VmState::Resized)?;
         let change = Change {
             vm_state: Some(vm),
             task_state: Some(task),
@@ -171,6 +178,22 @@ async fn put(cloud: &Cloud, id: &str, vm: VmState, task: Option<TaskState>) {
         Ok(())
     };
     cloud.store.write(write).await.unwrap();
+}
+
+/// What a server remembers that waits for the confirmation of its move; others remember nothing.
+fn resized(tx: &mut sql::Tx<'_>, server: &mut Instance, waits: bool) -> Result<(), sql::Error> {
+    if server.kept.unsettled.is_some() {
+        db::moves::settle(tx, server, &server.flavor)?;
+        server.kept.unsettled = None;
+    }
+    if waits {
+        let (flavor, now) = (server.flavor.clone(), Timestamp::now());
+        db::moves::accept(tx, server, &flavor, "u", now)?;
+        *server = db::instances::get(tx, server.id)?.unwrap();
+        let moving = server.kept.unsettled.as_ref().unwrap();
+        db::migrations::set_status(tx, moving.migration, Status::Finished, now)?;
+    }
+    Ok(())
 }
 
 fn all_tasks() -> impl Iterator<Item = Option<TaskState>> {
@@ -240,6 +263,10 @@ async fn requests_get_the_verdict() {
     let cloud = cloud().await;
     let id = make(&cloud, "member", "a").await;
     finish(&cloud, &id, VmState::Active).await;
+    host_is_up(&cloud).await;
+    let flavor =
+        json!({"flavor": {"name": "m1.small", "id": "2", "ram": 1024, "vcpus": 2, "disk": 2}});
+    cloud.send("admin", 1, "POST", "/flavors", flavor).await;
     for known in KNOWN
         .iter()
         .filter(|known| !NO_ACTIONS.contains(&known.action))

@@ -4,22 +4,24 @@
 //! |---|---|
 //! | `inspect` | finds out on which hosts something of the server may be, from the server and from the task it took over |
 //! | `destroy` | the host removes the guest; a host that is down or silent owes it |
+//! | `destroy_other` | so does the other one of a server that moves |
 //! | `ports` | ports are deleted or given back |
 //! | `forget` | allocations, usage and the server's row, in one transaction |
 //!
 //! There is no undo: every step only goes forward.
 
-use super::{build, evacuate, ports, shelve, snapshot, unshelve};
+use super::{build, evacuate, ports, resize, shelve, snapshot, unshelve};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
 use db::instances::{self, Instance};
+use db::migrations::Status;
 use journal::{Context, End, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
 use types::agent::{Direction, Verb, WorkOutcome};
-use types::{HostName, ImageId, Timestamp};
+use types::{HostName, ImageId, Timestamp, VmState};
 
 /// The steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +30,8 @@ pub enum Step {
     Inspect,
     /// Remove the guest.
     Destroy,
+    /// Remove what is on a second host.
+    DestroyOther,
     /// Remove the ports.
     Ports,
     /// Remove the record.
@@ -35,12 +39,19 @@ pub enum Step {
 }
 
 impl StepName for Step {
-    const ALL: &'static [Self] = &[Self::Inspect, Self::Destroy, Self::Ports, Self::Forget];
+    const ALL: &'static [Self] = &[
+        Self::Inspect,
+        Self::Destroy,
+        Self::DestroyOther,
+        Self::Ports,
+        Self::Forget,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Inspect => "inspect",
             Self::Destroy => "destroy",
+            Self::DestroyOther => "destroy_other",
             Self::Ports => "ports",
             Self::Forget => "forget",
         }
@@ -66,9 +77,23 @@ pub struct State {
     /// The host is down: it owes the removal from the start.
     #[serde(default)]
     down: bool,
-    /// The host that the server was leaving: it owes the removal.
+    /// The other host of a server that moves.
     #[serde(default)]
-    also: Option<HostName>,
+    other: Option<HostName>,
+    /// That one is down.
+    #[serde(default)]
+    other_down: bool,
+}
+
+impl State {
+    /// The host that a step is about, and whether it is known to be down.
+    fn host_of(&self, step: Step) -> Option<(&HostName, bool)> {
+        match step {
+            Step::Destroy => Some((self.host.as_ref()?, self.down)),
+            Step::DestroyOther => Some((self.other.as_ref()?, self.other_down)),
+            _ => None,
+        }
+    }
 }
 
 /// The flow.
@@ -91,16 +116,25 @@ impl Delete {
     async fn inspect(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let instance = self.instance(cx).await?;
         let recorded = state.superseded.as_ref().and_then(recorded_host);
-        let at = instance.and_then(|instance| instance.host);
-        // One that was on its way from one host to another may have something on both.
-        state.also = at
-            .clone()
-            .filter(|at| recorded.as_ref().is_some_and(|one| one != at));
-        state.host = recorded.or(at);
-        if let Some(host) = &state.host {
-            self.with.view.refresh().await?;
-            state.down = !self.with.view.is_up(host);
+        let left = instance.as_ref().and_then(|instance| {
+            let moving = instance.kept.unsettled.as_ref()?;
+            Some(moving.source.host.clone())
+        });
+        let shown = instance.and_then(|instance| instance.host);
+        let mut hosts: Vec<HostName> = Vec::new();
+        for host in [recorded, shown, left].into_iter().flatten() {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
         }
+        let mut hosts = hosts.into_iter();
+        (state.host, state.other) = (hosts.next(), hosts.next());
+        if state.host.is_some() {
+            self.with.view.refresh().await?;
+        }
+        let is_down = |host: &HostName| !self.with.view.is_up(host);
+        state.down = state.host.as_ref().is_some_and(is_down);
+        state.other_down = state.other.as_ref().is_some_and(is_down);
         Ok(())
     }
 
@@ -145,7 +179,23 @@ fn shelved_images(task: Option<&Superseded>, server: Option<&Instance>) -> Vec<I
     images.into_iter().flatten().collect()
 }
 
-/// The host that a build, an unshelving or an evacuation had claimed.
+/// A server that is deleted while it waits for confirmation has it, in Nova as here; one that moved has not arrived.
+fn end_move(tx: &mut Tx<'_>, server: &Instance, now: Timestamp) -> Result<(), sql::Error> {
+    let Some(moving) = &server.kept.unsettled else {
+        return Ok(());
+    };
+    db::moves::drop_claim(tx, moving.migration, now)?;
+    let arrived = server.vm_state == VmState::Resized || server.vm_state == VmState::SoftDelete;
+    let status = if arrived {
+        Status::Confirmed
+    } else {
+        Status::Failed
+    };
+    db::migrations::set_status(tx, moving.migration, status, now)?;
+    Ok(())
+}
+
+/// The host that a build, an unshelving, an evacuation or a resize had claimed.
 fn recorded_host(task: &Superseded) -> Option<HostName> {
     let choice = match task.flow.as_str() {
         accept::BUILD => {
@@ -158,6 +208,10 @@ fn recorded_host(task: &Superseded) -> Option<HostName> {
         }
         accept::EVACUATE => {
             let state: evacuate::State = serde_json::from_str(&task.state).ok()?;
+            state.choice
+        }
+        accept::RESIZE => {
+            let state: resize::State = serde_json::from_str(&task.state).ok()?;
             state.choice
         }
         _ => return None,
@@ -176,35 +230,28 @@ impl Flow for Delete {
     }
 
     fn event(&self, step: Step) -> Option<&'static str> {
-        (step == Step::Destroy).then_some("compute_terminate_instance")
+        matches!(step, Step::Destroy | Step::DestroyOther).then_some("compute_terminate_instance")
     }
 
     fn host(&self, step: Step, state: &State) -> Option<HostName> {
-        if step == Step::Destroy {
-            state.host.clone()
-        } else {
-            None
-        }
+        state.host_of(step).map(|(host, _)| host.clone())
     }
 
     fn deadline(&self, step: Step) -> Duration {
-        if step == Step::Destroy {
-            Duration::from_secs(60)
-        } else {
-            Duration::from_secs(300)
+        match step {
+            Step::Destroy | Step::DestroyOther => Duration::from_secs(60),
+            _ => Duration::from_secs(300),
         }
     }
 
     fn may_owe(&self, step: Step) -> bool {
-        step == Step::Destroy
+        matches!(step, Step::Destroy | Step::DestroyOther)
     }
 
     fn host_work(&self, step: Step, _direction: Direction, state: &State) -> Option<HostWork> {
-        if step != Step::Destroy || state.down {
-            return None;
-        }
-        Some(HostWork {
-            host: state.host.clone()?,
+        let (host, down) = state.host_of(step)?;
+        (!down).then(|| HostWork {
+            host: host.clone(),
             verb: Verb::EnsureAbsent,
         })
     }
@@ -218,8 +265,10 @@ impl Flow for Delete {
     ) -> Result<(), StepError> {
         match step {
             Step::Inspect => self.inspect(cx, state).await,
-            Step::Destroy if state.host.is_none() || state.down => Ok(()),
-            Step::Destroy => super::power_after(outcome).map(|_| ()),
+            Step::Destroy | Step::DestroyOther => match state.host_of(step) {
+                Some((_, false)) => super::power_after(outcome).map(|_| ()),
+                _ => Ok(()),
+            },
             Step::Ports => self.leftovers(cx, state).await,
             Step::Forget => Ok(()),
         }
@@ -244,26 +293,20 @@ impl Flow for Delete {
         state: &mut State,
     ) -> Result<(), StepError> {
         let now = Timestamp::now();
-        if let (Step::Destroy, Some(host)) = (step, &state.also) {
-            let reason = "the server was deleted while it left the host";
-            db::work::owe(tx, host, cx.server, reason, now)?;
-        }
         match step {
-            Step::Destroy if state.down => match &state.host {
-                Some(host) => Ok(db::work::owe(
-                    tx,
-                    host,
-                    cx.server,
-                    "the host was down when the server was deleted",
-                    now,
-                )?),
-                None => Ok(()),
+            Step::Destroy | Step::DestroyOther => match state.host_of(step) {
+                Some((host, true)) => {
+                    let why = "the host was down when the server was deleted";
+                    Ok(db::work::owe(tx, host, cx.server, why, now)?)
+                }
+                _ => Ok(()),
             },
             Step::Forget => {
                 let Some(instance) = instances::get(tx, cx.server)? else {
                     return Ok(());
                 };
                 db::placement::release(tx, cx.server, now)?;
+                end_move(tx, &instance, now)?;
                 let gone = db::usages::Held::default().minus(db::accept::holds(&instance));
                 db::usages::add(tx, &instance.project_id, &instance.user_id, gone)?;
                 instances::mark_deleted(tx, cx.server, now)?;

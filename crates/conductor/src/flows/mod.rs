@@ -1,6 +1,7 @@
 //! One file per flow. A step's name is stored: never give a released name another meaning.
 
 pub mod build;
+pub mod confirm;
 pub mod crash_dump;
 pub mod delete;
 pub mod evacuate;
@@ -14,6 +15,8 @@ mod ports;
 pub mod power;
 pub mod rebuild;
 pub mod rescue;
+pub mod resize;
+pub mod revert;
 pub mod shelve;
 pub mod snapshot;
 pub mod soft_delete;
@@ -58,6 +61,9 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(shelve::Leave::<shelve::Offload>::new(with))
         .with(unshelve::Unshelve { with: with.clone() })
         .with(unshelve::UnshelveInPlace { with: with.clone() })
+        .with(resize::Resize { with: with.clone() })
+        .with(confirm::Confirm { with: with.clone() })
+        .with(revert::Revert { with: with.clone() })
 }
 
 /// The server that a flow works on; one that is gone is another task's.

@@ -242,6 +242,37 @@ pub(super) async fn bind_to(
     bind_all(with, instance, &host.0).await
 }
 
+/// The ports of a server that moves are bound to its new host.
+///
+/// A deletion may take over meanwhile. So this goes to its end even when the run is stopped, and when it finds then that
+/// the server is another task's it removes what the deletion may have removed before the binding.
+pub(super) async fn follow(
+    with: &Neighbours,
+    cx: &Context,
+    host: &HostName,
+) -> Result<(), StepError> {
+    let (with, task, id, host) = (with.clone(), cx.task, cx.server, host.clone());
+    let server = super::instance(&with, cx).await?;
+    if server.task_id != Some(task) {
+        return Err(StepError::Fenced);
+    }
+    let binding = tokio::spawn(async move {
+        let bound = bind_to(&with, &server, &host).await;
+        let now = with
+            .store
+            .read(move |tx| db::instances::get(tx, id))
+            .await?;
+        if now.is_some_and(|now| now.task_id == Some(task)) {
+            return bound.map(drop);
+        }
+        remove(&with, &server).await?;
+        Err(StepError::Fenced)
+    });
+    binding
+        .await
+        .unwrap_or_else(|error| Err(StepError::Retry(error.to_string())))
+}
+
 /// Binds them to no host; they stay the server's. Repeatable.
 pub(super) async fn unbind(with: &Neighbours, instance: &Instance) -> Result<(), StepError> {
     bind_all(with, instance, "").await.map(drop)

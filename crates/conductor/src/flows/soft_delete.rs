@@ -81,6 +81,11 @@ impl Act for Restore {
     ) -> Result<Change, sql::Error> {
         let mut kept = server.kept.clone();
         kept.soft_deleted_at = None;
-        change_state(tx, server, VmState::Active, kept, power)
+        // One that waited for confirmation waits again.
+        let state = match &kept.unsettled {
+            Some(_) => VmState::Resized,
+            None => VmState::Active,
+        };
+        change_state(tx, server, state, kept, power)
     }
 }

@@ -38,6 +38,10 @@ pub struct GuestFolder {
     pub memory: PathBuf,
     /// The stored specification.
     pub spec: PathBuf,
+    /// The folder while the guest is put aside.
+    pub aside: PathBuf,
+    /// Where its files arrive when it comes from another host.
+    pub inbox: PathBuf,
 }
 
 impl Instances {
@@ -96,6 +100,8 @@ impl Instances {
             rescue_drive: folder.join("disk.config.rescue"),
             memory: folder.join("memory.save"),
             spec: folder.join("guest.json"),
+            aside: self.real.join(format!("{id}.aside")),
+            inbox: self.real.join(format!("{id}.incoming")),
             folder,
         }
     }
@@ -127,10 +133,15 @@ impl GuestFolder {
 
     /// Removes it with everything in it.
     pub fn remove(&self) -> std::io::Result<()> {
-        match std::fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        remove_folder(&self.folder)
+    }
+
+    /// Removes it with what moves have left of the guest beside it.
+    pub fn remove_all(&self) -> std::io::Result<()> {
+        for folder in [&self.folder, &self.aside, &self.inbox] {
+            remove_folder(folder)?;
         }
+        Ok(())
     }
 
     /// Forgets saved memory, if there is any.
@@ -173,6 +184,14 @@ impl GuestFolder {
         )?;
         text.extend(present);
         Ok(text)
+    }
+}
+
+/// Removes a folder with everything in it; none is fine.
+pub fn remove_folder(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

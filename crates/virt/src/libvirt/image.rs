@@ -315,6 +315,24 @@ pub async fn flatten(disk: &Path, copy: &Path) -> Result<()> {
     .map(drop)
 }
 
+/// Makes a guest's qcow2 disk larger; the guest is off.
+///
+/// # Errors
+/// The disk cannot be changed, or there is no space.
+pub async fn grow(disk: &Path, bytes: u64) -> Result<()> {
+    let limits = Limits {
+        memory: GIB,
+        cpu_seconds: 300,
+        file_bytes: None,
+        wall: Duration::from_secs(600),
+    };
+    let options = ["resize", "-q", "-f", "qcow2"].map(OsString::from);
+    let size = OsString::from(bytes.to_string());
+    qemu_img(&limits, &[&options[..], &[disk.into(), size]].concat())
+        .await
+        .map(drop)
+}
+
 async fn qemu_img_info(path: &Path, driver: &str) -> Result<ImageInfo> {
     let limits = Limits {
         memory: GIB,

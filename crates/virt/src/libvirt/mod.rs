@@ -4,8 +4,8 @@
 //! events. All of them come back by themselves when the daemon restarts; guests do not notice.
 //!
 //! A guest's folder holds `disk`, `disk.config`, `console.log`, `guest.json`, and `memory.save` while the guest is
-//! suspended. The specification is written once the others
-//! are there, so what exists is whole; removal goes the other way: domain first, folder last.
+//! suspended. The specification is written once the others are there, so what exists is whole; removal goes the other
+//! way: domain first, folder last. A guest that moves is kept in a second folder of the same kind, see [`moves`].
 
 mod calls;
 mod capabilities;
@@ -17,6 +17,7 @@ pub mod folder;
 pub mod image;
 mod interfaces;
 mod life;
+mod moves;
 pub(crate) mod qcow2;
 mod rpc;
 mod snapshot;
@@ -24,7 +25,7 @@ mod xdr;
 
 use crate::config_drive;
 use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts};
-use crate::hypervisor::{Hypervisor, HypervisorError, Result};
+use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::kvm::{self, Kvm};
 use crate::spec::{ConfigFile, DiskFormat, GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
@@ -648,7 +649,7 @@ impl Hypervisor for Libvirt {
         let files = self.instances.guest(id);
         blocking(move || {
             files
-                .remove()
+                .remove_all()
                 .map_err(|error| HypervisorError::disk(files.folder.display(), &error))
         })
         .await?;
@@ -738,6 +739,30 @@ impl Hypervisor for Libvirt {
 
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {
         self.send_interrupt(id).await
+    }
+
+    async fn put_aside(&self, id: ServerId, root_gib: u64) -> Result<()> {
+        self.set_aside(id, root_gib).await
+    }
+
+    async fn put_back(&self, id: ServerId, power: Power) -> Result<GuestInfo> {
+        self.bring_back(id, power).await
+    }
+
+    async fn forget_aside(&self, id: ServerId) -> Result<()> {
+        self.forget(id).await
+    }
+
+    async fn aside_files(&self, id: ServerId) -> Result<Vec<PathBuf>> {
+        self.luggage(id)
+    }
+
+    async fn inbox(&self, id: ServerId) -> Result<PathBuf> {
+        self.empty_inbox(id)
+    }
+
+    async fn land(&self, spec: &GuestSpec, luggage: Luggage, power: Power) -> Result<GuestInfo> {
+        self.unpack(spec, luggage, power).await
     }
 
     async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>> {

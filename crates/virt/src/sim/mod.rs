@@ -6,6 +6,7 @@
 
 mod faults;
 mod life;
+mod moves;
 mod switches;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -16,7 +17,7 @@ use crate::facts::{
     CpuDiagnostics, CpuInfo, CpuTopology, Diagnostics, DiskDiagnostics, GuestEvent, GuestEventKind,
     GuestInfo, HostFacts, NicDiagnostics,
 };
-use crate::hypervisor::{Hypervisor, HypervisorError, Result};
+use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::spec::{GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -272,6 +273,7 @@ impl Sim {
     }
 
     fn remove(&self, id: ServerId) -> Result<()> {
+        self.forget_moves(id)?;
         let mut guests = self.lock();
         match std::fs::remove_file(self.path(id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -495,6 +497,34 @@ impl Hypervisor for Sim {
 
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {
         self.perform(Verb::Interrupt, id, || self.active(id)).await
+    }
+
+    async fn put_aside(&self, id: ServerId, root_gib: u64) -> Result<()> {
+        self.perform(Verb::PutAside, id, || self.set_aside(id, root_gib))
+            .await
+    }
+
+    async fn put_back(&self, id: ServerId, power: Power) -> Result<GuestInfo> {
+        self.perform(Verb::PutBack, id, || self.bring_back(id, power))
+            .await
+    }
+
+    async fn forget_aside(&self, id: ServerId) -> Result<()> {
+        self.perform(Verb::ForgetAside, id, || self.forget(id))
+            .await
+    }
+
+    async fn aside_files(&self, id: ServerId) -> Result<Vec<PathBuf>> {
+        self.luggage(id)
+    }
+
+    async fn inbox(&self, id: ServerId) -> Result<PathBuf> {
+        self.empty_inbox(id)
+    }
+
+    async fn land(&self, spec: &GuestSpec, luggage: Luggage, power: Power) -> Result<GuestInfo> {
+        self.perform(Verb::Land, spec.id, || self.unpack(spec, luggage, power))
+            .await
     }
 
     async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>> {

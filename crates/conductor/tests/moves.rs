@@ -1,0 +1,363 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Stories of servers that change their flavor or their host, each ended by the audit.
+
+use db::migrations::{Filter, Migration, Status};
+use serde_json::{Value, json};
+use std::time::Duration;
+use testkit::{Cluster, Options};
+use types::{PowerState, ServerId, VmState};
+use virt::sim::Verb;
+use virt::{Hypervisor, HypervisorError};
+
+async fn clean(cluster: &Cluster) {
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}
+
+fn hosts(hosts: usize) -> Options {
+    Options {
+        hosts,
+        ..Options::default()
+    }
+}
+
+async fn running(cluster: &Cluster) -> ServerId {
+    let server = cluster.create().await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    server
+}
+
+async fn resized(cluster: &Cluster, server: ServerId, state: Value) {
+    cluster.resize(server, false, state).await;
+    cluster.idle().await;
+}
+
+async fn confirm(cluster: &Cluster, server: ServerId) {
+    cluster.act(server, "confirm_resize", json!({})).await;
+    cluster.idle().await;
+}
+
+async fn revert(cluster: &Cluster, server: ServerId) {
+    cluster.act(server, "revert_resize", json!({})).await;
+    cluster.idle().await;
+}
+
+async fn record(cluster: &Cluster, server: ServerId) -> Migration {
+    let filter = Filter {
+        server: Some(server.to_string()),
+        ..Filter::default()
+    };
+    let found: Result<_, sql::Error> = cluster
+        .store
+        .read(move |tx| db::migrations::list(tx, &filter, None))
+        .await;
+    found.unwrap().unwrap().pop().unwrap()
+}
+
+/// The events of the newest action, oldest first, with the hosts that they show.
+async fn events(cluster: &Cluster, server: ServerId) -> Vec<(String, Option<String>)> {
+    let read = move |tx: &mut sql::Tx<'_>| -> Result<_, sql::Error> {
+        let newest = db::actions::of_server(tx, server)?.remove(0);
+        db::actions::events(tx, newest.id)
+    };
+    let mut events = cluster.store.read(read).await.unwrap();
+    events.reverse();
+    events
+        .into_iter()
+        .map(|one| (one.event, one.host))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_server_goes_to_another_host_and_stays() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let server = running(&cluster).await;
+    let before = cluster.server(server).await;
+    resized(&cluster, server, json!({ "same_host": "last" })).await;
+    let (there, from) = (cluster.server(server).await, before.host.clone().unwrap());
+    let to = there.host.clone().unwrap();
+    assert_ne!(from, to, "another host comes first");
+    assert_eq!(
+        (there.vm_state, there.power_state, there.flavor.vcpus),
+        (VmState::Resized, PowerState::Running, 2)
+    );
+    let spec = cluster.host(&to).sim.stored_spec(server).await.unwrap();
+    let spec = spec.unwrap();
+    assert_eq!((spec.vcpus, spec.memory_mib), (2, 1024));
+    assert_eq!(cluster.host(&from).sim.asides(), [server]);
+    let shown = record(&cluster, server).await;
+    assert_eq!(shown.status, Status::Finished);
+    assert_eq!(
+        (shown.source.compute, shown.dest.compute),
+        (Some(from.clone()), Some(to.clone()))
+    );
+    assert_eq!(shown.dest_address.as_deref(), Some("127.0.0.1"));
+    let at = |event: &str, host: Option<&types::HostName>| {
+        (event.to_owned(), host.map(ToString::to_string))
+    };
+    assert_eq!(
+        events(&cluster, server).await,
+        [
+            at("conductor_migrate_server", None),
+            at("compute_prep_resize", Some(&to)),
+            at("compute_resize_instance", Some(&from)),
+            at("compute_finish_resize", Some(&to)),
+        ]
+    );
+    clean(&cluster).await;
+    confirm(&cluster, server).await;
+    let there = cluster.server(server).await;
+    assert_eq!(
+        (there.vm_state, there.kept.unsettled),
+        (VmState::Active, None)
+    );
+    assert_eq!(cluster.host(&from).sim.asides(), []);
+    assert_eq!(record(&cluster, server).await.status, Status::Confirmed);
+    assert_eq!(
+        events(&cluster, server).await,
+        [at("compute_confirm_resize", Some(&from))]
+    );
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_server_goes_back_to_what_it_was() {
+    for same_host in ["never", "always"] {
+        let cluster = Cluster::new(hosts(if same_host == "never" { 2 } else { 1 })).await;
+        let server = running(&cluster).await;
+        let before = cluster.server(server).await;
+        resized(&cluster, server, json!({ "same_host": same_host })).await;
+        let there = cluster.server(server).await;
+        assert_eq!(there.vm_state, VmState::Resized, "{:?}", there.fault);
+        assert_eq!(there.host == before.host, same_host == "always");
+        revert(&cluster, server).await;
+        let back = cluster.server(server).await;
+        assert_eq!(
+            (back.vm_state, &back.host, &back.flavor),
+            (VmState::Active, &before.host, &before.flavor)
+        );
+        let host = back.host.clone().unwrap();
+        let spec = cluster.host(&host).sim.stored_spec(server).await.unwrap();
+        assert_eq!(spec.unwrap().vcpus, 1);
+        assert_eq!(record(&cluster, server).await.status, Status::Reverted);
+        let names: Vec<String> = events(&cluster, server)
+            .await
+            .into_iter()
+            .map(|(event, _)| event)
+            .collect();
+        assert_eq!(
+            names,
+            ["compute_revert_resize", "compute_finish_revert_resize"]
+        );
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn the_same_host_when_there_is_no_other_or_not_at_all() {
+    let cluster = Cluster::new(hosts(1)).await;
+    let server = running(&cluster).await;
+    resized(&cluster, server, json!({ "same_host": "never" })).await;
+    let stays = cluster.server(server).await;
+    assert_eq!((stays.vm_state, stays.flavor.vcpus), (VmState::Active, 1));
+    let message = stays.fault.unwrap().message;
+    assert!(message.starts_with("No valid host was found."), "{message}");
+    assert_eq!(record(&cluster, server).await.status, Status::Error);
+    clean(&cluster).await;
+    resized(&cluster, server, json!({ "same_host": "last" })).await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Resized);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_cold_migration_keeps_the_flavor_and_goes_where_it_is_told() {
+    let cluster = Cluster::new(hosts(3)).await;
+    let server = running(&cluster).await;
+    cluster.stop(server).await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let to = cluster
+        .hosts
+        .iter()
+        .rfind(|host| Some(&host.name) != before.host.as_ref())
+        .unwrap();
+    cluster.resize(server, true, json!({ "to": to.name })).await;
+    cluster.idle().await;
+    let there = cluster.server(server).await;
+    assert_eq!(
+        (there.vm_state, there.host.as_ref(), &there.flavor),
+        (VmState::Resized, Some(&to.name), &before.flavor)
+    );
+    assert_eq!(there.power_state, PowerState::Shutdown, "it was off");
+    clean(&cluster).await;
+    confirm(&cluster, server).await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Stopped);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn disks_do_not_shrink() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let server = cluster
+        .create_with(|wanted| wanted.flavor.root_gb = 4)
+        .await;
+    cluster.idle().await;
+    let mut smaller = cluster.server(server).await.flavor;
+    smaller.id = "smaller".into();
+    smaller.root_gb = 3;
+    cluster.resize_to(server, smaller, json!({})).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(
+        (stays.vm_state, stays.power_state, stays.flavor.root_gb),
+        (VmState::Active, PowerState::Running, 4)
+    );
+    let message = stays.fault.unwrap().message;
+    assert_eq!(message, "Resize error: Unable to resize disk down.");
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_make_the_guest_leaves_the_server_as_it_was() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let server = running(&cluster).await;
+    for host in &cluster.hosts {
+        let full = HypervisorError::Disk {
+            reason: "no space left".to_owned(),
+            full: true,
+        };
+        host.sim.controls().fail_next(Verb::Land, full, 1);
+    }
+    let before = cluster.server(server).await;
+    resized(&cluster, server, json!({ "same_host": "last" })).await;
+    cluster.look_again().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(
+        (
+            stays.vm_state,
+            stays.power_state,
+            &stays.host,
+            &stays.flavor
+        ),
+        (
+            VmState::Active,
+            PowerState::Running,
+            &before.host,
+            &before.flavor
+        )
+    );
+    assert!(stays.fault.unwrap().message.contains("no space left"));
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn what_waits_is_confirmed_in_time() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let servers = [running(&cluster).await, running(&cluster).await];
+    for server in servers {
+        resized(&cluster, server, json!({ "same_host": "last" })).await;
+    }
+    assert_eq!(cluster.confirm_due(Duration::from_secs(60)).await, 0);
+    revert(&cluster, servers[0]).await;
+    assert_eq!(cluster.confirm_due(Duration::ZERO).await, 1);
+    cluster.idle().await;
+    assert_eq!(cluster.confirm_due(Duration::ZERO).await, 0);
+    let confirmed = cluster.server(servers[1]).await;
+    assert_eq!(
+        (confirmed.vm_state, confirmed.flavor.vcpus),
+        (VmState::Active, 2)
+    );
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_confirmation_does_not_wait_for_a_host_that_is_away() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let server = running(&cluster).await;
+    let from = cluster.server(server).await.host.unwrap();
+    resized(&cluster, server, json!({ "same_host": "never" })).await;
+    cluster.host(&from).stop();
+    cluster
+        .change_settings(|settings| settings.longest_step = Some(Duration::from_millis(100)))
+        .await;
+    confirm(&cluster, server).await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    assert_eq!(cluster.debts().await, [(from.clone(), server)]);
+    cluster.start_host(cluster.host(&from));
+    cluster.paid().await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_soft_deleted_server_waits_for_its_confirmation_again() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let server = running(&cluster).await;
+    resized(&cluster, server, json!({ "same_host": "last" })).await;
+    cluster.soft_delete(server).await;
+    cluster.idle().await;
+    clean(&cluster).await;
+    cluster.act(server, "restore", json!({})).await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Resized);
+    clean(&cluster).await;
+    cluster.soft_delete(server).await;
+    cluster.idle().await;
+    assert_eq!(cluster.reclaim(Duration::ZERO).await, 1);
+    cluster.idle().await;
+    assert!(cluster.server(server).await.deleted);
+    assert_eq!(record(&cluster, server).await.status, Status::Confirmed);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_deletion_cleans_both_hosts_even_when_they_are_down() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let server = running(&cluster).await;
+    resized(&cluster, server, json!({ "same_host": "never" })).await;
+    for host in &cluster.hosts {
+        host.stop();
+        cluster.set_forced_down(host, true).await;
+    }
+    cluster.delete(server).await;
+    cluster.idle().await;
+    assert!(cluster.server(server).await.deleted);
+    assert_eq!(cluster.debts().await.len(), 2);
+    for host in &cluster.hosts {
+        cluster.set_forced_down(host, false).await;
+        cluster.start_host(host);
+    }
+    cluster.paid().await;
+    clean(&cluster).await;
+    assert_eq!(cluster.network.ports(), []);
+}
+
+#[tokio::test]
+async fn a_port_of_the_owner_follows_and_outlives_the_server() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let port = cluster.network.make_port();
+    let given = port.clone();
+    let server = cluster
+        .create_with(|wanted| {
+            wanted.networks =
+                types::server::WantedNetworks::These(vec![types::server::WantedInterface::Port {
+                    port_id: given,
+                    tag: None,
+                }]);
+        })
+        .await;
+    cluster.idle().await;
+    resized(&cluster, server, json!({ "same_host": "never" })).await;
+    let there = cluster.server(server).await;
+    assert_eq!(there.vm_state, VmState::Resized);
+    assert_eq!(
+        cluster.network.host_of(&port),
+        there.host.map(|host| host.0)
+    );
+    revert(&cluster, server).await;
+    let back = cluster.server(server).await;
+    assert_eq!(cluster.network.host_of(&port), back.host.map(|host| host.0));
+    clean(&cluster).await;
+    cluster.delete(server).await;
+    cluster.idle().await;
+    assert_eq!(cluster.network.ports(), [(port, String::new())]);
+}

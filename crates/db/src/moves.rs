@@ -1,0 +1,176 @@
+//! Resizes and cold migrations between their acceptance and their end: what the server remembers of them, what it
+//! counts as meanwhile, and who holds what on the two hosts.
+//!
+//! While a move is not settled the server counts as the larger of both flavors in every respect. So a move that was
+//! accepted can be finished, confirmed and taken back without asking for quota again, and parallel requests cannot get
+//! past a limit.
+
+use crate::accept::{self, Accepted, Start};
+use crate::actions::Requester;
+use crate::instances::{self, Instance, Kept, Place};
+use crate::migrations::{self, End, Kind, NewMigration, Status};
+use crate::usages::{self, Held};
+use serde::{Deserialize, Serialize};
+use sql::{Error, Tx};
+use types::server::Flavor;
+use types::{MigrationId, ServerId, TaskState, Timestamp, VmState};
+
+/// The type of a migration as a consumer of resources.
+const CONSUMER: &str = "MIGRATION";
+
+/// A move that is not settled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unsettled {
+    /// Its record, which holds the claim on the host that the server leaves.
+    pub migration: MigrationId,
+    /// The flavor before.
+    pub old_flavor: Flavor,
+    /// The flavor after; the same for a cold migration.
+    pub new_flavor: Flavor,
+    /// Where the server was.
+    pub source: Place,
+    /// Whether it ran.
+    pub ran: bool,
+}
+
+/// Writes a server's flavor and what it remembers, and counts it anew.
+fn write(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    flavor: &Flavor,
+    unsettled: Option<Unsettled>,
+) -> Result<(), Error> {
+    let after = Instance {
+        flavor: flavor.clone(),
+        kept: Kept {
+            unsettled,
+            ..server.kept.clone()
+        },
+        ..server.clone()
+    };
+    let holds = accept::holds(&after);
+    let difference = holds.minus(accept::holds(server));
+    usages::add(tx, &server.project_id, &server.user_id, difference)?;
+    instances::set_flavor(tx, server.id, flavor, (holds.cores, holds.ram_mb))?;
+    instances::set_kept(tx, server.id, &after.kept)
+}
+
+/// What a server would count as more while it moves to a flavor.
+pub fn counts_more(server: &Instance, flavor: &Flavor) -> Held {
+    let held = accept::holds(server);
+    held.most(Held::of(flavor)).minus(held)
+}
+
+/// Accepts a move of a server as it was read: to another flavor, or with the same one to another host. Its record is
+/// made, and it counts as both. Quota must have been checked in the same transaction.
+///
+/// # Errors
+/// The server is on no host, or the database's.
+pub fn accept(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    flavor: &Flavor,
+    user: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let (Some(host), Some(node), Some(node_id)) = (&server.host, &server.node, server.node_id)
+    else {
+        return Err(Error::Column("a server on no host cannot move".to_owned()));
+    };
+    let kind = if flavor.id == server.flavor.id {
+        Kind::Migration
+    } else {
+        Kind::Resize
+    };
+    let id = MigrationId::random();
+    let new = NewMigration {
+        id,
+        server: server.id,
+        kind,
+        status: Status::PreMigrating,
+        source: End {
+            compute: Some(host.clone()),
+            node: Some(node.clone()),
+        },
+        dest: End::default(),
+        old_flavor: &server.flavor.id,
+        new_flavor: &flavor.id,
+        project_id: server.project_id.as_str(),
+        user_id: user,
+    };
+    migrations::insert(tx, &new, now)?;
+    let moving = Unsettled {
+        migration: id,
+        old_flavor: server.flavor.clone(),
+        new_flavor: flavor.clone(),
+        source: Place {
+            host: host.clone(),
+            node_id,
+            node: node.clone(),
+            zone: server.availability_zone.clone().unwrap_or_default(),
+        },
+        ran: server.vm_state == VmState::Active,
+    };
+    write(tx, server, &server.flavor, Some(moving))
+}
+
+/// The server has arrived: it has the new flavor, and may go back.
+pub fn arrive(tx: &mut Tx<'_>, server: &Instance) -> Result<(), Error> {
+    match &server.kept.unsettled {
+        Some(moving) => write(tx, server, &moving.new_flavor, Some(moving.clone())),
+        None => Ok(()),
+    }
+}
+
+/// The move is over, and the server has this flavor.
+pub fn settle(tx: &mut Tx<'_>, server: &Instance, flavor: &Flavor) -> Result<(), Error> {
+    write(tx, server, flavor, None)
+}
+
+/// What the server holds is its migration's from now on.
+pub fn leave_claim(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    migration: MigrationId,
+    now: Timestamp,
+) -> Result<(), Error> {
+    crate::placement::hand_over(tx, server.0, migration.0, CONSUMER, now)
+}
+
+/// What the server holds is given back, and what its migration holds is its own again.
+pub fn take_claim_back(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    migration: MigrationId,
+    now: Timestamp,
+) -> Result<(), Error> {
+    crate::placement::release(tx, server, now)?;
+    crate::placement::hand_over(tx, migration.0, server.0, "INSTANCE", now)
+}
+
+/// What the migration holds is given back.
+pub fn drop_claim(tx: &mut Tx<'_>, migration: MigrationId, now: Timestamp) -> Result<(), Error> {
+    crate::placement::release_consumer(tx, migration.0, now)
+}
+
+/// Accepts the confirmation of a server as it was read.
+pub fn confirm(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    migration: MigrationId,
+    by: Requester<'_>,
+    now: Timestamp,
+) -> Result<Accepted, Error> {
+    let start = Start {
+        flow: accept::CONFIRM_RESIZE,
+        state: serde_json::json!({}),
+        action: "confirmResize",
+        by,
+    };
+    let state = Some(TaskState::ResizeConfirming);
+    let accepted = accept::action(tx, server, state, &start, now)?;
+    if accepted == Accepted::Yes {
+        migrations::set_status(tx, migration, Status::Confirming, now)?;
+    }
+    Ok(accepted)
+}

@@ -1,0 +1,164 @@
+//! Guests that are put aside, leave for another host and land. Aside a guest is a folder of its own beside where it was,
+//! moved there in one rename; what lands is made beside it, its specification last.
+
+use super::folder::{self, GuestFolder};
+use super::{Libvirt, blocking, image};
+use crate::facts::GuestInfo;
+use crate::hypervisor::{HypervisorError, Luggage, Result};
+use crate::spec::{GuestSpec, Power, RootDisk};
+use std::path::{Path, PathBuf};
+use types::ServerId;
+
+const GIB: u64 = 1 << 30;
+
+impl Libvirt {
+    pub(super) async fn set_aside(&self, id: ServerId, root_gib: u64) -> Result<()> {
+        let _lock = self.exclusive(id).await;
+        let files = self.instances.guest(id);
+        if files.aside.exists() {
+            return Ok(());
+        }
+        self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        let has = super::base_size(&files.disk, crate::spec::DiskFormat::Qcow2)?;
+        if root_gib > 0 && root_gib.saturating_mul(GIB) < has {
+            return Err(HypervisorError::DiskTooSmall);
+        }
+        self.off(id).await?;
+        self.undefine(id).await?;
+        rename(&files.folder, &files.aside)
+    }
+
+    pub(super) async fn bring_back(&self, id: ServerId, power: Power) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        let files = self.instances.guest(id);
+        if files.aside.exists() {
+            self.off(id).await?;
+            self.undefine(id).await?;
+            let files = files.clone();
+            blocking(move || {
+                files
+                    .remove()
+                    .map_err(|error| HypervisorError::disk(files.folder.display(), &error))?;
+                rename(&files.aside, &files.folder)
+            })
+            .await?;
+        }
+        if let Some(guest) = self.look(id).await?
+            && (guest.active || power == Power::Off)
+        {
+            return Ok(guest);
+        }
+        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        self.check_disk(id)?;
+        self.define(&spec, power).await
+    }
+
+    pub(super) async fn forget(&self, id: ServerId) -> Result<()> {
+        let _lock = self.exclusive(id).await;
+        let files = self.instances.guest(id);
+        blocking(move || remove_folder(&files.aside)).await
+    }
+
+    pub(super) fn luggage(&self, id: ServerId) -> Result<Vec<PathBuf>> {
+        let files = self.instances.guest(id);
+        let kept = [&files.disk, &files.config_drive, &files.spec];
+        let names = kept.iter().filter_map(|path| path.file_name());
+        let found: Vec<PathBuf> = names
+            .map(|name| files.aside.join(name))
+            .filter(|path| path.exists())
+            .collect();
+        if found.is_empty() {
+            return Err(HypervisorError::NotFound(id));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn empty_inbox(&self, id: ServerId) -> Result<PathBuf> {
+        let inbox = self.instances.guest(id).inbox;
+        remove_folder(&inbox)?;
+        // Nobody but this process may look at what arrives.
+        let fail = |error| HypervisorError::disk(inbox.display(), &error);
+        std::fs::create_dir_all(&inbox).map_err(fail)?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&inbox, mode).map_err(fail)?;
+        Ok(inbox)
+    }
+
+    pub(super) async fn unpack(
+        &self,
+        spec: &GuestSpec,
+        luggage: Luggage,
+        power: Power,
+    ) -> Result<GuestInfo> {
+        let id = spec.id;
+        let _lock = self.exclusive(id).await;
+        let files = self.instances.guest(id);
+        if self.read_spec(id)?.is_none() {
+            self.backing_name(&spec.root)?;
+            let (files, luggage) = (files.clone(), luggage);
+            blocking(move || carry_in(&files, luggage)).await?;
+            self.grow(id, spec).await?;
+            let (files, spec) = (self.instances.guest(id), spec.clone());
+            blocking(move || {
+                files
+                    .write_spec(&spec)
+                    .map_err(|error| HypervisorError::disk(files.spec.display(), &error))
+            })
+            .await?;
+        }
+        remove_folder(&files.inbox)?;
+        if let Some(guest) = self.look(id).await?.filter(|guest| guest.active) {
+            self.remember(spec);
+            return Ok(guest);
+        }
+        self.define(spec, power).await
+    }
+
+    /// Makes the root disk as large as the flavor's, never smaller.
+    async fn grow(&self, id: ServerId, spec: &GuestSpec) -> Result<()> {
+        let disk = self.instances.guest(id).disk;
+        let has = super::base_size(&disk, crate::spec::DiskFormat::Qcow2)?;
+        let (RootDisk::Image { size_gib, .. } | RootDisk::Blank { size_gib }) = &spec.root;
+        let wanted = size_gib.saturating_mul(GIB);
+        if wanted > 0 && wanted < has {
+            return Err(HypervisorError::DiskTooSmall);
+        }
+        if wanted > has {
+            image::grow(&disk, wanted).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies what is aside, moves what has arrived.
+fn carry_in(files: &GuestFolder, luggage: Luggage) -> Result<()> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |error: std::io::Error| HypervisorError::disk(path.display(), &error)
+    };
+    files.remove().map_err(fail(&files.folder))?;
+    files.create().map_err(fail(&files.folder))?;
+    for to in [&files.disk, &files.config_drive] {
+        let name = to.file_name().unwrap_or_default();
+        let from = match luggage {
+            Luggage::Aside => files.aside.join(name),
+            Luggage::Inbox => files.inbox.join(name),
+        };
+        if !from.exists() && to != &files.disk {
+            continue;
+        }
+        match luggage {
+            Luggage::Aside => std::fs::copy(&from, to).map(drop).map_err(fail(to))?,
+            Luggage::Inbox => std::fs::rename(&from, to).map_err(fail(&from))?,
+        }
+    }
+    Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to).map_err(|error| HypervisorError::disk(from.display(), &error))
+}
+
+fn remove_folder(path: &Path) -> Result<()> {
+    folder::remove_folder(path).map_err(|error| HypervisorError::disk(path.display(), &error))
+}
