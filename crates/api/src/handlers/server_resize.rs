@@ -104,7 +104,12 @@ fn suits(call: &Call, server: &Instance, flavor: &Flavor) -> Result<(), Fault> {
 }
 
 /// What belongs to the acceptance of a move, in its transaction.
-fn accepted(tx: &mut Tx<'_>, server: &Instance, flavor: &Flavor, user: &str) -> Result<(), Fault> {
+fn accepted(
+    tx: &mut Tx<'_>,
+    server: &mut Instance,
+    flavor: &Flavor,
+    (user, auto_disk): (&str, bool),
+) -> Result<(), Fault> {
     if server.kept.unsettled.is_some() {
         // Its state was reset by hand while it waited for confirmation.
         return Err(Fault::conflict(format!(
