@@ -39,6 +39,7 @@ pub(crate) async fn down(path: &Path) -> Result<()> {
     }
     drop(libvirt);
     daemon.stop(false).await;
+    stop_serving_volumes(&home)?;
     let cloud = network_agent::CloudId::new(&home.cloud_id())?;
     let config = network_agent::Config::new(cloud, "", network_agent::Secret::new(Vec::new()));
     let removed = tokio::task::spawn_blocking(move || network_agent::teardown(&config)).await??;
@@ -77,4 +78,23 @@ async fn stop_process(home: &Home) -> Result<()> {
         }
     }
     bail!("process {raw} does not end")
+}
+
+/// Ends the storage daemon, which outlives the cloud as guests do. Guests are gone by now.
+fn stop_serving_volumes(home: &Home) -> Result<()> {
+    let file = home.path.join("control/volumes/nbd/daemon.pid");
+    let Ok(text) = std::fs::read_to_string(&file) else {
+        return Ok(());
+    };
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    // A number in a file may be another process's by now, and its owner has no privileges: it must be that program.
+    let is_daemon = |pid: &Pid| {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+        name.is_ok_and(|name| "qemu-storage-daemon".starts_with(name.trim_end()))
+    };
+    if let Some(pid) = pid.filter(is_daemon) {
+        kill_process(pid, Signal::TERM).context("the storage daemon cannot be ended")?;
+        println!("volumes are no longer served");
+    }
+    Ok(())
 }

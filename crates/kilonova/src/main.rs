@@ -1,6 +1,7 @@
 //! `kilonova`: a whole private cloud in one binary.
 
 mod arguments;
+mod attached;
 mod background;
 mod certificates;
 mod cloud;

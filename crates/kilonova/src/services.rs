@@ -2,6 +2,7 @@
 //! place that names implementations.
 
 use crate::arguments::Hypervisor;
+use crate::attached::Servers;
 use crate::background;
 use crate::drives::Drives;
 use crate::home::private_folder;
@@ -54,7 +55,7 @@ impl Way {
         Ok(Self::There(url, tls))
     }
 
-    fn client(&self, service: &'static str) -> Client {
+    pub(crate) fn client(&self, service: &'static str) -> Client {
         match self {
             Self::Here(router) => Client::in_process(service, router.clone()),
             Self::There(url, None) => Client::http(service, url),
@@ -171,16 +172,17 @@ pub(crate) async fn volume(
         ..volume::Config::new(private_folder(&orders.folder, "volumes")?)
     };
     let images = images.client("the image service").with_timeout(TRANSFER);
+    let tokens = Arc::new(EmbeddedTokens::new(
+        identity.clone(),
+        "cinder",
+        service_project,
+    ));
     let deps = volume::Deps {
         store: open_store(orders, "volume", &settings.volume_database).await?,
         validator: local_validator(identity),
         images: Some(Arc::new(images)),
-        tokens: Arc::new(EmbeddedTokens::new(
-            identity.clone(),
-            "cinder",
-            service_project,
-        )),
-        servers: None,
+        tokens: Arc::clone(&tokens) as Arc<dyn volume::Tokens>,
+        servers: Some(Arc::new(Servers::new(settings, Arc::clone(&tokens))?)),
     };
     Ok(volume::Service::open(config, deps).await?)
 }

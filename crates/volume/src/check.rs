@@ -33,6 +33,10 @@ pub enum Kind {
     Object,
     /// An object, or null.
     OptionalObject,
+    /// A text of any length, or null.
+    OptionalLongText,
+    /// A list.
+    List,
     /// One of these.
     OneOf(&'static [&'static str]),
 }
@@ -121,6 +125,7 @@ fn check(field: &str, value: &Value, kind: Kind) -> Result<()> {
         | Kind::OptionalBool
         | Kind::OptionalTexts
         | Kind::OptionalObject
+        | Kind::OptionalLongText
         | Kind::Name
             if value.is_null() =>
         {
@@ -154,6 +159,14 @@ fn check(field: &str, value: &Value, kind: Kind) -> Result<()> {
         Kind::Object | Kind::OptionalObject => match value.is_object() {
             true => Ok(()),
             false => Err(wrong(field, value, "is not of type 'object'")),
+        },
+        Kind::OptionalLongText => match text {
+            Some(text) if !text.contains('\0') => Ok(()),
+            _ => Err(wrong(field, value, "is not of type 'string'")),
+        },
+        Kind::List => match value.is_array() {
+            true => Ok(()),
+            false => Err(wrong(field, value, "is not of type 'array'")),
         },
         Kind::OneOf(known) => match text {
             Some(text) if known.contains(&text) => Ok(()),

@@ -28,4 +28,4 @@ pub use config::{Config, Serving};
 pub use service::{Deps, Error, Servers, Service, Tokens};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

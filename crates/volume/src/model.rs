@@ -217,8 +217,21 @@ pub struct VolumeType {
     pub is_public: bool,
     pub extra_specs: Map,
     pub qos_id: Option<String>,
+    #[serde(default)]
+    pub encryption: Option<Encryption>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
+}
+
+/// How volumes of a type are to be encrypted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Encryption {
+    pub id: String,
+    pub provider: String,
+    pub control_location: String,
+    pub cipher: Option<String>,
+    pub key_size: Option<i64>,
+    pub created_at: Timestamp,
 }
 
 impl VolumeType {
@@ -311,7 +324,6 @@ pub struct Group {
 }
 
 /// A group type.
-#[allow(dead_code)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupType {
     pub id: String,
@@ -323,7 +335,6 @@ pub struct GroupType {
 }
 
 /// A snapshot of each volume of a group.
-#[allow(dead_code)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupSnapshot {
     pub id: String,

@@ -7,7 +7,7 @@
 mod qmp;
 
 use crate::config::{Config, Serving};
-use crate::storage::Files;
+use crate::storage::{Files, GIB};
 use qmp::Qmp;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
@@ -49,12 +49,17 @@ impl Export {
 
 /// Node names have 31 characters at most.
 fn node(volume_id: &str, size: u64) -> String {
+    format!("{}{size}", nodes_of(volume_id))
+}
+
+/// What the names of a volume's nodes begin with.
+fn nodes_of(volume_id: &str) -> String {
     let id: String = volume_id
         .chars()
         .filter(char::is_ascii_hexdigit)
         .take(22)
         .collect();
-    format!("v{id}-{size}")
+    format!("v{id}-")
 }
 
 /// The exports of all attachments.
@@ -64,6 +69,8 @@ pub struct Exports {
     address: String,
     port: u16,
     daemon: Mutex<Option<Qmp>>,
+    /// Copies have a monitor of their own, so that nobody waits for them to attach.
+    copying: Mutex<()>,
 }
 
 impl Exports {
@@ -75,6 +82,7 @@ impl Exports {
             address: config.nbd_address.to_string(),
             port: config.nbd_port,
             daemon: Mutex::new(None),
+            copying: Mutex::new(()),
         }
     }
 
@@ -123,22 +131,34 @@ impl Exports {
     }
 
     /// Copies a volume that is being written, as it is at one moment. False when it is not served: then nobody writes.
-    pub async fn copy(&self, volume_id: &str, size: u64, target: &Path) -> Result<bool, String> {
+    pub async fn copy(&self, volume_id: &str, target: &Path) -> Result<bool, String> {
         if !self.serves() {
             return Ok(false);
         }
-        let mut daemon = self.daemon.lock().await;
-        let Some(qmp) = self.connected(&mut daemon).await? else {
+        let _one_at_a_time = self.copying.lock().await;
+        let Ok(mut qmp) = Qmp::connect(&self.socket("copies")).await else {
             return Ok(false);
         };
-        let source = node(volume_id, size);
-        if !nodes(qmp).await?.contains(&source) {
+        let qmp = &mut qmp;
+        let begin = nodes_of(volume_id);
+        let all = nodes(qmp).await?;
+        let mut sources = all.iter().filter(|name| name.starts_with(&begin));
+        // Of a volume that has just grown there may be two; no moment is the same for both.
+        let (Some(source), None) = (sources.next(), sources.next()) else {
             return Ok(false);
-        }
+        };
+        let size: u64 = source[begin.len()..]
+            .parse()
+            .map_err(|_| "a volume is open under a strange name".to_owned())?;
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(target)
+            .and_then(|file| file.set_len(size * GIB))
+            .map_err(|error| error.to_string())?;
         let job = format!("j{}", uuid::Uuid::new_v4().simple());
         let place = format!("t{}", &job[1..29]);
         add_node(qmp, &place, target).await?;
-        let copied = backup(qmp, &job, &source, &place).await;
+        let copied = backup(qmp, &job, source, &place).await;
         let removed = qmp.run("blockdev-del", json!({"node-name": place})).await;
         copied.and(removed.map(|_| true))
     }
@@ -148,13 +168,13 @@ impl Exports {
             // It may end before it has answered.
             let _ = qmp.run("quit", json!({})).await;
             *daemon = None;
-            let _ = std::fs::remove_file(self.socket());
+            let _ = std::fs::remove_file(self.socket("qmp"));
         }
         Ok(())
     }
 
-    fn socket(&self) -> PathBuf {
-        self.files.nbd().join("qmp.sock")
+    fn socket(&self, monitor: &str) -> PathBuf {
+        self.files.nbd().join(format!("{monitor}.sock"))
     }
 
     /// The daemon, if it runs.
@@ -167,7 +187,7 @@ impl Exports {
             None => false,
         };
         if !alive {
-            *daemon = Qmp::connect(&self.socket()).await.ok();
+            *daemon = Qmp::connect(&self.socket("qmp")).await.ok();
         }
         Ok(daemon.as_mut())
     }
@@ -178,7 +198,7 @@ impl Exports {
             self.start().await?;
             let until = tokio::time::Instant::now() + BEGIN;
             *daemon = loop {
-                match Qmp::connect(&self.socket()).await {
+                match Qmp::connect(&self.socket("qmp")).await {
                     Ok(qmp) => break Some(qmp),
                     Err(error) if tokio::time::Instant::now() > until => return Err(error),
                     Err(_) => tokio::time::sleep(PAUSE).await,
@@ -190,22 +210,31 @@ impl Exports {
             .ok_or_else(|| "the storage daemon is not reached".to_owned())
     }
 
+    fn monitor(&self, name: &str) -> [String; 4] {
+        let path = escaped(&self.socket(name));
+        [
+            "--chardev".to_owned(),
+            format!("socket,id={name},path={path},server=on,wait=off"),
+            "--monitor".to_owned(),
+            format!("chardev={name}"),
+        ]
+    }
+
     /// Starts the daemon; it detaches itself once it is ready.
     async fn start(&self) -> Result<(), String> {
         let folder = self.files.nbd();
-        let _ = std::fs::remove_file(self.socket());
+        for monitor in ["qmp", "copies"] {
+            let _ = std::fs::remove_file(self.socket(monitor));
+        }
         let log = std::fs::File::create(folder.join("daemon.log"));
         let log = log.map_err(|error| error.to_string())?;
         let mut command = Command::new("qemu-storage-daemon");
         command
             .args(["--daemonize", "--pidfile"])
             .arg(folder.join("daemon.pid"))
-            .arg("--chardev")
-            .arg(format!(
-                "socket,id=qmp,path={},server=on,wait=off",
-                escaped(&self.socket())
-            ))
-            .args(["--monitor", "chardev=qmp", "--nbd-server"])
+            .args(self.monitor("qmp"))
+            .args(self.monitor("copies"))
+            .arg("--nbd-server")
             .arg(format!(
                 "addr.type=inet,addr.host={},addr.port={},max-connections=0",
                 self.address, self.port
@@ -321,7 +350,10 @@ async fn remove_unused_nodes(qmp: &mut Qmp) -> Result<(), String> {
     let used = names(&there, "node-name");
     let ours = |name: &String| name.starts_with('v') && !used.contains(name);
     for name in nodes(qmp).await?.into_iter().filter(ours) {
-        qmp.run("blockdev-del", json!({"node-name": name})).await?;
+        // A copy may still read it; then it goes the next time.
+        if let Err(reason) = qmp.run("blockdev-del", json!({"node-name": name})).await {
+            tracing::debug!(name, reason, "a volume that nobody uses is still open");
+        }
     }
     Ok(())
 }

@@ -233,6 +233,7 @@ fn prepare(tx: &mut Tx<'_>, names: &[String; 2]) -> Result<(), sql::Error> {
                 is_public: true,
                 extra_specs: multiattach.then_some(spec).into_iter().collect(),
                 qos_id: None,
+                encryption: None,
                 created_at: Timestamp::now(),
                 updated_at: None,
             };

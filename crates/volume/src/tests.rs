@@ -100,7 +100,7 @@ impl Cloud {
 
     /// The same cloud after its process died.
     pub async fn restarted(&self, images: Option<axum::Router>) -> Self {
-        let config = Config::new(self.folder.path().join("volumes"));
+        let config = (*self.service.inner.config).clone();
         let service = Service::open(config, deps(&self.store, images)).await;
         let service = service.unwrap();
         service.begin().await.unwrap();

@@ -155,12 +155,9 @@ impl Service {
     async fn copy_volume(&self, id: &str, place: PathBuf, bytes: u64) -> Outcome {
         let files = self.inner.files.clone();
         let from = files.volume(id);
-        let length = std::fs::metadata(&from).map_err(|error| error.to_string())?;
         let staged = files.staging();
-        let made = staged.create().and_then(|file| file.set_len(length.len()));
-        made.map_err(|error| error.to_string())?;
-        let size = copy::gib(length.len());
-        let live = self.inner.exports.copy(id, size, staged.path()).await?;
+        staged.create().map_err(|error| error.to_string())?;
+        let live = self.inner.exports.copy(id, staged.path()).await?;
         blocking(move || {
             if live {
                 staged.finish(&place, bytes)
@@ -278,7 +275,7 @@ impl Service {
             apply(&mut volume, &done, result.is_ok());
             volume.status = with_attachments(tx, &volume)?;
             db::save(tx, &volume)?;
-            Ok(())
+            crate::api::groups::settle(tx, volume.group_id.as_deref(), None)
         })
         .await;
         if let (Job::Extend(..), Ok(())) = (job, &outcome) {

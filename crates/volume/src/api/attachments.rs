@@ -83,6 +83,14 @@ pub fn refresh(tx: &mut Tx<'_>, volume: &mut Volume) -> Result<()> {
     Ok(())
 }
 
+/// Like [`refresh`], after an attachment has gone: whatever was wrong with it is over with it.
+pub fn released(tx: &mut Tx<'_>, volume: &mut Volume) -> Result<()> {
+    if volume.status == Status::Error && volume.job.is_none() {
+        volume.status = Status::Available;
+    }
+    refresh(tx, volume)
+}
+
 fn missing(id: &str) -> Fault {
     Fault::not_found(format!(
         "Volume attachment could not be found with filter: attachment_id = {id}."
@@ -490,7 +498,7 @@ pub async fn detach(service: &Service, attachment: &Attachment) -> Result<Vec<At
             let Some(mut volume) = db::get::<Volume>(tx, &of)? else {
                 return Ok(Vec::new());
             };
-            refresh(tx, &mut volume)?;
+            released(tx, &mut volume)?;
             volumes::attachments(tx, &volume)
         })
         .await?;

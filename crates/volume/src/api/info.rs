@@ -4,7 +4,7 @@ use super::unknown;
 use crate::db::{self, ServiceState};
 use crate::edge::{Call, Reply};
 use crate::fault::{Fault, Result};
-use crate::model::{Snapshot, Volume};
+use crate::model::{Map, Snapshot, Volume};
 use crate::service::Service;
 use crate::storage::GIB;
 use crate::view;
@@ -12,6 +12,28 @@ use http::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use types::Timestamp;
+
+/// The only backend.
+const BACKEND: &str = "files";
+const VENDOR: &str = "Kilonova";
+const PROTOCOL: &str = "nbd";
+
+/// Whether the only backend can do what the extra specs of a type ask (Cinder's capabilities filter).
+pub fn offers(specs: &Map) -> bool {
+    specs.iter().all(|(name, wanted)| {
+        let name = name.strip_prefix("capabilities:").unwrap_or(name);
+        let has = match name {
+            "volume_backend_name" => BACKEND,
+            "vendor_name" => VENDOR,
+            "storage_protocol" => PROTOCOL,
+            "multiattach" | "thin_provisioning_support" => "<is> True",
+            // Names with another scope are for drivers.
+            _ => return true,
+        };
+        let wanted = wanted.strip_prefix("<in> ").unwrap_or(wanted);
+        wanted == has || (name == "multiattach" && wanted == "<is> False")
+    })
+}
 
 /// The parts that Cinder would be made of.
 const PARTS: &[&str] = &["cinder-scheduler", "cinder-volume"];
@@ -203,8 +225,10 @@ async fn services(service: &Service, call: Call) -> Result<Reply> {
     let mut all = Vec::new();
     for part in PARTS {
         let host = host_of(service, part);
-        let wanted = |name: &str, is: &str| call.query.last(name).is_none_or(|text| text == is);
-        if !wanted("binary", part) || !wanted("host", &host) {
+        let wanted = |name: &str| call.query.last(name);
+        // A host stands for its backends too.
+        let here = |name: &str| name == host || host.starts_with(&format!("{name}@"));
+        if wanted("binary").is_some_and(|name| name != *part) || !wanted("host").is_none_or(here) {
             continue;
         }
         let state = state(service, part).await?;
@@ -305,8 +329,9 @@ async fn set_service(service: &Service, call: Call, act: &str) -> Result<Reply> 
         "status": status,
         "disabled": disabled,
     });
-    if act == "disable-log-reason" {
-        shown["disabled_reason"] = json!(reason);
+    // `disable` alone says nothing of it.
+    if act != "disable" {
+        shown["disabled_reason"] = json!(reason.filter(|_| disabled));
     }
     Ok(Reply::ok(shown))
 }
@@ -427,10 +452,10 @@ async fn pools(service: &Service, call: Call) -> Result<Reply> {
         "thick_provisioning_support": false,
         "QoS_support": false,
         "multiattach": true,
-        "volume_backend_name": "files",
-        "vendor_name": "Kilonova",
+        "volume_backend_name": BACKEND,
+        "vendor_name": VENDOR,
         "driver_version": env!("CARGO_PKG_VERSION"),
-        "storage_protocol": "nbd",
+        "storage_protocol": PROTOCOL,
         "backend_state": "up",
         "timestamp": view::time(Timestamp::now()),
         "filter_function": null,
@@ -448,11 +473,11 @@ fn capabilities(service: &Service, call: &Call, host: &str) -> Result<Reply> {
     }
     Ok(Reply::ok(json!({
         "namespace": format!("OS::Storage::Capabilities::{host}"),
-        "vendor_name": "Kilonova",
-        "volume_backend_name": "files",
-        "pool_name": "files",
+        "vendor_name": VENDOR,
+        "volume_backend_name": BACKEND,
+        "pool_name": BACKEND,
         "driver_version": env!("CARGO_PKG_VERSION"),
-        "storage_protocol": "nbd",
+        "storage_protocol": PROTOCOL,
         "display_name": "Files served by NBD",
         "description": "Sparse files, served by qemu-storage-daemon.",
         "visibility": null,
@@ -536,5 +561,26 @@ fn backups(call: &Call, path: &[&str]) -> Result<Reply> {
         ([] | ["detail"], &Method::GET) => Ok(Reply::ok(json!({"backups": []}))),
         ([id], &Method::GET | &Method::DELETE) => Err(Fault::missing("Backup", id)),
         _ => Err(Fault::absent("There is no backup service in this cloud.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_ask_for_what_the_backend_has() {
+        for (name, wanted, has) in [
+            ("volume_backend_name", "files", true),
+            ("volume_backend_name", "ceph", false),
+            ("capabilities:storage_protocol", "<in> nbd", true),
+            ("storage_protocol", "iSCSI", false),
+            ("multiattach", "<is> True", true),
+            ("multiattach", "<is> False", true),
+            ("hw:something", "else", true),
+        ] {
+            let specs = [(name.to_owned(), wanted.to_owned())].into();
+            assert_eq!(offers(&specs), has, "{name} {wanted}");
+        }
     }
 }

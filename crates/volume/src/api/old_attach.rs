@@ -1,6 +1,8 @@
 //! The way to attach before there were attachments: reserve, initialize, attach; begin, terminate, detach.
 
-use super::attachments::{ATTACHED, ATTACHING, DETACHING, deletable, detach, new_export, refresh};
+use super::attachments::{
+    ATTACHED, ATTACHING, DETACHING, deletable, detach, new_export, refresh, released,
+};
 use super::volumes;
 use crate::check::{self, Field, Kind, Need};
 use crate::db;
@@ -228,7 +230,7 @@ pub async fn remove(service: &Service, call: Call, id: &str, force: bool) -> Res
             let id = volume.id;
             service
                 .write(move |tx| match db::get::<Volume>(tx, &id)? {
-                    Some(mut volume) => refresh(tx, &mut volume),
+                    Some(mut volume) => released(tx, &mut volume),
                     None => Ok(()),
                 })
                 .await?;

@@ -1,5 +1,6 @@
 //! Volume types: what they are, who may use them, which one holds where nobody names one.
 
+mod encryption;
 pub mod qos;
 
 use super::unknown;
@@ -28,7 +29,7 @@ pub async fn route(service: &Service, call: Call, path: &[&str]) -> Result<Reply
         ([id, "action"], &Method::POST) => access(service, call, id).await,
         ([id, "os-volume-type-access"], &Method::GET) => list_access(service, call, id).await,
         ([id, "extra_specs", rest @ ..], _) => extra_specs(service, call, id, rest).await,
-        ([id, "encryption", ..], _) => encryption(service, call, id).await,
+        ([id, "encryption", rest @ ..], _) => encryption::route(service, call, id, rest).await,
         ([] | [_], _) => Err(unknown(&call, &[Method::GET])),
         _ => Err(unknown(&call, &[])),
     }
@@ -158,20 +159,26 @@ const LIST: listing::Rules = listing::Rules {
     sorts: &["created_at", "id", "name", "is_public"],
 };
 
+/// Administrators choose: the public ones (which they get when they do not say), the private ones, or `None` for all.
+pub fn public_filter(call: &Call) -> Result<Option<bool>> {
+    let Some(text) = call.query.last("is_public") else {
+        return Ok(Some(true));
+    };
+    if !call.access.is_admin() {
+        return Ok(Some(true));
+    }
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(None);
+    }
+    match check::truth_of(text) {
+        Some(public) => Ok(Some(public)),
+        None => Err(Fault::bad(format!("Invalid is_public filter [{text}]"))),
+    }
+}
+
 async fn list(service: &Service, mut call: Call) -> Result<Reply> {
     call.access.require_own("volume_extension:type_get_all")?;
-    // Administrators choose: the public ones by default, `None` for all, or the private ones.
-    let wanted = match call.query.last("is_public") {
-        Some(text) if call.access.is_admin() => match text.to_ascii_lowercase().as_str() {
-            "none" => None,
-            text => Some(
-                check::truth_of(text)
-                    .ok_or_else(|| Fault::bad(format!("Invalid is_public filter [{text}]")))?,
-            ),
-        },
-        _ if call.access.is_admin() => None,
-        _ => Some(true),
-    };
+    let wanted = public_filter(&call)?;
     call.query.forget(&["is_public"]);
     if call.version.0 < 52 {
         call.query.forget(&["extra_specs"]);
@@ -231,10 +238,15 @@ async fn create(service: &Service, call: Call) -> Result<Reply> {
         is_public: public.and_then(check::truth).unwrap_or(true),
         extra_specs: specs(body.get("extra_specs").unwrap_or(&Value::Null))?,
         qos_id: None,
+        encryption: None,
         created_at: Timestamp::now(),
         updated_at: None,
     };
-    let answer = shown(&call, &kind);
+    let mut answer = shown(&call, &kind);
+    if let Some(fields) = answer.as_object_mut() {
+        // A new type has none, and its answer does not speak of them.
+        fields.shift_remove("qos_specs_id");
+    }
     let own = call.access.project().to_owned();
     service
         .write(move |tx| {
@@ -502,23 +514,6 @@ fn new_specs(call: &Call, key: Option<&str>) -> Result<Map> {
             }
         }
         _ => Ok(Map::new()),
-    }
-}
-
-/// Volumes are not encrypted here: types say so, and take no encryption.
-async fn encryption(service: &Service, call: Call, id: &str) -> Result<Reply> {
-    call.access
-        .require_own("volume_extension:volume_type_encryption:get")?;
-    let id = id.to_owned();
-    let method = call.method.clone();
-    service
-        .read(move |tx| seen(tx, &call, &id).map(drop))
-        .await?;
-    match method {
-        Method::GET => Ok(Reply::ok(json!({}))),
-        _ => Err(Fault::absent(
-            "There are no encrypted volumes in this cloud.",
-        )),
     }
 }
 

@@ -503,7 +503,7 @@ async fn force_delete(service: &Service, call: Call, id: &str) -> Result<Reply> 
         .write(move |tx| {
             let rule = "volume_extension:volume_admin_actions:force_delete";
             let volume = volumes::allowed(tx, &call, &key, rule)?;
-            volumes::mark_deleted(tx, volume, false, true)
+            volumes::mark_deleted(tx, volume, false, volumes::Manner::Forced)
         })
         .await?;
     service.begin_volume(id);

@@ -75,6 +75,14 @@ pub fn render(tx: &mut Tx<'_>, service: &Service, call: &Call, volume: &Volume) 
     ))
 }
 
+/// Without what only looks at a volume show, and changes of it do not (Cinder's extensions).
+fn plain(mut shown: Value) -> Value {
+    if let Some(fields) = shown.as_object_mut() {
+        fields.retain(|name, _| !name.starts_with("os-vol-") && name != "volume_image_metadata");
+    }
+    shown
+}
+
 async fn show(service: &Service, call: Call, id: &str) -> Result<Reply> {
     let (owner, id) = (service.clone(), id.to_owned());
     let shown = service
@@ -415,7 +423,7 @@ async fn create(service: &Service, call: Call) -> Result<Reply> {
     let (id, shown) = service
         .write(move |tx| {
             let volume = add(tx, &owner, &call, &wanted)?;
-            let shown = render(tx, &owner, &call, &volume)?;
+            let shown = plain(render(tx, &owner, &call, &volume)?);
             Ok((volume.id, shown))
         })
         .await?;
@@ -484,6 +492,11 @@ pub fn add(tx: &mut Tx<'_>, service: &Service, call: &Call, wanted: &Wanted) -> 
         ));
     }
     let kind = super::types::for_new(tx, config, call, wanted.type_ref.as_deref(), given)?;
+    if kind.encryption.is_some() {
+        return Err(Fault::absent(
+            "Volumes of this type would be encrypted, and this cloud keeps no keys.",
+        ));
+    }
     volume.type_id = kind.id.clone();
     volume.multiattach = kind.multiattach();
     join_group(tx, call, wanted, &mut volume)?;
@@ -495,7 +508,11 @@ pub fn add(tx: &mut Tx<'_>, service: &Service, call: &Call, wanted: &Wanted) -> 
     };
     quota::check(tx, config, &project, &kind.name, take)?;
     volume.job = Some(Job::Create(source));
-    if let Some(reason) = no_room(tx, service, volume.size)? {
+    let refused = match super::info::offers(&kind.extra_specs) {
+        true => no_room(tx, service, volume.size)?,
+        false => Some("no backend offers what the volume type asks for"),
+    };
+    if let Some(reason) = refused {
         refuse(tx, &mut volume, reason)?;
     }
     db::insert(tx, &volume)?;
@@ -671,7 +688,7 @@ async fn update(service: &Service, call: Call, id: &str) -> Result<Reply> {
             }
             volume.updated_at = Some(Timestamp::now());
             db::save(tx, &volume)?;
-            render(tx, &owner, &call, &volume)
+            Ok(plain(render(tx, &owner, &call, &volume)?))
         })
         .await?;
     Ok(Reply::ok(json!({"volume": shown})))
@@ -689,7 +706,8 @@ async fn remove(service: &Service, call: Call, id: &str) -> Result<Reply> {
                     .require("volume:force_delete", &volume.project_id)?;
             }
             call.access.require("volume:delete", &volume.project_id)?;
-            mark_deleted(tx, volume, cascade, force)
+            let manner = if force { Manner::Forced } else { Manner::Plain };
+            mark_deleted(tx, volume, cascade, manner)
         })
         .await?;
     begin_removal(service, id, &snapshots);
@@ -704,13 +722,25 @@ pub fn begin_removal(service: &Service, id: &str, snapshots: &[String]) {
     service.begin_volume(id);
 }
 
+/// How a volume is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// By itself, if nothing is against it.
+    Plain,
+    /// Whatever its status.
+    Forced,
+    /// Because its group goes.
+    WithGroup,
+}
+
 /// Writes that a volume is to go; answers the snapshots that go with it.
 pub fn mark_deleted(
     tx: &mut Tx<'_>,
     mut volume: Volume,
     cascade: bool,
-    force: bool,
+    manner: Manner,
 ) -> Result<Vec<String>> {
+    let force = manner == Manner::Forced;
     let deletable = matches!(
         volume.status,
         Status::Available
@@ -727,7 +757,7 @@ pub fn mark_deleted(
     let cloned = [("source_id", sql::Value::from(&volume.id))];
     let clones = db::find::<Volume>(tx, &cloned)?;
     let cloning = clones.iter().any(|one| one.status == Status::Creating);
-    let groups = volume.group_id.is_some() && !force;
+    let groups = volume.group_id.is_some() && manner == Manner::Plain;
     let busy_snapshot = snapshots.iter().any(|one| {
         let usable = matches!(
             one.status,

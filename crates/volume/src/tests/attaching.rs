@@ -350,4 +350,29 @@ async fn read_only_volumes_and_statuses_set_by_hand() {
         .act(ALICE, &volume, "os-dance", json!({}))
         .await
         .is(400);
+    let attach = json!({"instance_uuid": server(), "mountpoint": "/dev/vdc", "mode": "ro"});
+    cloud.act(ALICE, &volume, "os-attach", attach).await.is(202);
+    cloud
+        .act(
+            ADMIN,
+            &volume,
+            "os-reset_status",
+            json!({"status": "error"}),
+        )
+        .await
+        .is(202);
+    cloud
+        .act(ALICE, &volume, "os-force_detach", json!({}))
+        .await
+        .is(403);
+    cloud
+        .act(
+            ADMIN,
+            &volume,
+            "os-force_detach",
+            json!({"connector": null}),
+        )
+        .await
+        .is(202);
+    assert_eq!(cloud.status("volume", &volume).await, "available");
 }

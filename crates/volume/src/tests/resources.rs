@@ -239,6 +239,10 @@ async fn types_and_who_may_use_them() {
     let listed = cloud.get(ALICE, "/types").await.is(200);
     assert_eq!(listed["volume_types"].as_array().unwrap().len(), 3);
     assert_eq!(
+        cloud.get(ADMIN, "/types?is_public=False").await.is(200)["volume_types"][0]["name"],
+        "gold"
+    );
+    assert_eq!(
         cloud.get(BOB, "/types").await.is(200)["volume_types"]
             .as_array()
             .unwrap()
@@ -264,6 +268,50 @@ async fn types_and_who_may_use_them() {
     );
     cloud.delete(ADMIN, &format!("{specs}/x")).await.is(202);
     cloud.get(ADMIN, &format!("{specs}/x")).await.is(404);
+    let encryption = format!("{path}/encryption");
+    let luks = json!({"encryption": {"provider": "luks", "control_location": "front-end", "key_size": 256}});
+    cloud
+        .call(ADMIN, "POST", &encryption, luks.clone())
+        .await
+        .is(400);
+    let made = json!({"volume_type": {"name": "secret"}});
+    let made = cloud.call(ADMIN, "POST", "/types", made).await.is(200);
+    let encryption = format!(
+        "/types/{}/encryption",
+        made["volume_type"]["id"].as_str().unwrap()
+    );
+    assert_eq!(cloud.get(ADMIN, &encryption).await.is(200), json!({}));
+    cloud
+        .call(ALICE, "POST", &encryption, luks.clone())
+        .await
+        .is(403);
+    cloud
+        .call(ADMIN, "POST", &encryption, luks.clone())
+        .await
+        .is(200);
+    cloud.call(ADMIN, "POST", &encryption, luks).await.is(400);
+    let less = json!({"encryption": {"key_size": 128}});
+    cloud
+        .call(ADMIN, "PUT", &format!("{encryption}/x"), less)
+        .await
+        .is(200);
+    assert_eq!(
+        cloud
+            .get(ADMIN, &format!("{encryption}/key_size"))
+            .await
+            .is(200),
+        json!({"key_size": 128})
+    );
+    let body = json!({"volume": {"size": 1, "volume_type": "secret"}});
+    cloud.call(ALICE, "POST", "/volumes", body).await.is(501);
+    cloud
+        .delete(ADMIN, &format!("{encryption}/x"))
+        .await
+        .is(202);
+    cloud
+        .delete(ADMIN, &format!("{encryption}/x"))
+        .await
+        .is(404);
     let default = cloud.get(ALICE, "/types/default").await.is(200);
     assert_eq!(default["volume_type"]["name"], "standard");
     let set = json!({"default_type": {"volume_type": "gold"}});
@@ -466,4 +514,132 @@ async fn what_the_service_says_of_itself() {
         .call(ALICE, "POST", "/backups", json!({"backup": {}}))
         .await
         .is(501);
+}
+
+#[tokio::test]
+async fn groups_of_volumes() {
+    let cloud = Cloud::new().await;
+    let kind = json!({"group_type": {"name": "g", "group_specs": {"a": "b"}}});
+    cloud
+        .call(ALICE, "POST", "/group_types", kind.clone())
+        .await
+        .is(403);
+    let made = cloud
+        .call(ADMIN, "POST", "/group_types", kind.clone())
+        .await
+        .is(202);
+    cloud
+        .call(ADMIN, "POST", "/group_types", kind)
+        .await
+        .is(409);
+    let kind = made["group_type"]["id"].as_str().unwrap();
+    let body =
+        |types: Value| json!({"group": {"group_type": kind, "volume_types": types, "name": "one"}});
+    cloud
+        .call(ALICE, "POST", "/groups", body(json!([])))
+        .await
+        .is(400);
+    cloud
+        .call(ALICE, "POST", "/groups", body(json!(["nothing"])))
+        .await
+        .is(404);
+    let made = cloud
+        .call(ALICE, "POST", "/groups", body(json!(["standard"])))
+        .await
+        .is(202);
+    let group = made["group"]["id"].as_str().unwrap();
+    let path = format!("/groups/{group}");
+    cloud.get(BOB, &path).await.is(404);
+    let fields = json!({"size": 1, "volume_type": "standard", "group_id": group});
+    let volume = cloud.volume(ALICE, fields).await;
+    let other = json!({"volume": {"size": 1, "volume_type": "multiattach", "group_id": group}});
+    cloud.call(ALICE, "POST", "/volumes", other).await.is(400);
+    cloud
+        .delete(ALICE, &format!("/volumes/{volume}"))
+        .await
+        .is(400);
+    let listed = cloud
+        .get(ALICE, "/groups/detail?list_volume=true")
+        .await
+        .is(200);
+    assert_eq!(listed["groups"][0]["volumes"], json!([volume]));
+
+    let snap = json!({"group_snapshot": {"group_id": group, "name": "gs"}});
+    let snap = cloud
+        .call(ALICE, "POST", "/group_snapshots", snap)
+        .await
+        .is(202);
+    let snap = snap["group_snapshot"]["id"].as_str().unwrap();
+    cloud.wait("group_snapshot", snap, "available").await;
+    let single = cloud.get(ALICE, "/snapshots").await.is(200);
+    let single = single["snapshots"][0]["id"].as_str().unwrap();
+    cloud
+        .delete(ALICE, &format!("/snapshots/{single}"))
+        .await
+        .is(400);
+    let from = json!({"create-from-src": {"group_snapshot_id": snap, "name": "two"}});
+    let two = cloud
+        .call(ALICE, "POST", "/groups/action", from)
+        .await
+        .is(202);
+    let two = two["group"]["id"].as_str().unwrap();
+    cloud.wait("group", two, "available").await;
+
+    let act = |path: &str| format!("{path}/action");
+    let delete = |volumes: bool| json!({"delete": {"delete-volumes": volumes}});
+    cloud
+        .call(ALICE, "POST", &act(&path), delete(true))
+        .await
+        .is(400);
+    cloud
+        .delete(ALICE, &format!("/group_snapshots/{snap}"))
+        .await
+        .is(202);
+    cloud.wait("group_snapshot", snap, "gone").await;
+    cloud
+        .call(ALICE, "POST", &act(&path), delete(false))
+        .await
+        .is(400);
+    cloud
+        .call(
+            ALICE,
+            "PUT",
+            &path,
+            json!({"group": {"remove_volumes": volume}}),
+        )
+        .await
+        .is(202);
+    cloud
+        .call(
+            ALICE,
+            "PUT",
+            &path,
+            json!({"group": {"add_volumes": volume}}),
+        )
+        .await
+        .is(202);
+    cloud
+        .call(ALICE, "PUT", &path, json!({"group": {}}))
+        .await
+        .is(400);
+    cloud
+        .call(ALICE, "POST", &act(&path), delete(true))
+        .await
+        .is(202);
+    cloud.wait("group", group, "gone").await;
+    cloud.wait("volume", &volume, "gone").await;
+    cloud
+        .delete(ADMIN, &format!("/group_types/{kind}"))
+        .await
+        .is(400);
+    cloud
+        .call(ALICE, "POST", &act(&format!("/groups/{two}")), delete(true))
+        .await
+        .is(202);
+    cloud.wait("group", two, "gone").await;
+    cloud
+        .delete(ADMIN, &format!("/group_types/{kind}"))
+        .await
+        .is(202);
+    assert_eq!((cloud.files("volumes"), cloud.files("snapshots")), (0, 0));
 }
