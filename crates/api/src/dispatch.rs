@@ -105,7 +105,10 @@ fn with_request_id(mut response: Response, id: &RequestId) -> Response {
 
 fn place<'a>(path: &'a str, headers: &HeaderMap) -> Place<'a> {
     if path == "/" {
-        return Place::Root;
+        return match mime_version(headers) {
+            Some(legacy) => Place::Document { legacy },
+            None => Place::Root,
+        };
     }
     for (prefix, legacy) in [("/v2.1", false), ("/v2", true)] {
         if let Some(rest) = path.strip_prefix(prefix) {
@@ -123,27 +126,32 @@ fn place<'a>(path: &'a str, headers: &HeaderMap) -> Place<'a> {
     }
 }
 
-/// The version a MIME type names, for paths that name none.
+/// The version a MIME type names, for paths that name none: `application/json;version=2.1`, or in the type itself as in
+/// `application/vnd.openstack.compute.v2.1+json`. True is `/v2`.
 fn mime_version(headers: &HeaderMap) -> Option<bool> {
-    for name in [header::CONTENT_TYPE, header::ACCEPT] {
-        let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) else {
-            continue;
-        };
-        for one in value.split(',') {
-            let kind: String = one.chars().filter(|c| !c.is_whitespace()).collect();
-            if kind.starts_with("application/vnd.openstack.compute.v2.1+json")
-                || kind.ends_with("compute+json;version=2.1")
-            {
-                return Some(false);
+    [header::CONTENT_TYPE, header::ACCEPT]
+        .iter()
+        .filter_map(|name| headers.get(name)?.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|one| {
+            let mut parts = one.split(';').map(str::trim);
+            let kind = parts.next()?;
+            let given = parts.find_map(|part| {
+                let (name, value) = part.split_once('=')?;
+                (name.trim() == "version").then(|| value.trim().trim_matches('"'))
+            });
+            let version = match kind {
+                "application/json" | "application/vnd.openstack.compute+json" => given?,
+                _ => kind
+                    .strip_prefix("application/vnd.openstack.compute.v")?
+                    .strip_suffix("+json")?,
+            };
+            match version {
+                "2.1" => Some(false),
+                "2" | "2.0" => Some(true),
+                _ => None,
             }
-            if kind.starts_with("application/vnd.openstack.compute.v2+json")
-                || kind.ends_with("compute+json;version=2")
-            {
-                return Some(true);
-            }
-        }
-    }
-    None
+        })
 }
 
 /// `http://host:port` as the client sees it.

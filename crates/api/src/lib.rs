@@ -18,7 +18,10 @@ mod metrics;
 mod mv;
 mod negotiation;
 mod neighbours;
+mod openapi;
 mod policies;
+mod policy_renames;
+mod policy_report;
 mod policy_rules;
 mod queries;
 mod query;
@@ -40,7 +43,9 @@ use tower_http::compression::CompressionLayer;
 use web::auth::TokenValidator;
 
 pub use handlers::server_resize::SameHost;
+pub use openapi::document as openapi;
 pub use policies::PolicyFiles;
+pub use policy_report::PolicyReport;
 pub use rates::RateLimit;
 
 /// How often policy files are looked at.
@@ -181,6 +186,7 @@ impl Service {
         Router::new()
             .route("/healthcheck", get(health::alive))
             .route("/healthcheck/ready", get(health::ready))
+            .route("/openapi.json", get(openapi::serve))
             .fallback(dispatch::serve)
             .with_state(Arc::clone(&self.inner))
             .layer(CompressionLayer::new())

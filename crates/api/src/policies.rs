@@ -1,7 +1,7 @@
 //! The rules in force: Nova's defaults, `policy.yaml`, the files of `policy.d` in the order of their names. Files that
 //! change are read again within a second; one that cannot be read or understood leaves the rules as they were.
 
-use crate::policy_rules;
+use crate::{policy_renames, policy_rules};
 use policy::{Enforcer, PolicyError, Target};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -59,7 +59,9 @@ impl Policies {
             path: "the default rules".to_owned(),
             error,
         };
-        let mut base = Enforcer::new(policy_rules::defaults()).map_err(wrong)?;
+        let mut base = Enforcer::new(policy_rules::defaults())
+            .map_err(wrong)?
+            .with_deprecated(&policy_renames::all());
         if let Some(text) = overrides {
             base = base.with_overrides(text).map_err(wrong)?;
             warn_of_unknown(&base, Path::new("policy.yaml"));
@@ -76,8 +78,12 @@ impl Policies {
 
     /// Whether a rule lets the caller pass.
     pub fn allows(&self, rule: &str, caller: &Caller, target: &Target) -> bool {
-        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-        current.allows(rule, caller, target)
+        self.in_force().allows(rule, caller, target)
+    }
+
+    /// The rules in force.
+    pub fn in_force(&self) -> Arc<Enforcer> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether there are files that can change.
@@ -106,6 +112,9 @@ impl Policies {
 }
 
 fn warn_of_unknown(enforcer: &Enforcer, path: &Path) {
+    for (rule, old) in enforcer.followed() {
+        tracing::warn!(rule, old, file = %path.display(), "a policy file uses a rule's name of old; use the new one");
+    }
     for rule in enforcer.unknown() {
         tracing::warn!(rule, file = %path.display(), "a policy file names a rule that does not exist");
     }

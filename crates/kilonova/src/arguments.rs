@@ -78,6 +78,14 @@ pub(crate) enum Manage {
     /// The certificates by which agents of hosts and those whom they ask know each other.
     #[command(subcommand)]
     Certificates(Certificates),
+    /// Who may do what with the Compute API.
+    #[command(subcommand)]
+    Policy(Policy),
+    /// The OpenAPI document of the Compute API, for one microversion.
+    Openapi {
+        /// The microversion [default: the newest].
+        version: Option<String>,
+    },
 }
 
 /// What to do with certificates.
@@ -125,6 +133,35 @@ pub(crate) enum Config {
     Check(Configured),
     /// Show every setting, in the form of the file, with what it is for. Passwords are left out.
     Show(Configured),
+}
+
+/// What to say about the policies of the Compute API.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Every rule with its check; those that a policy file gives are marked with `*`.
+    List(Configured),
+    /// Which rules let somebody with these roles pass (exit status 1 if the one rule asked for does not).
+    Check {
+        /// The cloud and its files.
+        #[command(flatten)]
+        of: Configured,
+        /// A role that they have; may be given several times. Roles that others imply must be named too.
+        #[arg(long = "role", value_name = "ROLE", required = true)]
+        roles: Vec<String>,
+        /// What they act on is of another project.
+        #[arg(long)]
+        other_project: bool,
+        /// Only this rule.
+        rule: Option<String>,
+    },
+    /// What a rule guards, what its check means, where that comes from and who passes.
+    Explain {
+        /// The cloud and its files.
+        #[command(flatten)]
+        of: Configured,
+        /// The rule, for example os_compute_api:servers:create.
+        rule: String,
+    },
 }
 
 /// A cloud and its configuration file.

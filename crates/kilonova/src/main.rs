@@ -14,6 +14,7 @@ mod flavors;
 mod fresh;
 mod home;
 mod hosts;
+mod manage;
 mod part;
 mod place;
 mod roles;
@@ -23,7 +24,7 @@ mod serving;
 mod settings;
 mod supervisor;
 
-use arguments::{Arguments, Command, Config, Configured, Db, Manage};
+use arguments::{Arguments, Command, Config, Configured, Db};
 use clap::Parser;
 use roles::Role;
 use std::io::IsTerminal;
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
         Command::Down(at) => runtime.block_on(down::down(&at.home)),
         Command::Status(at) => home::status(&at.home),
         Command::Db(Db::Sync(of)) => runtime.block_on(roles::db_sync(&of)),
-        Command::Manage(Manage::Certificates(wanted)) => certificates::run(&wanted),
+        Command::Manage(what) => manage::manage(what),
         // The roles, which were looked at first.
         _ => Ok(()),
     };

@@ -7,7 +7,8 @@
 mod parse;
 
 use parse::Check;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use types::Caller;
 
 /// A rule's default.
@@ -19,6 +20,17 @@ pub struct Rule {
     pub check: &'static str,
     /// What it guards, for people.
     pub description: &'static str,
+}
+
+/// A rule's name of old, which policy files may still have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deprecated {
+    /// The name of old.
+    pub name: &'static str,
+    /// Its default of old: a file that only repeats it changes nothing.
+    pub check: &'static str,
+    /// The rule that took its place.
+    pub successor: &'static str,
 }
 
 /// A rule or file that cannot be used.
@@ -65,10 +77,21 @@ impl Target {
     }
 }
 
+/// A rule in force.
+#[derive(Clone, Debug)]
+struct InForce {
+    text: String,
+    check: Check,
+}
+
 /// The rules in force.
 #[derive(Clone, Debug)]
 pub struct Enforcer {
-    rules: HashMap<String, Check>,
+    rules: HashMap<String, InForce>,
+    deprecated: Arc<[Deprecated]>,
+    /// The rules that a file gave by their own names.
+    given: BTreeSet<String>,
+    followed: BTreeMap<String, &'static str>,
     unknown: Vec<String>,
 }
 
@@ -81,41 +104,92 @@ impl Enforcer {
         }
         let enforcer = Self {
             rules,
+            deprecated: Arc::from([]),
+            given: BTreeSet::new(),
+            followed: BTreeMap::new(),
             unknown: Vec::new(),
         };
         enforcer.check_cycles()?;
         Ok(enforcer)
     }
 
-    /// The rules with those of a `policy.yaml` in place of the defaults of the same name.
-    pub fn with_overrides(&self, yaml: &str) -> Result<Self, PolicyError> {
-        let overrides: Option<HashMap<String, String>> =
-            serde_yaml::from_str(yaml).map_err(|error| PolicyError::File(error.to_string()))?;
-        let mut rules = self.rules.clone();
-        let mut unknown = Vec::new();
-        for (name, check) in overrides.unwrap_or_default() {
-            if !rules.contains_key(&name) {
-                unknown.push(name.clone());
-            }
-            let check = read(&name, &check)?;
-            rules.insert(name, check);
-        }
-        unknown.sort();
-        let enforcer = Self { rules, unknown };
-        enforcer.check_cycles()?;
-        Ok(enforcer)
+    /// With names of old, which override files may use for the rules that took their places.
+    #[must_use]
+    pub fn with_deprecated(mut self, names: &[Deprecated]) -> Self {
+        self.deprecated = names.into();
+        self
     }
 
-    /// Names in the override file that no default has: likely misspelt.
+    /// The rules with those of a `policy.yaml` in place of the defaults of the same name.
+    ///
+    /// A name of old gives its check to every rule that took its place and that no file gives a check of its own, unless
+    /// it only repeats the default of old (oslo.policy, "Deprecating policy rules").
+    pub fn with_overrides(&self, yaml: &str) -> Result<Self, PolicyError> {
+        let overrides: Option<BTreeMap<String, String>> =
+            serde_yaml::from_str(yaml).map_err(|error| PolicyError::File(error.to_string()))?;
+        let overrides = overrides.unwrap_or_default();
+        let mut changed = self.clone();
+        changed.unknown.clear();
+        for (name, check) in &overrides {
+            let is_old = changed.deprecated.iter().any(|old| old.name == name);
+            if !changed.rules.contains_key(name) && !is_old {
+                changed.unknown.push(name.clone());
+            }
+            changed.given.insert(name.clone());
+            changed.followed.remove(name);
+            changed.rules.insert(name.clone(), read(name, check)?);
+        }
+        for old in Arc::clone(&self.deprecated).iter() {
+            let Some(text) = overrides.get(old.name) else {
+                continue;
+            };
+            if changed.given.contains(old.successor) || text.trim() == old.check {
+                continue;
+            }
+            let successor = old.successor.to_owned();
+            changed
+                .rules
+                .insert(successor.clone(), read(old.successor, text)?);
+            changed.followed.insert(successor, old.name);
+        }
+        changed.check_cycles()?;
+        Ok(changed)
+    }
+
+    /// Names in the last override file that no default has: likely misspelt.
     pub fn unknown(&self) -> &[String] {
         &self.unknown
+    }
+
+    /// The rules that follow a name of old, and that name.
+    pub fn followed(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.followed
+            .iter()
+            .map(|(rule, old)| (rule.as_str(), *old))
+    }
+
+    /// The check of a rule, as it was written.
+    pub fn text(&self, rule: &str) -> Option<&str> {
+        self.rules.get(rule).map(|rule| rule.text.as_str())
+    }
+
+    /// Whether a file gives the rule its check, by its own name.
+    pub fn is_given(&self, rule: &str) -> bool {
+        self.given.contains(rule)
+    }
+
+    /// The rules that a rule refers to.
+    pub fn refers_to(&self, rule: &str) -> Vec<&str> {
+        self.rules
+            .get(rule)
+            .map_or_else(Vec::new, |rule| rule.check.rules())
     }
 
     /// Whether `caller` passes `rule` for `target`. A rule that does not exist denies.
     pub fn allows(&self, rule: &str, caller: &Caller, target: &Target) -> bool {
         self.rules
             .get(rule)
-            .is_some_and(|check| self.holds(check, caller, target))
+            .is_some_and(|rule| self.holds(&rule.check, caller, target))
     }
 
     fn holds(&self, check: &Check, caller: &Caller, target: &Target) -> bool {
@@ -163,7 +237,7 @@ impl Enforcer {
     /// As in Nova and Neutron, `context_is_admin` decides who is an administrator.
     fn is_admin(&self, caller: &Caller) -> bool {
         match self.rules.get("context_is_admin") {
-            Some(check) => self.holds(check, caller, &Target::new()),
+            Some(rule) => self.holds(&rule.check, caller, &Target::new()),
             None => caller.has_role("admin"),
         }
     }
@@ -176,10 +250,10 @@ impl Enforcer {
     }
 
     fn visit(&self, name: &str, path: &mut Vec<String>) -> Result<(), PolicyError> {
-        let Some(check) = self.rules.get(name) else {
+        let Some(rule) = self.rules.get(name) else {
             return Ok(());
         };
-        for next in check.rules() {
+        for next in rule.check.rules() {
             if path.iter().any(|seen| seen == next) {
                 return Err(PolicyError::Cycle(next.to_owned()));
             }
@@ -195,11 +269,15 @@ fn python_bool(value: bool) -> &'static str {
     if value { "True" } else { "False" }
 }
 
-fn read(rule: &str, check: &str) -> Result<Check, PolicyError> {
-    parse::check(check).map_err(|reason| PolicyError::Check {
+fn read(rule: &str, check: &str) -> Result<InForce, PolicyError> {
+    let parsed = parse::check(check).map_err(|reason| PolicyError::Check {
         rule: rule.to_owned(),
         check: check.to_owned(),
         reason,
+    })?;
+    Ok(InForce {
+        text: check.trim().to_owned(),
+        check: parsed,
     })
 }
 
@@ -305,5 +383,52 @@ mod tests {
             enforcer().with_overrides("- a"),
             Err(PolicyError::File(_))
         ));
+    }
+    #[test]
+    fn names_of_old() {
+        let old = |name, successor| Deprecated {
+            name,
+            check: "rule:owner",
+            successor,
+        };
+        let base = enforcer().with_deprecated(&[
+            old("things", "read"),
+            old("things", "nobody"),
+            old("nobody", "anyone"),
+        ]);
+        let changed = base
+            .with_overrides("things: 'role:x'\nread: 'role:y'\n")
+            .unwrap();
+        assert_eq!(changed.text("nobody"), Some("role:x"));
+        assert_eq!(
+            changed.text("read"),
+            Some("role:y"),
+            "its own name comes first"
+        );
+        assert_eq!(
+            changed.followed().collect::<Vec<_>>(),
+            [("nobody", "things")]
+        );
+        assert!(changed.unknown().is_empty());
+        let repeated = base.with_overrides("things: 'rule:owner'").unwrap();
+        assert_eq!(
+            repeated.text("nobody"),
+            Some("!"),
+            "repeating the default of old changes nothing"
+        );
+        // A later file has the last word, and a name that is alive may be a name of old too.
+        let later = changed.with_overrides("nobody: '@'").unwrap();
+        assert_eq!(later.text("nobody"), Some("@"));
+        assert_eq!(later.text("anyone"), Some("@"));
+        let kept = base
+            .with_overrides("read: 'role:y'")
+            .unwrap()
+            .with_overrides("things: 'role:x'")
+            .unwrap();
+        assert_eq!(
+            kept.text("read"),
+            Some("role:y"),
+            "whatever the order of the files"
+        );
     }
 }

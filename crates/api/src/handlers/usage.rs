@@ -18,10 +18,30 @@ struct Period {
     stop: Timestamp,
 }
 
+/// A time in one of the forms that usage takes: `T` with or without a fraction, or a space with one.
+fn time_of(text: &str) -> Option<Timestamp> {
+    let shape: String = text
+        .chars()
+        .map(|c| if c.is_ascii_digit() { '0' } else { c })
+        .collect();
+    let (seconds, fraction) = shape
+        .split_once('.')
+        .map_or((shape.as_str(), None), |(seconds, fraction)| {
+            (seconds, Some(fraction))
+        });
+    let fraction = match (seconds, fraction) {
+        ("0000-00-00T00:00:00", None) => "0",
+        ("0000-00-00T00:00:00" | "0000-00-00 00:00:00", Some(fraction)) => fraction,
+        _ => return None,
+    };
+    let fits = (1..=6).contains(&fraction.len()) && fraction.bytes().all(|b| b == b'0');
+    fits.then(|| Timestamp::parse(text)).flatten()
+}
+
 fn period(call: &Call) -> Result<Period, Fault> {
     let time = |name: &str, default: Timestamp| match call.query.get(name) {
         None => Ok(default),
-        Some(text) => Timestamp::parse(text)
+        Some(text) => time_of(text)
             .ok_or_else(|| Fault::bad_request(format!("Datetime is in invalid format: {text}"))),
     };
     let now = Timestamp::now();
@@ -265,5 +285,25 @@ mod tests {
             (begin.sql_seconds().as_str(), end.sql_seconds().as_str()),
             ("2025-12-01 00:00:00", "2026-01-01 00:00:00")
         );
+    }
+    #[test]
+    fn forms_of_times() {
+        for good in [
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00.5",
+            "2026-01-01 00:00:00.000001",
+        ] {
+            assert!(time_of(good).is_some(), "{good}");
+        }
+        for bad in [
+            "2026-01-01",
+            "2026-01-01 00:00:00",
+            "2026-01-01T00:00:00Z",
+            "2026-01-01T00:00:00.1234567",
+            "2026-13-01T00:00:00",
+            "",
+        ] {
+            assert!(time_of(bad).is_none(), "{bad}");
+        }
     }
 }

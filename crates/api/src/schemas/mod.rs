@@ -64,7 +64,6 @@ impl Schema {
     }
 
     /// The schema of a version, as a document.
-    #[cfg(test)]
     pub fn document(&self, version: Microversion) -> Option<Value> {
         let range = self.ranges.iter().rfind(|range| range.since <= version)?;
         Some((range.build)())

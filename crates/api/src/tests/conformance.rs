@@ -122,7 +122,8 @@ fn cases(folder: &Path, part: &str, ours: impl Fn(&Route) -> Vec<u16>) -> (Vec<T
     (schemas, cases)
 }
 
-fn number_of(variable: &str, otherwise: u64) -> u64 {
+/// A number from the environment.
+pub fn number_of(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable)
         .ok()
         .and_then(|text| text.parse().ok())

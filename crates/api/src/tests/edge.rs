@@ -36,18 +36,37 @@ async fn version_documents_need_no_token() {
 async fn mime_types_choose_a_version_where_the_url_does_not() {
     let cloud = Cloud::new().await;
     let mime = "application/vnd.openstack.compute.v2.1+json";
-    for header in ["accept", "content-type"] {
-        let answer = cloud
-            .raw(
-                "GET",
-                "/flavors",
-                &[("x-auth-token", "member"), (header, mime)],
-                "",
-            )
-            .await;
-        assert_eq!(answer.status, 200, "{header}: {}", answer.text);
+    let forms = [
+        mime,
+        "application/json;version=2.1",
+        "application/vnd.openstack.compute+json; q=0.8; version=\"2.1\"",
+        "text/html, application/json;version=2.1",
+    ];
+    for (header, mime) in ["accept", "content-type"]
+        .into_iter()
+        .flat_map(|header| forms.map(|mime| (header, mime)))
+    {
+        let headers = [("x-auth-token", "member"), (header, mime)];
+        let answer = cloud.raw("GET", "/flavors", &headers, "").await;
+        if header == "content-type" && mime.starts_with("text") {
+            continue;
+        }
+        assert_eq!(answer.status, 200, "{header}: {mime}: {}", answer.text);
         assert!(answer.json()["flavors"].is_array());
+        assert_eq!(answer.headers["x-openstack-nova-api-version"], "2.1");
     }
+    for (accept, status) in [
+        ("application/json;version=2", 200),
+        ("application/json;version=3", 300),
+        ("application/json", 300),
+    ] {
+        let headers = [("x-auth-token", "member"), ("accept", accept)];
+        let answer = cloud.raw("GET", "/flavors", &headers, "").await;
+        assert_eq!(answer.status, status, "{accept}");
+    }
+    let headers = [("accept", "application/json;version=2.1")];
+    let document = cloud.raw("GET", "/", &headers, "").await.json();
+    assert_eq!(document["version"]["id"], "v2.1");
     let both = cloud
         .raw(
             "GET",

@@ -141,7 +141,7 @@ const WORDS: &[&str] = &[
 ];
 
 /// Any value at all.
-fn any(rng: &mut StdRng) -> Value {
+pub fn any(rng: &mut StdRng) -> Value {
     match rng.random_range(0..12) {
         0 => Value::Null,
         1 => rng.random_bool(0.5).into(),

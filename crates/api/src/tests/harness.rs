@@ -4,7 +4,7 @@ use crate::{Config, Deps, Secrets, Service};
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::extract::{Path, Query};
-use axum::routing::get;
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use clients::{HostQuestions, Images, Networks};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -253,7 +253,9 @@ fn image_service() -> Router {
         .route("/v2/images", get(list).post(make))
         .route(
             "/v2/images/{id}",
-            get(show).delete(async || StatusCode::NO_CONTENT),
+            get(show)
+                .patch(show)
+                .delete(async || StatusCode::NO_CONTENT),
         )
         .route(
             "/v2/images/{id}/members",
@@ -305,12 +307,53 @@ fn network_service() -> Router {
                 { "id": "g2", "name": "web", "description": "d", "tenant_id": DEMO, "security_group_rules": [] },
             ] }))
     }
+    async fn new_group(Json(wanted): Json<Value>) -> (StatusCode, Json<Value>) {
+        let (name, text) = (
+            &wanted["security_group"]["name"],
+            &wanted["security_group"]["description"],
+        );
+        let group = json!({ "id": "g3", "name": name, "description": text, "tenant_id": DEMO, "security_group_rules": [] });
+        (
+            StatusCode::CREATED,
+            Json(json!({ "security_group": group })),
+        )
+    }
+    async fn new_floating_ip() -> (StatusCode, Json<Value>) {
+        let address = json!({ "id": PORT, "floating_ip_address": "172.24.4.9", "floating_network_id": SECOND, "fixed_ip_address": null,
+            "port_id": null });
+        (StatusCode::CREATED, Json(json!({ "floatingip": address })))
+    }
+    async fn no_floating_ips() -> Json<Value> {
+        Json(json!({ "floatingips": [] }))
+    }
     Router::new()
         .route("/v2.0/networks", get(networks))
         .route("/v2.0/networks/{id}", get(one))
         .route("/v2.0/ports", get(ports))
         .route("/v2.0/ports/{id}", get(port))
-        .route("/v2.0/security-groups", get(groups))
+        .route("/v2.0/security-groups", get(groups).post(new_group))
+        .route(
+            "/v2.0/security-groups/{id}",
+            get(async || StatusCode::NOT_FOUND)
+                .put(async || StatusCode::NOT_FOUND)
+                .delete(async || StatusCode::NOT_FOUND),
+        )
+        .route(
+            "/v2.0/security-group-rules",
+            post(async || StatusCode::NOT_FOUND),
+        )
+        .route(
+            "/v2.0/security-group-rules/{id}",
+            delete(async || StatusCode::NOT_FOUND),
+        )
+        .route(
+            "/v2.0/floatingips",
+            get(no_floating_ips).post(new_floating_ip),
+        )
+        .route(
+            "/v2.0/floatingips/{id}",
+            get(async || StatusCode::NOT_FOUND),
+        )
 }
 
 /// A host whose guests print three lines.

@@ -328,6 +328,18 @@ fn held_against_nova() {
         .map(|rule| (rule.name.to_owned(), rule.check.to_owned()))
         .collect();
     assert_eq!(ours, theirs);
+    let old: Vec<(String, String)> = crate::policy_renames::all()
+        .iter()
+        .map(|old| (old.name.to_owned(), old.successor.to_owned()))
+        .collect();
+    for rule in read("policies.json")["policies"].as_array().unwrap() {
+        let (new, name) = (&rule["name"], &rule["deprecated_rule"]["name"]);
+        let Some(name) = name.as_str().filter(|name| !name.starts_with("rule:")) else {
+            continue;
+        };
+        let pair = (name.to_owned(), new.as_str().unwrap().to_owned());
+        assert!(new == name || old.contains(&pair), "{pair:?}");
+    }
 
     let lines = lines();
     let routes = read("routes.json");

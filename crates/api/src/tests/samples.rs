@@ -67,9 +67,10 @@ const SKIPPED_PATHS: &[&str] = &[
     "/servers/{server_id}/shares",
 ];
 
-struct Fixture {
-    cloud: Cloud,
-    server: String,
+/// A cloud with one of everything.
+pub struct Fixture {
+    pub cloud: Cloud,
+    pub server: String,
     group: String,
     aggregate: String,
     node: (String, String),
@@ -122,7 +123,7 @@ fn interface() -> Interface {
 }
 
 /// A cloud with one of everything, all of it the administrator's.
-async fn fixture() -> Fixture {
+pub async fn fixture() -> Fixture {
     let cloud = Cloud::new().await;
     let node = NodeId::random();
     cloud
@@ -193,7 +194,7 @@ async fn fixture() -> Fixture {
 
 impl Fixture {
     /// The path with things that are there.
-    fn path(&self, pattern: &str, version: u16) -> String {
+    pub fn path(&self, pattern: &str, version: u16) -> String {
         let word = pattern.split('/').nth(1).unwrap_or_default();
         let node = if version < 53 {
             &self.node.0
