@@ -3,7 +3,7 @@
 
 use db::instances::Place;
 use scheduler::{Candidate, Hosts, Refusal, Request, Rows, Settings, UsageChange};
-use sql::{Store, Tx};
+use sql::Store;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use types::{HostName, NodeId, ServerId, Timestamp};
@@ -51,7 +51,7 @@ impl View {
     /// # Errors
     /// The database's.
     pub async fn refresh(&self) -> Result<(), sql::Error> {
-        let rows = self.store.read(rows).await?;
+        let rows = self.store.read(Rows::read).await?;
         let down_after = i64::try_from(self.down_after.as_micros()).unwrap_or(i64::MAX);
         let states = scheduler::host_states(rows, DEFAULT_ZONE, Timestamp::now(), down_after);
         self.hosts.replace(states);
@@ -88,22 +88,4 @@ fn place(candidate: Candidate) -> Place {
         node: candidate.hypervisor_hostname,
         zone: candidate.zone,
     }
-}
-
-fn rows(tx: &mut Tx<'_>) -> Result<Rows, sql::Error> {
-    let aggregates = db::aggregates::all(tx)?.into_iter().map(|aggregate| {
-        let hosts = aggregate.hosts.iter().cloned().map(HostName).collect();
-        let known = scheduler::Aggregate {
-            name: aggregate.name,
-            metadata: aggregate.metadata,
-        };
-        (known, hosts)
-    });
-    Ok(Rows {
-        nodes: db::hosts::nodes(tx)?,
-        services: db::hosts::services(tx)?,
-        inventories: db::placement::all_inventories(tx)?,
-        servers: db::hosts::placed_servers(tx)?,
-        aggregates: aggregates.collect(),
-    })
 }

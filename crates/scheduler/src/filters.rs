@@ -97,7 +97,7 @@ pub(crate) fn check(
     named(host, request)?;
     // A forced host may be disabled, but a host that is down cannot build anything.
     if request.forced && !host.up {
-        return Err(Reason::Down);
+        return Err(Reason::Down(host.down.clone()));
     }
     if request.forced {
         return resources(host, request);
@@ -185,7 +185,7 @@ fn traits(host: &HostState, request: &Request) -> Result<(), Reason> {
 
 fn compute(host: &HostState) -> Result<(), Reason> {
     refuse_if(host.disabled, Reason::Disabled)?;
-    refuse_if(!host.up, Reason::Down)
+    refuse_if(!host.up, Reason::Down(host.down.clone()))
 }
 
 /// The extra specs of a scope, and those without one; other scopes are for others.

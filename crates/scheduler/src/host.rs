@@ -1,5 +1,6 @@
 //! What the scheduler knows of a host.
 
+use crate::Down;
 use db::placement::Inventory;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,8 @@ pub struct HostState {
     pub cpu_info: Value,
     /// The agent beats, nothing is wrong there, nobody forced it down.
     pub up: bool,
+    /// Why not, where it is not up.
+    pub down: Down,
     /// Takes no new servers.
     pub disabled: bool,
     /// The availability zone.

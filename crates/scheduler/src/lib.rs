@@ -16,12 +16,13 @@ mod request;
 mod select;
 mod specs;
 mod weighers;
+mod wish;
 
 pub use filters::Filter;
 pub use host::{Aggregate, HostState};
 pub use hosts::{Hosts, UsageChange};
 pub use load::{Rows, host_states};
-pub use refusal::{Reason, Refusal};
+pub use refusal::{Down, Reason, Refusal};
 pub use request::{Group, GroupPolicy, Request, WrongRequest};
 pub use select::{Candidate, Settings, select};
 pub use weighers::Weights;

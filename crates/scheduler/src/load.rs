@@ -1,6 +1,6 @@
 //! From the rows of the database to [`HostState`]s.
 
-use crate::{Aggregate, HostState};
+use crate::{Aggregate, Down, HostState};
 use db::hosts::{Node, Service};
 use db::placement::Inventory;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,44 @@ pub struct Rows {
     pub servers: Vec<(ServerId, HostName, bool)>,
     /// The host aggregates with their hosts.
     pub aggregates: Vec<(Aggregate, Vec<HostName>)>,
+}
+
+impl Rows {
+    /// Reads them: a fixed number of queries.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn read(tx: &mut sql::Tx<'_>) -> Result<Self, sql::Error> {
+        let aggregates = db::aggregates::all(tx)?.into_iter().map(|aggregate| {
+            let hosts = aggregate.hosts.iter().cloned().map(HostName).collect();
+            let known = Aggregate {
+                name: aggregate.name,
+                metadata: aggregate.metadata,
+            };
+            (known, hosts)
+        });
+        Ok(Self {
+            aggregates: aggregates.collect(),
+            nodes: db::hosts::nodes(tx)?,
+            services: db::hosts::services(tx)?,
+            inventories: db::placement::all_inventories(tx)?,
+            servers: db::hosts::placed_servers(tx)?,
+        })
+    }
+}
+
+/// Why a host that is not up is down.
+fn why_down(node: &Node, service: Option<&Service>) -> Down {
+    let said = node.facts.problem.as_ref();
+    match service {
+        Some(service) if service.forced_down => Down::Forced,
+        Some(service) => service
+            .problem
+            .as_ref()
+            .or(said)
+            .map_or(Down::Silent, |problem| Down::Unwell(problem.clone())),
+        None => Down::Silent,
+    }
 }
 
 /// Puts together what the tables say of the hosts.
@@ -72,6 +110,7 @@ pub fn host_states(
         HostState {
             up: node.facts.healthy
                 && service.is_some_and(|service| service.is_up(now, down_after_micros)),
+            down: why_down(&node, service.copied()),
             // A node whose service is gone takes nothing new.
             disabled: service.is_none_or(|service| service.disabled),
             node: node.uuid,

@@ -3,6 +3,29 @@
 use std::fmt;
 use types::HostName;
 
+/// Why a host counts as down. Sorted as they are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Down {
+    /// Its service was not heard of for too long, or never.
+    #[default]
+    Silent,
+    /// An operator says so.
+    Forced,
+    /// It says itself what is wrong, for example that its hypervisor does not answer.
+    Unwell(String),
+}
+
+impl Down {
+    /// What is wrong, without what only operators may know.
+    fn plain(&self) -> &'static str {
+        match self {
+            Self::Silent => "not heard of",
+            Self::Forced => "forced down",
+            Self::Unwell(_) => "its hypervisor does not work",
+        }
+    }
+}
+
 /// Why one host will not do. Sorted as they are told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
@@ -25,7 +48,7 @@ pub enum Reason {
     /// Disabled by an administrator.
     Disabled,
     /// Not heard of, or something is wrong there.
-    Down,
+    Down(Down),
     /// In another zone than asked for.
     Zone(String),
     /// Another host was asked for.
@@ -72,7 +95,7 @@ impl fmt::Display for Reason {
             }
             Self::Trait(name) => write!(f, "not fit for the trait {name}"),
             Self::Disabled => f.write_str("disabled"),
-            Self::Down => f.write_str("down"),
+            Self::Down(why) => write!(f, "down ({})", why.plain()),
             Self::Zone(zone) => write!(f, "outside of the availability zone '{zone}'"),
             Self::NotNamed => f.write_str("not the one asked for"),
             Self::Ignored => f.write_str("excluded by the request"),
@@ -92,6 +115,16 @@ impl fmt::Display for Reason {
             Self::AntiAffinity => f.write_str("in use by the server group"),
             Self::TooManyServers => f.write_str("with as many servers as a host may have"),
             Self::TooBusy => f.write_str("too busy"),
+        }
+    }
+}
+
+impl Reason {
+    /// With what only operators may know.
+    pub fn for_admins(&self) -> String {
+        match self {
+            Self::Down(Down::Unwell(problem)) => format!("down ({problem})"),
+            other => other.to_string(),
         }
     }
 }
@@ -135,13 +168,13 @@ impl Refusal {
 
     /// The same with the names of the hosts, for administrators and the log.
     pub fn for_admins(&self) -> String {
-        self.tell(|hosts| {
+        self.tell(|reason, hosts| {
             let names: Vec<&str> = hosts.iter().map(|host| host.0.as_str()).collect();
-            format!(" [{}]", names.join(", "))
+            format!("{} [{}]", reason.for_admins(), names.join(", "))
         })
     }
 
-    fn tell(&self, names: impl Fn(&[HostName]) -> String) -> String {
+    fn tell(&self, say: impl Fn(&Reason, &[HostName]) -> String) -> String {
         let hosts = match self.considered {
             0 => return "No valid host was found. There are no compute hosts.".to_owned(),
             1 => "1 host".to_owned(),
@@ -150,7 +183,7 @@ impl Refusal {
         let reasons = self
             .by_reason
             .iter()
-            .map(|(reason, hosts)| format!("{} {reason}{}", hosts.len(), names(hosts)));
+            .map(|(reason, hosts)| format!("{} {}", hosts.len(), say(reason, hosts)));
         let reasons: Vec<String> = reasons.collect();
         format!(
             "No valid host was found. {hosts} considered: {}",
@@ -161,6 +194,6 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.tell(|_| String::new()))
+        f.write_str(&self.tell(|reason, _| reason.to_string()))
     }
 }

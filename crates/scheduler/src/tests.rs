@@ -25,6 +25,7 @@ fn host(number: u128) -> HostState {
         host_ip: "192.0.2.1".to_owned(),
         cpu_info: json!({"arch": "x86_64", "features": ["aes", "vmx"]}),
         up: true,
+        down: crate::Down::default(),
         disabled: false,
         zone: "nova".to_owned(),
         aggregates: Vec::new(),
@@ -193,7 +194,7 @@ fn each_filter_has_its_reason() {
             "not fit for the trait CUSTOM_SSD",
         ),
         (request(), |h| h.disabled = true, false, "disabled"),
-        (request(), |h| h.up = false, false, "down"),
+        (request(), |h| h.up = false, false, "down (not heard of)"),
         (
             Request {
                 forced: true,
@@ -201,7 +202,7 @@ fn each_filter_has_its_reason() {
             },
             |h| h.up = false,
             false,
-            "down",
+            "down (not heard of)",
         ),
         (
             Request {

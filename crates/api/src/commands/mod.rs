@@ -1,6 +1,7 @@
 //! Commands: what a request wants, without the version it was said in.
 
 pub mod create_server;
+mod dry_run;
 pub mod editable;
 mod place;
 mod resolve;

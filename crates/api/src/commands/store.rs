@@ -68,7 +68,7 @@ impl CreateServer {
     }
 
     /// How many servers the quotas allow: as many as wanted, but not less than `min_count`.
-    fn within_limits(
+    pub(super) fn within_limits(
         &self,
         tx: &mut Tx<'_>,
         project: &ProjectId,
@@ -113,7 +113,7 @@ impl CreateServer {
     }
 
     /// The server group of the hints, if it has room.
-    fn group(
+    pub(super) fn group(
         &self,
         tx: &mut Tx<'_>,
         project: &ProjectId,
@@ -147,7 +147,13 @@ impl CreateServer {
     }
 
     /// One of the servers; owner, times and password are filled in by the caller.
-    fn instance(&self, resolved: &Resolved, id: ServerId, index: i64, count: i64) -> Instance {
+    pub(super) fn instance(
+        &self,
+        resolved: &Resolved,
+        id: ServerId,
+        index: i64,
+        count: i64,
+    ) -> Instance {
         let name = if count > 1 {
             format!("{}-{}", self.name, index + 1)
         } else {

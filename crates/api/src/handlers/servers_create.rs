@@ -4,13 +4,21 @@ use crate::call::{Call, Reply};
 use crate::commands::CreateServer;
 use crate::commands::editable::disk_config;
 use crate::faults::Fault;
+use crate::schemas::is_true;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-/// Accepts new servers.
+fn says_yes(text: &str) -> bool {
+    is_true(&Value::from(text))
+}
+
+/// Accepts new servers; with `?dry_run=true` only says what would become of them.
 pub async fn create(call: Call) -> Result<Reply, Fault> {
     let command = CreateServer::read(&call)?;
     let resolved = command.resolve(&call).await?;
+    if call.query.get("dry_run").is_some_and(says_yes) {
+        return Reply::ok(&command.try_out(&call, resolved).await?);
+    }
     let (password, by_reservation) = (command.admin_pass.clone(), command.return_reservation_id);
     let server = command.accept(&call, resolved).await?;
     if by_reservation {

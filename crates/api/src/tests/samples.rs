@@ -87,7 +87,7 @@ async fn send(cloud: &Cloud, version: u16, method: &str, path: &str, body: Value
     answer.json()
 }
 
-fn facts() -> HostFacts {
+pub fn facts() -> HostFacts {
     HostFacts {
         hypervisor_type: "QEMU".into(),
         hypervisor_version: 7_002_000,

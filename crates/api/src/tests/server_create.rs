@@ -2,6 +2,7 @@
 
 use super::harness::{BUSY, Cloud, DEMO, HUNGRY, IMAGE, LARGE, NETWORK, PORT};
 use serde_json::{Value, json};
+use types::Timestamp;
 
 /// A cloud with a flavor `1` (1 vCPU, 512 MiB, 1 GiB).
 pub async fn cloud() -> Cloud {
@@ -397,4 +398,98 @@ async fn quotas_hold_in_a_race() {
         .await
         .unwrap();
     assert_eq!(held.instances, 10);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_why_and_writes_nothing() {
+    let cloud = cloud().await;
+    let path = "/servers?dry_run=true";
+    let ask = async |token: &'static str, body: Value| {
+        let answer = cloud.send(token, 90, "POST", path, body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()["dry_run"].clone()
+    };
+    let none = ask("member", body(json!({}))).await;
+    assert_eq!(none["would_be_placed"], false);
+    assert_eq!(
+        none["message"],
+        "No valid host was found. There are no compute hosts."
+    );
+
+    cloud
+        .store
+        .write(|tx| -> Result<(), sql::Error> {
+            let now = Timestamp::now();
+            for (host, problem) in [
+                ("h1", None),
+                ("h2", Some("libvirt: no socket")),
+                ("h3", None),
+            ] {
+                let node = types::NodeId::random();
+                db::hosts::beat(tx, &host.into(), "nova-compute", problem, now)?;
+                db::hosts::beat(tx, &host.into(), "nova-compute", problem, now)?;
+                let mut facts = super::samples::facts();
+                facts.hypervisor_hostname = host.into();
+                facts.vcpus = if host == "h3" { 0 } else { 2 };
+                db::hosts::put_node(
+                    tx,
+                    &host.into(),
+                    node,
+                    &facts,
+                    &db::hosts::Ratios {
+                        cpu: 1.0,
+                        ..db::hosts::Ratios::default()
+                    },
+                    now,
+                )?;
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let good = ask("member", body(json!({}))).await;
+    assert_eq!(
+        (&good["would_be_placed"], &good["placeable"]),
+        (&json!(true), &json!(1))
+    );
+    assert!(
+        good.get("hosts").is_none(),
+        "members learn no names of hosts"
+    );
+    let good = ask("admin", body(json!({}))).await;
+    assert_eq!(good["hosts"], json!(["h1"]));
+
+    let many = ask("member", body(json!({"min_count": 3, "max_count": 3}))).await;
+    assert_eq!(
+        (&many["would_be_placed"], &many["placeable"]),
+        (&json!(false), &json!(2))
+    );
+    assert_eq!(many["hosts_considered"], 3);
+    let message = many["message"].as_str().unwrap();
+    assert!(
+        message.contains("1 down (its hypervisor does not work)"),
+        "{message}"
+    );
+    assert!(
+        !message.contains("libvirt") && !message.contains("h2"),
+        "{message}"
+    );
+    let many = ask("admin", body(json!({"min_count": 3, "max_count": 3}))).await;
+    let down = json!({"reason": "down (libvirt: no socket)", "count": 1, "hosts": ["h2"]});
+    assert!(
+        many["reasons"].as_array().unwrap().contains(&down),
+        "{many}"
+    );
+
+    let refused = body(json!({"min_count": 900, "max_count": 900}));
+    let refused = cloud.send("member", 90, "POST", path, refused).await;
+    assert_eq!(
+        refused.status, 403,
+        "quotas answer as for the real request: {}",
+        refused.text
+    );
+    assert_eq!(
+        cloud.get("member", 90, "/servers").await.json()["servers"],
+        json!([])
+    );
 }

@@ -3,10 +3,9 @@
 use crate::neighbours::Neighbours;
 use db::instances::{Instance, Place};
 use journal::{Failure, StepError};
-use scheduler::{Group, GroupPolicy, Request};
+use scheduler::{Group, Request};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
-use std::collections::BTreeSet;
 use types::{HostName, ServerId, Timestamp};
 
 /// Claims tried in one transaction.
@@ -68,15 +67,8 @@ impl Choice {
             Ok::<_, sql::Error>((group, db::work::debtors(tx, id)?))
         });
         let (group, debtors) = found.await?;
-        let mut request = wish(server)?;
-        let hints = &server.scheduler_hints;
-        request.zone.clone_from(&server.pinned_zone);
-        request.only_host = hints["_host"].as_str().map(HostName::from);
-        request.forced = request.only_host.is_some();
-        request.same_host = servers_named(&hints["same_host"]);
-        request.different_host = servers_named(&hints["different_host"]);
+        let mut request = wish(server)?.with_hints(server);
         request.ignore_hosts = self.failed.iter().cloned().chain(debtors).collect();
-        request.project = Some(server.project_id.clone());
         request.group = group;
         Ok(request)
     }
@@ -156,30 +148,5 @@ fn group_of(
     let Some(id) = db::server_groups::of_server(tx, server)? else {
         return Ok(None);
     };
-    let Some(group) = db::server_groups::get(tx, id)? else {
-        return Ok(None);
-    };
-    let Some(policy) = GroupPolicy::parse(&group.policy) else {
-        return Ok(None);
-    };
-    let placed = db::server_groups::placed_members(tx, id, server)?;
-    let (members, hosts): (BTreeSet<ServerId>, Vec<HostName>) = placed.into_iter().unzip();
-    let most = group.max_server_per_host;
-    let group = Group {
-        policy,
-        members,
-        max_server_per_host: most.and_then(|most| u64::try_from(most).ok()).unwrap_or(1),
-    };
-    Ok(Some((group, hosts)))
-}
-
-/// The servers that a scheduler hint names: one id or a list.
-fn servers_named(hint: &serde_json::Value) -> BTreeSet<ServerId> {
-    let one = hint.as_str().into_iter();
-    let many = hint
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|id| id.as_str());
-    one.chain(many).filter_map(|id| id.parse().ok()).collect()
+    Group::read(tx, id, server)
 }

@@ -46,7 +46,15 @@ const ROOMS: &[(&str, Uses)] = &[
     (
         "api",
         Uses::Only(&[
-            "types", "sql", "db", "journal", "bus", "clients", "web", "policy",
+            "types",
+            "sql",
+            "db",
+            "journal",
+            "bus",
+            "clients",
+            "scheduler",
+            "web",
+            "policy",
         ]),
     ),
     (
