@@ -236,8 +236,31 @@ def test_events_from_other_services(old, boss, demo_sdk, image, name):
     old.send("DELETE", path)
 
 
+def test_volumes(old, demo_sdk, name):
+    made = old.send("POST", "/os-volumes", {"volume": {"size": 1, "display_name": name}}, version=OLD)
+    assert made.status_code == 200, made.text
+    volume = made.json()["volume"]
+    path = f"/os-volumes/{volume['id']}"
+    assert made.headers["Location"].endswith(path)
+    wait_until(lambda: get(old, path)["volume"]["status"] == "available", 60, "the volume")
+    shown = get(old, path)["volume"]
+    assert (shown["displayName"], shown["size"], shown["attachments"]) == (name, 1, [{}])
+    assert volume["id"] in {one["id"] for one in get(old, "/os-volumes/detail")["volumes"]}
+    snapshot = old.send("POST", "/os-snapshots", {"snapshot": {"volume_id": volume["id"]}}, version=OLD).json()
+    copy = f"/os-snapshots/{snapshot['snapshot']['id']}"
+    wait_until(lambda: get(old, copy)["snapshot"]["status"] == "available", 60, "the snapshot")
+    assert get(old, copy)["snapshot"]["volumeId"] == volume["id"]
+    check(old.send("DELETE", path, version=OLD), 400, "badRequest", "snapshot")
+    assert old.send("DELETE", copy, version=OLD).status_code == 202
+    gone = lambda path: old.send("GET", path, version=OLD).status_code == 404  # noqa: E731
+    wait_until(lambda: gone(copy), 60, "the snapshot is gone")
+    assert old.send("DELETE", path, version=OLD).status_code == 202
+    wait_until(lambda: gone(path), 60, "the volume is gone")
+    check(old.send("GET", f"/os-volumes/{GONE}", version=OLD), 404, "itemNotFound", "could not be found")
+    check(old.send("GET", "/os-volumes", version="2.36"), 404, "itemNotFound")
+
+
 def test_services_that_are_not_there(old, boss):
-    check(old.send("GET", "/os-volumes", version=OLD), 501, "notImplemented", "block storage")
     check(boss.send("GET", "/os-baremetal-nodes", version=OLD), 501, "notImplemented", "bare metal")
     answer = old.send("POST", "/os-baremetal-nodes", {"node": {}}, version=OLD)
     check(answer, 400, "badRequest", "Ironic command node-create")

@@ -8,6 +8,7 @@
 
 mod call;
 mod commands;
+mod devices;
 mod dispatch;
 mod faults;
 mod handlers;
@@ -36,7 +37,7 @@ mod views;
 use axum::Router;
 use axum::routing::get;
 use bus::Bus;
-use clients::{HostQuestions, Images, Networks};
+use clients::{HostQuestions, Images, Networks, Volumes};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tower_http::compression::CompressionLayer;
@@ -115,6 +116,8 @@ pub struct Deps {
     pub images: Images,
     /// The network service, asked with the user's token.
     pub networks: Networks,
+    /// The volume service, asked with the user's token.
+    pub volumes: Volumes,
     /// Rung after a commit.
     pub bus: Bus,
     /// Short answers from hosts.

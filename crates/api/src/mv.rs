@@ -72,6 +72,20 @@ pub const AGGREGATE_UUID: Microversion = mv(41);
 pub const DEVICE_TAGS_AGAIN: Microversion = mv(42);
 /// The flavor is shown within the server.
 pub const FLAVOR_EMBEDDED: Microversion = mv(47);
+/// Servers on a shelf can have volumes.
+pub const VOLUMES_ON_SHELF: Microversion = mv(20);
+/// Multiattach volumes.
+pub const MULTIATTACH: Microversion = mv(60);
+/// `delete_on_termination` of volumes that are attached.
+pub const ATTACHED_GOES: Microversion = mv(79);
+/// An attachment can be changed.
+pub const CHANGE_ATTACHMENT: Microversion = mv(85);
+/// Rescue of servers that boot from volumes.
+pub const RESCUE_VOLUMES: Microversion = mv(87);
+/// Ids of attachments and block devices.
+pub const ATTACHMENT_IDS: Microversion = mv(89);
+/// Attaching a volume answers nothing.
+pub const ATTACH_ANSWERS_NOTHING: Microversion = mv(101);
 /// Diagnostics have one shape.
 pub const DIAGNOSTICS: Microversion = mv(48);
 /// Server groups in quota classes.

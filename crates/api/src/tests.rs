@@ -18,4 +18,5 @@ mod server_create;
 mod server_edit;
 pub(crate) mod server_history;
 mod server_life;
+mod server_volumes;
 mod shelve;

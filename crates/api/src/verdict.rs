@@ -195,6 +195,22 @@ pub const ATTACH_INTERFACE: Rule = Rule::new("attach_interface", PLUGGED);
 pub const DETACH_INTERFACE: Rule = Rule::new("detach_interface", PLUGGED);
 const PLUGGED: &[VmState] = &[V::Active, V::Paused, V::Stopped];
 
+/// `POST /servers/{id}/os-volume_attachments`.
+pub const ATTACH_VOLUME: Rule = Rule::new("attach_volume", WITH_VOLUMES);
+/// `DELETE /servers/{id}/os-volume_attachments/{volume}`.
+pub const DETACH_VOLUME: Rule = Rule::new("detach_volume", WITH_VOLUMES);
+const WITH_VOLUMES: &[VmState] = &[
+    V::Active,
+    V::Paused,
+    V::Stopped,
+    V::Resized,
+    V::SoftDelete,
+    V::Shelved,
+    V::ShelvedOffloaded,
+];
+/// `PUT /servers/{id}/os-volume_attachments/{volume}` with another volume.
+pub const SWAP_VOLUME: Rule = Rule::new("swap_volume", &[V::Active, V::Paused, V::Resized]);
+
 /// Every rule with the name of its action, for the test of the whole matrix.
 #[cfg(test)]
 pub const ALL: &[(&str, Rule)] = &[
@@ -235,6 +251,9 @@ pub const ALL: &[(&str, Rule)] = &[
     ("shelveOffload", SHELVE_OFFLOAD),
     ("unshelve", UNSHELVE),
     ("detach interface", DETACH_INTERFACE),
+    ("attach volume", ATTACH_VOLUME),
+    ("detach volume", DETACH_VOLUME),
+    ("swap volume", SWAP_VOLUME),
 ];
 
 /// What keeps an action from a server.

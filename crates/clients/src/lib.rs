@@ -1,13 +1,15 @@
-//! What compute needs from its neighbours: images, networks, tokens for its own work, and short answers from hosts.
+//! What compute needs from its neighbours: images, networks, volumes, tokens for its own work, and short answers from hosts.
 //!
 //! The neighbours are asked by their public APIs, over a socket or by calling their router in the same process;
 //! [`web::client::Client`] hides which.
 
 mod images;
 mod networks;
+pub mod volumes;
 
 pub use images::{ImageRecord, Images, properties};
 pub use networks::{NetworkRecord, Networks, NewPort, PortRecord, Subnet, refusal};
+pub use volumes::Volumes;
 pub use web::client::{Answer, ClientError};
 
 use async_trait::async_trait;
@@ -20,6 +22,9 @@ use types::{HostName, ServerId};
 pub trait ServiceTokens: Send + Sync + 'static {
     /// A token of the service user, good for some minutes at least.
     async fn token(&self) -> Result<String, ClientError>;
+
+    /// The same for work in a project whose things only its own tokens make: volumes.
+    async fn token_in(&self, project_id: &str) -> Result<String, ClientError>;
 }
 
 /// Asks the agent of a host a short question.

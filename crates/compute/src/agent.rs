@@ -19,7 +19,7 @@ use types::agent::{
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId};
 use virt::{
-    GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Power, RescueDisk, RootDisk,
+    Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Power, RescueDisk,
     StableRescue,
 };
 use web::client::{Client, ClientError};
@@ -316,6 +316,31 @@ impl Agent {
                 let set = self.hypervisor.set_password(id, user, password).await;
                 set.map(power).map_err(failure)
             }
+            Verb::EnsureVolume { disk, .. } => {
+                let disk = disk.as_deref().map(Disk::from_plan);
+                let disk = disk.ok_or((FailureKind::Host, "no disk was named".to_owned()))?;
+                let attached = self.hypervisor.attach_disk(id, &disk).await;
+                attached.map(power).map_err(failure)
+            }
+            Verb::EnsureNoVolume { volume_id } => {
+                let detached = self.hypervisor.detach_disk(id, volume_id).await;
+                detached.map(power).map_err(failure)
+            }
+            Verb::EnsureSwapped {
+                old_volume_id,
+                disk,
+            } => {
+                let disk = Disk::from_plan(disk);
+                let swapped = self.hypervisor.swap_disk(id, old_volume_id, &disk).await;
+                swapped.map(power).map_err(failure)
+            }
+            Verb::EnsureVolumeSize {
+                volume_id,
+                size_gib,
+            } => {
+                let grown = self.hypervisor.resize_disk(id, volume_id, *size_gib).await;
+                grown.map(power).map_err(failure)
+            }
             Verb::InterruptOnce => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;
@@ -453,8 +478,7 @@ impl Agent {
 
     /// Whether a root disk of this size can hold the guest's.
     async fn has_room_for(&self, id: ServerId, root_gib: u64) -> Result<bool, Failure> {
-        let (RootDisk::Image { size_gib, .. } | RootDisk::Blank { size_gib }) =
-            self.stored(id).await?.root;
+        let size_gib = self.stored(id).await?.root.local_gib();
         Ok(root_gib == 0 || root_gib >= size_gib)
     }
 

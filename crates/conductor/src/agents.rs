@@ -187,17 +187,45 @@ impl Agents {
         Ok(polled)
     }
 
-    /// Adds what is secret. A guest must not get a drive without it.
+    /// Adds what is secret, and the disks as they are on record now. A guest must not get a drive without it.
     async fn fill_in(&self, work: &mut Work) -> Result<(), String> {
         if let Some(sealed) = work.verb.sealed_mut() {
             let clear = self.inner.drives.open(sealed);
             *sealed = clear.ok_or("what was stored sealed cannot be opened")?;
         }
+        self.fill_in_disks(work).await?;
         let Some(plan) = work.verb.plan_mut() else {
             return Ok(());
         };
         if plan.config_drive.is_some() {
             plan.config_drive = Some(self.inner.drives.files(work.server).await?);
+        }
+        Ok(())
+    }
+
+    async fn fill_in_disks(&self, work: &mut Work) -> Result<(), String> {
+        let wanted = work.verb.volume_mut();
+        if wanted.is_none() && work.verb.plan_mut().is_none() {
+            return Ok(());
+        }
+        let server = work.server;
+        let reading = self
+            .inner
+            .with
+            .store
+            .read(move |tx| db::block_devices::of_server(tx, server));
+        let devices = reading
+            .await
+            .map_err(|error: sql::Error| error.to_string())?;
+        if let Some(plan) = work.verb.plan_mut() {
+            plan.disks = crate::disks::of_guest(&devices);
+        }
+        if let Some((volume, disk)) = work.verb.volume_mut() {
+            let its = devices
+                .iter()
+                .find(|device| device.volume_id.as_deref() == Some(&*volume));
+            let found = its.and_then(crate::disks::of_device);
+            *disk = Some(Box::new(found.ok_or("the volume is not on record")?));
         }
         Ok(())
     }

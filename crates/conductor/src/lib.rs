@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod agents;
 pub mod bells;
 pub mod confirmations;
+mod disks;
 pub mod flows;
 mod neighbours;
 pub mod offload;

@@ -1,7 +1,7 @@
-//! What flows need from outside: the network and image services under the service user's token, and the hosts' view.
+//! What flows need from outside: the network, image and volume services under the service user's token, and the hosts' view.
 
 use crate::view::View;
-use clients::{ClientError, Images, Networks, ServiceTokens};
+use clients::{ClientError, Images, Networks, ServiceTokens, Volumes};
 use journal::StepError;
 use sql::Store;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub struct Neighbours {
     pub networks: Arc<Networks>,
     /// The image service.
     pub images: Arc<Images>,
+    /// The volume service.
+    pub volumes: Arc<Volumes>,
     /// The service user's tokens.
     pub tokens: Arc<dyn ServiceTokens>,
     /// The hosts as schedulers see them.

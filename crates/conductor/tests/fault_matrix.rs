@@ -42,6 +42,7 @@ impl Story {
 const BEHIND_PIVOTS: &[&str] = &[
     "rotate",
     "release",
+    "complete_move",
     "remove",
     "unbind",
     "forget",
@@ -54,7 +55,7 @@ const BEHIND_PIVOTS: &[&str] = &[
     "put_back",
 ];
 /// Flows that a silent host does not stop: what it should have removed is its debt.
-const GOES_ON: &[&str] = &["delete", "shelve_offload"];
+const GOES_ON: &[&str] = &["delete", "shelve_offload", "snapshot_volumes"];
 
 /// Flows that wait for a silent host, because only that host can end them.
 const WAITS: &[&str] = &["confirm_resize", "revert_resize"];
@@ -162,6 +163,48 @@ const STORIES: &[Story] = &[
     story(
         "detach_interface",
         "detach",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
+    story(
+        "attach_volume",
+        "attach",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
+    story(
+        "attach_volume",
+        "attach",
+        &["stop"],
+        VmState::Stopped,
+        &[VmState::Stopped],
+    ),
+    story(
+        "detach_volume",
+        "detach",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
+    story(
+        "swap_volume",
+        "swap",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
+    story(
+        "extend_volume",
+        "act",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
+    story(
+        "snapshot_volumes",
+        "describe",
         &[],
         VmState::Active,
         &[VmState::Active],
@@ -529,6 +572,8 @@ async fn carry_out(kind: Kind, case: Case) {
     assert!(cluster.server(server).await.deleted);
     assert_eq!(cluster.audit().await, Vec::<String>::new());
     assert_eq!(cluster.network.ports(), []);
+    assert_eq!(cluster.volumes.attachments(), []);
+    assert_eq!(cluster.volumes.made(), []);
 }
 
 /// The agent is away for longer than anybody waits, and comes back.

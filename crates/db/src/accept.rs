@@ -93,6 +93,18 @@ pub const CONFIRM_RESIZE: &str = "confirm_resize";
 /// The flow that takes a resize or cold migration back.
 pub const REVERT_RESIZE: &str = "revert_resize";
 
+/// The flow that gives a server a volume that is on record as its disk; its state is `{"volume": id}`.
+pub const ATTACH_VOLUME: &str = "attach_volume";
+/// The flow that takes one away; its state is the same.
+pub const DETACH_VOLUME: &str = "detach_volume";
+
+/// The flow that tells a guest that a volume has grown; its state is `{"volume": id}`.
+pub const EXTEND_VOLUME: &str = "extend_volume";
+/// The flow that makes an image of snapshots of a server's volumes; its state is `{"image": id}`.
+pub const SNAPSHOT_VOLUMES: &str = "snapshot_volumes";
+/// The flow that exchanges a volume for another; its state is `{"old": id, "new": id}`.
+pub const SWAP_VOLUME: &str = "swap_volume";
+
 /// Flows that nobody waits for: another one may begin at any time, and ends them.
 const QUIET: &[&str] = &[CRASH_DUMP];
 /// Flows that a hard reboot ends; each is one piece of work on the guest's host.

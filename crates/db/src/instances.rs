@@ -74,6 +74,9 @@ pub struct Kept {
     /// Its resize or cold migration, until that is confirmed, taken back or has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unsettled: Option<crate::moves::Unsettled>,
+    /// What is known of the volume it boots from; none means that its root disk is on its host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_volume: Option<BootVolume>,
 }
 
 /// A shelved server's belongings.
@@ -86,7 +89,33 @@ pub struct Shelved {
     pub at: Timestamp,
 }
 
+/// What the volume that a server boots from says of the image it was made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BootVolume {
+    /// The image's properties such as `hw_disk_bus`.
+    pub properties: BTreeMap<String, String>,
+    /// MiB that a server must have at least.
+    pub min_ram: u32,
+    /// GiB that a disk must have at least.
+    pub min_disk: u32,
+}
+
 impl Instance {
+    /// Whether its root disk is a volume.
+    pub fn is_volume_backed(&self) -> bool {
+        self.kept.boot_volume.is_some()
+    }
+
+    /// What image properties say about its machine.
+    pub fn image_properties(&self) -> Option<&BTreeMap<String, String>> {
+        match (&self.kept.boot_volume, &self.image) {
+            (Some(volume), _) => Some(&volume.properties),
+            (None, Some(image)) => Some(&image.properties),
+            (None, None) => None,
+        }
+    }
+
     /// The administrator's password for the guest as it runs now, encrypted.
     pub fn sealed_password(&self) -> Option<&str> {
         let rescued = self.kept.rescue_pass.as_deref();
@@ -536,6 +565,7 @@ pub fn mark_deleted(tx: &mut Tx<'_>, id: ServerId, now: Timestamp) -> Result<boo
     )?;
     crate::guest_passwords::remove(tx, id)?;
     crate::injected_files::remove(tx, id)?;
+    crate::block_devices::remove_of_server(tx, id)?;
     Ok(changed == 1)
 }
 

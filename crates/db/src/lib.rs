@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod actions;
 pub mod aggregates;
+pub mod block_devices;
 pub mod flavors;
 pub mod guest_passwords;
 pub mod hosts;
@@ -53,6 +54,11 @@ const MIGRATIONS: &[Migration] = &[
         version: 5,
         name: "moves",
         sql: include_str!("migrations/0005_moves.sql"),
+    },
+    Migration {
+        version: 6,
+        name: "block_devices",
+        sql: include_str!("migrations/0006_block_devices.sql"),
     },
     Migration {
         version: 9,

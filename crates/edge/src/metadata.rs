@@ -278,11 +278,16 @@ impl Inner {
     async fn look_up(&self, server: ServerId) -> Result<Guest, Refusal> {
         let found = self
             .store
-            .read(move |tx| db::instances::get(tx, server))
+            .read(move |tx| -> Result<_, sql::Error> {
+                let devices = db::block_devices::of_server(tx, server)?;
+                Ok((db::instances::get(tx, server)?, devices))
+            })
             .await?;
-        let instance = found.ok_or(Refusal::NotFound)?;
+        let (instance, devices) = found;
+        let instance = instance.ok_or(Refusal::NotFound)?;
         let sealed = instance.sealed_password().map(str::to_owned);
         let mut guest = Guest::new(instance);
+        guest.devices = devices;
         guest.vendor = self.vendor.clone();
         guest.domain.clone_from(&self.domain);
         if let Some(sealed) = sealed {

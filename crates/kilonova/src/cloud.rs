@@ -72,6 +72,7 @@ fn reach(filled: &Filled) -> Reach {
     Reach {
         images: Way::Here(filled.image.router()),
         networks: Way::Here(filled.network.router()),
+        volumes: Way::Here(filled.volume.router()),
         tokens: Arc::new(EmbeddedTokens::new(
             filled.identity.clone(),
             "nova",

@@ -48,10 +48,11 @@ impl ConfigDrives for Drives {
                 Ok((
                     db::instances::get(tx, server)?,
                     db::injected_files::get(tx, server)?,
+                    db::block_devices::of_server(tx, server)?,
                 ))
             })
             .await;
-        let (instance, sealed) = found.map_err(|error| error.to_string())?;
+        let (instance, sealed, devices) = found.map_err(|error| error.to_string())?;
         let instance = instance.ok_or("the server is gone")?;
         let injected = sealed.map(|sealed| injected_files(&self.secrets, &sealed));
         let token = self
@@ -72,6 +73,7 @@ impl ConfigDrives for Drives {
             .and_then(|sealed| self.secrets.open(sealed));
         let mut guest = metadata::Guest::new(instance);
         guest.subnets = subnets;
+        guest.devices = devices;
         guest.admin_pass = admin_pass;
         guest.files = injected.transpose()?.unwrap_or_default();
         let seed: [u8; metadata::SEED_BYTES] = std::array::from_fn(|_| rand::random());

@@ -275,6 +275,7 @@ async fn reach(orders: &Orders, identity: identity::Service) -> Result<Reach> {
     Ok(Reach {
         images: Way::there(settings.image_url(), settings)?,
         networks: Way::there(settings.network_url(), settings)?,
+        volumes: Way::there(settings.volume_url(), settings)?,
         validator: services::local_validator(&identity),
         tokens: Arc::new(EmbeddedTokens::new(identity, "nova", project)),
         shared: true,

@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use clients::{ClientError, ServiceTokens};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ pub(crate) struct EmbeddedTokens {
     identity: identity::Service,
     user: &'static str,
     project: String,
-    current: Mutex<Option<(String, Instant)>>,
+    current: Mutex<HashMap<String, (String, Instant)>>,
 }
 
 impl EmbeddedTokens {
@@ -32,25 +33,28 @@ impl EmbeddedTokens {
 #[async_trait]
 impl ServiceTokens for EmbeddedTokens {
     async fn token(&self) -> Result<String, ClientError> {
+        self.token_in(&self.project).await
+    }
+
+    async fn token_in(&self, project_id: &str) -> Result<String, ClientError> {
         {
-            let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((token, since)) = &*current
-                && since.elapsed() < USED_FOR
-            {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.retain(|_, (_, since)| since.elapsed() < USED_FOR);
+            if let Some((token, _)) = current.get(project_id) {
                 return Ok(token.clone());
             }
         }
         let issued = self
             .identity
-            .issue_service_token(self.user, &self.project)
+            .issue_service_token(self.user, project_id)
             .await;
         let unreachable = |error: identity::Error| ClientError::Unreachable {
             service: "the identity service",
             reason: error.to_string(),
         };
         let token = issued.map_err(unreachable)?;
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((token.clone(), Instant::now()));
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.insert(project_id.to_owned(), (token.clone(), Instant::now()));
         Ok(token)
     }
 }

@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use anyhow::{Context, Result};
 use axum::Router;
 use bus::{Bell, Bus};
-use clients::{Images, Networks, ServiceTokens};
+use clients::{Images, Networks, ServiceTokens, Volumes};
 use conductor::agents::Agents;
 use conductor::questions::Questions;
 use conductor::view::View;
@@ -69,6 +69,7 @@ impl Way {
 pub(crate) struct Reach {
     pub(crate) images: Way,
     pub(crate) networks: Way,
+    pub(crate) volumes: Way,
     pub(crate) tokens: Arc<dyn ServiceTokens>,
     pub(crate) validator: Arc<dyn TokenValidator>,
     /// Several processes share the databases.
@@ -82,6 +83,10 @@ impl Reach {
 
     fn networks(&self) -> Networks {
         Networks::new(self.networks.client("the network service"))
+    }
+
+    fn volumes(&self) -> Volumes {
+        Volumes::new(self.volumes.client("the volume service"))
     }
 }
 
@@ -261,6 +266,7 @@ pub(crate) async fn compute_api(
         validator: Arc::clone(&reach.validator),
         images: reach.images(),
         networks: reach.networks(),
+        volumes: reach.volumes(),
         bus: bus.clone(),
         questions: Arc::new(Questions::new(store, bus.clone())),
         secrets: Arc::new(Sealer(secret_box(orders)?)),
@@ -326,6 +332,7 @@ impl Conductor {
             store: store.clone(),
             networks: Arc::clone(&networks),
             images: Arc::new(reach.images()),
+            volumes: Arc::new(reach.volumes()),
             tokens: Arc::clone(&reach.tokens),
             view: Arc::new(View::new(store.clone(), settings.down_after())),
         };

@@ -124,6 +124,7 @@ pub(crate) struct Settings {
     /// Where other processes find the services; empty is this machine.
     pub(crate) image_endpoint: String,
     pub(crate) network_endpoint: String,
+    pub(crate) volume_endpoint: String,
     /// Signs what metadata proxies say; empty is the one in the home.
     pub(crate) metadata_secret: String,
     /// Where metadata proxies find the metadata service; empty is this machine.
@@ -201,6 +202,7 @@ impl Default for Settings {
             public_address: String::new(),
             image_endpoint: String::new(),
             network_endpoint: String::new(),
+            volume_endpoint: String::new(),
             metadata_secret: String::new(),
             metadata_endpoint: String::new(),
             conductor_listen: String::new(),
@@ -247,6 +249,7 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "internal_service_availability_zone", help: "the zone of services that are not hosts", set: |s, v| set(&mut s.internal_availability_zone, text(v)), show: |s| s.internal_availability_zone.clone() },
     Key { section: "api", name: "max_limit", help: "items of a page at most", set: |s, v| set(&mut s.max_limit, number(v, 1, 100_000)), show: |s| s.max_limit.to_string() },
     Key { section: "neutron", name: "default_floating_pool", help: "external network of floating addresses that requests below 2.36 ask for without naming one", set: |s, v| set(&mut s.default_floating_pool, text(v)), show: |s| s.default_floating_pool.clone() },
+    Key { section: "cinder", name: "endpoint_override", help: "where compute finds the volume service, as http://controller:8776; empty: this machine", set: |s, v| set(&mut s.volume_endpoint, endpoint(v)), show: |s| s.volume_endpoint.clone() },
     Key { section: "neutron", name: "endpoint_override", help: "where compute finds the network service, as http://controller:9696; empty: this machine", set: |s, v| set(&mut s.network_endpoint, endpoint(v)), show: |s| s.network_endpoint.clone() },
     Key { section: "neutron", name: "metadata_proxy_shared_secret", help: "signs what metadata proxies on hosts say; the same for metadata and network-agent; empty: the secret that `kilonova db sync` made in the home", set: |s, v| set(&mut s.metadata_secret, Ok(v.to_owned())), show: |s| hidden(&s.metadata_secret) },
     Key { section: "glance", name: "endpoint_override", help: "where compute finds the image service, as http://controller:9292; empty: this machine", set: |s, v| set(&mut s.image_endpoint, endpoint(v)), show: |s| s.image_endpoint.clone() },
@@ -550,6 +553,11 @@ impl Settings {
     /// Where the network service is.
     pub(crate) fn network_url(&self) -> String {
         or_else(&self.network_endpoint, || self.url(self.network_port, ""))
+    }
+
+    /// Where the volume service is.
+    pub(crate) fn volume_url(&self) -> String {
+        or_else(&self.volume_endpoint, || self.url(self.volume_port, ""))
     }
 
     /// Where the metadata service is.

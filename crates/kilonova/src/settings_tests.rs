@@ -64,6 +64,7 @@ fn every_key_is_shown_and_read_back() {
         public_address: "cloud.example.org".to_owned(),
         image_endpoint: "http://i:1".to_owned(),
         network_endpoint: "https://n:2".to_owned(),
+        volume_endpoint: "https://v:3".to_owned(),
         // A secret is not shown.
         metadata_secret: "***".to_owned(),
         metadata_endpoint: "http://m:3".to_owned(),

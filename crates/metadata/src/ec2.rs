@@ -105,7 +105,26 @@ impl Guest {
         let Some(root) = &self.instance.root_device_name else {
             return json!({ "ami": "sda1", "root": "/dev/sda1", "ephemeral0": "sda2", "swap": "sda3" });
         };
-        json!({ "ami": root.strip_prefix("/dev/").unwrap_or(root), "root": root })
+        let mut mapping =
+            json!({ "ami": root.strip_prefix("/dev/").unwrap_or(root), "root": root });
+        let mut volumes: Vec<Option<&str>> = Vec::new();
+        let mut empty = 0;
+        for device in &self.devices {
+            let name = device.device_name.as_deref();
+            if device.is_volume() {
+                volumes.push(name);
+            } else if device.is_swap() {
+                mapping["swap"] = json!(name);
+            } else if device.is_ephemeral() {
+                mapping[format!("ephemeral{empty}")] = json!(name);
+                empty += 1;
+            }
+        }
+        volumes.sort_unstable();
+        for (number, name) in volumes.into_iter().enumerate() {
+            mapping[format!("ebs{number}")] = json!(name);
+        }
+        mapping
     }
 
     fn first_ipv4(&self, kind: &str) -> Option<&str> {

@@ -26,6 +26,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use clients::Subnet;
+use db::block_devices::BlockDevice;
 use db::instances::Instance;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -86,6 +87,8 @@ pub struct Guest {
     pub availability_zone: Option<String>,
     /// Appended to the host name after a dot; empty for nothing.
     pub domain: String,
+    /// Its disks on record.
+    pub devices: Vec<BlockDevice>,
     /// Files to inject (path in the guest, content); only for the config drive.
     pub files: Vec<(String, Vec<u8>)>,
 }
@@ -121,6 +124,7 @@ impl Guest {
             availability_zone: instance.availability_zone.clone(),
             domain: DOMAIN.to_owned(),
             files: Vec::new(),
+            devices: Vec::new(),
             instance,
         }
     }

@@ -141,6 +141,18 @@ impl Guest {
             }
             nic
         });
-        Value::Array(nics.collect())
+        let disks = self.devices.iter().filter_map(|device| {
+            let tag = device.tag.as_ref()?;
+            let mut disk =
+                json!({ "type": "disk", "bus": "none", "address": "none", "tags": [tag] });
+            if let Some(volume) = &device.volume_id {
+                disk["serial"] = json!(volume);
+            }
+            if let Some(name) = &device.device_name {
+                disk["path"] = json!(name);
+            }
+            Some(disk)
+        });
+        Value::Array(nics.chain(disks).collect())
     }
 }

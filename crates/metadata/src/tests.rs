@@ -289,6 +289,38 @@ fn meta_data_grows_with_its_versions() {
 }
 
 #[test]
+fn disks_are_named() {
+    use db::block_devices::BlockDevice;
+    use types::disks::{Destination, Source};
+    let mut guest = guest();
+    let server = guest.instance.id;
+    let volume = BlockDevice {
+        volume_id: Some("v1".to_owned()),
+        device_name: Some("/dev/vdc".to_owned()),
+        tag: Some("data".to_owned()),
+        ..BlockDevice::new(server, Source::Volume, Destination::Volume)
+    };
+    let swap = BlockDevice {
+        guest_format: Some("swap".to_owned()),
+        device_name: Some("/dev/vdb".to_owned()),
+        ..BlockDevice::new(server, Source::Blank, Destination::Local)
+    };
+    guest.devices = vec![swap, volume];
+    let document = json_at(&guest, "/openstack/latest/meta_data.json");
+    let disk = json!({ "type": "disk", "bus": "none", "address": "none", "serial": "v1", "path": "/dev/vdc", "tags": ["data"] });
+    assert_eq!(document["devices"].as_array().unwrap().last(), Some(&disk));
+    for (name, device) in [("swap", "/dev/vdb"), ("ebs0", "/dev/vdc")] {
+        let path = format!("/latest/meta-data/block-device-mapping/{name}");
+        let found = guest.lookup(&path, b"seed", None);
+        assert_eq!(
+            found,
+            Some(Found::Text(device.as_bytes().to_vec())),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn a_bare_guest_has_neither_key_nor_data_nor_password() {
     let mut bare = instance();
     (bare.key_name, bare.key_data, bare.user_data) = (None, None, None);

@@ -1,5 +1,6 @@
 //! What a server wants of its host.
 
+use db::instances::Instance;
 use std::collections::{BTreeMap, BTreeSet};
 use types::server::{Flavor, ImageRef};
 use types::{HostName, NodeId, ProjectId, ServerId};
@@ -102,6 +103,20 @@ pub struct WrongRequest {
 }
 
 impl Request {
+    /// What a server wants; the rest is for the caller to fill in. One that boots from a volume has no root disk on its
+    /// host.
+    pub fn of(server: &Instance) -> Result<Self, WrongRequest> {
+        let mut flavor = server.flavor.clone();
+        if server.is_volume_backed() {
+            flavor.root_gb = 0;
+        }
+        let mut request = Self::new(&flavor, server.image.as_ref())?;
+        if let (None, Some(properties)) = (&server.image, server.image_properties()) {
+            request.image_properties.clone_from(properties);
+        }
+        Ok(request)
+    }
+
     /// What a server of this flavor and image wants; the rest is for the caller to fill in.
     ///
     /// Extra specs `resources:CLASS = n` replace the flavor's amount (0 leaves the class out), `trait:NAME` is

@@ -1,6 +1,7 @@
 //! What must hold whenever nothing is going on.
 
 use crate::cluster::{Cluster, PROJECT};
+use db::block_devices::BlockDevice;
 use db::instances::Instance;
 use sql::{Error, Tx};
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ impl Cluster {
             .collect();
         self.ports(&live, &mut wrong);
         let of_shelved = self.images.of_type("shelved");
+        self.volumes(&live, &mut wrong).await;
         for (image, status) in self.images.all() {
             if status != "active" {
                 wrong.push(format!("image {image} is left {status}"));
@@ -116,6 +118,100 @@ impl Cluster {
         }
     }
 
+    /// What the volume service holds for servers is what they have on record.
+    async fn volumes(&self, live: &BTreeMap<ServerId, Instance>, wrong: &mut Vec<String>) {
+        let devices: Result<Vec<BlockDevice>, Error> =
+            self.store.read(db::block_devices::all).await;
+        let devices = devices.unwrap();
+        let there = self.volumes.attachments();
+        for (volume, server, status) in &there {
+            let its = |device: &&BlockDevice| {
+                device.server.to_string() == *server
+                    && device.volume_id.as_ref() == Some(volume)
+                    && device.attachment_id.is_some()
+                    && live.contains_key(&device.server)
+            };
+            let holder = server.parse().ok().and_then(|id: ServerId| live.get(&id));
+            let offloaded = holder.is_some_and(|one| one.vm_state == VmState::ShelvedOffloaded);
+            let wanted = if offloaded { "reserved" } else { "attached" };
+            if devices.iter().filter(its).count() != 1 || status != wanted {
+                wrong.push(format!(
+                    "volume {volume} is {status} to {server}, on record: {devices:?}"
+                ));
+            }
+        }
+        for (volume, status) in self.volumes.all() {
+            let used = there.iter().find(|(one, ..)| *one == volume);
+            let wanted = match used {
+                Some((_, _, how)) if how == "reserved" => "reserved",
+                Some(_) => "in-use",
+                None => "available",
+            };
+            if status != wanted {
+                wrong.push(format!("volume {volume} is left {status}"));
+            }
+        }
+        let images = self.images.all();
+        for image in self.volumes.snapshots() {
+            if !images.iter().any(|(id, _)| *id == image) {
+                wrong.push(format!(
+                    "a snapshot was made for the image {image}, which is gone"
+                ));
+            }
+        }
+        for (volume, disk) in self.volumes.made() {
+            let known = |device: &BlockDevice| {
+                device.id.to_string() == disk && device.volume_id.as_ref() == Some(&volume)
+            };
+            if !devices.iter().any(known) {
+                wrong.push(format!(
+                    "volume {volume} was made for {disk}, which does not know it"
+                ));
+            }
+        }
+        for device in &devices {
+            if !live.contains_key(&device.server) {
+                wrong.push(format!("{device:?} is left of a server that is gone"));
+            }
+            if let (Some(_), Some(volume)) = (&device.attachment_id, &device.volume_id) {
+                let its = (volume, device.server.to_string());
+                if !there
+                    .iter()
+                    .any(|(one, holder, _)| (one, holder.clone()) == its)
+                {
+                    wrong.push(format!(
+                        "{its:?} is on record and not at the volume service"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The volumes that a guest has, and those on record.
+    async fn disks(&self, host: &crate::Host, server: ServerId, wrong: &mut Vec<String>) {
+        let spec = virt::Hypervisor::stored_spec(&*host.sim, server).await;
+        let disks = spec.unwrap().map(|spec| spec.disks).unwrap_or_default();
+        let mut has: Vec<String> = disks
+            .iter()
+            .filter_map(|disk| disk.volume_id().map(str::to_owned))
+            .collect();
+        let read = move |tx: &mut Tx<'_>| db::block_devices::of_server(tx, server);
+        let devices: Result<Vec<BlockDevice>, Error> = self.store.read(read).await;
+        let mut wanted: Vec<String> = devices
+            .unwrap()
+            .into_iter()
+            .filter(|device| device.attachment_id.is_some())
+            .filter_map(|device| device.volume_id)
+            .collect();
+        has.sort();
+        wanted.sort();
+        if has != wanted {
+            wrong.push(format!(
+                "the guest of {server} has the volumes {has:?}, on record are {wanted:?}"
+            ));
+        }
+    }
+
     async fn guests(&self, live: &BTreeMap<ServerId, Instance>, wrong: &mut Vec<String>) {
         let mut found = BTreeMap::new();
         for host in &self.hosts {
@@ -132,6 +228,7 @@ impl Cluster {
                 if server.and_then(|server| server.host.as_ref()) != Some(&host.name) {
                     wrong.push(format!("a guest of {id} on {}", host.name));
                 }
+                self.disks(host, id, wrong).await;
                 found.insert(id, power);
             }
         }
@@ -195,7 +292,7 @@ fn allocations(tx: &mut Tx<'_>, server: &Instance, wrong: &mut Vec<String>) -> R
         .collect();
     let mut wanted = Vec::new();
     if let (Some(node), false) = (server.node_id, server.deleted) {
-        let request = scheduler::Request::new(&server.flavor, server.image.as_ref()).unwrap();
+        let request = scheduler::Request::of(server).unwrap();
         for (class, amount) in request.resources {
             wanted.push((node.0, class, amount));
         }

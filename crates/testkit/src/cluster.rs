@@ -3,6 +3,7 @@
 use crate::host::Host;
 use crate::images::Images;
 use crate::network::{NETWORK, Network};
+use crate::volumes::Volumes;
 use crate::{Kind, TestStore};
 use bus::{Bell, Bus};
 use clients::{ClientError, Networks, ServiceTokens};
@@ -11,6 +12,7 @@ use conductor::agents::{Agents, ConfigDrives};
 use conductor::view::View;
 use db::accept::{self, Accepted};
 use db::actions::Requester;
+use db::block_devices::BlockDevice;
 use db::instances::Instance;
 use journal::faults::{Fault, Faults, Never, Point};
 use journal::{Journal, Outcomes, Settings, Worker};
@@ -20,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use types::agent::Heartbeat;
+use types::disks::{Destination, Source};
 use types::server::{Flavor, WantedInterface, WantedNetworks};
 use types::{GroupId, PowerState, ServerId, TaskState, Timestamp, VmState};
 
@@ -87,6 +90,10 @@ struct Token;
 
 #[async_trait::async_trait]
 impl ServiceTokens for Token {
+    async fn token_in(&self, _: &str) -> Result<String, ClientError> {
+        self.token().await
+    }
+
     async fn token(&self) -> Result<String, ClientError> {
         Ok("service".to_owned())
     }
@@ -122,6 +129,8 @@ pub struct Cluster {
     pub network: Arc<Network>,
     /// The image service.
     pub images: Arc<Images>,
+    /// The volume service.
+    pub volumes: Arc<Volumes>,
     /// The hosts as schedulers see them.
     pub view: Arc<View>,
     /// The hosts.
@@ -147,12 +156,14 @@ impl Cluster {
         db::migrate(&store).await.unwrap();
         let network = Arc::new(Network::default());
         let images = Arc::new(Images::default());
+        let volumes = Arc::new(Volumes::default());
         let view = Arc::new(View::new(store.clone(), Duration::from_secs(3600)));
         let client = |router| web::client::Client::in_process("a neighbour", router);
         let with = Neighbours {
             store: store.clone(),
             networks: Arc::new(Networks::new(client(network.router()))),
             images: Arc::new(clients::Images::new(client(images.router()))),
+            volumes: Arc::new(clients::Volumes::new(client(volumes.router()))),
             tokens: Arc::new(Token),
             view: Arc::clone(&view),
         };
@@ -182,6 +193,7 @@ impl Cluster {
             store,
             network,
             images,
+            volumes,
             view,
             hosts,
             drives,
@@ -397,7 +409,7 @@ impl Cluster {
         }
     }
 
-    /// Accepts a server on the network, as the API would.
+    /// Accepts a server on the network with a volume of its own and one that is made for it, as the API would.
     pub async fn create(&self) -> ServerId {
         self.create_with(|_| {}).await
     }
@@ -408,7 +420,18 @@ impl Cluster {
         change(&mut instance);
         let id = instance.id;
         self.created.lock().unwrap().push(id);
-        let write = move |tx: &mut Tx<'_>| accept::create(tx, &instance, BY);
+        let made = BlockDevice {
+            volume_size: Some(1),
+            delete_on_termination: true,
+            ..BlockDevice::new(id, Source::Blank, Destination::Volume)
+        };
+        let devices = [given_volume(id, &self.volumes.make()), made];
+        let write = move |tx: &mut Tx<'_>| {
+            for device in &devices {
+                db::block_devices::insert(tx, device, Timestamp::now())?;
+            }
+            accept::create(tx, &instance, BY)
+        };
         let accepted: Result<i64, sql::Error> = self.store.write(write).await;
         accepted.unwrap();
         self.bus.ring(Bell::Tasks);
@@ -520,6 +543,33 @@ impl Cluster {
         if flow == accept::SHELVE_OFFLOAD {
             return serde_json::json!({ "offload": true });
         }
+        if flow == accept::ATTACH_VOLUME {
+            return serde_json::json!({ "volume": self.volumes.make() });
+        }
+        if flow == accept::SNAPSHOT_VOLUMES {
+            let properties = serde_json::json!({ "name": "copy" });
+            return serde_json::json!({ "image": self.images.make(&properties) });
+        }
+        if [
+            accept::DETACH_VOLUME,
+            accept::EXTEND_VOLUME,
+            accept::SWAP_VOLUME,
+        ]
+        .contains(&flow)
+        {
+            // One that was made for the server goes with it; the other one is its owner's.
+            let (all, made) = (self.volumes.attachments(), self.volumes.made());
+            let its = all.iter().find(|(volume, holder, _)| {
+                *holder == server.to_string() && !made.iter().any(|(one, _)| one == volume)
+            });
+            let (volume, _, _) = its.expect("the server has a volume");
+            return match flow {
+                accept::SWAP_VOLUME => {
+                    serde_json::json!({ "old": volume, "new": self.volumes.make() })
+                }
+                _ => serde_json::json!({ "volume": volume }),
+            };
+        }
         if ![accept::SNAPSHOT, accept::BACKUP].contains(&flow) {
             return serde_json::json!({});
         }
@@ -545,7 +595,12 @@ impl Cluster {
                 by: BY,
             };
             let now = Timestamp::now();
-            accept::action(tx, &instance, shown_while(flow, hard), &start, now)
+            let accepted = accept::action(tx, &instance, shown_while(flow, hard), &start, now)?;
+            if flow == accept::ATTACH_VOLUME {
+                let new = given_volume(server, state["volume"].as_str().unwrap());
+                db::block_devices::insert(tx, &new, now)?;
+            }
+            Ok(accepted)
         };
         assert_eq!(self.store.write(write).await.unwrap(), Accepted::Yes);
         self.bus.ring(Bell::Tasks);
@@ -663,6 +718,14 @@ impl Cluster {
     }
 }
 
+/// A volume that exists, as a disk of a server.
+fn given_volume(server: ServerId, volume: &str) -> BlockDevice {
+    BlockDevice {
+        volume_id: Some(volume.to_owned()),
+        ..BlockDevice::new(server, Source::Volume, Destination::Volume)
+    }
+}
+
 /// What a server shows while a flow works on it.
 fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
     Some(match flow {
@@ -679,7 +742,7 @@ fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
         accept::RESCUE => TaskState::Rescuing,
         accept::UNRESCUE => TaskState::Unrescuing,
         accept::REBUILD => TaskState::Rebuilding,
-        accept::SNAPSHOT => TaskState::ImageSnapshotPending,
+        accept::SNAPSHOT | accept::SNAPSHOT_VOLUMES => TaskState::ImageSnapshotPending,
         accept::BACKUP => TaskState::ImageBackup,
         accept::CHANGE_PASSWORD => TaskState::UpdatingPassword,
         accept::EVACUATE => TaskState::Rebuilding,

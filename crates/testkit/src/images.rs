@@ -91,9 +91,18 @@ async fn answer(State(service): State<Arc<Images>>, request: Request<Body>) -> R
             if images[place]["status"] != "queued" {
                 return StatusCode::CONFLICT.into_response();
             }
-            assert!(sent.unwrap().starts_with(b"QFI"), "a qcow2 file");
+            let named = images[place]["block_device_mapping"].is_string();
+            assert!(named || sent.unwrap().starts_with(b"QFI"), "a qcow2 file");
             images[place]["status"] = "active".into();
             StatusCode::NO_CONTENT.into_response()
+        }
+        (Method::PATCH, ["images", _], Some(place)) => {
+            let patch: Value = serde_json::from_slice(&sent.unwrap()).unwrap();
+            for change in patch.as_array().unwrap() {
+                let name = change["path"].as_str().unwrap().trim_start_matches('/');
+                images[place][name] = change["value"].clone();
+            }
+            axum::Json(images[place].clone()).into_response()
         }
         (Method::DELETE, ["images", _], Some(place)) => {
             images.remove(place);

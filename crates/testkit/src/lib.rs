@@ -10,9 +10,11 @@ mod cluster;
 mod host;
 mod images;
 mod network;
+mod volumes;
 
 pub use cluster::{Cluster, Options, PROJECT, Switch};
 pub use host::Host;
 pub use images::Images;
 pub use network::Network;
 pub use sql::testing::{Kind, TestStore, databases, kinds};
+pub use volumes::Volumes;

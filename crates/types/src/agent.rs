@@ -4,6 +4,7 @@
 //! Every piece of work carries the task's epoch: an agent refuses one that is lower than the highest it has
 //! seen for the task, so a conductor that lost its lease cannot act any more.
 
+use crate::disks::GuestDisk;
 use crate::ids::{HostName, ImageId, NodeId, ServerId, TaskId};
 use crate::states::PowerState;
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,32 @@ pub enum Verb {
         /// The port.
         port_id: String,
     },
+    /// The guest has this volume as a disk, now if it runs and from its next start on.
+    EnsureVolume {
+        /// The volume.
+        volume_id: String,
+        /// The disk; filled in when the host pulls the work.
+        disk: Option<Box<GuestDisk>>,
+    },
+    /// The guest does not have this volume.
+    EnsureNoVolume {
+        /// The volume.
+        volume_id: String,
+    },
+    /// The guest's disk is the new volume, with what was on the old one.
+    EnsureSwapped {
+        /// The volume that it had.
+        old_volume_id: String,
+        /// The disk as it shall be.
+        disk: Box<GuestDisk>,
+    },
+    /// The guest sees that this volume has grown.
+    EnsureVolumeSize {
+        /// The volume.
+        volume_id: String,
+        /// GiB.
+        size_gib: u64,
+    },
     /// The guest got a non-maskable interrupt once for this key.
     InterruptOnce,
     /// A user in the guest has this password.
@@ -173,6 +200,14 @@ impl Verb {
         }
     }
 
+    /// The volume of a verb whose disk is filled in late, and the place of the disk.
+    pub fn volume_mut(&mut self) -> Option<(&str, &mut Option<Box<GuestDisk>>)> {
+        match self {
+            Self::EnsureVolume { volume_id, disk } => Some((volume_id, disk)),
+            _ => None,
+        }
+    }
+
     /// The verb's name in logs and ledgers.
     pub fn name(&self) -> &'static str {
         match self {
@@ -191,6 +226,10 @@ impl Verb {
             Self::SnapshotOnce { .. } => "snapshot_once",
             Self::EnsureInterface(_) => "ensure_interface",
             Self::EnsureNoInterface { .. } => "ensure_no_interface",
+            Self::EnsureVolume { .. } => "ensure_volume",
+            Self::EnsureNoVolume { .. } => "ensure_no_volume",
+            Self::EnsureSwapped { .. } => "ensure_swapped",
+            Self::EnsureVolumeSize { .. } => "ensure_volume_size",
             Self::InterruptOnce => "interrupt_once",
             Self::EnsurePassword { .. } => "ensure_password",
             Self::EnsureReady(_) => "ensure_ready",
@@ -233,6 +272,9 @@ pub struct GuestPlan {
     pub config_drive: Option<Vec<(String, String)>>,
     /// Image properties that shape the machine (`hw_*`).
     pub hardware: BTreeMap<String, String>,
+    /// Disks beside the one that is made of the image; the one with boot index 0 takes its place.
+    #[serde(default)]
+    pub disks: Vec<GuestDisk>,
 }
 
 /// Where a root disk comes from.

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod caller;
+pub mod disks;
 pub mod ids;
 pub mod microversion;
 pub mod network_wanted;

@@ -1,5 +1,6 @@
 //! The seam between the compute agent and whatever runs guests.
 
+use crate::disks::Disk;
 use crate::facts::{Diagnostics, GuestEvent, GuestInfo, HostFacts};
 use crate::spec::{GuestSpec, Power, Vif};
 use async_trait::async_trait;
@@ -198,6 +199,27 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The guest exists as described, on the disks that it brings; a larger root disk has grown. It runs if `power` is on.
     /// One that landed before is left as it is. Its config drive is the one it had.
     async fn land(&self, spec: &GuestSpec, luggage: Luggage, power: Power) -> Result<GuestInfo>;
+
+    /// The guest has this volume as a disk: at once if it runs, and whenever it is started.
+    async fn attach_disk(&self, id: ServerId, disk: &Disk) -> Result<GuestInfo>;
+
+    /// The guest does not have this volume.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Timeout`] when a running guest does not let go of it.
+    async fn detach_disk(&self, id: ServerId, volume_id: &str) -> Result<GuestInfo>;
+
+    /// The disk that was the volume `old` is `disk` now, with the same data. Succeeds when it was so.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Rejected`] where that cannot be done while the guest goes on.
+    async fn swap_disk(&self, id: ServerId, old: &str, disk: &Disk) -> Result<GuestInfo>;
+
+    /// The guest sees that a volume of it has so many GiB.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Rejected`] where a running guest cannot see that.
+    async fn resize_disk(&self, id: ServerId, volume_id: &str, size_gib: u64) -> Result<GuestInfo>;
 
     /// Sends the guest a non-maskable interrupt, on which a system that is set up for it dumps its memory.
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo>;

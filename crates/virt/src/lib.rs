@@ -8,6 +8,7 @@
 //!   virtualization really works here.
 
 pub mod config_drive;
+pub mod disks;
 pub mod facts;
 pub mod hypervisor;
 pub mod kvm;
@@ -16,6 +17,7 @@ pub mod plan;
 pub mod sim;
 pub mod spec;
 
+pub use disks::{Connection, Disk, DiskSource, NbdServer};
 pub use facts::{
     CpuInfo, CpuTopology, Diagnostics, GuestEvent, GuestEventKind, GuestInfo, HostFacts,
 };

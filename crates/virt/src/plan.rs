@@ -1,5 +1,6 @@
 //! Between the words of the agent protocol (`types::agent`) and those of this crate.
 
+use crate::disks::Disk;
 use crate::facts::HostFacts;
 use crate::hypervisor::HypervisorError;
 use crate::libvirt::image::BaseImage;
@@ -32,7 +33,10 @@ impl GuestSpec {
         base: Option<&BaseImage>,
     ) -> Result<Self, BadPlan> {
         let size_gib = u64::from(plan.root_gb);
+        let disks: Vec<Disk> = plan.disks.iter().map(Disk::from_plan).collect();
+        let from_volume = disks.iter().any(|disk| disk.root);
         let root = match base {
+            _ if from_volume => RootDisk::Volume,
             Some(base) => RootDisk::Image {
                 base: base.path.clone(),
                 format: base.format,
@@ -60,6 +64,7 @@ impl GuestSpec {
             hardware: Hardware::from_properties(properties)?,
             serial_number: id.to_string(),
             rescue: None,
+            disks,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What a guest shall be. The agent stores the specification beside the guest's disks, so that a hard reboot or a
 //! start after a crash needs nothing from the control plane.
 
+use crate::disks::Disk;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use types::ServerId;
@@ -42,6 +43,9 @@ pub struct GuestSpec {
     /// The disk it boots from while it is rescued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rescue: Option<RescueDisk>,
+    /// Disks beside the first one, which is one of them when [`RootDisk::Volume`] says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk>,
 }
 
 impl GuestSpec {
@@ -101,6 +105,18 @@ pub enum RootDisk {
         /// Size of the disk in GiB.
         size_gib: u64,
     },
+    /// A volume, which is among [`GuestSpec::disks`]: no file of the guest's.
+    Volume,
+}
+
+impl RootDisk {
+    /// GiB that it takes on the host.
+    pub fn local_gib(&self) -> u64 {
+        match self {
+            Self::Image { size_gib, .. } | Self::Blank { size_gib } => *size_gib,
+            Self::Volume => 0,
+        }
+    }
 }
 
 /// A disk to boot from instead of the guest's own, which it still sees.

@@ -102,6 +102,7 @@ fn spec(base: &Path, number: u32, vifs: Vec<Vif>) -> GuestSpec {
         hardware: Hardware::default(),
         serial_number: "s-1".into(),
         rescue: None,
+        disks: Vec::new(),
     }
 }
 

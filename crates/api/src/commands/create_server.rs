@@ -1,13 +1,15 @@
 //! A new server, as asked for: every difference between versions ends here.
 
+use super::boot::Boot;
 use super::editable;
+use super::wanted_devices::WantedDevices;
 use crate::call::Call;
 use crate::faults::Fault;
 use crate::schemas::{formats, is_true, number};
 use rand::Rng;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use types::server::{Flavor, ImageRef, WantedInterface, WantedNetworks};
+use types::server::{Flavor, WantedInterface, WantedNetworks};
 
 /// How many servers one request may make; a bound on the transaction, quotas are usually far lower.
 const MOST_AT_ONCE: i64 = 1000;
@@ -34,6 +36,8 @@ pub struct CreateServer {
     pub flavor: String,
     /// The image's id; none when the body names none.
     pub image: Option<String>,
+    /// The disks that it names.
+    pub devices: WantedDevices,
     /// `metadata`.
     pub metadata: BTreeMap<String, String>,
     /// `networks`.
@@ -81,8 +85,8 @@ pub struct CreateServer {
 pub struct Resolved {
     /// The flavor as it is now.
     pub flavor: Flavor,
-    /// The image as it is now.
-    pub image: ImageRef,
+    /// What it boots from, and its disks.
+    pub boot: Boot,
     /// The networks.
     pub networks: WantedNetworks,
     /// The security groups.
@@ -111,12 +115,16 @@ impl CreateServer {
             return Err(Fault::bad_request("min_count must be <= max_count"));
         }
         let (zone, host) = zone_and_host(call)?;
+        let image = text("imageRef").filter(|image| !image.is_empty());
+        let devices = WantedDevices::read(call, image.is_some())?;
+        if image.is_none() && devices.is_empty() {
+            return Err(Fault::bad_request("Missing imageRef attribute"));
+        }
         let described = call.at_least(crate::mv::DESCRIPTION);
         let command = Self {
             flavor: flavor_id(field("flavorRef")),
-            image: text("imageRef")
-                .filter(|image| !image.is_empty())
-                .or_else(|| image_of_devices(call)),
+            image,
+            devices,
             metadata: texts(field("metadata")),
             networks: networks(call)?,
             security_groups: security_groups(field("security_groups")),
@@ -204,46 +212,12 @@ fn refuse_what_is_not_built(call: &Call) -> Result<(), Fault> {
         let value = call.field("server", name).filter(|value| !value.is_null());
         value.is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
     };
-    for (name, what) in [
-        ("trusted_image_certificates", "Validating image signatures"),
-        ("block_device_mapping", "Booting with volumes"),
-    ] {
-        if given(name) {
-            return Err(Fault::not_implemented(format!(
-                "{what} is not built yet in this cloud."
-            )));
-        }
-    }
-    for device in call
-        .field("server", "block_device_mapping_v2")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        if !is_local_image(device) {
-            call.require("os_compute_api:servers:create:attach_volume")?;
-            return Err(Fault::not_implemented(
-                "Block devices other than the image on a local disk are not built yet in this cloud.",
-            ));
-        }
+    if given("trusted_image_certificates") {
+        return Err(Fault::not_implemented(
+            "Validating image signatures is not built yet in this cloud.",
+        ));
     }
     Ok(())
-}
-
-/// A device that says no more than `imageRef` does.
-fn is_local_image(device: &Value) -> bool {
-    let is = |name: &str, wanted: &str| device[name].as_str() == Some(wanted);
-    let destination = device.get("destination_type").is_none() || is("destination_type", "local");
-    is("source_type", "image") && destination && number(&device["boot_index"]) == Some(0)
-}
-
-fn image_of_devices(call: &Call) -> Option<String> {
-    let devices = call
-        .field("server", "block_device_mapping_v2")?
-        .as_array()?;
-    devices.iter().find(|device| is_local_image(device))?["uuid"]
-        .as_str()
-        .map(str::to_owned)
 }
 
 /// `zone`, `zone:host` or `zone:host:node`, and `host` (2.74).

@@ -1,11 +1,13 @@
 //! Commands: what a request wants, without the version it was said in.
 
+mod boot;
 pub mod create_server;
 mod dry_run;
 pub mod editable;
 mod place;
 mod resolve;
 mod store;
+mod wanted_devices;
 
 pub use create_server::{CreateServer, files, password};
 pub use place::{known_host, known_zone, zone_of};

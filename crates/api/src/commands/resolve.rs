@@ -15,23 +15,12 @@ impl CreateServer {
     /// Asks the database and the neighbours; a name that stands for nothing is refused as Nova refuses it.
     pub async fn resolve(&self, call: &Call) -> Result<Resolved, Fault> {
         let (flavor, key_data) = self.own_things(call).await?;
-        let image_id = self
-            .image
-            .as_deref()
-            .ok_or_else(|| Fault::bad_request("Missing imageRef attribute"))?;
-        let image = async {
-            let found = call
-                .api
-                .deps
-                .images
-                .get(&call.token, image_id)
-                .await
-                .map_err(unavailable)?;
-            found.ok_or_else(|| Fault::bad_request("Can not find requested image"))
-        };
-        let (image, networks, groups) = tokio::join!(image, self.networks(call), self.groups(call));
-        let image = image?;
-        fits(call, &flavor, &image)?;
+        let (boot, networks, groups) = tokio::join!(
+            self.boot(call, &flavor),
+            self.networks(call),
+            self.groups(call)
+        );
+        let boot = boot?;
         let networks = networks?;
         let security_groups = if networks == WantedNetworks::None {
             Vec::new()
@@ -40,7 +29,7 @@ impl CreateServer {
         };
         Ok(Resolved {
             flavor,
-            image: image.image,
+            boot,
             networks,
             security_groups,
             key_data,

@@ -1,21 +1,25 @@
 //! Accepting new servers: quotas, rows and tasks in one transaction.
 
+use super::boot::Boot;
 use super::create_server::{CreateServer, Resolved};
 use super::editable;
 use crate::call::Call;
 use crate::faults::Fault;
 use crate::handlers::server_metadata::within_quota;
+use crate::handlers::server_volumes::must_not_be_attached;
 use crate::views::server::reservation_id;
+use db::block_devices::BlockDevice;
 use db::instances::Instance;
 use db::usages::Held;
 use serde_json::Value;
 use sql::Tx;
+use std::collections::BTreeMap;
 use types::{GroupId, PowerState, ProjectId, ServerId, TaskState, Timestamp, UserId, VmState};
 
 impl CreateServer {
     /// Stores the servers and starts their builds; answers the first.
     pub async fn accept(self, call: &Call, resolved: Resolved) -> Result<Instance, Fault> {
-        editable::check_disk_config(Some(&resolved.image), self.auto_disk_config)?;
+        editable::check_disk_config(resolved.boot.image.as_ref(), self.auto_disk_config)?;
         let sealed = call.api.deps.secrets.seal(&self.admin_pass);
         let (project, user) = (
             ProjectId(call.project().to_owned()),
@@ -48,6 +52,9 @@ impl CreateServer {
                     instance.reservation_id.clone_from(&reservation);
                     instance.created_at = now;
                     instance.admin_pass = Some(sealed.clone());
+                    for device in &resolved.boot.devices {
+                        keep(tx, id, device, &resolved.boot.shared, now)?;
+                    }
                     instance.number = db::accept::create(tx, &instance, asker.as_requester())?;
                     if let Some(files) = &files {
                         db::injected_files::put(tx, id, files)?;
@@ -164,10 +171,8 @@ impl CreateServer {
             hints.insert("_host".to_owned(), host.clone().into());
         }
         let drive = self.config_drive
-            || resolved
-                .image
-                .properties
-                .get("img_config_drive")
+            || boot_properties(&resolved.boot)
+                .and_then(|properties| properties.get("img_config_drive"))
                 .is_some_and(|wish| wish == "mandatory");
         Instance {
             number: 0,
@@ -189,7 +194,7 @@ impl CreateServer {
             pinned_zone: self.zone.clone(),
             launched_on: None,
             flavor: resolved.flavor.clone(),
-            image: Some(resolved.image.clone()),
+            image: resolved.boot.image.clone(),
             key_name: self.key_name.clone(),
             key_data: resolved.key_data.clone(),
             user_data: self.user_data.clone(),
@@ -207,7 +212,7 @@ impl CreateServer {
             locked_reason: None,
             reservation_id: String::new(),
             launch_index: index,
-            root_device_name: Some("/dev/vda".to_owned()),
+            root_device_name: Some(resolved.boot.root_device_name.clone()),
             progress: 0,
             fault: None,
             created_at: Timestamp(0),
@@ -216,9 +221,14 @@ impl CreateServer {
             terminated_at: None,
             deleted: false,
             kept: db::instances::Kept {
-                auto_disk_config: self
-                    .auto_disk_config
-                    .unwrap_or_else(|| editable::disk_config_of(&resolved.image)),
+                auto_disk_config: self.auto_disk_config.unwrap_or_else(|| {
+                    resolved
+                        .boot
+                        .image
+                        .as_ref()
+                        .is_some_and(editable::disk_config_of)
+                }),
+                boot_volume: resolved.boot.volume.clone(),
                 ..db::instances::Kept::default()
             },
         }
@@ -266,6 +276,31 @@ pub fn files_within_limits(
         )));
     }
     Ok(())
+}
+
+/// What image properties say about the machine.
+fn boot_properties(boot: &Boot) -> Option<&BTreeMap<String, String>> {
+    let of_volume = boot.volume.as_ref().map(|volume| &volume.properties);
+    of_volume.or(boot.image.as_ref().map(|image| &image.properties))
+}
+
+/// Puts a disk of a new server on record.
+fn keep(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    device: &BlockDevice,
+    shared: &[String],
+    now: Timestamp,
+) -> Result<(), Fault> {
+    if let Some(volume) = &device.volume_id {
+        must_not_be_attached(tx, server, volume, shared.contains(volume))?;
+    }
+    let device = BlockDevice {
+        id: uuid::Uuid::new_v4(),
+        server,
+        ..device.clone()
+    };
+    Ok(db::block_devices::insert(tx, &device, now)?)
 }
 
 /// Name, held, needed for each server; in the order of the names, which messages keep.

@@ -1,4 +1,4 @@
-//! What asks for services that no cloud of ours has yet: bare metal, volumes, shares, consoles. The answers are Nova's
+//! What asks for services that no cloud of ours has yet: bare metal, shares, consoles. The answers are Nova's
 //! where Nova has one for such a cloud.
 
 use crate::call::{Call, Reply};
@@ -38,19 +38,6 @@ pub async fn nodes(_: Call) -> Result<Reply, Fault> {
     Err(Fault::not_implemented(
         "This cloud has no bare metal service.",
     ))
-}
-
-/// `/os-volumes`, `/os-snapshots`.
-pub async fn volumes(_: Call) -> Result<Reply, Fault> {
-    Err(Fault::not_implemented(
-        "This cloud has no block storage service yet, so there are no volumes and snapshots.",
-    ))
-}
-
-/// `/servers/{id}/os-volume_attachments`, writing.
-pub async fn volumes_of_server(call: Call) -> Result<Reply, Fault> {
-    call.server().await?;
-    volumes(call).await
 }
 
 /// `/servers/{id}/shares`: the server is looked up without regard to the project, so that the policy decides.

@@ -33,7 +33,7 @@ const NOT_INHERITED_NAMESPACE: &str = "os_glance";
 fn document(call: &Call, server: &Instance, kind: &str, name: &str, metadata: &Value) -> Value {
     let mut image = json!({
         "name": name,
-        "disk_format": "qcow2",
+        "disk_format": if server.is_volume_backed() { "raw" } else { "qcow2" },
         "container_format": "bare",
         "visibility": if server.project_id.as_str() == call.project() { "private" } else { "shared" },
         "min_disk": server.flavor.root_gb,
@@ -155,12 +155,45 @@ fn answer(call: &Call, id: ImageId, location: Option<String>) -> Result<Reply, F
     })
 }
 
+/// Refuses an image whose snapshots of volumes would be over the quota.
+async fn room_for_snapshots(call: &Call, server: &Instance) -> Result<(), Fault> {
+    let devices = call.devices_of(server.id).await?;
+    let wanted = devices.iter().filter(|device| device.is_volume()).count();
+    let limits = call
+        .api
+        .deps
+        .volumes
+        .snapshot_limits(&call.volume_scope())
+        .await;
+    let (used, most) = limits.map_err(unavailable)?;
+    let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
+    if most >= 0 && used.saturating_add(wanted) > most {
+        return Err(Fault::forbidden("Quota exceeded for resources: snapshots"));
+    }
+    Ok(())
+}
+
 /// `createImage`.
 pub async fn create_image(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    let of_volumes = server.is_volume_backed();
+    if of_volumes {
+        call.require_for(
+            "os_compute_api:servers:create_image:allow_volume_backed",
+            server.project_id.as_str(),
+            server.user_id.as_str(),
+        )?;
+        verdict::CREATE_IMAGE.check(&call, &server)?;
+        room_for_snapshots(&call, &server).await?;
+    }
     let wanted = |id| Wanted {
         rule: verdict::CREATE_IMAGE,
         action: "createImage",
-        flow: accept::SNAPSHOT,
+        flow: if of_volumes {
+            accept::SNAPSHOT_VOLUMES
+        } else {
+            accept::SNAPSHOT
+        },
         state: json!({ "image": id }),
         task_state: Some(TaskState::ImageSnapshotPending),
     };
@@ -180,6 +213,13 @@ pub async fn create_image(call: Call) -> Result<Reply, Fault> {
 
 /// `createBackup`: a snapshot, after which only the newest few of its kind are kept.
 pub async fn create_backup(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    if server.is_volume_backed() {
+        verdict::CREATE_BACKUP.check(&call, &server)?;
+        return Err(Fault::bad_request(
+            "Backup is not supported for volume-backed instances.",
+        ));
+    }
     let kind = call
         .text("createBackup", "backup_type")
         .unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What hangs below one server: addresses, interfaces, volumes, diagnostics, the password.
+//! What hangs below one server: addresses, interfaces, diagnostics, the password.
 
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
@@ -91,22 +91,6 @@ pub async fn interface(call: Call) -> Result<Reply, Fault> {
         ))
     })?;
     Reply::ok(&json!({ "interfaceAttachment": found }))
-}
-
-/// `GET /servers/{id}/os-volume_attachments`: there is no volume service yet, so there is nothing attached.
-pub async fn volumes(call: Call) -> Result<Reply, Fault> {
-    call.server().await?;
-    Reply::ok(&json!({ "volumeAttachments": [] }))
-}
-
-/// `GET /servers/{id}/os-volume_attachments/{volume}`.
-pub async fn volume(call: Call) -> Result<Reply, Fault> {
-    let server = call.server().await?;
-    Err(Fault::not_found(format!(
-        "Instance {} is not attached to volume {}.",
-        server.id,
-        call.param(1)
-    )))
 }
 
 /// `GET /servers/{id}/os-server-password`: what the guest posted to the metadata service, encrypted by the guest.

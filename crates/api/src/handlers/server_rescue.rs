@@ -4,10 +4,11 @@ use crate::call::{Call, Reply};
 use crate::commands::password;
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow, start_flow_and};
+use crate::mv;
 use crate::neighbours::unavailable;
 use crate::verdict;
 use db::accept;
-use db::instances::Kept;
+use db::instances::{Instance, Kept};
 use http::StatusCode;
 use serde_json::json;
 use types::TaskState;
@@ -20,8 +21,15 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
         .map_or_else(password, str::to_owned);
     let server = call.server().await?;
     verdict::RESCUE.check(&call, &server)?;
+    if server.is_volume_backed() && !call.at_least(mv::RESCUE_VOLUMES) {
+        return Err(Fault::bad_request(format!(
+            "Instance {} cannot be rescued: Cannot rescue a volume-backed instance",
+            server.id
+        )));
+    }
     let image = match call.text("rescue", "rescue_image_ref") {
         Some(id) => Some(rescue_image(&call, id).await?),
+        None if server.is_volume_backed() => Some(image_of_volume(&call, &server).await?),
         None => server.image,
     };
     let wanted = Wanted {
@@ -41,6 +49,22 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
     })
     .await?;
     Reply::ok(&json!({ "adminPass": pass }))
+}
+
+/// The image that the volume was made of from which a server boots.
+async fn image_of_volume(call: &Call, server: &Instance) -> Result<ImageRef, Fault> {
+    let unknown = || {
+        Fault::bad_request(format!(
+            "Instance {} cannot be rescued: its root volume was not made of an image; name one",
+            server.id
+        ))
+    };
+    let devices = call.devices_of(server.id).await?;
+    let root = devices.into_iter().find(|device| device.is_root());
+    let id = root.and_then(|root| root.volume_id).ok_or_else(unknown)?;
+    let volume = call.volume(&id).await?.ok_or_else(unknown)?;
+    let image = volume.image_metadata.get("image_id").ok_or_else(unknown)?;
+    rescue_image(call, image).await
 }
 
 async fn rescue_image(call: &Call, id: &str) -> Result<ImageRef, Fault> {

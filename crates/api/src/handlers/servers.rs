@@ -136,6 +136,7 @@ fn host_status(call: &Call, server: &Instance, services: &[Service]) -> &'static
 #[derive(Default)]
 struct Beside {
     tags: HashMap<ServerId, Vec<String>>,
+    volumes: HashMap<ServerId, Vec<(String, bool)>>,
     services: Vec<Service>,
     group: Option<String>,
 }
@@ -146,9 +147,6 @@ async fn beside(call: &Call, servers: &[Instance], one: bool) -> Result<Beside, 
     let with_group = one && call.at_least(mv::SERVER_GROUPS);
     let with_services = call.host_sight() != HostSight::Nothing
         && servers.iter().any(|server| server.host.is_some());
-    if !with_tags && !with_group && !with_services {
-        return Ok(Beside::default());
-    }
     let ids: Vec<ServerId> = servers.iter().map(|server| server.id).collect();
     let reading = call
         .api
@@ -156,6 +154,12 @@ async fn beside(call: &Call, servers: &[Instance], one: bool) -> Result<Beside, 
         .store
         .read(move |tx| -> Result<Beside, sql::Error> {
             let mut beside = Beside::default();
+            for device in db::block_devices::of_servers(tx, &ids)? {
+                if let Some(volume) = device.volume_id {
+                    let shown = (volume, device.delete_on_termination);
+                    beside.volumes.entry(device.server).or_default().push(shown);
+                }
+            }
             if with_tags {
                 for (server, tag) in db::list::tags(tx, &ids)? {
                     beside.tags.entry(server).or_default().push(tag);
@@ -186,6 +190,7 @@ fn view(call: &Call, server: Instance, beside: &mut Beside, one: bool) -> Server
         sight: call.sight(),
         host_status,
         tags: beside.tags.remove(&server.id).unwrap_or_default(),
+        volumes: beside.volumes.remove(&server.id).unwrap_or_default(),
         groups: one.then(|| beside.group.take().into_iter().collect()),
         full: true,
         instance: server,
@@ -269,6 +274,7 @@ pub async fn detail(call: Call) -> Result<Reply, Fault> {
                     .filter(|text| *text == "UNKNOWN"),
             },
             tags: beside.tags.remove(&server.id).unwrap_or_default(),
+            volumes: beside.volumes.remove(&server.id).unwrap_or_default(),
             groups: None,
             full: true,
             instance: server,

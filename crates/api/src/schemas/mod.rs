@@ -10,6 +10,7 @@ pub mod proxies;
 pub mod python;
 pub mod rebuild;
 pub mod servers;
+pub mod volumes;
 mod words;
 
 use crate::faults::Fault;

@@ -86,7 +86,12 @@ fn legacy_requests_lose_unknown_keys() {
 
 #[test]
 fn every_schema_compiles() {
-    for (name, schema) in cloud::ALL.iter().chain(proxies::ALL).chain(servers::ALL) {
+    for (name, schema) in cloud::ALL
+        .iter()
+        .chain(proxies::ALL)
+        .chain(servers::ALL)
+        .chain(volumes::ALL)
+    {
         for (index, range) in schema.ranges.iter().enumerate() {
             assert!(
                 schema.validator(index).is_ok(),

@@ -98,6 +98,9 @@ const KNOWN: &[Known] = &[
     known("shelveOffload", || json!({"shelveOffload": null}), "shelveOffload", "shelved", "-"),
     known("unshelve", || json!({"unshelve": null}), "unshelve", "shelved shelved_offloaded", "-"),
     known("detach interface", || json!(null), "detach_interface", "active paused stopped", "-"),
+    known("attach volume", || json!(null), "attach_volume", "active paused stopped resized soft-delete shelved shelved_offloaded", "-"),
+    known("detach volume", || json!(null), "detach_volume", "active paused stopped resized soft-delete shelved shelved_offloaded", "-"),
+    known("swap volume", || json!(null), "swap_volume", "active paused resized", "-"),
 ];
 
 /// Rules of requests that are no actions: judged here, asked for elsewhere.
@@ -113,6 +116,9 @@ const NO_ACTIONS: &[&str] = &[
     "update tags",
     "delete tag",
     "delete tags",
+    "attach volume",
+    "detach volume",
+    "swap volume",
 ];
 
 /// Actions that need not have been launched.

@@ -64,6 +64,7 @@ impl TokenValidator for Tokens {
 pub struct Cloud {
     pub service: Service,
     pub store: sql::Store,
+    pub volumes: Arc<testkit::Volumes>,
 }
 
 /// What came back.
@@ -99,6 +100,7 @@ impl Cloud {
 
     pub async fn with(config: Config) -> Self {
         let store = sql::Store::temporary().await.unwrap();
+        let volumes = Arc::new(testkit::Volumes::default());
         let deps = Deps {
             store: store.clone(),
             validator: Arc::new(Tokens),
@@ -107,6 +109,10 @@ impl Cloud {
                 "network",
                 network_service(),
             )),
+            volumes: clients::Volumes::new(web::client::Client::in_process(
+                "volume",
+                volumes.router(),
+            )),
             bus: bus::Bus::new(),
             questions: Arc::new(Host),
             secrets: Arc::new(Backwards),
@@ -114,6 +120,7 @@ impl Cloud {
         Self {
             service: Service::open(deps, config).await.unwrap(),
             store,
+            volumes,
         }
     }
 

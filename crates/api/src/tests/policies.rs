@@ -158,12 +158,18 @@ async fn path_of(cloud: &Cloud, line: &Line) -> String {
         _ => "1".to_owned(),
     };
     let mut first = Some(id);
+    // The volume that the line's body names: another one would be an exchange, for services only.
+    let second = if line.path.contains("/os-volume_attachments/") {
+        "11111111-2222-4333-8444-555555555555"
+    } else {
+        "a"
+    };
     let segments: Vec<String> = line
         .path
         .split('/')
         .map(|segment| {
             if segment.starts_with('{') {
-                first.take().unwrap_or_else(|| "a".to_owned())
+                first.take().unwrap_or_else(|| second.to_owned())
             } else {
                 segment.to_owned()
             }

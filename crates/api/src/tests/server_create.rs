@@ -263,8 +263,8 @@ async fn refusals() {
         (
             1,
             json!({"block_device_mapping_v2": [{"source_type": "volume", "destination_type": "volume", "boot_index": 0, "uuid": gone}]}),
-            501,
-            "not built yet",
+            400,
+            "Block Device Mapping is Invalid: failed to get volume",
         ),
     ];
     for (version, change, status, words) in table {

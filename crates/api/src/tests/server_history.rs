@@ -105,6 +105,7 @@ pub fn instance() -> Instance {
 
 fn view(sight: Sight, full: bool) -> ServerView {
     ServerView {
+        volumes: Vec::new(),
         instance: instance(),
         links: Links {
             origin: "http://c".into(),

@@ -35,6 +35,8 @@ pub struct ServerView {
     pub host_status: Option<&'static str>,
     /// Its tags.
     pub tags: Vec<String>,
+    /// Its volumes, and whether they go with it.
+    pub volumes: Vec<(String, bool)>,
     /// Its groups; `None` in lists, which do not show them.
     pub groups: Option<Vec<String>>,
     /// False for the short answer to PUT below 2.75.
@@ -191,7 +193,11 @@ impl ServerView {
         out.always("OS-EXT-STS:task_state", &server.task_state)?;
         out.always("OS-EXT-STS:vm_state", &server.vm_state)?;
         out.always("OS-EXT-STS:power_state", &server.power_state.code())?;
-        out.always("os-extended-volumes:volumes_attached", &[(); 0])?;
+        let volumes = Volumes {
+            all: &self.volumes,
+            with_ends: out.version() >= mv::MORE_SERVER_ATTRIBUTES,
+        };
+        out.always("os-extended-volumes:volumes_attached", &volumes)?;
         if self.sight.extended {
             out.always("OS-EXT-SRV-ATTR:host", &server.host)?;
             out.always("OS-EXT-SRV-ATTR:hypervisor_hostname", &server.node)?;
@@ -240,6 +246,27 @@ struct Fault<'a> {
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<&'a str>,
+}
+
+/// The volumes that a server has; since 2.3 with whether they go with it.
+struct Volumes<'a> {
+    all: &'a [(String, bool)],
+    with_ends: bool,
+}
+
+impl Serialize for Volumes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Volume<'a> {
+            id: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            delete_on_termination: Option<bool>,
+        }
+        serializer.collect_seq(self.all.iter().map(|(id, goes)| Volume {
+            id,
+            delete_on_termination: self.with_ends.then_some(*goes),
+        }))
+    }
 }
 
 struct SecurityGroups<'a>(&'a Instance);

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `choose_host` | picks hosts from the view; the claim is in the transaction that ends the step | gives the claim back |
 //! | `networks` | makes or binds ports on the host | deletes or gives back |
+//! | `volumes` | makes or reserves volumes and connects them to the host | deletes or gives back |
 //! | `plug` | waits until the network agent has wired them | - |
 //! | `spawn` | the host makes the guest and starts it | the host removes all of it |
 //!
@@ -11,9 +12,10 @@
 //! (Nova's `scheduler.max_attempts`).
 
 use super::placing::Choice;
-use super::{fault, idle, ports, transition};
+use super::{fault, idle, ports, transition, volumes};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
+use db::block_devices::{self, BlockDevice};
 use db::instances::{self, Change, Expected, Instance, Interface, Place};
 use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,8 @@ pub enum Step {
     ChooseHost,
     /// Make or bind ports.
     Networks,
+    /// Make or reserve volumes.
+    Volumes,
     /// Wait for the wiring.
     Plug,
     /// Make the guest and start it.
@@ -40,12 +44,19 @@ pub enum Step {
 }
 
 impl StepName for Step {
-    const ALL: &'static [Self] = &[Self::ChooseHost, Self::Networks, Self::Plug, Self::Spawn];
+    const ALL: &'static [Self] = &[
+        Self::ChooseHost,
+        Self::Networks,
+        Self::Volumes,
+        Self::Plug,
+        Self::Spawn,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::ChooseHost => "choose_host",
             Self::Networks => "networks",
+            Self::Volumes => "volumes",
             Self::Plug => "plug",
             Self::Spawn => "spawn",
         }
@@ -68,6 +79,9 @@ pub struct State {
     /// The guest's power state after the start.
     #[serde(default)]
     power: u8,
+    /// The disks with their volumes, until they are on record.
+    #[serde(skip)]
+    devices: Vec<BlockDevice>,
 }
 
 /// The flow.
@@ -87,6 +101,17 @@ impl Build {
         state.interfaces = ports::ensure(&self.with, cx, &instance, &host).await?;
         state.plan = Some(guest_plan(&instance, &state.interfaces));
         Ok(())
+    }
+
+    async fn volumes(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let devices = volumes::devices(&self.with, cx.server).await?;
+        if !devices.iter().any(BlockDevice::is_volume) {
+            return Ok(());
+        }
+        let instance = self.instance(cx).await?;
+        let host = place(state)?.host.clone();
+        state.devices = volumes::connect(&self.with, cx, &instance, devices, Some(host)).await?;
+        volumes::complete(&self.with, &instance, &state.devices).await
     }
 
     fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
@@ -149,9 +174,9 @@ pub fn guest_plan(instance: &Instance, interfaces: &[Interface]) -> GuestPlan {
         }),
         vifs: interfaces.iter().map(guest_vif).collect(),
         config_drive: instance.config_drive.then(Vec::new),
-        hardware: image
-            .map(|image| image.properties.clone())
-            .unwrap_or_default(),
+        hardware: instance.image_properties().cloned().unwrap_or_default(),
+        // Filled in when the host pulls the work: how it reaches volumes is a secret, too.
+        disks: Vec::new(),
     }
 }
 
@@ -162,8 +187,7 @@ impl Flow for Build {
     type Step = Step;
 
     fn event(&self, step: Step) -> Option<&'static str> {
-        matches!(step, Step::Networks | Step::Plug | Step::Spawn)
-            .then_some("compute__do_build_and_run_instance")
+        (step != Step::ChooseHost).then_some("compute__do_build_and_run_instance")
     }
 
     fn host(&self, step: Step, state: &State) -> Option<HostName> {
@@ -177,6 +201,7 @@ impl Flow for Build {
         match step {
             Step::ChooseHost => Duration::from_secs(30),
             Step::Networks => Duration::from_secs(120),
+            Step::Volumes => Duration::from_secs(1800),
             Step::Plug => Duration::from_secs(60),
             Step::Spawn => Duration::from_secs(1800),
         }
@@ -211,6 +236,7 @@ impl Flow for Build {
                 state.choice.choose(&self.with, &instance, |_| {}).await
             }
             Step::Networks => self.plan(cx, state).await,
+            Step::Volumes => self.volumes(cx, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
             Step::Spawn => Self::spawned(state, outcome),
         }
@@ -225,6 +251,10 @@ impl Flow for Build {
     ) -> Result<(), StepError> {
         match step {
             Step::Networks => ports::remove(&self.with, &self.instance(cx).await?).await,
+            Step::Volumes => {
+                let devices = volumes::devices(&self.with, cx.server).await?;
+                volumes::give_back(&self.with, &self.instance(cx).await?, &devices).await
+            }
             Step::Spawn => super::power_after(outcome).map(|_| ()),
             Step::ChooseHost | Step::Plug => Ok(()),
         }
@@ -268,12 +298,17 @@ impl Flow for Build {
             }
             (Step::Networks, Direction::Do) => {
                 instances::set_network_info(tx, cx.server, &state.interfaces)?;
-                Ok(())
+                transition(tx, cx, &shows(TaskState::BlockDeviceMapping), now)
             }
             (Step::Networks, Direction::Undo) => {
                 instances::set_network_info(tx, cx.server, &[])?;
                 state.interfaces.clear();
                 Ok(())
+            }
+            (Step::Volumes, Direction::Do) => Ok(volumes::keep(tx, &mut state.devices)?),
+            (Step::Volumes, Direction::Undo) => {
+                let mut devices = block_devices::of_server(tx, cx.server)?;
+                Ok(volumes::forget_connections(tx, &mut devices)?)
             }
             (Step::Plug, Direction::Do) => transition(tx, cx, &shows(TaskState::Spawning), now),
             _ => Ok(()),

@@ -5,12 +5,15 @@
 //! | `inspect` | finds out on which hosts something of the server may be, from the server and from the task it took over |
 //! | `destroy` | the host removes the guest; a host that is down or silent owes it |
 //! | `destroy_other` | so does the other one of a server that moves |
+//! | `volumes` | volumes are given back, or deleted when they go with the server |
 //! | `ports` | ports are deleted or given back |
 //! | `forget` | allocations, usage and the server's row, in one transaction |
 //!
 //! There is no undo: every step only goes forward.
 
-use super::{build, evacuate, ports, resize, shelve, snapshot, unshelve};
+use super::{
+    build, evacuate, ports, resize, shelve, snapshot, snapshot_volumes, unshelve, volumes,
+};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
@@ -32,6 +35,8 @@ pub enum Step {
     Destroy,
     /// Remove what is on a second host.
     DestroyOther,
+    /// Give back or delete the volumes.
+    Volumes,
     /// Remove the ports.
     Ports,
     /// Remove the record.
@@ -43,6 +48,7 @@ impl StepName for Step {
         Self::Inspect,
         Self::Destroy,
         Self::DestroyOther,
+        Self::Volumes,
         Self::Ports,
         Self::Forget,
     ];
@@ -52,6 +58,7 @@ impl StepName for Step {
             Self::Inspect => "inspect",
             Self::Destroy => "destroy",
             Self::DestroyOther => "destroy_other",
+            Self::Volumes => "volumes",
             Self::Ports => "ports",
             Self::Forget => "forget",
         }
@@ -145,6 +152,12 @@ impl Delete {
             snapshot::forget(&self.with, image).await?;
         }
         let server = self.instance(cx).await?;
+        if let (Some(task), Some(server)) = (task, &server)
+            && task.flow == accept::SNAPSHOT_VOLUMES
+            && let Some(image) = recorded_image(task)
+        {
+            snapshot_volumes::forget(&self.with, server, image).await?;
+        }
         for image in shelved_images(task, server.as_ref()) {
             let token = self.with.token().await?;
             let images = &self.with.images;
@@ -159,7 +172,7 @@ impl Delete {
 
 /// The image that a snapshot would have filled.
 fn recorded_image(task: &Superseded) -> Option<ImageId> {
-    if ![accept::SNAPSHOT, accept::BACKUP].contains(&task.flow.as_str()) {
+    if ![accept::SNAPSHOT, accept::BACKUP, accept::SNAPSHOT_VOLUMES].contains(&task.flow.as_str()) {
         return None;
     }
     let state: snapshot::State = serde_json::from_str(&task.state).ok()?;
@@ -268,6 +281,10 @@ impl Flow for Delete {
             Step::Destroy | Step::DestroyOther => match state.host_of(step) {
                 Some((_, false)) => super::power_after(outcome).map(|_| ()),
                 _ => Ok(()),
+            },
+            Step::Volumes => match self.instance(cx).await? {
+                Some(instance) => volumes::remove(&self.with, &instance).await,
+                None => Ok(()),
             },
             Step::Ports => self.leftovers(cx, state).await,
             Step::Forget => Ok(()),

@@ -15,11 +15,11 @@
 //! | `release` | deletes the port or gives it back; only forward | - |
 
 use super::build::guest_vif;
-use super::{fault, idle, ports, power_after};
+use super::{end_quietly as end, own, ports, power_after};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::accept;
-use db::instances::{self, Change, Expected, Instance, Interface};
+use db::instances::{self, Instance, Interface};
 use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
@@ -33,26 +33,6 @@ async fn locate(with: &Neighbours, server: &Instance) -> Result<HostName, StepEr
     let host = server.host.clone().ok_or_else(nowhere)?;
     super::must_be_up(with, &host).await?;
     Ok(host)
-}
-
-/// The server as it is in this transaction, if this task still works on it.
-fn own(tx: &mut Tx<'_>, cx: &Context) -> Result<Instance, StepError> {
-    let found = instances::get(tx, cx.server)?;
-    found
-        .filter(|server| server.task_id == Some(cx.task))
-        .ok_or(StepError::Fenced)
-}
-
-fn end(tx: &mut Tx<'_>, cx: &Context, end: End<'_>, now: Timestamp) -> Result<(), sql::Error> {
-    let change = match end {
-        End::Done => idle(),
-        End::Unwound(failure) => Change {
-            fault: Some(Some(fault(failure, now))),
-            ..idle()
-        },
-    };
-    instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
-    Ok(())
 }
 
 /// A port that was given to the server is no longer wanted.

@@ -1,10 +1,13 @@
 //! One file per flow. A step's name is stored: never give a released name another meaning.
 
+pub mod attach_volume;
 pub mod build;
 pub mod confirm;
 pub mod crash_dump;
 pub mod delete;
+pub mod detach_volume;
 pub mod evacuate;
+pub mod extend_volume;
 pub mod fixed_ips;
 pub mod interfaces;
 pub mod on_host;
@@ -19,13 +22,16 @@ pub mod resize;
 pub mod revert;
 pub mod shelve;
 pub mod snapshot;
+pub mod snapshot_volumes;
 pub mod soft_delete;
 pub mod suspend;
+pub mod swap_volume;
 pub mod unshelve;
+mod volumes;
 
 use crate::neighbours::Neighbours;
 use db::instances::{self, Change, Expected, Fault, Instance};
-use journal::{Context, Failure, StepError};
+use journal::{Context, End, Failure, StepError};
 use on_host::OnHost;
 use sql::Tx;
 use types::agent::{FailureKind, WorkOutcome};
@@ -51,6 +57,11 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(snapshot::Copy::<snapshot::Backup>::new(with))
         .with(interfaces::Attach { with: with.clone() })
         .with(interfaces::Detach { with: with.clone() })
+        .with(attach_volume::Attach { with: with.clone() })
+        .with(detach_volume::Detach { with: with.clone() })
+        .with(swap_volume::Swap { with: with.clone() })
+        .with(OnHost::<extend_volume::ExtendVolume>::new(with))
+        .with(snapshot_volumes::SnapshotVolumes { with: with.clone() })
         .with(OnHost::<soft_delete::SoftDelete>::new(with))
         .with(OnHost::<soft_delete::Restore>::new(with))
         .with(OnHost::<password::ChangePassword>::new(with))
@@ -74,6 +85,47 @@ async fn instance(with: &Neighbours, cx: &Context) -> Result<Instance, StepError
         .read(move |tx| db::instances::get(tx, server))
         .await?;
     found.ok_or(StepError::Fenced)
+}
+
+/// The server as it is in this transaction, if this task still works on it.
+fn own(tx: &mut Tx<'_>, cx: &Context) -> Result<Instance, StepError> {
+    let found = instances::get(tx, cx.server)?;
+    found
+        .filter(|server| server.task_id == Some(cx.task))
+        .ok_or(StepError::Fenced)
+}
+
+/// The end of a flow during which the server shows no task.
+fn end_quietly(
+    tx: &mut Tx<'_>,
+    cx: &Context,
+    end: End<'_>,
+    now: Timestamp,
+) -> Result<(), sql::Error> {
+    let change = match end {
+        End::Done => idle(),
+        End::Unwound(failure) => Change {
+            fault: Some(Some(fault(failure, now))),
+            ..idle()
+        },
+    };
+    instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
+    Ok(())
+}
+
+/// The host of a server, which must answer; a server that was shelved and offloaded has none.
+async fn host_if_any(with: &Neighbours, server: &Instance) -> Result<Option<HostName>, StepError> {
+    match &server.host {
+        Some(host) => {
+            must_be_up(with, host).await?;
+            Ok(Some(host.clone()))
+        }
+        None if server.vm_state == types::VmState::ShelvedOffloaded => Ok(None),
+        None => Err(StepError::Fail(Failure::new(
+            409,
+            "The server is on no host.",
+        ))),
+    }
 }
 
 /// Changes the server's states as long as this task works on it.

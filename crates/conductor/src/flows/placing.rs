@@ -136,8 +136,7 @@ impl Choice {
 }
 
 fn wish(server: &Instance) -> Result<Request, StepError> {
-    Request::new(&server.flavor, server.image.as_ref())
-        .map_err(|wrong| StepError::Fail(Failure::new(400, wrong.to_string())))
+    Request::of(server).map_err(|wrong| StepError::Fail(Failure::new(400, wrong.to_string())))
 }
 
 /// The group of a server with the other members that have a host, and these hosts.

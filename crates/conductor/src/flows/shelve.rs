@@ -12,10 +12,11 @@
 //! switched off is not brought back: its memory is gone, and it shows that it is off.
 
 use super::on_host::GRACE_SECONDS;
-use super::{fault, idle, ports, power_after, transition};
+use super::{fault, idle, ports, power_after, transition, volumes};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
+use db::block_devices::BlockDevice;
 use db::instances::{self, Change, Expected, Shelved};
 use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,9 @@ pub struct State {
     /// The state before.
     #[serde(default)]
     was: Option<VmState>,
+    /// Its disks with volumes that are only reserved, until they are on record.
+    #[serde(skip)]
+    devices: Vec<BlockDevice>,
 }
 
 /// One of the two.
@@ -240,7 +244,9 @@ impl<K: Kind> Flow for Leave<K> {
             Step::Locate => self.locate(cx, state).await,
             Step::Unbind if state.offload => {
                 let server = super::instance(&self.with, cx).await?;
-                ports::unbind(&self.with, &server).await
+                ports::unbind(&self.with, &server).await?;
+                state.devices = volumes::disconnect(&self.with, &server).await?;
+                Ok(())
             }
             _ if self.host_work(step, Direction::Do, state).is_some() => {
                 power_after(outcome).map(drop)
@@ -292,7 +298,10 @@ impl<K: Kind> Flow for Leave<K> {
                 }
                 None => Ok(()),
             },
-            (Step::Unbind, Direction::Do) if state.offload => Self::offloaded(tx, cx, now),
+            (Step::Unbind, Direction::Do) if state.offload => {
+                volumes::keep(tx, &mut state.devices)?;
+                Self::offloaded(tx, cx, now)
+            }
             _ => Ok(()),
         }
     }

@@ -6,6 +6,7 @@
 //! | `image` | looks for the image of its disk | - |
 //! | `choose_host` | picks hosts; the claim is in the transaction that ends the step | gives the claim back |
 //! | `networks` | binds its ports to the host | binds them to none |
+//! | `volumes` | connects its volumes to the host | only reserves them |
 //! | `plug` | waits until the network agent has wired them | - |
 //! | `spawn` | the host makes the guest and starts it; the server is ACTIVE | the host removes it |
 //! | `forget` | deletes the image; only forward | - |
@@ -15,10 +16,11 @@
 
 use super::build::guest_plan;
 use super::placing::Choice;
-use super::{fault, idle, ports, power_after, transition};
+use super::{fault, idle, ports, power_after, transition, volumes};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
+use db::block_devices::BlockDevice;
 use db::instances::{self, Change, Expected, Instance, Interface};
 use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,8 @@ pub enum Step {
     ChooseHost,
     /// Bind its ports.
     Networks,
+    /// Connect its volumes.
+    Volumes,
     /// Wait for the wiring.
     Plug,
     /// Make the guest and start it.
@@ -53,6 +57,7 @@ impl StepName for Step {
         Self::Image,
         Self::ChooseHost,
         Self::Networks,
+        Self::Volumes,
         Self::Plug,
         Self::Spawn,
         Self::Forget,
@@ -63,6 +68,7 @@ impl StepName for Step {
             Self::Image => "image",
             Self::ChooseHost => "choose_host",
             Self::Networks => "networks",
+            Self::Volumes => "volumes",
             Self::Plug => "plug",
             Self::Spawn => "spawn",
             Self::Forget => accept::FORGET,
@@ -91,6 +97,9 @@ pub struct State {
     plan: Option<GuestPlan>,
     #[serde(default)]
     power: u8,
+    /// The disks with their volumes, until they are on record.
+    #[serde(skip)]
+    devices: Vec<BlockDevice>,
 }
 
 /// The flow of a server without a host.
@@ -189,6 +198,23 @@ impl Unshelve {
         Ok(())
     }
 
+    async fn volumes(
+        &self,
+        cx: &Context,
+        server: &Instance,
+        state: &mut State,
+    ) -> Result<(), StepError> {
+        let devices = volumes::devices(&self.with, cx.server).await?;
+        let nowhere = || StepError::Fail(Failure::new(500, "No host was claimed."));
+        let place = state.choice.place.clone().ok_or_else(nowhere)?;
+        if !devices.iter().any(BlockDevice::is_volume) {
+            return Ok(());
+        }
+        let host = Some(place.host);
+        state.devices = volumes::connect(&self.with, cx, server, devices, host).await?;
+        volumes::complete(&self.with, server, &state.devices).await
+    }
+
     fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
         let (kind, message) = match outcome {
             Some(WorkOutcome::Done { power }) => {
@@ -237,7 +263,7 @@ impl Flow for Unshelve {
         match step {
             Step::ChooseHost => Duration::from_secs(30),
             Step::Image | Step::Plug => Duration::from_secs(60),
-            Step::Networks | Step::Forget => Duration::from_secs(120),
+            Step::Networks | Step::Volumes | Step::Forget => Duration::from_secs(120),
             Step::Spawn => Duration::from_secs(1800),
         }
     }
@@ -278,6 +304,7 @@ impl Flow for Unshelve {
                 choosing.await
             }
             Step::Networks => self.networks(server, state).await,
+            Step::Volumes => self.volumes(cx, &server, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
             Step::Spawn => Self::spawned(state, outcome),
             Step::Forget => forget(&self.with, cx).await,
@@ -288,10 +315,15 @@ impl Flow for Unshelve {
         &self,
         cx: &Context,
         step: Step,
-        _state: &mut State,
+        state: &mut State,
         outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
         match step {
+            Step::Volumes => {
+                let server = super::instance(&self.with, cx).await?;
+                state.devices = volumes::disconnect(&self.with, &server).await?;
+                Ok(())
+            }
             Step::Networks => {
                 let server = super::instance(&self.with, cx).await?;
                 ports::unbind(&self.with, &server).await
@@ -321,6 +353,7 @@ impl Flow for Unshelve {
                 };
                 transition(tx, cx, &change, now)
             }
+            (Step::Volumes, _) => Ok(volumes::keep(tx, &mut state.devices)?),
             (Step::ChooseHost, Direction::Undo) => {
                 db::placement::release(tx, cx.server, now)?;
                 state.choice.place = None;

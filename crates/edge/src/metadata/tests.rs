@@ -22,6 +22,10 @@ struct Tokens;
 
 #[async_trait::async_trait]
 impl ServiceTokens for Tokens {
+    async fn token_in(&self, _: &str) -> Result<String, ClientError> {
+        self.token().await
+    }
+
     async fn token(&self) -> Result<String, ClientError> {
         Ok("service-token".into())
     }

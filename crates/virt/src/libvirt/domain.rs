@@ -2,9 +2,10 @@
 //! documentation). What guests rely on follows Nova: the SMBIOS identity that cloud-init recognises, virtio devices,
 //! a serial console with a log file, the guest agent's channel, a config drive as CD-ROM.
 
+use crate::disks::{Connection, Disk as GuestDisk, DiskSource, NbdServer};
 use crate::spec::{DiskFormat, GuestSpec, RootDisk, Vif};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Facts of the host that shape every domain.
 #[derive(Clone, Debug)]
@@ -18,8 +19,10 @@ pub struct HostChoices {
 /// Where the domain's files are, by the paths that QEMU uses.
 #[derive(Clone, Debug)]
 pub struct GuestFiles<'a> {
-    /// The root disk (qcow2).
-    pub disk: &'a Path,
+    /// The root disk (qcow2); none when it is a volume.
+    pub disk: Option<&'a Path>,
+    /// Files of other disks (raw), by the disks' ids.
+    pub local: &'a [(String, PathBuf)],
     /// Its base, when it has one.
     pub base: Option<(&'a Path, DiskFormat)>,
     /// The disk of a rescued guest, with its base.
@@ -48,6 +51,22 @@ pub fn domain_xml(
 /// As [`domain_xml`].
 pub fn interface_xml(spec: &GuestSpec, vif: &Vif) -> Result<String, quick_xml::SeError> {
     quick_xml::se::to_string_with_root("interface", &interface(spec, vif))
+}
+
+/// The XML of one disk, for a guest that runs; `taken`: the names that disks of the guest have. None for a volume that
+/// this driver cannot reach.
+///
+/// # Errors
+/// As [`domain_xml`].
+pub fn disk_xml(
+    spec: &GuestSpec,
+    disk: &GuestDisk,
+    taken: &[String],
+    host: &HostChoices,
+) -> Result<Option<String>, quick_xml::SeError> {
+    let made = other_disk(spec, disk, None, cache(host), taken);
+    made.map(|made| quick_xml::se::to_string_with_root("disk", &made))
+        .transpose()
 }
 
 #[derive(Serialize)]
@@ -264,9 +283,11 @@ struct Disk {
     device: String,
     driver: DiskDriver,
     source: Source,
-    #[serde(rename = "backingStore")]
-    backing: BackingStore,
+    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
+    backing: Option<BackingStore>,
     target: DiskTarget,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<Order>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -291,10 +312,40 @@ struct DiskDriver {
 
 #[derive(Serialize)]
 struct Source {
-    #[serde(rename = "@file")]
-    file: String,
+    #[serde(rename = "@file", skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(rename = "@protocol", skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'static str>,
+    #[serde(rename = "@name", skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<SourceHost>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seclabel: Option<Seclabel>,
+}
+
+impl Source {
+    fn file(path: &Path) -> Self {
+        Self {
+            file: Some(path_text(path)),
+            protocol: None,
+            name: None,
+            host: None,
+            seclabel: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct SourceHost {
+    #[serde(rename = "@name", skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(rename = "@port", skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(rename = "@transport", skip_serializing_if = "Option::is_none")]
+    transport: Option<&'static str>,
+    #[serde(rename = "@socket", skip_serializing_if = "Option::is_none")]
+    socket: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -587,7 +638,7 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
         .cdrom_bus
         .clone()
         .unwrap_or_else(|| legacy_bus.into());
-    let cache = if host.direct_io { "none" } else { "writeback" };
+    let cache = cache(host);
     let mut disk = Vec::new();
     let stable = spec.rescue.as_ref().and_then(|one| one.stable.as_ref());
     if let Some((path, base)) = files.rescue.filter(|_| stable.is_none()) {
@@ -596,7 +647,17 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
     let own_base = files
         .base
         .filter(|_| matches!(spec.root, RootDisk::Image { .. }));
-    disk.push(image_disk(files.disk, own_base, "disk", &bus, cache, &disk));
+    if let Some(path) = files.disk {
+        disk.push(image_disk(path, own_base, "disk", &bus, cache, &disk));
+    }
+    // The first disk in the list is the one that the machine boots from.
+    let (root, others): (Vec<_>, Vec<_>) = spec.disks.iter().partition(|disk| disk.root);
+    for other in root.into_iter().chain(others) {
+        let local = files.local.iter().find(|(id, _)| *id == other.id);
+        let local = local.map(|(_, path)| path.as_path());
+        let taken: Vec<String> = disk.iter().map(|disk| disk.target.dev.clone()).collect();
+        disk.extend(other_disk(spec, other, local, cache, &taken));
+    }
     if let Some(path) = files.config_drive {
         disk.push(config_disk(path, &cdrom_bus, &disk));
     }
@@ -678,11 +739,11 @@ fn image_disk(
                 kind: format.as_str(),
             }),
             source: Some(Source {
-                file: path_text(path),
                 seclabel: Some(Seclabel {
                     model: "dac",
                     relabel: "no",
                 }),
+                ..Source::file(path)
             }),
             end: Some(Empty {}),
         },
@@ -696,15 +757,15 @@ fn image_disk(
             kind: "qcow2",
             cache,
         },
-        source: Source {
-            file: path_text(path),
-            seclabel: None,
-        },
-        backing,
+        source: Source::file(path),
+        backing: Some(backing),
         target: DiskTarget {
-            dev: free_name(bus, before),
+            dev: free_name(bus, |name| {
+                before.iter().any(|disk| disk.target.dev == name)
+            }),
             bus: bus.into(),
         },
+        serial: None,
         boot: None,
         readonly: None,
     }
@@ -740,17 +801,107 @@ fn config_disk(path: &Path, bus: &str, before: &[Disk]) -> Disk {
     }
 }
 
-/// The first name on a bus that no disk has.
-fn free_name(bus: &str, before: &[Disk]) -> String {
-    let prefix = match bus {
+/// A disk that is not made of an image: in the guest's folder at this path, or a volume. None for a volume that this
+/// driver cannot reach.
+fn other_disk(
+    spec: &GuestSpec,
+    disk: &GuestDisk,
+    local: Option<&Path>,
+    cache: &'static str,
+    taken: &[String],
+) -> Option<Disk> {
+    let (kind, source, serial, read_only) = match (&disk.source, local) {
+        (
+            DiskSource::Volume {
+                volume_id,
+                connection,
+            },
+            _,
+        ) => {
+            let Connection::Nbd {
+                server,
+                export,
+                read_only,
+            } = connection
+            else {
+                return None;
+            };
+            let source = nbd_source(server, export);
+            ("network", source, Some(clean(volume_id)), *read_only)
+        }
+        (_, Some(path)) => ("file", Source::file(path), None, false),
+        (_, None) => return None,
+    };
+    let cdrom = disk.device_type.as_deref() == Some("cdrom");
+    let usual = spec.hardware.disk_bus.as_deref().unwrap_or("virtio");
+    let bus = disk.bus.as_deref().unwrap_or(usual);
+    let is_taken = |name: &str| taken.iter().any(|one| one == name);
+    let wished = disk.device.as_deref().map(clean);
+    let dev = wished
+        .filter(|name| name.starts_with(prefix(bus)) && !is_taken(name))
+        .unwrap_or_else(|| free_name(bus, is_taken));
+    Some(Disk {
+        kind,
+        device: if cdrom { "cdrom" } else { "disk" }.to_owned(),
+        driver: DiskDriver {
+            name: "qemu",
+            kind: "raw",
+            cache,
+        },
+        source,
+        backing: None,
+        target: DiskTarget {
+            dev,
+            bus: clean(bus),
+        },
+        serial,
+        boot: None,
+        readonly: (read_only || cdrom).then_some(Empty {}),
+    })
+}
+
+fn nbd_source(server: &NbdServer, export: &str) -> Source {
+    let host = match server {
+        NbdServer::Tcp { host, port } => SourceHost {
+            name: Some(clean(host)),
+            port: Some(*port),
+            transport: None,
+            socket: None,
+        },
+        NbdServer::Unix { path } => SourceHost {
+            name: None,
+            port: None,
+            transport: Some("unix"),
+            socket: Some(clean(path)),
+        },
+    };
+    Source {
+        file: None,
+        protocol: Some("nbd"),
+        name: Some(clean(export)),
+        host: Some(host),
+        seclabel: None,
+    }
+}
+
+fn cache(host: &HostChoices) -> &'static str {
+    if host.direct_io { "none" } else { "writeback" }
+}
+
+fn prefix(bus: &str) -> &'static str {
+    match bus {
         "virtio" => "vd",
         "ide" => "hd",
         _ => "sd",
-    };
-    let taken = |name: &String| before.iter().any(|disk| disk.target.dev == *name);
+    }
+}
+
+/// The first name on a bus that no disk has.
+fn free_name(bus: &str, is_taken: impl Fn(&str) -> bool) -> String {
+    let prefix = prefix(bus);
     ('a'..='z')
         .map(|letter| format!("{prefix}{letter}"))
-        .find(|name| !taken(name))
+        .find(|name| !is_taken(name))
         .unwrap_or_else(|| format!("{prefix}z"))
 }
 

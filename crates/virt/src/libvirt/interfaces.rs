@@ -80,7 +80,7 @@ impl Libvirt {
         Ok(now.contains(&by('\'')) || now.contains(&by('"')))
     }
 
-    async fn write_spec(&self, spec: GuestSpec) -> Result<()> {
+    pub(super) async fn write_spec(&self, spec: GuestSpec) -> Result<()> {
         let files = self.instances.guest(spec.id);
         blocking(move || {
             files

@@ -104,7 +104,7 @@ impl Libvirt {
             return self.start_stored(id).await;
         }
         let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
-        self.check_disk(id)?;
+        self.check_disk(&spec)?;
         // Defined before, so that it lasts when it is switched off; what the file says of it counts until then.
         self.define(&spec, Power::Off).await?;
         let path = files.memory.to_string_lossy();
@@ -127,7 +127,7 @@ impl Libvirt {
         let rescue = spec.rescue.as_ref().ok_or_else(|| {
             HypervisorError::Rejected("there is no disk to rescue the guest with".into())
         })?;
-        self.check_disk(spec.id)?;
+        self.check_disk(spec)?;
         let stored = self.read_spec(spec.id)?;
         let guest = self.look(spec.id).await?.filter(|guest| guest.active);
         if let (Some(guest), true) = (guest, stored.is_some_and(|stored| stored.rescue.is_some())) {

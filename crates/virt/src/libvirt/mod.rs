@@ -11,6 +11,7 @@ mod calls;
 mod capabilities;
 pub mod daemon;
 mod diagnostics;
+mod disks;
 mod domain;
 mod events;
 pub mod folder;
@@ -24,6 +25,7 @@ mod snapshot;
 mod xdr;
 
 use crate::config_drive;
+use crate::disks::Disk;
 use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts};
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::kvm::{self, Kvm};
@@ -284,7 +286,7 @@ impl Libvirt {
                     .map_err(|error| HypervisorError::disk(base.display(), &error))?;
                 Ok(Some((seen(&base)?, *format)))
             }
-            RootDisk::Blank { .. } => Ok(None),
+            RootDisk::Blank { .. } | RootDisk::Volume => Ok(None),
         };
         let base = base_of(&spec.root)?;
         let rescue = match &spec.rescue {
@@ -301,9 +303,20 @@ impl Libvirt {
             .as_ref()
             .map(|_| seen(drive))
             .transpose()?;
-        let (disk, console) = (seen(&files.disk)?, seen(&files.console)?);
+        spec.disks.iter().try_for_each(disks::reachable)?;
+        let own = (spec.root != RootDisk::Volume).then_some(&files.disk);
+        let (disk, console) = (
+            own.map(|disk| seen(disk)).transpose()?,
+            seen(&files.console)?,
+        );
+        let local = disks::local(spec, &files);
+        let local: Vec<(String, PathBuf)> = local
+            .into_iter()
+            .map(|(id, path)| Ok((id, seen(&path)?)))
+            .collect::<Result<_>>()?;
         let files = GuestFiles {
-            disk: &disk,
+            disk: disk.as_deref(),
+            local: &local,
             base: base
                 .as_ref()
                 .map(|(path, format)| (path.as_path(), *format)),
@@ -397,7 +410,7 @@ impl Libvirt {
     /// Starts a guest that is off from its stored specification.
     async fn start_stored(&self, id: ServerId) -> Result<GuestInfo> {
         let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
-        self.check_disk(id)?;
+        self.check_disk(&spec)?;
         self.define(&spec, Power::On).await
     }
 
@@ -408,11 +421,16 @@ impl Libvirt {
             .map_err(|error| HypervisorError::disk(files.spec.display(), &error))
     }
 
-    fn check_disk(&self, id: ServerId) -> Result<()> {
-        let disk = self.instances.guest(id).disk;
-        std::fs::metadata(&disk)
-            .map(drop)
-            .map_err(|error| HypervisorError::disk(disk.display(), &error))
+    /// The files of the guest's own disks are there.
+    fn check_disk(&self, spec: &GuestSpec) -> Result<()> {
+        let files = self.instances.guest(spec.id);
+        let own = (spec.root != RootDisk::Volume).then(|| files.disk.clone());
+        let local = disks::local(spec, &files).into_iter().map(|(_, path)| path);
+        for path in own.into_iter().chain(local) {
+            std::fs::metadata(&path)
+                .map_err(|error| HypervisorError::disk(path.display(), &error))?;
+        }
+        Ok(())
     }
 
     async fn until_stopped(&self, id: ServerId, timeout: Duration) -> Result<()> {
@@ -519,10 +537,15 @@ fn make_files(files: &GuestFolder, spec: &GuestSpec, base_name: Option<&str>) ->
         move |error: std::io::Error| HypervisorError::disk(path.display(), &error)
     };
     if files.read_spec().map_err(fail(&files.spec))?.is_some() {
-        std::fs::metadata(&files.disk).map_err(fail(&files.disk))?;
+        if spec.root != RootDisk::Volume {
+            std::fs::metadata(&files.disk).map_err(fail(&files.disk))?;
+        }
     } else {
         files.create().map_err(fail(&files.folder))?;
-        make_disk(&files.disk, &spec.root, base_name)?;
+        if spec.root != RootDisk::Volume {
+            make_disk(&files.disk, &spec.root, base_name)?;
+        }
+        disks::make_local(spec, files)?;
     }
     if let Some(drive) = spec
         .config_drive
@@ -567,9 +590,7 @@ fn make_disk(path: &Path, root: &RootDisk, base_name: Option<&str>) -> Result<()
                 }),
             )
         }
-        (RootDisk::Image { size_gib, .. } | RootDisk::Blank { size_gib }, _) => {
-            (size_gib.saturating_mul(GIB), None)
-        }
+        (root, _) => (root.local_gib().saturating_mul(GIB), None),
     };
     let part = path.with_extension("new");
     qcow2::create(&part, bytes, backing)
@@ -691,7 +712,7 @@ impl Hypervisor for Libvirt {
 
     async fn reboot_hard(&self, spec: &GuestSpec) -> Result<GuestInfo> {
         let _lock = self.exclusive(spec.id).await;
-        self.check_disk(spec.id)?;
+        self.check_disk(spec)?;
         self.off(spec.id).await?;
         self.make_files(spec).await?;
         self.define(spec, Power::On).await
@@ -735,6 +756,22 @@ impl Hypervisor for Libvirt {
 
     async fn set_password(&self, id: ServerId, user: &str, password: &str) -> Result<GuestInfo> {
         self.tell_agent_password(id, user, password).await
+    }
+
+    async fn attach_disk(&self, id: ServerId, disk: &Disk) -> Result<GuestInfo> {
+        self.plug_disk(id, disk).await
+    }
+
+    async fn detach_disk(&self, id: ServerId, volume_id: &str) -> Result<GuestInfo> {
+        self.pull_disk(id, volume_id).await
+    }
+
+    async fn swap_disk(&self, id: ServerId, old: &str, disk: &Disk) -> Result<GuestInfo> {
+        self.exchange_disk(id, old, disk).await
+    }
+
+    async fn resize_disk(&self, id: ServerId, volume_id: &str, size_gib: u64) -> Result<GuestInfo> {
+        self.grow_disk(id, volume_id, size_gib).await
     }
 
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {

@@ -11,6 +11,9 @@ use types::ServerId;
 
 const GIB: u64 = 1 << 30;
 
+/// Files of disks beside the first one; see [`super::disks::local`].
+const OTHERS: &[&str] = &["disk.swap", "disk.eph0", "disk.eph1", "disk.eph2"];
+
 impl Libvirt {
     pub(super) async fn set_aside(&self, id: ServerId, root_gib: u64) -> Result<()> {
         let _lock = self.exclusive(id).await;
@@ -18,10 +21,12 @@ impl Libvirt {
         if files.aside.exists() {
             return Ok(());
         }
-        self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
-        let has = super::base_size(&files.disk, crate::spec::DiskFormat::Qcow2)?;
-        if root_gib > 0 && root_gib.saturating_mul(GIB) < has {
-            return Err(HypervisorError::DiskTooSmall);
+        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        if spec.root != RootDisk::Volume {
+            let has = super::base_size(&files.disk, crate::spec::DiskFormat::Qcow2)?;
+            if root_gib > 0 && root_gib.saturating_mul(GIB) < has {
+                return Err(HypervisorError::DiskTooSmall);
+            }
         }
         self.off(id).await?;
         self.undefine(id).await?;
@@ -49,7 +54,7 @@ impl Libvirt {
             return Ok(guest);
         }
         let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
-        self.check_disk(id)?;
+        self.check_disk(&spec)?;
         self.define(&spec, power).await
     }
 
@@ -64,6 +69,8 @@ impl Libvirt {
         let kept = [&files.disk, &files.config_drive, &files.spec];
         let names = kept.iter().filter_map(|path| path.file_name());
         let found: Vec<PathBuf> = names
+            .map(PathBuf::from)
+            .chain(OTHERS.iter().map(PathBuf::from))
             .map(|name| files.aside.join(name))
             .filter(|path| path.exists())
             .collect();
@@ -96,7 +103,8 @@ impl Libvirt {
         if self.read_spec(id)?.is_none() {
             self.backing_name(&spec.root)?;
             let (files, luggage) = (files.clone(), luggage);
-            blocking(move || carry_in(&files, luggage)).await?;
+            let from_volume = spec.root == RootDisk::Volume;
+            blocking(move || carry_in(&files, luggage, from_volume)).await?;
             self.grow(id, spec).await?;
             let (files, spec) = (self.instances.guest(id), spec.clone());
             blocking(move || {
@@ -116,10 +124,12 @@ impl Libvirt {
 
     /// Makes the root disk as large as the flavor's, never smaller.
     async fn grow(&self, id: ServerId, spec: &GuestSpec) -> Result<()> {
+        if spec.root == RootDisk::Volume {
+            return Ok(());
+        }
         let disk = self.instances.guest(id).disk;
         let has = super::base_size(&disk, crate::spec::DiskFormat::Qcow2)?;
-        let (RootDisk::Image { size_gib, .. } | RootDisk::Blank { size_gib }) = &spec.root;
-        let wanted = size_gib.saturating_mul(GIB);
+        let wanted = spec.root.local_gib().saturating_mul(GIB);
         if wanted > 0 && wanted < has {
             return Err(HypervisorError::DiskTooSmall);
         }
@@ -131,20 +141,25 @@ impl Libvirt {
 }
 
 /// Copies what is aside, moves what has arrived.
-fn carry_in(files: &GuestFolder, luggage: Luggage) -> Result<()> {
+fn carry_in(files: &GuestFolder, luggage: Luggage, from_volume: bool) -> Result<()> {
     let fail = |path: &Path| {
         let path = path.to_owned();
         move |error: std::io::Error| HypervisorError::disk(path.display(), &error)
     };
     files.remove().map_err(fail(&files.folder))?;
     files.create().map_err(fail(&files.folder))?;
-    for to in [&files.disk, &files.config_drive] {
+    let others = OTHERS.iter().map(|name| files.folder.join(name));
+    for to in [files.disk.clone(), files.config_drive.clone()]
+        .into_iter()
+        .chain(others)
+    {
+        let to = &to;
         let name = to.file_name().unwrap_or_default();
         let from = match luggage {
             Luggage::Aside => files.aside.join(name),
             Luggage::Inbox => files.inbox.join(name),
         };
-        if !from.exists() && to != &files.disk {
+        if !from.exists() && (from_volume || *to != files.disk) {
             continue;
         }
         match luggage {

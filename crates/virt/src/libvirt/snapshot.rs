@@ -4,6 +4,7 @@
 use super::calls::BlockJob;
 use super::{Libvirt, blocking, explain, image};
 use crate::hypervisor::{HypervisorError, Result};
+use crate::spec::RootDisk;
 use quick_xml::escape::escape;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,12 @@ const LOOK: Duration = Duration::from_millis(250);
 impl Libvirt {
     pub(super) async fn take_snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf> {
         let _lock = self.exclusive(id).await;
-        self.check_disk(id)?;
+        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        if spec.root == RootDisk::Volume {
+            let words = "the guest's root disk is a volume, which the volume service copies";
+            return Err(HypervisorError::Rejected(words.into()));
+        }
+        self.check_disk(&spec)?;
         let files = self.instances.guest(id);
         let copy = files.folder.join(format!("{name}.snapshot"));
         let stale = copy.clone();

@@ -1,6 +1,7 @@
 //! What simulated guests do between on and off.
 
 use super::Sim;
+use crate::disks::Disk;
 use crate::facts::{GuestEventKind, GuestInfo};
 use crate::hypervisor::{HypervisorError, Result};
 use crate::libvirt::qcow2;
@@ -102,6 +103,23 @@ impl Sim {
         let mut spec = (*guest.spec).clone();
         spec.vifs.retain(|vif| vif.port_id != port_id);
         spec.vifs.extend(wanted.cloned());
+        let changed = super::Guest {
+            spec: Arc::new(spec),
+            power: guest.power,
+        };
+        self.store(&mut guests, changed)
+    }
+
+    /// Changes the guest's disks, running or not.
+    pub(super) fn change_disks(
+        &self,
+        id: ServerId,
+        how: impl FnOnce(&mut Vec<Disk>) -> Result<()>,
+    ) -> Result<GuestInfo> {
+        let mut guests = self.lock();
+        let guest = guests.get(&id).ok_or(HypervisorError::NotFound(id))?;
+        let mut spec = (*guest.spec).clone();
+        how(&mut spec.disks)?;
         let changed = super::Guest {
             spec: Arc::new(spec),
             power: guest.power,

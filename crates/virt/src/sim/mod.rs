@@ -13,6 +13,7 @@ pub(crate) mod tests;
 
 pub use faults::{Controls, Hook, Moment, Verb};
 
+use crate::disks::Disk;
 use crate::facts::{
     CpuDiagnostics, CpuInfo, CpuTopology, Diagnostics, DiskDiagnostics, GuestEvent, GuestEventKind,
     GuestInfo, HostFacts, NicDiagnostics,
@@ -221,7 +222,7 @@ impl Sim {
     fn check_room(&self, guests: &HashMap<ServerId, Guest>, spec: &GuestSpec) -> Result<()> {
         let used: u64 = guests.values().map(|guest| guest.disk_gib()).sum();
         let full = self.controls.disk_is_full() || self.switches.now().disk_full;
-        if full || used + root_gib(spec) > self.config.disk_gib {
+        if full || used + local_gib(spec) > self.config.disk_gib {
             let reason = "no space left on the simulated disk".to_owned();
             return Err(HypervisorError::Disk { reason, full: true });
         }
@@ -323,13 +324,32 @@ impl Guest {
     }
 
     fn disk_gib(&self) -> u64 {
-        root_gib(&self.spec)
+        local_gib(&self.spec)
     }
 }
 
+/// The disks as the guest would name them.
+fn devices(spec: &GuestSpec) -> Vec<DiskDiagnostics> {
+    let of_host = (spec.root != RootDisk::Volume).then(|| "vda".to_owned());
+    let others = spec.disks.iter();
+    let others = others.map(|disk| disk.device.clone().unwrap_or_default());
+    of_host
+        .into_iter()
+        .chain(others)
+        .map(|device| DiskDiagnostics {
+            device,
+            ..DiskDiagnostics::default()
+        })
+        .collect()
+}
+
 fn root_gib(spec: &GuestSpec) -> u64 {
-    let (RootDisk::Image { size_gib, .. } | RootDisk::Blank { size_gib }) = spec.root;
-    size_gib
+    spec.root.local_gib()
+}
+
+fn local_gib(spec: &GuestSpec) -> u64 {
+    let others: u64 = spec.disks.iter().map(Disk::local_gib).sum();
+    root_gib(spec) + others
 }
 
 fn load(folder: &Path) -> std::io::Result<HashMap<ServerId, Guest>> {
@@ -495,6 +515,59 @@ impl Hypervisor for Sim {
         .await
     }
 
+    async fn attach_disk(&self, id: ServerId, disk: &Disk) -> Result<GuestInfo> {
+        self.perform(Verb::AttachDisk, id, || {
+            self.change_disks(id, |disks| {
+                disks.retain(|one| one.volume_id() != disk.volume_id());
+                disks.push(disk.clone());
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn detach_disk(&self, id: ServerId, volume_id: &str) -> Result<GuestInfo> {
+        self.perform(Verb::DetachDisk, id, || {
+            self.change_disks(id, |disks| {
+                disks.retain(|one| one.volume_id() != Some(volume_id));
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn swap_disk(&self, id: ServerId, old: &str, disk: &Disk) -> Result<GuestInfo> {
+        self.perform(Verb::SwapDisk, id, || {
+            self.change_disks(id, |disks| {
+                let place = |volume: &str| {
+                    let has = |one: &Disk| one.volume_id() == Some(volume);
+                    disks.iter().position(has)
+                };
+                let new = disk.volume_id().unwrap_or_default();
+                let Some(at) = place(old).or_else(|| place(new)) else {
+                    let words = format!("the guest does not have the volume {old}");
+                    return Err(HypervisorError::Rejected(words));
+                };
+                disks[at] = disk.clone();
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn resize_disk(&self, id: ServerId, volume_id: &str, _: u64) -> Result<GuestInfo> {
+        self.perform(Verb::ResizeDisk, id, || {
+            self.change_disks(id, |disks| {
+                if disks.iter().any(|one| one.volume_id() == Some(volume_id)) {
+                    return Ok(());
+                }
+                let words = format!("the guest does not have the volume {volume_id}");
+                Err(HypervisorError::Rejected(words))
+            })
+        })
+        .await
+    }
+
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo> {
         self.perform(Verb::Interrupt, id, || self.active(id)).await
     }
@@ -582,10 +655,7 @@ impl Hypervisor for Sim {
                     .map(|id| CpuDiagnostics { id, time_ns: 0 })
                     .collect(),
                 nics: guest.spec.vifs.iter().map(nic).collect(),
-                disks: vec![DiskDiagnostics {
-                    device: "vda".into(),
-                    ..DiskDiagnostics::default()
-                }],
+                disks: devices(&guest.spec),
             })
         })
         .await

@@ -29,6 +29,7 @@ pub(crate) fn spec(n: u32) -> GuestSpec {
         hardware: Hardware::default(),
         serial_number: format!("serial-{n}"),
         rescue: None,
+        disks: Vec::new(),
     }
 }
 

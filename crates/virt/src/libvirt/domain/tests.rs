@@ -63,8 +63,20 @@ fn flat(xml: &str) -> Vec<String> {
 
 fn render(spec: &GuestSpec, config_drive: bool, host: &HostChoices) -> String {
     let drive = PathBuf::from("/i/x/disk.config");
+    let local: Vec<(String, PathBuf)> = spec
+        .disks
+        .iter()
+        .filter(|disk| disk.volume_id().is_none())
+        .map(|disk| {
+            (
+                disk.id.clone(),
+                PathBuf::from(format!("/i/x/disk.{}", disk.id)),
+            )
+        })
+        .collect();
     let files = GuestFiles {
-        disk: Path::new("/i/x/disk"),
+        disk: (spec.root != RootDisk::Volume).then_some(Path::new("/i/x/disk")),
+        local: &local,
         base: Some((Path::new("/i/_base/b"), DiskFormat::Raw)),
         rescue: spec.rescue.as_ref().map(|_| {
             let base = (Path::new("/i/_base/r"), DiskFormat::Raw);

@@ -1,0 +1,458 @@
+//! Volumes of servers: what is taken, what is refused, and how each version shows it.
+
+use super::harness::{Answer, Cloud};
+use super::server_create::cloud;
+use super::server_life::{finish, make};
+use serde_json::{Value, json};
+use types::{Timestamp, VmState};
+
+/// A server that runs, without anything working on it.
+async fn server(cloud: &Cloud) -> String {
+    let id = make(cloud, "member", "a").await;
+    finish(cloud, &id, VmState::Active).await;
+    let beat = |tx: &mut sql::Tx<'_>| {
+        db::hosts::beat(tx, &"h1".into(), "nova-compute", None, Timestamp::now())
+    };
+    let beaten: Result<(), sql::Error> = cloud.store.write(beat).await;
+    beaten.unwrap();
+    id
+}
+
+async fn attach(cloud: &Cloud, version: u16, server: &str, body: Value) -> Answer {
+    let path = format!("/servers/{server}/os-volume_attachments");
+    let body = json!({ "volumeAttachment": body });
+    cloud.send("member", version, "POST", &path, body).await
+}
+
+/// What the flow would write: the attachment.
+async fn attached(cloud: &Cloud, server: &str, volume: &str) {
+    let (id, volume) = (server.parse().unwrap(), volume.to_owned());
+    let write = move |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
+        let mut device = db::block_devices::of_volume(tx, id, &volume)?.unwrap();
+        device.attachment_id = Some("the-attachment".to_owned());
+        db::block_devices::update(tx, &device)?;
+        Ok(())
+    };
+    cloud.store.write(write).await.unwrap();
+    finish(cloud, server, VmState::Active).await;
+}
+
+#[tokio::test]
+async fn an_attachment_in_every_version() {
+    let cloud = cloud().await;
+    let id = server(&cloud).await;
+    let volume = cloud.volumes.make();
+    let made = attach(&cloud, 79, &id, json!({ "volumeId": volume, "tag": "t" })).await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    let whole = json!({ "id": volume, "serverId": id, "volumeId": volume, "device": "/dev/vdb", "tag": "t",
+        "delete_on_termination": false });
+    assert_eq!(made.json(), json!({ "volumeAttachment": whole }));
+    // Before there is an attachment the newest form has nothing to show.
+    let path = format!("/servers/{id}/os-volume_attachments");
+    let newest = cloud.get("reader", 89, &path).await;
+    assert_eq!(newest.json(), json!({ "volumeAttachments": [] }));
+    let one = format!("{path}/{volume}");
+    assert_eq!(cloud.get("reader", 89, &one).await.status, 404);
+    attached(&cloud, &id, &volume).await;
+    let fields = |version: u16| {
+        let (cloud, path) = (&cloud, &one);
+        async move {
+            let shown = cloud.get("reader", version, path).await.json();
+            let map = shown["volumeAttachment"].as_object().unwrap().clone();
+            let mut names: Vec<String> = map.into_iter().map(|(name, _)| name).collect();
+            names.sort();
+            names.join(" ")
+        }
+    };
+    assert_eq!(fields(1).await, "device id serverId volumeId");
+    assert_eq!(fields(70).await, "device id serverId tag volumeId");
+    let goes = "delete_on_termination device id serverId tag volumeId";
+    assert_eq!(fields(79).await, goes);
+    let ids = "attachment_id bdm_uuid delete_on_termination device serverId tag volumeId";
+    assert_eq!(fields(89).await, ids);
+    let shown = cloud
+        .get("member", 3, &format!("/servers/{id}"))
+        .await
+        .json();
+    let volumes = &shown["server"]["os-extended-volumes:volumes_attached"];
+    assert_eq!(
+        *volumes,
+        json!([{ "id": volume, "delete_on_termination": false }])
+    );
+    let shown = cloud.get("member", 1, "/servers/detail").await.json();
+    let volumes = &shown["servers"][0]["os-extended-volumes:volumes_attached"];
+    assert_eq!(*volumes, json!([{ "id": volume }]));
+    // From 2.101 on nothing is answered.
+    let second = cloud.volumes.make();
+    let made = attach(&cloud, 101, &id, json!({ "volumeId": second })).await;
+    assert_eq!((made.status.as_u16(), &made.text[..]), (202, ""));
+}
+
+#[tokio::test]
+async fn refused_attachments() {
+    let cloud = cloud().await;
+    let id = server(&cloud).await;
+    let other = server(&cloud).await;
+    let (held, shared) = (
+        cloud.volumes.make(),
+        cloud.volumes.make_with(&json!({ "multiattach": true })),
+    );
+    let reserved = cloud.volumes.make_with(&json!({ "status": "reserved" }));
+    let made = attach(&cloud, 90, &other, json!({ "volumeId": held })).await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    attached(&cloud, &other, &held).await;
+    let gone = "11111111-2222-4333-8444-555555555555";
+    let table = [
+        (
+            90,
+            json!({ "volumeId": gone }),
+            404,
+            format!("Volume {gone} could not be found."),
+        ),
+        (
+            90,
+            json!({ "volumeId": held }),
+            400,
+            format!("Invalid volume: volume {held} is already attached to instances: {other}"),
+        ),
+        (
+            59,
+            json!({ "volumeId": shared }),
+            400,
+            "Multiattach volumes are only supported starting with compute API version 2.60."
+                .to_owned(),
+        ),
+        (
+            90,
+            json!({ "volumeId": reserved }),
+            400,
+            format!(
+                "Invalid input received: Invalid volume: Volume {reserved} status must be available or downloading to reserve, but the current status is reserved."
+            ),
+        ),
+        (
+            90,
+            json!({ "volumeId": shared, "device": "/dev/vda" }),
+            409,
+            "The supplied device path (/dev/vda) is in use.".to_owned(),
+        ),
+    ];
+    for (version, body, status, message) in table {
+        let answer = attach(&cloud, version, &id, body).await;
+        assert_eq!(answer.status.as_u16(), status, "{}", answer.text);
+        assert_eq!(answer.fault().1, message);
+    }
+    for (version, body) in [
+        (48, json!({ "volumeId": shared, "tag": "t" })),
+        (
+            78,
+            json!({ "volumeId": shared, "delete_on_termination": true }),
+        ),
+        (90, json!({ "volumeId": "x" })),
+        (90, json!({ "volumeId": shared, "device": "vdb" })),
+    ] {
+        assert_eq!(attach(&cloud, version, &id, body).await.status, 400);
+    }
+    finish(&cloud, &id, VmState::Shelved).await;
+    let answer = attach(&cloud, 19, &id, json!({ "volumeId": shared })).await;
+    let words = format!("Cannot 'attach_volume' instance {id} while it is in vm_state shelved");
+    assert_eq!(answer.fault(), ("conflictingRequest".to_owned(), words));
+    finish(&cloud, &id, VmState::ShelvedOffloaded).await;
+    let answer = attach(&cloud, 90, &id, json!({ "volumeId": shared })).await;
+    let words = "Attaching multiattach volumes is not supported for shelved-offloaded instances.";
+    assert_eq!(answer.fault().1, words);
+}
+
+#[tokio::test]
+async fn changes_and_detachments() {
+    let cloud = cloud().await;
+    let id = server(&cloud).await;
+    let volume = cloud.volumes.make();
+    attach(&cloud, 90, &id, json!({ "volumeId": volume })).await;
+    attached(&cloud, &id, &volume).await;
+    let path = format!("/servers/{id}/os-volume_attachments/{volume}");
+    let put = |version: u16, token: &'static str, body: Value| {
+        let (cloud, path) = (&cloud, &path);
+        let body = json!({ "volumeAttachment": body });
+        async move { cloud.send(token, version, "PUT", path, body).await }
+    };
+    let goes = json!({ "volumeId": volume, "delete_on_termination": true });
+    assert_eq!(put(85, "member", goes.clone()).await.status, 202);
+    let shown = cloud.get("member", 90, &path).await.json();
+    assert_eq!(shown["volumeAttachment"]["delete_on_termination"], true);
+    assert_eq!(put(84, "admin", goes).await.status, 400);
+    let fixed = json!({ "volumeId": volume, "device": "/dev/vdx" });
+    let answer = put(85, "member", fixed).await;
+    assert_eq!(answer.fault().1, "The device property is not mutable");
+    // Another volume is for the volume service, while it moves the volume.
+    let new = cloud.volumes.make();
+    let denied = put(85, "member", json!({ "volumeId": new })).await;
+    let words = "Policy doesn't allow os_compute_api:os-volumes-attachments:swap to be performed.";
+    assert_eq!(denied.fault(), ("forbidden".to_owned(), words.to_owned()));
+    let answer = put(1, "admin", json!({ "volumeId": new })).await;
+    let words =
+        format!("volume {volume} is not migrating; this API should only be called by Cinder");
+    assert_eq!(answer.fault().1, words);
+    cloud
+        .volumes
+        .set(&volume, "migration_status", json!("migrating"));
+    let answer = put(1, "admin", json!({ "volumeId": new })).await;
+    assert_eq!(
+        answer.fault().1,
+        "Invalid volume: Old volume is attached to a different instance."
+    );
+    cloud.volumes.set(
+        &volume,
+        "attachments",
+        json!([{ "server_id": id, "attachment_id": "a" }]),
+    );
+    assert_eq!(
+        put(1, "admin", json!({ "volumeId": new })).await.status,
+        202
+    );
+    finish(&cloud, &id, VmState::Active).await;
+
+    let answer = cloud.send("member", 90, "DELETE", &path, Value::Null).await;
+    assert_eq!(answer.status, 400, "it is not in use: {}", answer.text);
+    let other = format!("/servers/{id}/os-volume_attachments/{new}");
+    let answer = cloud
+        .send("member", 90, "DELETE", &other, Value::Null)
+        .await;
+    assert_eq!(
+        answer.fault().1,
+        format!("Instance {id} is not attached to volume {new}")
+    );
+    cloud.volumes.set(&volume, "status", json!("in-use"));
+    let answer = cloud.send("member", 90, "DELETE", &path, Value::Null).await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+}
+
+/// A request for a server with these disks.
+fn with_disks(image: bool, disks: Value) -> Value {
+    let mut server = json!({ "name": "a", "flavorRef": "1", "networks": "none", "block_device_mapping_v2": disks });
+    if image {
+        server["imageRef"] = json!(super::harness::IMAGE);
+    }
+    json!({ "server": server })
+}
+
+/// The disks on record of a server.
+async fn on_record(cloud: &Cloud, id: &str) -> Vec<String> {
+    let id = id.parse().unwrap();
+    let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_server(tx, id);
+    let devices: Result<Vec<_>, sql::Error> = cloud.store.read(read).await;
+    let told = |d: &db::block_devices::BlockDevice| {
+        let (from, to) = (d.source.as_str(), d.destination.as_str());
+        let size = d
+            .volume_size
+            .map_or("-".to_owned(), |size| size.to_string());
+        format!(
+            "{from}>{to} {} {size}",
+            d.device_name.as_deref().unwrap_or("-")
+        )
+    };
+    devices.unwrap().iter().map(told).collect()
+}
+
+#[tokio::test]
+async fn servers_with_volumes() {
+    let cloud = cloud().await;
+    let data = cloud.volumes.make_with(&json!({ "size": 7 }));
+    let image = json!({ "source_type": "image", "uuid": super::harness::IMAGE, "destination_type": "local", "boot_index": 0 });
+    let volume = json!({ "source_type": "volume", "uuid": data, "destination_type": "volume", "tag": "data" });
+    let blank = json!({ "source_type": "blank", "destination_type": "volume", "volume_size": 2, "delete_on_termination": true });
+    let body = with_disks(true, json!([image, volume, blank]));
+    let made = cloud.send("member", 90, "POST", "/servers", body).await;
+    assert_eq!(made.status, 202, "{}", made.text);
+    let id = made.json()["server"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        on_record(&cloud, &id).await,
+        [
+            "image>local /dev/vda -",
+            "volume>volume /dev/vdb 7",
+            "blank>volume /dev/vdc 2"
+        ]
+    );
+    let shown = cloud
+        .get("member", 90, &format!("/servers/{id}"))
+        .await
+        .json();
+    let volumes = &shown["server"]["os-extended-volumes:volumes_attached"];
+    assert_eq!(
+        *volumes,
+        json!([{ "id": data, "delete_on_termination": false }])
+    );
+    assert_eq!(shown["server"]["image"]["id"], super::harness::IMAGE);
+
+    // Another server cannot have the volume that this one is about to get.
+    let root = json!({ "source_type": "volume", "uuid": data, "destination_type": "volume", "boot_index": 0 });
+    cloud.volumes.set(&data, "bootable", json!("true"));
+    let second = with_disks(false, json!([root]));
+    let refused = cloud
+        .send("member", 90, "POST", "/servers", second.clone())
+        .await;
+    assert_eq!(refused.status, 400);
+    let words = format!("Invalid volume: volume {data} is already attached to instances: {id}");
+    assert_eq!(refused.fault().1, words);
+
+    let boot = cloud
+        .volumes
+        .make_with(&json!({ "bootable": "true", "volume_image_metadata": {
+        "hw_disk_bus": "scsi", "min_ram": "64", "image_id": super::harness::IMAGE } }));
+    let root = json!({ "source_type": "volume", "uuid": boot, "destination_type": "volume", "boot_index": 0 });
+    let body = with_disks(false, json!([root]));
+    let made = cloud.send("member", 90, "POST", "/servers", body).await;
+    assert_eq!(made.status, 202, "{}", made.text);
+    let id = made.json()["server"]["id"].as_str().unwrap().to_owned();
+    let shown = cloud
+        .get("admin", 90, &format!("/servers/{id}"))
+        .await
+        .json();
+    assert_eq!(shown["server"]["image"], "");
+    assert_eq!(
+        shown["server"]["OS-EXT-SRV-ATTR:root_device_name"],
+        "/dev/vda"
+    );
+    finish(&cloud, &id, VmState::Active).await;
+    let path = format!("/servers/{id}/action");
+    let backup = json!({ "createBackup": { "name": "b", "backup_type": "daily", "rotation": 1 } });
+    let answer = cloud.send("member", 90, "POST", &path, backup).await;
+    let words = "Backup is not supported for volume-backed instances.";
+    assert_eq!(answer.fault(), ("badRequest".to_owned(), words.to_owned()));
+    let rescue = json!({ "rescue": null });
+    let answer = cloud
+        .send("member", 86, "POST", &path, rescue.clone())
+        .await;
+    let words = format!("Instance {id} cannot be rescued: Cannot rescue a volume-backed instance");
+    assert_eq!(answer.fault(), ("badRequest".to_owned(), words));
+    let detach = format!("/servers/{id}/os-volume_attachments/{boot}");
+    let answer = cloud
+        .send("member", 90, "DELETE", &detach, Value::Null)
+        .await;
+    assert_eq!(answer.fault().1, "Cannot detach a root device volume");
+    let answer = cloud.send("member", 87, "POST", &path, rescue).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn servers_with_volumes_that_do_not_fit() {
+    let cloud = cloud().await;
+    let gone = "11111111-2222-4333-8444-555555555555";
+    let (plain, held) = (
+        cloud.volumes.make(),
+        cloud
+            .volumes
+            .make_with(&json!({ "status": "in-use", "bootable": "true" })),
+    );
+    let shared = cloud
+        .volumes
+        .make_with(&json!({ "multiattach": true, "bootable": "true" }));
+    let volume = |id: &str| json!([{ "source_type": "volume", "uuid": id, "destination_type": "volume", "boot_index": 0 }]);
+    let invalid = "Block Device Mapping is Invalid: ";
+    let image = |size: u64| {
+        json!([{ "source_type": "image", "uuid": super::harness::IMAGE, "destination_type": "volume",
+        "boot_index": 0, "volume_size": size, "volume_type": "none" }])
+    };
+    let table = [
+        (
+            volume(gone),
+            90,
+            format!("{invalid}failed to get volume {gone}."),
+        ),
+        (
+            volume(&plain),
+            90,
+            format!("Block Device {plain} is not bootable."),
+        ),
+        (
+            volume(&held),
+            90,
+            format!(
+                "Invalid volume: Invalid input received: Invalid volume: Volume {held} status must be available or downloading to reserve, but the current status is in-use."
+            ),
+        ),
+        (
+            volume(&shared),
+            59,
+            "Multiattach volumes are only supported starting with compute API version 2.60."
+                .to_owned(),
+        ),
+        (
+            json!([{ "source_type": "snapshot", "uuid": gone, "destination_type": "volume", "boot_index": 0 }]),
+            90,
+            format!("{invalid}failed to get snapshot {gone}."),
+        ),
+        (
+            image(1),
+            67,
+            "Volume type none could not be found.".to_owned(),
+        ),
+        (
+            json!([{ "source_type": "volume", "uuid": plain, "destination_type": "volume" }]),
+            90,
+            format!(
+                "{invalid}Boot sequence for the instance and image/block device mapping combination is not valid."
+            ),
+        ),
+    ];
+    for (disks, version, words) in table {
+        let body = with_disks(false, disks.clone());
+        let mut body = body;
+        if version < 37 {
+            body["server"].as_object_mut().unwrap().remove("networks");
+        }
+        let answer = cloud
+            .send("member", version, "POST", "/servers", body)
+            .await;
+        assert_eq!(answer.status, 400, "{disks}: {}", answer.text);
+        assert_eq!(answer.fault().1, words, "{disks}");
+    }
+    let mut both = with_disks(true, volume(&plain));
+    both["server"]["block_device_mapping"] = json!([{ "volume_id": plain, "device_name": "vdb" }]);
+    let answer = cloud.send("member", 90, "POST", "/servers", both).await;
+    let words = "Using different block_device_mapping syntaxes is not allowed in the same request.";
+    assert_eq!(answer.fault().1, words);
+    let none = json!({ "server": { "name": "a", "flavorRef": "1", "networks": "none" } });
+    let answer = cloud.send("member", 90, "POST", "/servers", none).await;
+    assert_eq!(answer.fault().1, "Missing imageRef attribute");
+    let answer = cloud
+        .send(
+            "member",
+            35,
+            "POST",
+            "/os-volumes",
+            json!({ "volume": { "size": 1, "display_name": "v" } }),
+        )
+        .await;
+    assert_eq!(
+        (
+            answer.status.as_u16(),
+            &answer.json()["volume"]["displayName"]
+        ),
+        (200, &json!("v"))
+    );
+    let id = answer.json()["volume"]["id"].as_str().unwrap().to_owned();
+    assert!(
+        answer.headers["location"]
+            .to_str()
+            .unwrap()
+            .ends_with(&format!("/os-volumes/{id}"))
+    );
+    let path = format!("/os-volumes/{id}");
+    assert_eq!(
+        cloud.get("member", 35, &path).await.json()["volume"]["attachments"],
+        json!([{}])
+    );
+    assert_eq!(
+        cloud
+            .send("member", 35, "DELETE", &path, Value::Null)
+            .await
+            .status,
+        202
+    );
+    assert_eq!(
+        cloud.get("member", 35, &path).await.fault().1,
+        format!("Volume {id} could not be found.")
+    );
+    assert_eq!(cloud.get("member", 36, &path).await.status, 404);
+}

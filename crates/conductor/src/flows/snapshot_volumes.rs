@@ -1,0 +1,239 @@
+//! An image of a server that boots from a volume: snapshots of its volumes, and an image without data that names them, so
+//! that a server made of it gets volumes made of them.
+//!
+//! | step | does | undo |
+//! |---|---|---|
+//! | `snapshots` | has the volume service make snapshots | deletes them and the image |
+//! | `describe` | writes the disks into the image, which is active from then on | - |
+
+use super::{fault, idle, volumes};
+use crate::neighbours::{Neighbours, retry};
+use async_trait::async_trait;
+use clients::volumes::Scope;
+use db::accept;
+use db::block_devices::BlockDevice;
+use db::instances::{self, Change, Expected, Instance};
+use journal::{Context, End, Failure, Flow, StepError, StepName};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sql::Tx;
+use std::time::Duration;
+use types::agent::WorkOutcome;
+use types::{ImageId, Timestamp};
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Have snapshots made.
+    Snapshots,
+    /// Name them in the image.
+    Describe,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self::Snapshots, Self::Describe];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Snapshots => "snapshots",
+            Self::Describe => "describe",
+        }
+    }
+}
+
+/// What the flow knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The image that waits.
+    pub image: ImageId,
+    /// The disks as the image will name them.
+    #[serde(default)]
+    mapping: Vec<Value>,
+}
+
+/// The flow.
+pub struct SnapshotVolumes {
+    /// Image and volume services.
+    pub with: Neighbours,
+}
+
+/// Deletes the snapshots that were made for an image. Repeatable.
+async fn forget_snapshots(
+    with: &Neighbours,
+    scope: &Scope,
+    image: ImageId,
+) -> Result<(), StepError> {
+    for snapshot in of_image(with, scope, image).await? {
+        let gone = with.volumes.delete_snapshot(scope, &snapshot.1).await;
+        if let Err(reason) = gone.map_err(retry)? {
+            return Err(StepError::Retry(reason.message));
+        }
+    }
+    Ok(())
+}
+
+/// The snapshots that were made for an image: volume and snapshot.
+async fn of_image(
+    with: &Neighbours,
+    scope: &Scope,
+    image: ImageId,
+) -> Result<Vec<(String, String)>, StepError> {
+    let mark = image.to_string();
+    let all = with.volumes.snapshots(scope).await.map_err(retry)?;
+    let its = all
+        .into_iter()
+        .filter(|one| one.document["metadata"]["image"] == mark);
+    Ok(its.map(|one| (one.volume_id, one.id)).collect())
+}
+
+/// Removes what a flow that was ended has left. Repeatable.
+pub(super) async fn forget(
+    with: &Neighbours,
+    server: &Instance,
+    image: ImageId,
+) -> Result<(), StepError> {
+    let scope = with.scope(server).await?;
+    forget_snapshots(with, &scope, image).await
+}
+
+/// A disk as an image names it (`block_device_mapping` of image properties, second form).
+fn described(device: &BlockDevice, snapshot: Option<&str>) -> Value {
+    let source = match snapshot {
+        Some(_) => "snapshot",
+        None => device.source.as_str(),
+    };
+    json!({
+        "source_type": source, "destination_type": device.destination.as_str(), "snapshot_id": snapshot,
+        "image_id": device.image_id.as_deref().filter(|_| snapshot.is_none()), "volume_id": null, "no_device": null,
+        "device_name": device.device_name, "boot_index": device.boot_index, "volume_size": device.volume_size,
+        "delete_on_termination": device.delete_on_termination, "disk_bus": device.disk_bus,
+        "device_type": device.device_type, "guest_format": device.guest_format, "tag": device.tag, "volume_type": null,
+    })
+}
+
+impl SnapshotVolumes {
+    async fn snapshots(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let server = super::instance(&self.with, cx).await?;
+        let (scope, with) = (self.with.scope(&server).await?, &self.with);
+        let token = with.token().await?;
+        let found = with.images.get(&token, &state.image.to_string()).await;
+        let image = found.map_err(retry)?.ok_or_else(|| {
+            StepError::Fail(Failure::new(404, "The image of the server is gone."))
+        })?;
+        let name = format!("snapshot for {}", image.image.name);
+        let there = of_image(with, &scope, state.image).await?;
+        let mark = state.image.to_string();
+        let mut mapping = Vec::new();
+        for device in volumes::devices(with, cx.server).await? {
+            let Some(volume) = device.volume_id.clone() else {
+                mapping.push(described(&device, None));
+                continue;
+            };
+            let known = there.iter().find(|(of, _)| *of == volume);
+            let snapshot = match known {
+                Some((_, id)) => id.clone(),
+                None => {
+                    let made = with
+                        .volumes
+                        .create_marked(&scope, &volume, &name, &mark)
+                        .await;
+                    let made = made.map_err(retry)?.map_err(|reason| {
+                        let words = format!("A snapshot could not be made: {}", reason.message);
+                        StepError::Fail(Failure::new(reason.status.as_u16(), words))
+                    })?;
+                    made.id
+                }
+            };
+            mapping.push(described(&device, Some(&snapshot)));
+        }
+        state.mapping = mapping;
+        Ok(())
+    }
+
+    async fn describe(&self, cx: &Context, state: &State) -> Result<(), StepError> {
+        let server = super::instance(&self.with, cx).await?;
+        let (token, images) = (self.with.token().await?, &self.with.images);
+        let mut patch = vec![
+            json!({ "op": "add", "path": "/block_device_mapping", "value": Value::from(state.mapping.clone()).to_string() }),
+            json!({ "op": "add", "path": "/bdm_v2", "value": "True" }),
+        ];
+        if let Some(root) = &server.root_device_name {
+            patch.push(json!({ "op": "add", "path": "/root_device_name", "value": root }));
+        }
+        let id = state.image.to_string();
+        let changed = images.patch(&token, &id, &patch.into()).await;
+        let changed = changed.map_err(retry)?;
+        if !changed.status.is_success() {
+            let words = format!("The image could not be described: {}", changed.status);
+            return Err(StepError::Fail(Failure::new(500, words)));
+        }
+        let sent = images.upload(&token, state.image, axum::body::Body::empty());
+        sent.await
+            .map_err(retry)?
+            .map_err(|reason| StepError::Fail(Failure::new(500, reason)))
+    }
+}
+
+#[async_trait]
+impl Flow for SnapshotVolumes {
+    const NAME: &'static str = accept::SNAPSHOT_VOLUMES;
+    type State = State;
+    type Step = Step;
+
+    fn event(&self, step: Step) -> Option<&'static str> {
+        (step == Step::Snapshots).then_some("api_snapshot_instance")
+    }
+
+    fn deadline(&self, _: Step) -> Duration {
+        Duration::from_secs(300)
+    }
+
+    async fn run(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        _: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Snapshots => self.snapshots(cx, state).await,
+            Step::Describe => self.describe(cx, state).await,
+        }
+    }
+
+    async fn undo(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        _: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        if step != Step::Snapshots {
+            return Ok(());
+        }
+        let server = super::instance(&self.with, cx).await?;
+        forget(&self.with, &server, state.image).await?;
+        let token = self.with.token().await?;
+        let deleting = self.with.images.delete(&token, state.image);
+        deleting.await.map_err(retry)
+    }
+
+    fn finish(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        _: &State,
+        end: End<'_>,
+        now: Timestamp,
+    ) -> Result<(), sql::Error> {
+        let change = match end {
+            End::Done => idle(),
+            End::Unwound(failure) => Change {
+                fault: Some(Some(fault(failure, now))),
+                ..idle()
+            },
+        };
+        instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
+        Ok(())
+    }
+}

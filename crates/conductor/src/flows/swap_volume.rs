@@ -1,0 +1,252 @@
+//! A volume that the volume service moves: the guest's disk becomes the new one, with the data of the old one, and goes
+//! by the old one's id. The server shows no task meanwhile, as in Nova.
+//!
+//! | step | does | undo |
+//! |---|---|---|
+//! | `locate` | finds the host; the old volume shows that it is being detached | it shows that it is in use |
+//! | `connect` | reserves the new volume and connects it to the host | gives it back |
+//! | `swap` | the host exchanges the disk | the host takes it back |
+//! | `complete` | the volume service ends its move; only forward | - |
+
+use super::{end_quietly, power_after, volumes};
+use crate::disks::of_device;
+use crate::neighbours::{Neighbours, retry};
+use async_trait::async_trait;
+use db::accept;
+use db::block_devices::{self, BlockDevice};
+use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+use serde::{Deserialize, Serialize};
+use sql::Tx;
+use std::time::Duration;
+use types::agent::{Direction, Verb, WorkOutcome};
+use types::disks::GuestDisk;
+use types::{HostName, Timestamp};
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Find the host.
+    Locate,
+    /// Reserve and connect the new volume.
+    Connect,
+    /// Exchange the disk.
+    Swap,
+    /// Let the volume service end its move.
+    Complete,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self::Locate, Self::Connect, Self::Swap, Self::Complete];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Locate => "locate",
+            Self::Connect => "connect",
+            Self::Swap => "swap",
+            Self::Complete => "complete_move",
+        }
+    }
+}
+
+/// What the flow knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    old: String,
+    new: String,
+    #[serde(default)]
+    host: Option<HostName>,
+    /// The disk before, and as it shall be.
+    #[serde(default)]
+    disks: Option<(GuestDisk, GuestDisk)>,
+    /// How the host reaches the new volume.
+    #[serde(default)]
+    connection: Option<String>,
+    /// The attachments of the old and of the new volume.
+    #[serde(default)]
+    attachments: Option<(String, String)>,
+}
+
+/// Exchanges a volume.
+pub struct Swap {
+    /// Volume service, hosts.
+    pub with: Neighbours,
+}
+
+fn lost() -> StepError {
+    StepError::Fail(Failure::new(500, "The volume is not on record."))
+}
+
+impl Swap {
+    /// The disk as it is on record.
+    async fn device(&self, cx: &Context, state: &State) -> Result<BlockDevice, StepError> {
+        let mut devices = volumes::devices(&self.with, cx.server).await?;
+        devices.retain(|device| device.volume_id.as_deref() == Some(&state.old));
+        devices.pop().ok_or_else(lost)
+    }
+
+    /// The disk as it will be, as if it were another one.
+    fn new_device(device: &BlockDevice, state: &State) -> BlockDevice {
+        BlockDevice {
+            source: types::disks::Source::Volume,
+            volume_id: Some(state.new.clone()),
+            attachment_id: None,
+            connection_info: None,
+            ..device.clone()
+        }
+    }
+
+    async fn connect(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let server = super::instance(&self.with, cx).await?;
+        let old = self.device(cx, state).await?;
+        let wanted = vec![Self::new_device(&old, state)];
+        let host = state.host.clone();
+        let mut connected = volumes::connect(&self.with, cx, &server, wanted, host).await?;
+        let new = connected.pop().ok_or_else(lost)?;
+        state.connection.clone_from(&new.connection_info);
+        state.attachments = old.attachment_id.clone().zip(new.attachment_id.clone());
+        let goes_by = BlockDevice {
+            volume_id: old.volume_id.clone(),
+            ..new
+        };
+        state.disks = of_device(&old).zip(of_device(&goes_by));
+        Ok(())
+    }
+
+    async fn complete(&self, cx: &Context, state: &State) -> Result<(), StepError> {
+        let server = super::instance(&self.with, cx).await?;
+        let (scope, service) = (self.with.scope(&server).await?, &self.with.volumes);
+        let (old, new) = state.attachments.clone().ok_or_else(lost)?;
+        let done = service.complete(&scope, &new).await.map_err(retry)?;
+        if let Err(reason) = done {
+            tracing::warn!(server = %cx.server, reason = reason.message, "a volume cannot be shown as in use");
+        }
+        let gone = service.release(&scope, &old).await.map_err(retry)?;
+        gone.map_err(|reason| StepError::Retry(reason.message))?;
+        let ended = service
+            .migrate_completion(&scope, &state.old, &state.new, false)
+            .await
+            .map_err(retry)?;
+        if let Err(reason) = ended {
+            tracing::warn!(server = %cx.server, reason = reason.message, "the volume service did not end its move");
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Flow for Swap {
+    const NAME: &'static str = accept::SWAP_VOLUME;
+    type State = State;
+    type Step = Step;
+
+    fn pivot(&self) -> Option<Step> {
+        Some(Step::Complete)
+    }
+
+    fn event(&self, step: Step) -> Option<&'static str> {
+        (step != Step::Locate).then_some("compute_swap_volume")
+    }
+
+    fn host(&self, _step: Step, state: &State) -> Option<HostName> {
+        state.host.clone()
+    }
+
+    fn deadline(&self, step: Step) -> Duration {
+        match step {
+            // All data is copied.
+            Step::Swap => Duration::from_secs(4 * 3600),
+            _ => Duration::from_secs(120),
+        }
+    }
+
+    fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
+        if step != Step::Swap {
+            return None;
+        }
+        let (before, after) = state.disks.clone()?;
+        let disk = match direction {
+            Direction::Do => after,
+            Direction::Undo => before,
+        };
+        Some(HostWork {
+            host: state.host.clone()?,
+            verb: Verb::EnsureSwapped {
+                old_volume_id: state.old.clone(),
+                disk: Box::new(disk),
+            },
+        })
+    }
+
+    async fn run(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Locate => {
+                let server = super::instance(&self.with, cx).await?;
+                state.host = super::host_if_any(&self.with, &server).await?;
+                volumes::begin_detaching(&self.with, cx, &server, &state.old).await
+            }
+            Step::Connect => self.connect(cx, state).await,
+            Step::Swap => power_after(outcome).map(drop),
+            Step::Complete => self.complete(cx, state).await,
+        }
+    }
+
+    async fn undo(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Swap if state.disks.is_some() => power_after(outcome).map(drop),
+            Step::Connect => {
+                let server = super::instance(&self.with, cx).await?;
+                let new = Self::new_device(&self.device(cx, state).await?, state);
+                volumes::release(&self.with, &server, &[new]).await
+            }
+            Step::Locate => {
+                let server = super::instance(&self.with, cx).await?;
+                volumes::roll_detaching(&self.with, &server, &state.old).await
+            }
+            Step::Swap | Step::Complete => Ok(()),
+        }
+    }
+
+    fn commit(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        step: Step,
+        direction: Direction,
+        state: &mut State,
+    ) -> Result<(), StepError> {
+        if (step, direction) != (Step::Complete, Direction::Do) {
+            return Ok(());
+        }
+        super::own(tx, cx)?;
+        let found = block_devices::of_volume(tx, cx.server, &state.old)?;
+        if let (Some(mut device), Some((_, new))) = (found, state.attachments.clone()) {
+            device.attachment_id = Some(new);
+            device.connection_info = state.connection.take();
+            block_devices::update(tx, &device)?;
+        }
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        _state: &State,
+        how: End<'_>,
+        now: Timestamp,
+    ) -> Result<(), sql::Error> {
+        end_quietly(tx, cx, how, now)
+    }
+}

@@ -1,0 +1,495 @@
+//! Volumes of a server: made or reserved, connected to its host, given back or removed when it goes.
+//!
+//! What the volume service holds for a server is found by asking it: attachments name the server, and a volume that was
+//! made for a disk names that disk. So nothing depends on what a run that died could still write down.
+
+use crate::neighbours::{Neighbours, retry};
+use clients::ClientError;
+use clients::volumes::{AttachmentRecord, NewVolume, Refused, Scope, VolumeRecord};
+use db::block_devices::{self, BlockDevice};
+use db::instances::Instance;
+use journal::{Context, Failure, StepError};
+use serde_json::{Value, json};
+use sql::Tx;
+use std::time::Duration;
+use tokio::time::Instant;
+use types::disks::Source;
+use types::{HostName, ServerId};
+
+/// The pause before a volume that is being made is looked at again; doubles.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOK_MOST: Duration = Duration::from_secs(1);
+
+fn fail(message: impl Into<String>) -> StepError {
+    StepError::Fail(Failure::new(500, message))
+}
+
+fn refused(what: &str, refusal: &Refused) -> StepError {
+    StepError::Fail(
+        Failure::new(
+            refusal.status.as_u16(),
+            format!("{what}: {}", refusal.message),
+        )
+        .details(format!("{}", refusal.status)),
+    )
+}
+
+impl Neighbours {
+    /// The right to act in the project of a server.
+    pub(super) async fn scope(&self, server: &Instance) -> Result<Scope, StepError> {
+        let project = server.project_id.as_str();
+        let token = self.tokens.token_in(project).await.map_err(retry)?;
+        Ok(Scope::new(token, project))
+    }
+}
+
+/// The disks of the server that this task works on.
+pub(super) async fn devices(
+    with: &Neighbours,
+    server: ServerId,
+) -> Result<Vec<BlockDevice>, StepError> {
+    let found = with
+        .store
+        .read(move |tx| block_devices::of_server(tx, server));
+    Ok(found.await?)
+}
+
+/// Makes the volumes that must be made, reserves all, and (with a host) connects them there. What is there already is
+/// taken, so a repeat makes nothing twice.
+///
+/// A deletion may take over meanwhile. So this goes to its end even when the run is stopped, and when it finds then
+/// that the server is another task's it takes back what it did.
+pub(super) async fn connect(
+    with: &Neighbours,
+    cx: &Context,
+    server: &Instance,
+    devices: Vec<BlockDevice>,
+    host: Option<HostName>,
+) -> Result<Vec<BlockDevice>, StepError> {
+    if server.task_id != Some(cx.task) {
+        return Err(StepError::Fenced);
+    }
+    let (with, server, cx) = (with.clone(), server.clone(), cx.clone());
+    let working = tokio::spawn(async move {
+        let scope = with.scope(&server).await?;
+        let connected = connected(&with, &scope, &server, devices.clone(), host, cx.until).await;
+        let id = server.id;
+        let now = with
+            .store
+            .read(move |tx| db::instances::get(tx, id))
+            .await?;
+        if now.is_some_and(|now| now.task_id == Some(cx.task)) {
+            return connected;
+        }
+        release(&with, &server, &devices).await?;
+        remove_made(&with, &scope, &devices, |_, _| true).await?;
+        Err(StepError::Fenced)
+    });
+    working
+        .await
+        .unwrap_or_else(|error| Err(StepError::Retry(error.to_string())))
+}
+
+async fn connected(
+    with: &Neighbours,
+    scope: &Scope,
+    server: &Instance,
+    mut devices: Vec<BlockDevice>,
+    host: Option<HostName>,
+    until: Instant,
+) -> Result<Vec<BlockDevice>, StepError> {
+    let mut there = with
+        .volumes
+        .attachments_of(scope, server.id)
+        .await
+        .map_err(retry)?;
+    for device in devices.iter_mut().filter(|device| device.is_volume()) {
+        if device.makes_volume() {
+            let made = made(with, scope, server, device).await?;
+            let ready = ready(with, scope, made, until).await?;
+            device.volume_size = Some(ready.size);
+            device.volume_id = Some(ready.id);
+        }
+        let volume = device.volume_id.clone().unwrap_or_default();
+        let attachment = match there.iter().position(|one| one.volume_id == volume) {
+            Some(place) => there.swap_remove(place),
+            None => with
+                .volumes
+                .reserve(scope, &volume, server.id)
+                .await
+                .map_err(retry)?
+                .map_err(|reason| refused("The volume could not be reserved", &reason))?,
+        };
+        if let Some(host) = &host {
+            let connection = connection(with, scope, &attachment, host, device).await?;
+            device.connection_info = Some(connection.to_string());
+        }
+        device.attachment_id = Some(attachment.id);
+    }
+    Ok(devices)
+}
+
+/// How the host reaches the volume.
+async fn connection(
+    with: &Neighbours,
+    scope: &Scope,
+    attachment: &AttachmentRecord,
+    host: &HostName,
+    device: &BlockDevice,
+) -> Result<Value, StepError> {
+    let name = host.clone();
+    let nodes: Result<_, sql::Error> = with.store.read(db::hosts::nodes).await;
+    let ip = nodes?
+        .into_iter()
+        .find(|node| node.host == name)
+        .map(|node| node.facts.host_ip);
+    let connector = json!({
+        "host": host.as_str(), "ip": ip, "platform": std::env::consts::ARCH, "os_type": "linux", "multipath": false,
+        "do_local_attach": false, "mountpoint": device.device_name,
+    });
+    let connected = with
+        .volumes
+        .connect(scope, &attachment.id, &connector)
+        .await
+        .map_err(retry)?
+        .map_err(|reason| refused("The volume could not be connected", &reason))?;
+    Ok(connected.connection_info)
+}
+
+/// The volume of a disk that has none yet.
+async fn made(
+    with: &Neighbours,
+    scope: &Scope,
+    server: &Instance,
+    device: &BlockDevice,
+) -> Result<VolumeRecord, StepError> {
+    let mark = device.id.to_string();
+    let mut found = with.volumes.made_for(scope, &mark).await.map_err(retry)?;
+    if let Some(found) = found.pop() {
+        return Ok(found);
+    }
+    let blank = format!("{}-blank-vol", server.id);
+    let new = NewVolume {
+        size: device.volume_size.filter(|size| *size > 0),
+        name: if device.source == Source::Blank {
+            &blank
+        } else {
+            ""
+        },
+        image: device.image_id.as_deref(),
+        snapshot: device.snapshot_id.as_deref(),
+        volume_type: device.volume_type.as_deref(),
+        availability_zone: None,
+        block_device: &mark,
+    };
+    let made = with.volumes.create(scope, &new).await.map_err(retry)?;
+    made.map_err(|reason| refused("A volume could not be made", &reason))
+}
+
+/// Waits until a volume can be used.
+async fn ready(
+    with: &Neighbours,
+    scope: &Scope,
+    mut volume: VolumeRecord,
+    until: Instant,
+) -> Result<VolumeRecord, StepError> {
+    let mut pause = LOOK;
+    loop {
+        match volume.status.as_str() {
+            "creating" | "downloading" => {}
+            "available" | "reserved" | "in-use" | "attaching" => return Ok(volume),
+            other => {
+                return Err(fail(format!(
+                    "Volume {} did not finish being created: its status is {other}.",
+                    volume.id
+                )));
+            }
+        }
+        if Instant::now() + pause >= until {
+            return Err(fail(format!(
+                "Volume {} was not created in time.",
+                volume.id
+            )));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_MOST);
+        let found = with.volumes.volume(scope, &volume.id).await;
+        volume = found
+            .map_err(retry)?
+            .ok_or_else(|| fail("A volume that was being created is gone."))?;
+    }
+}
+
+/// Says that the volumes are in use now.
+pub(super) async fn complete(
+    with: &Neighbours,
+    server: &Instance,
+    devices: &[BlockDevice],
+) -> Result<(), StepError> {
+    let attachments = devices
+        .iter()
+        .filter(|device| device.is_volume())
+        .filter_map(|device| device.attachment_id.as_deref());
+    let mut scope = None;
+    for attachment in attachments {
+        let scope = match &scope {
+            Some(scope) => scope,
+            None => scope.insert(with.scope(server).await?),
+        };
+        let done = with.volumes.complete(scope, attachment).await;
+        done.map_err(retry)?
+            .map_err(|reason| refused("The volume could not be taken into use", &reason))?;
+    }
+    Ok(())
+}
+
+/// Gives back the volumes of these disks. Repeatable.
+pub(super) async fn release(
+    with: &Neighbours,
+    server: &Instance,
+    devices: &[BlockDevice],
+) -> Result<(), StepError> {
+    if !devices.iter().any(BlockDevice::is_volume) {
+        return Ok(());
+    }
+    let scope = with.scope(server).await?;
+    let volumes = volumes_of(with, &scope, devices).await?;
+    let there = with.volumes.attachments_of(&scope, server.id).await;
+    for attachment in there.map_err(retry)? {
+        if !volumes.contains(&attachment.volume_id) {
+            continue;
+        }
+        let gone = with.volumes.release(&scope, &attachment.id).await;
+        if let Err(reason) = gone.map_err(retry)? {
+            return Err(StepError::Retry(reason.message));
+        }
+    }
+    Ok(())
+}
+
+/// The volumes of these disks, those included that were made for them and are not on record.
+async fn volumes_of(
+    with: &Neighbours,
+    scope: &Scope,
+    devices: &[BlockDevice],
+) -> Result<Vec<String>, StepError> {
+    let mut all: Vec<String> = Vec::new();
+    for device in devices.iter().filter(|device| device.is_volume()) {
+        all.extend(device.volume_id.clone());
+        if device.makes_volume() && device.attachment_id.is_none() {
+            let made = with.volumes.made_for(scope, &device.id.to_string()).await;
+            all.extend(made.map_err(retry)?.into_iter().map(|volume| volume.id));
+        }
+    }
+    Ok(all)
+}
+
+/// Gives back everything that the volume service holds for a server. Repeatable.
+async fn release_all(with: &Neighbours, scope: &Scope, server: ServerId) -> Result<(), StepError> {
+    let there = with.volumes.attachments_of(scope, server).await;
+    for attachment in there.map_err(retry)? {
+        let gone = with.volumes.release(scope, &attachment.id).await;
+        if let Err(reason) = gone.map_err(retry)? {
+            return Err(StepError::Retry(reason.message));
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the volumes for a server that leaves its host: what connected them becomes a mere reservation. Repeatable.
+pub(super) async fn disconnect(
+    with: &Neighbours,
+    server: &Instance,
+) -> Result<Vec<BlockDevice>, StepError> {
+    let mut devices = devices(with, server.id).await?;
+    devices.retain(|device| device.is_volume() && device.volume_id.is_some());
+    if devices.is_empty() {
+        return Ok(devices);
+    }
+    let scope = with.scope(server).await?;
+    let there = with.volumes.attachments_of(&scope, server.id).await;
+    let there = there.map_err(retry)?;
+    for device in &mut devices {
+        let volume = device.volume_id.clone().unwrap_or_default();
+        let its = there.iter().filter(|one| one.volume_id == volume);
+        let (reserved, connected): (Vec<_>, Vec<_>) = its.partition(|one| one.status == "reserved");
+        let reserved = match reserved.first() {
+            Some(kept) => Some((*kept).clone()),
+            // A server may have a volume twice, so that nobody else gets it meanwhile.
+            None => with
+                .volumes
+                .reserve(&scope, &volume, server.id)
+                .await
+                .map_err(retry)?
+                .ok(),
+        };
+        for one in connected {
+            let gone = with.volumes.release(&scope, &one.id).await;
+            if let Err(reason) = gone.map_err(retry)? {
+                return Err(StepError::Retry(reason.message));
+            }
+        }
+        let kept = match reserved {
+            Some(kept) => kept,
+            None => with
+                .volumes
+                .reserve(&scope, &volume, server.id)
+                .await
+                .map_err(retry)?
+                .map_err(|reason| StepError::Retry(reason.message))?,
+        };
+        device.attachment_id = Some(kept.id);
+        device.connection_info = None;
+    }
+    Ok(devices)
+}
+
+/// Writes what [`connect`] or [`disconnect`] changed.
+pub(super) fn keep(tx: &mut Tx<'_>, devices: &mut Vec<BlockDevice>) -> Result<(), sql::Error> {
+    for device in devices.drain(..) {
+        block_devices::update(tx, &device)?;
+    }
+    Ok(())
+}
+
+/// Undoes [`connect`]: volumes that were made for the server go, others are given back. Repeatable.
+pub(super) async fn give_back(
+    with: &Neighbours,
+    server: &Instance,
+    devices: &[BlockDevice],
+) -> Result<(), StepError> {
+    release(with, server, devices).await?;
+    if !devices.iter().any(BlockDevice::makes_volume) {
+        return Ok(());
+    }
+    let scope = with.scope(server).await?;
+    remove_made(with, &scope, devices, |_, _| true).await
+}
+
+/// What is on record of disks whose volumes were given back.
+pub(super) fn forget_connections(
+    tx: &mut Tx<'_>,
+    devices: &mut [BlockDevice],
+) -> Result<(), sql::Error> {
+    for device in devices.iter_mut().filter(|device| device.is_volume()) {
+        device.attachment_id = None;
+        device.connection_info = None;
+        if device.makes_volume() {
+            device.volume_id = None;
+        }
+        block_devices::update(tx, device)?;
+    }
+    Ok(())
+}
+
+/// Removes the volumes of a server that goes: given ones are given back, and those that are to go with it are deleted.
+/// What was made for a server that never ran goes, too. Repeatable.
+pub(super) async fn remove(with: &Neighbours, server: &Instance) -> Result<(), StepError> {
+    let devices = devices(with, server.id).await?;
+    if !devices.iter().any(BlockDevice::is_volume) {
+        return Ok(());
+    }
+    let scope = with.scope(server).await?;
+    release_all(with, &scope, server.id).await?;
+    let unused = server.launched_at.is_none();
+    remove_made(with, &scope, &devices, |device, volume| {
+        let stray = device.volume_id.as_deref() != Some(volume);
+        unused || stray || device.delete_on_termination
+    })
+    .await?;
+    let given = devices
+        .iter()
+        .filter(|device| device.is_volume() && !device.makes_volume())
+        .filter(|device| device.delete_on_termination)
+        .filter_map(|device| device.volume_id.as_deref());
+    for volume in given {
+        delete(with, &scope, volume).await?;
+    }
+    Ok(())
+}
+
+/// Deletes volumes that were made for these disks, as far as they shall go.
+async fn remove_made(
+    with: &Neighbours,
+    scope: &Scope,
+    devices: &[BlockDevice],
+    goes: impl Fn(&BlockDevice, &str) -> bool,
+) -> Result<(), StepError> {
+    for device in devices.iter().filter(|device| device.makes_volume()) {
+        let made = with.volumes.made_for(scope, &device.id.to_string()).await;
+        for volume in made.map_err(retry)? {
+            if goes(device, &volume.id) {
+                delete(with, scope, &volume.id).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a volume. One that the service wants to keep (somebody else uses it, it has snapshots) stays.
+async fn delete(with: &Neighbours, scope: &Scope, volume: &str) -> Result<(), StepError> {
+    let gone = with.volumes.delete_volume(scope, volume).await;
+    let Err(reason) = gone.map_err(retry)? else {
+        return Ok(());
+    };
+    let found = with.volumes.volume(scope, volume).await.map_err(retry)?;
+    let status = found.map(|found| found.status).unwrap_or_default();
+    // Somebody works on it: it can be deleted in a moment.
+    if ["creating", "downloading", "attaching", "detaching"].contains(&&status[..]) {
+        return Err(StepError::Retry(reason.message));
+    }
+    tracing::warn!(
+        volume,
+        status,
+        reason = reason.message,
+        "a volume that should go with its server stays"
+    );
+    Ok(())
+}
+
+/// Says that a volume is about to be detached; one that is so already is fine.
+pub(super) async fn begin_detaching(
+    with: &Neighbours,
+    cx: &Context,
+    server: &Instance,
+    volume: &str,
+) -> Result<(), StepError> {
+    // A run that was stopped for long would say it of a volume that is in use again.
+    if server.task_id != Some(cx.task) {
+        return Err(StepError::Fenced);
+    }
+    let scope = with.scope(server).await?;
+    let begun = with.volumes.begin_detaching(&scope, volume).await;
+    let Err(reason) = begun.map_err(retry)? else {
+        return Ok(());
+    };
+    let found = with.volumes.volume(&scope, volume).await.map_err(retry)?;
+    // One that is only reserved, for a server without a host, or gone has nothing to begin with.
+    match found.map(|found| found.status) {
+        Some(status) if status == "in-use" || status.starts_with("error") => {
+            Err(refused("The volume cannot be detached", &reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes that back.
+pub(super) async fn roll_detaching(
+    with: &Neighbours,
+    server: &Instance,
+    volume: &str,
+) -> Result<(), StepError> {
+    let scope = with.scope(server).await?;
+    let found: Result<Option<VolumeRecord>, ClientError> =
+        with.volumes.volume(&scope, volume).await;
+    if found
+        .map_err(retry)?
+        .is_some_and(|found| found.status == "detaching")
+    {
+        let rolled = with.volumes.roll_detaching(&scope, volume).await;
+        if let Err(reason) = rolled.map_err(retry)? {
+            return Err(StepError::Retry(reason.message));
+        }
+    }
+    Ok(())
+}

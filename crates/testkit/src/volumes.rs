@@ -1,0 +1,430 @@
+//! A volume service with as much of the Block Storage API v3 as compute speaks, and switches that break it.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{Request, StatusCode};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The volume service of a test.
+#[derive(Default)]
+pub struct Volumes {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    volumes: BTreeMap<String, Value>,
+    snapshots: BTreeMap<String, Value>,
+    attachments: BTreeMap<String, Value>,
+    down: bool,
+    refusing: bool,
+    failing: bool,
+}
+
+impl Volumes {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    /// The API.
+    pub fn router(self: &Arc<Self>) -> Router {
+        Router::new().fallback(answer).with_state(Arc::clone(self))
+    }
+
+    /// The service answers 503 to everything, or works again.
+    pub fn set_down(&self, down: bool) {
+        self.lock().down = down;
+    }
+
+    /// New volumes are over the quota.
+    pub fn set_refusing(&self, refusing: bool) {
+        self.lock().refusing = refusing;
+    }
+
+    /// New volumes end in `error`.
+    pub fn set_failing(&self, failing: bool) {
+        self.lock().failing = failing;
+    }
+
+    /// A volume that its owner made.
+    pub fn make(&self) -> String {
+        self.make_with(&json!({}))
+    }
+
+    /// The same with these fields.
+    pub fn make_with(&self, fields: &Value) -> String {
+        let mut inner = self.lock();
+        let mut volume = new_volume(&mut inner, &json!({ "size": 1 }), "available");
+        for (name, value) in fields.as_object().into_iter().flatten() {
+            volume[name] = value.clone();
+        }
+        let id = volume["id"].as_str().unwrap().to_owned();
+        inner.volumes.insert(id.clone(), volume);
+        id
+    }
+
+    /// The volumes there are, with their status.
+    pub fn all(&self) -> Vec<(String, String)> {
+        let inner = self.lock();
+        let status = |volume: &Value| text(volume, "status");
+        inner
+            .volumes
+            .iter()
+            .map(|(id, volume)| (id.clone(), status(volume)))
+            .collect()
+    }
+
+    /// The attachments there are: volume, server, status.
+    pub fn attachments(&self) -> Vec<(String, String, String)> {
+        let inner = self.lock();
+        let one = |a: &Value| (text(a, "volume_id"), text(a, "instance"), text(a, "status"));
+        inner.attachments.values().map(one).collect()
+    }
+
+    /// The volumes that were made for disks of servers: volume and disk.
+    pub fn made(&self) -> Vec<(String, String)> {
+        let inner = self.lock();
+        let disk = |volume: &Value| {
+            volume["metadata"]["block_device"]
+                .as_str()
+                .map(str::to_owned)
+        };
+        inner
+            .volumes
+            .iter()
+            .filter_map(|(id, volume)| Some((id.clone(), disk(volume)?)))
+            .collect()
+    }
+
+    /// The images for which snapshots were made.
+    pub fn snapshots(&self) -> Vec<String> {
+        let inner = self.lock();
+        let image = |snapshot: &Value| text(&snapshot["metadata"], "image");
+        inner.snapshots.values().map(image).collect()
+    }
+
+    /// Changes a field of a volume behind everybody's back.
+    pub fn set(&self, id: &str, field: &str, value: Value) {
+        if let Some(volume) = self.lock().volumes.get_mut(id) {
+            volume[field] = value;
+        }
+    }
+}
+
+fn text(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap_or_default().to_owned()
+}
+
+fn new_volume(inner: &mut Inner, wanted: &Value, status: &str) -> Value {
+    let id = uuid::Uuid::new_v4().to_string();
+    let volume = json!({
+        "id": id, "name": wanted["name"], "description": wanted["description"], "size": wanted["size"], "status": status,
+        "bootable": if wanted["imageRef"].is_string() { "true" } else { "false" }, "multiattach": false,
+        "availability_zone": "nova", "metadata": wanted.get("metadata").cloned().unwrap_or_else(|| json!({})),
+        "volume_type": "lvm", "snapshot_id": wanted["snapshot_id"], "attachments": [], "migration_status": null,
+        "created_at": "2026-01-01T00:00:00.000000",
+    });
+    inner.volumes.insert(id, volume.clone());
+    volume
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response {
+    let name = match status.as_u16() {
+        400 => "badRequest",
+        404 => "itemNotFound",
+        413 => "overLimit",
+        _ => "computeFault",
+    };
+    let body = json!({ name: { "code": status.as_u16(), "message": message } });
+    (status, axum::Json(body)).into_response()
+}
+
+async fn answer(State(service): State<Arc<Volumes>>, request: Request<Body>) -> Response {
+    if service.lock().down {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    assert!(
+        request.headers().contains_key("x-auth-token"),
+        "every request carries a token"
+    );
+    let (parts, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let query = parts.uri.query().unwrap_or_default();
+    // Behind the version and the project.
+    let path: Vec<&str> = parts.uri.path().split('/').skip(3).collect();
+    assert_eq!(parts.uri.path().split('/').nth(1), Some("v3"));
+    let mut inner = service.lock();
+    match path.first() {
+        Some(&"attachments") => of_attachments(
+            &mut inner,
+            parts.method.as_str(),
+            &path[1..],
+            query,
+            &document,
+        ),
+        Some(&"snapshots") => {
+            of_snapshots(&mut inner, parts.method.as_str(), &path[1..], &document)
+        }
+        Some(&"limits") => axum::Json(json!({ "limits": { "absolute": {
+            "totalSnapshotsUsed": inner.snapshots.len(), "maxTotalSnapshots": 10,
+        } } }))
+        .into_response(),
+        Some(&"types") => {
+            axum::Json(json!({ "volume_types": [{ "id": "t", "name": "lvm" }] })).into_response()
+        }
+        _ => of_volumes(
+            &mut inner,
+            parts.method.as_str(),
+            &path[1..],
+            query,
+            &document,
+        ),
+    }
+}
+
+fn of_volumes(
+    inner: &mut Inner,
+    method: &str,
+    path: &[&str],
+    query: &str,
+    document: &Value,
+) -> Response {
+    let missing = || refusal(StatusCode::NOT_FOUND, "Volume could not be found.");
+    match (method, path) {
+        ("POST", []) if inner.refusing => {
+            refusal(StatusCode::PAYLOAD_TOO_LARGE, "VolumeLimitExceeded")
+        }
+        ("POST", []) => {
+            let status = if inner.failing { "error" } else { "available" };
+            let volume = new_volume(inner, &document["volume"], status);
+            (
+                StatusCode::ACCEPTED,
+                axum::Json(json!({ "volume": volume })),
+            )
+                .into_response()
+        }
+        ("GET", ["detail"]) => {
+            let wanted = query.split('&').find_map(|pair| {
+                let id = pair.strip_prefix("metadata=")?.rsplit("%27").nth(1)?;
+                Some(id.to_owned())
+            });
+            let fits = |volume: &&Value| {
+                wanted
+                    .as_ref()
+                    .is_none_or(|id| volume["metadata"]["block_device"] == **id)
+            };
+            let found: Vec<&Value> = inner.volumes.values().filter(fits).collect();
+            axum::Json(json!({ "volumes": found })).into_response()
+        }
+        ("GET", [id]) => match inner.volumes.get(*id) {
+            Some(volume) => axum::Json(json!({ "volume": volume })).into_response(),
+            None => missing(),
+        },
+        ("DELETE", [id]) => {
+            let Some(volume) = inner.volumes.get(*id) else {
+                return missing();
+            };
+            if !["available", "error"].contains(&&text(volume, "status")[..]) {
+                return refusal(StatusCode::BAD_REQUEST, "Invalid volume: it is in use");
+            }
+            inner.volumes.remove(*id);
+            StatusCode::ACCEPTED.into_response()
+        }
+        ("POST", [id, "action"]) => {
+            let moved = &document["os-migrate_volume_completion"]["new_volume"];
+            if let Some(new) = moved.as_str() {
+                return end_move(inner, id, new);
+            }
+            match inner.volumes.get_mut(*id) {
+                Some(volume) => act(volume, document),
+                None => missing(),
+            }
+        }
+        _ => missing(),
+    }
+}
+
+/// What the new volume was goes by the id of the old one, which it replaces.
+fn end_move(inner: &mut Inner, old: &str, new: &str) -> Response {
+    inner.volumes.remove(new);
+    for attachment in inner.attachments.values_mut() {
+        if attachment["volume_id"] == new {
+            attachment["volume_id"] = old.into();
+        }
+    }
+    if let Some(volume) = inner.volumes.get_mut(old) {
+        volume["status"] = "in-use".into();
+        volume["migration_status"] = "success".into();
+    }
+    list_attachments(inner, old);
+    axum::Json(json!({ "save_volume_id": old })).into_response()
+}
+
+fn act(volume: &mut Value, action: &Value) -> Response {
+    let name = action.as_object().and_then(|map| map.keys().next());
+    match name.map(String::as_str) {
+        Some("os-begin_detaching") if volume["status"] != "in-use" => {
+            refusal(StatusCode::BAD_REQUEST, "Invalid volume: it is not in-use")
+        }
+        Some("os-begin_detaching") => {
+            volume["status"] = "detaching".into();
+            StatusCode::ACCEPTED.into_response()
+        }
+        Some("os-roll_detaching") => {
+            if volume["status"] == "detaching" {
+                volume["status"] = "in-use".into();
+            }
+            StatusCode::ACCEPTED.into_response()
+        }
+        Some("os-reimage") => StatusCode::ACCEPTED.into_response(),
+        _ => refusal(StatusCode::BAD_REQUEST, "no such action"),
+    }
+}
+
+fn of_snapshots(inner: &mut Inner, method: &str, path: &[&str], document: &Value) -> Response {
+    let missing = || refusal(StatusCode::NOT_FOUND, "Snapshot could not be found.");
+    match (method, path) {
+        ("POST", []) => {
+            let id = uuid::Uuid::new_v4().to_string();
+            let volume = &document["snapshot"]["volume_id"];
+            let size = inner.volumes.get(volume.as_str().unwrap_or_default());
+            let snapshot = json!({
+                "id": id, "volume_id": volume, "status": "available", "name": document["snapshot"]["name"],
+                "size": size.map(|volume| volume["size"].clone()), "metadata": document["snapshot"]["metadata"],
+            });
+            inner.snapshots.insert(id, snapshot.clone());
+            (
+                StatusCode::ACCEPTED,
+                axum::Json(json!({ "snapshot": snapshot })),
+            )
+                .into_response()
+        }
+        ("GET", ["detail"]) => {
+            let found: Vec<&Value> = inner.snapshots.values().collect();
+            axum::Json(json!({ "snapshots": found })).into_response()
+        }
+        ("GET", [id]) => match inner.snapshots.get(*id) {
+            Some(snapshot) => axum::Json(json!({ "snapshot": snapshot })).into_response(),
+            None => missing(),
+        },
+        ("DELETE", [id]) => match inner.snapshots.remove(*id) {
+            Some(_) => StatusCode::ACCEPTED.into_response(),
+            None => missing(),
+        },
+        _ => missing(),
+    }
+}
+
+fn of_attachments(
+    inner: &mut Inner,
+    method: &str,
+    path: &[&str],
+    query: &str,
+    document: &Value,
+) -> Response {
+    let missing = || refusal(StatusCode::NOT_FOUND, "Attachment could not be found.");
+    match (method, path) {
+        ("GET", ["detail"]) => {
+            let server = query.strip_prefix("instance_id=").unwrap_or_default();
+            let of_server: Vec<&Value> = inner
+                .attachments
+                .values()
+                .filter(|one| one["instance"] == server)
+                .collect();
+            axum::Json(json!({ "attachments": of_server })).into_response()
+        }
+        ("POST", []) => reserve(inner, &document["attachment"]),
+        ("PUT", [id]) => {
+            let Some(attachment) = inner.attachments.get_mut(*id) else {
+                return missing();
+            };
+            assert!(document["attachment"]["connector"]["host"].is_string());
+            attachment["status"] = "attaching".into();
+            attachment["connection_info"] = json!({ "driver_volume_type": "nbd", "data": { "path": "/nowhere", "export": id } });
+            axum::Json(json!({ "attachment": attachment })).into_response()
+        }
+        ("POST", [id, "action"]) => {
+            let Some(attachment) = inner.attachments.get_mut(*id) else {
+                return missing();
+            };
+            attachment["status"] = "attached".into();
+            let volume = text(attachment, "volume_id");
+            inner.volumes.get_mut(&volume).unwrap()["status"] = "in-use".into();
+            list_attachments(inner, &volume);
+            StatusCode::NO_CONTENT.into_response()
+        }
+        ("DELETE", [id]) => {
+            let Some(gone) = inner.attachments.remove(*id) else {
+                return missing();
+            };
+            let volume = text(&gone, "volume_id");
+            let left: Vec<String> = inner
+                .attachments
+                .values()
+                .filter(|one| one["volume_id"] == *volume)
+                .map(|one| text(one, "status"))
+                .collect();
+            let status = match left.iter().any(|status| status == "attached") {
+                true => "in-use",
+                false if left.is_empty() => "available",
+                false => "reserved",
+            };
+            if let Some(volume) = inner.volumes.get_mut(&volume) {
+                volume["status"] = status.into();
+            }
+            list_attachments(inner, &volume);
+            axum::Json(json!({ "attachments": [] })).into_response()
+        }
+        _ => missing(),
+    }
+}
+
+fn reserve(inner: &mut Inner, wanted: &Value) -> Response {
+    let id = uuid::Uuid::new_v4().to_string();
+    let Some(volume) = inner.volumes.get_mut(&text(wanted, "volume_uuid")) else {
+        return refusal(StatusCode::NOT_FOUND, "Volume could not be found.");
+    };
+    let its = |one: &Value| {
+        one["volume_id"] == wanted["volume_uuid"] && one["instance"] == wanted["instance_uuid"]
+    };
+    // A server that has the volume may have it once more.
+    let twice = inner.attachments.values().any(its);
+    let free = volume["status"] == "available"
+        || twice
+        || (volume["multiattach"] == true && volume["status"] == "in-use");
+    if !free {
+        let words = format!(
+            "Invalid volume: Volume {} status must be available or downloading to reserve, but the current status is {}.",
+            text(volume, "id"),
+            text(volume, "status")
+        );
+        return refusal(StatusCode::BAD_REQUEST, &words);
+    }
+    if !twice {
+        volume["status"] = "reserved".into();
+    }
+    let attachment = json!({
+        "id": id, "volume_id": wanted["volume_uuid"], "instance": wanted["instance_uuid"], "status": "reserved",
+        "connection_info": {},
+    });
+    inner.attachments.insert(id, attachment.clone());
+    axum::Json(json!({ "attachment": attachment })).into_response()
+}
+
+/// What a volume shows of its attachments.
+fn list_attachments(inner: &mut Inner, volume: &str) {
+    let of_volume: Vec<Value> = inner
+        .attachments
+        .values()
+        .filter(|one| one["volume_id"] == volume && one["status"] == "attached")
+        .map(|one| json!({ "server_id": one["instance"], "attachment_id": one["id"] }))
+        .collect();
+    if let Some(volume) = inner.volumes.get_mut(volume) {
+        volume["attachments"] = of_volume.into();
+    }
+}

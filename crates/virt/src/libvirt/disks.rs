@@ -1,0 +1,316 @@
+//! Disks beside the root disk: swap space and empty disks in the guest's folder, and volumes, which come and go while a
+//! guest runs. What libvirt says of the domain is the truth about a running guest, the stored specification about its
+//! next start.
+
+use super::domain::disk_xml;
+use super::folder::GuestFolder;
+use super::{Libvirt, explain};
+use crate::disks::{Connection, Disk, DiskSource};
+use crate::facts::GuestInfo;
+use crate::hypervisor::{HypervisorError, Result};
+use crate::spec::GuestSpec;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio::time::Instant;
+use types::ServerId;
+
+/// How long a guest gets to let go of a disk; it is asked again in between.
+const LETTING_GO: Duration = Duration::from_secs(90);
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(200);
+/// File systems that an empty disk can be given.
+const FILE_SYSTEMS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat"];
+/// The page that swap space is made for.
+const PAGE: u64 = 4096;
+
+/// The files of the disks in the guest's folder, by the disks' ids.
+pub(super) fn local(spec: &GuestSpec, files: &GuestFolder) -> Vec<(String, PathBuf)> {
+    let mut all = Vec::new();
+    let mut empty = 0;
+    for disk in &spec.disks {
+        let name = match disk.source {
+            DiskSource::Volume { .. } => continue,
+            DiskSource::Swap { .. } => "disk.swap".to_owned(),
+            DiskSource::Ephemeral { .. } => {
+                empty += 1;
+                format!("disk.eph{}", empty - 1)
+            }
+        };
+        all.push((disk.id.clone(), files.folder.join(name)));
+    }
+    all
+}
+
+/// Makes these files.
+pub(super) fn make_local(spec: &GuestSpec, files: &GuestFolder) -> Result<()> {
+    for (number, (id, path)) in local(spec, files).into_iter().enumerate() {
+        let disk = spec.disks.iter().find(|disk| disk.id == id);
+        match disk.map(|disk| &disk.source) {
+            Some(DiskSource::Swap { size_mib }) => make_swap(&path, size_mib << 20),
+            Some(DiskSource::Ephemeral { size_gib, format }) => empty(&path, size_gib << 30)
+                .and_then(|()| {
+                    let label = format!("ephemeral{number}");
+                    make_file_system(&path, format.as_deref(), &label)
+                }),
+            _ => Ok(()),
+        }
+        .map_err(|error| HypervisorError::disk(path.display(), &error))?;
+    }
+    Ok(())
+}
+
+fn empty(path: &Path, bytes: u64) -> std::io::Result<()> {
+    std::fs::File::create(path)?.set_len(bytes)
+}
+
+/// What `mkswap` writes: the second kilobyte of the first page, and the signature at its end.
+fn make_swap(path: &Path, bytes: u64) -> std::io::Result<()> {
+    empty(path, bytes)?;
+    let pages = u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    file.seek(SeekFrom::Start(1024))?;
+    let mut header = Vec::new();
+    // Version, the last page, no bad pages, an id.
+    header.extend(1u32.to_le_bytes());
+    header.extend(pages.saturating_sub(1).to_le_bytes());
+    header.extend(0u32.to_le_bytes());
+    header.extend(uuid::Uuid::new_v4().as_bytes());
+    file.write_all(&header)?;
+    file.seek(SeekFrom::Start(PAGE - 10))?;
+    file.write_all(b"SWAPSPACE2")
+}
+
+/// Gives an empty disk a file system, as Nova does. A host without the tool leaves it empty.
+fn make_file_system(path: &Path, wanted: Option<&str>, label: &str) -> std::io::Result<()> {
+    let kind = wanted.filter(|kind| FILE_SYSTEMS.contains(kind));
+    let kind = kind.unwrap_or("ext4");
+    let mut command = Command::new(format!("mkfs.{kind}"));
+    match kind {
+        "vfat" => command.args(["-n", label]),
+        "xfs" => command.args(["-q", "-f", "-L", label]),
+        _ => command.args(["-q", "-F", "-L", label]),
+    };
+    let done = command
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    match done {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(std::io::Error::other(format!("mkfs.{kind}: {status}"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tracing::warn!(
+                kind,
+                "no tool to make this file system; the disk stays empty"
+            );
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses a volume that this driver cannot reach.
+pub(super) fn reachable(disk: &Disk) -> Result<()> {
+    match &disk.source {
+        DiskSource::Volume {
+            connection: Connection::Unknown { kind },
+            ..
+        } => Err(HypervisorError::Rejected(format!(
+            "volumes of the type '{kind}' cannot be connected here"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+impl Libvirt {
+    pub(super) async fn plug_disk(&self, id: ServerId, disk: &Disk) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        reachable(disk)?;
+        let mut spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        let guest = self.must_look(id).await?;
+        if guest.active {
+            let now = self.describe(id).await?;
+            if !has(&now, disk) {
+                let device = self.disk_xml(&spec, disk, &now)?;
+                self.jobs
+                    .plug(&self.reference(id), &device)
+                    .await
+                    .map_err(explain)?;
+            }
+        }
+        spec.disks.retain(|one| one.volume_id() != disk.volume_id());
+        spec.disks.push(disk.clone());
+        self.write_spec(spec).await?;
+        Ok(guest)
+    }
+
+    pub(super) async fn pull_disk(&self, id: ServerId, volume_id: &str) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        let mut spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        let guest = self.must_look(id).await?;
+        let is_it = |disk: &Disk| disk.volume_id() == Some(volume_id);
+        let Some(place) = spec.disks.iter().position(is_it) else {
+            return Ok(guest);
+        };
+        let disk = spec.disks.remove(place);
+        if guest.active {
+            self.let_disk_go(id, &disk).await?;
+        }
+        self.write_spec(spec).await?;
+        Ok(guest)
+    }
+
+    async fn let_disk_go(&self, id: ServerId, disk: &Disk) -> Result<()> {
+        let until = Instant::now() + LETTING_GO;
+        let mut asked: Option<Instant> = None;
+        loop {
+            let now = self.describe(id).await?;
+            // The domain's own words name the disk as it is there.
+            let Some(device) = element(&now, disk) else {
+                return Ok(());
+            };
+            if Instant::now() >= until {
+                return Err(HypervisorError::Timeout(
+                    "taking the volume out of the guest".into(),
+                ));
+            }
+            if asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
+                let again = asked.replace(Instant::now()).is_some();
+                let unplugged = self.jobs.unplug(&self.reference(id), device).await;
+                // A second request while the guest thinks about the first one may be refused.
+                if !again {
+                    unplugged.map_err(explain)?;
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// QEMU can mirror a disk onto another, but nothing here would keep the two apart after a crash in between.
+    pub(super) async fn exchange_disk(
+        &self,
+        id: ServerId,
+        old: &str,
+        disk: &Disk,
+    ) -> Result<GuestInfo> {
+        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        let new = disk.volume_id();
+        if spec.disks.iter().any(|one| one.volume_id() == new) {
+            return self.must_look(id).await;
+        }
+        Err(HypervisorError::Rejected(format!(
+            "this host does not exchange the volume {old} of a guest"
+        )))
+    }
+
+    /// NBD tells the size of an export when a client connects, and never again.
+    pub(super) async fn grow_disk(
+        &self,
+        id: ServerId,
+        volume_id: &str,
+        size_gib: u64,
+    ) -> Result<GuestInfo> {
+        let guest = self.must_look(id).await?;
+        if !guest.active {
+            return Ok(guest);
+        }
+        Err(HypervisorError::Rejected(format!(
+            "the guest sees that volume {volume_id} has {size_gib} GiB after its next start"
+        )))
+    }
+
+    async fn describe(&self, id: ServerId) -> Result<String> {
+        let reference = self.reference(id);
+        self.questions
+            .description(&reference)
+            .await
+            .map_err(explain)
+    }
+
+    fn disk_xml(&self, spec: &GuestSpec, disk: &Disk, now: &str) -> Result<String> {
+        let made = disk_xml(spec, disk, &names(now), &self.choices);
+        made.map_err(|error| HypervisorError::Rejected(error.to_string()))?
+            .ok_or_else(|| HypervisorError::Rejected("the volume cannot be connected here".into()))
+    }
+}
+
+/// The disks in a domain's description.
+fn elements(description: &str) -> impl Iterator<Item = &str> {
+    description
+        .match_indices("<disk ")
+        .filter_map(|(start, _)| {
+            let end = description[start..].find("</disk>")?;
+            Some(&description[start..start + end + "</disk>".len()])
+        })
+}
+
+/// The element of a volume's disk.
+fn element<'a>(description: &'a str, disk: &Disk) -> Option<&'a str> {
+    let serial = format!("<serial>{}</serial>", disk.volume_id()?);
+    elements(description).find(|one| one.contains(&serial))
+}
+
+fn has(description: &str, disk: &Disk) -> bool {
+    element(description, disk).is_some()
+}
+
+/// The names that disks have.
+fn names(description: &str) -> Vec<String> {
+    elements(description)
+        .filter_map(|one| {
+            let rest = one.split_once("<target dev=")?.1;
+            let quote = rest.chars().next()?;
+            Some(rest[1..].split_once(quote)?.0.to_owned())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const DOMAIN: &str = "<domain><devices><disk type='file' device='disk'><target dev='vda' bus='virtio'/></disk>\
+        <disk type='network' device='disk'><source protocol='nbd'/><target dev=\"vdc\" bus='virtio'/>\
+        <serial>v-1</serial></disk></devices></domain>";
+
+    fn volume(id: &str) -> Disk {
+        Disk {
+            id: "b".to_owned(),
+            device: None,
+            bus: None,
+            device_type: None,
+            root: false,
+            source: DiskSource::Volume {
+                volume_id: id.to_owned(),
+                connection: Connection::Unknown {
+                    kind: "rbd".to_owned(),
+                },
+            },
+        }
+    }
+
+    #[test]
+    fn disks_are_found_in_a_description() {
+        assert_eq!(names(DOMAIN), ["vda", "vdc"]);
+        let found = element(DOMAIN, &volume("v-1")).unwrap();
+        assert!(found.starts_with("<disk type='network'") && found.ends_with("</disk>"));
+        assert!(!has(DOMAIN, &volume("v-2")));
+        assert!(reachable(&volume("v-1")).is_err());
+    }
+
+    #[test]
+    fn swap_space_has_its_signature() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.swap");
+        make_swap(&path, 8 << 20).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 8 << 20);
+        assert_eq!(&bytes[4086..4096], b"SWAPSPACE2");
+        assert_eq!(bytes[1024..1028], 1u32.to_le_bytes());
+        assert_eq!(bytes[1028..1032], 2047u32.to_le_bytes());
+    }
+}
