@@ -353,7 +353,14 @@ fn left_claim(tx: &mut Tx<'_>, server: &Instance, wrong: &mut Vec<String>) -> Re
         }
         let open = !matches!(
             migration.status.as_str(),
-            "finished" | "confirmed" | "reverted" | "error" | "failed"
+            "finished"
+                | "confirmed"
+                | "reverted"
+                | "error"
+                | "failed"
+                | "done"
+                | "completed"
+                | "cancelled"
         );
         if open || (migration.status.as_str() == "finished") != moving.is_some() {
             let status = migration.status;
