@@ -160,7 +160,8 @@ impl Service {
         let live = self.inner.exports.copy(id, staged.path()).await?;
         blocking(move || {
             if live {
-                staged.finish(&place, bytes)
+                // The daemon has written the zeros too.
+                copy::compact(&files, staged.path(), &place, bytes)
             } else {
                 drop(staged);
                 copy::copy(&files, &from, &place, bytes)

@@ -26,6 +26,16 @@ pub fn copy(files: &Files, from: &Path, place: &Path, bytes: u64) -> io::Result<
     staged.finish(place, bytes)
 }
 
+/// Copies only the data of a file, also where blocks could be shared: zeros that have blocks of their own lose them.
+pub fn compact(files: &Files, from: &Path, place: &Path, bytes: u64) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let staged = files.staging();
+    let mut target = staged.create()?;
+    copy_data(&mut source, &mut target)?;
+    drop(target);
+    staged.finish(place, bytes)
+}
+
 fn copy_data(source: &mut File, target: &mut File) -> io::Result<()> {
     let length = source.metadata()?.len();
     let mut at = 0;
