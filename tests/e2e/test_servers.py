@@ -342,6 +342,7 @@ def test_shelve_and_unshelve(admin, admin_sdk, demo, demo_sdk, image, name):
     assert [port.id for port in demo_sdk.network.ports(device_id=server)] == ports
     assert next(admin_sdk.network.ports(device_id=server)).binding_host_id == ""
     for refused in (("stop",), ("pause",), ("image", "create")):
+    for refused in (("stop",), ("rebuild",), ("image", "create")):
         assert "409" in demo.fails("server", *refused, server)
 
     services = admin.get("compute", "service", "list", "--service", "nova-compute")
@@ -392,6 +393,50 @@ def test_evacuate(admin, admin_sdk, cloud, demo_sdk, image, name):
         wait_until(lambda: moves() == [("evacuation", gone, "completed")], 30, "the evacuation is completed")
     finally:
         admin.run(*service, "--up", gone, "nova-compute")
+    demo_sdk.compute.delete_server(server)
+
+
+def test_live_migration(admin, admin_sdk, cloud, demo_sdk, image, name):
+    server = boot(demo_sdk, name, image).id
+    wait_status(demo_sdk, server, "ACTIVE")
+    ports = [port.id for port in demo_sdk.network.ports(device_id=server)]
+
+    def host():
+        return admin_sdk.compute.get_server(server).compute_host
+
+    def under_way():
+        return admin_sdk.compute.get(f"/servers/{server}/migrations", microversion="2.80").json()["migrations"]
+
+    first = host()
+    live = ("server", "migrate", "--live-migration")
+    admin.run("--os-compute-api-version", "2.90", *live, "--wait", server)
+    second = host()
+    assert second != first and demo_sdk.compute.get_server(server).status == "ACTIVE"
+    assert [port.id for port in demo_sdk.network.ports(device_id=server)] == ports
+    assert next(admin_sdk.network.ports(device_id=server)).binding_host_id == second
+    assert "shared storage" in admin.fails("--os-compute-api-version", "2.30", *live, "--shared-migration", server)
+    wait_status(demo_sdk, server, "ACTIVE")
+
+    faults = cloud.home / "sim" / second / "guests" / "faults.json"
+    faults.write_text('{"live_ms": 600000}')
+    try:
+        admin.run("--os-compute-api-version", "2.90", *live, "--host", first, server)
+        wait_until(lambda: [one["status"] for one in under_way()] == ["running"], 30, "it is on its way")
+        assert demo_sdk.compute.get_server(server).status == "MIGRATING"
+        number = under_way()[0]["id"]
+        admin.run("--os-compute-api-version", "2.90", "server", "migration", "abort", server, number)
+        wait_status(demo_sdk, server, "ACTIVE")
+        assert host() == second
+        admin.run("--os-compute-api-version", "2.90", *live, "--host", first, server)
+        wait_until(lambda: [one["status"] for one in under_way()] == ["running"], 30, "it is on its way")
+        number = under_way()[0]["id"]
+        admin.run("--os-compute-api-version", "2.90", "server", "migration", "force", "complete", server, number)
+        wait_until(lambda: host() == first, 30, "it is on the other host")
+    finally:
+        faults.unlink()
+    wait_status(demo_sdk, server, "ACTIVE")
+    moves = admin.get("--os-compute-api-version", "2.80", "server", "migration", "list", "--server", server)
+    assert [row["Status"] for row in moves] == ["completed", "cancelled", "error", "completed"]
     demo_sdk.compute.delete_server(server)
 
 

@@ -34,6 +34,14 @@ pub const ACTIONS_OF_DELETED: Microversion = mv(21);
 pub const MIGRATION_TYPE: Microversion = mv(23);
 /// Tags.
 pub const TAGS: Microversion = mv(26);
+/// A live migration finds out itself whether disks must be sent.
+pub const LIVE_FINDS_STORAGE: Microversion = mv(25);
+/// A live migration may be forced to a host.
+pub const LIVE_FORCE: Microversion = mv(30);
+/// A live migration is looked at after the answer.
+pub const LIVE_ASYNC: Microversion = mv(34);
+/// Live migrations that have not begun can be called off.
+pub const LIVE_ABORT_QUEUED: Microversion = mv(65);
 /// Nobody says any more whether an evacuated server's disks are shared.
 pub const EVACUATE_FINDS_STORAGE: Microversion = mv(14);
 /// An evacuated server may be forced to a host.

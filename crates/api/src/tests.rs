@@ -9,6 +9,7 @@ mod evacuate;
 mod fuzz;
 mod generate;
 mod harness;
+mod live_migration;
 mod migrations;
 mod operation;
 mod policies;

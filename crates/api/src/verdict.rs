@@ -15,6 +15,8 @@ pub enum Tasks {
     Idle,
     /// None, or one of these.
     IdleOr(&'static [TaskState]),
+    /// This one.
+    Only(TaskState),
     /// Any.
     Any,
 }
@@ -182,6 +184,19 @@ pub const CONFIRM_RESIZE: Rule = Rule::new("confirmResize", &[V::Resized]);
 /// `revertResize`.
 pub const REVERT_RESIZE: Rule = Rule::new("revertResize", &[V::Resized]);
 
+/// `os-migrateLive`.
+pub const MIGRATE_LIVE: Rule = Rule::new("os-migrateLive", &[V::Active, V::Paused]);
+/// `force_complete` of a live migration.
+pub const FORCE_COMPLETE: Rule = Rule {
+    tasks: Tasks::Only(TaskState::Migrating),
+    ..Rule::new("force_complete", &[V::Active])
+};
+/// `DELETE` of a live migration.
+pub const ABORT_LIVE_MIGRATION: Rule = Rule {
+    vm_states: None,
+    tasks: Tasks::Only(TaskState::Migrating),
+    ..Rule::new("abort live migration", &[])
+};
 /// `shelve`.
 pub const SHELVE: Rule = Rule::new("shelve", COPIED);
 /// `shelveOffload`.
@@ -247,6 +262,9 @@ pub const ALL: &[(&str, Rule)] = &[
     ("migrate", MIGRATE),
     ("confirmResize", CONFIRM_RESIZE),
     ("revertResize", REVERT_RESIZE),
+    ("os-migrateLive", MIGRATE_LIVE),
+    ("force_complete", FORCE_COMPLETE),
+    ("abort live migration", ABORT_LIVE_MIGRATION),
     ("shelve", SHELVE),
     ("shelveOffload", SHELVE_OFFLOAD),
     ("unshelve", UNSHELVE),
@@ -267,6 +285,8 @@ pub enum Refusal {
     VmState,
     /// Its task state.
     TaskState(TaskState),
+    /// Nobody works on it.
+    Idle,
     /// It never ran.
     NeverRan,
 }
@@ -285,8 +305,12 @@ impl Rule {
         {
             return Some(Refusal::VmState);
         }
+        if let (Tasks::Only(_), None) = (self.tasks, server.task_state) {
+            return Some(Refusal::Idle);
+        }
         let busy = match (self.tasks, server.task_state) {
             (Tasks::Any, _) | (_, None) => None,
+            (Tasks::Only(allowed), Some(task)) if allowed == task => None,
             (Tasks::IdleOr(allowed), Some(task)) if allowed.contains(&task) => None,
             (_, Some(task)) => Some(task),
         };
@@ -319,6 +343,7 @@ impl Rule {
             Refusal::NoHost => format!("Instance {id} is not ready"),
             Refusal::VmState => state("vm_state", server.vm_state.as_str()),
             Refusal::TaskState(task) => state("task_state", task.as_str()),
+            Refusal::Idle => state("task_state", "None"),
             Refusal::NeverRan => format!("Instance {id} is in an invalid state for '{name}'"),
         })
     }

@@ -26,6 +26,9 @@ use web::client::{Client, ClientError};
 
 /// Every so many beats all guests are named, not only those that changed.
 const COMPLETE_EVERY: u32 = 12;
+/// How often, and how many times, a guest that is about to leave is looked for.
+const LIVE_LOOK: Duration = Duration::from_millis(50);
+const LIVE_LOOKS: u32 = 100;
 
 /// Who the agent is.
 #[derive(Clone, Debug)]
@@ -148,6 +151,10 @@ impl Agent {
                 Ok(polled) => {
                     pause = Duration::from_millis(50);
                     for work in polled.work {
+                        if matches!(work.verb, Verb::EnsureAbsent | Verb::EnsureStayed { .. }) {
+                            // It must not wait until the guest has gone.
+                            let _ = self.hypervisor.abort_live(work.server).await;
+                        }
                         let turn = self.queue(work.server).await;
                         tokio::spawn(Arc::clone(&self).carry_out(work, turn));
                     }
@@ -312,6 +319,19 @@ impl Agent {
                 let detached = self.hypervisor.detach(id, port_id).await;
                 detached.map(power).map_err(failure)
             }
+            Verb::MigrateLiveOnce { to } => {
+                if self.ledger.is_done(&work.key) {
+                    return self.power_of(id).await;
+                }
+                let gone = self.hypervisor.migrate_live(id, to).await;
+                let gone = gone.map_err(failure)?;
+                self.is_done(work)?;
+                Ok(gone.power)
+            }
+            // One that has gone comes back from its own disks; whoever asks for that knows that nobody has it.
+            Verb::EnsureStayed { paused } | Verb::EnsureArrived { paused } => {
+                self.go_on(id, *paused).await
+            }
             Verb::EnsurePassword { user, password } => {
                 let set = self.hypervisor.set_password(id, user, password).await;
                 set.map(power).map_err(failure)
@@ -394,6 +414,35 @@ impl Agent {
             .await
             .map_err(failure)?
             .ok_or_else(|| failure(HypervisorError::NotFound(id)))
+    }
+
+    /// The guest may be about to leave: it is given a moment to be on its way.
+    async fn end_live(&self, asked: &Asked) -> Result<String, Failure> {
+        let id = asked.server;
+        for _ in 0..LIVE_LOOKS {
+            let ended = if asked.question == Question::ForceLive {
+                self.hypervisor.force_live(id).await
+            } else {
+                self.hypervisor.abort_live(id).await
+            };
+            if ended.map_err(failure)? {
+                return Ok(String::new());
+            }
+            tokio::time::sleep(LIVE_LOOK).await;
+        }
+        let words = format!("Instance {id} is not on its way to another host.");
+        Err((FailureKind::Request, words))
+    }
+
+    async fn go_on(&self, id: ServerId, paused: bool) -> Result<PowerState, Failure> {
+        let guest = self.hypervisor.guest(id).await.map_err(failure)?;
+        if guest.is_none_or(|guest| !guest.active) {
+            self.hypervisor.start(id).await.map_err(failure)?;
+        }
+        if paused {
+            return self.hypervisor.pause(id).await.map(power).map_err(failure);
+        }
+        self.power_of(id).await
     }
 
     /// A start is from the guest's own disks, whatever a failed rescue left.
@@ -638,6 +687,7 @@ impl Agent {
             }
             Question::CacheImage(image) => Ok(self.fetch_ahead(image)),
             Question::Uptime => uptime().await,
+            Question::AbortLive | Question::ForceLive => self.end_live(asked).await,
         }
     }
 
@@ -676,6 +726,7 @@ impl Agent {
                 complete: facts.healthy,
                 introduction: true,
                 guests: self.all_guests().await,
+                moving: Vec::new(),
                 facts: Some(facts),
             };
             match self.post("heartbeat", &beat).await {
@@ -711,6 +762,7 @@ impl Agent {
                 // A problem is said again with every beat, so that the service stays down while it lasts.
                 facts: (news || facts.problem.is_some()).then(|| facts.clone()),
                 guests: std::mem::take(&mut changed),
+                moving: self.hypervisor.moving().await,
                 complete: complete && facts.healthy,
                 introduction: false,
             };

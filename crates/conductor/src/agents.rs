@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bus::{Bell, Bus};
 use db::hosts::Ratios;
+use db::migrations::{Bytes, Status};
 use http::StatusCode;
 use journal::Outcomes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -18,7 +19,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use types::agent::{
-    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Work, WorkKey, WorkOutcome, WorkReport,
+    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Moving, Work, WorkKey, WorkOutcome,
+    WorkReport,
 };
 use types::{HostName, ImageId, PowerState, ServerId, TaskState, Timestamp, VmState};
 use uuid::Uuid;
@@ -313,6 +315,9 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<(),
     if let Some(facts) = beat.facts.as_ref().filter(|facts| facts.healthy) {
         db::hosts::put_node(tx, &beat.host, beat.node, facts, ratios, now)?;
     }
+    for moving in &beat.moving {
+        progress(tx, &beat.host, moving, now)?;
+    }
     if beat.guests.is_empty() && !beat.complete {
         return Ok(());
     }
@@ -337,6 +342,30 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Writes how far a live migration is, if it is the one that this host sends.
+fn progress(
+    tx: &mut sql::Tx<'_>,
+    host: &HostName,
+    moving: &Moving,
+    now: Timestamp,
+) -> Result<(), sql::Error> {
+    let running = db::migrations::of_server_in(tx, moving.server, Status::Running)?;
+    let Some(migration) = running.filter(|one| one.source.compute.as_ref() == Some(host)) else {
+        return Ok(());
+    };
+    let bytes = |(total, processed, remaining): (u64, u64, u64)| Bytes {
+        total: Some(total),
+        processed: Some(processed),
+        remaining: Some(remaining),
+    };
+    let (memory, disk) = (bytes(moving.memory), bytes(moving.disk));
+    db::migrations::set_progress(tx, migration.id, memory, disk, now)?;
+    let (total, _, left) = moving.memory;
+    let percent = 100 - (left.min(total) * 100).checked_div(total).unwrap_or(0);
+    let percent = i64::try_from(percent).unwrap_or(100);
+    db::instances::set_progress(tx, moving.server, percent)
 }
 
 /// Whether the server's state is older than the list of guests it is held against can be.

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::{Cluster, Options};
-use types::agent::Direction;
+use types::agent::{Direction, Question};
 use types::{MigrationId, PowerState, ServerId, Timestamp, VmState};
 use virt::HypervisorError;
 use virt::sim::Verb;
@@ -443,5 +443,145 @@ async fn a_host_that_cannot_take_an_evacuated_server_is_left_out() {
     );
     cluster.revive().await;
     cluster.paid().await;
+    clean(&cluster).await;
+}
+
+/// Begins a live migration and waits until the guest is on its way.
+async fn on_its_way(cluster: &Cluster, server: ServerId, more: serde_json::Value) -> MigrationId {
+    let migration = record(cluster, server, Kind::LiveMigration).await;
+    let mut state = more;
+    state["migration"] = json!(migration);
+    cluster.act(server, "live_migration", state).await;
+    cluster
+        .until("it is on its way", async || {
+            status(cluster, migration).await == Status::Running
+        })
+        .await;
+    migration
+}
+
+#[tokio::test]
+async fn a_guest_that_migrates_shows_how_far_it_is_and_arrives() {
+    let cluster = Cluster::new(small(2, 4)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let source = cluster.host(before.host.as_ref().unwrap());
+    source
+        .sim
+        .controls()
+        .set_live_time(Duration::from_millis(300));
+    let migration = on_its_way(&cluster, server, json!({})).await;
+    cluster
+        .until("some of it has gone over", async || {
+            cluster.look_again().await;
+            let reading = cluster.store.read(move |tx| migrations::get(tx, migration));
+            let found: Result<_, sql::Error> = reading.await;
+            let memory = found.unwrap().unwrap().memory;
+            memory.total == Some(512 << 20) && memory.processed.is_some_and(|sent| sent > 0)
+        })
+        .await;
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    assert_eq!((after.vm_state, after.fault), (VmState::Active, None));
+    assert_ne!(after.host, before.host);
+    assert_eq!(after.network_info, before.network_info);
+    assert_eq!(status(&cluster, migration).await, Status::Completed);
+    assert_eq!(source.guests().await, []);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_live_migration_is_called_off_forced_or_deleted_over() {
+    let long = Duration::from_secs(3600);
+    for how in ["abort", "force", "delete"] {
+        let cluster = Cluster::new(small(2, 4)).await;
+        let server = cluster.create().await;
+        cluster.idle().await;
+        let before = cluster.server(server).await;
+        let source = cluster.host(before.host.as_ref().unwrap());
+        source.sim.controls().set_live_time(long);
+        let migration = on_its_way(&cluster, server, json!({})).await;
+        cluster
+            .until("the guest is under way", async || {
+                !virt::Hypervisor::moving(source.sim.as_ref())
+                    .await
+                    .is_empty()
+            })
+            .await;
+        match how {
+            "abort" => cluster.ask(server, Question::AbortLive).await,
+            "force" => cluster.ask(server, Question::ForceLive).await,
+            _ => assert!(cluster.delete(server).await),
+        }
+        cluster.idle().await;
+        let after = cluster.server(server).await;
+        match how {
+            "abort" => {
+                assert_eq!((after.vm_state, after.host), (VmState::Active, before.host));
+                assert_eq!(after.fault, None, "what was wanted is no fault");
+                assert_eq!(status(&cluster, migration).await, Status::Cancelled);
+            }
+            "force" => {
+                assert_eq!(
+                    (after.vm_state, after.host != before.host),
+                    (VmState::Active, true)
+                );
+                assert_eq!(status(&cluster, migration).await, Status::Completed);
+            }
+            _ => assert!(after.deleted),
+        }
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn what_keeps_a_guest_from_migrating_is_said() {
+    let cluster = Cluster::new(small(2, 1)).await;
+    let server = cluster
+        .create_with(|new| new.image = Some(agentless()))
+        .await;
+    cluster.idle().await;
+    let here = cluster.server(server).await.host.unwrap();
+    let table = [
+        (json!({ "block": false }), "is not on shared storage: "),
+        (
+            json!({ "to": here, "force": true }),
+            "Unable to migrate instance ",
+        ),
+        (json!({ "to": here }), "No valid host was found"),
+        (
+            json!({ "to": "host-9", "force": true }),
+            "Compute service of host-9 is unavailable",
+        ),
+    ];
+    for (how, words) in table {
+        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let mut state = how;
+        state["migration"] = json!(migration);
+        cluster.act(server, "live_migration", state).await;
+        cluster.idle().await;
+        let stays = cluster.server(server).await;
+        assert_eq!(
+            (stays.vm_state, stays.host),
+            (VmState::Active, Some(here.clone()))
+        );
+        let message = stays.fault.unwrap().message;
+        assert!(message.contains(words), "{message}");
+        assert_eq!(status(&cluster, migration).await, Status::Error);
+        clean(&cluster).await;
+    }
+    // Called off before it has begun.
+    let migration = record(&cluster, server, Kind::LiveMigration).await;
+    let cancelling = cluster.store.write(move |tx| {
+        migrations::set_status(tx, migration, Status::Cancelled, Timestamp::now())
+    });
+    let written: Result<bool, sql::Error> = cancelling.await;
+    assert!(written.unwrap());
+    let state = json!({ "migration": migration });
+    cluster.act(server, "live_migration", state).await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.host, Some(here));
+    assert_eq!(status(&cluster, migration).await, Status::Cancelled);
     clean(&cluster).await;
 }

@@ -53,6 +53,8 @@ const BEHIND_PIVOTS: &[&str] = &[
     "rebind",
     "replug",
     "put_back",
+    "bind",
+    "leave",
 ];
 /// Flows that a silent host does not stop: what it should have removed is its debt.
 const GOES_ON: &[&str] = &["delete", "shelve_offload", "snapshot_volumes"];
@@ -246,6 +248,20 @@ const STORIES: &[Story] = &[
         &["stop", "gone"],
         VmState::Stopped,
         &[VmState::Error],
+    ),
+    story(
+        "live_migration",
+        "",
+        &[],
+        VmState::Active,
+        &[VmState::Active],
+    ),
+    story(
+        "live_migration",
+        "",
+        &["pause"],
+        VmState::Paused,
+        &[VmState::Paused],
     ),
     story("shelve", "stop", &[], VmState::ShelvedOffloaded, RUNS),
     story(

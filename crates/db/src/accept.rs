@@ -74,6 +74,10 @@ pub const REMOVE_FIXED_IP: &str = "remove_fixed_ip";
 /// `{"migration": id, "to": host, "force": bool, "stopped": bool, "shared": bool}`.
 pub const EVACUATE: &str = "evacuate";
 
+/// The flow that takes a server to another host while it runs; its state is
+/// `{"migration": id, "to": host, "force": bool, "block": bool}`.
+pub const LIVE_MIGRATION: &str = "live_migration";
+
 /// The flow that puts a server's disk into an image and switches the server off; its state is
 /// `{"image": id, "offload": bool}`.
 pub const SHELVE: &str = "shelve";

@@ -685,6 +685,13 @@ pub fn set_networks(tx: &mut Tx<'_>, id: ServerId, wanted: &WantedNetworks) -> R
     Ok(())
 }
 
+/// Writes how far what works on the server is.
+pub fn set_progress(tx: &mut Tx<'_>, id: ServerId, percent: i64) -> Result<(), Error> {
+    let sql = "UPDATE instances SET progress = ? WHERE uuid = ? AND task_state IS NOT NULL";
+    tx.execute(sql, &[percent.into(), id.into()])?;
+    Ok(())
+}
+
 /// Writes the zone in which the server must be.
 pub fn set_pinned_zone(tx: &mut Tx<'_>, id: ServerId, zone: Option<&str>) -> Result<(), Error> {
     let params = [zone.into(), id.into()];

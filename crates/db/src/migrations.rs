@@ -309,6 +309,14 @@ pub fn evacuated(
     Ok(())
 }
 
+/// What was under way of a server that is deleted goes no further.
+pub fn cancel_open(tx: &mut Tx<'_>, server: ServerId, now: Timestamp) -> Result<(), Error> {
+    let sql = "UPDATE migrations SET status = 'cancelled', updated_at = ? WHERE instance_uuid = ? \
+        AND status IN ('accepted', 'queued', 'preparing', 'running', 'post-migrating', 'pre-migrating')";
+    tx.execute(sql, &[now.into(), server.into()])?;
+    Ok(())
+}
+
 /// Writes where a move goes, when a host was chosen; none takes that back.
 pub fn set_dest(tx: &mut Tx<'_>, id: MigrationId, dest: &End, now: Timestamp) -> Result<(), Error> {
     let address = match &dest.compute {

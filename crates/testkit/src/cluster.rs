@@ -532,7 +532,7 @@ impl Cluster {
             let (port, _) = self.port_of(server);
             return serde_json::json!({ "address": self.network.addresses(&port)[0] });
         }
-        if flow == accept::EVACUATE {
+        if [accept::EVACUATE, accept::LIVE_MIGRATION].contains(&flow) {
             return serde_json::json!({ "migration": types::MigrationId::random() });
         }
         if flow == accept::SHELVE {
@@ -672,6 +672,14 @@ impl Cluster {
             .unwrap()
     }
 
+    /// Asks a server's host something.
+    pub async fn ask(&self, server: ServerId, question: types::agent::Question) {
+        let host = self.server(server).await.host.expect("it is on a host");
+        let questions = conductor::questions::Questions::new(self.store.clone(), self.bus.clone());
+        let asked = clients::HostQuestions::ask(&questions, &host, server, question);
+        asked.await.unwrap();
+    }
+
     /// A server, gone ones included.
     pub async fn server(&self, server: ServerId) -> Instance {
         let found: Result<_, sql::Error> = self
@@ -703,6 +711,7 @@ impl Cluster {
                     .into_iter()
                     .map(|(server, power)| conductor::agents::seen(server, power))
                     .collect(),
+                moving: virt::Hypervisor::moving(host.sim.as_ref()).await,
                 complete: false,
                 introduction: false,
             };
@@ -746,6 +755,7 @@ fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
         accept::BACKUP => TaskState::ImageBackup,
         accept::CHANGE_PASSWORD => TaskState::UpdatingPassword,
         accept::EVACUATE => TaskState::Rebuilding,
+        accept::LIVE_MIGRATION => TaskState::Migrating,
         accept::SHELVE => TaskState::Shelving,
         accept::RESIZE => TaskState::ResizePrep,
         accept::CONFIRM_RESIZE => TaskState::ResizeConfirming,

@@ -146,6 +146,21 @@ pub enum Verb {
     },
     /// The guest got a non-maskable interrupt once for this key.
     InterruptOnce,
+    /// The guest has gone to another host while it ran, sent once for this key; here it is off.
+    MigrateLiveOnce {
+        /// Where it is expected.
+        to: HostName,
+    },
+    /// The guest, which was to go to another host, is still here as it was.
+    EnsureStayed {
+        /// Whether it stands still.
+        paused: bool,
+    },
+    /// The guest, which came from another host, goes on.
+    EnsureArrived {
+        /// Whether it stands still.
+        paused: bool,
+    },
     /// A user in the guest has this password.
     EnsurePassword {
         /// The user's name.
@@ -231,6 +246,9 @@ impl Verb {
             Self::EnsureSwapped { .. } => "ensure_swapped",
             Self::EnsureVolumeSize { .. } => "ensure_volume_size",
             Self::InterruptOnce => "interrupt_once",
+            Self::MigrateLiveOnce { .. } => "migrate_live_once",
+            Self::EnsureStayed { .. } => "ensure_stayed",
+            Self::EnsureArrived { .. } => "ensure_arrived",
             Self::EnsurePassword { .. } => "ensure_password",
             Self::EnsureReady(_) => "ensure_ready",
             Self::EnsurePutAside { .. } => "ensure_put_aside",
@@ -348,6 +366,8 @@ pub enum FailureKind {
     Timeout,
     /// The agent in the guest does not do its part.
     Guest,
+    /// Somebody called it off.
+    Cancelled,
 }
 
 /// A finished piece of work, posted by the agent.
@@ -376,6 +396,10 @@ pub enum Question {
     CacheImage(GuestImage),
     /// How long the host runs. No server is concerned.
     Uptime,
+    /// The live migration of the guest is called off; what works on it says how that ended.
+    AbortLive,
+    /// The live migration of the guest ends now, whatever that costs the guest.
+    ForceLive,
 }
 
 /// A question on its way to a host.
@@ -443,11 +467,25 @@ pub struct Heartbeat {
     pub facts: Option<HostFacts>,
     /// Power states that changed since the last beat, or all of them on the first one.
     pub guests: Vec<GuestSeen>,
+    /// Guests that are on their way to other hosts.
+    #[serde(default)]
+    pub moving: Vec<Moving>,
     /// True when `guests` is the complete list of what the hypervisor holds.
     pub complete: bool,
     /// True for the first one of an agent's life: no work can have changed anything since the list was made.
     #[serde(default)]
     pub introduction: bool,
+}
+
+/// How far a live migration is, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// The server.
+    pub server: ServerId,
+    /// Of its memory: all, sent, left.
+    pub memory: (u64, u64, u64),
+    /// Of its disks: all, sent, left.
+    pub disk: (u64, u64, u64),
 }
 
 /// A guest as the hypervisor has it.

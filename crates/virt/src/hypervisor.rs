@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::broadcast;
-use types::ServerId;
+use types::agent::Moving;
+use types::{HostName, ServerId};
 
 /// Result of a verb.
 pub type Result<T> = std::result::Result<T, HypervisorError>;
@@ -44,6 +45,9 @@ pub enum HypervisorError {
     /// The agent in the guest does not answer.
     #[error("the guest's agent does not answer: {0}")]
     AgentSilent(String),
+    /// Somebody called it off.
+    #[error("called off")]
+    Cancelled,
     /// The guest has no agent.
     #[error("QEMU guest agent is not enabled")]
     NoAgent,
@@ -164,6 +168,22 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// # Errors
     /// [`HypervisorError::Timeout`] when a running guest does not let go of it.
     async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo>;
+
+    /// Sends a running or paused guest to another host, which was made ready for it. Here it is off afterwards.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Cancelled`] when [`Hypervisor::abort_live`] was called meanwhile; the guest then goes on here.
+    /// [`HypervisorError::Rejected`] when this hypervisor cannot do it.
+    async fn migrate_live(&self, id: ServerId, to: &HostName) -> Result<GuestInfo>;
+
+    /// Calls the live migration of a guest off; `false` when it is not on its way.
+    async fn abort_live(&self, id: ServerId) -> Result<bool>;
+
+    /// Ends the live migration of a guest now, whatever that costs the guest; `false` when it is not on its way.
+    async fn force_live(&self, id: ServerId) -> Result<bool>;
+
+    /// How far live migrations are.
+    async fn moving(&self) -> Vec<Moving>;
 
     /// A user in the guest has this password: the agent in the guest sets it.
     ///

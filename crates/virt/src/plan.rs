@@ -114,6 +114,7 @@ impl HypervisorError {
             Self::Disk { .. } | Self::Rejected(_) | Self::Injected(_) => FailureKind::Host,
             Self::Image(_) | Self::NoAgent | Self::DiskTooSmall => FailureKind::Request,
             Self::AgentSilent(_) => FailureKind::Guest,
+            Self::Cancelled => FailureKind::Cancelled,
             Self::Timeout(_) => FailureKind::Timeout,
         }
     }

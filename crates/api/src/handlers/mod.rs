@@ -25,6 +25,7 @@ mod server_filters;
 pub mod server_guest;
 pub mod server_images;
 pub mod server_interfaces;
+pub mod server_live_migration;
 pub mod server_metadata;
 pub mod server_parts;
 pub mod server_rebuild;

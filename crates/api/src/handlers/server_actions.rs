@@ -323,7 +323,8 @@ pub async fn ask(call: &Call, server: &Instance, question: Question) -> Result<S
             FailureKind::Host
             | FailureKind::Unavailable
             | FailureKind::Timeout
-            | FailureKind::Guest => {
+            | FailureKind::Guest
+            | FailureKind::Cancelled => {
                 tracing::warn!(%host, reason, "a host did not answer a question");
                 Fault::unavailable(format!(
                     "The host of instance {} does not answer.",

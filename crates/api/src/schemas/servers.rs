@@ -43,6 +43,8 @@ pub const ALL: &[(&str, &Schema)] = &[
     ("add fixed ip", &ADD_FIXED_IP),
     ("remove fixed ip", &REMOVE_FIXED_IP),
     ("evacuate", &super::moves::EVACUATE),
+    ("migrate live", &super::moves::MIGRATE_LIVE),
+    ("force complete", &super::moves::FORCE_COMPLETE),
     ("shelve", &SHELVE),
     ("shelve offload", &SHELVE_OFFLOAD),
     ("unshelve", &UNSHELVE),

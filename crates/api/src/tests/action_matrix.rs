@@ -94,6 +94,9 @@ const KNOWN: &[Known] = &[
     known("migrate", || json!({"migrate": null}), "migrate", "active stopped", "-"),
     answered(204, known("confirmResize", || json!({"confirmResize": null}), "confirmResize", "resized", "-")),
     known("revertResize", || json!({"revertResize": null}), "revertResize", "resized", "-"),
+    known("os-migrateLive", || json!({"os-migrateLive": {"host": null, "block_migration": "auto"}}), "os-migrateLive", "active paused", "-"),
+    known("force_complete", || json!(null), "force_complete", "active", "migrating"),
+    known("abort live migration", || json!(null), "abort live migration", "*", "migrating"),
     known("shelve", || json!({"shelve": null}), "shelve", "active stopped paused suspended", "-"),
     known("shelveOffload", || json!({"shelveOffload": null}), "shelveOffload", "shelved", "-"),
     known("unshelve", || json!({"unshelve": null}), "unshelve", "shelved shelved_offloaded", "-"),
@@ -106,6 +109,8 @@ const KNOWN: &[Known] = &[
 /// Rules of requests that are no actions: judged here, asked for elsewhere.
 const NO_ACTIONS: &[&str] = &[
     "detach interface",
+    "force_complete",
+    "abort live migration",
     // Looks at the service, too.
     "evacuate",
     // Answered when the guest has it.
@@ -153,6 +158,7 @@ impl Known {
             Some(task) if !allowed(self.tasks, task.as_str()) => {
                 cannot("task_state", task.as_str())
             }
+            None if !allowed(self.tasks, "-") => cannot("task_state", "None"),
             _ => None,
         }
     }

@@ -378,6 +378,7 @@ impl HostQuestions for Host {
             // "a\nb\nc\n"
             Question::ConsoleLog { .. } => Ok("YQpiCmMK".to_owned()),
             Question::Diagnostics => Ok(r#"{"state": "running", "driver": "libvirt"}"#.to_owned()),
+            Question::AbortLive | Question::ForceLive => Ok(String::new()),
             Question::CacheImage(_) => Ok("cached".to_owned()),
             Question::Uptime => Ok(
                 " 08:32:11 up 93 days, 18:25, 12 users,  load average: 0.20, 0.12, 0.14\n"

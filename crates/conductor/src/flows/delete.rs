@@ -12,7 +12,8 @@
 //! There is no undo: every step only goes forward.
 
 use super::{
-    build, evacuate, ports, resize, shelve, snapshot, snapshot_volumes, unshelve, volumes,
+    build, evacuate, live_migration, ports, resize, shelve, snapshot, snapshot_volumes, unshelve,
+    volumes,
 };
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
@@ -127,6 +128,7 @@ impl Delete {
             let moving = instance.kept.unsettled.as_ref()?;
             Some(moving.source.host.clone())
         });
+        let left = left.or_else(|| state.superseded.as_ref().and_then(recorded_source));
         let shown = instance.and_then(|instance| instance.host);
         let mut hosts: Vec<HostName> = Vec::new();
         for host in [recorded, shown, left].into_iter().flatten() {
@@ -192,6 +194,15 @@ fn shelved_images(task: Option<&Superseded>, server: Option<&Instance>) -> Vec<I
     images.into_iter().flatten().collect()
 }
 
+/// The host that a live migration was leaving.
+fn recorded_source(task: &Superseded) -> Option<HostName> {
+    if task.flow != accept::LIVE_MIGRATION {
+        return None;
+    }
+    let state: live_migration::State = serde_json::from_str(&task.state).ok()?;
+    state.from.map(|place| place.host)
+}
+
 /// A server that is deleted while it waits for confirmation has it, in Nova as here; one that moved has not arrived.
 fn end_move(tx: &mut Tx<'_>, server: &Instance, now: Timestamp) -> Result<(), sql::Error> {
     let Some(moving) = &server.kept.unsettled else {
@@ -221,6 +232,10 @@ fn recorded_host(task: &Superseded) -> Option<HostName> {
         }
         accept::EVACUATE => {
             let state: evacuate::State = serde_json::from_str(&task.state).ok()?;
+            state.choice
+        }
+        accept::LIVE_MIGRATION => {
+            let state: live_migration::State = serde_json::from_str(&task.state).ok()?;
             state.choice
         }
         accept::RESIZE => {
@@ -324,6 +339,7 @@ impl Flow for Delete {
                 };
                 db::placement::release(tx, cx.server, now)?;
                 end_move(tx, &instance, now)?;
+                db::migrations::cancel_open(tx, cx.server, now)?;
                 let gone = db::usages::Held::default().minus(db::accept::holds(&instance));
                 db::usages::add(tx, &instance.project_id, &instance.user_id, gone)?;
                 instances::mark_deleted(tx, cx.server, now)?;

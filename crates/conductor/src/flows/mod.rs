@@ -10,6 +10,7 @@ pub mod evacuate;
 pub mod extend_volume;
 pub mod fixed_ips;
 pub mod interfaces;
+pub mod live_migration;
 pub mod on_host;
 pub mod password;
 pub mod pause;
@@ -68,6 +69,7 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(fixed_ips::Change::<fixed_ips::Add>::new(with))
         .with(fixed_ips::Change::<fixed_ips::Remove>::new(with))
         .with(evacuate::Evacuate { with: with.clone() })
+        .with(live_migration::LiveMigration { with: with.clone() })
         .with(shelve::Leave::<shelve::Shelve>::new(with))
         .with(shelve::Leave::<shelve::Offload>::new(with))
         .with(unshelve::Unshelve { with: with.clone() })

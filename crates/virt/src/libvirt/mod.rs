@@ -42,7 +42,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{OnceCell, OwnedMutexGuard, broadcast};
 use tokio::task::AbortHandle;
-use types::{PowerState, ServerId};
+use types::agent::Moving;
+use types::{HostName, PowerState, ServerId};
 
 /// What the driver needs to know.
 #[derive(Clone, Debug)]
@@ -752,6 +753,25 @@ impl Hypervisor for Libvirt {
 
     async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo> {
         self.pull_out(id, port_id).await
+    }
+
+    /// The other host's tap must be there before libvirt lets a guest in, and a port has one host at a time.
+    async fn migrate_live(&self, _id: ServerId, _to: &HostName) -> Result<GuestInfo> {
+        Err(HypervisorError::Rejected(
+            "guests of libvirt cannot be migrated while they run yet".into(),
+        ))
+    }
+
+    async fn abort_live(&self, _id: ServerId) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn force_live(&self, _id: ServerId) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn moving(&self) -> Vec<Moving> {
+        Vec::new()
     }
 
     async fn set_password(&self, id: ServerId, user: &str, password: &str) -> Result<GuestInfo> {

@@ -40,6 +40,7 @@ pub enum Verb {
     DetachDisk,
     SwapDisk,
     ResizeDisk,
+    MigrateLive,
     Guest,
     Guests,
     ConsoleLog,
@@ -73,6 +74,7 @@ struct State {
     ignore_shutdown: bool,
     consoles: HashMap<ServerId, Vec<u8>>,
     passwords: HashMap<ServerId, (String, String)>,
+    live_time: Duration,
 }
 
 impl Controls {
@@ -123,6 +125,15 @@ impl Controls {
     /// What the guest's console shows.
     pub fn set_console(&self, id: ServerId, text: impl Into<Vec<u8>>) {
         self.state().consoles.insert(id, text.into());
+    }
+
+    /// How long live migrations take from now on.
+    pub fn set_live_time(&self, time: Duration) {
+        self.state().live_time = time;
+    }
+
+    pub(super) fn live_time(&self) -> Duration {
+        self.state().live_time
     }
 
     /// The user and the password that were set in a guest last.

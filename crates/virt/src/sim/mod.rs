@@ -6,6 +6,7 @@
 
 mod faults;
 mod life;
+mod live;
 mod moves;
 mod switches;
 #[cfg(test)]
@@ -27,7 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast};
-use types::{PowerState, ServerId};
+use types::agent::Moving;
+use types::{HostName, PowerState, ServerId};
 
 /// What a simulated host has.
 #[derive(Clone, Debug)]
@@ -65,6 +67,7 @@ pub struct Sim {
     switches: switches::SwitchFile,
     events: broadcast::Sender<GuestEvent>,
     changed: Notify,
+    live: Mutex<HashMap<ServerId, live::Live>>,
 }
 
 struct Guest {
@@ -96,6 +99,7 @@ impl Sim {
             controls: Controls::default(),
             events,
             changed: Notify::new(),
+            live: Mutex::default(),
         }))
     }
 
@@ -506,6 +510,25 @@ impl Hypervisor for Sim {
     async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo> {
         self.perform(Verb::Detach, id, || self.change_vifs(id, port_id, None))
             .await
+    }
+
+    async fn migrate_live(&self, id: ServerId, _to: &HostName) -> Result<GuestInfo> {
+        self.enter(Verb::MigrateLive, id).await?;
+        let gone = self.send_away(id).await?;
+        self.leave(Verb::MigrateLive, id).await?;
+        Ok(gone)
+    }
+
+    async fn abort_live(&self, id: ServerId) -> Result<bool> {
+        Ok(self.end_live(id, live::Ending::Aborted))
+    }
+
+    async fn force_live(&self, id: ServerId) -> Result<bool> {
+        Ok(self.end_live(id, live::Ending::Forced))
+    }
+
+    async fn moving(&self) -> Vec<Moving> {
+        self.under_way()
     }
 
     async fn set_password(&self, id: ServerId, user: &str, password: &str) -> Result<GuestInfo> {

@@ -4,7 +4,7 @@
 //!
 //! ```json
 //! {"delay_ms": {"ensure_guest": 5000}, "delay_after_ms": {"stop_hard": 5000}, "fail": {"start": "why"},
-//!  "down": true, "disk_full": true, "ignore_shutdown": true}
+//!  "down": true, "disk_full": true, "ignore_shutdown": true, "live_ms": 60000}
 //! ```
 
 use super::faults::Verb;
@@ -31,6 +31,8 @@ pub(super) struct Switches {
     pub(super) disk_full: bool,
     /// Guests do not react to their power button.
     pub(super) ignore_shutdown: bool,
+    /// How long a live migration takes.
+    pub(super) live_ms: u64,
 }
 
 impl Switches {

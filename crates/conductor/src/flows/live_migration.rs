@@ -1,0 +1,423 @@
+//! Live migration: a guest goes to another host while it runs.
+//!
+//! | step | does | undo |
+//! |---|---|---|
+//! | `choose_host` | picks hosts; the claim is in the transaction that ends the step | gives the claim back |
+//! | `check` | looks whether the two hosts can do it | - |
+//! | `prepare` | the new host gets ready for the guest | it removes what it made |
+//! | `move` | the old host sends the guest | it stays, or goes on there |
+//! | `arrive` | the guest goes on on the new host, and the server is there | it is switched off there |
+//! | `networks` | its ports are bound to the new host; from here on only forward | - |
+//! | `leave` | the old host removes what is left; one that does not answer owes it | - |
+//!
+//! The server holds what it needs on both hosts until it has left the first. A migration that was called off before
+//! `move` is one whose record says so; from then on the old host is told to stop, and the step fails.
+
+use super::placing::Choice;
+use super::{fault, idle, ports, power_after, transition};
+use crate::neighbours::Neighbours;
+use async_trait::async_trait;
+use db::accept;
+use db::instances::{self, Change, Expected, Instance, Place};
+use db::migrations::{self, Status};
+use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+use serde::{Deserialize, Serialize};
+use sql::Tx;
+use std::time::Duration;
+use types::agent::{Direction, FailureKind, GuestPlan, Verb, WorkOutcome};
+use types::{HostName, MigrationId, PowerState, Timestamp, VmState};
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Pick a host and claim what the server needs there.
+    ChooseHost,
+    /// Look whether it can be done.
+    Check,
+    /// Make the new host ready.
+    Prepare,
+    /// Send the guest.
+    Move,
+    /// Let it go on.
+    Arrive,
+    /// Bind its ports.
+    Networks,
+    /// Clean up behind it.
+    Leave,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[
+        Self::ChooseHost,
+        Self::Check,
+        Self::Prepare,
+        Self::Move,
+        Self::Arrive,
+        Self::Networks,
+        Self::Leave,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ChooseHost => "choose_host",
+            Self::Check => "check",
+            Self::Prepare => "prepare",
+            Self::Move => "move",
+            Self::Arrive => "arrive",
+            Self::Networks => "bind",
+            Self::Leave => "leave",
+        }
+    }
+}
+
+/// What the flow knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The record of the move.
+    migration: MigrationId,
+    /// The host asked for.
+    #[serde(default)]
+    to: Option<HostName>,
+    /// Whether only its resources count there.
+    #[serde(default)]
+    force: bool,
+    /// Whether disks are to be sent, too; none is for us to find out.
+    #[serde(default)]
+    block: Option<bool>,
+    /// Where the server was.
+    #[serde(default)]
+    pub from: Option<Place>,
+    /// Whether the guest stands still.
+    #[serde(default)]
+    paused: bool,
+    /// Where the server goes.
+    #[serde(flatten)]
+    pub choice: Choice,
+    #[serde(default)]
+    plan: Option<GuestPlan>,
+    #[serde(default)]
+    power: u8,
+    /// Somebody called it off.
+    #[serde(default)]
+    cancelled: bool,
+}
+
+/// The flow.
+pub struct LiveMigration {
+    /// Network service, hosts.
+    pub with: Neighbours,
+}
+
+fn fail(words: impl Into<String>) -> StepError {
+    StepError::Fail(Failure::new(500, words))
+}
+
+/// Called off, whoever asked for it.
+fn called_off() -> Failure {
+    Failure::new(500, "The live migration was cancelled.")
+}
+
+fn place_of(server: &Instance) -> Option<Place> {
+    Some(Place {
+        host: server.host.clone()?,
+        node_id: server.node_id?,
+        node: server.node.clone()?,
+        zone: server.availability_zone.clone().unwrap_or_default(),
+    })
+}
+
+fn old_host(state: &State) -> Option<HostName> {
+    state.from.as_ref().map(|place| place.host.clone())
+}
+
+fn new_host(state: &State) -> Option<HostName> {
+    state.choice.place.as_ref().map(|place| place.host.clone())
+}
+
+impl LiveMigration {
+    async fn choose_host(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
+        let from = place_of(server).ok_or_else(|| fail("The server is on no host."))?;
+        if state.force && state.to.as_ref() == Some(&from.host) {
+            let (id, host) = (server.id, &from.host);
+            let words = format!("Unable to migrate instance ({id}) to current host ({host}).");
+            return Err(fail(words));
+        }
+        self.must_be_up(&from.host).await?;
+        if let (true, Some(to)) = (state.force, &state.to) {
+            self.must_be_up(to).await?;
+        }
+        state.paused = server.vm_state == VmState::Paused;
+        let host = from.host.clone();
+        state.from = Some(from);
+        let (to, force) = (state.to.clone(), state.force);
+        let choosing = state.choice.choose(&self.with, server, |request| {
+            request.ignore_hosts.insert(host);
+            request.forced = force && to.is_some();
+            request.only_host = to;
+        });
+        choosing.await
+    }
+
+    async fn must_be_up(&self, host: &HostName) -> Result<(), StepError> {
+        self.with.view.refresh().await?;
+        if self.with.view.is_up(host) {
+            return Ok(());
+        }
+        Err(fail(format!(
+            "Compute service of {host} is unavailable at this time."
+        )))
+    }
+
+    /// No host here shares the disks of its guests with another.
+    fn check(server: &Instance, state: &mut State) -> Result<(), StepError> {
+        let host = old_host(state).unwrap_or_else(|| HostName(String::new()));
+        match (state.block, &server.image) {
+            (Some(false), Some(_)) => Err(fail(format!(
+                "{host} is not on shared storage: Shared storage live-migration requires either shared storage or \
+                 boot-from-volume with no local disks."
+            ))),
+            _ => {
+                let plan = super::build::guest_plan(server, &server.network_info);
+                state.plan = Some(plan);
+                Ok(())
+            }
+        }
+    }
+
+    fn moved(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+        match outcome {
+            Some(WorkOutcome::Failed {
+                kind: FailureKind::Cancelled,
+                ..
+            }) => {
+                state.cancelled = true;
+                Err(StepError::Fail(called_off()))
+            }
+            other => power_after(other).map(drop),
+        }
+    }
+
+    fn claim(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &mut State,
+        now: Timestamp,
+    ) -> Result<(), StepError> {
+        let server = instances::get(tx, cx.server)?.ok_or(StepError::Fenced)?;
+        let place = state.choice.claim(&self.with, tx, &server, now)?;
+        let dest = migrations::End {
+            compute: Some(place.host),
+            node: Some(place.node),
+        };
+        migrations::set_dest(tx, state.migration, &dest, now)?;
+        Self::go_on(tx, state, Status::Preparing, now)
+    }
+
+    /// The next status, unless somebody has called the migration off.
+    fn go_on(
+        tx: &mut Tx<'_>,
+        state: &mut State,
+        status: Status,
+        now: Timestamp,
+    ) -> Result<(), StepError> {
+        let found = migrations::get(tx, state.migration)?;
+        if found.is_some_and(|found| found.status == Status::Cancelled) {
+            return Err(StepError::Fail(called_off()));
+        }
+        migrations::set_status(tx, state.migration, status, now)?;
+        Ok(())
+    }
+
+    /// What the server shows of where it is.
+    fn be_at(
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        place: Option<&Place>,
+        power: PowerState,
+        now: Timestamp,
+    ) -> Result<(), StepError> {
+        let change = Change {
+            place: place.cloned().map(Some),
+            power_state: Some(power),
+            ..Change::default()
+        };
+        transition(tx, cx, &change, now)
+    }
+}
+
+#[async_trait]
+impl Flow for LiveMigration {
+    const NAME: &'static str = accept::LIVE_MIGRATION;
+    type State = State;
+    type Step = Step;
+
+    fn pivot(&self) -> Option<Step> {
+        Some(Step::Networks)
+    }
+
+    fn event(&self, step: Step) -> Option<&'static str> {
+        Some(match step {
+            Step::ChooseHost => "conductor_live_migrate_instance",
+            Step::Check => "compute_check_can_live_migrate_destination",
+            Step::Prepare => "compute_pre_live_migration",
+            Step::Move => "compute_live_migration",
+            Step::Arrive | Step::Networks | Step::Leave => {
+                "compute_post_live_migration_at_destination"
+            }
+        })
+    }
+
+    fn host(&self, step: Step, state: &State) -> Option<HostName> {
+        match step {
+            Step::ChooseHost => None,
+            Step::Move | Step::Leave => old_host(state),
+            _ => new_host(state),
+        }
+    }
+
+    fn deadline(&self, step: Step) -> Duration {
+        match step {
+            Step::ChooseHost | Step::Check => Duration::from_secs(30),
+            Step::Prepare => Duration::from_secs(1800),
+            Step::Move => Duration::from_secs(4 * 3600),
+            Step::Arrive | Step::Networks => Duration::from_secs(120),
+            Step::Leave => Duration::from_secs(60),
+        }
+    }
+
+    fn may_owe(&self, step: Step) -> bool {
+        step == Step::Leave
+    }
+
+    async fn is_away(&self, host: &HostName) -> bool {
+        self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
+    }
+
+    fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
+        let (old, new) = (old_host(state), new_host(state));
+        let paused = state.paused;
+        let (host, verb) = match (step, direction) {
+            (Step::Prepare, Direction::Do) => {
+                let plan = Box::new(state.plan.clone()?);
+                (new?, Verb::RebuildOnce { plan, on: false })
+            }
+            (Step::Prepare, Direction::Undo) => (new?, Verb::EnsureAbsent),
+            (Step::Move, Direction::Do) => (old?, Verb::MigrateLiveOnce { to: new? }),
+            (Step::Move, Direction::Undo) => (old?, Verb::EnsureStayed { paused }),
+            (Step::Arrive, Direction::Do) => (new?, Verb::EnsureArrived { paused }),
+            (Step::Arrive, Direction::Undo) => (new?, Verb::EnsureStopped { grace_seconds: 0 }),
+            (Step::Leave, _) => (old?, Verb::EnsureAbsent),
+            _ => return None,
+        };
+        Some(HostWork { host, verb })
+    }
+
+    async fn run(
+        &self,
+        cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        let server = super::instance(&self.with, cx).await?;
+        match step {
+            Step::ChooseHost => self.choose_host(&server, state).await,
+            Step::Check => Self::check(&server, state),
+            Step::Move => Self::moved(state, outcome),
+            Step::Arrive => {
+                state.power = power_after(outcome)?.code();
+                Ok(())
+            }
+            Step::Networks => match new_host(state) {
+                Some(host) => ports::bind_to(&self.with, &server, &host).await.map(drop),
+                None => Ok(()),
+            },
+            Step::Prepare | Step::Leave => power_after(outcome).map(drop),
+        }
+    }
+
+    async fn undo(
+        &self,
+        _cx: &Context,
+        step: Step,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Move => {
+                state.power = power_after(outcome)?.code();
+                Ok(())
+            }
+            Step::Prepare | Step::Arrive => power_after(outcome).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    fn commit(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        step: Step,
+        direction: Direction,
+        state: &mut State,
+    ) -> Result<(), StepError> {
+        let now = Timestamp::now();
+        let power = PowerState::from_code(i64::from(state.power));
+        match (step, direction) {
+            (Step::ChooseHost, Direction::Do) => self.claim(tx, cx, state, now),
+            (Step::ChooseHost, Direction::Undo) => {
+                if let Some(place) = state.choice.place.take() {
+                    db::placement::release_on(tx, cx.server, place.node_id, now)?;
+                }
+                Ok(())
+            }
+            (Step::Prepare, Direction::Do) => Self::go_on(tx, state, Status::Running, now),
+            (Step::Move, Direction::Do) => {
+                migrations::set_status(tx, state.migration, Status::PostMigrating, now)?;
+                Ok(())
+            }
+            (Step::Arrive, Direction::Do) => {
+                Self::be_at(tx, cx, state.choice.place.as_ref(), power, now)
+            }
+            (Step::Arrive, Direction::Undo) => {
+                Self::be_at(tx, cx, state.from.as_ref(), PowerState::Shutdown, now)
+            }
+            (Step::Move, Direction::Undo) => Self::be_at(tx, cx, None, power, now),
+            (Step::Leave, Direction::Do) => {
+                if let Some(from) = &state.from {
+                    db::placement::release_on(tx, cx.server, from.node_id, now)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(
+        &self,
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &State,
+        end: End<'_>,
+        now: Timestamp,
+    ) -> Result<(), sql::Error> {
+        let found = migrations::get(tx, state.migration)?;
+        let cancelled =
+            state.cancelled || found.is_some_and(|found| found.status == Status::Cancelled);
+        let (status, shown) = match end {
+            End::Done => (Status::Completed, Some(None)),
+            // What somebody wanted is no fault.
+            End::Unwound(_) if cancelled => (Status::Cancelled, None),
+            End::Unwound(failure) => (Status::Error, Some(Some(fault(failure, now)))),
+        };
+        migrations::set_status(tx, state.migration, status, now)?;
+        let change = Change {
+            fault: shown,
+            progress: Some(0),
+            ..idle()
+        };
+        instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
+        Ok(())
+    }
+}
