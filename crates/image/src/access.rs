@@ -76,6 +76,32 @@ pub fn default_rules() -> Vec<Rule> {
         rule("deactivate", MEMBER, "Deactivate the image"),
         rule("reactivate", MEMBER, "Reactivate the image"),
         rule("tasks_api_access", ADMIN, "Use /v2/tasks"),
+        rule(
+            "get_metadef_namespaces",
+            READER,
+            "List namespaces of metadata definitions",
+        ),
+        rule("get_metadef_namespace", READER, "Show metadata definitions"),
+        rule(
+            "list_metadef_resource_types",
+            READER,
+            "List resource types of metadata definitions",
+        ),
+        rule(
+            "add_metadef_namespace",
+            ADMIN,
+            "Create a namespace of metadata definitions",
+        ),
+        rule(
+            "modify_metadef_namespace",
+            ADMIN,
+            "Change metadata definitions",
+        ),
+        rule(
+            "delete_metadef_namespace",
+            ADMIN,
+            "Delete a namespace of metadata definitions",
+        ),
     ]
 }
 

@@ -9,6 +9,7 @@ mod db;
 mod fault;
 mod files;
 pub mod inspect;
+mod metadef_schema;
 pub mod model;
 mod patch;
 mod query;

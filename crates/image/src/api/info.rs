@@ -19,6 +19,14 @@ pub(super) async fn schema(Path(name): Path<String>) -> Result<Json<Value>, Faul
     }
 }
 
+/// `GET /v2/schemas/metadefs/{name}`
+pub(super) async fn metadef_schema(Path(name): Path<String>) -> Result<Json<Value>, Fault> {
+    let found = crate::metadef_schema::named(&name);
+    found
+        .map(Json)
+        .ok_or_else(|| Fault::not_found("The resource could not be found."))
+}
+
 /// `GET /v2/info/import`
 pub(super) async fn import() -> Json<Value> {
     Json(json!({"import-methods": {

@@ -6,6 +6,7 @@ mod images;
 mod import;
 mod info;
 mod members;
+mod metadefs;
 mod tasks;
 mod versions;
 mod view;
@@ -70,6 +71,31 @@ pub(crate) fn router(service: Service) -> Router {
                 .put(members::update)
                 .delete(members::remove),
         )
+        .route(
+            "/v2/metadefs/namespaces",
+            get(metadefs::list).post(metadefs::create),
+        )
+        .route(
+            "/v2/metadefs/namespaces/{namespace}",
+            get(metadefs::show)
+                .put(metadefs::update)
+                .delete(metadefs::delete),
+        )
+        .route(
+            "/v2/metadefs/namespaces/{namespace}/{items}",
+            get(metadefs::list_items)
+                .post(metadefs::create_item)
+                .delete(metadefs::delete_items),
+        )
+        .route(
+            "/v2/metadefs/namespaces/{namespace}/{items}/{item}",
+            get(metadefs::show_item)
+                .post(metadefs::create_tag)
+                .put(metadefs::update_item)
+                .delete(metadefs::delete_item),
+        )
+        .route("/v2/metadefs/resource_types", get(metadefs::resource_types))
+        .route("/v2/schemas/metadefs/{name}", get(info::metadef_schema))
         .route("/v2/schemas/{name}", get(info::schema))
         .route("/v2/info/import", get(info::import))
         .route("/v2/info/stores", get(info::stores))

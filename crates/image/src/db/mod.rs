@@ -3,6 +3,7 @@
 mod images;
 mod list;
 mod members;
+pub mod metadefs;
 mod tasks;
 
 pub use images::{delete, get, insert, recover, save, set_active, set_status};
@@ -24,6 +25,11 @@ pub const MIGRATIONS: &[Migration] = &[
         version: 2,
         name: "tasks",
         sql: include_str!("migrations/0002_tasks.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "metadefs",
+        sql: include_str!("migrations/0003_metadefs.sql"),
     },
 ];
 

@@ -3,6 +3,7 @@
 
 mod data;
 mod images;
+mod metadefs;
 mod sharing;
 mod tasks;
 
