@@ -60,11 +60,12 @@ class Broker:
 class Process:
     """One `kilonova ROLE`."""
 
-    def __init__(self, cloud, role, *settings):
+    def __init__(self, cloud, role, *settings, home=None, inside=lambda *command: list(command)):
         self.cloud, self.role = cloud, role
-        self.command = [BINARY, role, "--home", str(cloud.home)]
+        command = [BINARY, role, "--home", str(home or cloud.home), "--config-file", str(cloud.home / "kilonova.conf")]
         for setting in settings:
-            self.command += ["--set", setting]
+            command += ["--set", setting]
+        self.command = inside(*command)
         self.process = None
 
     def spawn(self):
@@ -127,8 +128,8 @@ class Roles:
         done = self.command("db", "sync")
         assert done.returncode == 0, done.stderr
 
-    def start(self, role, *settings):
-        process = Process(self, role, *settings).start()
+    def start(self, role, *settings, **where):
+        process = Process(self, role, *settings, **where).start()
         self.processes.append(process)
         return process
 

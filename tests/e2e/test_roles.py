@@ -51,6 +51,7 @@ def roles(broker):
         settings["DEFAULT"]["transport_url"] = broker.url
     settings["agent"] = {"conductors": ", ".join(desks[:2]), "networks": desks[2]}
     settings.setdefault("network", {})["agent_listen"] = desks[2]
+    settings["keystone_authtoken"] = {"password": "of the user nova"}
     settings["ssl"] = {
         "cert_file": f"{home}/certificates/server.pem",
         "key_file": f"{home}/certificates/server.key",
@@ -79,7 +80,12 @@ def start_all(roles):
     second_api = free_ports(1)[0]
     killed = [
         roles.start("api"),
-        roles.start("api", f"DEFAULT.osapi_compute_listen_port={second_api}"),
+        # As beside a site's own Keystone: by its API, not by its database.
+        roles.start(
+            "api",
+            f"DEFAULT.osapi_compute_listen_port={second_api}",
+            f"keystone_authtoken.auth_url=https://127.0.0.1:{roles.ports['identity']}",
+        ),
         roles.start("conductor", f"conductor.agent_listen={roles.desks[0]}"),
         roles.start("conductor", f"conductor.agent_listen={roles.desks[1]}"),
         roles.start("compute", *host(roles, "left")),

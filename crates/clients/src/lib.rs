@@ -4,10 +4,12 @@
 //! [`web::client::Client`] hides which.
 
 mod images;
+mod keystone;
 mod networks;
 pub mod volumes;
 
 pub use images::{ImageRecord, Images, properties};
+pub use keystone::{Keystone, Login};
 pub use networks::{NetworkRecord, Networks, NewPort, PortRecord, Subnet, refusal};
 pub use volumes::Volumes;
 pub use web::client::{Answer, ClientError};

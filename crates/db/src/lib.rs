@@ -21,6 +21,7 @@ pub mod placement;
 pub mod placement_api;
 pub mod questions;
 pub mod quotas;
+pub mod repair;
 pub mod server_groups;
 pub mod tags;
 pub mod tasks;

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use types::TaskId;
 
 /// A private cloud in one binary: OpenStack's compute, identity, image, network, volume and placement APIs.
 #[derive(Debug, Parser)]
@@ -78,6 +79,18 @@ pub(crate) enum Manage {
     /// The certificates by which agents of hosts and those whom they ask know each other.
     #[command(subcommand)]
     Certificates(Certificates),
+    /// Work that is under way: requests that were accepted and have not ended.
+    #[command(subcommand)]
+    Task(Tasks),
+    /// Look for what should not be as it is: stuck servers, work, resources or quota without an owner (exit status 1).
+    Audit {
+        /// Which cloud.
+        #[command(flatten)]
+        of: Configured,
+        /// Mend what is found.
+        #[arg(long)]
+        fix: bool,
+    },
     /// Who may do what with the Compute API.
     #[command(subcommand)]
     Policy(Policy),
@@ -85,6 +98,40 @@ pub(crate) enum Manage {
     Openapi {
         /// The microversion [default: the newest].
         version: Option<String>,
+    },
+}
+
+/// What to do with tasks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tasks {
+    /// Show all tasks, oldest first.
+    List(Configured),
+    /// Show all of one task.
+    Show {
+        /// Which cloud.
+        #[command(flatten)]
+        of: Configured,
+        /// The task.
+        id: TaskId,
+    },
+    /// Take a task from the conductor that has it; the next one that looks goes on with it.
+    Retry {
+        /// Which cloud.
+        #[command(flatten)]
+        of: Configured,
+        /// The task.
+        id: TaskId,
+    },
+    /// End a task where it is, and put its server into ERROR: for what neither a retry nor deleting the server ends.
+    Abandon {
+        /// Which cloud.
+        #[command(flatten)]
+        of: Configured,
+        /// The task.
+        id: TaskId,
+        /// Shown as the server's fault.
+        #[arg(long, default_value = "The operation was abandoned by an operator.")]
+        reason: String,
     },
 }
 

@@ -1,6 +1,5 @@
 //! What the volume service asks and tells the Compute API about servers that have volumes.
 
-use crate::service_tokens::EmbeddedTokens;
 use crate::services::Way;
 use crate::settings::Settings;
 use anyhow::Result;
@@ -17,12 +16,12 @@ const NAMED_SINCE: &str = "2.89";
 /// The Compute API, asked as the user `cinder`.
 pub(crate) struct Servers {
     compute: Client,
-    tokens: Arc<EmbeddedTokens>,
+    tokens: Arc<dyn ServiceTokens>,
 }
 
 impl Servers {
     /// The Compute API of the settings.
-    pub(crate) fn new(settings: &Settings, tokens: Arc<EmbeddedTokens>) -> Result<Self> {
+    pub(crate) fn new(settings: &Settings, tokens: Arc<dyn ServiceTokens>) -> Result<Self> {
         let url = settings.url(settings.compute_port, "/v2.1");
         let compute = Way::there(url, settings)?.client("the compute service");
         Ok(Self { compute, tokens })

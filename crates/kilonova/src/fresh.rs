@@ -2,7 +2,7 @@
 
 use crate::arguments::Hypervisor;
 use crate::part::{self, Orders};
-use crate::services::{self, Way};
+use crate::services::{self, Trust, Way};
 use crate::settings::Settings;
 use anyhow::{Context, Result};
 use identity::{Bootstrap, Bootstrapped, Endpoint, ServiceUser};
@@ -19,6 +19,14 @@ pub(crate) struct Filled {
     pub(crate) made: Bootstrapped,
 }
 
+/// Brings the database of compute up to date and makes what is missing of a fresh one.
+pub(crate) async fn fill_compute(orders: &Orders) -> Result<Store> {
+    let compute = services::compute_store(orders).await?;
+    compute.write(db::instances::begin_numbers).await?;
+    crate::flavors::fill(&compute).await?;
+    Ok(compute)
+}
+
 /// Brings all databases up to date and makes what is missing of a fresh cloud. Safe to repeat at every start.
 pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
     let settings = &orders.settings;
@@ -31,16 +39,13 @@ pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
     let image = services::image(orders, validator.clone()).await?;
     let volume = services::volume(
         orders,
-        &identity,
+        Trust::embedded(&identity, "cinder", made.service_project_id.clone()),
         &Way::Here(image.router()),
-        made.service_project_id.clone(),
     )
     .await?;
     let network = services::network(orders, validator).await?;
     network.bootstrap(&made.admin_project_id).await?;
-    let compute = services::compute_store(orders).await?;
-    compute.write(db::instances::begin_numbers).await?;
-    crate::flavors::fill(&compute).await?;
+    let compute = fill_compute(orders).await?;
     if settings.hypervisor == Hypervisor::Sim {
         simulated_images(&image, &made.admin_project_id).await?;
     }
@@ -99,7 +104,8 @@ fn fresh_identity(settings: &Settings, secrets: &part::Secrets) -> Bootstrap {
         service_users: ["nova", "cinder"]
             .map(|name| ServiceUser {
                 name: name.to_owned(),
-                password: None,
+                password: (!settings.site_password.is_empty())
+                    .then(|| settings.site_password.clone()),
                 roles: vec!["service".to_owned(), "admin".to_owned()],
             })
             .into(),

@@ -10,7 +10,7 @@ use compute::{Agent, ImageCache, Ledger, Settings};
 use network_agent::HttpSource;
 use rustls::ClientConfig;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use types::{HostName, NodeId};
@@ -18,9 +18,13 @@ use virt::libvirt::daemon::{Daemon, DaemonConfig};
 use virt::libvirt::{Libvirt, LibvirtConfig};
 use virt::sim::{Sim, SimConfig};
 
+/// How often libvirt is tried that could not be started.
+const LIBVIRT_PAUSE: Duration = Duration::from_secs(15);
+
 /// What runs on this machine.
 pub(crate) struct Hosts {
-    daemon: Option<Daemon>,
+    /// What watches libvirt; not there while libvirt cannot be started.
+    daemon: Arc<Mutex<Option<Daemon>>>,
     libvirt: Option<Arc<Libvirt>>,
 }
 
@@ -52,7 +56,7 @@ impl Hosts {
         let places = orders.settings.network_places(&orders.socket)?;
         Self::network_at(orders, &places, stop)?;
         Ok(Self {
-            daemon: None,
+            daemon: Arc::default(),
             libvirt: None,
         })
     }
@@ -81,7 +85,7 @@ impl Hosts {
             tokio::spawn(agent.run(stop.clone()));
         }
         Ok(Self {
-            daemon: None,
+            daemon: Arc::default(),
             libvirt: None,
         })
     }
@@ -89,7 +93,8 @@ impl Hosts {
     fn network_at(orders: &Orders, services: &[Place], stop: &CancellationToken) -> Result<()> {
         let source = |name: &str| -> Result<_> {
             let client = place::client("the network service", services, || tls(orders))?;
-            Ok(Arc::new(HttpSource::new(client, name)))
+            let tunnel = orders.settings.tunnel_address.parse().ok();
+            Ok(Arc::new(HttpSource::new(client, name).with_tunnel(tunnel)))
         };
         if orders.settings.hypervisor == Hypervisor::Sim {
             for name in orders.settings.simulated_names() {
@@ -122,7 +127,8 @@ impl Hosts {
             },
             None => false,
         };
-        if let Some(daemon) = self.daemon {
+        let daemon = lock(&self.daemon).take();
+        if let Some(daemon) = daemon {
             daemon.stop(guests_run).await;
         }
     }
@@ -152,13 +158,15 @@ async fn real(
     stop: &CancellationToken,
 ) -> Result<Hosts> {
     let HostName(name) = orders.settings.host_name();
-    let daemon = match Daemon::ensure(DaemonConfig::system(home.join("libvirt"))).await {
-        Ok(daemon) => Some(daemon),
+    let config = DaemonConfig::system(home.join("libvirt"));
+    let daemon = Arc::new(Mutex::new(None));
+    match Daemon::ensure(config.clone()).await {
+        Ok(started) => *lock(&daemon) = Some(started),
         Err(error) => {
             tracing::error!(%error, "libvirt does not answer; the compute service is down until it does");
-            None
+            tokio::spawn(try_libvirt(config, Arc::clone(&daemon), stop.clone()));
         }
-    };
+    }
     let libvirt = Libvirt::open(LibvirtConfig::system(home.join("instances")))
         .await
         .context("the instances folder")?;
@@ -183,10 +191,44 @@ async fn real(
     })
 }
 
+/// Starts libvirt as soon as that is possible.
+async fn try_libvirt(
+    config: DaemonConfig,
+    daemon: Arc<Mutex<Option<Daemon>>>,
+    stop: CancellationToken,
+) {
+    let mut told = String::new();
+    while stop
+        .run_until_cancelled(tokio::time::sleep(LIBVIRT_PAUSE))
+        .await
+        .is_some()
+    {
+        match Daemon::ensure(config.clone()).await {
+            Ok(started) => {
+                tracing::info!("libvirt answers");
+                *lock(&daemon) = Some(started);
+                return;
+            }
+            // The same again is no news.
+            Err(error) if error.to_string() == told => {}
+            Err(error) => {
+                told = error.to_string();
+                tracing::error!(%error, "libvirt still does not answer");
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn network_config(orders: &Orders, host: &str) -> Result<network_agent::Config> {
     let cloud = network_agent::CloudId::new(&orders.cloud_id)?;
     let secret = network_agent::Secret::new(orders.metadata_secret.as_bytes());
     let mut config = network_agent::Config::new(cloud, host, secret);
+    config.tunnel_ip = orders.settings.tunnel_address.parse().ok();
     config.metadata_url = orders.settings.metadata_url();
     Ok(config)
 }

@@ -17,6 +17,7 @@ mod hosts;
 mod manage;
 mod part;
 mod place;
+mod repairs;
 mod roles;
 mod service_tokens;
 mod services;
@@ -75,6 +76,8 @@ fn main() -> ExitCode {
         Command::Down(at) => runtime.block_on(down::down(&at.home)),
         Command::Status(at) => home::status(&at.home),
         Command::Db(Db::Sync(of)) => runtime.block_on(roles::db_sync(&of)),
+        Command::Manage(Manage::Task(wanted)) => runtime.block_on(repairs::task(&wanted)),
+        Command::Manage(Manage::Audit { of, fix }) => runtime.block_on(repairs::audit(&of, fix)),
         Command::Manage(what) => manage::manage(what),
         // The roles, which were looked at first.
         _ => Ok(()),

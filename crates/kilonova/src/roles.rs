@@ -8,18 +8,21 @@ use crate::fresh;
 use crate::home::{Home, private_folder};
 use crate::hosts::Hosts;
 use crate::part::{self, Orders};
-use crate::service_tokens::EmbeddedTokens;
-use crate::services::{self, Conductor, Reach, Way};
+use crate::services::{self, Conductor, Reach, Trust, Way};
 use crate::serving::Serving;
 use crate::settings;
 use anyhow::{Context, Result, bail};
 use bus::Bus;
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+use types::HostName;
 
+/// Bytes of a worker's name in the database.
+const WORKER_NAME: usize = 64;
 /// Conductors with one state folder.
 const CONDUCTORS: u32 = 256;
 
@@ -87,6 +90,11 @@ pub(crate) async fn db_sync(of: &Configured) -> Result<()> {
         home: home.path.clone(),
         settings: read,
     };
+    if orders.settings.site_identity().is_some() {
+        fresh::fill_compute(&orders).await?;
+        println!("compute's database is up to date");
+        return Ok(());
+    }
     fresh::fill(&orders).await?;
     credentials::publish(&home, &logins)?;
     println!(
@@ -122,26 +130,30 @@ async fn signalled() {
 }
 
 fn orders(role: Role, of: &Configured) -> Result<Orders> {
+    let mut orders = tool_orders(of)?;
+    let home = Home::open(&of.at.home)?;
+    let needs_metadata = matches!(role, Role::Metadata | Role::NetworkAgent);
+    if needs_metadata && orders.metadata_secret.is_empty() {
+        orders.metadata_secret = home.known_secret("metadata-secret").context(
+            "[neutron] metadata_proxy_shared_secret is not set, and the secret that `kilonova db sync` made is not here",
+        )?;
+    }
+    if role.opens_secrets() {
+        orders.secrets = Some(home.known_secrets()?);
+    }
+    Ok(orders)
+}
+
+/// What a program knows that only looks into the databases.
+pub(crate) fn tool_orders(of: &Configured) -> Result<Orders> {
     let settings = settings::read_warned(of)?;
     let home = Home::open(&of.at.home)?;
     let folder = home.private_folder("control")?;
-    let metadata_secret = match &settings.metadata_secret[..] {
-        "" if matches!(role, Role::Metadata | Role::NetworkAgent) => {
-            home.known_secret("metadata-secret").context(
-                "[neutron] metadata_proxy_shared_secret is not set, and the secret that `kilonova db sync` made is not here",
-            )?
-        }
-        set => set.to_owned(),
-    };
-    let secrets = match role.opens_secrets() {
-        true => Some(home.known_secrets()?),
-        false => None,
-    };
     Ok(Orders {
         socket: home.agents_socket(&folder)?,
         folder,
-        metadata_secret,
-        secrets,
+        metadata_secret: settings.metadata_secret.clone(),
+        secrets: None,
         cloud_id: home.cloud_id(),
         migrates: false,
         home: home.path.clone(),
@@ -179,11 +191,20 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
     }
     let mut serving = Serving::new(&orders.settings, stop.clone())?;
     let settings = &orders.settings;
-    let identity = services::identity(orders).await?;
-    let validator = services::local_validator(&identity);
+    if role == Role::Identity {
+        let router = services::identity(orders).await?.router();
+        let port = settings.identity_port;
+        serving.tcp("identity", port, router).await?;
+        return Ok(Running::Serving(serving));
+    }
+    let user = match role {
+        Role::Volume => "cinder",
+        _ => "nova",
+    };
+    let trust = Trust::new(orders, user).await?;
+    let validator = Arc::clone(&trust.validator);
     let bus = settings.bus(stop)?;
     let (service, port, router) = match role {
-        Role::Identity => ("identity", settings.identity_port, identity.router()),
         Role::Image => {
             let image = services::image(orders, validator).await?;
             ("image", settings.image_port, image.router())
@@ -204,8 +225,7 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
         }
         Role::Volume => {
             let images = Way::there(settings.image_url(), settings)?;
-            let project = service_project(&identity).await?;
-            let volume = services::volume(orders, &identity, &images, project).await?;
+            let volume = services::volume(orders, trust, &images).await?;
             services::keep_volumes(&volume, stop).await?;
             ("volume", settings.volume_port, volume.router())
         }
@@ -216,7 +236,7 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
         }
         Role::Metadata => {
             let store = services::compute_store(orders).await?;
-            let reach = reach(orders, identity).await?;
+            let reach = reach(orders, trust)?;
             let router = services::metadata(orders, store, &reach)?;
             serving
                 .plain("metadata", settings.metadata_port, router)
@@ -225,16 +245,18 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
         }
         Role::Api => {
             let store = services::compute_store(orders).await?;
-            let reach = reach(orders, identity).await?;
+            let reach = reach(orders, trust)?;
             let compute = services::compute_api(orders, store, &reach, &bus).await?;
             services::serve_compute_api(orders, &compute, &mut serving).await?;
             return Ok(Running::Serving(serving));
         }
         Role::Conductor => {
-            let reach = reach(orders, identity).await?;
+            let reach = reach(orders, trust)?;
             return start_conductor(orders, &reach, &bus, serving, stop).await;
         }
-        Role::Compute | Role::NetworkAgent => bail!("{} has no port", role.name()),
+        Role::Identity | Role::Compute | Role::NetworkAgent => {
+            bail!("{} is started elsewhere", role.name())
+        }
     };
     serving.tcp(service, port, router).await?;
     Ok(Running::Serving(serving))
@@ -248,7 +270,7 @@ async fn start_conductor(
     stop: &CancellationToken,
 ) -> Result<Running> {
     let slot = Slot::take(&orders.folder)?;
-    let name = format!("conductor-{}-{}", orders.settings.host_name(), slot.number);
+    let name = worker_name(&orders.settings.host_name(), slot.number);
     let store = services::compute_store(orders).await?;
     let conductor = Conductor::start(orders, &name, store, reach, bus, None, stop).await?;
     let place = orders.settings.conductor_desk(&orders.socket)?;
@@ -263,21 +285,26 @@ async fn start_conductor(
     })
 }
 
-async fn service_project(identity: &identity::Service) -> Result<String> {
-    let found = identity.service_project().await?;
-    found.context("there is no project `service`: run `kilonova db sync` first")
+/// The name of a conductor among all; one that would be too long for the database ends in a digest of the host's.
+fn worker_name(host: &HostName, number: u32) -> String {
+    let name = format!("conductor-{host}-{number}");
+    if name.len() <= WORKER_NAME {
+        return name;
+    }
+    let digest = hex::encode(Sha256::digest(host.0.as_bytes()));
+    let kept: String = host.0.chars().take(12).collect();
+    format!("conductor-{kept}-{}-{number}", &digest[..16])
 }
 
 /// How a process of its own reaches the others.
-async fn reach(orders: &Orders, identity: identity::Service) -> Result<Reach> {
+fn reach(orders: &Orders, trust: Trust) -> Result<Reach> {
     let settings = &orders.settings;
-    let project = service_project(&identity).await?;
     Ok(Reach {
         images: Way::there(settings.image_url(), settings)?,
         networks: Way::there(settings.network_url(), settings)?,
         volumes: Way::there(settings.volume_url(), settings)?,
-        validator: services::local_validator(&identity),
-        tokens: Arc::new(EmbeddedTokens::new(identity, "nova", project)),
+        validator: trust.validator,
+        tokens: trust.tokens,
         shared: true,
     })
 }
@@ -313,6 +340,14 @@ impl Slot {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn long_hosts_have_short_workers() {
+        assert_eq!(worker_name(&"h1".into(), 2), "conductor-h1-2");
+        let long = |end: &str| HostName(format!("{}{end}", "a".repeat(200)));
+        let (left, right) = (worker_name(&long("x"), 256), worker_name(&long("y"), 256));
+        assert!(left.len() <= WORKER_NAME && left != right, "{left} {right}");
+    }
 
     #[test]
     fn conductors_have_numbers_and_the_lowest_free_one_is_next() {

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use clients::{ClientError, ServiceTokens};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a token is used before a fresh one is made; well below its life.
@@ -59,11 +59,12 @@ impl ServiceTokens for EmbeddedTokens {
     }
 }
 
+/// The same for the volume service.
+pub(crate) struct VolumeTokens(pub(crate) Arc<dyn ServiceTokens>);
+
 #[async_trait]
-impl volume::Tokens for EmbeddedTokens {
+impl volume::Tokens for VolumeTokens {
     async fn token(&self) -> Result<String, String> {
-        ServiceTokens::token(self)
-            .await
-            .map_err(|error| error.to_string())
+        self.0.token().await.map_err(|error| error.to_string())
     }
 }

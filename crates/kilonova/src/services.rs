@@ -7,13 +7,13 @@ use crate::background;
 use crate::drives::Drives;
 use crate::home::private_folder;
 use crate::part::Orders;
-use crate::service_tokens::EmbeddedTokens;
+use crate::service_tokens::{EmbeddedTokens, VolumeTokens};
 use crate::serving::Serving;
 use crate::settings::Settings;
 use anyhow::{Context, Result};
 use axum::Router;
 use bus::{Bell, Bus};
-use clients::{Images, Networks, ServiceTokens, Volumes};
+use clients::{Images, Keystone, Networks, ServiceTokens, Volumes};
 use conductor::agents::Agents;
 use conductor::questions::Questions;
 use conductor::view::View;
@@ -60,6 +60,46 @@ impl Way {
             Self::Here(router) => Client::in_process(service, router.clone()),
             Self::There(url, None) => Client::http(service, url),
             Self::There(url, Some(tls)) => Client::https(service, url, Arc::clone(tls)),
+        }
+    }
+}
+
+/// Who says what tokens mean, and gives compute its own.
+#[derive(Clone)]
+pub(crate) struct Trust {
+    pub(crate) validator: Arc<dyn TokenValidator>,
+    pub(crate) tokens: Arc<dyn ServiceTokens>,
+}
+
+impl Trust {
+    /// For a process of its own: the identity service of the site, or the embedded one by its database, where `user` acts.
+    pub(crate) async fn new(orders: &Orders, user: &'static str) -> Result<Self> {
+        let settings = &orders.settings;
+        if let Some((url, login)) = settings.site_identity() {
+            let client = Way::there(url, settings)?.client("the identity service");
+            let keystone = Arc::new(Keystone::new(client, login));
+            return Ok(Self {
+                validator: Arc::clone(&keystone) as Arc<dyn TokenValidator>,
+                tokens: keystone,
+            });
+        }
+        let identity = identity(orders).await?;
+        let project = identity
+            .service_project()
+            .await?
+            .context("there is no project `service`: run `kilonova db sync` first")?;
+        Ok(Self::embedded(&identity, user, project))
+    }
+
+    /// The identity service in this process, where `user` acts in a project.
+    pub(crate) fn embedded(
+        identity: &identity::Service,
+        user: &'static str,
+        project: String,
+    ) -> Self {
+        Self {
+            validator: local_validator(identity),
+            tokens: Arc::new(EmbeddedTokens::new(identity.clone(), user, project)),
         }
     }
 }
@@ -152,12 +192,7 @@ pub(crate) async fn network(
 }
 
 /// The volume service. It does nothing by itself before [`keep_volumes`].
-pub(crate) async fn volume(
-    orders: &Orders,
-    identity: &identity::Service,
-    images: &Way,
-    service_project: String,
-) -> Result<volume::Service> {
+pub(crate) async fn volume(orders: &Orders, trust: Trust, images: &Way) -> Result<volume::Service> {
     let settings = &orders.settings;
     let config = volume::Config {
         serving: match settings.hypervisor {
@@ -177,17 +212,12 @@ pub(crate) async fn volume(
         ..volume::Config::new(private_folder(&orders.folder, "volumes")?)
     };
     let images = images.client("the image service").with_timeout(TRANSFER);
-    let tokens = Arc::new(EmbeddedTokens::new(
-        identity.clone(),
-        "cinder",
-        service_project,
-    ));
     let deps = volume::Deps {
         store: open_store(orders, "volume", &settings.volume_database).await?,
-        validator: local_validator(identity),
+        validator: trust.validator,
         images: Some(Arc::new(images)),
-        tokens: Arc::clone(&tokens) as Arc<dyn volume::Tokens>,
-        servers: Some(Arc::new(Servers::new(settings, Arc::clone(&tokens))?)),
+        servers: Some(Arc::new(Servers::new(settings, Arc::clone(&trust.tokens))?)),
+        tokens: Arc::new(VolumeTokens(trust.tokens)),
     };
     Ok(volume::Service::open(config, deps).await?)
 }

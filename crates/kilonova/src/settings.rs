@@ -5,6 +5,7 @@ use crate::config_file::{self, Entry, place};
 use crate::place::Place;
 use anyhow::{Context, Result, anyhow, bail};
 use bus::{Brokers, Bus};
+use clients::Login;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -121,6 +122,13 @@ pub(crate) struct Settings {
     pub(crate) my_ip: String,
     /// The name or address in the catalog; empty is the one that is listened on.
     pub(crate) public_address: String,
+    /// A site's own identity service, and as whom compute acts there; empty is the embedded one.
+    pub(crate) site_auth_url: String,
+    pub(crate) site_username: String,
+    pub(crate) site_password: String,
+    pub(crate) site_user_domain: String,
+    pub(crate) site_project: String,
+    pub(crate) site_project_domain: String,
     /// Where other processes find the services; empty is this machine.
     pub(crate) image_endpoint: String,
     pub(crate) network_endpoint: String,
@@ -132,6 +140,8 @@ pub(crate) struct Settings {
     /// Where a conductor and the network service meet agents; empty is a socket in the home.
     pub(crate) conductor_listen: String,
     pub(crate) network_listen: String,
+    /// Where this host's tunnels end; empty: networks do not leave it.
+    pub(crate) tunnel_address: String,
     /// The folder with the certificates of agents; empty is in the home.
     pub(crate) agent_certificates: String,
     /// Of the APIs: the certificate and its key, and the authority that other services' certificates are from.
@@ -200,6 +210,12 @@ impl Default for Settings {
             host: String::new(),
             my_ip: "127.0.0.1".to_owned(),
             public_address: String::new(),
+            site_auth_url: String::new(),
+            site_username: "nova".to_owned(),
+            site_password: String::new(),
+            site_user_domain: "Default".to_owned(),
+            site_project: "service".to_owned(),
+            site_project_domain: "Default".to_owned(),
             image_endpoint: String::new(),
             network_endpoint: String::new(),
             volume_endpoint: String::new(),
@@ -207,6 +223,7 @@ impl Default for Settings {
             metadata_endpoint: String::new(),
             conductor_listen: String::new(),
             network_listen: String::new(),
+            tunnel_address: String::new(),
             agent_certificates: String::new(),
             tls_certificate: String::new(),
             tls_key: String::new(),
@@ -250,6 +267,12 @@ const KEYS: &[Key] = &[
     Key { section: "api", name: "max_limit", help: "items of a page at most", set: |s, v| set(&mut s.max_limit, number(v, 1, 100_000)), show: |s| s.max_limit.to_string() },
     Key { section: "neutron", name: "default_floating_pool", help: "external network of floating addresses that requests below 2.36 ask for without naming one", set: |s, v| set(&mut s.default_floating_pool, text(v)), show: |s| s.default_floating_pool.clone() },
     Key { section: "cinder", name: "endpoint_override", help: "where compute finds the volume service, as http://controller:8776; empty: this machine", set: |s, v| set(&mut s.volume_endpoint, endpoint(v)), show: |s| s.volume_endpoint.clone() },
+    Key { section: "keystone_authtoken", name: "auth_url", help: "a site's own identity service for processes of their own, as http://keystone:5000; empty: the embedded one, by its database", set: |s, v| set(&mut s.site_auth_url, endpoint(v)), show: |s| s.site_auth_url.clone() },
+    Key { section: "keystone_authtoken", name: "username", help: "as whom compute acts", set: |s, v| set(&mut s.site_username, text(v)), show: |s| s.site_username.clone() },
+    Key { section: "keystone_authtoken", name: "password", help: "the password of that user; `kilonova db sync` gives it to the embedded one", set: |s, v| set(&mut s.site_password, Ok(v.to_owned())), show: |s| hidden(&s.site_password) },
+    Key { section: "keystone_authtoken", name: "user_domain_name", help: "the domain of that user", set: |s, v| set(&mut s.site_user_domain, text(v)), show: |s| s.site_user_domain.clone() },
+    Key { section: "keystone_authtoken", name: "project_name", help: "in which project compute acts", set: |s, v| set(&mut s.site_project, text(v)), show: |s| s.site_project.clone() },
+    Key { section: "keystone_authtoken", name: "project_domain_name", help: "the domain of that project", set: |s, v| set(&mut s.site_project_domain, text(v)), show: |s| s.site_project_domain.clone() },
     Key { section: "neutron", name: "endpoint_override", help: "where compute finds the network service, as http://controller:9696; empty: this machine", set: |s, v| set(&mut s.network_endpoint, endpoint(v)), show: |s| s.network_endpoint.clone() },
     Key { section: "neutron", name: "metadata_proxy_shared_secret", help: "signs what metadata proxies on hosts say; the same for metadata and network-agent; empty: the secret that `kilonova db sync` made in the home", set: |s, v| set(&mut s.metadata_secret, Ok(v.to_owned())), show: |s| hidden(&s.metadata_secret) },
     Key { section: "glance", name: "endpoint_override", help: "where compute finds the image service, as http://controller:9292; empty: this machine", set: |s, v| set(&mut s.image_endpoint, endpoint(v)), show: |s| s.image_endpoint.clone() },
@@ -261,6 +284,7 @@ const KEYS: &[Key] = &[
     Key { section: "ssl", name: "cert_file", help: "the certificate of all APIs, with those between it and its authority; empty: APIs without TLS", set: |s, v| set(&mut s.tls_certificate, Ok(v.to_owned())), show: |s| s.tls_certificate.clone() },
     Key { section: "ssl", name: "key_file", help: "its private key", set: |s, v| set(&mut s.tls_key, Ok(v.to_owned())), show: |s| s.tls_key.clone() },
     Key { section: "ssl", name: "ca_file", help: "the authority of the other services' certificates; empty: the system's", set: |s, v| set(&mut s.tls_authority, Ok(v.to_owned())), show: |s| s.tls_authority.clone() },
+    Key { section: "vxlan", name: "local_ip", help: "this host's address for the tunnels between hosts; empty: networks do not leave the host", set: |s, v| set(&mut s.tunnel_address, own_address(v)), show: |s| s.tunnel_address.clone() },
     Key { section: "oslo_policy", name: "policy_file", help: "rules of compute instead of Nova's defaults, read again when they change; it need not exist", set: |s, v| set(&mut s.policy_file, Ok(v.to_owned())), show: |s| s.policy_file.clone() },
     Key { section: "oslo_policy", name: "policy_dirs", help: "a folder with more such files, which count in the order of their names", set: |s, v| set(&mut s.policy_folder, Ok(v.to_owned())), show: |s| s.policy_folder.clone() },
     Key { section: "oslo_middleware", name: "max_request_body_size", help: "bytes of a request's body at most", set: |s, v| set(&mut s.max_request_body_size, number(v, 1024, 1 << 30)), show: |s| s.max_request_body_size.to_string() },
@@ -569,7 +593,26 @@ impl Settings {
 
     /// Where users log in.
     pub(crate) fn auth_url(&self) -> String {
-        self.url(self.identity_port, "/v3")
+        match self.site_identity() {
+            Some((url, _)) => format!("{url}/v3"),
+            None => self.url(self.identity_port, "/v3"),
+        }
+    }
+
+    /// The root of a site's own identity service, and as whom compute acts there.
+    pub(crate) fn site_identity(&self) -> Option<(String, Login)> {
+        let url = self.site_auth_url.trim_end_matches('/');
+        if url.is_empty() {
+            return None;
+        }
+        let login = Login {
+            username: self.site_username.clone(),
+            password: self.site_password.clone(),
+            user_domain_name: self.site_user_domain.clone(),
+            project_name: self.site_project.clone(),
+            project_domain_name: self.site_project_domain.clone(),
+        };
+        Some((url.trim_end_matches("/v3").to_owned(), login))
     }
 
     /// Where the image service is.
@@ -633,6 +676,7 @@ impl Settings {
             url.clear();
         }
         self.transport_url.clear();
+        self.site_password.clear();
     }
 
     /// How often services say that they live.
@@ -737,6 +781,13 @@ fn address(value: &str) -> Result<String, String> {
             "{value:?} is not an IP address, as 127.0.0.1 or 0.0.0.0"
         )),
     }
+}
+
+fn own_address(value: &str) -> Result<String, String> {
+    if value.is_empty() {
+        return Ok(String::new());
+    }
+    address(value)
 }
 
 fn socket(value: &str) -> Result<String, String> {

@@ -62,6 +62,12 @@ fn every_key_is_shown_and_read_back() {
         host: "h1".to_owned(),
         my_ip: "192.0.2.1".to_owned(),
         public_address: "cloud.example.org".to_owned(),
+        site_auth_url: "https://keystone:5000/v3".to_owned(),
+        site_username: "compute".to_owned(),
+        site_password: "***".to_owned(),
+        site_user_domain: "users".to_owned(),
+        site_project: "services".to_owned(),
+        site_project_domain: "projects".to_owned(),
         image_endpoint: "http://i:1".to_owned(),
         network_endpoint: "https://n:2".to_owned(),
         volume_endpoint: "https://v:3".to_owned(),
@@ -70,6 +76,7 @@ fn every_key_is_shown_and_read_back() {
         metadata_endpoint: "http://m:3".to_owned(),
         conductor_listen: "unix:/c".to_owned(),
         network_listen: "unix:/n".to_owned(),
+        tunnel_address: "192.0.2.7".to_owned(),
         agent_certificates: "/etc/agent".to_owned(),
         tls_certificate: "/etc/api.pem".to_owned(),
         tls_key: "/etc/api.key".to_owned(),
@@ -105,6 +112,7 @@ fn a_wrong_value_is_named_with_file_and_line() {
         ("[kilonova]\nuser =", "empty"),
         ("[DEFAULT]\ntransport_url = kafka://h", "kafka"),
         ("[DEFAULT]\nmy_ip = here", "IP address"),
+        ("[vxlan]\nlocal_ip = here", "IP address"),
         ("[glance]\nendpoint_override = controller", "URL"),
         ("[agent]\nconductors = unix:/a, /b", "/b"),
     ] {
@@ -222,4 +230,18 @@ fn simulated_hosts_have_names() {
     assert_eq!(settings.simulated_names(), ["left"]);
     settings.simulated_hosts = 2;
     assert_eq!(settings.simulated_names(), ["left-1", "left-2"]);
+}
+
+#[test]
+fn a_sites_own_identity_service_is_known_by_its_root() {
+    let mut settings = Settings::default();
+    assert!(settings.site_identity().is_none());
+    assert_eq!(settings.auth_url(), "http://127.0.0.1:5000/v3");
+    for url in ["http://keystone:5000", "http://keystone:5000/v3/"] {
+        override_one(&mut settings, &format!("keystone_authtoken.auth_url={url}")).unwrap();
+        let (root, login) = settings.site_identity().unwrap();
+        assert_eq!(root, "http://keystone:5000");
+        assert_eq!(login.username, "nova");
+        assert_eq!(settings.auth_url(), "http://keystone:5000/v3");
+    }
 }

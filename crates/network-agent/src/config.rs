@@ -18,6 +18,8 @@ pub struct Config {
     /// Work in this network namespace (a path as `/run/netns/x`) instead of the agent's own; for
     /// several hosts on one machine and for tests.
     pub root_netns: Option<PathBuf>,
+    /// Where this host's tunnels end; none: networks do not leave the host.
+    pub tunnel_ip: Option<IpAddr>,
     /// Where the compute service's metadata API listens, `http://host:port`.
     pub metadata_url: String,
     /// Signs the instance id in proxied metadata requests; the metadata API has the same secret.
@@ -45,6 +47,7 @@ impl Config {
             host: host.into(),
             state_dir,
             root_netns: None,
+            tunnel_ip: None,
             metadata_url: "http://127.0.0.1:8775".into(),
             metadata_secret,
             nat_external: true,

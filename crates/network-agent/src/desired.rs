@@ -55,6 +55,15 @@ pub enum LinkKind {
     },
     /// A guest's tap.
     Tap,
+    /// The end of a network's tunnel to other hosts (VXLAN). Which guest is where it learns from what they send.
+    Vxlan {
+        /// The segment.
+        vni: u32,
+        /// Where it ends on this host.
+        local: IpAddr,
+        /// The other ends, to which unknown and broadcast frames go.
+        peers: BTreeSet<IpAddr>,
+    },
     /// A cable into a namespace.
     Veth {
         /// Namespace of the other end.
@@ -108,6 +117,7 @@ pub fn desired(config: &Config, wanted: &HostWanted) -> Desired {
     for network in &wanted.networks {
         all.links
             .insert(names::bridge(&network.id), bridge(network));
+        add_tunnel(config, network, &mut all);
         add_dhcp(config, network, &mut all);
     }
     for port in &wanted.ports {
@@ -150,6 +160,26 @@ fn bridge(network: &Network) -> Link {
         object: network.id,
         addresses,
     }
+}
+
+fn add_tunnel(config: &Config, network: &Network, all: &mut Desired) {
+    let (Some(local), Some(tunnel)) = (config.tunnel_ip, &network.tunnel) else {
+        return;
+    };
+    let same_family = |peer: &&IpAddr| peer.is_ipv4() == local.is_ipv4();
+    let link = Link {
+        kind: LinkKind::Vxlan {
+            vni: tunnel.vni,
+            local,
+            peers: tunnel.peers.iter().filter(same_family).copied().collect(),
+        },
+        mtu: network.mtu,
+        master: Some(names::bridge(&network.id)),
+        up: true,
+        object: network.id,
+        addresses: BTreeSet::new(),
+    };
+    all.links.insert(names::tunnel(&network.id), link);
 }
 
 fn veth(network: &Network, space: &str, peer: &str, port: Uuid) -> Link {

@@ -48,6 +48,7 @@ fn network() -> Network {
         }),
         dns_domain: None,
         dhcp_hosts: vec![host()],
+        tunnel: None,
     }
 }
 

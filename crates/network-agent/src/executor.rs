@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::conntrack;
-use crate::desired::{self, Desired};
+use crate::desired::{self, Desired, LinkKind};
 use crate::dnsmasq_process as server;
 use crate::filter;
 use crate::flows;
@@ -120,7 +120,14 @@ impl Executor {
         // The filter comes first: no tap is up before its rules are there.
         self.load_host_rules(wanted, &zones)?;
         self.stop_servers(&desired, &plan);
-        batch(&self.machine, &Space::Host, &plan.root, &mut faults)?;
+        batch(&self.machine, &Space::Host, "ip", &plan.root, &mut faults)?;
+        batch(
+            &self.machine,
+            &Space::Host,
+            "bridge",
+            &plan.floods,
+            &mut faults,
+        )?;
         self.apply_spaces(wanted, &desired, &plan, &mut faults);
         self.cut_forbidden(wanted, &zones);
         let existing: BTreeSet<&String> = desired.spaces.keys().collect();
@@ -150,7 +157,20 @@ impl Executor {
             };
             spaces.insert(name, seen);
         }
-        Ok(Observed { links, spaces })
+        let tunnels = |link: &desired::Link| matches!(link.kind, LinkKind::Vxlan { .. });
+        let floods = match desired.links.values().any(tunnels) {
+            true => observe::floods(&self.machine.run(
+                &Space::Host,
+                &["bridge", "-j", "fdb", "show"],
+                "",
+            )?)?,
+            false => BTreeMap::new(),
+        };
+        Ok(Observed {
+            links,
+            floods,
+            spaces,
+        })
     }
 
     /// Gives each port its number in packet marks. A port for which none is left gets no tap: its
@@ -279,7 +299,7 @@ impl Executor {
         if space.ruleset != Ruleset::default() {
             self.load_rules(name, &inside, space.ruleset.clone())?;
         }
-        batch(&self.machine, &inside, steps, faults)?;
+        batch(&self.machine, &inside, "ip", steps, faults)?;
         if let Some(dnsmasq) = &space.dnsmasq {
             server::ensure(&self.machine, name, dnsmasq)?;
         }
@@ -332,10 +352,11 @@ pub(crate) fn look_into(machine: &Machine, name: &str) -> Result<SeenSpace, Erro
     Ok(observe::space(&addr, [&v4, &v6])?)
 }
 
-/// Runs all steps in one `ip`; a step that fails is noted for its object and the rest go on.
+/// Runs all steps in one `ip` or `bridge`; a step that fails is noted for its object and the rest go on.
 fn batch(
     machine: &Machine,
     space: &Space,
+    program: &str,
     steps: &[Step],
     faults: &mut Faults,
 ) -> Result<(), Error> {
@@ -346,20 +367,20 @@ fn batch(
         .iter()
         .map(|step| format!("{}\n", step.line))
         .collect();
-    let output = machine.try_run(space, &["ip", "-force", "-batch", "-"], &text)?;
+    let output = machine.try_run(space, &[program, "-force", "-batch", "-"], &text)?;
     if output.success {
         return Ok(());
     }
     let found = batch_errors(&output.stderr);
     if found.is_empty() {
         return Err(Error::Failed {
-            command: "ip -batch".into(),
+            command: format!("{program} -batch"),
             stderr: output.stderr,
         });
     }
     for (number, text) in found {
         if let Some(step) = number.checked_sub(1).and_then(|index| steps.get(index)) {
-            faults.add(step.object, format!("ip {}: {text}", step.line));
+            faults.add(step.object, format!("{program} {}: {text}", step.line));
         }
     }
     Ok(())

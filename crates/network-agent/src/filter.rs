@@ -128,6 +128,12 @@ fn bridge_table(input: &Input<'_>, table: &mut Table) {
         let veth = quoted(&names::dhcp_veth(&network.id));
         table.map("tenant_links", "type ifname;").element(veth, "");
     }
+    for network in input.wanted.networks.iter().filter(|n| n.tunnel.is_some()) {
+        let tunnel = quoted(&names::tunnel(&network.id));
+        table
+            .map("tenant_links", "type ifname;")
+            .element(tunnel, "");
+    }
     for interface in input.wanted.routers.iter().flat_map(|r| &r.interfaces) {
         if tenant(&interface.network_id) {
             let veth = quoted(&names::router_veth(&interface.port_id));

@@ -50,6 +50,7 @@ fn network(id: Uuid, external: bool, cidr: &str) -> Network {
         dhcp: (!external).then_some(dhcp),
         dns_domain: None,
         dhcp_hosts: vec![],
+        tunnel: None,
     }
 }
 

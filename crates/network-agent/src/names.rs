@@ -17,6 +17,12 @@ pub fn bridge(network: &Uuid) -> String {
     short_name("kbr", network)
 }
 
+/// The end of a network's tunnel on a host.
+#[must_use]
+pub fn tunnel(network: &Uuid) -> String {
+    short_name("kvx", network)
+}
+
 /// The host's end of the DHCP server's cable.
 #[must_use]
 pub fn dhcp_veth(network: &Uuid) -> String {

@@ -14,6 +14,8 @@ use crate::names::Alias;
 pub struct Observed {
     /// All interfaces of the host.
     pub links: BTreeMap<String, SeenLink>,
+    /// Where the tunnels of the host send unknown and broadcast frames, by interface.
+    pub floods: BTreeMap<String, BTreeSet<IpAddr>>,
     /// This cloud's namespaces; `None`: there, but not looked into.
     pub spaces: BTreeMap<String, Option<SeenSpace>>,
 }
@@ -23,6 +25,8 @@ pub struct Observed {
 pub struct SeenLink {
     /// `bridge`, `tun`, `veth`...; empty for devices.
     pub kind: String,
+    /// Segment and own end of a tunnel.
+    pub tunnel: Option<(u32, IpAddr)>,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// MAC address, if it has one.
@@ -70,6 +74,14 @@ struct RawLink {
 #[derive(Deserialize)]
 struct RawInfo {
     info_kind: Option<String>,
+    info_data: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct RawNeighbour {
+    mac: Option<String>,
+    ifname: Option<String>,
+    dst: Option<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -118,7 +130,14 @@ fn seen(raw: RawLink) -> SeenLink {
         .filter_map(|a| IpNet::new(a.local?, a.prefixlen?).ok())
         .filter(|net| !matches!(net, IpNet::V6(v6) if v6.addr().is_unicast_link_local()))
         .collect();
+    let tunnel = raw.linkinfo.as_ref().and_then(|info| {
+        let data = info.info_data.as_ref()?;
+        let vni = u32::try_from(data["id"].as_u64()?).ok()?;
+        let local = data["local"].as_str().or(data["local6"].as_str())?;
+        Some((vni, local.parse().ok()?))
+    });
     SeenLink {
+        tunnel,
         kind: raw
             .linkinfo
             .and_then(|info| info.info_kind)
@@ -130,6 +149,23 @@ fn seen(raw: RawLink) -> SeenLink {
         alias: raw.ifalias.as_deref().and_then(Alias::parse),
         addresses,
     }
+}
+
+/// Reads `bridge -j fdb show`: where frames without a known receiver go.
+///
+/// # Errors
+/// When the text is not what `bridge` prints.
+pub fn floods(json: &[u8]) -> Result<BTreeMap<String, BTreeSet<IpAddr>>, BadOutput> {
+    let mut all: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+    for entry in parse_list::<RawNeighbour>(json)? {
+        if entry.mac.as_deref() != Some("00:00:00:00:00:00") {
+            continue;
+        }
+        if let (Some(link), Some(dst)) = (entry.ifname, entry.dst) {
+            all.entry(link).or_default().insert(dst);
+        }
+    }
+    Ok(all)
 }
 
 /// Reads `ip -j -d addr show` and `ip -j route show` (both families) of a namespace.

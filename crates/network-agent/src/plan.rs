@@ -1,6 +1,7 @@
 //! From what is wanted and what is there to what must be done. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use uuid::Uuid;
@@ -9,6 +10,11 @@ use crate::config::CloudId;
 use crate::desired::{Desired, Inner, Link, LinkKind, Space};
 use crate::names::Alias;
 use crate::observe::{Observed, SeenLink, SeenSpace};
+
+/// The port of VXLAN (RFC 7348).
+const VXLAN_PORT: u16 = 4789;
+/// The receiver of frames whose receiver is not known.
+const NOBODY: &str = "00:00:00:00:00:00";
 
 /// One line for `ip -batch -` and the object that it is for, to which an error belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +32,8 @@ pub struct Plan {
     pub spaces_gone: Vec<String>,
     /// Lines for `ip` on the host.
     pub root: Vec<Step>,
+    /// Lines for `bridge` on the host, after those for `ip`.
+    pub floods: Vec<Step>,
     /// Lines for `ip` in namespaces.
     pub spaces: BTreeMap<String, Vec<Step>>,
     /// Objects that cannot be realised, and why.
@@ -179,7 +187,7 @@ impl Planner<'_> {
                 self.root(link.object, format!("link del dev {name}"));
                 None
             }
-            Some(_) if self.cable_is_broken(name, link) => {
+            Some(seen) if self.cable_is_broken(name, link) || leads_elsewhere(link, seen) => {
                 self.root(link.object, format!("link del dev {name}"));
                 None
             }
@@ -189,6 +197,29 @@ impl Planner<'_> {
             self.create(name, link);
         }
         self.settings(name, link, seen);
+        self.flood(name, link, seen.is_some());
+    }
+
+    /// Where a tunnel sends what it knows no receiver for.
+    fn flood(&mut self, name: &str, link: &Link, kept: bool) {
+        let LinkKind::Vxlan { peers, .. } = &link.kind else {
+            return;
+        };
+        let none = BTreeSet::new();
+        let seen = self.observed.floods.get(name).filter(|_| kept);
+        let have = seen.unwrap_or(&none);
+        let mut push = |verb: &str, peer: &IpAddr, rest: &str| {
+            self.plan.floods.push(Step {
+                line: format!("fdb {verb} {NOBODY} dev {name} dst {peer} self{rest}"),
+                object: link.object,
+            });
+        };
+        for peer in have.difference(peers) {
+            push("del", peer, "");
+        }
+        for peer in peers.difference(have) {
+            push("append", peer, " permanent");
+        }
     }
 
     /// A cable whose other end is not where it should be, or has another MAC address.
@@ -220,6 +251,9 @@ impl Planner<'_> {
                 "link add name {name} address {mac} mtu {mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0 nf_call_iptables 1 nf_call_ip6tables 1"
             ),
             LinkKind::Tap => format!("tuntap add dev {name} mode tap"),
+            LinkKind::Vxlan { vni, local, .. } => format!(
+                "link add name {name} mtu {mtu} type vxlan id {vni} local {local} dstport {VXLAN_PORT}"
+            ),
             LinkKind::Veth { space, peer } => {
                 let mac = self
                     .desired
@@ -372,11 +406,20 @@ fn address_steps(name: &str, have: &BTreeSet<IpNet>, want: &BTreeSet<IpNet>) -> 
     lines
 }
 
+/// A tunnel of another segment, or from another address.
+fn leads_elsewhere(wanted: &Link, seen: &SeenLink) -> bool {
+    match &wanted.kind {
+        LinkKind::Vxlan { vni, local, .. } => seen.tunnel != Some((*vni, *local)),
+        _ => false,
+    }
+}
+
 /// Whether an interface of kind `seen` can be what is wanted. A port's interface may also be a
 /// cable that someone laid beforehand, as container hypervisors do.
 fn fits(wanted: &LinkKind, seen: &str) -> bool {
     match wanted {
         LinkKind::Bridge { .. } => seen == "bridge",
+        LinkKind::Vxlan { .. } => seen == "vxlan",
         LinkKind::Tap => seen == "tun" || seen == "veth",
         LinkKind::Veth { .. } => seen == "veth",
     }

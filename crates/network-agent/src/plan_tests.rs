@@ -48,6 +48,7 @@ fn network(id: Uuid, external: bool, cidr: &str, gateway: &str) -> Network {
         dhcp: (!external).then_some(dhcp),
         dns_domain: None,
         dhcp_hosts: vec![],
+        tunnel: None,
     }
 }
 
@@ -115,9 +116,18 @@ fn realised(desired: &Desired) -> Observed {
             LinkKind::Bridge { mac, .. } => ("bridge", Some(*mac)),
             LinkKind::Tap => ("tun", None),
             LinkKind::Veth { .. } => ("veth", None),
+            LinkKind::Vxlan { .. } => ("vxlan", None),
+        };
+        let tunnel = match &link.kind {
+            LinkKind::Vxlan { vni, local, peers } => {
+                observed.floods.insert(name.clone(), peers.clone());
+                Some((*vni, *local))
+            }
+            _ => None,
         };
         let seen = SeenLink {
             kind: kind.into(),
+            tunnel,
             mtu: link.mtu,
             mac,
             master: link.master.clone(),
@@ -396,4 +406,84 @@ fn a_port_that_is_off_is_down() {
     state.ports[0].admin_state_up = false;
     let plan = make(&objects(&state), &realised(&objects(&wanted())));
     assert_eq!(lines(&plan.root), ["link set dev tap55555555-66 down"]);
+}
+
+fn joined(peers: &[&str]) -> HostWanted {
+    let mut wanted = wanted();
+    wanted.networks[0].tunnel = Some(Tunnel {
+        vni: 77,
+        peers: peers.iter().map(|peer| ip(peer)).collect(),
+    });
+    wanted
+}
+
+fn with_tunnels(wanted: &HostWanted, local: &str) -> Desired {
+    let mut config = Config::new(cloud(), "h1", Secret::new("s"));
+    config.tunnel_ip = Some(ip(local));
+    desired(&config, wanted)
+}
+
+fn planned(desired: &Desired, observed: &Observed) -> Plan {
+    let zones = zones(&cloud(), desired, observed);
+    plan(&cloud(), desired, &zones, observed)
+}
+
+#[test]
+fn a_network_that_leaves_its_host_has_a_tunnel() {
+    let name = names::tunnel(&NET);
+    let wanted = with_tunnels(
+        &joined(&["192.0.2.2", "192.0.2.3", "2001:db8::1"]),
+        "192.0.2.1",
+    );
+    let fresh = planned(&wanted, &Observed::default());
+    let made =
+        format!("link add name {name} mtu 1450 type vxlan id 77 local 192.0.2.1 dstport 4789");
+    assert!(lines(&fresh.root).contains(&&made[..]), "{:?}", fresh.root);
+    let master = format!("master {}", names::bridge(&NET));
+    assert!(
+        lines(&fresh.root).iter().any(
+            |line| line.starts_with(&format!("link set dev {name} ")) && line.contains(&master)
+        )
+    );
+    assert_eq!(
+        lines(&fresh.floods),
+        ["192.0.2.2", "192.0.2.3"].map(|peer| format!(
+            "fdb append 00:00:00:00:00:00 dev {name} dst {peer} self permanent"
+        ))
+    );
+    assert!(planned(&wanted, &realised(&wanted)).is_empty());
+    // Without an address for tunnels, or for a network that stays, there is none.
+    assert!(!objects(&joined(&[])).links.contains_key(&name));
+    assert!(
+        !with_tunnels(&super::tests::wanted(), "192.0.2.1")
+            .links
+            .contains_key(&name)
+    );
+}
+
+#[test]
+fn a_tunnel_follows_the_hosts_of_its_network() {
+    let name = names::tunnel(&NET);
+    let before = with_tunnels(&joined(&["192.0.2.2", "192.0.2.3"]), "192.0.2.1");
+    let after = with_tunnels(&joined(&["192.0.2.3", "192.0.2.4"]), "192.0.2.1");
+    let changed = planned(&after, &realised(&before));
+    assert!(changed.root.is_empty(), "{:?}", changed.root);
+    assert_eq!(
+        lines(&changed.floods),
+        [
+            format!("fdb del 00:00:00:00:00:00 dev {name} dst 192.0.2.2 self"),
+            format!("fdb append 00:00:00:00:00:00 dev {name} dst 192.0.2.4 self permanent"),
+        ]
+    );
+    // From another address it is made anew, with all that it needs.
+    let elsewhere = with_tunnels(&joined(&["192.0.2.3"]), "192.0.2.9");
+    let changed = planned(&elsewhere, &realised(&before));
+    assert_eq!(lines(&changed.root)[0], format!("link del dev {name}"));
+    assert_eq!(changed.floods.len(), 1);
+    // Where the network does not leave the host any more, it goes.
+    let gone = planned(
+        &with_tunnels(&super::tests::wanted(), "192.0.2.1"),
+        &realised(&before),
+    );
+    assert_eq!(lines(&gone.root), [format!("link del dev {name}")]);
 }

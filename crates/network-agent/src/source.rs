@@ -1,5 +1,6 @@
 //! Where wanted states come from and reports go to.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,6 +49,7 @@ pub struct HttpSource {
     client: Client,
     host: String,
     wait: Duration,
+    tunnel: Option<IpAddr>,
 }
 
 /// Least time between two questions without news.
@@ -65,7 +67,15 @@ impl HttpSource {
             client: client.with_timeout(WAIT + PATIENCE),
             host: host.into(),
             wait: WAIT,
+            tunnel: None,
         }
+    }
+
+    /// Tells the service where this host's tunnels end.
+    #[must_use]
+    pub fn with_tunnel(mut self, tunnel: Option<IpAddr>) -> Self {
+        self.tunnel = tunnel;
+        self
     }
 
     /// Sets how long a question is held open.
@@ -104,7 +114,10 @@ fn unreadable(error: serde_json::Error) -> SourceError {
 #[async_trait]
 impl WantedSource for HttpSource {
     async fn wanted(&self, since: u64) -> Result<Option<HostWanted>, SourceError> {
-        let path = format!("wanted?since={since}&wait={}", self.wait.as_secs());
+        let mut path = format!("wanted?since={since}&wait={}", self.wait.as_secs());
+        if let Some(tunnel) = self.tunnel {
+            path.push_str(&format!("&tunnel={tunnel}"));
+        }
         let asked = tokio::time::Instant::now();
         let answer = self.ask(Method::GET, &path, None).await?;
         match answer.status {

@@ -37,6 +37,7 @@ pub fn teardown(config: &Config) -> Result<Removed, Error> {
         .filter(|name| names::is_own_space(&config.cloud, name));
     let observed = Observed {
         links,
+        floods: std::collections::BTreeMap::new(),
         spaces: own.map(|name| (name, None)).collect(),
     };
     let plan = plan::plan(

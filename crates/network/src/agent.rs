@@ -16,6 +16,7 @@ use http::{HeaderMap, StatusCode};
 use policy::Target;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 use types::network_wanted::{HostReport, HostWanted, ObjectStatus, Status};
@@ -93,7 +94,8 @@ async fn wait_for_news(
     let cx = service.own_context();
     let mut revision = service.inner.revision.subscribe();
     if since == 0 {
-        meet(service, &cx, host).await?;
+        let tunnel = query.last("tunnel").and_then(|text| text.parse().ok());
+        meet(service, &cx, host, tunnel).await?;
     }
     let mut seen = since;
     // When what was gathered is told.
@@ -135,11 +137,19 @@ async fn wait_for_news(
     }
 }
 
-/// The first host that is met becomes the one that serves DHCP and routers.
-async fn meet(service: &Service, cx: &Context, host: &str) -> Result<(), Fault> {
+/// The first host that is met becomes the one that serves DHCP and routers. Where tunnels of a host end somewhere else
+/// than before, all who have a part of its networks must know.
+async fn meet(
+    service: &Service,
+    cx: &Context,
+    host: &str,
+    tunnel: Option<IpAddr>,
+) -> Result<(), Fault> {
     let asked = host.to_owned();
     if service
-        .read(cx, move |work| db::agents::is_known(work.tx, &asked))
+        .read(cx, move |work| {
+            db::agents::is_known(work.tx, &asked, tunnel)
+        })
         .await?
     {
         return Ok(());
@@ -147,7 +157,19 @@ async fn meet(service: &Service, cx: &Context, host: &str) -> Result<(), Fault> 
     let asked = host.to_owned();
     service
         .write(cx, move |work| {
-            db::agents::know_host(work.tx, &asked).map(|_| ())
+            if !db::agents::know_host(work.tx, &asked, tunnel)? || !db::agents::any_tunnel(work.tx)?
+            {
+                return Ok(());
+            }
+            let gateway = wanted::gateway_host(work)?.as_deref() == Some(&asked[..]);
+            let networks = match gateway {
+                true => db::column(work.tx, Kind::Network, "id", &[])?,
+                false => db::networks_on_host(work.tx, &asked)?,
+            };
+            for network in networks {
+                work.changed(crate::work::What::Network, &network);
+            }
+            Ok(())
         })
         .await
 }

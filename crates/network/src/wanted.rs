@@ -219,6 +219,7 @@ impl Present {
         };
         wanted.ports = ports.iter().filter_map(port).collect();
         wanted.networks = networks(work, &pick(What::Network, &self.networks), gateway)?;
+        join(work, wanted)?;
         wanted.security_groups = groups(work, &pick(What::Group, &self.groups))?;
         wanted.routers = routers(work, &pick(What::Router, &self.routers))?;
         Ok(())
@@ -392,9 +393,50 @@ fn networks(
             dhcp_hosts: hosts
                 .filter_map(|port| dhcp_host(port, &prefixes))
                 .collect(),
+            tunnel: None,
         }
     };
     Ok(docs.iter().map(one).collect())
+}
+
+/// Where the parts of networks on other hosts are.
+fn join(work: &mut Work<'_, '_>, wanted: &mut w::HostWanted) -> Result<(), Fault> {
+    let mut tunnels = db::agents::tunnels(work.tx)?;
+    if tunnels.remove(&wanted.host).is_none() || wanted.networks.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<String> = wanted.networks.iter().map(|n| n.id.to_string()).collect();
+    let mut hosts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (network, host) in db::hosts_of_networks(work.tx, &ids)? {
+        hosts.entry(network).or_default().insert(host);
+    }
+    if let Some(gateway) = gateway_host(work)? {
+        // DHCP servers and routers are there.
+        let owners = db::one_of("device_owner", [DHCP, INTERFACE, GATEWAY]);
+        for network in db::column(work.tx, Kind::Port, "network_id", &[owners])? {
+            hosts.entry(network).or_default().insert(gateway.clone());
+        }
+    }
+    let docs = db::find(
+        work.tx,
+        Kind::Network,
+        &[db::one_of("id", ids.iter().map(String::as_str))],
+    )?;
+    for doc in &docs {
+        let segment = doc
+            .int("provider:segmentation_id")
+            .and_then(|segment| u32::try_from(segment).ok());
+        let found = wanted.networks.iter_mut().find(|n| n.id == uuid(doc.id()));
+        let (Some(vni), Some(network)) = (segment, found) else {
+            continue;
+        };
+        let at = hosts.get(doc.id()).into_iter().flatten();
+        network.tunnel = Some(w::Tunnel {
+            vni,
+            peers: at.filter_map(|host| tunnels.get(host).copied()).collect(),
+        });
+    }
+    Ok(())
 }
 
 fn domain(network: &Doc, usual: &str) -> Option<String> {

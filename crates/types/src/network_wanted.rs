@@ -104,6 +104,18 @@ pub struct Network {
     /// Every port of the network with a fixed IP, on whichever host: who gets which address.
     #[serde(default)]
     pub dhcp_hosts: Vec<DhcpHost>,
+    /// What joins the network's bridges on all hosts; absent where the network does not leave its host.
+    #[serde(default)]
+    pub tunnel: Option<Tunnel>,
+}
+
+/// A VXLAN segment (RFC 7348) between the hosts that have a part of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// The VXLAN network identifier.
+    pub vni: u32,
+    /// The tunnel addresses of the other hosts that have a part of the network, to which unknown and broadcast frames go.
+    pub peers: Vec<IpAddr>,
 }
 
 /// A subnet of a network.

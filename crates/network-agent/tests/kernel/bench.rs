@@ -145,6 +145,7 @@ impl Bench {
             dhcp: None,
             dns_domain: None,
             dhcp_hosts: vec![],
+            tunnel: None,
         };
         let group = SecurityGroup {
             id: GROUP,
@@ -205,6 +206,59 @@ impl Bench {
         self.agent = Some((task, stop));
     }
 
+    /// Gives the host a network card to another one, and ends of tunnels on both.
+    pub fn join(&mut self, other: &mut Self) {
+        let cable = format!(
+            "link add name u0 netns {} type veth peer name u0 netns {}\n",
+            self.outer, other.outer
+        );
+        let plain = Machine::new(None, Duration::from_secs(20));
+        plain
+            .run(&Space::Host, &["ip", "-batch", "-"], &cable)
+            .unwrap();
+        for (host, address) in [(&mut *self, "192.0.2.1"), (other, "192.0.2.2")] {
+            let card = format!("addr add {address}/24 dev u0\nlink set dev u0 up\n");
+            host.host_input(&["ip", "-batch", "-"], &card);
+            host.config.tunnel_ip = Some(address.parse().unwrap());
+            host.stop();
+            host.run_agent();
+        }
+    }
+
+    /// Joins a network to the part of it that the host at this address has.
+    pub fn tunnel(&mut self, network: Uuid, peers: &[&str]) {
+        let found = self.wanted.networks.iter_mut().find(|n| n.id == network);
+        found.unwrap().tunnel = Some(Tunnel {
+            vni: 4242,
+            peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
+        });
+    }
+
+    /// A network as it is on a host that serves neither DHCP nor routers for it.
+    pub fn part_of(&mut self, other: &Self, network: Uuid) {
+        let found = other.wanted.networks.iter().find(|n| n.id == network);
+        self.wanted.networks.push(Network {
+            dhcp: None,
+            ..found.unwrap().clone()
+        });
+    }
+
+    /// Tells of a guest of the same network and group on another host.
+    pub fn neighbour(&mut self, other: &Self, guest: &Guest) {
+        let port = other.wanted.ports.iter().find(|port| port.id == guest.port);
+        let of_network = other.wanted.networks.iter();
+        let mut known = of_network.flat_map(|network| &network.dhcp_hosts);
+        let known = known.find(|host| host.port_id == guest.port).unwrap();
+        let network = port.unwrap().network_id;
+        let found = self.wanted.networks.iter_mut().find(|n| n.id == network);
+        found.unwrap().dhcp_hosts.push(known.clone());
+        for rule in &mut self.wanted.security_groups[0].rules {
+            if let Some(members) = &mut rule.remote_group_members {
+                members.push(IpNet::from(port.unwrap().fixed_ips[0]));
+            }
+        }
+    }
+
     fn id(&mut self) -> Uuid {
         self.next += 1;
         // The first 11 characters name interfaces, so the counting happens there.
@@ -247,6 +301,7 @@ impl Bench {
             dhcp: Some(dhcp),
             dns_domain: None,
             dhcp_hosts: vec![],
+            tunnel: None,
         });
         let (router, inside) = (self.id(), self.id());
         let interface = RouterInterface {

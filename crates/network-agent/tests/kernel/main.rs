@@ -640,3 +640,69 @@ fn rules_of_every_kind_load() {
         .collect();
     assert!(rules == again, "{different:?}");
 }
+
+#[test]
+fn a_network_spans_two_hosts() {
+    let (Some(mut left), Some(mut right)) = (Bench::start("left"), Bench::start("right")) else {
+        return;
+    };
+    left.join(&mut right);
+    let (network, _) = left.tenant("10.0.0.0/24", "203.0.113.10");
+    right.part_of(&left, network);
+    left.tunnel(network, &["192.0.2.2"]);
+    right.tunnel(network, &["192.0.2.1"]);
+    let a = left.guest(network, "10.0.0.11");
+    let b = right.guest(network, "10.0.0.12");
+    left.neighbour(&right, &b);
+    right.neighbour(&left, &a);
+    for host in [&mut left, &mut right] {
+        let report = host.apply();
+        assert!(
+            report
+                .ports
+                .iter()
+                .all(|port| port.status == Status::Active),
+            "{report:?}"
+        );
+    }
+    // DHCP, the router and the way out are on the other host.
+    let lease = b.dhcp();
+    assert_eq!(lease["ip"], "10.0.0.12");
+    assert_eq!(lease["mtu"], "1442");
+    a.configure("10.0.0.1");
+    b.configure("10.0.0.1");
+    assert!(ping(&b, "10.0.0.1", SOON), "its router");
+    assert!(ping(&b, "203.0.113.1", SOON), "the outside");
+    assert!(ping(&a, "10.0.0.12", SOON), "a guest on the other host");
+    assert!(ping(&b, "10.0.0.11", SOON), "and back");
+    // Whole packets fit: the tunnel leaves them room.
+    let _echo = tcp_echo(&b, "0.0.0.0:9000");
+    assert!(
+        tcp_talk(&a, "10.0.0.12:9000", NEVER).is_err(),
+        "no rule lets it in, wherever it comes from"
+    );
+    right.allow_tcp(9000);
+    right.apply();
+    assert_eq!(tcp_talk(&a, "10.0.0.12:9000", SOON).unwrap(), "10.0.0.11");
+
+    // An agent that starts again finds its tunnel as it was.
+    let tunnel = types::network_wanted::short_name("kvx", &network);
+    let shown = |host: &Bench| host.host_output(&["bridge", "fdb", "show", "dev", &tunnel]);
+    let before = shown(&left);
+    assert!(before.contains("dst 192.0.2.2"), "{before}");
+    left.restart();
+    assert!(ping(&a, "10.0.0.12", SOON), "nobody was disturbed");
+    assert_eq!(
+        shown(&left).matches("00:00:00:00:00:00 dst").count(),
+        1,
+        "{}",
+        shown(&left)
+    );
+    // The last guest of the other host goes.
+    left.tunnel(network, &[]);
+    left.apply();
+    assert!(!shown(&left).contains("00:00:00:00:00:00 dst"));
+    left.stop();
+    left.teardown();
+    assert!(!left.links().contains(&tunnel));
+}

@@ -167,6 +167,19 @@ fn index_addresses(doc: &mut Doc) {
     doc.set("_addresses", all.join(" "));
 }
 
+/// Notes that the hosts which a network joins have changed, when this port is the only one of the network there.
+fn tell_tunnels(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
+    let (host, network) = (doc.text("binding:host_id"), doc.text("network_id"));
+    let counts = !host.is_empty()
+        && !doc.text("device_owner").starts_with("network:")
+        && db::agents::any_tunnel(work.tx)?
+        && !db::has_other_port(work.tx, host, network, doc.id())?;
+    if counts {
+        work.changed(What::Network, network);
+    }
+    Ok(())
+}
+
 /// Notes for the agents that a port is new, changed or gone.
 fn tell(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
     work.port_changed(doc.id(), doc.text("binding:host_id"));
@@ -174,6 +187,7 @@ fn tell(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
     if doc.text("device_owner").starts_with("network:router") {
         work.changed(What::Router, doc.text("device_id"));
     }
+    tell_tunnels(work, doc)?;
     work.members_changed(&doc.texts("security_groups"))
 }
 
@@ -204,6 +218,7 @@ pub fn update(work: &mut Work<'_, '_>, old: &Doc, mut doc: Doc, given: &Doc) -> 
     }
     if old.text("binding:host_id") != doc.text("binding:host_id") {
         work.port_changed(old.id(), old.text("binding:host_id"));
+        tell_tunnels(work, old)?;
     }
     tell(work, &doc)?;
     Ok(doc)

@@ -4,6 +4,8 @@ use crate::doc::Doc;
 use crate::fault::Fault;
 use serde_json::{Value as Json, json};
 use sql::{Tx, Value};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use types::Timestamp;
 use types::network_wanted::{AgentKind, AgentStatus};
 use uuid::Uuid;
@@ -11,26 +13,54 @@ use uuid::Uuid;
 const COLUMNS: &str =
     "id, host, kind, created, started, heartbeat, admin_state_up, description, configurations";
 
-/// Makes a host known. True when it was not known before.
-pub fn know_host(tx: &mut Tx<'_>, host: &str) -> Result<bool, Fault> {
-    if tx
-        .query_opt("SELECT 1 FROM net_hosts WHERE host = ?", &[host.into()])?
-        .is_some()
-    {
+/// Makes a host known, with the end of its tunnels. True when that was not known before.
+pub fn know_host(tx: &mut Tx<'_>, host: &str, tunnel: Option<IpAddr>) -> Result<bool, Fault> {
+    if is_known(tx, host, tunnel)? {
         return Ok(false);
     }
-    tx.execute(
-        "INSERT INTO net_hosts (host, first_seen) VALUES (?, ?)",
-        &[host.into(), Timestamp::now().into()],
+    let tunnel = tunnel.map(|ip| ip.to_string());
+    let changed = tx.execute(
+        "UPDATE net_hosts SET tunnel_ip = ? WHERE host = ?",
+        &[tunnel.clone().into(), host.into()],
     )?;
+    if changed == 0 {
+        tx.execute(
+            "INSERT INTO net_hosts (host, first_seen, tunnel_ip) VALUES (?, ?, ?)",
+            &[host.into(), Timestamp::now().into(), tunnel.into()],
+        )?;
+    }
     Ok(true)
 }
 
-/// Whether a host's agent ever asked.
-pub fn is_known(tx: &mut Tx<'_>, host: &str) -> Result<bool, Fault> {
-    Ok(tx
-        .query_opt("SELECT 1 FROM net_hosts WHERE host = ?", &[host.into()])?
-        .is_some())
+/// Whether a host's agent asked before, with this end of its tunnels.
+pub fn is_known(tx: &mut Tx<'_>, host: &str, tunnel: Option<IpAddr>) -> Result<bool, Fault> {
+    let row = tx.query_opt(
+        "SELECT tunnel_ip FROM net_hosts WHERE host = ?",
+        &[host.into()],
+    )?;
+    let known = row.map(|row| row.get::<Option<String>>(0)).transpose()?;
+    Ok(known.is_some_and(|known| known == tunnel.map(|ip| ip.to_string())))
+}
+
+/// Where the tunnels of hosts end, by host.
+pub fn tunnels(tx: &mut Tx<'_>) -> Result<BTreeMap<String, IpAddr>, Fault> {
+    let rows = tx.query(
+        "SELECT host, tunnel_ip FROM net_hosts WHERE tunnel_ip IS NOT NULL",
+        &[],
+    )?;
+    let mut all = BTreeMap::new();
+    for row in &rows {
+        if let Ok(ip) = row.get::<String>(1)?.parse() {
+            all.insert(row.get(0)?, ip);
+        }
+    }
+    Ok(all)
+}
+
+/// Whether any network leaves its host.
+pub fn any_tunnel(tx: &mut Tx<'_>) -> Result<bool, Fault> {
+    let sql = "SELECT 1 FROM net_hosts WHERE tunnel_ip IS NOT NULL LIMIT 1";
+    Ok(tx.query_opt(sql, &[])?.is_some())
 }
 
 /// The host whose agent asked first.

@@ -12,11 +12,18 @@ use serde_json::Value as Json;
 use sql::{Migration, Tx, Value, placeholders};
 
 /// The schema.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    sql: include_str!("migrations/0001_initial.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "initial",
+        sql: include_str!("migrations/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "tunnels",
+        sql: include_str!("migrations/0002_tunnels.sql"),
+    },
+];
 
 /// Most parameters in one statement; lists are asked for in pieces of this size.
 pub(crate) const PIECE: usize = 500;
@@ -291,6 +298,46 @@ pub fn ports_on_host(tx: &mut Tx<'_>, host: &str) -> Result<Vec<(String, String)
     rows.into_iter()
         .map(|row| Ok((row.get(0)?, row.get(1)?)))
         .collect()
+}
+
+/// (network, host) pairs: the hosts that have ports on these networks, without the cloud's own.
+pub fn hosts_of_networks(
+    tx: &mut Tx<'_>,
+    networks: &[String],
+) -> Result<Vec<(String, String)>, Fault> {
+    let mut all = Vec::new();
+    for piece in networks.chunks(PIECE) {
+        let list = placeholders(piece.len());
+        let sql = format!(
+            "SELECT DISTINCT network_id, host FROM net_ports WHERE host <> '' AND device_owner NOT LIKE 'network:%' \
+             AND network_id IN ({list})"
+        );
+        let values: Vec<Value> = piece.iter().map(Value::from).collect();
+        for row in tx.query(&sql, &values)? {
+            all.push((row.get(0)?, row.get(1)?));
+        }
+    }
+    Ok(all)
+}
+
+/// Whether a host has another port of a network than this one.
+pub fn has_other_port(
+    tx: &mut Tx<'_>,
+    host: &str,
+    network: &str,
+    port: &str,
+) -> Result<bool, Fault> {
+    let sql = "SELECT 1 FROM net_ports WHERE host = ? AND network_id = ? AND id <> ? AND device_owner NOT LIKE 'network:%' LIMIT 1";
+    Ok(tx
+        .query_opt(sql, &[host.into(), network.into(), port.into()])?
+        .is_some())
+}
+
+/// The networks of the ports on a host.
+pub fn networks_on_host(tx: &mut Tx<'_>, host: &str) -> Result<Vec<String>, Fault> {
+    let sql = "SELECT DISTINCT network_id FROM net_ports WHERE host = ?";
+    let rows = tx.query(sql, &[host.into()])?;
+    rows.into_iter().map(|row| Ok(row.get(0)?)).collect()
 }
 
 /// The security groups of the ports on a host.

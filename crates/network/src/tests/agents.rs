@@ -1,6 +1,7 @@
 use super::*;
 use std::time::{Duration, Instant};
 use types::network_wanted::{AgentKind, AgentStatus, HostReport, HostWanted, ObjectStatus, Status};
+use uuid::Uuid;
 
 impl Cloud {
     async fn ask(&self, method: &str, host: &str, path: &str, body: Value) -> (StatusCode, Value) {
@@ -275,4 +276,62 @@ async fn agents_speak_for_themselves_only() {
             .unwrap();
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
     }
+}
+
+/// Hosts with tunnels learn where the other parts of their networks are, and when that changes.
+#[tokio::test]
+async fn networks_join_the_hosts_that_have_a_part_of_them() {
+    let cloud = Cloud::new().await;
+    let built = cloud.service.bootstrap("adm").await.unwrap();
+    let private: Uuid = built.private_network.parse().unwrap();
+    let public: Uuid = built.public_network.parse().unwrap();
+    let meet = async |host: &str, tunnel: &str| -> HostWanted {
+        let path = format!("wanted?since=0&wait=0&tunnel={tunnel}");
+        let (status, body) = cloud.ask("GET", host, &path, Value::Null).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        serde_json::from_value(body).unwrap()
+    };
+    let peers = |wanted: &HostWanted, network: Uuid| -> Option<Vec<String>> {
+        let found = wanted.networks.iter().find(|n| n.id == network)?;
+        let tunnel = found.tunnel.as_ref()?;
+        assert!(tunnel.vni > 0);
+        Some(tunnel.peers.iter().map(ToString::to_string).collect())
+    };
+    // A host without tunnels is told of none.
+    let alone = cloud.wanted("h0", 0, 0).await.unwrap();
+    assert_eq!(peers(&alone, private), None);
+
+    // The first host has DHCP and routers; h0 is it, and has tunnels from now on.
+    let mut gateway = meet("h0", "192.0.2.1").await;
+    assert_eq!(peers(&gateway, private), Some(vec![]));
+    assert_eq!(peers(&gateway, public), None, "the outside is no tunnel");
+    let mut h1 = meet("h1", "192.0.2.2").await;
+    assert!(h1.networks.is_empty());
+    cloud.bound(&built.private_network, "h1").await;
+    h1.update(cloud.wanted("h1", h1.revision, 5).await.unwrap());
+    assert_eq!(peers(&h1, private), Some(vec!["192.0.2.1".to_owned()]));
+    gateway.update(cloud.wanted("h0", gateway.revision, 5).await.unwrap());
+    assert_eq!(peers(&gateway, private), Some(vec!["192.0.2.2".to_owned()]));
+
+    // A third part of the network is told to the two others.
+    meet("h2", "192.0.2.3").await;
+    let port = cloud.bound(&built.private_network, "h2").await;
+    h1.update(cloud.wanted("h1", h1.revision, 5).await.unwrap());
+    assert_eq!(
+        peers(&h1, private),
+        Some(vec!["192.0.2.1".to_owned(), "192.0.2.3".to_owned()])
+    );
+    // The address of a host changes: its agent starts again.
+    meet("h2", "192.0.2.33").await;
+    h1.update(cloud.wanted("h1", h1.revision, 5).await.unwrap());
+    assert_eq!(
+        peers(&h1, private),
+        Some(vec!["192.0.2.1".to_owned(), "192.0.2.33".to_owned()])
+    );
+    // Its only port of the network moves to h1.
+    let moved = json!({"port": {"binding:host_id": "h1"}});
+    let path = format!("ports/{}", text(&port["id"]));
+    cloud.put(&path, ADMIN, moved).await;
+    h1.update(cloud.wanted("h1", h1.revision, 5).await.unwrap());
+    assert_eq!(peers(&h1, private), Some(vec!["192.0.2.1".to_owned()]));
 }

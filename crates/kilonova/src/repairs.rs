@@ -1,0 +1,130 @@
+//! `kilonova manage task` and `audit`: what an operator looks at and repairs behind the APIs.
+
+use crate::arguments::{Configured, Tasks};
+use crate::roles;
+use crate::services;
+use anyhow::{Result, bail};
+use db::repair::{self, Finding};
+use db::tasks::{self, Task};
+use sql::{Store, Tx};
+use types::{TaskId, Timestamp};
+
+/// Looks for what should not be as it is, and mends it if that is wanted.
+pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
+    let store = open(of).await?;
+    let found = match fix {
+        true => store.write(mended).await?,
+        false => store.read(repair::audit).await?,
+    };
+    for finding in &found {
+        println!("{finding}");
+    }
+    match (found.len(), fix) {
+        (0, _) => println!("all is as it should be"),
+        (count, true) => println!("mended {count}"),
+        (count, false) => bail!("{count} things are not as they should be; --fix mends them"),
+    }
+    Ok(())
+}
+
+fn mended(tx: &mut Tx<'_>) -> Result<Vec<Finding>, sql::Error> {
+    let (found, now) = (repair::audit(tx)?, Timestamp::now());
+    for finding in &found {
+        repair::mend(tx, finding, now)?;
+    }
+    // What was given back changes what is in use.
+    for finding in repair::audit(tx)? {
+        repair::mend(tx, &finding, now)?;
+    }
+    Ok(found)
+}
+
+/// Looks at tasks, or does something with one.
+pub(crate) async fn task(command: &Tasks) -> Result<()> {
+    match command {
+        Tasks::List(of) => {
+            let open_tasks: Vec<Task> = open(of).await?.read(tasks::open).await?;
+            println!(
+                "{:36} {:36} {:20} {:20} owner",
+                "task", "server", "flow", "step"
+            );
+            for task in open_tasks {
+                println!("{}", line(&task));
+            }
+            Ok(())
+        }
+        Tasks::Show { of, id } => {
+            let id = *id;
+            let found: Option<Task> = open(of).await?.read(move |tx| tasks::get(tx, id)).await?;
+            match found {
+                Some(task) => show(&task),
+                None => return gone(id),
+            }
+            Ok(())
+        }
+        Tasks::Retry { of, id } => {
+            let id = *id;
+            let freed: bool = open(of)
+                .await?
+                .write(move |tx| repair::retry(tx, id))
+                .await?;
+            if !freed {
+                return gone(id);
+            }
+            println!("task {id} goes to the next conductor that looks");
+            Ok(())
+        }
+        Tasks::Abandon { of, id, reason } => {
+            let (id, reason) = (*id, reason.clone());
+            let ended: Option<Task> = open(of)
+                .await?
+                .write(move |tx| repair::abandon(tx, id, &reason, Timestamp::now()))
+                .await?;
+            match ended {
+                Some(task) => println!(
+                    "task {id} has ended; server {} is in ERROR and can be deleted",
+                    task.server
+                ),
+                None => return gone(id),
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn open(of: &Configured) -> Result<Store> {
+    services::compute_store(&roles::tool_orders(of)?).await
+}
+
+fn gone(id: TaskId) -> Result<()> {
+    bail!("there is no task {id}: it has ended, or never was")
+}
+
+fn line(task: &Task) -> String {
+    format!(
+        "{} {} {:20} {:20} {}",
+        task.id,
+        task.server,
+        task.flow,
+        task.step.as_deref().unwrap_or("-"),
+        task.owner.as_deref().unwrap_or("-")
+    )
+}
+
+fn show(task: &Task) {
+    let none = || "-".to_owned();
+    for (name, value) in [
+        ("task", task.id.to_string()),
+        ("server", task.server.to_string()),
+        ("flow", task.flow.clone()),
+        ("phase", task.phase.as_str().to_owned()),
+        ("step", task.step.clone().unwrap_or_else(none)),
+        ("request", task.request_id.clone()),
+        ("owner", task.owner.clone().unwrap_or_else(none)),
+        ("epoch", task.epoch.to_string()),
+        ("failure", task.failure.clone().unwrap_or_else(none)),
+        ("state", task.state.clone()),
+    ] {
+        println!("{name:8} {value}");
+    }
+}
