@@ -135,9 +135,9 @@ def test_guests_on_different_hosts_are_neighbours(roles, wire, hosts, key, guest
     for address in addresses:
         for other in addresses:
             if other != address:
-                ssh(gateway, key, router, address, "ping", "-c", "1", "-W", "5", other)
+                ssh(gateway, key, router, address, "sudo", "ping", "-c", "1", "-W", "5", other)
     # Whole packets: 1450 bytes of the network's MTU, without room for headers.
-    ssh(gateway, key, router, addresses[0], "ping", "-c", "1", "-W", "5", "-s", "1422", addresses[1])
+    ssh(gateway, key, router, addresses[0], "sudo", "ping", "-c", "1", "-W", "5", "-s", "1422", addresses[1])
 
     for server in servers:
         sdk.compute.delete_server(server.id)
