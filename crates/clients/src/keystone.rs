@@ -45,9 +45,12 @@ impl std::fmt::Debug for Login {
 pub struct Keystone {
     client: Client,
     login: Login,
-    own: tokio::sync::Mutex<Option<(String, Instant)>>,
+    own: tokio::sync::Mutex<HashMap<Scope, (String, Instant)>>,
     known: Mutex<HashMap<[u8; 32], Known>>,
 }
+
+/// Where a token of our own acts: in a project by its id, or in that of the login.
+type Scope = Option<String>;
 
 struct Known {
     caller: Arc<Caller>,
@@ -87,26 +90,30 @@ impl Keystone {
     }
 
     /// Our own token; `refused` is one that the service does not take any more. One request at a time asks for it.
-    async fn own(&self, refused: Option<&str>) -> Result<String, ClientError> {
+    async fn own(&self, scope: Scope, refused: Option<&str>) -> Result<String, ClientError> {
         let mut own = self.own.lock().await;
-        if let Some((token, until)) = &*own
-            && Instant::now() < *until
+        own.retain(|_, (_, until)| Instant::now() < *until);
+        if let Some((token, _)) = own.get(&scope)
             && refused != Some(token)
         {
             return Ok(token.clone());
         }
-        let fresh = self.log_in().await?;
-        *own = Some(fresh.clone());
+        let fresh = self.log_in(scope.as_deref()).await?;
+        own.insert(scope, fresh.clone());
         Ok(fresh.0)
     }
 
-    async fn log_in(&self) -> Result<(String, Instant), ClientError> {
+    async fn log_in(&self, project: Option<&str>) -> Result<(String, Instant), ClientError> {
         let login = &self.login;
         let user = json!({
             "name": login.username, "password": login.password, "domain": {"name": login.user_domain_name},
         });
-        let project =
-            json!({"name": login.project_name, "domain": {"name": login.project_domain_name}});
+        let project = match project {
+            Some(id) => json!({"id": id}),
+            None => {
+                json!({"name": login.project_name, "domain": {"name": login.project_domain_name}})
+            }
+        };
         let body = json!({"auth": {
             "identity": {"methods": ["password"], "password": {"user": user}},
             "scope": {"project": project},
@@ -130,7 +137,7 @@ impl Keystone {
     async fn ask(&self, token: &str) -> Result<Answer, ClientError> {
         let mut refused = None;
         loop {
-            let own = self.own(refused.as_deref()).await?;
+            let own = self.own(None, refused.as_deref()).await?;
             let mut headers = HeaderMap::new();
             headers.insert("x-auth-token", secret(&own)?);
             headers.insert("x-subject-token", secret(token)?);
@@ -194,7 +201,11 @@ fn caller(token: &Value) -> Option<Caller> {
 #[async_trait]
 impl ServiceTokens for Keystone {
     async fn token(&self) -> Result<String, ClientError> {
-        self.own(None).await
+        self.own(None, None).await
+    }
+
+    async fn token_in(&self, project_id: &str) -> Result<String, ClientError> {
+        self.own(Some(project_id.to_owned()), None).await
     }
 }
 

@@ -26,7 +26,9 @@ fn document(life: Duration) -> Value {
 
 async fn log_in(State(fake): State<Fake>, Json(body): Json<Value>) -> Response {
     let user = &body["auth"]["identity"]["password"]["user"];
-    if user["password"] != "s3cret" || body["auth"]["scope"]["project"]["name"] != "service" {
+    let project = &body["auth"]["scope"]["project"];
+    let known = project["name"] == "service" || project["id"] == "p1";
+    if user["password"] != "s3cret" || !known {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let number = fake.logins.fetch_add(1, Ordering::SeqCst) + 1;
@@ -81,6 +83,16 @@ async fn tokens_are_asked_for_once() {
     assert_eq!(keystone.token().await.unwrap(), "own-1");
     assert_eq!(fake.asked.load(Ordering::SeqCst), 1);
     assert_eq!(fake.logins.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn each_project_has_a_token_of_its_own() {
+    let keystone = keystone(&Fake::default(), "s3cret");
+    for _ in 0..2 {
+        assert_eq!(keystone.token().await.unwrap(), "own-1");
+        assert_eq!(keystone.token_in("p1").await.unwrap(), "own-2");
+    }
+    assert!(keystone.token_in("p2").await.is_err());
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ mod serving;
 mod settings;
 mod supervisor;
 
-use arguments::{Arguments, Command, Config, Configured, Db};
+use arguments::{Arguments, Command, Config, Configured, Db, Manage};
 use clap::Parser;
 use roles::Role;
 use std::io::IsTerminal;
