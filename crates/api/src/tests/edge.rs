@@ -334,10 +334,10 @@ async fn rows_without_a_handler_answer_501() {
     let answer = cloud
         .send(
             "admin",
-            90,
+            2,
             "POST",
             "/servers/x/action",
-            json!({"evacuate": {}}),
+            json!({"os-getSerialConsole": {"type": "serial"}}),
         )
         .await;
     assert_eq!(
@@ -347,7 +347,7 @@ async fn rows_without_a_handler_answer_501() {
     assert!(
         crate::not_built()
             .iter()
-            .any(|row| row.contains("evacuate"))
+            .any(|row| row.contains("os-getSerialConsole"))
     );
 }
 

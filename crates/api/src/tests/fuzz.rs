@@ -95,6 +95,8 @@ const WAITS: &[(&str, Option<&str>)] = &[
     ("/servers/{id}/action", Some("changePassword")),
     ("/servers/{id}/action", Some("addFixedIp")),
     ("/servers/{id}/action", Some("removeFixedIp")),
+    ("/servers/{id}/action", Some("os-migrateLive")),
+    ("/servers/{server_id}/diagnostics", None),
 ];
 
 const JUNK: &[&str] = &[
