@@ -17,20 +17,20 @@ set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT" || exit 2
 
-stages=(packages client fmt tidy clippy deny cargo-test guest build e2e-sim tempest e2e-real)
+stages=(packages client fmt tidy clippy deny cargo-test guest build e2e-sim e2e-real)
 only=
 all=
 while [ $# -gt 0 ]; do
     case $1 in
     --all) all=1 ;;
     --only) only=,${2:?--only STAGE,...}, && shift ;;
-    --list) printf '%s\n' "${stages[@]}" debian-guest && exit 0 ;;
+    --list) printf '%s\n' "${stages[@]}" tempest debian-guest && exit 0 ;;
     *) die "usage: $0 [--all] [--only STAGE,...] [--list]" ;;
     esac
     shift
 done
 if [ -n "$all" ]; then
-    stages+=(debian-guest)
+    stages+=(tempest debian-guest)
     export KILONOVA_TEST_MATRIX=full KILONOVA_TEST_LONG=1
 fi
 export KILONOVA_TEST_SEED=${KILONOVA_TEST_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
@@ -110,6 +110,7 @@ stage_e2e_real() {
 stage_debian_guest() { KILONOVA_DEBIAN_IMAGE=$cache/debian-guest.qcow2 e2e --hypervisor real -m debian; }
 e2e() {
     local run=(env "KILONOVA_BINARY=$BINARY" "KILONOVA_GUEST_IMAGE=$image")
+    if [ -n "${KILONOVA_TEST_LONG:-}" ]; then run+=(KILONOVA_TEST_LONG=1); fi
     if [ -n "${KILONOVA_DEBIAN_IMAGE:-}" ]; then run+=("KILONOVA_DEBIAN_IMAGE=$KILONOVA_DEBIAN_IMAGE"); fi
     case " $* " in *" real "*) run=(as_root "${run[@]}") ;; esac
     "${run[@]}" "$venv/bin/pytest" -p no:cacheprovider -ra --durations=10 tests/e2e "$@"

@@ -25,6 +25,8 @@ def pytest_collection_modifyitems(config, items):
         fits = bool(item.get_closest_marker("both")) or bool(item.get_closest_marker("real")) == real
         if item.get_closest_marker("debian") and "debian" not in (config.getoption("-m") or ""):
             fits = False
+        if item.get_closest_marker("long") and not os.environ.get("KILONOVA_TEST_LONG"):
+            fits = False
         (kept if fits else dropped).append(item)
     config.hook.pytest_deselected(items=dropped)
     items[:] = kept

@@ -10,7 +10,7 @@ from cloud import Failure, free_ports, wait_until
 from hosts import Host, Wire
 from roles import Roles
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.long]
 
 
 @pytest.fixture
