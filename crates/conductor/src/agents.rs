@@ -207,7 +207,7 @@ impl Agents {
 
     async fn fill_in_disks(&self, work: &mut Work) -> Result<(), String> {
         let wanted = work.verb.volume_mut();
-        if wanted.is_none() && work.verb.plan_mut().is_none() {
+        if wanted.is_none() && work.verb.plan_of_disks_mut().is_none() {
             return Ok(());
         }
         let server = work.server;
@@ -219,7 +219,7 @@ impl Agents {
         let devices = reading
             .await
             .map_err(|error: sql::Error| error.to_string())?;
-        if let Some(plan) = work.verb.plan_mut() {
+        if let Some(plan) = work.verb.plan_of_disks_mut() {
             plan.disks = crate::disks::of_guest(&devices);
         }
         if let Some((volume, disk)) = work.verb.volume_mut() {

@@ -207,6 +207,15 @@ impl Verb {
         }
     }
 
+    /// The plan of a guest that gets its disks late: as [`Verb::plan_mut`], and of one that lands with the config drive
+    /// it had.
+    pub fn plan_of_disks_mut(&mut self) -> Option<&mut GuestPlan> {
+        match self {
+            Self::EnsureLanded { plan, .. } => Some(plan),
+            other => other.plan_mut(),
+        }
+    }
+
     /// What is stored sealed, for whoever hands the verb over.
     pub fn sealed_mut(&mut self) -> Option<&mut String> {
         match self {
