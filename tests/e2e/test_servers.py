@@ -341,7 +341,7 @@ def test_shelve_and_unshelve(admin, admin_sdk, demo, demo_sdk, image, name):
     assert (kept.status, kept.visibility) == ("active", "private")
     assert [port.id for port in demo_sdk.network.ports(device_id=server)] == ports
     assert next(admin_sdk.network.ports(device_id=server)).binding_host_id == ""
-    for refused in (("stop",), ("rebuild",), ("image", "create")):
+    for refused in (("stop",), ("pause",), ("image", "create")):
         assert "409" in demo.fails("server", *refused, server)
 
     services = admin.get("compute", "service", "list", "--service", "nova-compute")
