@@ -91,6 +91,10 @@ def test_boot_from_a_volume(demo, demo_sdk, image, name):
     of_copy = volumes_of(demo_sdk, copy)
     demo.run("server", "delete", "--wait", copy)
     demo.run("image", "delete", copied["id"])
+    # The snapshots outlive the image, and a volume with snapshots would outlive its server.
+    for one in demo_sdk.block_storage.snapshots():
+        demo_sdk.block_storage.delete_snapshot(one)
+    wait_until(lambda: not list(demo_sdk.block_storage.snapshots()), 30, "no snapshots are left")
 
     demo.run("server", "shelve", server)
     wait_status(demo_sdk, server, "SHELVED_OFFLOADED")
@@ -114,9 +118,6 @@ def test_boot_from_a_volume(demo, demo_sdk, image, name):
     assert volumes_of(demo_sdk, again["id"]) == [root]
     demo.run("server", "delete", "--wait", again["id"])
     wait_volume(demo_sdk, root, "available")
-    for one in demo_sdk.block_storage.snapshots():
-        demo_sdk.block_storage.delete_snapshot(one)
-    wait_until(lambda: not list(demo_sdk.block_storage.snapshots()), 30, "no snapshots are left")
     for one in (root, *of_copy):
         if found := demo_sdk.block_storage.find_volume(one):
             wait_volume(demo_sdk, found.id, "available")

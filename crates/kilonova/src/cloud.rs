@@ -38,7 +38,8 @@ impl Control {
     /// Opens the databases and starts every service. All APIs answer afterwards.
     pub(crate) async fn start(orders: &Orders, stop: &CancellationToken) -> Result<Self> {
         let filled = fresh::fill(orders).await?;
-        let reach = reach(&filled);
+        let volume = fresh::volume(orders, &filled, true).await?;
+        let reach = reach(&filled, &volume);
         let bus = Bus::new();
         let mut serving = Serving::new(&orders.settings, stop.clone())?;
         let conductor = Conductor::start(
@@ -53,8 +54,8 @@ impl Control {
         .await?;
         let desk = conductor.desk.clone().merge(filled.network.agent_router());
         serving.unix(&orders.socket, desk)?;
-        services::keep_volumes(&filled.volume, stop).await?;
-        open_ports(orders, filled, &reach, &bus, &mut serving).await?;
+        services::keep_volumes(&volume, stop).await?;
+        open_ports(orders, filled, &volume, &reach, &bus, &mut serving).await?;
         Ok(Self {
             serving,
             _conductor: conductor,
@@ -67,12 +68,12 @@ impl Control {
     }
 }
 
-fn reach(filled: &Filled) -> Reach {
+fn reach(filled: &Filled, volume: &volume::Service) -> Reach {
     let project = filled.made.service_project_id.clone();
     Reach {
         images: Way::Here(filled.image.router()),
         networks: Way::Here(filled.network.router()),
-        volumes: Way::Here(filled.volume.router()),
+        volumes: Way::Here(volume.router()),
         tokens: Arc::new(EmbeddedTokens::new(
             filled.identity.clone(),
             "nova",
@@ -87,6 +88,7 @@ fn reach(filled: &Filled) -> Reach {
 async fn open_ports(
     orders: &Orders,
     filled: Filled,
+    volume: &volume::Service,
     reach: &Reach,
     bus: &Bus,
     serving: &mut Serving,
@@ -101,7 +103,7 @@ async fn open_ports(
         ("identity", settings.identity_port, filled.identity.router()),
         ("image", settings.image_port, filled.image.router()),
         ("network", settings.network_port, filled.network.router()),
-        ("volume", settings.volume_port, filled.volume.router()),
+        ("volume", settings.volume_port, volume.router()),
         ("placement", settings.placement_port, placement.router()),
     ] {
         serving.tcp(service, port, router).await?;

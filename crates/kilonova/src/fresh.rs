@@ -1,6 +1,7 @@
 //! What a fresh cloud holds: people, catalog, networks, flavors, and images where guests are simulated.
 
 use crate::arguments::Hypervisor;
+use crate::attached::Servers;
 use crate::part::{self, Orders};
 use crate::services::{self, Trust, Way};
 use crate::settings::Settings;
@@ -8,13 +9,13 @@ use anyhow::{Context, Result};
 use identity::{Bootstrap, Bootstrapped, Endpoint, ServiceUser};
 use sql::Store;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The databases of a cloud, filled.
 pub(crate) struct Filled {
     pub(crate) identity: identity::Service,
     pub(crate) image: image::Service,
     pub(crate) network: network::Service,
-    pub(crate) volume: volume::Service,
     pub(crate) compute: Store,
     pub(crate) made: Bootstrapped,
 }
@@ -37,12 +38,6 @@ pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
         .await?;
     let validator = services::local_validator(&identity);
     let image = services::image(orders, validator.clone()).await?;
-    let volume = services::volume(
-        orders,
-        Trust::embedded(&identity, "cinder", made.service_project_id.clone()),
-        &Way::Here(image.router()),
-    )
-    .await?;
     let network = services::network(orders, validator).await?;
     network.bootstrap(&made.admin_project_id).await?;
     let compute = fill_compute(orders).await?;
@@ -53,10 +48,24 @@ pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
         identity,
         image,
         network,
-        volume,
         compute,
         made,
     })
+}
+
+/// The volume service of a filled cloud. Without `servers` its tables are made, but it cannot serve volumes.
+pub(crate) async fn volume(
+    orders: &Orders,
+    filled: &Filled,
+    servers: bool,
+) -> Result<volume::Service> {
+    let project = filled.made.service_project_id.clone();
+    let trust = Trust::embedded(&filled.identity, "cinder", project);
+    let servers = match servers {
+        true => Some(Servers::new(&orders.settings, Arc::clone(&trust.tokens))?),
+        false => None,
+    };
+    services::volume(orders, trust, &Way::Here(filled.image.router()), servers).await
 }
 
 /// Two small public images, so that simulated servers have something to boot from.

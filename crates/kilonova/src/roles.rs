@@ -2,6 +2,7 @@
 //! where that makes sense. All read the same configuration file; `kilonova db sync` comes first.
 
 use crate::arguments::Configured;
+use crate::attached::Servers;
 use crate::background;
 use crate::credentials::{self, Logins};
 use crate::fresh;
@@ -95,7 +96,8 @@ pub(crate) async fn db_sync(of: &Configured) -> Result<()> {
         println!("compute's database is up to date");
         return Ok(());
     }
-    fresh::fill(&orders).await?;
+    let filled = fresh::fill(&orders).await?;
+    fresh::volume(&orders, &filled, false).await?;
     credentials::publish(&home, &logins)?;
     println!(
         "the databases are up to date; {} tells clients how to log in",
@@ -225,7 +227,8 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
         }
         Role::Volume => {
             let images = Way::there(settings.image_url(), settings)?;
-            let volume = services::volume(orders, trust, &images).await?;
+            let servers = Servers::new(settings, Arc::clone(&trust.tokens))?;
+            let volume = services::volume(orders, trust, &images, Some(servers)).await?;
             services::keep_volumes(&volume, stop).await?;
             ("volume", settings.volume_port, volume.router())
         }

@@ -192,7 +192,12 @@ pub(crate) async fn network(
 }
 
 /// The volume service. It does nothing by itself before [`keep_volumes`].
-pub(crate) async fn volume(orders: &Orders, trust: Trust, images: &Way) -> Result<volume::Service> {
+pub(crate) async fn volume(
+    orders: &Orders,
+    trust: Trust,
+    images: &Way,
+    servers: Option<Servers>,
+) -> Result<volume::Service> {
     let settings = &orders.settings;
     let config = volume::Config {
         serving: match settings.hypervisor {
@@ -216,7 +221,7 @@ pub(crate) async fn volume(orders: &Orders, trust: Trust, images: &Way) -> Resul
         store: open_store(orders, "volume", &settings.volume_database).await?,
         validator: trust.validator,
         images: Some(Arc::new(images)),
-        servers: Some(Arc::new(Servers::new(settings, Arc::clone(&trust.tokens))?)),
+        servers: servers.map(|servers| Arc::new(servers) as _),
         tokens: Arc::new(VolumeTokens(trust.tokens)),
     };
     Ok(volume::Service::open(config, deps).await?)
