@@ -130,5 +130,11 @@ if ! quietly installing install "${need[@]}"; then
     fi
 fi
 mapfile -t need < <(missing)
+if [ ${#need[@]} -gt 0 ]; then
+    # To make room apt may have removed what was there in another release (qemu-utils of the backports): now it fits.
+    say "and once more: ${need[*]}"
+    quietly installing install "${need[@]}" || { tail -n 30 "$log" >&2; die "apt-get install failed"; }
+    mapfile -t need < <(missing)
+fi
 [ ${#need[@]} = 0 ] || die "still missing: ${need[*]}"
 say "installed in $((SECONDS - started)) s"
