@@ -217,6 +217,10 @@ fn guard(port: &Port, chain: &mut Chain) {
     guard_ipv4(&sources, chain);
     guard_ipv6(&sources, chain);
     guard_arp(&sources, chain);
+    // By a reverse ARP request QEMU says where a guest is that has come from another host.
+    for mac in sources.keys() {
+        chain.rule(format!("ether type 0x8035 ether saddr {mac} return"));
+    }
     // Neither IP nor ARP: VLAN and MPLS frames and the like could carry forged packets.
     chain.rule("drop");
 }

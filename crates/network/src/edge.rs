@@ -4,7 +4,8 @@ use crate::agent;
 use crate::api::listing::{self, Query};
 use crate::api::request::{self, Request};
 use crate::api::{
-    floatingips, networks, ports, routers, security_groups, services, subnetpools, subnets, view,
+    bindings, floatingips, networks, ports, routers, security_groups, services, subnetpools,
+    subnets, view,
 };
 use crate::db;
 use crate::doc::Doc;
@@ -260,6 +261,9 @@ impl Call {
                 work.permit("delete", kind, &doc, &Doc::default())?;
                 remove(work, kind, &doc)?;
                 Ok(nothing())
+            }
+            (method, [id, "bindings", rest @ ..]) if kind == Kind::Port => {
+                bindings::handle(work, method, id, rest, &self.body)
             }
             (method, [id, "tags", tag @ ..]) => {
                 tags::handle(work, kind, method, id, tag, &self.body)

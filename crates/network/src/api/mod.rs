@@ -1,6 +1,7 @@
 //! The Networking API v2.0.
 
 pub mod addressing;
+pub mod bindings;
 pub mod floatingips;
 pub mod listing;
 pub mod networks;

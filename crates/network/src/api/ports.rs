@@ -134,25 +134,33 @@ fn check_security(doc: &Doc) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What the binding says: the only mechanism here is a tap on a Linux bridge.
+/// What the binding says.
 fn bind(doc: &mut Doc) {
     if doc.text("binding:host_id").is_empty() {
         doc.set("binding:host_id", "");
-        doc.set("binding:vif_type", "unbound");
-        doc.set("binding:vif_details", json!({}));
-        return;
     }
-    if doc.text("binding:vnic_type") != "normal" {
-        doc.set("binding:vif_type", "binding_failed");
-        doc.set("binding:vif_details", json!({}));
-        return;
-    }
-    let bridge: String = doc.text("network_id").chars().take(11).collect();
-    doc.set("binding:vif_type", "bridge");
-    doc.set(
-        "binding:vif_details",
-        json!({"port_filter": true, "connectivity": "l2", "bridge_name": format!("kbr{bridge}"), "bound_drivers": {"0": "linuxbridge"}}),
+    let (vif_type, details) = realised_as(
+        doc.text("binding:host_id"),
+        doc.text("binding:vnic_type"),
+        doc.text("network_id"),
     );
+    doc.set("binding:vif_type", vif_type);
+    doc.set("binding:vif_details", details);
+}
+
+/// How a port is realised on a host, `vif_type` and `vif_details`: the only mechanism here is a tap on a Linux bridge.
+pub fn realised_as(host: &str, vnic_type: &str, network: &str) -> (&'static str, Value) {
+    if host.is_empty() {
+        return ("unbound", json!({}));
+    }
+    if vnic_type != "normal" {
+        return ("binding_failed", json!({}));
+    }
+    let bridge: String = network.chars().take(11).collect();
+    (
+        "bridge",
+        json!({"port_filter": true, "connectivity": "l2", "bridge_name": format!("kbr{bridge}"), "bound_drivers": {"0": "linuxbridge"}}),
+    )
 }
 
 /// What rules that name the port's groups match: its addresses and allowed pairs.
@@ -168,8 +176,8 @@ fn index_addresses(doc: &mut Doc) {
 }
 
 /// Notes that the hosts which a network joins have changed, when this port is the only one of the network there.
-fn tell_tunnels(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
-    let (host, network) = (doc.text("binding:host_id"), doc.text("network_id"));
+fn tell_tunnels(work: &mut Work<'_, '_>, doc: &Doc, host: &str) -> Result<(), Fault> {
+    let network = doc.text("network_id");
     let counts = !host.is_empty()
         && !doc.text("device_owner").starts_with("network:")
         && db::agents::any_tunnel(work.tx)?
@@ -187,8 +195,30 @@ fn tell(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
     if doc.text("device_owner").starts_with("network:router") {
         work.changed(What::Router, doc.text("device_id"));
     }
-    tell_tunnels(work, doc)?;
+    tell_tunnels(work, doc, doc.text("binding:host_id"))?;
+    for ready in db::bindings::of_port(work.tx, doc.id())? {
+        tell_host(work, doc, &ready.host)?;
+    }
     work.members_changed(&doc.texts("security_groups"))
+}
+
+/// Notes for one host that it begins or ceases to make a port ready, or that the port has changed.
+pub fn tell_host(work: &mut Work<'_, '_>, doc: &Doc, host: &str) -> Result<(), Fault> {
+    work.port_changed(doc.id(), host);
+    tell_tunnels(work, doc, host)
+}
+
+/// Makes a binding the active one of a port.
+pub fn bind_actively(
+    work: &mut Work<'_, '_>,
+    old: &Doc,
+    binding: &db::bindings::Binding,
+) -> Result<Doc, Fault> {
+    let mut doc = old.clone();
+    doc.set("binding:host_id", binding.host.as_str());
+    doc.set("binding:vnic_type", binding.vnic_type.as_str());
+    doc.set("binding:profile", binding.profile.clone());
+    rebind(work, old, doc)
 }
 
 /// Changes a port.
@@ -204,6 +234,26 @@ pub fn update(work: &mut Work<'_, '_>, old: &Doc, mut doc: Doc, given: &Doc) -> 
     }
     check_security(&doc)?;
     check_owner(old, &doc)?;
+    let moved = old.text("binding:host_id") != doc.text("binding:host_id");
+    if moved && doc.text("binding:host_id").is_empty() {
+        forget_bindings(work, old)?;
+    } else if moved {
+        // It is active there now.
+        db::bindings::delete(work.tx, doc.id(), doc.text("binding:host_id"))?;
+    }
+    rebind(work, old, doc)
+}
+
+/// Nobody makes the port ready any more.
+fn forget_bindings(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
+    for ready in db::bindings::of_port(work.tx, doc.id())? {
+        tell_host(work, doc, &ready.host)?;
+    }
+    db::bindings::delete_all(work.tx, doc.id())
+}
+
+/// Writes a changed port, and tells those whom it concerns.
+fn rebind(work: &mut Work<'_, '_>, old: &Doc, mut doc: Doc) -> Result<Doc, Fault> {
     bind(&mut doc);
     if old.text("binding:host_id") != doc.text("binding:host_id") || !doc.flag("admin_state_up") {
         doc.set("status", "DOWN");
@@ -218,7 +268,7 @@ pub fn update(work: &mut Work<'_, '_>, old: &Doc, mut doc: Doc, given: &Doc) -> 
     }
     if old.text("binding:host_id") != doc.text("binding:host_id") {
         work.port_changed(old.id(), old.text("binding:host_id"));
-        tell_tunnels(work, old)?;
+        tell_tunnels(work, old, old.text("binding:host_id"))?;
     }
     tell(work, &doc)?;
     Ok(doc)
@@ -299,6 +349,7 @@ pub fn remove(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
 /// Removes a port, whatever it is.
 pub fn erase(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
     super::floatingips::port_gone(work, doc.id())?;
+    forget_bindings(work, doc)?;
     ipam::give_back_all(work.tx, doc.id())?;
     db::set_port_groups(work.tx, doc.id(), &[])?;
     db::delete(work.tx, Kind::Port, doc.id())?;

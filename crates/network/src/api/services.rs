@@ -339,6 +339,7 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("allowed-address-pairs", "Allowed Address Pairs"),
     ("availability_zone", "Availability Zone"),
     ("binding", "Port Binding"),
+    ("binding-extended", "Port Bindings Extended"),
     ("default-subnetpools", "Default Subnetpools"),
     ("dns-integration", "DNS Integration"),
     (

@@ -1,6 +1,7 @@
 //! Every SQL statement of the network service.
 
 pub mod agents;
+pub mod bindings;
 pub mod changes;
 pub mod ipam;
 pub mod quotas;
@@ -22,6 +23,11 @@ pub const MIGRATIONS: &[Migration] = &[
         version: 2,
         name: "tunnels",
         sql: include_str!("migrations/0002_tunnels.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "bindings",
+        sql: include_str!("migrations/0003_bindings.sql"),
     },
 ];
 
@@ -290,11 +296,11 @@ pub fn column(
         .collect()
 }
 
-/// (id, network) of the ports on a host, without the cloud's own.
+/// (id, network) of the ports on a host, those included that it only makes ready, without the cloud's own.
 pub fn ports_on_host(tx: &mut Tx<'_>, host: &str) -> Result<Vec<(String, String)>, Fault> {
-    let sql =
-        "SELECT id, network_id FROM net_ports WHERE host = ? AND device_owner NOT LIKE 'network:%'";
-    let rows = tx.query(sql, &[host.into()])?;
+    let sql = "SELECT id, network_id FROM net_ports WHERE host = ? AND device_owner NOT LIKE 'network:%' \
+         UNION SELECT p.id, p.network_id FROM net_bindings b JOIN net_ports p ON p.id = b.port_id WHERE b.host = ?";
+    let rows = tx.query(sql, &[host.into(), host.into()])?;
     rows.into_iter()
         .map(|row| Ok((row.get(0)?, row.get(1)?)))
         .collect()
@@ -309,10 +315,12 @@ pub fn hosts_of_networks(
     for piece in networks.chunks(PIECE) {
         let list = placeholders(piece.len());
         let sql = format!(
-            "SELECT DISTINCT network_id, host FROM net_ports WHERE host <> '' AND device_owner NOT LIKE 'network:%' \
-             AND network_id IN ({list})"
+            "SELECT network_id, host FROM net_ports WHERE host <> '' AND device_owner NOT LIKE 'network:%' \
+             AND network_id IN ({list}) \
+             UNION SELECT p.network_id, b.host FROM net_bindings b JOIN net_ports p ON p.id = b.port_id \
+             WHERE p.network_id IN ({list})"
         );
-        let values: Vec<Value> = piece.iter().map(Value::from).collect();
+        let values: Vec<Value> = piece.iter().chain(piece).map(Value::from).collect();
         for row in tx.query(&sql, &values)? {
             all.push((row.get(0)?, row.get(1)?));
         }
@@ -335,15 +343,17 @@ pub fn has_other_port(
 
 /// The networks of the ports on a host.
 pub fn networks_on_host(tx: &mut Tx<'_>, host: &str) -> Result<Vec<String>, Fault> {
-    let sql = "SELECT DISTINCT network_id FROM net_ports WHERE host = ?";
-    let rows = tx.query(sql, &[host.into()])?;
+    let sql = "SELECT network_id FROM net_ports WHERE host = ? \
+         UNION SELECT p.network_id FROM net_bindings b JOIN net_ports p ON p.id = b.port_id WHERE b.host = ?";
+    let rows = tx.query(sql, &[host.into(), host.into()])?;
     rows.into_iter().map(|row| Ok(row.get(0)?)).collect()
 }
 
 /// The security groups of the ports on a host.
 pub fn groups_on_host(tx: &mut Tx<'_>, host: &str) -> Result<Vec<String>, Fault> {
-    let sql = "SELECT DISTINCT g.group_id FROM net_port_groups g JOIN net_ports p ON p.id = g.port_id WHERE p.host = ?";
-    let rows = tx.query(sql, &[host.into()])?;
+    let sql = "SELECT g.group_id FROM net_port_groups g JOIN net_ports p ON p.id = g.port_id WHERE p.host = ? \
+         UNION SELECT g.group_id FROM net_port_groups g JOIN net_bindings b ON b.port_id = g.port_id WHERE b.host = ?";
+    let rows = tx.query(sql, &[host.into(), host.into()])?;
     rows.into_iter().map(|row| Ok(row.get(0)?)).collect()
 }
 

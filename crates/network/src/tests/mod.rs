@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agents;
+mod bindings;
 mod leaving;
 mod lists;
 mod resources;
