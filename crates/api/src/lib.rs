@@ -10,6 +10,7 @@ mod call;
 mod commands;
 mod devices;
 mod dispatch;
+mod extra_specs;
 mod faults;
 mod handlers;
 mod health;

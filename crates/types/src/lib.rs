@@ -9,6 +9,7 @@ pub mod ids;
 pub mod microversion;
 pub mod network_wanted;
 pub mod server;
+pub mod standard;
 pub mod states;
 pub mod time;
 
