@@ -77,6 +77,9 @@ pub struct Kept {
     /// What is known of the volume it boots from; none means that its root disk is on its host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_volume: Option<BootVolume>,
+    /// `trusted_image_certificates`: shown again, as where the validation of certificates is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_certs: Option<Vec<String>>,
 }
 
 /// A shelved server's belongings.

@@ -9,7 +9,7 @@ mod resolve;
 mod store;
 mod wanted_devices;
 
-pub use create_server::{CreateServer, files, password};
+pub use create_server::{CreateServer, files, password, trusted_certs};
 pub use place::{known_host, known_zone, zone_of};
 pub use resolve::{fits, holds};
 pub use store::{files_within_limits, sealed_files, within_limits};

@@ -229,6 +229,7 @@ impl CreateServer {
                         .is_some_and(editable::disk_config_of)
                 }),
                 boot_volume: resolved.boot.volume.clone(),
+                trusted_certs: self.trusted_certs.clone(),
                 ..db::instances::Kept::default()
             },
         }

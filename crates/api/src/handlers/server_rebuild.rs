@@ -35,6 +35,8 @@ struct Rebuild {
     files: Option<Vec<(String, String)>>,
     /// Name and public key.
     key: Option<Option<(String, String)>>,
+    /// Ids of certificates (2.63).
+    trusted_certs: Option<Option<Vec<String>>>,
 }
 
 impl Rebuild {
@@ -44,7 +46,7 @@ impl Rebuild {
             let value = call.field("rebuild", name)?;
             Some(value.as_str().map(str::to_owned))
         };
-        refuse_what_is_not_built(call)?;
+        let trusted_certs = trusted_certs(call, server)?;
         let key = match nullable("key_name") {
             Some(Some(name)) => Some(Some(key_of(call, name).await?)),
             Some(None) => Some(None),
@@ -72,6 +74,7 @@ impl Rebuild {
             hostname: text("hostname"),
             user_data: nullable("user_data").map(|text| text.map(formats::strict_base64)),
             key,
+            trusted_certs,
         })
     }
 
@@ -102,23 +105,32 @@ impl Rebuild {
         if let Some(user_data) = &self.user_data {
             server.user_data.clone_from(user_data);
         }
+        if let Some(certs) = &self.trusted_certs {
+            server.kept.trusted_certs.clone_from(certs);
+        }
         if let Some(key) = &self.key {
             (server.key_name, server.key_data) = key.clone().unzip();
         }
     }
 }
 
-fn refuse_what_is_not_built(call: &Call) -> Result<(), Fault> {
-    let named = |name: &str| {
-        let value = call.field("rebuild", name);
-        value.is_some_and(|value| !value.is_null() && *value != json!([]))
+/// The ids of certificates that a rebuild names; null takes those away that the server had.
+fn trusted_certs(call: &Call, server: &Instance) -> Result<Option<Option<Vec<String>>>, Fault> {
+    let Some(field) = call.field("rebuild", "trusted_image_certificates") else {
+        return Ok(None);
     };
-    if named("trusted_image_certificates") {
-        return Err(Fault::not_implemented(
-            "Validating image signatures is not built yet in this cloud.",
+    call.require_for(
+        "os_compute_api:servers:rebuild:trusted_certs",
+        server.project_id.as_str(),
+        server.user_id.as_str(),
+    )?;
+    let ids = commands::trusted_certs(Some(field));
+    if ids.is_some() && server.is_volume_backed() {
+        return Err(Fault::bad_request(
+            "Image certificate validation is not supported for volume-backed servers.",
         ));
     }
-    Ok(())
+    Ok(Some(ids))
 }
 
 /// The image, if the server can hold it.

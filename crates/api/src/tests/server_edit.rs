@@ -140,3 +140,51 @@ async fn a_rebuild_brings_other_files() {
     let kept = stored().await.unwrap();
     assert!(kept.contains("/b") && !kept.contains("/a"), "{kept}");
 }
+
+#[tokio::test]
+async fn certificates_are_kept_and_shown() {
+    let cloud = cloud().await;
+    let ids = json!(["b8d0a7a5-1d8c-4d6e-9d0f-000000000001", "trusted"]);
+    let new = body(json!({ "networks": "none", "trusted_image_certificates": ids }));
+    let made = cloud.send("member", 63, "POST", "/servers", new).await;
+    assert_eq!(made.status, 202, "{}", made.text);
+    let id = made.json()["server"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/servers/{id}");
+    let shown = async |version| {
+        let server = cloud.get("member", version, &path).await.json()["server"].clone();
+        server.get("trusted_image_certificates").cloned()
+    };
+    assert_eq!(shown(63).await, Some(ids));
+    assert_eq!(shown(62).await, None);
+    let action = format!("{path}/action");
+    for (rebuild, kept) in [
+        (
+            json!({ "imageRef": IMAGE, "trusted_image_certificates": ["other"] }),
+            json!(["other"]),
+        ),
+        (json!({ "imageRef": IMAGE }), json!(["other"])),
+        (
+            json!({ "imageRef": IMAGE, "trusted_image_certificates": null }),
+            Value::Null,
+        ),
+    ] {
+        finish(&cloud, &id, VmState::Active).await;
+        let taken = cloud
+            .send("member", 63, "POST", &action, json!({ "rebuild": rebuild }))
+            .await;
+        assert_eq!(taken.status, 202, "{}", taken.text);
+        assert_eq!(taken.json()["server"]["trusted_image_certificates"], kept);
+        assert_eq!(shown(104).await, Some(kept));
+    }
+    let device = json!([{ "boot_index": 0, "uuid": IMAGE, "source_type": "image", "destination_type": "volume", "volume_size": 1 }]);
+    let volume = json!({ "server": { "name": "v", "flavorRef": "1", "networks": "none", "block_device_mapping_v2": device,
+        "trusted_image_certificates": ["a"] } });
+    let refused = cloud.send("member", 63, "POST", "/servers", volume).await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.fault().1.as_str()),
+        (
+            400,
+            "Image certificate validation is not supported when booting from volume"
+        )
+    );
+}

@@ -149,7 +149,7 @@ impl View for ServerView {
         out.since(
             mv::TRUSTED_CERTS,
             "trusted_image_certificates",
-            &Value::Null,
+            &server.kept.trusted_certs,
         )?;
         out.maybe(mv::SERVER_GROUPS, "server_groups", self.groups.as_ref())?;
         out.since(mv::LOCKED_REASON, "locked_reason", &server.locked_reason)?;
