@@ -82,6 +82,15 @@ pub fn of_user(tx: &mut Tx<'_>, project: &str, user: &str) -> Result<Limits, Err
     Ok(limits)
 }
 
+/// What was set for users within a project: `(user, resource, limit)`.
+pub fn of_users(tx: &mut Tx<'_>, project: &str) -> Result<Vec<(String, String, i64)>, Error> {
+    let sql = "SELECT user_id, resource, hard_limit FROM quota_limits WHERE project_id = ? AND user_id <> ''";
+    let rows = tx.query(sql, &[project.into()])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .collect()
+}
+
 /// Sets a limit of a project, or (with a user) of a user within it.
 pub fn set(
     tx: &mut Tx<'_>,

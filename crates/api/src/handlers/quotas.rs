@@ -160,6 +160,55 @@ fn wanted(body: Option<&Value>) -> Result<Vec<(String, i64)>, Fault> {
         .collect()
 }
 
+/// The sum of the limits of users within a project; unlimited ones count nothing.
+fn given(users: &[(String, String, i64)], resource: &str, counts: impl Fn(&str) -> bool) -> i64 {
+    let of_resource = users
+        .iter()
+        .filter(|(user, name, limit)| name == resource && *limit > 0 && counts(user));
+    of_resource
+        .map(|(_, _, limit)| *limit)
+        .fold(0, i64::saturating_add)
+}
+
+/// Between what a limit may be set without force.
+struct Range {
+    /// What the project, or the user, holds.
+    held: i64,
+    /// The project's limit.
+    project: i64,
+    /// What users were given of it; without the one whose limit is set.
+    others: i64,
+    of_user: bool,
+}
+
+impl Range {
+    /// A project's limit covers what is held and what its users were given; a user's limit covers what the user holds,
+    /// and is no more than what the project has left to give.
+    fn check(&self, resource: &str, limit: i64) -> Result<(), Fault> {
+        let endless = |limit: i64| if limit == -1 { i64::MAX } else { limit };
+        let least = if self.of_user {
+            self.held
+        } else {
+            self.held.max(self.others)
+        };
+        if endless(limit) < least {
+            return Err(Fault::bad_request(format!(
+                "Quota limit {limit} for {resource} must be greater than or equal to already used and reserved {least}."
+            )));
+        }
+        if !self.of_user || self.project == -1 {
+            return Ok(());
+        }
+        let most = (self.project - self.others).max(0);
+        if endless(limit) > most {
+            return Err(Fault::bad_request(format!(
+                "Quota limit {limit} for {resource} must be less than or equal to {most}."
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// `PUT`.
 pub async fn update(call: Call) -> Result<Reply, Fault> {
     let project = allowed(&call)?;
@@ -172,16 +221,16 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
         .write(move |tx| -> Result<Limits, Fault> {
             let used = in_use(tx, &project, user.as_deref())?;
             let whole = db::quotas::of_project(tx, &project)?;
+            let users = db::quotas::of_users(tx, &project)?;
             for (name, limit) in &changes {
-                let held = used.get(name.as_str()).copied().unwrap_or(0);
-                if !force && *limit >= 0 && *limit < held {
-                    return Err(Fault::bad_request(format!(
-                        "Quota value {limit} for {name} are less than already used and reserved {held}"
-                    )));
-                }
-                let most = whole.get(name).copied().unwrap_or(-1);
-                if user.is_some() && most >= 0 && (*limit > most || *limit == -1) {
-                    return Err(Fault::bad_request(format!("Quota limit {limit} for {name} must be less than or equal to {most}.")));
+                if !force {
+                    let range = Range {
+                        held: used.get(name.as_str()).copied().unwrap_or(0),
+                        project: whole.get(name).copied().unwrap_or(-1),
+                        others: given(&users, name, |one| Some(one) != user.as_deref()),
+                        of_user: user.is_some(),
+                    };
+                    range.check(name, *limit)?;
                 }
                 db::quotas::set(tx, &project, user.as_deref(), name, *limit)?;
             }
@@ -223,6 +272,11 @@ pub async fn class_update(call: Call) -> Result<Reply, Fault> {
         call.param(0).to_owned(),
         wanted(call.body.get("quota_class_set"))?,
     );
+    if class.chars().count() > 255 {
+        return Err(Fault::bad_request(
+            "quota_class_name has more than 255 characters.",
+        ));
+    }
     let limits = call
         .api
         .deps
@@ -235,4 +289,46 @@ pub async fn class_update(call: Call) -> Result<Reply, Fault> {
         })
         .await?;
     Reply::ok(&json!({ "quota_class_set": document(shown_of_class(call.version), &limits, None) }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn limits_between_what_is_held_and_what_is_left() {
+        let users = [
+            ("u", "cores", 4),
+            ("v", "cores", 6),
+            ("w", "cores", -1),
+            ("v", "ram", 9),
+        ]
+        .map(|(user, name, limit)| (user.to_owned(), name.to_owned(), limit));
+        let range = |user: Option<&str>, project, held| Range {
+            held,
+            project,
+            others: given(&users, "cores", |one| Some(one) != user),
+            of_user: user.is_some(),
+        };
+        for (user, project, held, limit, good) in [
+            (None, 20, 3, 10, true),
+            // Users were given ten.
+            (None, 20, 3, 9, false),
+            (None, 20, 15, 14, false),
+            (None, 20, 15, -1, true),
+            // The others have ten of twenty, or six.
+            (Some("x"), 20, 0, 10, true),
+            (Some("x"), 20, 0, 11, false),
+            (Some("u"), 20, 0, 14, true),
+            (Some("u"), 20, 0, 15, false),
+            (Some("u"), 20, 0, -1, false),
+            (Some("u"), 20, 5, 4, false),
+            (Some("u"), -1, 0, -1, true),
+            (Some("u"), -1, 0, 99, true),
+        ] {
+            let verdict = range(user, project, held).check("cores", limit);
+            assert_eq!(verdict.is_ok(), good, "{user:?} {project} {held} {limit}");
+        }
+    }
 }

@@ -281,6 +281,34 @@ async fn quotas_and_limits() {
         cloud.get("member", 57, &own).await.json()["quota_set"]["cores"],
         20
     );
+    let put = async |path: &str, set: Value| {
+        let body = json!({ "quota_set": set });
+        cloud.send("admin", 57, "PUT", path, body).await
+    };
+    let of_user = format!("{own}?user_id=u");
+    let set = put(&of_user, json!({"cores": 15})).await;
+    assert_eq!(set.json()["quota_set"]["cores"], 15);
+    let more = put(&format!("{own}?user_id=v"), json!({"ram": 1, "cores": 6})).await;
+    assert_eq!(
+        (more.status.as_u16(), more.fault().1.as_str()),
+        (
+            400,
+            "Quota limit 6 for cores must be less than or equal to 5."
+        )
+    );
+    let shown = cloud.get("admin", 57, &format!("{own}?user_id=v")).await;
+    assert_eq!(shown.json()["quota_set"]["ram"], 51200, "all or nothing");
+    let less = put(&own, json!({"cores": 14})).await;
+    assert_eq!(
+        less.fault().1,
+        "Quota limit 14 for cores must be greater than or equal to already used and reserved 15."
+    );
+    let forced = put(&own, json!({"cores": 14, "force": true})).await;
+    assert_eq!(forced.json()["quota_set"]["cores"], 14);
+    let gone = cloud.send("admin", 57, "DELETE", &own, Value::Null).await;
+    assert_eq!(gone.status, 202);
+    let shown = cloud.get("admin", 57, &of_user).await.json();
+    assert_eq!(shown["quota_set"]["cores"], 20, "of its users too");
     let class = cloud
         .send(
             "admin",

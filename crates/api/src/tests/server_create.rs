@@ -370,6 +370,63 @@ async fn many_at_once() {
     );
 }
 
+/// Two processes on one database take requests at once, of two users; on every database there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_hold_in_a_race_between_processes() {
+    for database in sql::testing::databases().await {
+        let first = Cloud::on(database.store.clone(), crate::Config::default()).await;
+        let second = Cloud::on(database.again().await, crate::Config::default()).await;
+        let flavor =
+            json!({"flavor": {"name": "m1.tiny", "id": "1", "ram": 512, "vcpus": 2, "disk": 1}});
+        let made = first.send("admin", 1, "POST", "/flavors", flavor).await;
+        assert_eq!(made.status, 200);
+        // Eight servers of two vCPUs in the project, three of them of one user.
+        let quotas = format!("/os-quota-sets/{DEMO}");
+        let limits = json!({"quota_set": {"instances": 8, "cores": 17}});
+        let set = first.send("admin", 57, "PUT", &quotas, limits).await;
+        assert_eq!(set.status, 200, "{}", set.text);
+        let limits = json!({"quota_set": {"instances": 3}});
+        let of_user = format!("{quotas}?user_id=demo-user");
+        let set = first.send("admin", 57, "PUT", &of_user, limits).await;
+        assert_eq!(set.status, 200, "{}", set.text);
+        let clouds = [std::sync::Arc::new(first), std::sync::Arc::new(second)];
+        let racers = (0..32).map(|number: usize| {
+            let cloud = std::sync::Arc::clone(&clouds[number % 2]);
+            let token = if number % 4 < 2 { "member" } else { "manager" };
+            // Some of them ask for several at once.
+            let several = json!({"networks": "none", "min_count": 1 + number % 3 / 2});
+            let body = body(several);
+            tokio::spawn(async move {
+                let answer = cloud.send(token, 37, "POST", "/servers", body).await;
+                assert!(
+                    [202, 403].contains(&answer.status.as_u16()),
+                    "{}",
+                    answer.text
+                );
+            })
+        });
+        for racer in racers.collect::<Vec<_>>() {
+            racer.await.unwrap();
+        }
+        let name = database.name;
+        let (counted, held, of_user) = database
+            .store
+            .read(|tx| -> Result<_, sql::Error> {
+                let (project, user) = (DEMO.into(), "demo-user".into());
+                Ok((
+                    db::usages::recount(tx, &project)?,
+                    db::usages::of_project(tx, &project)?,
+                    db::usages::of_user(tx, &project, &user)?,
+                ))
+            })
+            .await
+            .unwrap();
+        assert_eq!(counted, held, "{name}");
+        assert_eq!((counted.instances, counted.cores), (8, 16), "{name}");
+        assert!(of_user.instances <= 3, "{name}: {of_user:?}");
+    }
+}
+
 #[tokio::test]
 async fn quotas_hold_in_a_race() {
     let cloud = std::sync::Arc::new(cloud().await);
