@@ -286,7 +286,7 @@ fn prepare(
         );
         return Err(Fault::bad_request(message));
     }
-    if !request.legacy && !route.exists_at(version) {
+    if !route.exists_at(version) {
         return Err(Fault::no_such_resource());
     }
     let Served::By(handler) = route.served else {

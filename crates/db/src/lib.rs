@@ -66,6 +66,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "roles",
         sql: include_str!("migrations/0009_roles.sql"),
     },
+    Migration {
+        version: 10,
+        name: "lists",
+        sql: include_str!("migrations/0010_lists.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.
@@ -87,5 +92,7 @@ fn to_document<T: serde::Serialize>(value: &T) -> Result<String, sql::Error> {
 
 #[cfg(test)]
 mod migrations_tests;
+#[cfg(test)]
+mod plans_tests;
 #[cfg(test)]
 mod tests;

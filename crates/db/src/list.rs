@@ -208,6 +208,12 @@ fn nullable(column: Column) -> bool {
 fn clause(condition: &Condition, params: &mut Vec<Value>) -> String {
     match condition {
         Condition::Is(column, value) => compare(*column, "=", value, params),
+        // The later of both is that late when one of them is: so that an index can find it.
+        Condition::AtLeast(Column::ChangedAt, value) => {
+            let exact = compare(Column::ChangedAt, ">=", value, params);
+            params.extend([value.clone(), value.clone()]);
+            format!("({exact} AND (updated_at >= ? OR created_at >= ?))")
+        }
         Condition::AtLeast(column, value) => compare(*column, ">=", value, params),
         Condition::AtMost(column, value) => compare(*column, "<=", value, params),
         Condition::Missing(column) => format!("{} IS NULL", column.sql()),

@@ -476,15 +476,16 @@ impl Filter {
                 params.push(value.into());
             }
         }
-        let times = [
-            ("COALESCE(updated_at, created_at) >= ?", self.changed_since),
-            ("COALESCE(updated_at, created_at) <= ?", self.changed_before),
-        ];
-        for (clause, value) in times {
-            if let Some(value) = value {
-                clauses.push(clause);
-                params.push(value.into());
-            }
+        if let Some(since) = self.changed_since {
+            // The later of both is that late when one of them is: so that an index can find it.
+            clauses.push(
+                "(COALESCE(updated_at, created_at) >= ? AND (updated_at >= ? OR created_at >= ?))",
+            );
+            params.extend([since.into(), since.into(), since.into()]);
+        }
+        if let Some(before) = self.changed_before {
+            clauses.push("COALESCE(updated_at, created_at) <= ?");
+            params.push(before.into());
         }
         clauses
     }

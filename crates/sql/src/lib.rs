@@ -35,6 +35,8 @@ pub struct Tx<'a> {
     engine: &'a mut dyn Engine,
     dialect: Dialect,
     retry: bool,
+    #[cfg(any(test, feature = "testing"))]
+    notes: Option<testing::Notes>,
 }
 
 /// What a database connection does inside a transaction.
@@ -55,8 +57,22 @@ impl<'a> Tx<'a> {
             engine,
             dialect,
             retry: false,
+            #[cfg(any(test, feature = "testing"))]
+            notes: None,
         }
     }
+
+    /// Writes the statement down, for tests that look at how a list is read.
+    #[cfg(any(test, feature = "testing"))]
+    fn note(&self, sql: &str, params: &[Value]) {
+        if let Some(notes) = &self.notes {
+            notes.add(sql, params);
+        }
+    }
+
+    #[cfg(not(any(test, feature = "testing")))]
+    #[allow(clippy::unused_self)]
+    fn note(&self, _sql: &str, _params: &[Value]) {}
 
     /// Which database this is; only for the few statements that cannot be portable.
     pub fn dialect(&self) -> Dialect {
@@ -87,6 +103,7 @@ impl<'a> Tx<'a> {
     /// [`Tx::try_execute`] is cheaper on PostgreSQL.
     pub fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         self.usable()?;
+        self.note(sql, params);
         let result = self.engine.execute(sql, params);
         self.noted(result)
     }
@@ -96,6 +113,7 @@ impl<'a> Tx<'a> {
     /// a second time there.
     pub fn try_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         self.usable()?;
+        self.note(sql, params);
         let result = self.engine.try_execute(sql, params);
         self.noted(result)
     }
@@ -103,6 +121,7 @@ impl<'a> Tx<'a> {
     /// Runs a query and returns all rows.
     pub fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
         self.usable()?;
+        self.note(sql, params);
         let result = self.engine.query(sql, params);
         self.noted(result)
     }
@@ -120,6 +139,7 @@ impl<'a> Tx<'a> {
     /// Runs an INSERT into a table whose `id` column is `AUTO_ID` and returns the new id.
     pub fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error> {
         self.usable()?;
+        self.note(sql, params);
         let result = self.engine.insert_id(sql, params);
         self.noted(result)
     }

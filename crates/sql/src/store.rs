@@ -30,6 +30,8 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    #[cfg(any(test, feature = "testing"))]
+    notes: Option<crate::testing::Notes>,
 }
 
 struct Inner {
@@ -60,6 +62,8 @@ struct Unit<T, E, F> {
     work: F,
     outcome: Option<Result<T, E>>,
     answer: oneshot::Sender<Result<T, E>>,
+    #[cfg(any(test, feature = "testing"))]
+    notes: Option<crate::testing::Notes>,
 }
 
 impl<T, E, F> Job for Unit<T, E, F>
@@ -69,6 +73,10 @@ where
     F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send,
 {
     fn attempt(&mut self, tx: &mut Tx<'_>) -> Result<bool, Error> {
+        #[cfg(any(test, feature = "testing"))]
+        {
+            tx.notes.clone_from(&self.notes);
+        }
         let outcome = (self.work)(tx);
         if tx.retry {
             return Err(Error::Conflict(
@@ -109,7 +117,19 @@ impl Store {
                 migrates,
                 _folder: None,
             }),
+            #[cfg(any(test, feature = "testing"))]
+            notes: None,
         })
+    }
+
+    /// Another handle on the same connections whose statements are written down.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn noting(&self, notes: &crate::testing::Notes) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            notes: Some(notes.clone()),
+        }
     }
 
     /// An empty SQLite database in a temporary folder that goes away with the store. For tests.
@@ -129,6 +149,8 @@ impl Store {
                 migrates: true,
                 _folder: Some(folder),
             }),
+            #[cfg(any(test, feature = "testing"))]
+            notes: None,
         })
     }
 
@@ -197,6 +219,8 @@ impl Store {
             work,
             outcome: None,
             answer,
+            #[cfg(any(test, feature = "testing"))]
+            notes: self.notes.clone(),
         });
         match &self.inner.pool {
             Pool::Sqlite(pool) => pool.submit(job, writes),

@@ -4,8 +4,8 @@
 //! `KILONOVA_TEST_MYSQL` hold the URL of a server and of a user who may create schemas and databases;
 //! `scripts/test-databases.sh` starts such servers and sets both.
 
-use crate::{Dialect, Options, Store};
-use std::sync::Once;
+use crate::{Dialect, Error, Options, Store, Tx, Value};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 /// A database for one test, removed when this is dropped.
 pub struct TestStore {
@@ -35,6 +35,78 @@ impl TestStore {
     pub fn url(&self) -> &str {
         &self.url
     }
+}
+
+/// The statements that handles made by [`Store::noting`] ran, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    statements: Arc<Mutex<Vec<(String, Vec<Value>)>>>,
+}
+
+impl Notes {
+    pub(crate) fn add(&self, sql: &str, params: &[Value]) {
+        let mut statements = self
+            .statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        statements.push((sql.to_owned(), params.to_vec()));
+    }
+
+    /// What was run since the last call.
+    pub fn take(&self) -> Vec<(String, Vec<Value>)> {
+        let mut statements = self
+            .statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut statements)
+    }
+}
+
+/// The tables of which the database reads every row to answer a query, by its own account.
+///
+/// PostgreSQL and MySQL read a small table whole although there is an index; what counts is whether they need to.
+pub fn scanned(tx: &mut Tx<'_>, sql: &str, params: &[Value]) -> Result<Vec<String>, Error> {
+    let mut tables = Vec::new();
+    match tx.dialect() {
+        Dialect::Sqlite => {
+            for row in tx.query(&format!("EXPLAIN QUERY PLAN {sql}"), params)? {
+                let detail: String = row.get(3)?;
+                let name = detail.strip_prefix("SCAN ").filter(|rest| {
+                    // A whole index in the order that is asked for ends at the limit.
+                    !rest.contains(" USING ") || !sql.contains("LIMIT")
+                });
+                tables.extend(
+                    name.and_then(|rest| rest.split(' ').next())
+                        .map(str::to_owned),
+                );
+            }
+        }
+        Dialect::Postgres => {
+            tx.execute("SET LOCAL enable_seqscan = off", &[])?;
+            for row in tx.query(&format!("EXPLAIN {sql}"), params)? {
+                let line: String = row.get(0)?;
+                if let Some((_, rest)) = line.split_once("Seq Scan on ") {
+                    tables.extend(rest.split(' ').next().map(str::to_owned));
+                }
+            }
+        }
+        Dialect::Mysql => {
+            // With a short page the order alone makes an index worth it, as it does in a long table.
+            let mut params = params.to_vec();
+            if let Some(last) = params.last_mut().filter(|_| sql.ends_with("LIMIT ?")) {
+                *last = 1.into();
+            }
+            for row in tx.query(&format!("EXPLAIN {sql}"), &params)? {
+                let (table, kind): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
+                let possible: Option<String> = row.get(4)?;
+                let key: Option<String> = row.get(5)?;
+                if kind.as_deref() == Some("ALL") && possible.is_none() && key.is_none() {
+                    tables.extend(table);
+                }
+            }
+        }
+    }
+    Ok(tables)
 }
 
 /// A fresh database of each kind that is there. Prints which are skipped, once per process.

@@ -104,29 +104,51 @@ pub async fn page(call: &Call, detail: bool) -> Result<Page, Fault> {
             .map_err(|_| Fault::bad_request(format!("marker [{marker}] not found")))?;
         query.after = Some(id);
     }
-    query.limit = patterns.0.is_empty().then_some(limit as u64);
     let reading = call
         .api
         .deps
         .store
-        .read(move |tx| db::list::page(tx, &query))
+        .read(move |tx| matching(tx, query.clone(), &patterns, limit))
         .await?;
-    let found = reading.ok_or_else(|| {
+    let servers = reading.ok_or_else(|| {
         Fault::bad_request(format!(
             "marker [{}] not found",
             call.query.get("marker").unwrap_or_default()
         ))
     })?;
-    let servers: Vec<Instance> = found
-        .into_iter()
-        .filter(|server| patterns.fit(server))
-        .take(limit)
-        .collect();
     let next = servers
         .last()
         .filter(|_| servers.len() == limit)
         .map(|server| server.id.to_string());
     Ok(Page { servers, next })
+}
+
+/// How many servers are held against patterns at a time.
+const PART: usize = 1000;
+
+/// A page of the servers that fit the patterns, which no database compares alike: those are tried here, in parts, so that
+/// memory stays bounded however many servers do not fit.
+fn matching(
+    tx: &mut sql::Tx<'_>,
+    mut query: Query,
+    patterns: &Patterns,
+    limit: usize,
+) -> Result<Option<Vec<Instance>>, sql::Error> {
+    let part = if patterns.0.is_empty() { limit } else { PART };
+    query.limit = Some(part as u64);
+    let mut fitting = Vec::new();
+    loop {
+        let Some(found) = db::list::page(tx, &query)? else {
+            return Ok(None);
+        };
+        let (read, last) = (found.len(), found.last().map(|server| server.id));
+        fitting.extend(found.into_iter().filter(|server| patterns.fit(server)));
+        fitting.truncate(limit);
+        if fitting.len() == limit || read < part {
+            return Ok(Some(fitting));
+        }
+        query.after = last;
+    }
 }
 
 /// The query for the database, or `None` when nothing can match.

@@ -99,7 +99,11 @@ impl Cloud {
     }
 
     pub async fn with(config: Config) -> Self {
-        let store = sql::Store::temporary().await.unwrap();
+        Self::on(sql::Store::temporary().await.unwrap(), config).await
+    }
+
+    /// The same on a database that is given.
+    pub async fn on(store: sql::Store, config: Config) -> Self {
         let volumes = Arc::new(testkit::Volumes::default());
         let deps = Deps {
             store: store.clone(),

@@ -213,6 +213,7 @@ impl Fixture {
             "flavors" if pattern.ends_with("os-flavor-access") => "2",
             "flavors" => "1",
             "os-quota-class-sets" => "default",
+            "extensions" => "os-agents",
             _ => "ad000000000000000000000000000000",
         };
         let second = match pattern.split('/').nth(3).unwrap_or_default() {

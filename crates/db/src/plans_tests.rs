@@ -1,0 +1,121 @@
+//! What is asked again and again in the background finds its rows by an index, on every database there is.
+#![allow(clippy::unwrap_used)]
+
+use crate::idempotency::{self, Owner};
+use crate::migrations::{self, Status};
+use crate::{
+    actions, block_devices, instances, placement, questions, server_groups, tags, tasks, usages,
+    work,
+};
+use sql::testing::{Notes, databases, scanned};
+use sql::{Error, Tx};
+use types::agent::{Direction, WorkKey};
+use types::{GroupId, HostName, ServerId, TaskId, Timestamp, VmState};
+use uuid::Uuid;
+
+/// Tables that grow with the servers, or with what was ever done to them. What waits in a queue (`tasks`, `host_work`,
+/// `host_debts`, `host_questions`) is short by nature, and there are few hosts.
+const GROWING: &[&str] = &[
+    "instances",
+    "instance_tags",
+    "instance_actions",
+    "instance_action_events",
+    "migrations",
+    "block_device_mappings",
+    "server_group_members",
+    "consumers",
+    "allocations",
+    "idempotency_keys",
+    "server_usages",
+];
+
+/// What conductors, agents and the clean-up ask by the clock, and what each step of each task asks.
+fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
+    let (host, server) = (HostName("h1".to_owned()), ServerId::random());
+    let (task, now) = (TaskId::random(), Timestamp::now());
+    // By the clock.
+    tasks::any_new(tx)?;
+    tasks::claim(tx, "w", 1, &[("v".to_owned(), 1)], &["create"], 10)?;
+    tasks::workers(tx)?;
+    work::hosts_with_work(tx)?;
+    work::pending(tx, &host, 10)?;
+    questions::open(tx, &host)?;
+    questions::forget_older(tx, now)?;
+    instances::on_host(tx, &host)?;
+    instances::at_rest_in(tx, VmState::Shelved)?;
+    migrations::at_rest_since(tx, Status::Finished, now)?;
+    let owner = Owner {
+        project_id: "p".into(),
+        user_id: "u".into(),
+        key: "k".into(),
+    };
+    idempotency::begin(tx, &owner, "h", now, now)?;
+    // In each step.
+    let key = WorkKey {
+        task,
+        step: "s".into(),
+        direction: Direction::Do,
+    };
+    work::outcome(tx, &key)?;
+    work::remove_of_task(tx, task)?;
+    work::debtors(tx, server)?;
+    tasks::get(tx, task)?;
+    instances::find(tx, server)?;
+    instances::mark_deleted(tx, server, now)?;
+    actions::of_server(tx, server)?;
+    actions::by_request(tx, server, "req-1")?;
+    actions::events(tx, 1)?;
+    tags::of_server(tx, server)?;
+    block_devices::of_servers(tx, &[server])?;
+    block_devices::of_volume(tx, server, "v")?;
+    block_devices::holders(tx, "v")?;
+    migrations::of_server_in(tx, server, Status::Running)?;
+    migrations::live_in_progress(tx, server)?;
+    migrations::cancel_open(tx, server, now)?;
+    placement::allocations_of(tx, server.0)?;
+    placement::allocations_on(tx, Uuid::new_v4())?;
+    placement::consumer(tx, server.0)?;
+    placement::release(tx, server, now)?;
+    usages::of_project(tx, &"p".into())?;
+    usages::of_user(tx, &"p".into(), &"u".into())?;
+    server_groups::of_server(tx, server)?;
+    server_groups::members(tx, &[GroupId::random()])?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn polls_use_indexes() {
+    let mut wrong = Vec::new();
+    for database in databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let notes = Notes::default();
+        let noting = database.store.noting(&notes);
+        noting.write(everything).await.unwrap();
+        let statements = notes.take();
+        assert!(statements.len() > 30, "{}", statements.len());
+        for (sql, params) in statements {
+            if sql.starts_with("INSERT") {
+                continue;
+            }
+            let asked = sql.clone();
+            let read = database.store.write(move |tx| scanned(tx, &asked, &params));
+            for table in read.await.unwrap() {
+                // An alias of one letter is told apart by the word before it.
+                let words: Vec<&str> = sql.split_whitespace().collect();
+                let named = words
+                    .windows(2)
+                    .find(|pair| pair[1] == table && GROWING.contains(&pair[0]));
+                let table = named.map_or(table.as_str(), |pair| pair[0]);
+                if GROWING.contains(&table) {
+                    wrong.push(format!("{}: all of {table} is read: {sql}", database.name));
+                }
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
