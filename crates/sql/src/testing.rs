@@ -37,10 +37,13 @@ impl TestStore {
     }
 }
 
+/// A statement with its parameters.
+pub type Statement = (String, Vec<Value>);
+
 /// The statements that handles made by [`Store::noting`] ran, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Notes {
-    statements: Arc<Mutex<Vec<(String, Vec<Value>)>>>,
+    statements: Arc<Mutex<Vec<Statement>>>,
 }
 
 impl Notes {
@@ -53,7 +56,7 @@ impl Notes {
     }
 
     /// What was run since the last call.
-    pub fn take(&self) -> Vec<(String, Vec<Value>)> {
+    pub fn take(&self) -> Vec<Statement> {
         let mut statements = self
             .statements
             .lock()

@@ -9,7 +9,7 @@ use db::hosts::Ratios;
 use db::instances::Instance;
 use db::migrations::{End, Kind, NewMigration, Status};
 use serde_json::json;
-use sql::testing::{Notes, TestStore, databases, scanned};
+use sql::testing::{Notes, Statement, TestStore, databases, scanned};
 use types::{FlavorId, MigrationId, NodeId, ServerId, Timestamp, VmState};
 
 /// Tables that grow with the servers, or with what was ever done to them.
@@ -211,11 +211,7 @@ async fn fill(cloud: &Cloud, names: &[&str]) -> ServerId {
 }
 
 /// What each list runs.
-async fn statements(
-    cloud: &Cloud,
-    notes: &Notes,
-    server: ServerId,
-) -> Vec<Vec<(String, Vec<sql::Value>)>> {
+async fn statements(cloud: &Cloud, notes: &Notes, server: ServerId) -> Vec<Vec<Statement>> {
     let mut all = Vec::new();
     for (token, version, path) in LISTS {
         notes.take();
