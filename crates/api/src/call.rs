@@ -145,6 +145,8 @@ pub struct Reply {
     pub location: Option<String>,
     /// Whether it is the first answer to an earlier request with the same `Idempotency-Key`.
     pub replayed: bool,
+    /// How the wait that the client wanted has ended.
+    pub waited: Option<&'static str>,
 }
 
 impl Reply {
@@ -162,6 +164,7 @@ impl Reply {
             body: Some(bytes.into()),
             location: None,
             replayed: false,
+            waited: None,
         })
     }
 
@@ -172,6 +175,7 @@ impl Reply {
             body: None,
             location: None,
             replayed: false,
+            waited: None,
         }
     }
 
@@ -195,6 +199,12 @@ impl Reply {
             headers.insert(
                 HeaderName::from_static("idempotency-replayed"),
                 HeaderValue::from_static("true"),
+            );
+        }
+        if let Some(waited) = self.waited {
+            headers.insert(
+                HeaderName::from_static("preference-applied"),
+                HeaderValue::from_static(waited),
             );
         }
         if let Some(location) = self

@@ -4,6 +4,7 @@
 //! JSON, project in the URL, version of the row, schema, policy.
 
 use crate::call::{Call, Reply};
+use crate::events::{self, Wish};
 use crate::faults::{self, Fault};
 use crate::idempotency::{self, Given};
 use crate::links::Links;
@@ -22,6 +23,7 @@ use std::time::Instant;
 use types::{Caller, Microversion, RequestId};
 use web::auth::AuthError;
 use web::body::BodyError;
+use web::serve::Stopping;
 
 /// Where in the service a request goes.
 enum Place<'a> {
@@ -61,6 +63,7 @@ pub async fn serve(State(api): State<Arc<Inner>>, request: Request) -> Response 
                 origin,
                 legacy,
                 address,
+                stopping: parts.extensions.get::<Stopping>(),
             };
             let mut route = None;
             let response =
@@ -81,6 +84,7 @@ struct Incoming<'a> {
     origin: String,
     legacy: bool,
     address: Option<IpAddr>,
+    stopping: Option<&'a Stopping>,
 }
 
 fn into_response(reply: Result<Reply, Fault>) -> Response {
@@ -233,7 +237,11 @@ async fn below_version(
         Ok((handler, call)) => {
             *counted = Some(call.route);
             match Given::read(request.headers, &call, request.path, &bytes) {
-                Ok(None) => handler(call).await,
+                Ok(None) => match Wish::read(request.headers, &call, request.stopping.cloned()) {
+                    Ok(None) => handler(call).await,
+                    Ok(Some(wish)) => events::answer(handler, call, wish).await,
+                    Err(fault) => Err(fault),
+                },
                 Ok(Some(given)) => idempotency::answer(handler, call, given).await,
                 Err(fault) => Err(fault),
             }

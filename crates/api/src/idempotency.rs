@@ -124,6 +124,7 @@ fn again(api: &Inner, hash: &str, kept: Kept) -> Result<Reply, Fault> {
         body: body.transpose()?.map(Into::into),
         location: kept.location,
         replayed: true,
+        waited: None,
     })
 }
 

@@ -10,6 +10,7 @@ mod call;
 mod commands;
 mod devices;
 mod dispatch;
+mod events;
 mod extra_specs;
 mod faults;
 mod handlers;
@@ -155,6 +156,7 @@ pub struct Inner {
     rates: Option<rates::Rates>,
     requests: metrics::Requests,
     ready: health::Last,
+    hub: Arc<events::Hub>,
 }
 
 /// The Compute API.
@@ -172,6 +174,7 @@ impl Service {
         let table = route::Table::new(routes::ROUTES);
         let inner = Arc::new(Inner {
             rates: config.rate_limit.map(rates::Rates::new),
+            hub: events::Hub::new(deps.store.clone(), deps.bus.clone()),
             config,
             deps,
             policy,
@@ -191,9 +194,16 @@ impl Service {
             .route("/healthcheck", get(health::alive))
             .route("/healthcheck/ready", get(health::ready))
             .route("/openapi.json", get(openapi::serve))
+            .route("/events", get(events::serve))
             .fallback(dispatch::serve)
             .with_state(Arc::clone(&self.inner))
             .layer(CompressionLayer::new())
+    }
+
+    /// Event streams and waiting requests there are.
+    #[cfg(test)]
+    fn followers(&self) -> (usize, usize) {
+        self.inner.hub.followers()
     }
 
     /// `/metrics` for Prometheus. It needs no token: serve it where only the operator can reach it.

@@ -182,6 +182,21 @@ async fn cloud(api: &Inner) -> Result<Cloud, sql::Error> {
 pub async fn show(State(api): State<Arc<Inner>>) -> Response {
     let mut page = Page::default();
     api.requests.write(&mut page);
+    let (streams, waiting) = api.hub.followers();
+    for (name, help, count) in [
+        (
+            "kilonova_event_streams",
+            "Event streams that are open.",
+            streams,
+        ),
+        (
+            "kilonova_waiting_requests",
+            "Requests that wait for a state of a server.",
+            waiting,
+        ),
+    ] {
+        page.gauge(name, help, &[(vec![], count as f64)]);
+    }
     match cloud(&api).await {
         Ok(cloud) => {
             page.gauge("openstack_nova_up", "up", &[(vec![], 1.0)]);

@@ -47,6 +47,7 @@ pub async fn serve(RawQuery(query): RawQuery) -> Response {
         body: Some(rendered(version)),
         location: None,
         replayed: false,
+        waited: None,
     };
     reply.into_response()
 }

@@ -203,7 +203,7 @@ mod tests {
                 .any(|line| line.starts_with("* os_compute_api:servers:create ")),
             "{list}"
         );
-        assert_eq!(list.lines().count(), 214);
+        assert_eq!(list.lines().count(), 216);
         let only = Some("os_compute_api:servers:create");
         assert_eq!(
             report.check(&["member"], true, only),
@@ -213,6 +213,6 @@ mod tests {
             report.check(&["builder"], true, only),
             [("os_compute_api:servers:create", true)]
         );
-        assert_eq!(report.check(&["admin"], false, None).len(), 214);
+        assert_eq!(report.check(&["admin"], false, None).len(), 216);
     }
 }

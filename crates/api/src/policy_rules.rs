@@ -221,11 +221,28 @@ const DEFAULTS: &[(&str, &str, &str)] = &[
     ("os_compute_api:os-volumes-attachments:delete", "rule:project_member_or_admin", "DELETE /servers/{server_id}/os-volume_attachments/{volume_id}"),
 ];
 
-/// The default rules.
+/// Rules of what stands beside Nova's API.
+const OWN: &[(&str, &str, &str)] = &[
+    (
+        "kilonova:events",
+        "rule:project_reader_or_admin",
+        "GET /events",
+    ),
+    (
+        "kilonova:events:all_projects",
+        "rule:context_is_admin",
+        "GET /events?all_projects=true",
+    ),
+];
+
+/// Nova's default rules, then this project's own.
 pub fn defaults() -> impl Iterator<Item = Rule> {
-    DEFAULTS.iter().map(|&(name, check, description)| Rule {
-        name,
-        check,
-        description,
-    })
+    DEFAULTS
+        .iter()
+        .chain(OWN)
+        .map(|&(name, check, description)| Rule {
+            name,
+            check,
+            description,
+        })
 }

@@ -6,6 +6,7 @@ mod cloud;
 mod conformance;
 mod edge;
 mod evacuate;
+mod events;
 mod fuzz;
 mod generate;
 mod harness;

@@ -3,6 +3,7 @@
 //!
 //! A bus is that of one process; over a broker ([`Bus::over`]) its bells ring in the other processes of the cloud, too.
 
+pub mod notifier;
 mod rabbit;
 
 pub use rabbit::{BadTransport, Brokers};
@@ -10,6 +11,7 @@ pub use rabbit::{BadTransport, Brokers};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::{HostName, TaskId};
@@ -27,6 +29,8 @@ pub enum Bell {
     Addresses,
     /// The outcome of a piece of work of this task, reported to another process than the one that waits.
     Outcome(TaskId),
+    /// States of servers, for those who follow them.
+    Servers,
     /// The answer to a question to a host.
     Answer(Uuid),
 }
@@ -39,7 +43,12 @@ pub struct Bus {
     bells: Arc<Mutex<Bells>>,
     /// To the broker, where there is one.
     outgoing: Option<rabbit::Outgoing>,
+    /// When others were last told of a hint.
+    told: Arc<Mutex<Option<Instant>>>,
 }
+
+/// Time between two hints to other processes.
+const HINT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Bells that nobody listens to are forgotten when there are more than this many.
 const KEPT: usize = 256;
@@ -72,6 +81,26 @@ impl Bus {
         if let Some(outgoing) = &self.outgoing {
             // A full queue means that the broker is away: others look by themselves.
             let _ = outgoing.try_send(bell);
+        }
+    }
+
+    /// Rings for what happens often and what others find soon enough by themselves: other processes hear of it now and
+    /// then only.
+    pub fn hint(&self, bell: &Bell) {
+        self.ring_here(bell);
+        let Some(outgoing) = &self.outgoing else {
+            return;
+        };
+        let due = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = told.is_none_or(|at| at.elapsed() >= HINT_PAUSE);
+            if due {
+                *told = Some(Instant::now());
+            }
+            due
+        };
+        if due {
+            let _ = outgoing.try_send(bell.clone());
         }
     }
 

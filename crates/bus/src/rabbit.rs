@@ -72,6 +72,12 @@ impl Brokers {
         });
         Ok(Self(urls.collect::<Result<_, _>>()?))
     }
+
+    /// One of them, whatever the number.
+    pub(crate) fn one(&self, number: usize) -> &str {
+        let index = number % self.0.len().max(1);
+        self.0.get(index).map_or("", String::as_str)
+    }
 }
 
 impl std::fmt::Debug for Brokers {
@@ -84,7 +90,7 @@ impl std::fmt::Debug for Brokers {
 }
 
 /// The host and port of a URL, for logs.
-fn place(url: &str) -> String {
+pub(crate) fn place(url: &str) -> String {
     let parsed = Url::parse(url).ok();
     let host = parsed.as_ref().and_then(Url::host_str).unwrap_or_default();
     let port = parsed.as_ref().and_then(Url::port).unwrap_or(5672);

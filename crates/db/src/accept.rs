@@ -244,6 +244,9 @@ fn supersede(
     if let Some(event) = task.as_ref().and_then(|task| task.event) {
         actions::finish_event(tx, event, Some(why), now)?;
     }
+    if let Some(action) = task.as_ref().and_then(|task| task.action) {
+        actions::supersede(tx, action, now)?;
+    }
     Ok(task)
 }
 

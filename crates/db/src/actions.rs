@@ -1,5 +1,6 @@
 //! Instance actions and their events: what Nova shows of long work (`os-instance-actions`).
 
+use crate::outbox;
 use sql::{Error, Row, Tx, Value};
 use types::{ServerId, Timestamp};
 
@@ -66,6 +67,7 @@ pub fn start(
     by: &Requester<'_>,
     now: Timestamp,
 ) -> Result<i64, Error> {
+    outbox::action_started(tx, server, action, by, now)?;
     tx.insert_id(
         "INSERT INTO instance_actions (action, instance_uuid, request_id, user_id, project_id, start_time, updated_at) \
          VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -79,7 +81,17 @@ pub fn fail(tx: &mut Tx<'_>, action: i64, now: Timestamp) -> Result<(), Error> {
         "UPDATE instance_actions SET message = 'Error', updated_at = ? WHERE id = ?",
         &[now.into(), action.into()],
     )?;
-    Ok(())
+    outbox::action_ended(tx, action, "Error", now)
+}
+
+/// Tells that an action is done.
+pub fn succeed(tx: &mut Tx<'_>, action: i64, now: Timestamp) -> Result<(), Error> {
+    outbox::action_ended(tx, action, "Success", now)
+}
+
+/// Tells that an action was ended by another one. It shows no failure: nothing of it went wrong.
+pub fn supersede(tx: &mut Tx<'_>, action: i64, now: Timestamp) -> Result<(), Error> {
+    outbox::action_ended(tx, action, "Superseded", now)
 }
 
 /// Starts an event of an action.
@@ -128,7 +140,7 @@ pub fn finish_event(
         "UPDATE instance_actions SET updated_at = ? WHERE id = (SELECT action_id FROM instance_action_events WHERE id = ?)",
         &[now.into(), event.into()],
     )?;
-    Ok(())
+    outbox::event_ended(tx, event, outcome, now)
 }
 
 const ACTION: &str =

@@ -1,7 +1,7 @@
 //! Services and compute nodes: who reports for duty, and what each host has.
 
 use crate::placement::{self, Inventory};
-use crate::{document, to_document};
+use crate::{document, outbox, to_document};
 use sql::{Error, Row, Tx};
 use types::agent::HostFacts;
 use types::{HostName, NodeId, ServerId, ServiceId, Timestamp};
@@ -105,11 +105,13 @@ pub fn beat(
         &[now.into(), now.into(), problem.clone().into(), host.into(), binary.into()],
     )?;
     if changed == 0 {
+        let id = ServiceId::random();
         tx.execute(
             "INSERT INTO services (uuid, host, topic, beats, last_seen_up, disabled, forced_down, version, problem, created_at) \
              VALUES (?, ?, ?, 1, ?, 0, 0, 1, ?, ?)",
-            &[ServiceId::random().into(), host.into(), binary.into(), now.into(), problem.into(), now.into()],
+            &[id.into(), host.into(), binary.into(), now.into(), problem.into(), now.into()],
         )?;
+        outbox::service(tx, outbox::Kind::ServiceCreate, id, now)?;
     }
     Ok(())
 }
@@ -138,6 +140,9 @@ pub fn set_disabled(
         "UPDATE services SET disabled = ?, disabled_reason = ?, updated_at = ? WHERE uuid = ?",
         &[disabled.into(), reason.into(), now.into(), service.into()],
     )?;
+    if changed == 1 {
+        outbox::service(tx, outbox::Kind::ServiceUpdate, service, now)?;
+    }
     Ok(changed == 1)
 }
 
@@ -152,11 +157,15 @@ pub fn set_forced_down(
         "UPDATE services SET forced_down = ?, updated_at = ? WHERE uuid = ?",
         &[forced_down.into(), now.into(), service.into()],
     )?;
+    if changed == 1 {
+        outbox::service(tx, outbox::Kind::ServiceUpdate, service, now)?;
+    }
     Ok(changed == 1)
 }
 
 /// Removes a service record.
 pub fn remove_service(tx: &mut Tx<'_>, service: ServiceId) -> Result<bool, Error> {
+    outbox::service(tx, outbox::Kind::ServiceDelete, service, Timestamp::now())?;
     Ok(tx.execute("DELETE FROM services WHERE uuid = ?", &[service.into()])? == 1)
 }
 

@@ -1,6 +1,6 @@
 //! Servers: the rows of `instances`, and the one writer of their states.
 
-use crate::{document, to_document};
+use crate::{document, outbox, to_document};
 use serde::{Deserialize, Serialize};
 use sql::{Error, Row, Tx, Value};
 use std::collections::BTreeMap;
@@ -431,6 +431,16 @@ pub struct Change {
     pub kept: Option<Kept>,
 }
 
+impl Change {
+    /// Whether others than the one who makes it hear of it.
+    fn is_told(&self) -> bool {
+        self.vm_state.is_some()
+            || self.task_state.is_some()
+            || self.power_state.is_some()
+            || self.place.is_some()
+    }
+}
+
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
@@ -534,7 +544,13 @@ pub fn transition(
         "UPDATE instances SET {} WHERE uuid = ? AND deleted = 0 AND {condition}",
         set.join(", ")
     );
-    Ok(tx.execute(&sql, &params)? == 1)
+    if tx.execute(&sql, &params)? != 1 {
+        return Ok(false);
+    }
+    if change.is_told() {
+        outbox::state(tx, id, now)?;
+    }
+    Ok(true)
 }
 
 /// Writes the first host of a server that has none.
@@ -569,6 +585,9 @@ pub fn mark_deleted(tx: &mut Tx<'_>, id: ServerId, now: Timestamp) -> Result<boo
     crate::guest_passwords::remove(tx, id)?;
     crate::injected_files::remove(tx, id)?;
     crate::block_devices::remove_of_server(tx, id)?;
+    if changed == 1 {
+        outbox::state(tx, id, now)?;
+    }
     Ok(changed == 1)
 }
 
@@ -594,7 +613,11 @@ pub fn follow_guest(
         "UPDATE instances SET power_state = ?, updated_at = ?, generation = generation + 1{state} \
          WHERE uuid = ? AND host = ? AND deleted = 0 AND task_state IS NULL"
     );
-    Ok(tx.execute(&sql, &params)? == 1)
+    let changed = tx.execute(&sql, &params)? == 1;
+    if changed {
+        outbox::state(tx, id, now)?;
+    }
+    Ok(changed)
 }
 
 /// The servers on a host that are not deleted.

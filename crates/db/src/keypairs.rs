@@ -64,6 +64,19 @@ pub fn get(tx: &mut Tx<'_>, user: &str, name: &str) -> Result<Option<KeyPair>, E
         .transpose()
 }
 
+/// The key pairs of these users.
+pub fn of_users(tx: &mut Tx<'_>, users: &[&str]) -> Result<Vec<KeyPair>, Error> {
+    if users.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT {COLUMNS} FROM key_pairs WHERE user_id IN ({}) ORDER BY user_id, name",
+        sql::placeholders(users.len())
+    );
+    let params: Vec<sql::Value> = users.iter().map(|user| (*user).into()).collect();
+    tx.query(&sql, &params)?.iter().map(from_row).collect()
+}
+
 /// A user's key pairs by name.
 pub fn of_user(tx: &mut Tx<'_>, user: &str) -> Result<Vec<KeyPair>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM key_pairs WHERE user_id = ? ORDER BY name");

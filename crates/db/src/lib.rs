@@ -17,6 +17,7 @@ pub mod keypairs;
 pub mod list;
 pub mod migrations;
 pub mod moves;
+pub mod outbox;
 pub mod placement;
 pub mod placement_api;
 pub mod questions;
@@ -70,6 +71,11 @@ const MIGRATIONS: &[Migration] = &[
         version: 10,
         name: "lists",
         sql: include_str!("migrations/0010_lists.sql"),
+    },
+    Migration {
+        version: 11,
+        name: "outbox",
+        sql: include_str!("migrations/0011_outbox.sql"),
     },
 ];
 

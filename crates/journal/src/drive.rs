@@ -495,6 +495,9 @@ impl<F: Flow> Run<F> {
                             return Err(StepError::Fenced);
                         }
                         flow.finish(tx, &cx, &state, End::Done, now)?;
+                        if let Some(action) = task.action {
+                            db::actions::succeed(tx, action, now)?;
+                        }
                     }
                 }
                 Ok((state, task))
@@ -581,10 +584,10 @@ impl<F: Flow> Run<F> {
                         if !db::tasks::end(tx, task.id, task.epoch)? {
                             return Err(StepError::Fenced);
                         }
+                        flow.finish(tx, &cx, &state, End::Unwound(&failure), now)?;
                         if let Some(action) = task.action {
                             db::actions::fail(tx, action, now)?;
                         }
-                        flow.finish(tx, &cx, &state, End::Unwound(&failure), now)?;
                     }
                 }
                 Ok((state, task))
@@ -603,7 +606,9 @@ impl<F: Flow> Run<F> {
         T: Send + 'static,
         W: FnMut(&mut sql::Tx<'_>) -> Result<T, StepError> + Send + 'static,
     {
-        Ok(self.shared.store.write(work).await?)
+        let done = self.shared.store.write(work).await?;
+        self.shared.bus.hint(&Bell::Servers);
+        Ok(done)
     }
 
     async fn pause(&self, reason: &str, tries: &mut u32) {

@@ -15,6 +15,7 @@ mod fresh;
 mod home;
 mod hosts;
 mod manage;
+mod notification_settings;
 mod part;
 mod place;
 mod repairs;

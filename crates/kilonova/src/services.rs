@@ -397,6 +397,21 @@ impl Conductor {
         );
         let worker = conductor::flows::register(journal, &with).start().await?;
         let (host, look) = (settings.host_name(), settings.look());
+        let images = settings.image_url();
+        let notifications =
+            settings
+                .notification
+                .config(&settings.transport_url, host.as_str(), &images)?;
+        if let Some(config) = notifications {
+            tokio::spawn(conductor::notifications::publish(
+                store.clone(),
+                bus.clone(),
+                config,
+                // No other process has this name; the next one goes on at once.
+                name.to_owned(),
+                stop.clone(),
+            ));
+        }
         spawn_background(orders, with, bus, host, changes, stop);
         if reach.shared {
             tokio::spawn(bells::watch(store, bus.clone(), look, stop.clone()));
@@ -451,6 +466,11 @@ fn spawn_background(
         with,
         changes,
         bus.listen(Bell::Addresses),
+        stop.clone(),
+    ));
+    tokio::spawn(conductor::outbox::forget(
+        store.clone(),
+        Duration::from_secs(settings.event_retention),
         stop.clone(),
     ));
     tokio::spawn(bells::forget_questions(store, stop.clone()));

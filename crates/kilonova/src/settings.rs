@@ -2,6 +2,7 @@
 
 use crate::arguments::{Configured, Hypervisor, Up};
 use crate::config_file::{self, Entry, place};
+use crate::notification_settings::{self as notifications, Notification};
 use crate::place::Place;
 use anyhow::{Context, Result, anyhow, bail};
 use bus::{Brokers, Bus};
@@ -151,6 +152,9 @@ pub(crate) struct Settings {
     /// Where agents find them, separated by commas.
     pub(crate) conductors: String,
     pub(crate) networks: String,
+    /// Seconds for which what happened is kept for event streams and notifications.
+    pub(crate) event_retention: u64,
+    pub(crate) notification: Notification,
 }
 
 impl Default for Settings {
@@ -230,6 +234,8 @@ impl Default for Settings {
             tls_authority: String::new(),
             conductors: String::new(),
             networks: String::new(),
+            event_retention: 4 * 3600,
+            notification: Notification::default(),
         }
     }
 }
@@ -248,6 +254,7 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "compute_driver", help: "what runs guests: libvirt.LibvirtDriver (real ones) or fake.FakeDriver (simulated ones)", set: |s, v| set(&mut s.hypervisor, driver(v)), show: |s| shown_driver(s.hypervisor).to_owned() },
     Key { section: "DEFAULT", name: "host", help: "this machine's name in the cloud; empty: the system's", set: |s, v| set(&mut s.host, Ok(v.to_owned())), show: |s| s.host.clone() },
     Key { section: "DEFAULT", name: "transport_url", help: "the broker by which processes tell each other that there is work: rabbit://USER:PASSWORD@HOST:5672/VHOST; empty: none, they look into the database", set: |s, v| set(&mut s.transport_url, transport(v)), show: |s| without_passwords(&s.transport_url) },
+    Key { section: "DEFAULT", name: "control_exchange", help: "the exchange of notifications", set: |s, v| set(&mut s.notification.exchange, text(v)), show: |s| s.notification.exchange.clone() },
     Key { section: "DEFAULT", name: "my_ip", help: "this machine's address for other hosts", set: |s, v| set(&mut s.my_ip, address(v)), show: |s| s.my_ip.clone() },
     Key { section: "DEFAULT", name: "osapi_compute_listen_port", help: "port of the Compute API", set: |s, v| set(&mut s.compute_port, port(v)), show: |s| s.compute_port.to_string() },
     Key { section: "DEFAULT", name: "metadata_listen_port", help: "port of the metadata service", set: |s, v| set(&mut s.metadata_port, port(v)), show: |s| s.metadata_port.to_string() },
@@ -309,6 +316,14 @@ const KEYS: &[Key] = &[
     Key { section: "volume", name: "quota_gigabytes", help: "GiB of the volumes and snapshots of a project; -1: any number", set: |s, v| set(&mut s.quota_gigabytes, number(v, -1, i64::from(i32::MAX))), show: |s| s.quota_gigabytes.to_string() },
     Key { section: "volume", name: "max_over_subscription_ratio", help: "GiB that volumes may promise for each GiB of the disk", set: |s, v| set(&mut s.max_over_subscription_ratio, ratio(v)), show: |s| s.max_over_subscription_ratio.to_string() },
     Key { section: "placement", name: "port", help: "port of the Placement API", set: |s, v| set(&mut s.placement_port, port(v)), show: |s| s.placement_port.to_string() },
+    Key { section: "notifications", name: "notification_format", help: "which notifications are published: unversioned, versioned or both", set: |s, v| set(&mut s.notification.format, notifications::format(v)), show: |s| s.notification.format.clone() },
+    Key { section: "notifications", name: "notify_on_state_change", help: "which changes of servers' states are published as instance.update: vm_state, vm_and_task_state; empty: none", set: |s, v| set(&mut s.notification.state_changes, notifications::changes(v)), show: |s| s.notification.state_changes.clone() },
+    Key { section: "notifications", name: "versioned_notifications_topics", help: "topics of versioned notifications, separated by commas", set: |s, v| set(&mut s.notification.versioned_topics, text(v)), show: |s| s.notification.versioned_topics.clone() },
+    Key { section: "oslo_messaging_notifications", name: "driver", help: "how notifications are published: messagingv2, or noop for not at all", set: |s, v| set(&mut s.notification.driver, notifications::driver(v)), show: |s| s.notification.driver.clone() },
+    Key { section: "oslo_messaging_notifications", name: "topics", help: "topics of unversioned notifications, separated by commas", set: |s, v| set(&mut s.notification.topics, text(v)), show: |s| s.notification.topics.clone() },
+    Key { section: "oslo_messaging_notifications", name: "transport_url", help: "the broker of notifications; empty: that of [DEFAULT] transport_url", set: |s, v| set(&mut s.notification.transport_url, transport(v)), show: |s| without_passwords(&s.notification.transport_url) },
+    Key { section: "oslo_messaging_rabbit", name: "amqp_durable_queues", help: "whether the exchange and queues of notifications outlive a restart of the broker: true or false, as its other users have it", set: |s, v| set(&mut s.notification.durable, notifications::yes_or_no(v)), show: |s| s.notification.durable.to_string() },
+    Key { section: "kilonova", name: "event_retention", help: "seconds for which what happened to servers is kept for event streams and for notifications while the broker is away", set: |s, v| set(&mut s.event_retention, number(v, 60, 31_536_000)), show: |s| s.event_retention.to_string() },
     Key { section: "kilonova", name: "listen", help: "the address all APIs listen on", set: |s, v| set(&mut s.listen, address(v)), show: |s| s.listen.clone() },
     Key { section: "kilonova", name: "public_address", help: "the name or address of the APIs in the catalog; empty: the one listened on", set: |s, v| set(&mut s.public_address, Ok(v.to_owned())), show: |s| s.public_address.clone() },
     Key { section: "kilonova", name: "rate_limit_requests", help: "requests to compute that one token and one address may make in rate_limit_seconds; 0: any number", set: |s, v| set(&mut s.rate_limit_requests, number(v, 0, 1_000_000_000)), show: |s| s.rate_limit_requests.to_string() },
@@ -676,6 +691,7 @@ impl Settings {
             url.clear();
         }
         self.transport_url.clear();
+        self.notification.transport_url.clear();
         self.site_password.clear();
     }
 

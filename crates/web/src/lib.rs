@@ -9,4 +9,4 @@ pub mod request_id;
 pub mod serve;
 pub mod tls;
 
-pub use serve::{Listener, Peer, serve};
+pub use serve::{Listener, Peer, Stopping, serve};

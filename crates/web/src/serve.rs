@@ -40,6 +40,10 @@ pub enum Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub IpAddr);
 
+/// The signal that ends the listener, as an extension of its requests: answers that go on for long end with it.
+#[derive(Clone, Debug)]
+pub struct Stopping(pub CancellationToken);
+
 enum Stream {
     Tcp(TcpStream),
     Tls(TcpStream, TlsAcceptor),
@@ -100,8 +104,9 @@ pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) 
             }
         };
         let (router, watcher) = (router.clone(), graceful.watcher());
+        let stopping = Stopping(stop.clone());
         tokio::spawn(async move {
-            talk(stream, router, watcher).await;
+            talk(stream, router, watcher, stopping).await;
             drop(permit);
         });
     }
@@ -110,15 +115,22 @@ pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) 
     Ok(())
 }
 
-async fn talk(stream: Stream, router: Router, watcher: Watcher) {
+async fn talk(stream: Stream, router: Router, watcher: Watcher, stopping: Stopping) {
     match stream {
-        Stream::Unix(stream) => connection(stream, router, watcher, From::default()).await,
+        Stream::Unix(stream) => {
+            let from = From {
+                peer: None,
+                host: None,
+                stopping,
+            };
+            connection(stream, router, watcher, from).await;
+        }
         Stream::Tcp(stream) => {
-            let from = From::peer_of(&stream);
+            let from = From::peer_of(&stream, stopping);
             connection(stream, router, watcher, from).await;
         }
         Stream::Tls(stream, acceptor) => {
-            let mut from = From::peer_of(&stream);
+            let mut from = From::peer_of(&stream, stopping);
             let hands = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream));
             match hands.await {
                 Ok(Ok(stream)) => {
@@ -134,17 +146,19 @@ async fn talk(stream: Stream, router: Router, watcher: Watcher) {
 }
 
 /// What is known of the other end of a connection.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct From {
     peer: Option<Peer>,
     host: Option<PeerHost>,
+    stopping: Stopping,
 }
 
 impl From {
-    fn peer_of(stream: &TcpStream) -> Self {
+    fn peer_of(stream: &TcpStream, stopping: Stopping) -> Self {
         Self {
             peer: stream.peer_addr().ok().map(|address| Peer(address.ip())),
             host: None,
+            stopping,
         }
     }
 }
@@ -160,6 +174,7 @@ where
         if let Some(host) = &from.host {
             request.extensions_mut().insert(host.clone());
         }
+        request.extensions_mut().insert(from.stopping.clone());
         request
     });
     let connection = http1::Builder::new()

@@ -8,7 +8,8 @@ use crate::schemas::is_true;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-fn says_yes(text: &str) -> bool {
+/// Whether a value of a query means yes.
+pub fn says_yes(text: &str) -> bool {
     is_true(&Value::from(text))
 }
 
