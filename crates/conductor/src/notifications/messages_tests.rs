@@ -5,9 +5,10 @@ use db::instances::{Address, Instance, Interface};
 use types::Timestamp;
 
 fn server() -> Server {
-    let instance: Instance = serde_json::from_value(json!({
+    let instance: Instance = serde_json::from_str(
+        r#"{
         "number": 5, "id": "178b0921-8f85-4257-88b6-2e743b5a975c", "project_id": "p", "user_id": "u",
-        "display_name": "n", "description": null, "hostname": "n", "vm_state": "Active", "task_state": null,
+        "display_name": "n", "description": null, "hostname": "n", "vm_state": "active", "task_state": null,
         "power_state": "Running", "generation": 1, "task_id": null, "host": "h1", "node": "n1", "node_id": null,
         "availability_zone": "nova", "pinned_zone": null, "launched_on": "h1",
         "flavor": { "id": "1", "name": "m1.tiny", "memory_mb": 512, "vcpus": 1, "root_gb": 1, "ephemeral_gb": 2,
@@ -16,9 +17,10 @@ fn server() -> Server {
         "access_ip_v4": null, "access_ip_v6": null, "metadata": { "a": "b" }, "networks": "None", "network_info": [],
         "security_groups": [], "scheduler_hints": {}, "admin_pass": "sealed", "locked": false, "locked_by": null,
         "locked_reason": null, "reservation_id": "r-1", "launch_index": 0, "root_device_name": "/dev/vda",
-        "progress": 0, "fault": null, "created_at": 1_000_000, "updated_at": null, "launched_at": 2_000_000,
+        "progress": 0, "fault": null, "created_at": 1000000, "updated_at": null, "launched_at": 2000000,
         "terminated_at": null, "deleted": false
-    }))
+    }"#,
+    )
     .unwrap();
     Server {
         instance: Instance {
