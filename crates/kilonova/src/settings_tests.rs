@@ -83,6 +83,17 @@ fn every_key_is_shown_and_read_back() {
         tls_authority: "/etc/ca.pem".to_owned(),
         conductors: "unix:/c, https://d:8790".to_owned(),
         networks: "unix:/n".to_owned(),
+        event_retention: 61,
+        notification: Notification {
+            driver: "messagingv2".to_owned(),
+            format: "both".to_owned(),
+            state_changes: "vm_state".to_owned(),
+            topics: "a,b".to_owned(),
+            versioned_topics: "c".to_owned(),
+            transport_url: "rabbit://h:1/".to_owned(),
+            exchange: "other".to_owned(),
+            durable: true,
+        },
     };
     let (read, warnings, wrong) = applied(&changed.to_file());
     assert_eq!((warnings, wrong), (vec![], vec![]));
