@@ -160,6 +160,8 @@ async fn answer(service: &Service, request: axum::extract::Request) -> Result<Re
         [] => Ok((StatusCode::MULTIPLE_CHOICES, axum::Json(versions(&root))).into_response()),
         ["v3"] => Ok(axum::Json(versions(&root)).into_response()),
         ["healthcheck"] => Ok("OK".into_response()),
+        // An empty id is none of anything.
+        ["v3", _, ..] if path.ends_with('/') => Err(Fault::no_route()),
         ["v3", rest @ ..] => {
             let rest = rest.iter().map(|part| (*part).to_owned()).collect();
             authenticated(service, request, rest, root).await

@@ -278,7 +278,7 @@ fn start<T>(call: &Call, items: &[Item<T>]) -> Result<usize> {
     let at = items.iter().position(|one| one.id == marker);
     match at {
         Some(at) => Ok(at + 1 + offset),
-        None => Err(Fault::bad(format!("marker [{marker}] not found"))),
+        None => Err(Fault::not_found(format!("marker [{marker}] not found"))),
     }
 }
 

@@ -147,7 +147,13 @@ async fn list(service: &Service, call: Call, detailed: bool) -> Result<Reply> {
     let owner = service.clone();
     let body = service
         .read(move |tx| {
-            let found: Vec<Attachment> = volumes::in_scope(tx, scope(&call)?.as_deref())?;
+            // The columns that a list is usually about; the rest is looked at below.
+            let by = |column, name| Some((column, call.query.last(name)?.into()));
+            let mut columns: Vec<(&'static str, sql::Value)> = Vec::new();
+            columns.extend(by("server_id", "instance_id"));
+            columns.extend(by("volume_id", "volume_id"));
+            columns.extend(scope(&call)?.map(|project| ("project_id", project.into())));
+            let found: Vec<Attachment> = db::find(tx, &columns)?;
             let items = found
                 .into_iter()
                 .map(|one| Item {

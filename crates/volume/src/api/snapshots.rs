@@ -118,7 +118,7 @@ async fn list(service: &Service, call: Call, detailed: bool) -> Result<Reply> {
 }
 
 const CREATE: &[Field] = &[
-    ("volume_id", Kind::Id, Need::Must),
+    ("volume_id", Kind::OptionalId, Need::Must),
     ("name", Kind::Name, Need::May),
     ("display_name", Kind::Name, Need::May),
     ("description", Kind::OptionalText, Need::May),

@@ -247,7 +247,11 @@ async fn create(service: &Service, call: Call) -> Result<Reply> {
         // A new type has none, and its answer does not speak of them.
         fields.shift_remove("qos_specs_id");
     }
-    let own = call.access.project().to_owned();
+    // An administrator sees every type; anybody else sees a private one only with access to it.
+    let own = match call.access.is_admin() {
+        true => String::new(),
+        false => call.access.project().to_owned(),
+    };
     service
         .write(move |tx| {
             insert_named(tx, &kind)?;
@@ -322,7 +326,11 @@ async fn update(service: &Service, call: Call, id: &str) -> Result<Reply> {
             kind.is_public = public.unwrap_or(kind.is_public);
             kind.updated_at = Some(Timestamp::now());
             db::save(tx, &kind).map_err(|error| taken(error, &kind))?;
-            Ok(shown(&call, &kind))
+            let mut shown = view::volume_type(&call, &kind);
+            if let Some(fields) = shown.as_object_mut() {
+                fields.shift_remove("qos_specs_id");
+            }
+            Ok(shown)
         })
         .await?;
     Ok(Reply::ok(json!({"volume_type": answer})))

@@ -16,11 +16,18 @@ pub use settings::{
 use sql::Migration;
 
 /// The schema of this component.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    sql: include_str!("migrations/0001_initial.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "initial",
+        sql: include_str!("migrations/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "attachments_by_server",
+        sql: include_str!("migrations/0002_attachments_by_server.sql"),
+    },
+];
 
 #[cfg(test)]
 mod tests;

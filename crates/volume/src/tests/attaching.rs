@@ -172,7 +172,8 @@ async fn several_servers_share_a_multiattach_volume() {
 async fn attachments_are_listed_and_checked() {
     let cloud = Cloud::new().await;
     let volume = cloud.volume(ALICE, json!({})).await;
-    attach(&cloud, ALICE, &volume, &server()).await;
+    let holder = server();
+    attach(&cloud, ALICE, &volume, &holder).await;
     let count = |body: &Value| body["attachments"].as_array().unwrap().len();
     assert_eq!(
         count(
@@ -202,6 +203,11 @@ async fn attachments_are_listed_and_checked() {
         ),
         1
     );
+    for (server, found) in [(&holder, 1), (&server(), 0)] {
+        let path = format!("/attachments/detail?all_tenants=1&instance_id={server}");
+        assert_eq!(count(&cloud.get(ADMIN, &path).await.is(200)), found);
+        assert_eq!(count(&cloud.get(BOB, &path).await.is(200)), 0);
+    }
     for body in [
         json!({"attachment": {"volume_uuid": "x"}}),
         json!({"attachment": {"instance_uuid": server()}}),

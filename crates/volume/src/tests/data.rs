@@ -440,4 +440,7 @@ async fn snapshots_are_changed_and_removed() {
     ] {
         cloud.call(ALICE, "POST", "/snapshots", body).await.is(400);
     }
+    let of_none = json!({"snapshot": {"volume_id": null}});
+    let refused = cloud.call(ALICE, "POST", "/snapshots", of_none).await;
+    refused.is(404);
 }
