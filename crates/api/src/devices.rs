@@ -1,45 +1,9 @@
-//! Names of disks as the API calls them: `/dev/vda`. Guests choose names of their own. Pure.
+//! Names of disks as requests say them, and the faults of those that cannot be.
 
 use crate::faults::Fault;
+use types::device_names::{self, Unusable};
 
-/// The root disk of a server that names none.
-pub const ROOT: &str = "/dev/vda";
-
-/// A name taken apart: `/dev/`, the bus's letters up to `d`, and the disk's own letters; a partition's number at the end
-/// does not count.
-fn parts(device: &str) -> Option<(&str, &str)> {
-    let short = device.strip_prefix("/dev/")?;
-    let named = short.trim_end_matches(|c: char| c.is_ascii_digit());
-    if named.is_empty() || !named.bytes().all(|b| b.is_ascii_lowercase()) {
-        return None;
-    }
-    let mut bus = 0;
-    for expected in ["xvd", "vd", "sd", "hd"] {
-        if named.len() > expected.len() && named.starts_with(expected) {
-            bus = expected.len();
-            break;
-        }
-    }
-    Some((&device[.."/dev/".len() + bus], &named[bus..]))
-}
-
-/// The disk's own letters.
-fn letters(device: &str) -> &str {
-    parts(device).map_or("", |(_, letters)| letters)
-}
-
-/// `a`, `b`, ..., `z`, `aa`, ...
-fn numbered(mut index: usize) -> String {
-    let mut text = Vec::new();
-    loop {
-        text.push(b'a' + u8::try_from(index % 26).unwrap_or(0));
-        match (index / 26).checked_sub(1) {
-            Some(rest) => index = rest,
-            None => break,
-        }
-    }
-    text.iter().rev().map(|byte| char::from(*byte)).collect()
-}
+pub use types::device_names::ROOT;
 
 /// The name of a new disk: as wished, on the bus of the root disk, or the first that is free.
 pub fn name<'a>(
@@ -47,52 +11,13 @@ pub fn name<'a>(
     taken: impl IntoIterator<Item = &'a str>,
     wish: Option<&str>,
 ) -> Result<String, Fault> {
-    let root = root.unwrap_or(ROOT);
-    let invalid =
-        |path: &str| Fault::bad_request(format!("The supplied device path ({path}) is invalid."));
-    let (bus, root_letters) = parts(root).ok_or_else(|| invalid(root))?;
-    let mut used: Vec<&str> = taken.into_iter().map(letters).collect();
-    used.push(root_letters);
-    let Some(wish) = wish else {
-        let free = (0..).map(numbered).find(|one| !used.contains(&&one[..]));
-        return Ok(format!("{bus}{}", free.unwrap_or_default()));
-    };
-    let (_, wished) = parts(wish).ok_or_else(|| invalid(wish))?;
-    if used.contains(&wished) {
-        return Err(Fault::conflict(format!(
-            "The supplied device path ({wish}) is in use."
-        )));
-    }
-    Ok(format!("{bus}{wished}"))
+    device_names::name(root, taken, wish).map_err(|reason| match reason {
+        Unusable::Invalid(_) => Fault::bad_request(reason.to_string()),
+        Unusable::Taken(_) => Fault::conflict(reason.to_string()),
+    })
 }
 
 /// A name as the request says it, with `/dev/` before it.
 pub fn with_folder(name: &str) -> String {
     format!("/dev/{}", name.strip_prefix("/dev/").unwrap_or(name))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn names_follow_each_other() {
-        let taken = ["/dev/vda", "/dev/vdb", "/dev/vdd1"];
-        let given =
-            |wish| name(Some("/dev/vda"), taken, wish).map_err(|fault| fault.status.as_u16());
-        assert_eq!(given(None).unwrap(), "/dev/vdc");
-        assert_eq!(given(Some("/dev/vdk")).unwrap(), "/dev/vdk");
-        // Another bus's name is this bus's.
-        assert_eq!(given(Some("/dev/sdc")).unwrap(), "/dev/vdc");
-        assert_eq!(given(Some("/dev/xvdd")), Err(409));
-        assert_eq!(given(Some("vdc")), Err(400));
-        assert_eq!(given(Some("/dev/")), Err(400));
-        let all: Vec<String> = (0..26).map(|n| format!("/dev/sd{}", numbered(n))).collect();
-        let next = name(Some("/dev/sda"), all.iter().map(|name| &name[..]), None);
-        assert_eq!(next.unwrap(), "/dev/sdaa");
-        assert_eq!(numbered(701), "zz");
-        assert_eq!(numbered(702), "aaa");
-        assert_eq!(name(None, [], None).unwrap(), "/dev/vdb");
-    }
 }

@@ -406,7 +406,7 @@ impl Volumes {
         scope: &Scope,
         server: ServerId,
     ) -> Result<Vec<AttachmentRecord>, ClientError> {
-        let path = format!("/attachments/detail?instance_id={server}");
+        let path = format!("/attachments/detail?all_tenants=1&instance_id={server}");
         let found = self.all(scope, &path, "attachments").await?;
         let mut found: Vec<AttachmentRecord> = found.iter().map(attachment).collect();
         found.retain(|one| one.server == server.to_string());

@@ -585,3 +585,51 @@ async fn what_keeps_a_guest_from_migrating_is_said() {
     assert_eq!(status(&cluster, migration).await, Status::Cancelled);
     clean(&cluster).await;
 }
+
+#[tokio::test]
+async fn a_volume_given_on_the_shelf_has_a_name_once_it_is_on_a_host() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    shelve(&cluster, server, true).await;
+    let state = cluster.first_state("attach_volume", server);
+    let volume = state["volume"].as_str().unwrap().to_owned();
+    cluster.act(server, "attach_volume", state).await;
+    cluster.idle().await;
+    cluster.act(server, "unshelve", json!({})).await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_server(tx, server);
+    let devices: Result<_, sql::Error> = cluster.store.read(read).await;
+    let devices: Vec<db::block_devices::BlockDevice> = devices.unwrap();
+    let given = devices
+        .iter()
+        .find(|one| one.volume_id.as_ref() == Some(&volume));
+    let name = given.unwrap().device_name.clone().expect("a name");
+    assert!(name.starts_with("/dev/vd"), "{name}");
+    let same = |one: &&db::block_devices::BlockDevice| one.device_name.as_ref() == Some(&name);
+    assert_eq!(devices.iter().filter(same).count(), 1);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_volume_of_another_project_is_given_back() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let volume = cluster
+        .volumes
+        .make_with(&json!({ "project_id": "administrators" }));
+    let state = json!({ "volume": volume });
+    cluster.act(server, "attach_volume", state.clone()).await;
+    cluster.idle().await;
+    let status = || {
+        let all = cluster.volumes.all();
+        all.into_iter().find(|(id, _)| *id == volume).unwrap().1
+    };
+    assert_eq!(status(), "in-use");
+    cluster.act(server, "detach_volume", state).await;
+    cluster.idle().await;
+    assert_eq!(status(), "available");
+    clean(&cluster).await;
+}

@@ -19,6 +19,8 @@ pub struct Volumes {
 struct Inner {
     volumes: BTreeMap<String, Value>,
     snapshots: BTreeMap<String, Value>,
+    /// What was said of snapshots: id and status.
+    told: Vec<(String, String)>,
     attachments: BTreeMap<String, Value>,
     down: bool,
     refusing: bool,
@@ -107,6 +109,11 @@ impl Volumes {
         inner.snapshots.values().map(image).collect()
     }
 
+    /// What compute said of snapshots that it was asked for: snapshot and status.
+    pub fn told(&self) -> Vec<(String, String)> {
+        self.lock().told.clone()
+    }
+
     /// Changes a field of a volume behind everybody's back.
     pub fn set(&self, id: &str, field: &str, value: Value) {
         if let Some(volume) = self.lock().volumes.get_mut(id) {
@@ -155,6 +162,7 @@ async fn answer(State(service): State<Arc<Volumes>>, request: Request<Body>) -> 
     let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let query = parts.uri.query().unwrap_or_default();
+    let project = parts.uri.path().split('/').nth(2).unwrap_or_default();
     // Behind the version and the project.
     let path: Vec<&str> = parts.uri.path().split('/').skip(3).collect();
     assert_eq!(parts.uri.path().split('/').nth(1), Some("v3"));
@@ -164,7 +172,7 @@ async fn answer(State(service): State<Arc<Volumes>>, request: Request<Body>) -> 
             &mut inner,
             parts.method.as_str(),
             &path[1..],
-            query,
+            (project, query),
             &document,
         ),
         Some(&"snapshots") => {
@@ -312,6 +320,11 @@ fn of_snapshots(inner: &mut Inner, method: &str, path: &[&str], document: &Value
             Some(snapshot) => axum::Json(json!({ "snapshot": snapshot })).into_response(),
             None => missing(),
         },
+        ("POST", [id, "action"]) => {
+            let status = text(&document["os-update_snapshot_status"], "status");
+            inner.told.push(((*id).to_owned(), status));
+            StatusCode::ACCEPTED.into_response()
+        }
         ("DELETE", [id]) => match inner.snapshots.remove(*id) {
             Some(_) => StatusCode::ACCEPTED.into_response(),
             None => missing(),
@@ -324,17 +337,26 @@ fn of_attachments(
     inner: &mut Inner,
     method: &str,
     path: &[&str],
-    query: &str,
+    (project, query): (&str, &str),
     document: &Value,
 ) -> Response {
     let missing = || refusal(StatusCode::NOT_FOUND, "Attachment could not be found.");
     match (method, path) {
         ("GET", ["detail"]) => {
-            let server = query.strip_prefix("instance_id=").unwrap_or_default();
+            let asked: Vec<&str> = query.split('&').collect();
+            let server = asked
+                .iter()
+                .find_map(|one| one.strip_prefix("instance_id="));
+            // An attachment is its volume's project's.
+            let seen = |one: &Value| {
+                let volume = &inner.volumes[&text(one, "volume_id")];
+                asked.contains(&"all_tenants=1")
+                    || volume["project_id"].as_str().is_none_or(|of| of == project)
+            };
             let of_server: Vec<&Value> = inner
                 .attachments
                 .values()
-                .filter(|one| one["instance"] == server)
+                .filter(|one| one["instance"].as_str() == server && seen(one))
                 .collect();
             axum::Json(json!({ "attachments": of_server })).into_response()
         }

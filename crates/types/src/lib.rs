@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod caller;
+pub mod device_names;
 pub mod disks;
 pub mod ids;
 pub mod microversion;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sql::Tx;
 use std::time::Duration;
 use tokio::time::Instant;
+use types::device_names;
 use types::disks::Source;
 use types::{HostName, ServerId};
 
@@ -103,6 +104,9 @@ async fn connected(
         .attachments_of(scope, server.id)
         .await
         .map_err(retry)?;
+    if host.is_some() {
+        name(server, &mut devices)?;
+    }
     for device in devices.iter_mut().filter(|device| device.is_volume()) {
         if device.makes_volume() {
             let made = made(with, scope, server, device).await?;
@@ -127,6 +131,20 @@ async fn connected(
         device.attachment_id = Some(attachment.id);
     }
     Ok(devices)
+}
+
+/// Names the volumes that have no name yet: those that were given to a server without a host.
+fn name(server: &Instance, devices: &mut [BlockDevice]) -> Result<(), StepError> {
+    for place in 0..devices.len() {
+        if devices[place].device_name.is_some() || !devices[place].is_volume() {
+            continue;
+        }
+        let taken = devices.iter().filter_map(|one| one.device_name.as_deref());
+        let root = server.root_device_name.as_deref();
+        let free = device_names::name(root, taken, None);
+        devices[place].device_name = Some(free.map_err(|reason| fail(reason.to_string()))?);
+    }
+    Ok(())
 }
 
 /// How the host reaches the volume.
