@@ -61,6 +61,18 @@ impl Rule {
         }
     }
 
+    /// Whatever the stable state, while nobody works on the server.
+    const fn of_disk(name: &'static str) -> Self {
+        Self {
+            name,
+            vm_states: None,
+            tasks: Tasks::Idle,
+            launched: true,
+            host: true,
+            lock: false,
+        }
+    }
+
     const fn on_host(mut self) -> Self {
         self.host = true;
         self
@@ -225,6 +237,10 @@ const WITH_VOLUMES: &[VmState] = &[
 ];
 /// `PUT /servers/{id}/os-volume_attachments/{volume}` with another volume.
 pub const SWAP_VOLUME: Rule = Rule::new("swap_volume", &[V::Active, V::Paused, V::Resized]);
+/// `POST /os-assisted-volume-snapshots`.
+pub const VOLUME_SNAPSHOT_CREATE: Rule = Rule::of_disk("volume_snapshot_create");
+/// `DELETE /os-assisted-volume-snapshots/{id}`.
+pub const VOLUME_SNAPSHOT_DELETE: Rule = Rule::of_disk("volume_snapshot_delete");
 
 /// Every rule with the name of its action, for the test of the whole matrix.
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::mv;
-use serde_json::Value;
 
 /// 400 for everything that would change bare metal: Ironic's own client does that.
 fn use_ironic(command: &str) -> Fault {
@@ -51,27 +50,6 @@ pub async fn shares(call: Call) -> Result<Reply, Fault> {
     Err(Fault::not_implemented(
         "This cloud has no shared file system service yet, so servers have no shares.",
     ))
-}
-
-fn no_mapping(volume: &str) -> Fault {
-    Fault::bad_request(format!("No volume Block Device Mapping with id {volume}."))
-}
-
-/// `POST /os-assisted-volume-snapshots`: the volume is attached to no server.
-pub async fn snapshot_create(call: Call) -> Result<Reply, Fault> {
-    let volume = call.text("snapshot", "volume_id").unwrap_or_default();
-    Err(no_mapping(volume))
-}
-
-/// `DELETE /os-assisted-volume-snapshots/{id}?delete_info={"volume_id": ...}`.
-pub async fn snapshot_delete(call: Call) -> Result<Reply, Fault> {
-    let missing = |key: &str| Fault::bad_request(format!("'{key}'"));
-    let info = call.query.get("delete_info");
-    let info = info.ok_or_else(|| missing("delete_info"))?;
-    let info: Value = serde_json::from_str(info)
-        .map_err(|error| Fault::bad_request(format!("delete_info is not JSON: {error}")))?;
-    let volume = info.get("volume_id").ok_or_else(|| missing("volume_id"))?;
-    Err(no_mapping(&crate::schemas::python::string(volume)))
 }
 
 /// `GET /os-console-auth-tokens/{token}`: no console was ever given out. Below 2.31 only a kind that is gone was shown.

@@ -2,6 +2,7 @@
 
 pub mod absent;
 pub mod aggregates;
+pub mod assisted_snapshots;
 pub mod diagnostics;
 pub mod extensions;
 pub mod external_events;

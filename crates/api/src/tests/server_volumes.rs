@@ -456,3 +456,58 @@ async fn servers_with_volumes_that_do_not_fit() {
     );
     assert_eq!(cloud.get("member", 36, &path).await.status, 404);
 }
+
+#[tokio::test]
+async fn the_volume_service_asks_for_a_snapshot() {
+    let cloud = cloud().await;
+    let id = server(&cloud).await;
+    let (volume, shared) = (
+        cloud.volumes.make(),
+        cloud.volumes.make_with(&json!({ "multiattach": true })),
+    );
+    let take = |volume: &str| {
+        json!({ "snapshot": { "volume_id": volume, "create_info": {
+            "snapshot_id": "s", "type": "qcow2", "new_file": "n", "id": "i",
+        } } })
+    };
+    let post = |volume: String| {
+        let (cloud, body) = (&cloud, take(&volume));
+        async move {
+            let path = "/os-assisted-volume-snapshots";
+            cloud.send("admin", 90, "POST", path, body).await
+        }
+    };
+    let refused = post(volume.clone()).await;
+    assert_eq!(refused.status, 400);
+    let words = format!("No volume Block Device Mapping with id {volume}.");
+    assert!(refused.text.contains(&words), "{}", refused.text);
+    attach(&cloud, 90, &id, json!({ "volumeId": volume })).await;
+    attached(&cloud, &id, &volume).await;
+    let taken = post(volume.clone()).await;
+    assert_eq!(taken.status, 200, "{}", taken.text);
+    let snapshot = json!({ "snapshot": { "id": "i", "volumeId": volume } });
+    assert_eq!(taken.json(), snapshot);
+    let other = server(&cloud).await;
+    for server in [&id, &other] {
+        attach(&cloud, 90, server, json!({ "volumeId": shared })).await;
+        attached(&cloud, server, &shared).await;
+    }
+    assert_eq!(post(shared.clone()).await.status, 400);
+    let delete = |volume: String| {
+        let (cloud, info) = (&cloud, json!({ "volume_id": volume }).to_string());
+        async move {
+            let info: String = url::form_urlencoded::byte_serialize(info.as_bytes()).collect();
+            let path = format!("/os-assisted-volume-snapshots/i?delete_info={info}");
+            cloud.send("admin", 90, "DELETE", &path, Value::Null).await
+        }
+    };
+    assert_eq!(delete(volume).await.status, 204);
+    assert_eq!(delete(shared).await.status, 400);
+    assert_eq!(
+        cloud.volumes.told(),
+        [
+            ("s".to_owned(), "error".to_owned()),
+            ("i".to_owned(), "error_deleting".to_owned())
+        ]
+    );
+}
