@@ -53,12 +53,13 @@ class Wire:
 
 
 class Host:
-    """One host. Its death ends all that runs in it."""
+    """One host. Its death ends all that runs in it; a new one with the same folder is the host that comes back."""
 
     def __init__(self, wire, number, folder):
         self.name, self.address = f"h{number}", f"{wire.prefix}.{number}"
         self.folder = pathlib.Path(folder) / self.name
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "up").unlink(missing_ok=True)
         self.process = subprocess.Popen(
             ["unshare", "--mount", "--uts", "--pid", "--net", "--fork", "--kill-child", "--mount-proc"]
             + ["--propagation", "private", "bash", "-c", INIT, "init", str(self.folder), self.name],

@@ -354,6 +354,79 @@ impl Networks {
         }
     }
 
+    /// Whether ports can be bound to several hosts (`binding-extended`).
+    pub async fn binds_to_several(&self, token: &str) -> Result<bool, ClientError> {
+        let path = "/v2.0/extensions/binding-extended";
+        let answer = self
+            .client
+            .call(Method::GET, path, headers(token), None)
+            .await?;
+        match answer.status {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(unexpected(SERVICE, "show extension", &answer)),
+        }
+    }
+
+    /// Has another host make a port ready. One that does so already is fine; a refusal is the inner `Err`.
+    pub async fn make_ready(
+        &self,
+        token: &str,
+        port_id: &str,
+        host: &str,
+    ) -> Result<Result<(), String>, ClientError> {
+        let path = format!("/v2.0/ports/{}/bindings", escape(port_id));
+        let body = json!({ "binding": { "host": host } });
+        let answer = self
+            .client
+            .call(Method::POST, &path, headers(token), Some(&body))
+            .await?;
+        match answer.status {
+            StatusCode::CREATED | StatusCode::OK | StatusCode::CONFLICT => Ok(Ok(())),
+            status if status.is_client_error() => Ok(Err(refusal(&answer))),
+            _ => Err(unexpected(SERVICE, "create port binding", &answer)),
+        }
+    }
+
+    /// A port is no longer ready on a host. It never was, or there is no port: fine.
+    pub async fn make_unready(
+        &self,
+        token: &str,
+        port_id: &str,
+        host: &str,
+    ) -> Result<(), ClientError> {
+        let (port_id, host) = (escape(port_id), escape(host));
+        let path = format!("/v2.0/ports/{port_id}/bindings/{host}");
+        let answer = self
+            .client
+            .call(Method::DELETE, &path, headers(token), None)
+            .await?;
+        match answer.status {
+            StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
+            _ => Err(unexpected(SERVICE, "delete port binding", &answer)),
+        }
+    }
+
+    /// A port that a host has ready is active there from now on; `false` when that host has not made it ready.
+    pub async fn activate(
+        &self,
+        token: &str,
+        port_id: &str,
+        host: &str,
+    ) -> Result<bool, ClientError> {
+        let (port_id, host) = (escape(port_id), escape(host));
+        let path = format!("/v2.0/ports/{port_id}/bindings/{host}/activate");
+        let answer = self
+            .client
+            .call(Method::PUT, &path, headers(token), None)
+            .await?;
+        match answer.status {
+            StatusCode::OK | StatusCode::CONFLICT => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(unexpected(SERVICE, "activate port binding", &answer)),
+        }
+    }
+
     /// Gives a port these fixed addresses and no others, as `(subnet, address)`; an empty address is any free one of the
     /// subnet. A refusal is the inner `Err`, in the service's words.
     pub async fn set_fixed_ips(

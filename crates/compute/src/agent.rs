@@ -2,6 +2,7 @@
 
 use crate::images::{Failure, ImageCache, upload};
 use crate::ledger::Ledger;
+use crate::passage::ToPeer;
 use crate::peers::{self, Peers};
 use http::{HeaderMap, Method};
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use types::agent::{
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId};
 use virt::{
-    Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Power, RescueDisk,
+    Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Passage, Power, RescueDisk,
     StableRescue,
 };
 use web::client::{Client, ClientError};
@@ -323,7 +324,10 @@ impl Agent {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;
                 }
-                let gone = self.hypervisor.migrate_live(id, to).await;
+                let peer = self.peers.reach(to).await;
+                let way =
+                    peer.map(|peer| Arc::new(ToPeer { peer, server: id }) as Arc<dyn Passage>);
+                let gone = self.hypervisor.migrate_live(id, to, way).await;
                 let gone = gone.map_err(failure)?;
                 self.is_done(work)?;
                 Ok(gone.power)
@@ -436,11 +440,16 @@ impl Agent {
 
     async fn go_on(&self, id: ServerId, paused: bool) -> Result<PowerState, Failure> {
         let guest = self.hypervisor.guest(id).await.map_err(failure)?;
-        if guest.is_none_or(|guest| !guest.active) {
+        if guest.as_ref().is_none_or(|guest| !guest.active) {
             self.hypervisor.start(id).await.map_err(failure)?;
         }
         if paused {
             return self.hypervisor.pause(id).await.map(power).map_err(failure);
+        }
+        // A move that was forced has made it stand still.
+        if guest.is_some_and(|guest| guest.power == PowerState::Paused) {
+            let went_on = self.hypervisor.unpause(id).await;
+            return went_on.map(power).map_err(failure);
         }
         self.power_of(id).await
     }
@@ -553,7 +562,7 @@ impl Agent {
             .is_some();
         let luggage = if here { Luggage::Aside } else { Luggage::Inbox };
         if !here && !has_landed {
-            let peer = self.peers.reach(from).ok_or_else(|| {
+            let peer = self.peers.reach(from).await.ok_or_else(|| {
                 let words = format!("this host knows no way to {from}");
                 (FailureKind::Host, words)
             })?;

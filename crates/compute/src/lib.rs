@@ -8,6 +8,7 @@
 mod agent;
 mod images;
 mod ledger;
+mod passage;
 pub mod peers;
 
 pub use agent::{Agent, Settings};

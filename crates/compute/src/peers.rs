@@ -1,13 +1,14 @@
 //! How the files of a guest get from the host that it leaves to the one that it goes to.
 //!
-//! The agent of the first serves what is aside ([`router`]), the agent of the second fetches it ([`fetch`]). How one
-//! reaches the other is the [`Peers`]'s: in one process by a call, between machines by a channel on which both have
-//! proved who they are. What is served is for other hosts only: it must not be mounted where anybody else gets at it.
+//! The agent of the first serves what is aside ([`router`]), the agent of the second fetches it ([`fetch`]); guests that
+//! go while they run are sent, see [`crate::passage`]. How one reaches the other is the [`Peers`]'s: in one process by a
+//! call, between machines by a channel on which both have proved who they are. Between machines a host gets only what
+//! concerns a guest that moves between the two now ([`guarded`]).
 
 use crate::images::Failure;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path as Segments, State};
+use axum::extract::{Path as Segments, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::StreamExt;
@@ -21,6 +22,7 @@ use types::agent::FailureKind;
 use types::{HostName, ServerId};
 use virt::{Hypervisor, HypervisorError};
 use web::client::Client;
+use web::tls::PeerHost;
 
 /// Files of one guest at most.
 const MOST_FILES: usize = 64;
@@ -29,10 +31,23 @@ const LIST_LIMIT: usize = 64 * 1024;
 /// Bytes of a file sent at once.
 const PIECE: usize = 256 * 1024;
 
+/// Which way a guest goes, as a host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the other host to this one.
+    Here,
+    /// From this host to the other one.
+    There,
+}
+
 /// Knows the ways to other hosts' agents.
+#[async_trait::async_trait]
 pub trait Peers: Send + Sync + 'static {
     /// The way to a host's agent; none is known.
-    fn reach(&self, host: &HostName) -> Option<Arc<Client>>;
+    async fn reach(&self, host: &HostName) -> Option<Arc<Client>>;
+
+    /// Whether a guest moves between this host and the other one now.
+    async fn moves(&self, host: &HostName, server: ServerId, way: Way) -> bool;
 }
 
 /// The agents of one process.
@@ -48,10 +63,15 @@ impl Neighbourhood {
     }
 }
 
+#[async_trait::async_trait]
 impl Peers for Neighbourhood {
-    fn reach(&self, host: &HostName) -> Option<Arc<Client>> {
+    async fn reach(&self, host: &HostName) -> Option<Arc<Client>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         known.get(host).cloned()
+    }
+
+    async fn moves(&self, _host: &HostName, _server: ServerId, _way: Way) -> bool {
+        true
     }
 }
 
@@ -62,15 +82,64 @@ struct Listed {
     size: u64,
 }
 
-/// What other hosts may fetch of the guests that are aside here.
+/// What stands between other hosts and the guests here.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    /// Who knows which guests move; where there is nobody, whoever asks is in this process.
+    peers: Option<Arc<dyn Peers>>,
+}
+
+impl Gate {
+    /// Refuses a host that has proved to be none, or between which and this one the guest does not move.
+    pub(crate) async fn check(
+        &self,
+        known: &http::Extensions,
+        server: ServerId,
+        way: Way,
+    ) -> Result<(), Refusal> {
+        let Some(peers) = &self.peers else {
+            return Ok(());
+        };
+        let proven = known.get::<PeerHost>();
+        let refused = |why: String| (StatusCode::FORBIDDEN, why);
+        let host = proven.map(|PeerHost(name)| HostName(name.to_string()));
+        let host = host.ok_or_else(|| refused("the certificate names no host".to_owned()))?;
+        if peers.moves(&host, server, way).await {
+            return Ok(());
+        }
+        tracing::warn!(%host, %server, ?way, "a host asked for a guest that does not move between the two");
+        Err(refused(format!(
+            "server {server} does not move between {host} and this host"
+        )))
+    }
+}
+
+/// What other hosts may fetch of the guests that are aside here, for those in the same process.
 pub fn router(hypervisor: Arc<dyn Hypervisor>) -> Router {
+    routes(Gate {
+        hypervisor,
+        peers: None,
+    })
+}
+
+/// What other hosts use, for those on other machines.
+pub fn guarded(hypervisor: Arc<dyn Hypervisor>, peers: Arc<dyn Peers>) -> Router {
+    routes(Gate {
+        hypervisor,
+        peers: Some(peers),
+    })
+}
+
+fn routes(gate: Gate) -> Router {
     Router::new()
         .route("/aside/{server}", get(list))
         .route("/aside/{server}/{name}", get(send))
-        .with_state(hypervisor)
+        .merge(crate::passage::routes())
+        .with_state(gate)
 }
 
-type Refusal = (StatusCode, String);
+pub(crate) type Refusal = (StatusCode, String);
 
 async fn files(
     hypervisor: &Arc<dyn Hypervisor>,
@@ -94,11 +163,13 @@ fn broken(error: std::io::Error) -> Refusal {
 }
 
 async fn list(
-    State(hypervisor): State<Arc<dyn Hypervisor>>,
+    State(gate): State<Gate>,
     Segments(server): Segments<ServerId>,
+    request: Request,
 ) -> Result<Response, Refusal> {
+    gate.check(request.extensions(), server, Way::There).await?;
     let mut listed = Vec::new();
-    for path in files(&hypervisor, server).await? {
+    for path in files(&gate.hypervisor, server).await? {
         if let Some(name) = name_of(&path) {
             let size = tokio::fs::metadata(&path).await.map_err(broken)?.len();
             listed.push(Listed {
@@ -111,10 +182,12 @@ async fn list(
 }
 
 async fn send(
-    State(hypervisor): State<Arc<dyn Hypervisor>>,
+    State(gate): State<Gate>,
     Segments((server, name)): Segments<(ServerId, String)>,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    let files = files(&hypervisor, server).await?;
+    gate.check(request.extensions(), server, Way::There).await?;
+    let files = files(&gate.hypervisor, server).await?;
     // Only what was listed: a name never becomes a path.
     let path = files
         .into_iter()
@@ -177,7 +250,7 @@ async fn ask(from: &Client, path: &str) -> Result<Response, Failure> {
 }
 
 /// Writes a file of exactly this many bytes. Runs of zeros that a disk is mostly made of are left out.
-async fn receive(body: Body, path: &Path, size: u64) -> Result<(), Failure> {
+pub(crate) async fn receive(body: Body, path: &Path, size: u64) -> Result<(), Failure> {
     let disk = |error: std::io::Error| {
         let error = HypervisorError::disk(path.display(), &error);
         (error.kind(), error.to_string())
@@ -208,6 +281,52 @@ async fn receive(body: Body, path: &Path, size: u64) -> Result<(), Failure> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// Knows one guest that goes to `h2`.
+    struct One(ServerId);
+
+    #[async_trait::async_trait]
+    impl Peers for One {
+        async fn reach(&self, _host: &HostName) -> Option<Arc<Client>> {
+            None
+        }
+
+        async fn moves(&self, host: &HostName, server: ServerId, way: Way) -> bool {
+            host.0 == "h2" && server == self.0 && way == Way::There
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_gets_only_guests_that_move_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let sim = virt::sim::Sim::open(virt::sim::SimConfig::large(folder.path(), "h1")).unwrap();
+        let (moving, staying) = (ServerId::random(), ServerId::random());
+        let table = [
+            (Some("h2"), moving, "GET", "aside/ID", 404),
+            (Some("h2"), moving, "GET", "aside/ID/disk", 404),
+            (Some("h2"), staying, "GET", "aside/ID", 403),
+            (Some("h2"), staying, "GET", "aside/ID/disk", 403),
+            (Some("h3"), moving, "GET", "aside/ID", 403),
+            (None, moving, "GET", "aside/ID", 403),
+            (Some("h2"), moving, "POST", "live/ID", 403),
+            (Some("h2"), moving, "DELETE", "live/ID", 403),
+            (Some("h2"), moving, "PUT", "live/ID/drive", 403),
+            (Some("h2"), moving, "GET", "live/ID/doors/hypervisor", 403),
+        ];
+        for (host, server, method, path, status) in table {
+            let hypervisor = Arc::clone(&sim) as Arc<dyn Hypervisor>;
+            let router = guarded(hypervisor, Arc::new(One(moving)));
+            let path = format!("/{}", path.replace("ID", &server.to_string()));
+            let mut request = Request::new(Body::empty());
+            *request.method_mut() = method.parse().unwrap();
+            *request.uri_mut() = path.parse().unwrap();
+            if let Some(host) = host {
+                request.extensions_mut().insert(PeerHost(host.into()));
+            }
+            let answer = tower::ServiceExt::oneshot(router, request).await.unwrap();
+            assert_eq!(answer.status().as_u16(), status, "{host:?} {method} {path}");
+        }
+    }
 
     #[tokio::test]
     async fn only_plain_names_and_whole_files_are_taken() {

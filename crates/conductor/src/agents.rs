@@ -126,6 +126,8 @@ impl Agents {
             .route("/agent/{host}/heartbeat", post(heartbeat))
             .route("/agent/{host}/answer", post(answer))
             .route("/agent/{host}/images/{image}", get(image).put(put_image))
+            .route("/agent/{host}/peers/{peer}", get(peer))
+            .route("/agent/{host}/peers/{peer}/servers/{server}", get(moves))
             .with_state(self.clone())
     }
 
@@ -464,6 +466,43 @@ async fn answer(
         .await
         .map_err(|error| failed(&error))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Where another host is.
+async fn peer(
+    State(agents): State<Agents>,
+    Path((_, peer)): Path<(HostName, HostName)>,
+) -> Result<Response, Refusal> {
+    let nodes: Result<_, sql::Error> = agents.inner.with.store.read(db::hosts::nodes).await;
+    let nodes = nodes.map_err(|error| failed(&error))?;
+    let found = nodes.into_iter().find(|node| node.host == peer);
+    let unknown = || (StatusCode::NOT_FOUND, format!("no host {peer}"));
+    let address = found.ok_or_else(unknown)?.facts.host_ip;
+    Ok(axum::Json(serde_json::json!({ "address": address })).into_response())
+}
+
+/// Which way a server moves between two hosts now, if it does.
+async fn moves(
+    State(agents): State<Agents>,
+    Path((host, peer, server)): Path<(HostName, HostName, ServerId)>,
+) -> Result<Response, Refusal> {
+    let store = &agents.inner.with.store;
+    let found: Result<_, sql::Error> = store
+        .read(move |tx| db::migrations::under_way(tx, server))
+        .await;
+    let found = found.map_err(|error| failed(&error))?;
+    let ends = found.map(|found| (found.source.compute, found.dest.compute));
+    let (host, peer) = (Some(host), Some(peer));
+    let way = ends.and_then(|ends| {
+        if ends == (host.clone(), peer.clone()) {
+            Some("there")
+        } else if ends == (peer, host) {
+            Some("here")
+        } else {
+            None
+        }
+    });
+    Ok(axum::Json(serde_json::json!({ "way": way })).into_response())
 }
 
 /// An image's bytes, fetched under the service user's token: agents have no credentials.

@@ -408,6 +408,13 @@ pub fn live_in_progress(tx: &mut Tx<'_>, server: ServerId) -> Result<Vec<Migrati
     tx.query(&sql, &params)?.iter().map(from_row).collect()
 }
 
+/// The move of a server that is under way, if there is one.
+pub fn under_way(tx: &mut Tx<'_>, server: ServerId) -> Result<Option<Migration>, Error> {
+    let under_way = "instance_uuid = ? AND status IN ('accepted', 'queued', 'preparing', 'pre-migrating', 'migrating', \
+        'running', 'post-migrating')";
+    one(tx, under_way, &[server.into()])
+}
+
 /// Moves in this status that did not change since `before`, oldest first.
 pub fn at_rest_since(
     tx: &mut Tx<'_>,

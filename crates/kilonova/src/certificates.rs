@@ -147,9 +147,17 @@ fn host_params(name: &str) -> Result<CertificateParams> {
     }
     let mut params = params(name, SIGNED_DAYS)?;
     let uri = format!("{HOST_URI}{name}");
-    params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into()?)];
+    // By its name other hosts know whom they have reached, too.
+    let known_as = match name.parse::<IpAddr>() {
+        Ok(address) => SanType::IpAddress(address),
+        Err(_) => SanType::DnsName(name.try_into()?),
+    };
+    params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into()?), known_as];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ClientAuth,
+        ExtendedKeyUsagePurpose::ServerAuth,
+    ];
     Ok(params)
 }
 

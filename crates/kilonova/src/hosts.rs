@@ -3,6 +3,7 @@
 use crate::arguments::Hypervisor;
 use crate::certificates::Files;
 use crate::part::{self, Orders};
+use crate::peers::Machines;
 use crate::place::{self, Place};
 use anyhow::{Context, Result};
 use compute::peers::{Neighbourhood, Peers};
@@ -171,17 +172,15 @@ async fn real(
         .await
         .context("the instances folder")?;
     let images = ImageCache::new(libvirt.base_images()?);
+    let guests = Arc::clone(&libvirt) as Arc<dyn virt::Hypervisor>;
+    let peers = other_hosts(orders, &name, conductors, guests, stop).await?;
     let agent = agent(
         home,
         &name,
         Arc::clone(&libvirt) as Arc<dyn virt::Hypervisor>,
         Some(images),
         orders,
-        &Ways {
-            conductors,
-            // There is no way to another machine's guests yet.
-            peers: Arc::new(Neighbourhood::default()),
-        },
+        &Ways { conductors, peers },
     )?;
     agent.introduce().await;
     tokio::spawn(agent.run(stop.clone()));
@@ -189,6 +188,41 @@ async fn real(
         daemon,
         libvirt: Some(libvirt),
     })
+}
+
+/// The ways to other hosts. A host whose conductors are on other machines lets the others in as well.
+async fn other_hosts(
+    orders: &Orders,
+    name: &str,
+    conductors: &[Place],
+    guests: Arc<dyn virt::Hypervisor>,
+    stop: &CancellationToken,
+) -> Result<Arc<dyn Peers>> {
+    let apart = |place: &Place| matches!(place, Place::Tls { .. });
+    if !conductors.iter().any(apart) {
+        return Ok(Arc::new(Neighbourhood::default()));
+    }
+    let port = orders.settings.peer_port;
+    let machines = Arc::new(Machines {
+        host: name.to_owned(),
+        conductor: place::client("the conductor", conductors, || tls(orders))?,
+        tls: tls(orders)?,
+        port,
+    });
+    let folder = orders.settings.certificates(&orders.home);
+    let files = Files(&folder);
+    let tls = web::tls::server(&files.host(), Some(&files.authority()))?;
+    let address = &orders.settings.my_ip;
+    let listener = web::Listener::tcp(address, port)
+        .await
+        .with_context(|| format!("other hosts cannot be listened to on {address}:{port}"))?;
+    let router = compute::peers::guarded(guests, Arc::clone(&machines) as Arc<dyn Peers>);
+    tokio::spawn(web::serve(
+        listener.with_tls(Some(tls)),
+        router,
+        stop.clone(),
+    ));
+    Ok(machines)
 }
 
 /// Starts libvirt as soon as that is possible.

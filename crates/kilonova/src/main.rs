@@ -17,6 +17,7 @@ mod hosts;
 mod manage;
 mod notification_settings;
 mod part;
+mod peers;
 mod place;
 mod repairs;
 mod roles;

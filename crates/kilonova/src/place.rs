@@ -46,7 +46,8 @@ impl Place {
         }
     }
 
-    fn url(host: &str, port: u16) -> String {
+    /// The address of a service on another machine.
+    pub(crate) fn url(host: &str, port: u16) -> String {
         match host.contains(':') {
             true => format!("https://[{host}]:{port}"),
             false => format!("https://{host}:{port}"),

@@ -151,6 +151,8 @@ pub(crate) struct Settings {
     pub(crate) tls_authority: String,
     /// Where agents find them, separated by commas.
     pub(crate) conductors: String,
+    /// Where agents of hosts reach each other.
+    pub(crate) peer_port: u16,
     pub(crate) networks: String,
     /// Seconds for which what happened is kept for event streams and notifications.
     pub(crate) event_retention: u64,
@@ -233,6 +235,7 @@ impl Default for Settings {
             tls_key: String::new(),
             tls_authority: String::new(),
             conductors: String::new(),
+            peer_port: 8792,
             networks: String::new(),
             event_retention: 4 * 3600,
             notification: Notification::default(),
@@ -285,6 +288,7 @@ const KEYS: &[Key] = &[
     Key { section: "glance", name: "endpoint_override", help: "where compute finds the image service, as http://controller:9292; empty: this machine", set: |s, v| set(&mut s.image_endpoint, endpoint(v)), show: |s| s.image_endpoint.clone() },
     Key { section: "conductor", name: "agent_listen", help: "where a conductor meets compute agents: unix:/path, or https://ADDRESS:PORT for other machines; empty: a socket in the home", set: |s, v| set(&mut s.conductor_listen, places(v)), show: |s| s.conductor_listen.clone() },
     Key { section: "agent", name: "conductors", help: "where compute agents find conductors, separated by commas, the next one when one does not answer; empty: a socket in the home", set: |s, v| set(&mut s.conductors, places(v)), show: |s| s.conductors.clone() },
+    Key { section: "agent", name: "peer_port", help: "port, at my_ip, where the compute agents of other hosts come for guests that move; the same on all hosts", set: |s, v| set(&mut s.peer_port, port(v)), show: |s| s.peer_port.to_string() },
     Key { section: "agent", name: "networks", help: "where network agents find network services, as above", set: |s, v| set(&mut s.networks, places(v)), show: |s| s.networks.clone() },
     Key { section: "agent", name: "certificates", help: "the folder with ca.pem and with host.pem and host.key (agents) or server.pem and server.key (those whom they ask), for https://; empty: `certificates` in the home", set: |s, v| set(&mut s.agent_certificates, Ok(v.to_owned())), show: |s| s.agent_certificates.clone() },
     Key { section: "agent", name: "metadata_url", help: "where metadata proxies on hosts find the metadata service, as http://controller:8775; empty: this machine", set: |s, v| set(&mut s.metadata_endpoint, endpoint(v)), show: |s| s.metadata_endpoint.clone() },

@@ -82,6 +82,7 @@ fn every_key_is_shown_and_read_back() {
         tls_key: "/etc/api.key".to_owned(),
         tls_authority: "/etc/ca.pem".to_owned(),
         conductors: "unix:/c, https://d:8790".to_owned(),
+        peer_port: 1234,
         networks: "unix:/n".to_owned(),
         event_retention: 61,
         notification: Notification {

@@ -2,9 +2,11 @@
 
 use crate::disks::Disk;
 use crate::facts::{Diagnostics, GuestEvent, GuestInfo, HostFacts};
+use crate::passage::{Berth, Channel, Door, Passage};
 use crate::spec::{GuestSpec, Power, Vif};
 use async_trait::async_trait;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
 use types::agent::Moving;
@@ -169,12 +171,34 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// [`HypervisorError::Timeout`] when a running guest does not let go of it.
     async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo>;
 
-    /// Sends a running or paused guest to another host, which was made ready for it. Here it is off afterwards.
+    /// Sends a running or paused guest to another host, which was made ready for it. Here it is off afterwards. Where
+    /// hosts are real, `way` leads to the other one. Succeeds when it has gone there before.
     ///
     /// # Errors
     /// [`HypervisorError::Cancelled`] when [`Hypervisor::abort_live`] was called meanwhile; the guest then goes on here.
     /// [`HypervisorError::Rejected`] when this hypervisor cannot do it.
-    async fn migrate_live(&self, id: ServerId, to: &HostName) -> Result<GuestInfo>;
+    async fn migrate_live(
+        &self,
+        id: ServerId,
+        to: &HostName,
+        way: Option<Arc<dyn Passage>>,
+    ) -> Result<GuestInfo>;
+
+    /// Gets ready for a guest that comes while it runs: its definition and disks are here, its taps are waited for.
+    ///
+    /// # Errors
+    /// [`HypervisorError::NotFound`] when nothing was made ready before, [`HypervisorError::Timeout`] when a tap does not
+    /// come.
+    async fn expect_live(&self, id: ServerId) -> Result<Berth>;
+
+    /// Where a guest is expected, if it is.
+    async fn berth(&self, id: ServerId) -> Option<Berth>;
+
+    /// A stream to what waits for an expected guest here.
+    async fn enter_door(&self, id: ServerId, door: Door) -> Result<Box<dyn Channel>>;
+
+    /// A guest is not expected any more, or has come.
+    async fn expect_no_more(&self, id: ServerId);
 
     /// Calls the live migration of a guest off; `false` when it is not on its way.
     async fn abort_live(&self, id: ServerId) -> Result<bool>;

@@ -13,6 +13,7 @@ pub mod facts;
 pub mod hypervisor;
 pub mod kvm;
 pub mod libvirt;
+pub mod passage;
 pub mod plan;
 pub mod sim;
 pub mod spec;
@@ -22,6 +23,7 @@ pub use facts::{
     CpuInfo, CpuTopology, Diagnostics, GuestEvent, GuestEventKind, GuestInfo, HostFacts,
 };
 pub use hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
+pub use passage::{Berth, Channel, Door, Passage};
 pub use spec::{
     ConfigFile, DiskFormat, GuestMetadata, GuestSpec, Hardware, Power, RescueDisk, RootDisk,
     StableRescue, Vif,

@@ -92,6 +92,8 @@ struct UnixConnector(Arc<Path>);
 struct TlsConnector {
     tcp: HttpConnector,
     tls: tokio_rustls::TlsConnector,
+    /// Whom to expect; none is the host of the address.
+    name: Option<ServerName<'static>>,
 }
 
 /// A connection, as hyper's pool wants it.
@@ -125,10 +127,14 @@ impl tower::Service<Uri> for TlsConnector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (connecting, tls) = (self.tcp.call(uri.clone()), self.tls.clone());
+        let expected = self.name.clone();
         Box::pin(async move {
             let host = uri.host().unwrap_or_default();
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+            let name = match expected {
+                Some(name) => name,
+                None => ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?,
+            };
             let tcp = connecting.await.map_err(std::io::Error::other)?;
             let hands = tls.connect(name, tcp.into_inner());
             let stream = tokio::time::timeout(CONNECT_TIMEOUT, hands).await??;
@@ -223,6 +229,33 @@ impl Client {
         if base.starts_with("http://") {
             return Self::http(service, base);
         }
+        Self::tls(service, base, None, config)
+    }
+
+    /// A client for `base`, an address at which a service answers that proves to be `name`.
+    ///
+    /// # Errors
+    /// When `name` is neither a DNS name nor an address.
+    pub fn https_of(
+        service: &'static str,
+        base: &str,
+        name: &str,
+        config: Arc<ClientConfig>,
+    ) -> Result<Self, ClientError> {
+        let name =
+            ServerName::try_from(name.to_owned()).map_err(|error| ClientError::Unexpected {
+                service,
+                reason: format!("{name:?}: {error}"),
+            })?;
+        Ok(Self::tls(service, base, Some(name), config))
+    }
+
+    fn tls(
+        service: &'static str,
+        base: &str,
+        name: Option<ServerName<'static>>,
+        config: Arc<ClientConfig>,
+    ) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -230,6 +263,7 @@ impl Client {
         let connector = TlsConnector {
             tcp,
             tls: config.into(),
+            name,
         };
         let transport = Transport::Https {
             base: base.trim_end_matches('/').to_owned(),

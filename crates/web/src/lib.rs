@@ -8,5 +8,6 @@ pub mod client;
 pub mod request_id;
 pub mod serve;
 pub mod tls;
+pub mod tunnel;
 
 pub use serve::{Listener, Peer, Stopping, serve};

@@ -5,7 +5,6 @@ use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use std::io;
@@ -84,7 +83,6 @@ async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
 
 /// Serves `router` until `stop`; requests that are open then get a few seconds to end.
 pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
@@ -103,19 +101,21 @@ pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) 
                 continue;
             }
         };
-        let (router, watcher) = (router.clone(), graceful.watcher());
+        let router = router.clone();
         let stopping = Stopping(stop.clone());
         tokio::spawn(async move {
-            talk(stream, router, watcher, stopping).await;
+            talk(stream, router, stopping).await;
             drop(permit);
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+    // Every connection has given its place back.
+    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(DRAIN, room.acquire_many(all)).await;
     Ok(())
 }
 
-async fn talk(stream: Stream, router: Router, watcher: Watcher, stopping: Stopping) {
+async fn talk(stream: Stream, router: Router, stopping: Stopping) {
     match stream {
         Stream::Unix(stream) => {
             let from = From {
@@ -123,11 +123,11 @@ async fn talk(stream: Stream, router: Router, watcher: Watcher, stopping: Stoppi
                 host: None,
                 stopping,
             };
-            connection(stream, router, watcher, from).await;
+            connection(stream, router, from).await;
         }
         Stream::Tcp(stream) => {
             let from = From::peer_of(&stream, stopping);
-            connection(stream, router, watcher, from).await;
+            connection(stream, router, from).await;
         }
         Stream::Tls(stream, acceptor) => {
             let mut from = From::peer_of(&stream, stopping);
@@ -136,7 +136,7 @@ async fn talk(stream: Stream, router: Router, watcher: Watcher, stopping: Stoppi
                 Ok(Ok(stream)) => {
                     let shown = stream.get_ref().1.peer_certificates();
                     from.host = shown.and_then(|all| tls::host_of(all.first()?));
-                    connection(stream, router, watcher, from).await;
+                    connection(stream, router, from).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "a TLS connection was not made"),
                 Err(_) => tracing::debug!("a TLS connection was not made in time"),
@@ -163,10 +163,11 @@ impl From {
     }
 }
 
-async fn connection<S>(stream: S, router: Router, watcher: Watcher, from: From)
+async fn connection<S>(stream: S, router: Router, from: From)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stop = from.stopping.0.clone();
     let service = MapRequest::new(router, move |mut request: http::Request<Incoming>| {
         if let Some(peer) = from.peer {
             request.extensions_mut().insert(peer);
@@ -177,11 +178,19 @@ where
         request.extensions_mut().insert(from.stopping.clone());
         request
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .keep_alive(true)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .keep_alive(true)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .with_upgrades()
+    );
     // A client that breaks off is its own business.
-    let _ = watcher.watch(connection).await;
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = stop.cancelled() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
 }

@@ -4,10 +4,11 @@
 //! |---|---|---|
 //! | `choose_host` | picks hosts; the claim is in the transaction that ends the step | gives the claim back |
 //! | `check` | looks whether the two hosts can do it | - |
+//! | `ready` | the new host makes its ports ready, where the network service can have that | it does not any more |
 //! | `prepare` | the new host gets ready for the guest | it removes what it made |
 //! | `move` | the old host sends the guest | it stays, or goes on there |
 //! | `arrive` | the guest goes on on the new host, and the server is there | it is switched off there |
-//! | `networks` | its ports are bound to the new host; from here on only forward | - |
+//! | `bind` | its ports are active on the new host; from here on only forward | - |
 //! | `leave` | the old host removes what is left; one that does not answer owes it | - |
 //!
 //! The server holds what it needs on both hosts until it has left the first. A migration that was called off before
@@ -34,6 +35,8 @@ pub enum Step {
     ChooseHost,
     /// Look whether it can be done.
     Check,
+    /// Have the new host make the ports ready.
+    Ready,
     /// Make the new host ready.
     Prepare,
     /// Send the guest.
@@ -50,6 +53,7 @@ impl StepName for Step {
     const ALL: &'static [Self] = &[
         Self::ChooseHost,
         Self::Check,
+        Self::Ready,
         Self::Prepare,
         Self::Move,
         Self::Arrive,
@@ -61,6 +65,7 @@ impl StepName for Step {
         match self {
             Self::ChooseHost => "choose_host",
             Self::Check => "check",
+            Self::Ready => "ready",
             Self::Prepare => "prepare",
             Self::Move => "move",
             Self::Arrive => "arrive",
@@ -100,6 +105,9 @@ pub struct State {
     /// Somebody called it off.
     #[serde(default)]
     cancelled: bool,
+    /// Whether the new host has its ports ready.
+    #[serde(default)]
+    ready: bool,
 }
 
 /// The flow.
@@ -260,7 +268,7 @@ impl Flow for LiveMigration {
         Some(match step {
             Step::ChooseHost => "conductor_live_migrate_instance",
             Step::Check => "compute_check_can_live_migrate_destination",
-            Step::Prepare => "compute_pre_live_migration",
+            Step::Ready | Step::Prepare => "compute_pre_live_migration",
             Step::Move => "compute_live_migration",
             Step::Arrive | Step::Networks | Step::Leave => {
                 "compute_post_live_migration_at_destination"
@@ -281,7 +289,7 @@ impl Flow for LiveMigration {
             Step::ChooseHost | Step::Check => Duration::from_secs(30),
             Step::Prepare => Duration::from_secs(1800),
             Step::Move => Duration::from_secs(4 * 3600),
-            Step::Arrive | Step::Networks => Duration::from_secs(120),
+            Step::Ready | Step::Arrive | Step::Networks => Duration::from_secs(120),
             Step::Leave => Duration::from_secs(60),
         }
     }
@@ -329,7 +337,17 @@ impl Flow for LiveMigration {
                 state.power = power_after(outcome)?.code();
                 Ok(())
             }
+            Step::Ready => {
+                if let Some(host) = new_host(state) {
+                    state.ready = ports::make_ready(&self.with, &server, &host).await?;
+                }
+                Ok(())
+            }
             Step::Networks => match new_host(state) {
+                Some(host) if state.ready => {
+                    let old = old_host(state);
+                    ports::activate(&self.with, &server, old.as_ref(), &host).await
+                }
                 Some(host) => ports::bind_to(&self.with, &server, &host).await.map(drop),
                 None => Ok(()),
             },
@@ -339,12 +357,20 @@ impl Flow for LiveMigration {
 
     async fn undo(
         &self,
-        _cx: &Context,
+        cx: &Context,
         step: Step,
         state: &mut State,
         outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
         match step {
+            // Also when it is not known whether they are ready.
+            Step::Ready => match new_host(state) {
+                Some(host) => {
+                    let server = super::instance(&self.with, cx).await?;
+                    ports::make_unready(&self.with, &server, &host).await
+                }
+                None => Ok(()),
+            },
             Step::Move => {
                 state.power = power_after(outcome)?.code();
                 Ok(())

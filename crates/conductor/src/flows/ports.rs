@@ -305,6 +305,66 @@ async fn bind_all(
     Ok(bound)
 }
 
+/// The host makes the server's ports ready, so that the guest finds its network there when it comes; they stay active
+/// where they are. `false` when the network service cannot do that. A server that is deleted meanwhile leaves nothing:
+/// its ports go with their bindings, and one that is given back is refused another one.
+pub(super) async fn make_ready(
+    with: &Neighbours,
+    instance: &Instance,
+    host: &HostName,
+) -> Result<bool, StepError> {
+    let token = with.token().await?;
+    let networks = &with.networks;
+    if !networks.binds_to_several(&token).await.map_err(retry)? {
+        return Ok(false);
+    }
+    for known in &instance.network_info {
+        let ready = networks.make_ready(&token, &known.port_id, &host.0).await;
+        ready.map_err(retry)?.map_err(|reason| refused(&reason))?;
+    }
+    Ok(true)
+}
+
+/// The host need not have the server's ports ready any more. Repeatable.
+pub(super) async fn make_unready(
+    with: &Neighbours,
+    instance: &Instance,
+    host: &HostName,
+) -> Result<(), StepError> {
+    let token = with.token().await?;
+    for known in &instance.network_info {
+        let gone = with
+            .networks
+            .make_unready(&token, &known.port_id, &host.0)
+            .await;
+        gone.map_err(retry)?;
+    }
+    Ok(())
+}
+
+/// The server's ports are active on the host that has made them ready, and the old one has nothing to do with them any
+/// more. One that is not ready there is bound to it. Repeatable.
+pub(super) async fn activate(
+    with: &Neighbours,
+    instance: &Instance,
+    old: Option<&HostName>,
+    host: &HostName,
+) -> Result<(), StepError> {
+    let token = with.token().await?;
+    let present = with.networks.ports_of_server(&token, instance.id).await;
+    for port in present.map_err(retry)? {
+        if port.binding_host != host.0 && has(instance, &port.id) {
+            let active = with.networks.activate(&token, &port.id, &host.0).await;
+            active.map_err(retry)?;
+        }
+    }
+    bind_to(with, instance, host).await?;
+    match old {
+        Some(old) => make_unready(with, instance, old).await,
+        None => Ok(()),
+    }
+}
+
 /// Waits until the network agent has wired all of the server's ports.
 pub(super) async fn plugged(with: &Neighbours, cx: &Context) -> Result<(), StepError> {
     let instance = super::instance(with, cx).await?;

@@ -25,6 +25,8 @@ mod procedure {
     pub const DOMAIN_CREATE_WITH_FLAGS: u32 = 196;
     pub const DOMAIN_ATTACH_DEVICE_FLAGS: u32 = 160;
     pub const DOMAIN_DETACH_DEVICE_FLAGS: u32 = 161;
+    pub const DOMAIN_GET_JOB_INFO: u32 = 163;
+    pub const DOMAIN_ABORT_JOB: u32 = 164;
     pub const DOMAIN_INJECT_NMI: u32 = 210;
     pub const DOMAIN_UNDEFINE_FLAGS: u32 = 231;
     pub const DOMAIN_SAVE_FLAGS: u32 = 232;
@@ -33,6 +35,7 @@ mod procedure {
     pub const DOMAIN_BLOCK_JOB_ABORT: u32 = 237;
     pub const DOMAIN_GET_BLOCK_JOB_INFO: u32 = 238;
     pub const DOMAIN_SHUTDOWN_FLAGS: u32 = 258;
+    pub const DOMAIN_MIGRATE_PERFORM3_PARAMS: u32 = 305;
     pub const EVENT_REGISTER: u32 = 316;
     pub const EVENT_LIFECYCLE: u32 = 318;
     pub const GET_ALL_DOMAIN_STATS: u32 = 344;
@@ -47,8 +50,43 @@ pub mod error_code {
     pub const NO_DOMAIN: u32 = 42;
     /// The verb does not fit the domain's state (start when it runs, destroy when it is off).
     pub const OPERATION_INVALID: u32 = 55;
+    /// A job was called off.
+    pub const OPERATION_ABORTED: u32 = 78;
     /// The agent in the guest does not answer.
     pub const AGENT_UNRESPONSIVE: u32 = 86;
+}
+
+/// How a domain is sent to another host.
+pub mod migration {
+    const LIVE: u32 = 1;
+    const PEER_TO_PEER: u32 = 2;
+    const PAUSED: u32 = 32;
+    /// Disks are copied as far as they differ from what they are overlays of.
+    const NON_SHARED_INCREMENTAL: u32 = 128;
+    /// Nobody else changes the domain meanwhile.
+    const CHANGE_PROTECTION: u32 = 256;
+    /// Volumes need not be on a file system that libvirt knows to be shared.
+    const UNSAFE: u32 = 512;
+    /// A guest that changes memory faster than it can be sent is slowed down.
+    const AUTO_CONVERGE: u32 = 8192;
+
+    /// The flags of a move.
+    pub fn flags(copies_disks: bool, paused: bool) -> u32 {
+        let when = |so: bool, flag: u32| if so { flag } else { 0 };
+        LIVE | PEER_TO_PEER
+            | CHANGE_PROTECTION
+            | UNSAFE
+            | AUTO_CONVERGE
+            | when(copies_disks, NON_SHARED_INCREMENTAL)
+            | when(paused, PAUSED)
+    }
+}
+
+/// A typed parameter of a call.
+#[derive(Clone, Copy, Debug)]
+pub enum Parameter<'a> {
+    /// A text.
+    Text(&'a str),
 }
 
 /// What to ask of [`Link::stats`].
@@ -64,6 +102,8 @@ const SHORT: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(180);
 /// Memory on its way to or from a disk.
 const SAVING: Duration = Duration::from_secs(1800);
+/// A guest on its way to another host; whoever waits for that gives up sooner.
+const MOVING: Duration = Duration::from_secs(24 * 3600);
 /// How long a call that lost its connection waits for the daemon to come back.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -149,6 +189,15 @@ pub struct BlockJob {
     pub done: u64,
     /// What there is to do; equal when a mirror follows every write.
     pub of: u64,
+}
+
+/// How far a domain's job is, in bytes: all, done, left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Of its memory.
+    pub memory: (u64, u64, u64),
+    /// Of its disks.
+    pub disk: (u64, u64, u64),
 }
 
 /// Named values of one domain, as `virConnectGetAllDomainStats` gives them.
@@ -250,6 +299,31 @@ pub async fn greet(connection: &Connection, uri: &str) -> Result<(), RpcError> {
     // The first connection after the daemon's start waits while it examines the QEMU binary.
     connection.call(procedure::OPEN, open, LONG).await?;
     Ok(())
+}
+
+/// Sends a domain to the daemon at `uri`, as the daemon here sees it, and waits until it has gone.
+pub async fn migrate(
+    connection: &Connection,
+    domain: &DomainRef,
+    uri: &str,
+    parameters: &[(&str, Parameter<'_>)],
+    flags: u32,
+) -> Result<(), RpcError> {
+    const TEXT: u32 = 7;
+    let count = u32::try_from(parameters.len()).unwrap_or(0);
+    let begun = domain
+        .encode(Encoder::default())
+        .some_string(uri)
+        .u32(count);
+    let body = parameters
+        .iter()
+        .fold(begun, |encoder, (name, Parameter::Text(text))| {
+            encoder.string(name).u32(TEXT).string(text)
+        });
+    const NO_COOKIE: u32 = 0;
+    let body = body.u32(NO_COOKIE).u32(flags);
+    let procedure = procedure::DOMAIN_MIGRATE_PERFORM3_PARAMS;
+    connection.call(procedure, body, MOVING).await.map(drop)
 }
 
 /// Asks for lifecycle events of all domains on this connection.
@@ -510,6 +584,45 @@ impl Link {
             .call(procedure::DOMAIN_GET_XML_DESC, request, SHORT)
             .await?;
         Ok(Decoder::new(&body).string()?)
+    }
+
+    /// What a domain is now (XML), as another host can understand it.
+    pub async fn for_another_host(&self, domain: &DomainRef) -> Result<String, RpcError> {
+        const SECURE_AND_MIGRATABLE: u32 = 1 | 8;
+        let request = || domain.encode(Encoder::default()).u32(SECURE_AND_MIGRATABLE);
+        let body = self
+            .call(procedure::DOMAIN_GET_XML_DESC, request, SHORT)
+            .await?;
+        Ok(Decoder::new(&body).string()?)
+    }
+
+    /// Calls a domain's job off; an error when it has none.
+    pub async fn abort_job(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        let body = || domain.encode(Encoder::default());
+        self.call(procedure::DOMAIN_ABORT_JOB, body, SHORT)
+            .await
+            .map(drop)
+    }
+
+    /// How far a domain's job is, if it has one.
+    pub async fn job(&self, domain: &DomainRef) -> Result<Option<Job>, RpcError> {
+        let request = || domain.encode(Encoder::default());
+        let body = self
+            .call(procedure::DOMAIN_GET_JOB_INFO, request, SHORT)
+            .await?;
+        let mut decoder = Decoder::new(&body);
+        if decoder.i32()? == 0 {
+            return Ok(None);
+        }
+        // Time gone and left, then all of the data.
+        for _ in 0..5 {
+            decoder.u64()?;
+        }
+        let mut three = || Ok::<_, Malformed>((decoder.u64()?, decoder.u64()?, decoder.u64()?));
+        Ok(Some(Job {
+            memory: three()?,
+            disk: three()?,
+        }))
     }
 
     /// Plugs a device (XML) into a running domain.

@@ -268,6 +268,17 @@ fn names(description: &str) -> Vec<String> {
         .collect()
 }
 
+/// The names of the disks that are files and can be written.
+pub(super) fn own_names(description: &str) -> Vec<String> {
+    let own = |one: &&str| {
+        let head = one.split_once('>').map_or("", |(head, _)| head);
+        let file = head.contains("type='file'") || head.contains("type=\"file\"");
+        file && !one.contains("<readonly/>") && one.contains("<source ")
+    };
+    let files: String = elements(description).filter(own).collect();
+    names(&files)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -299,6 +310,9 @@ mod tests {
         let found = element(DOMAIN, &volume("v-1")).unwrap();
         assert!(found.starts_with("<disk type='network'") && found.ends_with("</disk>"));
         assert!(!has(DOMAIN, &volume("v-2")));
+        assert_eq!(own_names(DOMAIN), Vec::<String>::new());
+        let with = DOMAIN.replace("<target dev='vda'", "<source file='/d'/><target dev='vda'");
+        assert_eq!(own_names(&with), ["vda"]);
         assert!(reachable(&volume("v-1")).is_err());
     }
 

@@ -18,6 +18,7 @@ pub mod folder;
 pub mod image;
 mod interfaces;
 mod life;
+mod live;
 mod moves;
 pub(crate) mod qcow2;
 mod rpc;
@@ -29,6 +30,7 @@ use crate::disks::Disk;
 use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts};
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::kvm::{self, Kvm};
+use crate::passage::{Berth, Channel, Door, Passage};
 use crate::spec::{ConfigFile, DiskFormat, GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
 use calls::{DomainRef, Link, error_code, stats};
@@ -96,6 +98,12 @@ pub struct Libvirt {
     watcher: AbortHandle,
     capabilities: OnceCell<Capabilities>,
     known: Mutex<HashMap<ServerId, Known>>,
+    sockets: Vec<PathBuf>,
+    uri: String,
+    /// Where the folders of sockets are by which guests come and go.
+    ways: PathBuf,
+    berths: Mutex<HashMap<ServerId, Berth>>,
+    under_way: Mutex<HashMap<ServerId, live::UnderWay>>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -136,7 +144,12 @@ impl Libvirt {
             kvm,
             instances: opened,
             questions: Link::new(config.sockets.clone(), config.uri.clone()),
-            jobs: Link::new(config.sockets, config.uri),
+            jobs: Link::new(config.sockets.clone(), config.uri.clone()),
+            sockets: config.sockets,
+            uri: config.uri,
+            ways: config.run.join("live"),
+            berths: Mutex::default(),
+            under_way: Mutex::default(),
             events,
             watcher,
             capabilities: OnceCell::new(),
@@ -755,23 +768,42 @@ impl Hypervisor for Libvirt {
         self.pull_out(id, port_id).await
     }
 
-    /// The other host's tap must be there before libvirt lets a guest in, and a port has one host at a time.
-    async fn migrate_live(&self, _id: ServerId, _to: &HostName) -> Result<GuestInfo> {
-        Err(HypervisorError::Rejected(
-            "guests of libvirt cannot be migrated while they run yet".into(),
-        ))
+    async fn migrate_live(
+        &self,
+        id: ServerId,
+        to: &HostName,
+        way: Option<Arc<dyn Passage>>,
+    ) -> Result<GuestInfo> {
+        let no_way = || HypervisorError::Rejected(format!("this host knows no way to {to}"));
+        self.send(id, way.ok_or_else(no_way)?).await
     }
 
-    async fn abort_live(&self, _id: ServerId) -> Result<bool> {
-        Ok(false)
+    async fn expect_live(&self, id: ServerId) -> Result<Berth> {
+        self.expect(id).await
     }
 
-    async fn force_live(&self, _id: ServerId) -> Result<bool> {
-        Ok(false)
+    async fn berth(&self, id: ServerId) -> Option<Berth> {
+        self.berth_of(id)
+    }
+
+    async fn enter_door(&self, id: ServerId, door: Door) -> Result<Box<dyn Channel>> {
+        self.enter(id, door).await
+    }
+
+    async fn expect_no_more(&self, id: ServerId) {
+        self.withdraw(id);
+    }
+
+    async fn abort_live(&self, id: ServerId) -> Result<bool> {
+        self.call_off(id).await
+    }
+
+    async fn force_live(&self, id: ServerId) -> Result<bool> {
+        self.hurry(id).await
     }
 
     async fn moving(&self) -> Vec<Moving> {
-        Vec::new()
+        self.progress().await
     }
 
     async fn set_password(&self, id: ServerId, user: &str, password: &str) -> Result<GuestInfo> {

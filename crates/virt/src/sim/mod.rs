@@ -20,6 +20,7 @@ use crate::facts::{
     GuestInfo, HostFacts, NicDiagnostics,
 };
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
+use crate::passage::{Berth, Channel, Door, Passage};
 use crate::spec::{GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -512,12 +513,33 @@ impl Hypervisor for Sim {
             .await
     }
 
-    async fn migrate_live(&self, id: ServerId, _to: &HostName) -> Result<GuestInfo> {
+    async fn migrate_live(
+        &self,
+        id: ServerId,
+        _to: &HostName,
+        _way: Option<Arc<dyn Passage>>,
+    ) -> Result<GuestInfo> {
         self.enter(Verb::MigrateLive, id).await?;
         let gone = self.send_away(id).await?;
         self.leave(Verb::MigrateLive, id).await?;
         Ok(gone)
     }
+
+    async fn expect_live(&self, _id: ServerId) -> Result<Berth> {
+        Err(HypervisorError::Rejected(
+            "simulated guests need no way to another host".into(),
+        ))
+    }
+
+    async fn berth(&self, _id: ServerId) -> Option<Berth> {
+        None
+    }
+
+    async fn enter_door(&self, id: ServerId, _door: Door) -> Result<Box<dyn Channel>> {
+        Err(HypervisorError::NotFound(id))
+    }
+
+    async fn expect_no_more(&self, _id: ServerId) {}
 
     async fn abort_live(&self, id: ServerId) -> Result<bool> {
         Ok(self.end_live(id, live::Ending::Aborted))

@@ -1,0 +1,434 @@
+//! Guests that go to another host while they run.
+//!
+//! libvirt moves them itself, from daemon to daemon (`VIR_MIGRATE_PEER2PEER`), and copies the disks that are files of this
+//! host. All three streams between the hosts (the daemons', the memory's, the disks') go through unix sockets in a folder
+//! that has the same path on both: here they are this agent's, which sends on what comes to the other host's agent, and
+//! there QEMU and the daemon listen. So nothing of libvirt or QEMU is open to a network. When the agent dies the streams
+//! break, libvirt gives up, and the guest goes on here.
+
+use super::calls::{self, Parameter, error_code, stats};
+use super::rpc::{Connection, RpcError};
+use super::{Libvirt, blocking, disks, explain};
+use crate::facts::GuestInfo;
+use crate::hypervisor::{HypervisorError, Result};
+use crate::passage::{Berth, Channel, Door, Passage};
+use crate::spec::{GuestSpec, RootDisk};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use types::agent::Moving;
+use types::{PowerState, ServerId};
+
+/// How long a host that expects a guest waits for its taps.
+const TAPS: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+/// How long somebody who calls a move off waits for libvirt to have begun with it.
+const BEGINNING: Duration = Duration::from_secs(5);
+/// libvirt's reason for a domain that is off because it has gone to another host.
+const MIGRATED: u64 = 4;
+
+/// A guest on its way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct UnderWay {
+    aborted: bool,
+}
+
+impl Libvirt {
+    /// The guest's definition and disks are here; its taps will be soon.
+    pub(super) async fn expect(&self, id: ServerId) -> Result<Berth> {
+        let _lock = self.exclusive(id).await;
+        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        if self.must_look(id).await?.active {
+            return Err(HypervisorError::Rejected(
+                "the guest runs here already".into(),
+            ));
+        }
+        wait_for_taps(&spec).await?;
+        let files = self.instances.guest(id);
+        let instances = self.instances.for_qemu(self.instances.path());
+        let sockets = self.ways.join(uuid::Uuid::new_v4().simple().to_string());
+        let berth = Berth {
+            instances: instances.unwrap_or_else(|| self.instances.path().to_owned()),
+            sockets,
+            drive: files.config_drive,
+        };
+        // QEMU makes its sockets there. Only whoever knows the name finds the folder.
+        make_folder(&self.ways, &berth.sockets, 0o1733)?;
+        let old = self.change(&self.berths, |all| all.insert(id, berth.clone()));
+        if let Some(old) = old {
+            remove(&old.sockets);
+        }
+        Ok(berth)
+    }
+
+    pub(super) fn berth_of(&self, id: ServerId) -> Option<Berth> {
+        self.change(&self.berths, |all| all.get(&id).cloned())
+    }
+
+    pub(super) fn withdraw(&self, id: ServerId) {
+        if let Some(old) = self.change(&self.berths, |all| all.remove(&id)) {
+            remove(&old.sockets);
+        }
+    }
+
+    pub(super) async fn enter(&self, id: ServerId, door: Door) -> Result<Box<dyn Channel>> {
+        let berth = self.berth_of(id).ok_or(HypervisorError::NotFound(id))?;
+        let places = match door {
+            Door::Hypervisor => self.sockets.clone(),
+            _ => vec![door.socket(&berth.sockets)],
+        };
+        let mut problem = None;
+        for place in places {
+            match UnixStream::connect(&place).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(error) => problem = problem.or(Some(error)),
+            }
+        }
+        let reason = problem.map_or_else(String::new, |error| error.to_string());
+        Err(HypervisorError::Unavailable(format!(
+            "the {} of the guest that is expected: {reason}",
+            door.name()
+        )))
+    }
+
+    pub(super) async fn send(&self, id: ServerId, way: Arc<dyn Passage>) -> Result<GuestInfo> {
+        let _lock = self.exclusive(id).await;
+        let guest = self.must_look(id).await?;
+        if !guest.active {
+            if self.has_gone(id).await? {
+                return Ok(guest);
+            }
+            return Err(HypervisorError::Rejected(
+                "the domain is not running".into(),
+            ));
+        }
+        self.change(&self.under_way, |all| {
+            all.insert(id, UnderWay::default());
+        });
+        let sent = self.send_by(id, &guest, &way).await;
+        let was = self.change(&self.under_way, |all| all.remove(&id));
+        way.close().await;
+        match sent {
+            Ok(()) => self.must_look(id).await,
+            Err(_) if was.is_some_and(|was| was.aborted) => Err(HypervisorError::Cancelled),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn has_gone(&self, id: ServerId) -> Result<bool> {
+        let asked = [self.reference(id)];
+        let all = self.questions.stats(&asked, stats::STATE).await;
+        let all = all.map_err(explain)?;
+        let reason = all.first().and_then(|one| one.number("state.reason"));
+        Ok(reason == Some(MIGRATED))
+    }
+
+    async fn send_by(&self, id: ServerId, guest: &GuestInfo, way: &Arc<dyn Passage>) -> Result<()> {
+        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        let berth = way.berth().await?;
+        let drive = self.instances.guest(id).config_drive;
+        if spec.config_drive.is_some() && drive.exists() {
+            way.carry_drive(&drive).await?;
+        }
+        let _relays = Relays::open(&self.ways, &berth.sockets, way)?;
+        let reference = self.reference(id);
+        let now = self.questions.for_another_host(&reference);
+        let now = now.await.map_err(explain)?;
+        let here = self.instances.for_qemu(self.instances.path());
+        let here = here.unwrap_or_else(|| self.instances.path().to_owned());
+        let xml = moved(&now, &here, &berth.instances);
+        let copied = copied(&now, &spec);
+        let socket = |door: Door| format!("unix://{}", door.socket(&berth.sockets).display());
+        let (memory, disks_at) = (socket(Door::Memory), socket(Door::Disks));
+        let mut parameters = vec![
+            ("destination_xml", Parameter::Text(&xml)),
+            ("migrate_uri", Parameter::Text(&memory)),
+        ];
+        if !copied.is_empty() {
+            parameters.push(("disks_uri", Parameter::Text(&disks_at)));
+            let names = copied.iter().map(|name| Parameter::Text(name));
+            parameters.extend(names.map(|name| ("migrate_disks", name)));
+        }
+        let uri = format!(
+            "qemu+unix:///system?socket={}",
+            Door::Hypervisor.socket(&berth.sockets).display()
+        );
+        let is_called_off = || {
+            let known = self.change(&self.under_way, |all| all.get(&id).copied());
+            known.is_some_and(|known| known.aborted)
+        };
+        if is_called_off() {
+            return Err(HypervisorError::Cancelled);
+        }
+        // A connection of its own: a move takes long, and others must not wait for it.
+        let connection = Connection::open(&self.sockets, None).await;
+        let connection = connection.map_err(explain)?;
+        calls::greet(&connection, &self.uri)
+            .await
+            .map_err(explain)?;
+        let flags = calls::migration::flags(!copied.is_empty(), guest.power == PowerState::Paused);
+        calls::migrate(&connection, &reference, &uri, &parameters, flags)
+            .await
+            .map_err(|error| match error {
+                RpcError::Refused {
+                    code: error_code::OPERATION_ABORTED,
+                    ..
+                } if is_called_off() => HypervisorError::Cancelled,
+                other => explain(other),
+            })
+    }
+
+    /// libvirt may not have begun yet, or be about to end.
+    pub(super) async fn call_off(&self, id: ServerId) -> Result<bool> {
+        let note = |all: &mut std::collections::HashMap<ServerId, UnderWay>| {
+            let known = all.get_mut(&id);
+            known.map(|known| known.aborted = true).is_some()
+        };
+        if !self.change(&self.under_way, note) {
+            return Ok(false);
+        }
+        let until = tokio::time::Instant::now() + BEGINNING;
+        loop {
+            match self.questions.abort_job(&self.reference(id)).await {
+                Ok(()) => return Ok(true),
+                Err(RpcError::Refused {
+                    code: error_code::OPERATION_INVALID,
+                    ..
+                }) if tokio::time::Instant::now() < until => {}
+                Err(error) => return Err(explain(error)),
+            }
+            tokio::time::sleep(LOOK).await;
+            if !self.change(&self.under_way, |all| all.contains_key(&id)) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// A guest that stands still changes no memory: what is left is sent, and then it goes on on the other host.
+    pub(super) async fn hurry(&self, id: ServerId) -> Result<bool> {
+        if !self.change(&self.under_way, |all| all.contains_key(&id)) {
+            return Ok(false);
+        }
+        match self.questions.pause(&self.reference(id)).await {
+            Ok(()) => Ok(true),
+            // It stands still for the last time.
+            Err(RpcError::Refused {
+                code: error_code::OPERATION_INVALID,
+                ..
+            }) => Ok(true),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    pub(super) async fn progress(&self) -> Vec<Moving> {
+        let ids: Vec<ServerId> = self.change(&self.under_way, |all| all.keys().copied().collect());
+        let mut all = Vec::new();
+        for server in ids {
+            if let Ok(Some(job)) = self.questions.job(&self.reference(server)).await {
+                all.push(Moving {
+                    server,
+                    memory: job.memory,
+                    disk: job.disk,
+                });
+            }
+        }
+        all
+    }
+
+    fn change<M, T>(&self, map: &std::sync::Mutex<M>, how: impl FnOnce(&mut M) -> T) -> T {
+        how(&mut map.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The taps of a guest, by the names that the kernel tells this process.
+async fn wait_for_taps(spec: &GuestSpec) -> Result<()> {
+    const DEVICES: &str = "/proc/self/net/dev";
+    let until = tokio::time::Instant::now() + TAPS;
+    loop {
+        let text = blocking(|| {
+            std::fs::read_to_string(DEVICES).map_err(|error| HypervisorError::disk(DEVICES, &error))
+        })
+        .await?;
+        let known = |tap: &str| {
+            text.lines().any(|line| {
+                let name = line.split_once(':').map(|(name, _)| name.trim());
+                name == Some(tap)
+            })
+        };
+        let Some(missing) = spec.vifs.iter().find(|vif| !known(&vif.tap)) else {
+            return Ok(());
+        };
+        if tokio::time::Instant::now() >= until {
+            return Err(HypervisorError::Timeout(format!(
+                "making the network of port {} ready",
+                missing.port_id
+            )));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn make_folder(ways: &Path, folder: &Path, mode: u32) -> Result<()> {
+    let make = || {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(ways)?;
+        std::fs::DirBuilder::new().create(folder)?;
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode))
+    };
+    make().map_err(|error| HypervisorError::disk(folder.display(), &error))
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(folder) {
+        tracing::debug!(folder = %folder.display(), %error, "a folder of sockets cannot be removed");
+    }
+}
+
+/// A domain's description with the other host's paths.
+fn moved(description: &str, here: &Path, there: &Path) -> String {
+    let with_end = |path: &Path| format!("{}/", path.display());
+    description.replace(&with_end(here), &with_end(there))
+}
+
+/// The names of the disks that are files of this host and not read-only.
+fn copied(description: &str, spec: &GuestSpec) -> Vec<String> {
+    let own =
+        spec.root != RootDisk::Volume || spec.disks.iter().any(|disk| disk.volume_id().is_none());
+    if !own {
+        return Vec::new();
+    }
+    disks::own_names(description)
+}
+
+/// The ends of the streams on the host that sends.
+struct Relays {
+    folder: PathBuf,
+    _tasks: JoinSet<()>,
+}
+
+impl Drop for Relays {
+    fn drop(&mut self) {
+        remove(&self.folder);
+    }
+}
+
+impl Relays {
+    fn open(ways: &Path, folder: &Path, way: &Arc<dyn Passage>) -> Result<Self> {
+        let proper = folder.parent() == Some(ways);
+        if !proper {
+            return Err(HypervisorError::Rejected(format!(
+                "the other host expects the guest at {}, which is not in {}",
+                folder.display(),
+                ways.display()
+            )));
+        }
+        make_folder(ways, folder, 0o711)?;
+        let mut relays = Self {
+            folder: folder.to_owned(),
+            _tasks: JoinSet::new(),
+        };
+        for door in Door::ALL {
+            let path = door.socket(folder);
+            let fail = |error: std::io::Error| HypervisorError::disk(path.display(), &error);
+            let listener = UnixListener::bind(&path).map_err(fail)?;
+            // QEMU, which is not root, connects by itself.
+            let open = std::fs::Permissions::from_mode(match door {
+                Door::Hypervisor => 0o600,
+                Door::Memory | Door::Disks => 0o666,
+            });
+            std::fs::set_permissions(&path, open).map_err(fail)?;
+            relays._tasks.spawn(relay(listener, door, Arc::clone(way)));
+        }
+        Ok(relays)
+    }
+}
+
+/// Each connection here is a stream to the other host; all end with this.
+async fn relay(listener: UnixListener, door: Door, way: Arc<dyn Passage>) {
+    let mut streams = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = streams.join_next() => continue,
+        };
+        let Ok((mut here, _)) = accepted else {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        };
+        let way = Arc::clone(&way);
+        streams.spawn(async move {
+            match way.open(door).await {
+                Ok(mut there) => {
+                    // How it ends is seen by those who speak through it.
+                    let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+                }
+                Err(error) => {
+                    tracing::warn!(door = door.name(), %error, "no stream to the other host");
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use async_trait::async_trait;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn paths_become_the_other_hosts() {
+        let here = "<source file='/a/instances/1/disk'/><log file='/a/instances/1/console.log'/>";
+        assert_eq!(
+            moved(here, Path::new("/a/instances"), Path::new("/b/c")),
+            "<source file='/b/c/1/disk'/><log file='/b/c/1/console.log'/>"
+        );
+        assert_eq!(moved(here, Path::new("/a/inst"), Path::new("/b")), here);
+    }
+
+    /// Answers with the door's name.
+    struct Named;
+
+    #[async_trait]
+    impl Passage for Named {
+        async fn berth(&self) -> Result<Berth> {
+            Err(HypervisorError::Cancelled)
+        }
+
+        async fn carry_drive(&self, _file: &Path) -> Result<()> {
+            Ok(())
+        }
+
+        async fn open(&self, door: Door) -> Result<Box<dyn Channel>> {
+            let (mine, mut theirs) = tokio::io::duplex(64);
+            tokio::spawn(async move { theirs.write_all(door.name().as_bytes()).await });
+            Ok(Box::new(mine))
+        }
+
+        async fn close(&self) {}
+    }
+
+    #[tokio::test]
+    async fn each_socket_leads_to_its_door_and_goes_with_the_move() {
+        let home = tempfile::tempdir().unwrap();
+        let ways = home.path().join("live");
+        let way: Arc<dyn Passage> = Arc::new(Named);
+        assert!(Relays::open(&ways, &home.path().join("else"), &way).is_err());
+        let folder = ways.join("one");
+        let relays = Relays::open(&ways, &folder, &way).unwrap();
+        for door in Door::ALL {
+            let mut stream = UnixStream::connect(door.socket(&folder)).await.unwrap();
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.unwrap();
+            assert_eq!(said, door.name());
+        }
+        drop(relays);
+        assert!(!folder.exists());
+    }
+}
