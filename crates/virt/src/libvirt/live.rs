@@ -291,7 +291,7 @@ fn remove(folder: &Path) {
 
 /// A domain's description with the other host's paths.
 fn moved(description: &str, here: &Path, there: &Path) -> String {
-    let with_end = |path: &Path| format!("{}/", path.display());
+    let with_end = |path: &Path| format!("{}/", path.display().to_string().trim_end_matches('/'));
     description.replace(&with_end(here), &with_end(there))
 }
 
@@ -388,6 +388,10 @@ mod tests {
         assert_eq!(
             moved(here, Path::new("/a/instances"), Path::new("/b/c")),
             "<source file='/b/c/1/disk'/><log file='/b/c/1/console.log'/>"
+        );
+        assert_eq!(
+            moved(here, Path::new("/a/instances/"), Path::new("/b/")),
+            "<source file='/b/1/disk'/><log file='/b/1/console.log'/>"
         );
         assert_eq!(moved(here, Path::new("/a/inst"), Path::new("/b")), here);
     }
