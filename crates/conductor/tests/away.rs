@@ -108,8 +108,10 @@ async fn a_host_that_cannot_unshelve_is_left_out() {
     cluster.idle().await;
     let stays = cluster.server(server).await;
     assert_eq!(stays.vm_state, VmState::ShelvedOffloaded);
-    let message = stays.fault.unwrap().message;
-    assert!(message.contains("no such machine type"), "{message}");
+    let fault = stays.fault.unwrap();
+    assert!(!fault.message.contains("machine type"), "{}", fault.message);
+    let details = fault.details.unwrap();
+    assert!(details.contains("no such machine type"), "{details}");
     clean(&cluster).await;
 }
 

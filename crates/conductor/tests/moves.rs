@@ -246,7 +246,13 @@ async fn a_host_that_cannot_make_the_guest_leaves_the_server_as_it_was() {
             &before.flavor
         )
     );
-    assert!(stays.fault.unwrap().message.contains("no space left"));
+    let fault = stays.fault.unwrap();
+    assert!(
+        !fault.message.contains("no space left"),
+        "{}",
+        fault.message
+    );
+    assert!(fault.details.unwrap().contains("no space left"));
     clean(&cluster).await;
 }
 

@@ -13,10 +13,11 @@ use crate::verdict;
 use db::accept;
 use db::instances::Instance;
 use http::StatusCode;
+use scheduler::{Filter, Request, Rows, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use types::TaskState;
 use types::server::ImageRef;
+use types::{TaskState, Timestamp};
 
 /// What a rebuild changes of a server; `None` leaves it.
 #[derive(Clone)]
@@ -144,6 +145,37 @@ async fn image(call: &Call, server: &Instance) -> Result<ImageRef, Fault> {
     Ok(found.image)
 }
 
+/// Another image must fit the server's host as the scheduler would want it, of which it has no word: resources stay, and
+/// whether the host takes new servers does not matter.
+async fn host_runs(call: &Call, server: &Instance, image: &ImageRef) -> Result<(), Fault> {
+    let same = server.image.as_ref().is_some_and(|old| old.id == image.id);
+    let Some(host) = server.host.clone().filter(|_| !same) else {
+        return Ok(());
+    };
+    let mut request = Request::new(&server.flavor, Some(image))
+        .map_err(|wrong| Fault::bad_request(wrong.to_string()))?;
+    request.resources.clear();
+    let store = &call.api.deps.store;
+    let nodes: Result<_, sql::Error> = store.read(db::hosts::nodes).await;
+    let rows = Rows {
+        nodes: nodes?,
+        ..Rows::default()
+    };
+    let config = &call.api.config;
+    let (zone, down_after) = (&config.default_zone, config.service_down_micros);
+    let states = scheduler::host_states(rows, zone, Timestamp::now(), down_after);
+    let Some(state) = states.iter().find(|state| state.host == host) else {
+        return Ok(());
+    };
+    let settings = Settings {
+        filters: vec![Filter::ImageProperties],
+        ..Settings::default()
+    };
+    scheduler::select([state], &request, &settings, &mut rand::rng())
+        .map(drop)
+        .map_err(|refusal| Fault::bad_request(refusal.to_string()))
+}
+
 /// A key pair of the caller, who need not be the one who created the server.
 async fn key_of(call: &Call, name: String) -> Result<(String, String), Fault> {
     let user = call.caller.user_id.clone();
@@ -167,6 +199,7 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
     verdict::REBUILD.check(&call, &server)?;
     let rebuild = Rebuild::read(&call, &server, &pass).await?;
+    host_runs(&call, &server, &rebuild.image).await?;
     editable::check_disk_config(Some(&rebuild.image), rebuild.auto_disk_config)?;
     let files = rebuild.files.as_deref().unwrap_or_default();
     let sealed_files = commands::sealed_files(&call, files)?;

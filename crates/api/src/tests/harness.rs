@@ -226,6 +226,8 @@ pub const IMAGE: &str = "70a599e0-31e7-49b7-b260-868f441e862b";
 pub const HUNGRY: &str = "70a599e0-31e7-49b7-b260-868f441e862c";
 /// An image that is too large for small disks.
 pub const LARGE: &str = "70a599e0-31e7-49b7-b260-868f441e862d";
+/// An image for other machines than the tests' hosts.
+pub const FOREIGN: &str = "70a599e0-31e7-49b7-b260-868f441e862e";
 /// The demo project's network; the other project sees it and one more.
 pub const NETWORK: &str = "11111111-31e7-49b7-b260-868f441e862b";
 /// A second network, of the other project.
@@ -241,13 +243,18 @@ fn image_service() -> Router {
             IMAGE => (0, 1000),
             HUNGRY => (4096, 1000),
             LARGE => (0, 9_000_000_000_u64),
+            FOREIGN => (0, 1000),
             _ => return Err(StatusCode::NOT_FOUND),
         };
-        Ok(Json(json!({
+        let mut image = json!({
             "id": id, "name": "cirros", "status": "active", "visibility": "public", "size": size, "min_ram": ram, "min_disk": 0,
             "disk_format": "qcow2", "container_format": "bare", "owner": "x", "os_distro": "cirros", "auto_disk_config": "True",
             "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
-        })))
+        });
+        if id == FOREIGN {
+            image["hw_architecture"] = "aarch64".into();
+        }
+        Ok(Json(image))
     }
     async fn list() -> Result<Json<Value>, StatusCode> {
         let Json(image) = show(Path(IMAGE.to_owned())).await?;

@@ -124,8 +124,11 @@ impl Build {
             Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
             None => (FailureKind::Host, "the host was not asked".to_owned()),
         };
-        let mut failure = Failure::new(500, format!("Build of the server failed: {message}"))
-            .details(message.as_str());
+        let words = format!(
+            "Build of the server failed: {}",
+            super::told(kind, &message)
+        );
+        let mut failure = Failure::new(500, words).details(message.as_str());
         if kind != FailureKind::Request && state.choice.failed.len() + 1 < ATTEMPTS {
             failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
         }

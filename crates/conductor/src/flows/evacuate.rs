@@ -137,7 +137,10 @@ impl Evacuate {
             Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
             None => (FailureKind::Host, "the host was not asked".to_owned()),
         };
-        let words = format!("The server cannot be evacuated: {message}");
+        let words = format!(
+            "The server cannot be evacuated: {}",
+            super::told(kind, &message)
+        );
         let mut failure = Failure::new(500, words).details(message.as_str());
         let others = state.to.is_none() && state.choice.failed.len() + 1 < ATTEMPTS;
         if kind != FailureKind::Request && others {

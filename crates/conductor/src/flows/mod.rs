@@ -171,14 +171,27 @@ fn power_after(outcome: Option<WorkOutcome>) -> Result<types::PowerState, StepEr
     }
 }
 
+/// What the owner of a server is told of what a host said: only what lies with the request or the guest. The words of a
+/// hypervisor or a file system tell of the cloud's insides, and are for administrators (`details` of the fault).
+fn told(kind: FailureKind, message: &str) -> &str {
+    match kind {
+        FailureKind::Request
+        | FailureKind::NotFound
+        | FailureKind::Guest
+        | FailureKind::Cancelled => message,
+        FailureKind::Host | FailureKind::Unavailable | FailureKind::Timeout => {
+            "The host could not do it."
+        }
+    }
+}
+
 /// What is shown of a host that could not do it.
 fn refusal(kind: FailureKind, message: String) -> Failure {
-    match kind {
-        FailureKind::Unavailable | FailureKind::Timeout => {
-            Failure::new(500, "The host could not do it.").details(message)
-        }
-        _ => Failure::new(500, message),
+    let shown = told(kind, &message).to_owned();
+    if shown == message {
+        return Failure::new(500, message);
     }
+    Failure::new(500, shown).details(message)
 }
 
 fn fault(failure: &Failure, now: Timestamp) -> Fault {

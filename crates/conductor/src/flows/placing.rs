@@ -128,7 +128,7 @@ impl Choice {
     fn no_host(&self, refusal: &scheduler::Refusal) -> Failure {
         let (mut message, mut details) = (refusal.to_string(), refusal.for_admins());
         if let (Some(reason), Some(host)) = (&self.last_failure, self.failed.last()) {
-            message = format!("{message}. The host that was tried last said: {reason}");
+            message = format!("{message}. The host that was tried last could not do it.");
             details = format!("{details}\nThe host that was tried last, {host}, said: {reason}");
         }
         Failure::new(500, message).details(details)

@@ -187,7 +187,10 @@ impl Resize {
         };
         let mut failure = Failure::new(
             500,
-            format!("The new host cannot take the server: {message}"),
+            format!(
+                "The new host cannot take the server: {}",
+                super::told(kind, &message)
+            ),
         )
         .details(message.as_str());
         let others = state.to.is_none() && state.choice.failed.len() + 1 < ATTEMPTS;

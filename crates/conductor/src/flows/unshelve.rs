@@ -225,8 +225,11 @@ impl Unshelve {
             Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
             None => (FailureKind::Host, "the host was not asked".to_owned()),
         };
-        let mut failure = Failure::new(500, format!("The server cannot be unshelved: {message}"))
-            .details(message.as_str());
+        let words = format!(
+            "The server cannot be unshelved: {}",
+            super::told(kind, &message)
+        );
+        let mut failure = Failure::new(500, words).details(message.as_str());
         let others = state.to.is_none() && state.choice.failed.len() + 1 < ATTEMPTS;
         if kind != FailureKind::Request && others {
             failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
