@@ -226,7 +226,12 @@ async fn below_version(
         Ok(version) => version,
         Err(refusal) => return refused(refusal),
     };
-    let bytes = match web::body::bytes(body, limit).await {
+    let reading = tokio::time::timeout(api.config.body_timeout, web::body::bytes(body, limit));
+    let Ok(read) = reading.await else {
+        let words = "The request's body did not arrive in time. Send it again, faster.";
+        return Fault::new(StatusCode::REQUEST_TIMEOUT, words).into_response();
+    };
+    let bytes = match read {
         Ok(bytes) => bytes,
         Err(BodyError::TooLarge { .. }) => return too_large(),
         Err(error) => return Fault::bad_request(error.to_string()).into_response(),

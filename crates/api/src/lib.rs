@@ -61,6 +61,8 @@ pub struct Config {
     pub max_limit: usize,
     /// Bytes of a request body at most (`[oslo_middleware] max_request_body_size`).
     pub max_body_bytes: usize,
+    /// How long a client may take to send a body: a connection is not held for nothing.
+    pub body_timeout: Duration,
     /// Where tokens come from, for the 401's `WWW-Authenticate`.
     pub auth_url: String,
     /// Where the image service is, for links to images of old versions.
@@ -92,6 +94,7 @@ impl Default for Config {
         Self {
             max_limit: 1000,
             max_body_bytes: 114_688,
+            body_timeout: Duration::from_secs(60),
             auth_url: "http://127.0.0.1:5000".to_owned(),
             image_url: "http://127.0.0.1:9292".to_owned(),
             default_floating_pool: "nova".to_owned(),

@@ -66,10 +66,10 @@ fn asked_text(headers: &HeaderMap) -> Option<String> {
     if named_other && !headers.contains_key(&OLD) {
         return None;
     }
+    // What is no text is no version either, and is told so.
     headers
         .get(&OLD)
-        .and_then(|value| value.to_str().ok())
-        .map(|text| text.trim().to_owned())
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
 }
 
 /// Says in the answer's headers which version served the request.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod action_matrix;
+mod advisories;
 mod cloud;
 mod conformance;
 mod edge;
@@ -12,15 +13,18 @@ mod generate;
 mod harness;
 mod lists;
 mod live_migration;
+mod microversions;
 mod migrations;
 mod operation;
 mod policies;
 mod resize;
 mod routes;
 mod samples;
+mod samples_sent;
 mod server_create;
 mod server_edit;
 pub(crate) mod server_history;
 mod server_life;
 mod server_volumes;
 mod shelve;
+mod wire;

@@ -71,10 +71,10 @@ const SKIPPED_PATHS: &[&str] = &[
 pub struct Fixture {
     pub cloud: Cloud,
     pub server: String,
-    group: String,
+    pub group: String,
     aggregate: String,
     node: (String, String),
-    request: String,
+    pub request: String,
 }
 
 async fn send(cloud: &Cloud, version: u16, method: &str, path: &str, body: Value) -> Value {
@@ -263,7 +263,7 @@ fn format(text: &str) -> Option<&'static str> {
 }
 
 /// Says where `ours` has another shape than `theirs`.
-fn compare(at: &str, theirs: &Value, ours: &Value, found: &mut Vec<String>) {
+pub fn compare(at: &str, theirs: &Value, ours: &Value, found: &mut Vec<String>) {
     match (theirs, ours) {
         (Value::Null, _) | (_, Value::Null) => {}
         (Value::Object(a), Value::Object(b)) => {

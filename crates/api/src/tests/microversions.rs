@@ -1,0 +1,229 @@
+//! What each microversion changed, before and after: the lines of `microversions.txt`.
+
+use super::harness::{Answer, DEMO, IMAGE, NETWORK};
+use super::samples::{Fixture, fixture};
+use super::server_life::finish;
+use db::migrations::{End, Kind, NewMigration, Status};
+use serde_json::{Value, json};
+use std::path::Path;
+use types::{FlavorId, Microversion, MigrationId, ServerId, Timestamp, VmState};
+
+const TABLE: &str = include_str!("microversions.txt");
+
+/// A request with what it gets below a version and from it on.
+struct Probe<'a> {
+    version: u16,
+    request: &'a str,
+    before: &'a str,
+    after: &'a str,
+}
+
+/// The lines: a probe, or the name of a test, or a reason.
+fn lines() -> Vec<(u16, Vec<&'static str>)> {
+    let lines = TABLE
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let mut cells: Vec<&str> = line.split(" | ").map(str::trim).collect();
+            let version = cells.remove(0).strip_prefix("2.").unwrap().parse().unwrap();
+            if let Some(test) = cells[0].strip_prefix("see ") {
+                cells = vec!["see", test];
+            }
+            (version, cells)
+        })
+        .collect()
+}
+
+#[test]
+fn every_microversion_has_a_line() {
+    let lines = lines();
+    let versions: Vec<u16> = lines.iter().map(|(version, _)| *version).collect();
+    let all: Vec<u16> = (Microversion::MIN.0 + 1..=Microversion::MAX.0).collect();
+    assert_eq!(versions, all);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for (version, cells) in lines {
+        let named = cells
+            .iter()
+            .find_map(|cell| cell.split_whitespace().find(|word| word.contains(".rs::")));
+        if let Some(test) = named {
+            let (file, name) = test.split_once("::").unwrap();
+            let source = std::fs::read_to_string(root.join(file)).unwrap();
+            assert!(
+                source.contains(&format!("fn {name}(")),
+                "2.{version}: {test} is not there"
+            );
+        }
+        assert!(
+            named.is_some() || cells[0] == "none" || cells.len() == 4,
+            "2.{version}: {cells:?}"
+        );
+    }
+}
+
+/// What more the probes look at: an event that failed, and a move.
+async fn prepared() -> Fixture {
+    let fixture = fixture().await;
+    let id: ServerId = fixture.server.parse().unwrap();
+    let write = fixture
+        .cloud
+        .store
+        .write(move |tx| -> Result<(), sql::Error> {
+            let now = Timestamp::now();
+            let action = db::actions::of_server(tx, id)?[0].id;
+            let event = db::actions::start_event(tx, action, "compute_x", Some("h1"), now)?;
+            db::actions::finish_event(tx, event, Some("why"), now)?;
+            let end = || End {
+                compute: Some("h1".into()),
+                node: Some("h1".to_owned()),
+            };
+            let flavor = FlavorId("1".to_owned());
+            let new = NewMigration {
+                id: MigrationId::random(),
+                server: id,
+                kind: Kind::Resize,
+                status: Status::Confirmed,
+                source: end(),
+                dest: end(),
+                old_flavor: &flavor,
+                new_flavor: &flavor,
+                project_id: DEMO,
+                user_id: "u",
+            };
+            db::migrations::insert(tx, &new, now).map(|_| ())
+        });
+    write.await.unwrap();
+    fixture
+}
+
+async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
+    let (token, request) = match request.strip_prefix("plain: ") {
+        Some(rest) => ("plain", rest),
+        None => ("admin", request),
+    };
+    let request = match request.strip_prefix('[') {
+        Some(rest) => {
+            let (state, rest) = rest.split_once("] ").unwrap();
+            let id: ServerId = fixture.server.parse().unwrap();
+            match state {
+                "shelved" => finish(&fixture.cloud, &fixture.server, VmState::Shelved).await,
+                "shelved_offloaded" => {
+                    finish(&fixture.cloud, &fixture.server, VmState::ShelvedOffloaded).await
+                }
+                "deleted" => {
+                    let gone = move |tx: &mut sql::Tx<'_>| {
+                        db::instances::mark_deleted(tx, id, Timestamp::now())
+                    };
+                    assert!(fixture.cloud.store.write(gone).await.unwrap());
+                }
+                other => panic!("{other}"),
+            }
+            rest
+        }
+        None => request,
+    };
+    let volumes = &fixture.cloud.volumes;
+    let mut text = request.to_owned();
+    for (name, value) in [
+        ("{server}", fixture.server.clone()),
+        ("{image}", IMAGE.to_owned()),
+        ("{network}", NETWORK.to_owned()),
+        ("{group}", fixture.group.clone()),
+        (
+            "{aggregate}",
+            fixture.path("/os-aggregates/{id}", version)["/os-aggregates/".len()..].to_owned(),
+        ),
+        (
+            "{node}",
+            fixture.path("/os-hypervisors/{id}", version)["/os-hypervisors/".len()..].to_owned(),
+        ),
+        ("{request}", fixture.request.clone()),
+    ] {
+        text = text.replace(name, &value);
+    }
+    if text.contains("{volume}") {
+        text = text.replace("{volume}", &volumes.make());
+    }
+    if text.contains("{multiattach}") {
+        text = text.replace(
+            "{multiattach}",
+            &volumes.make_with(&json!({ "multiattach": true })),
+        );
+    }
+    let mut parts = text.splitn(3, ' ');
+    let (method, path) = (parts.next().unwrap(), parts.next().unwrap());
+    let body = parts
+        .next()
+        .map_or(Value::Null, |body| serde_json::from_str(body).unwrap());
+    fixture.cloud.send(token, version, method, path, body).await
+}
+
+/// Why the answer is not as wanted.
+fn differs(answer: &Answer, wanted: &str) -> Option<String> {
+    let document = answer.json();
+    // Words have blanks: each word of the line that begins with no sign goes on with the one before.
+    let mut items: Vec<String> = Vec::new();
+    for word in wanted.split(' ') {
+        let begins = word.starts_with(['+', '-', '~', '!']) || word.parse::<u16>().is_ok();
+        match items.last_mut() {
+            Some(last) if !begins => *last = format!("{last} {word}"),
+            _ => items.push(word.to_owned()),
+        }
+    }
+    let wrong = items.iter().find(|item| {
+        if let Some(words) = item.strip_prefix("!~") {
+            answer.text.contains(words)
+        } else if let Some(words) = item.strip_prefix('~') {
+            !answer.text.contains(words)
+        } else if let Some(status) = item.strip_prefix('!') {
+            answer.status.as_str() == status
+        } else if let Some(pointer) = item.strip_prefix('+') {
+            document.pointer(pointer).is_none()
+        } else if let Some(pointer) = item.strip_prefix('-') {
+            document.pointer(pointer).is_some()
+        } else {
+            answer.status.as_str() != item.as_str()
+        }
+    });
+    wrong.map(|item| format!("not {item}: {} {}", answer.status, answer.text))
+}
+
+#[tokio::test]
+async fn before_and_after_each_microversion() {
+    let lines = lines();
+    let probes = lines.iter().filter_map(|(version, cells)| match cells[..] {
+        [request, before, after, _] => Some(Probe {
+            version: *version,
+            request,
+            before,
+            after,
+        }),
+        _ => None,
+    });
+    let (mut wrong, mut tried) = (Vec::new(), 0);
+    let reading = prepared().await;
+    for probe in probes {
+        for (version, wanted) in [
+            (probe.version - 1, probe.before),
+            (probe.version, probe.after),
+        ] {
+            let changes = !probe.request.contains("GET ") || probe.request.starts_with('[');
+            let own = if changes {
+                Some(prepared().await)
+            } else {
+                None
+            };
+            let answer = ask(own.as_ref().unwrap_or(&reading), version, probe.request).await;
+            tried += 1;
+            if let Some(why) = differs(&answer, wanted) {
+                wrong.push(format!("{} at 2.{version}: {why}", probe.request));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {tried} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
