@@ -421,9 +421,9 @@ async fn a_guest_never_gets_an_empty_config_drive() {
     assert_eq!(cluster.server(without).await.vm_state, VmState::Active);
     let failed = cluster.server(server).await;
     assert_eq!(failed.vm_state, VmState::Error);
-    let message = failed.fault.unwrap().message;
-    assert!(message.contains("config drive"), "{message}");
-    assert!(message.contains("the seal is broken"), "{message}");
+    let details = failed.fault.unwrap().details.unwrap();
+    assert!(details.contains("config drive"), "{details}");
+    assert!(details.contains("the seal is broken"), "{details}");
     clean(&cluster).await;
 }
 

@@ -18,7 +18,7 @@ use types::{NodeId, Timestamp, VmState};
 const DIFFERENT: &[(&str, &str)] = &[
     (
         "os-assisted-volume-snapshots/",
-        "disks of guests are no volumes of a file system",
+        "no volume of the test is attached: see server_volumes",
     ),
     (
         "os-hosts/host-put-maintenance",
