@@ -2,9 +2,9 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down clean-data build test test-all test-real tempest bench lint fmt guest-image
+.PHONY: help up down clean-data build test test-all test-real tempest chaos bench lint fmt guest-image
 
-export KILONOVA_HOME DEMO HYPERVISOR HOSTS UP_ARGS KILONOVA_TEST_DBS KILONOVA_TEST_SEED
+export SEED KILONOVA_HOME DEMO HYPERVISOR HOSTS UP_ARGS KILONOVA_TEST_DBS KILONOVA_TEST_SEED
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-real: ## only the end-to-end tests on real guests
 
 tempest: ## Tempest's tests of compute on simulated hosts; ARGS chooses others (tests/tempest)
 	@scripts/tempest.sh $(ARGS)
+
+chaos: ## random actions while random processes are killed; SEED=N repeats a run, ARGS chooses more (tests/chaos)
+	@scripts/chaos.sh $(ARGS)
 
 bench: ## the benchmark: start, memory, CPU for each create, latencies
 	@scripts/bench.sh

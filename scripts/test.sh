@@ -17,7 +17,7 @@ set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT" || exit 2
 
-stages=(packages client fmt tidy clippy deny cargo-test guest build e2e-sim tempest e2e-real)
+stages=(packages client fmt tidy clippy deny cargo-test guest build e2e-sim chaos tempest e2e-real)
 only=
 all=
 while [ $# -gt 0 ]; do
@@ -94,6 +94,8 @@ stage_e2e_sim() {
     export image venv BINARY
     scripts/test-databases.sh bash -c 'e2e --hypervisor sim'
 }
+# A short run with a new seed each time; `make chaos` is longer.
+stage_chaos() { scripts/chaos.sh --seconds 60 --tenants 6; }
 # A fixed selection of OpenStack's own suite; the whole of it is `make tempest`.
 stage_tempest() { scripts/tempest.sh fast; }
 stage_e2e_real() {
@@ -117,7 +119,7 @@ e2e() {
 }
 
 # A stage is skipped when one that it needs has failed.
-declare -A needs=([guest]=client [e2e-sim]="client build guest" [tempest]=build [e2e-real]="client build guest" [debian-guest]="client build")
+declare -A needs=([guest]=client [e2e-sim]="client build guest" [chaos]="client build" [tempest]=build [e2e-real]="client build guest" [debian-guest]="client build")
 declare -A result=()
 summary=()
 failed=0

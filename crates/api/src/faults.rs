@@ -11,6 +11,8 @@ pub struct Fault {
     pub status: StatusCode,
     /// What went wrong, for people.
     pub message: String,
+    /// Whether it may have had its effect all the same.
+    pub in_doubt: bool,
 }
 
 impl Fault {
@@ -19,6 +21,7 @@ impl Fault {
         Self {
             status,
             message: message.into(),
+            in_doubt: false,
         }
     }
 
@@ -121,7 +124,18 @@ impl Fault {
 
 impl From<sql::Error> for Fault {
     fn from(error: sql::Error) -> Self {
-        Self::internal(error)
+        match &error {
+            // A unit of work that is run again is converted each time; one that is given up is told by the store.
+            sql::Error::Conflict(_) | sql::Error::Unreachable(_) => {
+                tracing::debug!(%error, "the database does not answer");
+                Self::unavailable("The database does not answer; try again later.")
+            }
+            sql::Error::InDoubt(_) => Self {
+                in_doubt: true,
+                ..Self::internal(error)
+            },
+            _ => Self::internal(error),
+        }
     }
 }
 

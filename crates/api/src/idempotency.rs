@@ -128,6 +128,12 @@ fn again(api: &Inner, hash: &str, kept: Kept) -> Result<Reply, Fault> {
     })
 }
 
+/// Whether a key that got this answer is free again: a refusal did nothing. What may have had its effect all the same
+/// must not happen again under its key.
+fn frees(fault: &Fault) -> bool {
+    !fault.in_doubt
+}
+
 async fn keep(api: &Inner, owner: Owner, reply: &Result<Reply, Fault>) {
     let written = match reply {
         Ok(reply) if reply.status.is_success() => {
@@ -142,6 +148,7 @@ async fn keep(api: &Inner, owner: Owner, reply: &Result<Reply, Fault>) {
                 })
                 .await
         }
+        Err(fault) if !frees(fault) => return,
         _ => {
             let store = &api.deps.store;
             store
@@ -151,5 +158,23 @@ async fn keep(api: &Inner, owner: Owner, reply: &Result<Reply, Fault>) {
     };
     if let Err(error) = written {
         tracing::error!(%error, "the answer to a request with an Idempotency-Key is not kept");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_commit_in_doubt_frees_no_key() {
+        let fault = |error: sql::Error| Fault::from(error);
+        assert!(frees(&Fault::conflict("no")));
+        assert!(frees(&fault(sql::Error::Unreachable("away".into()))));
+        assert!(frees(&fault(sql::Error::Conflict("busy".into()))));
+        assert!(!frees(&fault(sql::Error::InDoubt("cut".into()))));
+        let away = fault(sql::Error::Unreachable("10.0.0.1 refused".into()));
+        assert_eq!(away.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(!away.message.contains("10.0.0.1"), "{}", away.message);
     }
 }

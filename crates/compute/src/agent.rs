@@ -27,6 +27,10 @@ use web::client::{Client, ClientError};
 
 /// Every so many beats all guests are named, not only those that changed.
 const COMPLETE_EVERY: u32 = 12;
+/// How long a poll is held open by a conductor that has no work.
+const POLL: Duration = Duration::from_secs(20);
+/// How long a conductor may take for anything else. One that takes longer stands still, and the next one is asked.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How often, and how many times, a guest that is about to leave is looked for.
 const LIVE_LOOK: Duration = Duration::from_millis(50);
 const LIVE_LOOKS: u32 = 100;
@@ -69,6 +73,8 @@ pub struct Agent {
     conductor: Client,
     peers: Arc<dyn Peers>,
     incarnation: u64,
+    /// Rings after each heartbeat.
+    beaten: tokio::sync::watch::Sender<()>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -92,6 +98,7 @@ impl Agent {
             conductor,
             peers,
             incarnation,
+            beaten: tokio::sync::watch::Sender::new(()),
             locks: Mutex::default(),
         })
     }
@@ -108,6 +115,15 @@ impl Agent {
     }
 
     async fn post<T: Serialize>(&self, what: &str, message: &T) -> Result<Value, ClientError> {
+        self.post_within(ANSWER, what, message).await
+    }
+
+    async fn post_within<T: Serialize>(
+        &self,
+        limit: Duration,
+        what: &str,
+        message: &T,
+    ) -> Result<Value, ClientError> {
         let service = "the conductor";
         let body = serde_json::to_value(message).map_err(|error| ClientError::Unexpected {
             service,
@@ -116,7 +132,7 @@ impl Agent {
         let path = format!("/agent/{}/{what}", self.settings.host);
         let answer = self
             .conductor
-            .call(Method::POST, &path, HeaderMap::new(), Some(&body))
+            .call_within(limit, Method::POST, &path, HeaderMap::new(), Some(&body))
             .await?;
         if answer.status.is_success() {
             return Ok(answer.json());
@@ -128,20 +144,31 @@ impl Agent {
         })
     }
 
+    /// Asks for work, and waits for some. A conductor that stands still is left as soon as a heartbeat has found that out.
+    async fn poll(&self, incarnation: u64) -> Result<Value, ClientError> {
+        let ask = Ask {
+            incarnation,
+            wait_ms: u64::try_from(POLL.as_millis()).unwrap_or(u64::MAX),
+        };
+        let place = self.conductor.place();
+        let mut beats = self.beaten.subscribe();
+        let left =
+            async { while self.conductor.place() == place && beats.changed().await.is_ok() {} };
+        tokio::select! {
+            polled = self.post_within(POLL + ANSWER, "poll", &ask) => polled,
+            () = left => Err(ClientError::Unreachable {
+                service: "the conductor",
+                reason: "another one answers instead".to_owned(),
+            }),
+        }
+    }
+
     async fn work_loop(self: Arc<Self>) {
         let mut pause = Duration::from_millis(50);
         // Under a new number the conductor hands over everything again: what a lost answer held is not lost.
         let mut incarnation = self.incarnation;
         loop {
-            let polled = self
-                .post(
-                    "poll",
-                    &Ask {
-                        incarnation,
-                        wait_ms: 20_000,
-                    },
-                )
-                .await;
+            let polled = self.poll(incarnation).await;
             let parsed = polled.and_then(|answer| {
                 serde_json::from_value::<Polled>(answer).map_err(|error| ClientError::Unexpected {
                     service: "the conductor",
@@ -775,7 +802,9 @@ impl Agent {
                 complete: complete && facts.healthy,
                 introduction: false,
             };
-            match self.post("heartbeat", &beat).await {
+            let taken = self.post("heartbeat", &beat).await;
+            self.beaten.send_replace(());
+            match taken {
                 Ok(_) => {
                     known = Some(facts);
                     complete = false;

@@ -108,7 +108,8 @@ impl From<sql::Error> for Fault {
                 Self::Conflict("record", "Duplicate Entry".to_owned())
             }
             sql::Error::Unreachable(_) | sql::Error::Closed | sql::Error::Conflict(_) => {
-                tracing::error!(%error, "the identity database does not answer");
+                // A unit of work that is run again is converted each time; one that is given up is told by the store.
+                tracing::debug!(%error, "the identity database does not answer");
                 Self::Unavailable
             }
             error => {

@@ -85,8 +85,9 @@ impl Fault {
 
 impl From<sql::Error> for Fault {
     fn from(error: sql::Error) -> Self {
-        if let sql::Error::Unreachable(_) = error {
-            tracing::error!(%error, "the image database does not answer");
+        if error.is_retryable() {
+            // A unit of work that is run again is converted each time; one that is given up is told by the store.
+            tracing::debug!(%error, "the image database does not answer");
             return Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The image database does not answer; try again later.",

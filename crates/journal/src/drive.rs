@@ -186,6 +186,12 @@ impl<F: Flow> Run<F> {
                         continue;
                     }
                     Err(Trouble::Step(StepError::Retry(reason))) => Failure::new(500, reason),
+                    // Perhaps the step is done: what is stored knows.
+                    Err(Trouble::Step(StepError::Database(error)))
+                        if matches!(*error, sql::Error::InDoubt(_)) =>
+                    {
+                        return Err(StepError::Database(error).into());
+                    }
                     Err(Trouble::Step(StepError::Database(error))) => {
                         self.pause(&error.to_string(), &mut tries).await;
                         continue;

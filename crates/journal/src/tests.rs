@@ -196,6 +196,7 @@ fn quick() -> Settings {
     Settings {
         concurrency: 4,
         beat: Duration::from_millis(20),
+        look: Duration::from_millis(20),
         lease: Duration::from_millis(200),
         retry: Duration::from_millis(1),
         undo_deadline: Duration::from_secs(20),

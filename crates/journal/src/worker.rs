@@ -28,7 +28,9 @@ pub struct Settings {
     pub concurrency: usize,
     /// How often a worker says that it lives and looks for tasks nobody rang for.
     pub beat: Duration,
-    /// A worker whose beats stood still for this long is dead.
+    /// How often it looks whether others live.
+    pub look: Duration,
+    /// A worker whose beats stood still for this long is dead. Its work goes on within this and two looks.
     pub lease: Duration,
     /// The first pause before a step is tried again; doubles up to ten seconds.
     pub retry: Duration,
@@ -42,8 +44,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             concurrency: 256,
-            beat: Duration::from_secs(5),
-            lease: Duration::from_secs(30),
+            beat: Duration::from_secs(2),
+            look: Duration::from_secs(1),
+            lease: Duration::from_secs(10),
             retry: Duration::from_millis(100),
             undo_deadline: Duration::from_secs(120),
             longest_step: None,
@@ -159,7 +162,9 @@ impl Journal {
             flows: self.flows,
             running: JoinSet::new(),
             of_server: HashMap::new(),
-            seen: HashMap::new(),
+            seen: Sightings::default(),
+            beaten: None,
+            looked: Instant::now(),
         };
         Ok(Worker {
             handle: tokio::spawn(looping.run()),
@@ -199,20 +204,27 @@ struct Loop {
     running: JoinSet<(TaskId, ServerId, Ran)>,
     /// The run of each server, so that a task which takes another's place waits for it to stop.
     of_server: HashMap<ServerId, (TaskId, tokio::task::AbortHandle)>,
-    /// Beats of other workers, and since when they stand still by this process's own clock.
-    seen: HashMap<(String, i64), (i64, Instant)>,
+    seen: Sightings,
+    /// When it last said that it lives, and when it last looked at the others.
+    beaten: Option<Instant>,
+    looked: Instant,
 }
 
 impl Loop {
     async fn run(mut self) {
-        let mut beat = tokio::time::interval(self.shared.settings.beat);
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(self.shared.settings.look);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut dead = Vec::new();
         loop {
             tokio::select! {
                 () = self.bell.rung() => {}
-                _ = beat.tick() => match self.beat().await {
-                    Some(found) => dead = found,
+                _ = look.tick() => match self.look().await {
+                    // Nobody died, and there is time for a look at the tasks later.
+                    Some((found, false)) if found.is_empty() => {
+                        dead.clear();
+                        continue;
+                    }
+                    Some((found, _)) => dead = found,
                     None => {
                         tracing::error!(worker = self.name, "another process works under this name; stopping");
                         return;
@@ -311,28 +323,69 @@ impl Loop {
         self.of_server.insert(server, (id, handle));
     }
 
-    /// Says that this worker lives; returns the workers that do not, or `None` when its name is another's now.
-    async fn beat(&mut self) -> Option<Vec<(String, i64)>> {
-        let (name, incarnation) = (self.name.clone(), self.incarnation);
-        let workers = self.shared.store.write(move |tx| {
-            let known = db::tasks::beat(tx, &name, incarnation)?;
-            Ok((known, db::tasks::workers(tx)?))
-        });
-        let workers: Vec<(String, i64, i64)> = match workers.await {
-            Ok((true, workers)) => workers,
-            Ok((false, _)) => return None,
+    /// Says that this worker lives when it is time for that, and looks who does not: gives those, and whether it said so.
+    /// `None` when its name is another's now.
+    async fn look(&mut self) -> Option<(Vec<(String, i64)>, bool)> {
+        let settings = &self.shared.settings;
+        let due = self.beaten.is_none_or(|at| at.elapsed() >= settings.beat);
+        let workers = self.workers(due).await;
+        let now = Instant::now();
+        // What passed while this process or the database stood still says nothing about the others.
+        let passed = now
+            .duration_since(self.looked)
+            .min(self.shared.settings.look * 2);
+        self.looked = now;
+        let workers = match workers {
+            Ok(workers) => workers,
             Err(error) => {
-                let error: sql::Error = error;
                 tracing::warn!(%error, "the worker cannot say that it lives");
-                return Some(Vec::new());
+                return Some((Vec::new(), false));
             }
         };
-        let now = Instant::now();
+        if due {
+            self.beaten = Some(now);
+        }
+        let own = |(name, incarnation, _): &&(String, i64, i64)| {
+            *name == self.name && *incarnation == self.incarnation
+        };
+        workers.iter().find(own)?;
+        let dead = self
+            .seen
+            .dead(&self.name, workers, passed, self.shared.settings.lease);
+        Some((dead, due))
+    }
+
+    async fn workers(&self, beat: bool) -> Result<Vec<(String, i64, i64)>, sql::Error> {
+        let store = &self.shared.store;
+        if !beat {
+            return store.read(db::tasks::workers).await;
+        }
+        let (name, incarnation) = (self.name.clone(), self.incarnation);
+        store
+            .write(move |tx| {
+                db::tasks::beat(tx, &name, incarnation)?;
+                db::tasks::workers(tx)
+            })
+            .await
+    }
+}
+
+/// Beats of other workers, and for how long they stood still while this one looked.
+#[derive(Default)]
+struct Sightings(HashMap<(String, i64), (i64, Duration)>);
+
+impl Sightings {
+    /// The workers other than `own` whose beats stand still for `lease`, `passed` after the last look. Pure.
+    fn dead(
+        &mut self,
+        own: &str,
+        workers: Vec<(String, i64, i64)>,
+        passed: Duration,
+        lease: Duration,
+    ) -> Vec<(String, i64)> {
         let mut dead = Vec::new();
         let mut seen = HashMap::new();
-        for (name, incarnation, beats) in
-            workers.into_iter().filter(|(name, ..)| *name != self.name)
-        {
+        for (name, incarnation, beats) in workers.into_iter().filter(|(name, ..)| name != own) {
             // Earlier incarnations of a worker are dead at once.
             dead.extend(
                 (1..incarnation)
@@ -341,16 +394,45 @@ impl Loop {
                     .map(|earlier| (name.clone(), earlier)),
             );
             let key = (name, incarnation);
-            let since = match self.seen.get(&key) {
-                Some((known, since)) if *known == beats => *since,
-                _ => now,
+            let still = match self.0.get(&key) {
+                Some((known, still)) if *known == beats => *still + passed,
+                _ => Duration::ZERO,
             };
-            if now.duration_since(since) >= self.shared.settings.lease {
+            if still >= lease {
                 dead.push(key.clone());
             }
-            seen.insert(key, (beats, since));
+            seen.insert(key, (beats, still));
         }
-        self.seen = seen;
-        Some(dead)
+        self.0 = seen;
+        dead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_worker_is_dead_after_its_lease_and_not_because_time_passed_unseen() {
+        let second = Duration::from_secs(1);
+        let lease = 3 * second;
+        let mut seen = Sightings::default();
+        let mut look = |beats: i64, passed| {
+            let workers = vec![("own".to_owned(), 2, 7), ("other".to_owned(), 1, beats)];
+            !seen.dead("own", workers, passed, lease).is_empty()
+        };
+        assert!(!look(1, second), "seen for the first time");
+        assert!(!look(1, second) && !look(1, second));
+        assert!(look(1, second), "three seconds on the same beat");
+        assert!(!look(2, second), "it beats again");
+        assert!(!look(2, second) && !look(3, second) && !look(3, second));
+    }
+
+    #[test]
+    fn earlier_lives_of_a_worker_are_dead_at_once() {
+        let workers = vec![("other".to_owned(), 3, 1)];
+        let dead = Sightings::default().dead("own", workers, Duration::ZERO, Duration::MAX);
+        assert_eq!(dead, [("other".to_owned(), 2), ("other".to_owned(), 1)]);
     }
 }

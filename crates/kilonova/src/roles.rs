@@ -19,11 +19,14 @@ use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use types::HostName;
 
 /// Bytes of a worker's name in the database.
 const WORKER_NAME: usize = 64;
+/// The longest pause between two looks for a database that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Conductors with one state folder.
 const CONDUCTORS: u32 = 256;
 
@@ -111,7 +114,7 @@ pub(crate) async fn run(role: Role, of: &Configured) -> Result<()> {
     let orders = orders(role, of)?;
     let stop = CancellationToken::new();
     let running = tokio::select! {
-        running = start(role, &orders, &stop) => running?,
+        running = start_when_possible(role, &orders, &stop) => running?,
         () = signalled() => return Ok(()),
     };
     tracing::info!(role = role.name(), "ready");
@@ -121,6 +124,41 @@ pub(crate) async fn run(role: Role, of: &Configured) -> Result<()> {
     stop.cancel();
     running.finish().await;
     Ok(())
+}
+
+/// Starts as soon as the database answers. A cloud that comes back after a power cut needs no order.
+async fn start_when_possible(
+    role: Role,
+    orders: &Orders,
+    stop: &CancellationToken,
+) -> Result<Running> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let attempt = stop.child_token();
+        let error = match start(role, orders, &attempt).await {
+            Ok(running) => return Ok(running),
+            Err(error) => error,
+        };
+        attempt.cancel();
+        if !is_away(&error) {
+            return Err(error);
+        }
+        tracing::warn!(
+            role = role.name(),
+            error = format!("{error:#}"),
+            "a database does not answer yet"
+        );
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Whether it is only a matter of time.
+fn is_away(error: &anyhow::Error) -> bool {
+    let away = |error: &sql::Error| matches!(error, sql::Error::Unreachable(_));
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<sql::Error>().is_some_and(away))
 }
 
 async fn signalled() {
@@ -350,6 +388,14 @@ mod tests {
         let long = |end: &str| HostName(format!("{}{end}", "a".repeat(200)));
         let (left, right) = (worker_name(&long("x"), 256), worker_name(&long("y"), 256));
         assert!(left.len() <= WORKER_NAME && left != right, "{left} {right}");
+    }
+
+    #[test]
+    fn only_a_database_that_is_away_is_waited_for() {
+        let told = |error: sql::Error| anyhow::Error::from(error).context("compute's database");
+        assert!(is_away(&told(sql::Error::Unreachable("refused".into()))));
+        assert!(!is_away(&told(sql::Error::Schema("too old".into()))));
+        assert!(!is_away(&anyhow::anyhow!("no such port")));
     }
 
     #[test]

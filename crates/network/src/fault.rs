@@ -80,6 +80,15 @@ impl Fault {
 impl From<sql::Error> for Fault {
     fn from(error: sql::Error) -> Self {
         let again = error.is_unique_violation();
+        if error.is_retryable() {
+            // A unit of work that is run again is converted each time; one that is given up is told by the store.
+            tracing::debug!(%error, "the network service's database does not answer");
+            return Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "HTTPServiceUnavailable",
+                "The database of the network service does not answer; try again later.",
+            );
+        }
         if !again {
             tracing::error!(%error, "the network service's database failed");
         }

@@ -110,7 +110,12 @@ impl Fault {
 
 impl From<sql::Error> for Fault {
     fn from(error: sql::Error) -> Self {
-        tracing::error!(%error, "placement: the database refused");
+        if error.is_retryable() {
+            // A unit of work that is run again is converted each time; one that is given up is told by the store.
+            tracing::debug!(%error, "placement: the database does not answer");
+        } else {
+            tracing::error!(%error, "placement: the database refused");
+        }
         match error {
             sql::Error::Unreachable(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -15,6 +15,9 @@ pub enum Error {
     /// The connection was lost or cannot be made.
     #[error("database not reachable: {0}")]
     Unreachable(String),
+    /// The connection was lost while the commit was under way: it happened, or it did not.
+    #[error("the outcome of a commit is not known: {0}")]
+    InDoubt(String),
     /// A row that must be there is not.
     #[error("no such row")]
     NoRow,

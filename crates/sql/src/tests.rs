@@ -601,7 +601,7 @@ async fn a_commit_of_unknown_outcome_is_not_repeated() {
             })
             .await;
         assert!(
-            matches!(outcome, Err(Error::Unreachable(_))),
+            matches!(outcome, Err(Error::InDoubt(_))),
             "{}: {outcome:?}",
             test.name
         );

@@ -2,7 +2,7 @@
 //!
 //! A unit that meets a conflict is rolled back and run again after a jittered pause. A connection that is lost before
 //! the commit was sent is made again and the unit run again; one that is lost while the commit is under way leaves an
-//! unknown outcome, so the caller gets [`Error::Unreachable`] and nothing is repeated.
+//! unknown outcome, so the caller gets [`Error::InDoubt`] and nothing is repeated.
 
 use crate::store::{Job, Options};
 use crate::{Dialect, Engine, Error, Tx};
@@ -141,6 +141,7 @@ fn serve<C: Connection>(url: &str, link: &mut Option<C>, queued: Queued) {
             Ended::Panicked => return,
             Ended::Failed(error) => return job.fail(error),
             Ended::Again(error) if tried >= TRIES || since.elapsed() >= PATIENCE => {
+                tracing::error!(%error, tried, "a unit of work is given up");
                 return job.fail(error);
             }
             Ended::Again(error) => {
@@ -202,9 +203,7 @@ fn attempt<C: Connection>(
                 match error {
                     // Nothing was written, so nothing can happen twice.
                     Error::Unreachable(_) if !writes => Ended::Again(error),
-                    Error::Unreachable(text) => Ended::Failed(Error::Unreachable(format!(
-                        "lost during the commit: {text}"
-                    ))),
+                    Error::Unreachable(text) => Ended::Failed(Error::InDoubt(text)),
                     other => Ended::Failed(other),
                 }
             }

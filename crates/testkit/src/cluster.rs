@@ -53,6 +53,7 @@ impl Default for Options {
     fn default() -> Self {
         let journal = Settings {
             beat: Duration::from_secs(3600),
+            look: Duration::from_secs(3600),
             lease: Duration::from_secs(3600),
             retry: Duration::from_millis(1),
             undo_deadline: Duration::from_secs(30),

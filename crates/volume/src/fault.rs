@@ -120,6 +120,14 @@ impl Fault {
 
 impl From<sql::Error> for Fault {
     fn from(error: sql::Error) -> Self {
+        if error.is_retryable() {
+            // A unit of work that is run again is converted each time; one that is given up is told by the store.
+            tracing::debug!(%error, "the volume service's database does not answer");
+            return Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The database of the volume service does not answer; try again later.",
+            );
+        }
         tracing::error!(%error, "the volume service's database failed");
         Self::internal()
     }

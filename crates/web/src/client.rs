@@ -335,13 +335,17 @@ impl Client {
         body: Body,
     ) -> Result<http::Response<Body>, ClientError> {
         let Transport::Several { places, current } = &self.transport else {
-            return self.send_here(method, path, headers, body).await;
+            return self
+                .send_here(self.timeout, method, path, headers, body)
+                .await;
         };
         let index = current.load(Ordering::Relaxed);
         let Some(place) = places.get(index) else {
             return Err(self.unreachable("no place of it is known"));
         };
-        let answer = place.send_here(method, path, headers, body).await;
+        let answer = place
+            .send_here(place.timeout, method, path, headers, body)
+            .await;
         if answer.is_err() {
             leave(current, index, places.len());
         }
@@ -350,6 +354,7 @@ impl Client {
 
     async fn send_here(
         &self,
+        limit: Duration,
         method: Method,
         path: &str,
         headers: HeaderMap,
@@ -395,7 +400,7 @@ impl Client {
                 Transport::Several { .. } => Err(self.unreachable("no single place is meant")),
             }
         };
-        tokio::time::timeout(self.timeout, sending)
+        tokio::time::timeout(limit, sending)
             .await
             .map_err(|_| self.unreachable("no answer in time"))?
     }
@@ -403,6 +408,27 @@ impl Client {
     /// Sends a request, with a JSON body if there is one, and reads the whole answer.
     pub async fn call(
         &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Answer, ClientError> {
+        self.call_within(self.timeout, method, path, headers, body)
+            .await
+    }
+
+    /// Which of several places is asked next. One that stands still is left by whoever notices it first.
+    pub fn place(&self) -> usize {
+        match &self.transport {
+            Transport::Several { current, .. } => current.load(Ordering::Relaxed),
+            _ => 0,
+        }
+    }
+
+    /// As [`Client::call`], with another limit on the time that each place has for its answer.
+    pub async fn call_within(
+        &self,
+        limit: Duration,
         method: Method,
         path: &str,
         mut headers: HeaderMap,
@@ -419,7 +445,7 @@ impl Client {
             None => Bytes::new(),
         };
         let Transport::Several { places, current } = &self.transport else {
-            return self.call_here(method, path, headers, bytes).await;
+            return self.call_here(limit, method, path, headers, bytes).await;
         };
         let mut last = self.unreachable("no place of it is known");
         for _ in 0..places.len() {
@@ -427,7 +453,8 @@ impl Client {
             let Some(place) = places.get(index) else {
                 break;
             };
-            let answer = place.call_here(method.clone(), path, headers.clone(), bytes.clone());
+            let answer =
+                place.call_here(limit, method.clone(), path, headers.clone(), bytes.clone());
             match answer.await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => last = error,
@@ -439,17 +466,18 @@ impl Client {
 
     async fn call_here(
         &self,
+        limit: Duration,
         method: Method,
         path: &str,
         headers: HeaderMap,
         bytes: Bytes,
     ) -> Result<Answer, ClientError> {
         let answer = self
-            .send_here(method, path, headers, Body::from(bytes))
+            .send_here(limit, method, path, headers, Body::from(bytes))
             .await?;
         let (parts, body) = answer.into_parts();
         let reading = Limited::new(body, ANSWER_LIMIT).collect();
-        let whole = tokio::time::timeout(self.timeout, reading)
+        let whole = tokio::time::timeout(limit, reading)
             .await
             .map_err(|_| self.unreachable("the answer stopped"))?;
         let body = whole.map_err(|error| self.unreachable(error))?.to_bytes();
@@ -484,6 +512,19 @@ mod tests {
         assert_eq!(said(&client).await, "second");
         let streamed = client.send(Method::GET, "/", HeaderMap::new(), Body::empty());
         assert!(streamed.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_place_that_stands_still_is_left() {
+        let router = Router::new().fallback(async || std::future::pending::<()>().await);
+        let still = Client::in_process("a service", router);
+        let client = Client::several("a service", vec![still, named("second")]);
+        assert_eq!(client.place(), 0);
+        let limit = Duration::from_millis(50);
+        let answer = client.call_within(limit, Method::GET, "/", HeaderMap::new(), None);
+        assert_eq!(&answer.await.unwrap().body[..], b"second");
+        assert_eq!(client.place(), 1);
+        assert_eq!(said(&client).await, "second");
     }
 
     #[tokio::test]

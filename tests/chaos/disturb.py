@@ -1,0 +1,181 @@
+"""What goes wrong, and when: a plan that the seed alone decides, and what carries it out."""
+
+import dataclasses
+import random
+import threading
+import time
+
+KILLED = {
+    "api-1": 3, "api-2": 3, "conductor-1": 5, "conductor-2": 5, "compute-left": 5, "compute-right": 5,
+    "network-agent-left": 2, "network-agent-right": 2, "identity": 1, "image": 2, "network": 2, "volume": 2, "placement": 1,
+    "metadata": 1,
+}  # fmt: skip
+# Longer than a conductor's lease, and than the silence after which a host is down.
+LONG = {"conductor-1": 16, "conductor-2": 16, "compute-left": 15, "compute-right": 15}
+
+# For how long an API believes what it saw.
+LOOK_AGE = 3
+
+
+@dataclasses.dataclass
+class Disturbance:
+    """One of them; times in seconds since the begin."""
+
+    at: float
+    how: str
+    whom: str
+    until: float
+
+
+def plan(seed, seconds):
+    """All disturbances of a run; one at a time for each victim."""
+    dice = random.Random(f"{seed}/disturbances")
+    free, made, at = {}, [], 4.0
+    while at < seconds:
+        how = dice.choices(("kill", "pause", "broker", "database"), (14, 6, 1, 1))[0]
+        if how in ("broker", "database"):
+            whom, lasts = how, dice.uniform(2, 8)
+        else:
+            whom = dice.choices(list(KILLED), list(KILLED.values()))[0]
+            lasts = dice.uniform(0.1, 3) if how == "kill" else dice.uniform(0.5, 6)
+            if whom in LONG and dice.random() < 0.15:
+                lasts = LONG[whom]
+        if free.get(whom, 0) < at:
+            free[whom] = at + lasts + 1
+            made.append(Disturbance(at, how, whom, at + lasts))
+            victim = dice.choice(list(KILLED))
+            if how == "database" and free.get(victim, 0) < at:
+                # It comes back while its database is away, and must wait for that.
+                free[victim] = at + lasts
+                made.append(Disturbance(at + 0.2, "kill", victim, at + 1))
+        at += dice.uniform(0.5, 4)
+    return made
+
+
+class Watch(threading.Thread):
+    """Sees when work ends: how long after a kill the last of the work that the victim had."""
+
+    PAUSE = 0.2
+    OF_CONDUCTOR = "SELECT id FROM tasks WHERE owner LIKE '%-{number}'"
+    OF_HOST = "SELECT DISTINCT task_id FROM host_work WHERE host LIKE '{host}-%' AND outcome IS NULL"
+
+    def __init__(self, postgres):
+        super().__init__(daemon=True)
+        self.postgres, self.lock, self.stop = postgres, threading.Lock(), threading.Event()
+        self.waiting, self.recoveries, self.ended = [], [], 0
+        self.ended_without_broker, self.broker_away = 0, False
+
+    def had(self, whom):
+        """The open tasks of a victim; nothing while the database is away."""
+        role, _, which = whom.rpartition("-")
+        if role == "conductor":
+            sql = self.OF_CONDUCTOR.format(number=which)
+        elif role == "compute":
+            sql = self.OF_HOST.format(host=which)
+        else:
+            return set()
+        return set(self.postgres.query(sql) or ())
+
+    def killed(self, whom):
+        now = time.monotonic()
+        had = self.had(whom)
+        if had:
+            with self.lock:
+                self.waiting.append((now, whom, had))
+
+    def run(self):
+        known = set()
+        while not self.stop.wait(self.PAUSE):
+            lines = self.postgres.query("SELECT id FROM tasks")
+            if lines is None:
+                continue
+            now, open_tasks = time.monotonic(), set(lines)
+            gone = len(known - open_tasks)
+            self.ended += gone
+            if self.broker_away:
+                self.ended_without_broker += gone
+            known = open_tasks
+            with self.lock:
+                left = []
+                for since, whom, had in self.waiting:
+                    if had & open_tasks:
+                        left.append((since, whom, had & open_tasks))
+                    else:
+                        self.recoveries.append((now - since, whom))
+                self.waiting = left
+
+
+class Havoc:
+    """Carries the plan out, on the thread that calls it: the processes are its children and end with it."""
+
+    def __init__(self, machines, watch, say):
+        self.machines, self.watch, self.say = machines, watch, say
+        self.counts = {"kill": 0, "pause": 0, "broker": 0, "database": 0}
+        self.unready = 0
+        self.trouble, self.away = [], []
+
+    def run(self, planned, seconds):
+        began = time.monotonic()
+        events = [(one.at, 0, number, one) for number, one in enumerate(planned)]
+        events += [(one.until, 1, number, one) for number, one in enumerate(planned)]
+        for at, ends, _, one in sorted(events, key=lambda event: event[:3]):
+            self.rest(began + at)
+            (self.end if ends else self.begin)(one)
+        self.rest(began + seconds)
+
+    def rest(self, until):
+        """Waits, and starts again what ended by itself, as an init system does."""
+        while True:
+            for name in self.machines.ended():
+                if name not in self.down:
+                    self.trouble.append(f"{name} ended by itself: {self.machines.processes[name].process.returncode}")
+                    self.machines.spawn(name)
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, 0.25))
+
+    down = frozenset()
+
+    def see_unready(self, one):
+        """While the database is away an API that runs says that it is not ready, soon, and not that it is."""
+        began = time.monotonic()
+        until = began + one.until - one.at
+        while time.monotonic() < until:
+            for port in self.machines.api_ports:
+                status = self.machines.readiness(port)
+                self.unready += status == 503
+                # Its last look may be some seconds old.
+                if status == 200 and began + LOOK_AGE < time.monotonic() < until:
+                    self.trouble.append("an API says that it is ready without its database")
+            time.sleep(0.2)
+
+    def begin(self, one):
+        self.say(f"{one.how} {one.whom} for {one.until - one.at:.1f} s")
+        self.counts[one.how] += 1
+        if one.how == "kill":
+            self.down |= {one.whom}
+            self.machines.kill(one.whom)
+            self.watch.killed(one.whom)
+        elif one.how == "pause":
+            self.machines.pause(one.whom)
+        elif one.how == "broker":
+            self.watch.broker_away = True
+            self.machines.broker.kill()
+        else:
+            self.machines.postgres.crash()
+            self.away.append(threading.Thread(target=self.see_unready, args=(one,), daemon=True))
+            self.away[-1].start()
+
+    def end(self, one):
+        if one.how == "kill":
+            self.machines.spawn(one.whom)
+            self.down -= {one.whom}
+        elif one.how == "pause":
+            if one.whom in self.machines.stopped:
+                self.machines.resume(one.whom)
+        elif one.how == "broker":
+            self.watch.broker_away = False
+            self.machines.broker.start()
+        else:
+            self.machines.postgres.start()
