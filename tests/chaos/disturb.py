@@ -31,8 +31,14 @@ def plan(seed, seconds):
     """All disturbances of a run; one at a time for each victim."""
     dice = random.Random(f"{seed}/disturbances")
     free, made, at = {}, [], 4.0
+    # Each at least once.
+    due = {"broker": 0.35 * seconds, "database": 0.65 * seconds}
     while at < seconds:
         how = dice.choices(("kill", "pause", "broker", "database"), (14, 6, 1, 1))[0]
+        for which, when in list(due.items()):
+            if at >= when:
+                how = which
+                del due[which]
         if how in ("broker", "database"):
             whom, lasts = how, dice.uniform(2, 8)
         else:

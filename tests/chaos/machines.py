@@ -1,6 +1,7 @@
 """What the run breaks: a cloud of many processes on a PostgreSQL and a RabbitMQ of its own."""
 
 import http.client
+import json
 import os
 import pathlib
 import pwd
@@ -15,6 +16,12 @@ DATABASES = {"database": "compute", "identity": "identity", "image": "image", "n
 # One process simulates these hosts; guests move between those of one process.
 HOSTS = {"left": ("left-1", "left-2"), "right": ("right-1", "right-2")}
 DOWN_AFTER = 8
+# Simulated hosts take their time, so that kills find work under way.
+SLOW = {
+    "ensure_guest": 900, "ensure_absent": 300, "start": 300, "request_shutdown": 300, "reboot_soft": 300, "reboot_hard": 400,
+    "pause": 200, "unpause": 200, "suspend": 400, "resume": 400, "rescue": 500, "unrescue": 500, "snapshot": 700,
+    "put_aside": 300, "put_back": 300, "land": 600, "attach": 200, "detach": 200, "attach_disk": 200, "detach_disk": 200,
+}  # fmt: skip
 # Whoever kills the run kills what it started.
 TIED = ("setpriv", "--pdeathsig", "KILL", "--")
 
@@ -124,6 +131,10 @@ class Machines:
             self.spawn(name)
         for name in self.processes:
             self.wait_ready(name)
+        text = json.dumps({"delay_ms": SLOW, "live_ms": 800})
+        for hosts in HOSTS.values():
+            for host in hosts:
+                (self.roles.home / "sim" / host / "guests" / "faults.json").write_text(text)
 
     def spawn(self, name):
         role, *settings = self.commands[name]
