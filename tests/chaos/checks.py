@@ -128,7 +128,9 @@ class Checks:
                 path = f"/v2.1/servers/{server}/os-instance-actions/{one.request}"
                 shown = self.get("compute", path)["instanceAction"]
                 open_events = [event["event"] for event in shown["events"] if not event["finish_time"]]
-                if open_events or (not shown["events"] and not shown["message"]):
+                superseded = any(other["start_time"] > action["start_time"] for other in actions.values())
+                begun = shown["events"] or shown["message"]
+                if open_events or not (begun or superseded):
                     self.wrong(
                         f"{one.what} of server {server} ({one.request}) has no end: open {open_events} of {shown}"
                     )
@@ -171,18 +173,20 @@ class Checks:
                     yield f"port {port['id']} is on {port['binding:host_id']}, its server {server['id']} on {server['OS-EXT-SRV-ATTR:host']}"
 
     def volumes(self, servers):
-        attached = {
-            (server["id"], volume["id"])
-            for server in servers.values()
-            for volume in server["os-extended-volumes:volumes_attached"]
-        }
+        attached, waiting = set(), set()
+        for server in servers.values():
+            # What a server without a host has is kept for it, and attached nowhere.
+            its = waiting if server["status"] == "SHELVED_OFFLOADED" else attached
+            its |= {(server["id"], volume["id"]) for volume in server["os-extended-volumes:volumes_attached"]}
+        kept = {volume for _, volume in waiting}
         noted = set()
-        for volume in self.get("volume", f"/v3/{self.admin.project}/volumes/detail?all_tenants=1&limit=1000")[
-            "volumes"
-        ]:
+        for volume in self.get(
+            "volume",
+            f"/v3/{self.admin.project}/volumes/detail?all_tenants=1&limit=1000",
+        )["volumes"]:
             its = {(one["server_id"], volume["id"]) for one in volume["attachments"]}
             noted |= its
-            wanted = "in-use" if its else "available"
+            wanted = "in-use" if its else "reserved" if volume["id"] in kept else "available"
             if volume["status"] != wanted:
                 yield f"volume {volume['id']} is {volume['status']}, not {wanted}"
         for server, volume in noted - attached:

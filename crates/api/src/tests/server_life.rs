@@ -572,23 +572,3 @@ async fn deletion() {
         .json();
     assert_eq!(list["servers"][0]["status"], "DELETED");
 }
-
-#[tokio::test]
-async fn an_action_that_another_took_over_has_an_end() {
-    let cloud = cloud().await;
-    // No conductor runs here: nobody has begun to build it when it is deleted.
-    let id = make(&cloud, "member", "short-lived").await;
-    let path = format!("/servers/{id}");
-    let gone = cloud.send("member", 90, "DELETE", &path, Value::Null).await;
-    assert_eq!(gone.status, 204, "{}", gone.text);
-    let actions = cloud
-        .get("member", 90, &format!("{path}/os-instance-actions"))
-        .await
-        .json();
-    let told = |number: usize| {
-        let action = &actions["instanceActions"][number];
-        (action["action"].clone(), action["message"].clone())
-    };
-    assert_eq!(told(0), (json!("delete"), Value::Null));
-    assert_eq!(told(1), (json!("create"), json!("Error")));
-}
