@@ -9,7 +9,7 @@
 #
 # Environment:
 #   KILONOVA_TEST_DBS=sqlite   storage tests on SQLite only (default: also PostgreSQL and MariaDB)
-#   KILONOVA_TEST_MATRIX=full  the whole fault matrix on every database (default: sampled; --all sets it)
+#   KILONOVA_TEST_ALL=1        the whole fault matrix on every database (default: sampled; --all sets it)
 #   KILONOVA_TEST_SEED=N       the seed of the sample (default: a new one, printed)
 # shellcheck disable=SC2317 # the stages are called by name
 set -uo pipefail
@@ -31,7 +31,7 @@ while [ $# -gt 0 ]; do
 done
 if [ -n "$all" ]; then
     stages+=(debian-guest)
-    export KILONOVA_TEST_MATRIX=full KILONOVA_TEST_LONG=1
+    export KILONOVA_TEST_ALL=1 KILONOVA_TEST_LONG=1
 fi
 export KILONOVA_TEST_SEED=${KILONOVA_TEST_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 export CARGO_TERM_PROGRESS_WHEN=never PYTHONDONTWRITEBYTECODE=1

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use types::{HostName, TaskId};
 use uuid::Uuid;
@@ -73,6 +73,17 @@ impl Bus {
     /// it is the bus of this process alone.
     pub fn over(brokers: Brokers, stop: CancellationToken) -> Self {
         rabbit::join(brokers, stop)
+    }
+
+    /// A bus whose rings are also handed to a carrier, who takes them to other processes ([`Bus::ring_here`]), or loses
+    /// them: the broker of a simulation.
+    pub fn carried() -> (Self, mpsc::Receiver<Bell>) {
+        let (outgoing, waiting) = mpsc::channel(rabbit::WAITING);
+        let bus = Self {
+            outgoing: Some(outgoing),
+            ..Self::new()
+        };
+        (bus, waiting)
     }
 
     /// Rings; many rings before a listener looks are one.

@@ -23,7 +23,7 @@ use uuid::Uuid;
 /// The exchange of all processes of a cloud.
 const EXCHANGE: &str = "kilonova.bells";
 /// Rings that may wait for the broker; more are lost.
-const WAITING: usize = 1024;
+pub(crate) const WAITING: usize = 1024;
 /// How long the broker may take for anything.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before it is tried again; doubles.

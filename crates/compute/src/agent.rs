@@ -108,9 +108,10 @@ impl Agent {
         let work = Arc::clone(&self).work_loop();
         let beats = Arc::clone(&self).beat_loop();
         tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
             () = work => {}
             () = beats => {}
-            () = stop.cancelled() => {}
         }
     }
 

@@ -3,7 +3,7 @@
 //! chosen by a printed seed (`KILONOVA_TEST_SEED` repeats one, `KILONOVA_TEST_ALL=1` runs everything).
 
 use journal::faults::{Fault, Never, Point, Script, When};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testkit::{Cluster, Kind, Options};
@@ -13,6 +13,8 @@ use types::{PowerState, ServerId, VmState};
 
 /// Cases that run at once.
 const AT_ONCE: usize = 6;
+/// How long a step waits where agents are away.
+const SILENCE: Duration = Duration::from_millis(250);
 /// Cases on each database that is not SQLite.
 const SAMPLE: usize = 24;
 
@@ -169,16 +171,17 @@ const STORIES: &[Story] = &[
         VmState::Active,
         &[VmState::Active],
     ),
+    // Its undo waits for a silent host.
     story(
         "attach_volume",
-        "attach",
+        "",
         &[],
         VmState::Active,
         &[VmState::Active],
     ),
     story(
         "attach_volume",
-        "attach",
+        "",
         &["stop"],
         VmState::Stopped,
         &[VmState::Stopped],
@@ -371,10 +374,13 @@ enum Kinds {
     Faults(Vec<(Point, Fault)>),
     /// The runner stands still at the point while another takes the task over, and goes on afterwards.
     Stale(Vec<(Point, Fault)>),
-    /// The server is deleted while the runner stands still; the deletion runs in the same worker or in another.
-    Deleted(Point, bool),
+    /// The server is deleted while the runner stands still at the point that is held; the deletion runs in the same
+    /// worker or in another.
+    Deleted(Vec<(Point, Fault)>, bool),
     /// The host's agent is away.
     Silent,
+    /// All agents are away from where the point is held (none: from the beginning) until everybody gives up waiting.
+    SilentFrom(Vec<(Point, Fault)>),
 }
 
 #[derive(Clone, Debug)]
@@ -411,8 +417,19 @@ fn cases(story: Story, steps: &[&'static str]) -> Vec<Case> {
     let mut undone = steps.iter().filter(|step| story.goes_back(step));
     let last = *undone.next_back().unwrap_or(&steps[0]);
     let failing = (at(last, Direction::Do, When::After), Fault::Fail);
-    for &step in steps {
+    for (index, &step) in steps.iter().enumerate() {
         let goes_back = story.goes_back(step);
+        // Work for hosts is stored as its step begins: agents must be away when the step before ends.
+        let before = index.checked_sub(1).and_then(|index| steps.get(index));
+        let held = before.map(|before| (at(before, Direction::Do, When::After), Fault::Hold));
+        kinds.push(Kinds::SilentFrom(held.into_iter().collect()));
+        if goes_back && step != last {
+            let held = (
+                at(steps[index + 1], Direction::Undo, When::After),
+                Fault::Hold,
+            );
+            kinds.push(Kinds::SilentFrom(vec![failing.clone(), held]));
+        }
         for (when, fault) in STRIKES {
             kinds.push(Kinds::Faults(vec![(at(step, Direction::Do, when), fault)]));
             if goes_back {
@@ -428,8 +445,14 @@ fn cases(story: Story, steps: &[&'static str]) -> Vec<Case> {
                 kinds.push(Kinds::Stale(vec![failing.clone(), undo]));
             }
             if story.flow != "delete" {
+                let held = vec![(held, Fault::Hold)];
                 kinds.push(Kinds::Deleted(held.clone(), false));
                 kinds.push(Kinds::Deleted(held, true));
+            }
+            if goes_back && story.flow != "delete" {
+                let undo = (at(step, Direction::Undo, when), Fault::Hold);
+                let held = vec![failing.clone(), undo];
+                kinds.push(Kinds::Deleted(held, when == When::After));
             }
         }
     }
@@ -556,7 +579,7 @@ async fn carry_out(kind: Kind, case: Case) {
             server
         }
         Kinds::Deleted(held, by_another) => {
-            let script = Arc::new(Script::new([(held, Fault::Hold)]));
+            let script = Arc::new(Script::new(held));
             cluster.set_faults(script.clone());
             let server = begin(&cluster, story, server).await;
             script.all_struck().await;
@@ -574,6 +597,7 @@ async fn carry_out(kind: Kind, case: Case) {
             server
         }
         Kinds::Silent => silent(&cluster, story, server).await,
+        Kinds::SilentFrom(held) => silent_from(&cluster, story, server, held).await,
     };
     cluster.set_faults(Arc::new(Never));
     cluster.idle().await;
@@ -624,6 +648,43 @@ async fn silent(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Se
     server
 }
 
+/// All agents go away in the middle of a flow, for longer than any step waits, and come back.
+async fn silent_from(
+    cluster: &Cluster,
+    story: Story,
+    server: Option<ServerId>,
+    held: Vec<(Point, Fault)>,
+) -> ServerId {
+    let there: Vec<_> = cluster.hosts.iter().filter(|host| host.runs()).collect();
+    let leave = || there.iter().for_each(|host| host.stop());
+    let at_once = held.is_empty();
+    let script = Arc::new(Script::new(held));
+    cluster.set_faults(script.clone());
+    if at_once {
+        leave();
+    }
+    cluster
+        .change_settings(|settings| {
+            settings.longest_step = Some(SILENCE);
+            settings.undo_deadline = SILENCE;
+        })
+        .await;
+    let server = begin(cluster, story, server).await;
+    script.all_struck().await;
+    leave();
+    script.release();
+    // What waits for its host all the same, behind a pivot, goes on when that is back.
+    cluster.ended_within(SILENCE * 3).await;
+    for host in there {
+        cluster.start_host(host);
+    }
+    cluster.idle().await;
+    cluster
+        .change_settings(|settings| settings.longest_step = None)
+        .await;
+    server
+}
+
 /// The state in which the case must end.
 async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
     let story = case.story;
@@ -636,13 +697,23 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
     let unwinds = story.flow != "delete"
         && match &case.kind {
             Kinds::Faults(faults) | Kinds::Stale(faults) => fails(faults),
-            Kinds::Deleted(..) => false,
+            Kinds::Deleted(..) | Kinds::SilentFrom(_) => false,
             Kinds::Silent => !GOES_ON.contains(&story.flow) && !WAITS.contains(&story.flow),
         };
     let failed = cluster.last_action_failed(id).await;
     let shown = (server.vm_state, server.power_state, server.host.is_some());
     if matches!(case.kind, Kinds::Deleted(..)) || story.flow == "delete" {
         assert!(server.deleted && !failed, "{shown:?}");
+        return;
+    }
+    if matches!(case.kind, Kinds::SilentFrom(_)) {
+        // Whether a step needed its host, only the flow knows: it ended well, or as before with a fault.
+        assert_eq!(failed, server.fault.is_some(), "the action shows the end");
+        let fits = match failed {
+            true => story.otherwise.contains(&shown.0),
+            false => shown.0 == story.settled,
+        };
+        assert!(fits, "{shown:?}, {:?}", server.fault);
         return;
     }
     assert_eq!(failed, unwinds, "the action shows the end");
@@ -671,6 +742,28 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
     if story.flow == "build" {
         assert_eq!(shown, (VmState::Error, PowerState::NoState, false));
     }
+}
+
+/// How many cases there are of each kind.
+fn by_kind(cases: &[Case]) -> String {
+    let mut counts = BTreeMap::new();
+    for case in cases {
+        let kind = match &case.kind {
+            Kinds::Faults(faults) => {
+                let (at, fault) = faults.last().unwrap();
+                format!("{fault:?} {:?} {:?}", at.when, at.direction)
+            }
+            Kinds::Stale(_) => "Stale".to_owned(),
+            Kinds::Deleted(..) => "Deleted".to_owned(),
+            Kinds::Silent | Kinds::SilentFrom(_) => "Silent".to_owned(),
+        };
+        *counts.entry(kind.to_lowercase()).or_insert(0) += 1;
+    }
+    let told: Vec<String> = counts
+        .iter()
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
+    told.join(", ")
 }
 
 /// Runs cases side by side; returns what failed.
@@ -745,6 +838,7 @@ async fn every_step_of_every_flow_under_every_fault() {
             sample(cases.clone(), seed)
         };
         let (count, start) = (chosen.len(), Instant::now());
+        println!("fault matrix: {}", by_kind(&chosen));
         let wrong = run(&kind, chosen).await;
         let seconds = start.elapsed().as_secs_f64();
         println!(

@@ -143,21 +143,28 @@ pub fn any_new(tx: &mut Tx<'_>) -> Result<bool, Error> {
         .is_some())
 }
 
-/// Takes the tasks of these flows that nobody runs: new ones, and those of dead workers (`dead`: name and
-/// incarnation). An earlier incarnation of `worker` itself is always dead.
+/// Takes the tasks of these flows (name and steps) that nobody runs: new ones, and those of dead workers (`dead`: name
+/// and incarnation). An earlier incarnation of `worker` itself is always dead. Tasks that stand at steps which are not
+/// known here are left to workers of the release that began them.
 pub fn claim(
     tx: &mut Tx<'_>,
     worker: &str,
     incarnation: i64,
     dead: &[(String, i64)],
-    flows: &[&str],
+    flows: &[(&str, Vec<&str>)],
     most: u64,
 ) -> Result<Vec<Task>, Error> {
+    let mut steps: Vec<&str> = flows.iter().flat_map(|(_, steps)| steps).copied().collect();
+    steps.sort_unstable();
+    steps.dedup();
     let mut sql = format!(
-        "SELECT {COLUMNS} FROM tasks WHERE flow IN ({}) AND (owner IS NULL OR (owner = ? AND incarnation < ?)",
-        sql::placeholders(flows.len())
+        "SELECT {COLUMNS} FROM tasks WHERE flow IN ({}) AND (step IS NULL OR step IN ({})) \
+         AND (owner IS NULL OR (owner = ? AND incarnation < ?)",
+        sql::placeholders(flows.len()),
+        sql::placeholders(steps.len())
     );
-    let mut params: Vec<Value> = flows.iter().map(|flow| (*flow).into()).collect();
+    let names = flows.iter().map(|(name, _)| *name).chain(steps);
+    let mut params: Vec<Value> = names.map(Into::into).collect();
     params.extend([worker.into(), incarnation.into()]);
     for (name, of) in dead {
         sql.push_str(" OR (owner = ? AND incarnation = ?)");
@@ -168,6 +175,13 @@ pub fn claim(
     let mut claimed = Vec::new();
     for row in tx.query(&sql, &params)? {
         let mut task = from_row(row)?;
+        let known = |step: &str| {
+            let mut its = flows.iter().filter(|(name, _)| *name == task.flow);
+            its.any(|(_, steps)| steps.contains(&step))
+        };
+        if !task.step.as_deref().is_none_or(known) {
+            continue;
+        }
         let taken = tx.execute(
             "UPDATE tasks SET owner = ?, incarnation = ?, epoch = epoch + 1 WHERE id = ? AND epoch = ?",
             &[worker.into(), incarnation.into(), task.id.into(), task.epoch.into()],
@@ -238,6 +252,16 @@ pub fn start_worker(tx: &mut Tx<'_>, name: &str) -> Result<i64, Error> {
         &[name.into()],
     )?
     .get(0)
+}
+
+/// Makes a worker its own next incarnation, which it returns; `None` when another has taken the name.
+pub fn restart_worker(tx: &mut Tx<'_>, name: &str, incarnation: i64) -> Result<Option<i64>, Error> {
+    let next = incarnation + 1;
+    let changed = tx.execute(
+        "UPDATE workers SET incarnation = ?, beats = beats + 1 WHERE name = ? AND incarnation = ?",
+        &[next.into(), name.into(), incarnation.into()],
+    )?;
+    Ok((changed == 1).then_some(next))
 }
 
 /// Says that a worker lives.

@@ -92,11 +92,20 @@ pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task
             Err(Trouble::Step(error)) => error.to_string(),
         };
         tracing::warn!(task = %run.task.id, flow = F::NAME, reason, "a task stopped half-way; going on from what is stored");
-        run.pause(&reason, &mut tries).await;
-        match run.read_again().await {
-            Ok(true) => {}
-            Ok(false) => return Ran::Fenced,
-            Err(error) => tracing::warn!(task = %run.task.id, %error, "the task cannot be read"),
+        let stood = (run.task.phase, run.task.step.clone());
+        loop {
+            run.pause(&reason, &mut tries).await;
+            match run.read_again().await {
+                Ok(true) => break,
+                Ok(false) => return Ran::Fenced,
+                // What is in memory may not be what is stored.
+                Err(error) => {
+                    tracing::warn!(task = %run.task.id, %error, "the task cannot be read")
+                }
+            }
+        }
+        if stood != (run.task.phase, run.task.step.clone()) {
+            tries = 0;
         }
     }
 }
@@ -186,16 +195,7 @@ impl<F: Flow> Run<F> {
                         continue;
                     }
                     Err(Trouble::Step(StepError::Retry(reason))) => Failure::new(500, reason),
-                    // Perhaps the step is done: what is stored knows.
-                    Err(Trouble::Step(StepError::Database(error)))
-                        if matches!(*error, sql::Error::InDoubt(_)) =>
-                    {
-                        return Err(StepError::Database(error).into());
-                    }
-                    Err(Trouble::Step(StepError::Database(error))) => {
-                        self.pause(&error.to_string(), &mut tries).await;
-                        continue;
-                    }
+                    // Perhaps it was saved and only the answer is lost: go on from what is stored.
                     Err(other) => return Err(other),
                 },
                 Err(Trouble::Step(StepError::Fail(failure))) => failure,
@@ -205,10 +205,6 @@ impl<F: Flow> Run<F> {
                     continue;
                 }
                 Err(Trouble::Step(StepError::Retry(reason))) => Failure::new(500, reason),
-                Err(Trouble::Step(StepError::Database(error))) => {
-                    self.pause(&error.to_string(), &mut tries).await;
-                    continue;
-                }
                 Err(other) => return Err(other),
             };
             if self.flow.may_owe(step)
@@ -248,7 +244,6 @@ impl<F: Flow> Run<F> {
                 Ok(()) => break,
                 Err(Trouble::Step(StepError::Fail(failure))) => failure.message,
                 Err(Trouble::Step(StepError::Retry(reason))) => reason,
-                Err(Trouble::Step(StepError::Database(error))) => error.to_string(),
                 Err(Trouble::Silent) => "the host did not answer".to_owned(),
                 Err(other) => return Err(other),
             };
@@ -263,11 +258,11 @@ impl<F: Flow> Run<F> {
                     owed = Some((work.host, reason));
                     break;
                 }
-                Some(_) if late => {
+                Some(_) if late && !self.flow.undo_waits(step) => {
                     tracing::error!(task = %self.task.id, step = step.as_str(), reason, "an undo on a host is given up");
                     break;
                 }
-                None if late => {
+                _ if late => {
                     tracing::error!(task = %self.task.id, step = step.as_str(), reason, "an undo keeps failing; trying on")
                 }
                 _ => {}

@@ -141,6 +141,12 @@ pub trait Flow: Send + Sync + 'static {
         false
     }
 
+    /// Whether the undo of a step waits for a host that does not answer, however long that takes: what it has to take back
+    /// is the server's own, and nobody else could do it. Other undos are given up after a time.
+    fn undo_waits(&self, _step: Self::Step) -> bool {
+        false
+    }
+
     /// Whether the host is known to be away. An undo does not wait for such a host: what it should remove becomes its debt
     /// as soon as it could not be done.
     async fn is_away(&self, _host: &HostName) -> bool {

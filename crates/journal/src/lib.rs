@@ -14,6 +14,7 @@
 mod drive;
 pub mod faults;
 mod flow;
+mod lease;
 mod outcomes;
 mod worker;
 

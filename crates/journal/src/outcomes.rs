@@ -105,6 +105,7 @@ impl Outcomes {
             }
             let look = (tokio::time::Instant::now() + pause).min(until);
             tokio::select! {
+                biased;
                 // Another wait for the same key took the place of this one: only the database is left.
                 told = told(&mut expected) => match told {
                     Some(outcome) => return Ok(Some(outcome)),

@@ -652,26 +652,40 @@ async fn an_undo_that_a_host_refuses_at_first_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tasks_of_unknown_flows_are_left_to_newer_workers() {
+async fn tasks_of_unknown_flows_and_steps_are_left_to_newer_workers() {
     for database in stores().await {
         let bench = Bench::new(&database.store, Toy::default()).await;
-        let newer = TaskId::random();
+        let newer = [TaskId::random(), TaskId::random()];
         let server = bench.server;
         let insert = move |tx: &mut Tx<'_>| -> Result<(), sql::Error> {
-            let task = db::tasks::NewTask {
-                id: newer,
-                flow: "newer",
-                server,
-                request_id: "req",
-                action: None,
-                state: "{}",
-            };
-            db::tasks::insert(tx, &task, Timestamp::now())
+            for (id, flow) in newer.into_iter().zip(["newer", "toy"]) {
+                let task = db::tasks::NewTask {
+                    id,
+                    flow,
+                    server,
+                    request_id: "req",
+                    action: None,
+                    state: "{}",
+                };
+                db::tasks::insert(tx, &task, Timestamp::now())?;
+            }
+            // A newer release's worker has begun it, and died.
+            let steps = vec!["a", "between"];
+            for mut task in db::tasks::claim(tx, "w", 0, &[], &[("toy", steps)], 9)? {
+                if task.id == newer[1] {
+                    task.step = Some("between".to_owned());
+                    assert!(db::tasks::save(tx, &task, Timestamp::now())?);
+                }
+            }
+            Ok(())
         };
         bench.store.write(insert).await.unwrap();
         bench.carry_out(Script::new([])).await;
-        let left: Result<_, sql::Error> =
-            bench.store.read(move |tx| db::tasks::get(tx, newer)).await;
-        assert_eq!(left.unwrap().unwrap().owner, None);
+        for (id, owner) in newer.into_iter().zip([None, Some("w".to_owned())]) {
+            let left: Result<_, sql::Error> =
+                bench.store.read(move |tx| db::tasks::get(tx, id)).await;
+            let left = left.unwrap().unwrap();
+            assert_eq!((left.owner, left.incarnation), (owner, 0));
+        }
     }
 }

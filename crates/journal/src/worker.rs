@@ -3,6 +3,7 @@
 use crate::drive::{Ran, drive, told};
 use crate::faults::{Faults, Never};
 use crate::flow::{Flow, StepName};
+use crate::lease::Lease;
 use crate::outcomes::Outcomes;
 use bus::{Bell, Bus};
 use db::tasks::Task;
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) outcomes: Outcomes,
     pub(crate) faults: Arc<dyn Faults>,
     pub(crate) settings: Settings,
+    lease: Lease,
 }
 
 type Running = Pin<Box<dyn Future<Output = Ran> + Send>>;
@@ -112,6 +114,7 @@ impl Journal {
             bus,
             outcomes,
             faults: Arc::new(Never),
+            lease: Lease::new(settings.lease),
             settings,
         };
         Self {
@@ -149,17 +152,20 @@ impl Journal {
     /// Starts the worker.
     pub async fn start(self) -> Result<Worker, sql::Error> {
         let name = self.name.clone();
+        let begun = Instant::now();
         let incarnation = self
             .shared
             .store
             .write(move |tx| db::tasks::start_worker(tx, &name))
             .await?;
+        self.shared.lease.renew(begun);
         let looping = Loop {
             bell: self.shared.bus.listen(Bell::Tasks),
             name: self.name,
             incarnation,
             shared: Arc::new(self.shared),
             flows: self.flows,
+            steps: self.steps,
             running: JoinSet::new(),
             of_server: HashMap::new(),
             seen: Sightings::default(),
@@ -201,6 +207,7 @@ struct Loop {
     incarnation: i64,
     shared: Arc<Shared>,
     flows: HashMap<&'static str, Runner>,
+    steps: Vec<(&'static str, Vec<&'static str>)>,
     running: JoinSet<(TaskId, ServerId, Ran)>,
     /// The run of each server, so that a task which takes another's place waits for it to stop.
     of_server: HashMap<ServerId, (TaskId, tokio::task::AbortHandle)>,
@@ -217,19 +224,26 @@ impl Loop {
         let mut dead = Vec::new();
         loop {
             tokio::select! {
-                () = self.bell.rung() => {}
-                _ = look.tick() => match self.look().await {
-                    // Nobody died, and there is time for a look at the tasks later.
-                    Some((found, false)) if found.is_empty() => {
-                        dead.clear();
-                        continue;
+                // In this order, so that the same events always have the same course; the beat is never late.
+                biased;
+                _ = look.tick() => {
+                    let looked = match self.shared.lease.holds() {
+                        true => self.look().await,
+                        false => self.begin_again().await.then(|| (Vec::new(), true)),
+                    };
+                    match looked {
+                        // Nobody died, and there is time for a look at the tasks later.
+                        Some((found, false)) if found.is_empty() => {
+                            dead.clear();
+                            continue;
+                        }
+                        Some((found, _)) => dead = found,
+                        None => {
+                            tracing::error!(worker = self.name, "another process works under this name; stopping");
+                            return;
+                        }
                     }
-                    Some((found, _)) => dead = found,
-                    None => {
-                        tracing::error!(worker = self.name, "another process works under this name; stopping");
-                        return;
-                    }
-                },
+                }
                 Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
                     if self.ended(ended) {
                         return;
@@ -239,6 +253,7 @@ impl Loop {
                         continue;
                     }
                 }
+                () = self.bell.rung() => {}
             }
             self.claim(&dead).await;
         }
@@ -277,8 +292,8 @@ impl Loop {
                 return;
             }
             let (name, incarnation, dead) = (self.name.clone(), self.incarnation, dead.to_vec());
-            // Tasks of flows that only a newer release knows are left to its workers.
-            let flows: Vec<&'static str> = self.flows.keys().copied().collect();
+            // Tasks of flows and steps that only a newer release knows are left to its workers.
+            let flows = self.steps.clone();
             if flows.is_empty() {
                 return;
             }
@@ -318,9 +333,42 @@ impl Loop {
                     tokio::task::yield_now().await;
                 }
             }
-            (id, server, run(runner, shared, task).await)
+            let held = Arc::clone(&shared);
+            let ran = held.lease.hold(run(runner, shared, task)).await;
+            (id, server, ran.unwrap_or(Ran::Fenced))
         });
         self.of_server.insert(server, (id, handle));
+    }
+
+    /// Others may hold this worker for dead: it lets go of everything, and begins anew as one of its later incarnations,
+    /// which takes what nobody else has taken. `false`: its name is another's now.
+    async fn begin_again(&mut self) -> bool {
+        tracing::warn!(
+            worker = self.name,
+            "the lease ran out; what was under way goes on from what is stored"
+        );
+        self.running.shutdown().await;
+        self.of_server.clear();
+        loop {
+            let (name, incarnation) = (self.name.clone(), self.incarnation);
+            let begun = Instant::now();
+            let next: Result<Option<i64>, sql::Error> = self
+                .shared
+                .store
+                .write(move |tx| db::tasks::restart_worker(tx, &name, incarnation))
+                .await;
+            match next {
+                Ok(Some(next)) => {
+                    self.incarnation = next;
+                    self.shared.lease.renew(begun);
+                    self.beaten = Some(begun);
+                    return true;
+                }
+                Ok(None) => return false,
+                Err(error) => tracing::warn!(%error, "the worker cannot begin again"),
+            }
+            tokio::time::sleep(self.shared.settings.retry).await;
+        }
     }
 
     /// Says that this worker lives when it is time for that, and looks who does not: gives those, and whether it said so.
@@ -328,6 +376,7 @@ impl Loop {
     async fn look(&mut self) -> Option<(Vec<(String, i64)>, bool)> {
         let settings = &self.shared.settings;
         let due = self.beaten.is_none_or(|at| at.elapsed() >= settings.beat);
+        let begun = Instant::now();
         let workers = self.workers(due).await;
         let now = Instant::now();
         // What passed while this process or the database stood still says nothing about the others.
@@ -349,6 +398,10 @@ impl Loop {
             *name == self.name && *incarnation == self.incarnation
         };
         workers.iter().find(own)?;
+        // One that ran out meanwhile is not renewed: the next look sees that.
+        if due && self.shared.lease.holds() {
+            self.shared.lease.renew(begun);
+        }
         let dead = self
             .seen
             .dead(&self.name, workers, passed, self.shared.settings.lease);

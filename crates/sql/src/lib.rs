@@ -17,6 +17,8 @@ mod error;
 mod migrate;
 mod mysql_engine;
 mod postgres_engine;
+#[cfg(any(test, feature = "testing"))]
+mod simulated;
 mod sqlite_engine;
 mod store;
 #[cfg(any(test, feature = "testing"))]

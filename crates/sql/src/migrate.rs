@@ -1,12 +1,15 @@
 //! Numbered schema changes, applied once each and recorded in the table `schema_migrations`.
+//!
+//! A change expands the schema: programs of the release before go on with it, and can be started on it. One that takes
+//! something away says so in a line `-- contract`; from then on programs that do not know it refuse the schema.
 
 use crate::{Dialect, Error, Tx, Value};
-use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 /// One schema change of one component.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration {
-    /// Counts from 1, without gaps.
+    /// Counts up from 1. Changes that come later may fill gaps: each is made where it was not made yet.
     pub version: u32,
     /// What it does, for the record.
     pub name: &'static str,
@@ -16,6 +19,19 @@ pub struct Migration {
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (component VARCHAR(64) NOT NULL, version BIGINT NOT NULL, \
      name VARCHAR(255) NOT NULL, PRIMARY KEY (component, version))";
+
+/// The changes that took something away.
+const CONTRACTS: &str = "CREATE TABLE IF NOT EXISTS schema_contracts (component VARCHAR(64) NOT NULL, version BIGINT NOT NULL, \
+     PRIMARY KEY (component, version))";
+
+/// What takes something away that a program of the release before may use, or asks of it what it does not know.
+const TAKES_AWAY: &[&str] = &[
+    " DROP ",
+    " RENAME ",
+    " MODIFY ",
+    " ALTER COLUMN ",
+    " CHANGE ",
+];
 
 /// How far a migration came on MySQL, where each schema statement commits at once: a program that dies in the middle
 /// is continued by the next one.
@@ -27,6 +43,7 @@ const PROGRESS: &str = "CREATE TABLE IF NOT EXISTS schema_progress (component VA
 pub(crate) fn prepare(tx: &mut Tx<'_>) -> Result<(), Error> {
     let dialect = tx.dialect();
     tx.batch(&dialect.ddl(TABLE))?;
+    tx.batch(&dialect.ddl(CONTRACTS))?;
     if dialect == Dialect::Mysql {
         tx.batch(&dialect.ddl(PROGRESS))?;
     }
@@ -66,28 +83,28 @@ pub(crate) fn check(
     component: &str,
     migrations: &[Migration],
 ) -> Result<(), Error> {
-    let done = match version(tx, component) {
+    let done = match versions(tx, component) {
         Ok(done) => done,
         // What cannot be asked may be down, or may never have been migrated.
-        Err(Error::Missing(_)) => 0,
+        Err(Error::Missing(_)) => BTreeSet::new(),
         Err(error) => return Err(error),
     };
-    let newest = newest(migrations);
-    match done.cmp(&newest) {
-        Ordering::Equal => Ok(()),
-        Ordering::Greater => Err(too_new(component, done, newest)),
-        Ordering::Less => Err(Error::Schema(format!(
-            "{component} is at version {done}, this program needs {newest}: run `kilonova db sync` first"
+    usable(tx, component, &done, migrations)?;
+    match pending(&done, migrations).next() {
+        None => Ok(()),
+        Some(_) => Err(Error::Schema(format!(
+            "{component} is at version {}, this program needs {}: run `kilonova db sync` first",
+            done.last().unwrap_or(&0),
+            newest(migrations)
         ))),
     }
 }
 
-fn version(tx: &mut Tx<'_>, component: &str) -> Result<i64, Error> {
-    tx.query_one(
-        "SELECT COALESCE(MAX(version), 0) FROM schema_migrations WHERE component = ?",
-        &[component.into()],
-    )?
-    .get(0)
+/// The changes that are made.
+fn versions(tx: &mut Tx<'_>, component: &str) -> Result<BTreeSet<i64>, Error> {
+    let sql = "SELECT version FROM schema_migrations WHERE component = ?";
+    let rows = tx.query(sql, &[component.into()])?;
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 fn newest(migrations: &[Migration]) -> i64 {
@@ -96,29 +113,90 @@ fn newest(migrations: &[Migration]) -> i64 {
         .map_or(0, |migration| i64::from(migration.version))
 }
 
-fn too_new(component: &str, done: i64, newest: i64) -> Error {
-    Error::Schema(format!(
-        "{component} is at version {done}, this program knows {newest}: it was written by a newer release"
-    ))
+fn pending<'a>(
+    done: &'a BTreeSet<i64>,
+    migrations: &'a [Migration],
+) -> impl Iterator<Item = &'a Migration> {
+    let open = |migration: &&Migration| !done.contains(&i64::from(migration.version));
+    migrations.iter().filter(open)
+}
+
+/// Whether this program can work with a schema that knows more changes than it does.
+fn usable(
+    tx: &mut Tx<'_>,
+    component: &str,
+    done: &BTreeSet<i64>,
+    migrations: &[Migration],
+) -> Result<(), Error> {
+    let newest = newest(migrations);
+    let Some(last) = done.last().filter(|last| **last > newest) else {
+        return Ok(());
+    };
+    let sql = "SELECT version FROM schema_contracts WHERE component = ? AND version > ?";
+    if tx
+        .query_opt(sql, &[component.into(), newest.into()])?
+        .is_some()
+    {
+        return Err(Error::Schema(format!(
+            "{component} is at version {last}, this program knows {newest}: it was written by a newer release"
+        )));
+    }
+    tracing::info!(
+        component,
+        last,
+        newest,
+        "the schema is a newer release's, and fits this one"
+    );
+    Ok(())
 }
 
 fn run_locked(tx: &mut Tx<'_>, component: &str, migrations: &[Migration]) -> Result<(), Error> {
-    let (done, newest) = (version(tx, component)?, newest(migrations));
-    if done > newest {
-        return Err(too_new(component, done, newest));
-    }
-    for migration in migrations
-        .iter()
-        .filter(|migration| i64::from(migration.version) > done)
-    {
+    let done = versions(tx, component)?;
+    usable(tx, component, &done, migrations)?;
+    for migration in pending(&done, migrations) {
         apply(tx, component, migration)?;
     }
     Ok(())
 }
 
+/// Whether a change says that it takes something away. One that does so and does not say it is refused.
+fn contracts(component: &str, migration: &Migration) -> Result<bool, Error> {
+    if migration
+        .sql
+        .lines()
+        .any(|line| line.trim() == "-- contract")
+    {
+        return Ok(true);
+    }
+    for statement in statements(migration.sql) {
+        let words = statement.split_whitespace().collect::<Vec<_>>().join(" ");
+        let words = format!(" {} ", words.to_uppercase());
+        // An older program inserts rows without the new column.
+        let demands = words.contains(" ADD COLUMN ")
+            && words.contains(" NOT NULL ")
+            && !words.contains(" DEFAULT ");
+        if demands || TAKES_AWAY.iter().any(|word| words.contains(word)) {
+            return Err(Error::Schema(format!(
+                "{component} {} {}: programs of the release before cannot work with this; expand first, contract in a \
+                 later release, in a change with the line `-- contract`\n{statement}",
+                migration.version, migration.name
+            )));
+        }
+    }
+    Ok(false)
+}
+
 fn apply(tx: &mut Tx<'_>, component: &str, migration: &Migration) -> Result<(), Error> {
     let dialect = tx.dialect();
     let stepwise = dialect == Dialect::Mysql;
+    if contracts(component, migration)? {
+        let row = [
+            ("component", component.into()),
+            ("version", migration.version.into()),
+        ];
+        // Before the change: one that ends half-way may have taken something away already.
+        tx.upsert("schema_contracts", &["component", "version"], &row)?;
+    }
     let resumed = if stepwise {
         progress(tx, component, migration)?
     } else {

@@ -115,7 +115,7 @@ fn read_loop(connection: Connection, jobs: &Mutex<Receiver<Box<dyn Job>>>) {
 }
 
 /// Runs the closure; `None` if it panicked, which must not end the thread.
-fn attempt(engine: &mut Sqlite, job: &mut dyn Job) -> Result<Option<bool>, Error> {
+pub(crate) fn attempt(engine: &mut Sqlite, job: &mut dyn Job) -> Result<Option<bool>, Error> {
     let run = AssertUnwindSafe(|| job.attempt(&mut Tx::new(engine, Dialect::Sqlite)));
     catch_unwind(run).map_or(Ok(None), |outcome| outcome.map(Some))
 }
@@ -175,12 +175,19 @@ fn in_savepoint(engine: &mut Sqlite, job: &mut dyn Job) -> Result<Option<bool>, 
     outcome
 }
 
-struct Sqlite {
+pub(crate) struct Sqlite {
     connection: Connection,
 }
 
 impl Sqlite {
-    fn run(&mut self, sql: &str) -> Result<(), Error> {
+    /// An empty database in memory.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn in_memory() -> Result<Self, Error> {
+        let connection = connection(Path::new(":memory:"), &Options::default(), false)?;
+        Ok(Self { connection })
+    }
+
+    pub(crate) fn run(&mut self, sql: &str) -> Result<(), Error> {
         let mut statement = self.connection.prepare_cached(sql).map_err(convert)?;
         statement.raw_execute().map(|_| ()).map_err(convert)
     }

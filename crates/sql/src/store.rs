@@ -44,6 +44,8 @@ struct Inner {
 
 enum Pool {
     Sqlite(sqlite_engine::Pool),
+    #[cfg(any(test, feature = "testing"))]
+    Simulated(Arc<crate::simulated::Line>),
     Postgres(postgres_engine::Pool),
     Mysql(mysql_engine::Pool),
 }
@@ -154,6 +156,20 @@ impl Store {
         })
     }
 
+    /// A store at the end of a simulated line.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn simulated(line: Arc<crate::simulated::Line>) -> Self {
+        let inner = Inner {
+            pool: Pool::Simulated(line),
+            dialect: Dialect::Sqlite,
+            migrates: true,
+            _folder: None,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
     /// Which database this is.
     pub fn dialect(&self) -> Dialect {
         self.inner.dialect
@@ -224,6 +240,8 @@ impl Store {
         });
         match &self.inner.pool {
             Pool::Sqlite(pool) => pool.submit(job, writes),
+            #[cfg(any(test, feature = "testing"))]
+            Pool::Simulated(line) => line.submit(job, writes),
             Pool::Postgres(pool) => pool.submit(job, writes),
             Pool::Mysql(pool) => pool.submit(job, writes),
         }

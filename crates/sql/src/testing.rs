@@ -4,6 +4,7 @@
 //! `KILONOVA_TEST_MYSQL` hold the URL of a server and of a user who may create schemas and databases;
 //! `scripts/test-databases.sh` starts such servers and sets both.
 
+pub use crate::simulated::{Pace, Simulated, Way};
 use crate::{Dialect, Error, Options, Store, Tx, Value};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 use types::agent::Heartbeat;
 use types::disks::{Destination, Source};
 use types::server::{Flavor, WantedInterface, WantedNetworks};
@@ -46,6 +47,8 @@ pub struct Options {
     pub size: (u32, u64, u64),
     /// Times and bounds of the journal.
     pub journal: Settings,
+    /// How often agents say that they live.
+    pub beat: Duration,
 }
 
 impl Default for Options {
@@ -63,6 +66,7 @@ impl Default for Options {
             hosts: 2,
             size: (64, 256 * 1024, 10 * 1024),
             journal,
+            beat: Duration::from_secs(3600),
         }
     }
 }
@@ -84,6 +88,15 @@ impl Faults for Switch {
 
     async fn released(&self, point: &Point) {
         self.current().released(point).await;
+    }
+}
+
+/// CPUs are not given twice, so that a small host is soon full.
+fn ratios() -> db::hosts::Ratios {
+    db::hosts::Ratios {
+        cpu: 1.0,
+        reserved_memory_mb: 0,
+        ..db::hosts::Ratios::default()
     }
 }
 
@@ -122,6 +135,32 @@ impl ConfigDrives for Drives {
     }
 }
 
+/// A conductor of [`Cluster::conductor`]. Dropping it kills it where it stands.
+pub struct Conductor {
+    /// Where agents are served.
+    pub desk: axum::Router,
+    worker: Worker,
+    stop: CancellationToken,
+}
+
+impl Conductor {
+    /// Whether an injected crash has ended it.
+    pub fn crashed(&self) -> bool {
+        self.worker.stopped()
+    }
+
+    /// Cancelled when it is killed.
+    pub fn killed(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+}
+
+impl Drop for Conductor {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 /// A cloud of simulated hosts.
 pub struct Cluster {
     /// The compute database.
@@ -145,7 +184,7 @@ pub struct Cluster {
     settings: Mutex<Settings>,
     faults: Arc<Switch>,
     workers: Mutex<BTreeMap<String, Worker>>,
-    _database: TestStore,
+    _database: Option<TestStore>,
     _folder: tempfile::TempDir,
 }
 
@@ -153,7 +192,24 @@ impl Cluster {
     /// A running cluster on a database of this kind, with one worker named `w` and all agents up.
     pub async fn on(kind: &Kind, options: Options) -> Self {
         let database = kind.database().await;
-        let store = database.store.clone();
+        let mut cluster = Self::bare(database.store.clone(), Bus::new(), options).await;
+        cluster._database = Some(database);
+        for host in &cluster.hosts {
+            cluster.start_host(host);
+        }
+        cluster
+            .until("all hosts are up", async || {
+                cluster.view.refresh().await.unwrap();
+                let mut hosts = cluster.hosts.iter();
+                hosts.all(|host| cluster.view.is_up(&host.name))
+            })
+            .await;
+        cluster.start_worker("w").await;
+        cluster
+    }
+
+    /// A cluster on this empty database, without any worker or agent, and with the bells of the API.
+    pub async fn bare(store: Store, bus: Bus, options: Options) -> Self {
         db::migrate(&store).await.unwrap();
         let network = Arc::new(Network::default());
         let images = Arc::new(Images::default());
@@ -168,29 +224,24 @@ impl Cluster {
             tokens: Arc::new(Token),
             view: Arc::clone(&view),
         };
-        let (bus, outcomes) = (Bus::new(), Outcomes::new(store.clone()));
-        let ratios = db::hosts::Ratios {
-            cpu: 1.0,
-            reserved_memory_mb: 0,
-            ..db::hosts::Ratios::default()
-        };
+        let outcomes = Outcomes::new(store.clone());
         let drives = Arc::new(Drives::default());
         let desk = Agents::new(
             with.clone(),
             bus.clone(),
             outcomes.clone(),
             Arc::clone(&drives) as Arc<dyn ConfigDrives>,
-            ratios,
+            ratios(),
         );
         let folder = tempfile::tempdir().unwrap();
         let peers = Arc::default();
         let hosts = (1..=options.hosts)
             .map(|number| {
                 let name = format!("host-{number}");
-                Host::new(folder.path(), &name, options.size, &peers)
+                Host::new(folder.path(), &name, options.size, options.beat, &peers)
             })
             .collect();
-        let cluster = Self {
+        Self {
             store,
             network,
             images,
@@ -206,21 +257,9 @@ impl Cluster {
             settings: Mutex::new(options.journal),
             faults: Arc::new(Switch(Mutex::new(Arc::new(Never)))),
             workers: Mutex::default(),
-            _database: database,
+            _database: None,
             _folder: folder,
-        };
-        for host in &cluster.hosts {
-            cluster.start_host(host);
         }
-        cluster
-            .until("all hosts are up", async || {
-                cluster.view.refresh().await.unwrap();
-                let mut hosts = cluster.hosts.iter();
-                hosts.all(|host| cluster.view.is_up(&host.name))
-            })
-            .await;
-        cluster.start_worker("w").await;
-        cluster
     }
 
     /// The same on SQLite.
@@ -382,6 +421,11 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until no task is left, but not for longer than this.
+    pub async fn ended_within(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.idle()).await;
+    }
+
     /// Waits until no host owes anything.
     pub async fn paid(&self) {
         self.until("all debts are paid", async || self.debts().await.is_empty())
@@ -474,6 +518,48 @@ impl Cluster {
     /// The files of config drives cannot be made the next so many times.
     pub fn fail_drives(&self, times: usize) {
         self.drives.0.store(times, Ordering::SeqCst);
+    }
+
+    /// One conductor of several: a worker under this name, a desk for agents, a view, on a line to the database and a bus
+    /// of its own.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn conductor(
+        &self,
+        name: &str,
+        store: Store,
+        bus: Bus,
+        down_after: Duration,
+        faults: Arc<dyn Faults>,
+    ) -> Result<Conductor, sql::Error> {
+        let view = Arc::new(View::new(store.clone(), down_after));
+        let with = Neighbours {
+            store: store.clone(),
+            view,
+            ..self.with.clone()
+        };
+        let outcomes = Outcomes::shared(store.clone(), bus.clone());
+        let drives = Arc::clone(&self.drives) as Arc<dyn ConfigDrives>;
+        let desk = Agents::new(
+            with.clone(),
+            bus.clone(),
+            outcomes.clone(),
+            drives,
+            ratios(),
+        );
+        let settings = self.settings.lock().unwrap().clone();
+        let journal = Journal::new(name, store.clone(), bus.clone(), outcomes, settings);
+        let journal = conductor::flows::register(journal, &with).with_faults(faults);
+        let worker = journal.start().await?;
+        let stop = CancellationToken::new();
+        let look = Duration::from_millis(500);
+        tokio::spawn(conductor::bells::watch(store, bus, look, stop.clone()));
+        Ok(Conductor {
+            desk: desk.router(),
+            worker,
+            stop,
+        })
     }
 
     /// Accepts the deletion of a server; `false` when there is none any more.
@@ -586,9 +672,23 @@ impl Cluster {
 
     /// Accepts an action whose flow begins with this state.
     pub async fn act(&self, server: ServerId, flow: &'static str, state: serde_json::Value) {
+        let accepted = self.try_act(server, flow, state, |_| true).await;
+        assert_eq!(accepted, Accepted::Yes);
+    }
+
+    /// Accepts an action if the server, as it is at that moment, is `fit` for it.
+    pub async fn try_act(
+        &self,
+        server: ServerId,
+        flow: &'static str,
+        state: serde_json::Value,
+        fit: impl Fn(&Instance) -> bool + Send + 'static,
+    ) -> Accepted {
         let hard = state["hard"] == true;
         let write = move |tx: &mut Tx<'_>| -> Result<Accepted, sql::Error> {
-            let instance = db::instances::get(tx, server)?.expect("the server is there");
+            let Some(instance) = db::instances::get(tx, server)?.filter(|one| fit(one)) else {
+                return Ok(Accepted::Changed);
+            };
             let start = accept::Start {
                 flow,
                 state: state.clone(),
@@ -597,14 +697,15 @@ impl Cluster {
             };
             let now = Timestamp::now();
             let accepted = accept::action(tx, &instance, shown_while(flow, hard), &start, now)?;
-            if flow == accept::ATTACH_VOLUME {
+            if flow == accept::ATTACH_VOLUME && accepted == Accepted::Yes {
                 let new = given_volume(server, state["volume"].as_str().unwrap());
                 db::block_devices::insert(tx, &new, now)?;
             }
             Ok(accepted)
         };
-        assert_eq!(self.store.write(write).await.unwrap(), Accepted::Yes);
+        let accepted = self.store.write(write).await.unwrap();
         self.bus.ring(Bell::Tasks);
+        accepted
     }
 
     /// Accepts a resize to twice the flavor, or (`cold`) a migration with the same; `state` is what the flow begins with.

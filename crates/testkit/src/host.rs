@@ -18,6 +18,7 @@ pub struct Host {
     /// Its hypervisor, with [`Sim::controls`] to disturb it.
     pub sim: Arc<Sim>,
     node: NodeId,
+    beat: Duration,
     ledger: PathBuf,
     peers: Arc<Neighbourhood>,
     agent: Mutex<Option<JoinHandle<()>>>,
@@ -28,6 +29,7 @@ impl Host {
         folder: &Path,
         name: &str,
         size: (u32, u64, u64),
+        beat: Duration,
         peers: &Arc<Neighbourhood>,
     ) -> Self {
         let config = SimConfig {
@@ -43,6 +45,7 @@ impl Host {
             sim,
             peers: Arc::clone(peers),
             node: NodeId::random(),
+            beat,
             ledger: folder.join(format!("{name}.ledger")),
             agent: Mutex::default(),
         }
@@ -55,7 +58,7 @@ impl Host {
             host: self.name.clone(),
             node: self.node,
             host_ip: "127.0.0.1".to_owned(),
-            beat: Duration::from_secs(3600),
+            beat: self.beat,
         };
         let agent = Agent::new(
             settings,

@@ -12,9 +12,9 @@ mod images;
 mod network;
 mod volumes;
 
-pub use cluster::{Cluster, Options, PROJECT, Switch};
+pub use cluster::{Cluster, Conductor, Options, PROJECT, Switch};
 pub use host::Host;
 pub use images::Images;
 pub use network::Network;
-pub use sql::testing::{Kind, TestStore, databases, kinds};
+pub use sql::testing::{Kind, Pace, Simulated, TestStore, Way, databases, kinds};
 pub use volumes::Volumes;

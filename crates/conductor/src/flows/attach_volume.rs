@@ -103,6 +103,11 @@ impl Flow for Attach {
         }
     }
 
+    // A guest that writes to a volume that is somebody else's again would ruin it.
+    fn undo_waits(&self, step: Step) -> bool {
+        step == Step::Attach
+    }
+
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
         if step != Step::Attach {
             return None;

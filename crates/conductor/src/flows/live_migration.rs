@@ -302,6 +302,11 @@ impl Flow for LiveMigration {
         self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
     }
 
+    // The guest is stopped or goes on by this alone.
+    fn undo_waits(&self, step: Step) -> bool {
+        matches!(step, Step::Move | Step::Arrive)
+    }
+
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
         let (old, new) = (old_host(state), new_host(state));
         let paused = state.paused;

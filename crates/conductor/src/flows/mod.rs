@@ -12,6 +12,7 @@ pub mod fixed_ips;
 pub mod interfaces;
 pub mod live_migration;
 pub mod on_host;
+mod overtaken;
 pub mod password;
 pub mod pause;
 pub mod placing;

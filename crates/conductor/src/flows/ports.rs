@@ -1,5 +1,6 @@
 //! Ports of servers: made or bound when a server is built, removed or given back when it goes.
 
+use super::overtaken::{Standing, standing};
 use crate::neighbours::{Neighbours, retry};
 use clients::{NewPort, PortRecord};
 use db::instances::{Address, Instance, Interface};
@@ -12,7 +13,7 @@ use types::server::{WantedInterface, WantedNetworks};
 /// twice.
 ///
 /// A deletion may take over while a port is being made. So this goes to its end even when the run is stopped, and
-/// when it finds then that the server is another task's it removes what it made and nobody uses.
+/// when it finds then that it was overtaken it removes what it made and nobody uses.
 pub(super) async fn ensure(
     with: &Neighbours,
     cx: &Context,
@@ -20,22 +21,18 @@ pub(super) async fn ensure(
     host: &HostName,
 ) -> Result<Vec<Interface>, StepError> {
     let (with, instance, host) = (with.clone(), instance.clone(), host.clone());
-    let task = cx.task;
-    if instance.task_id != Some(task) {
+    if instance.task_id != Some(cx.task) {
         return Err(StepError::Fenced);
     }
+    let cx = cx.clone();
     let making = tokio::spawn(async move {
         let mut made = Vec::new();
         let interfaces = wanted(&with, &instance, &host, &mut made).await;
-        let server = instance.id;
-        let now = with
-            .store
-            .read(move |tx| db::instances::get(tx, server))
-            .await?;
-        if now.as_ref().is_some_and(|now| now.task_id == Some(task)) {
-            return interfaces;
-        }
-        let used = now.map(|now| now.network_info).unwrap_or_default();
+        let used = match standing(&with, &cx).await {
+            Standing::Own => return interfaces,
+            Standing::Gone => Vec::new(),
+            Standing::AtRest(now) => now.network_info,
+        };
         for port in made {
             if !used.iter().any(|interface| interface.port_id == port) {
                 let token = with.token().await?;
@@ -245,27 +242,29 @@ pub(super) async fn bind_to(
 /// The ports of a server that moves are bound to its new host.
 ///
 /// A deletion may take over meanwhile. So this goes to its end even when the run is stopped, and when it finds then that
-/// the server is another task's it removes what the deletion may have removed before the binding.
+/// the server goes it removes what the deletion may have removed before the binding; where another runner has ended the
+/// task, it binds them to where the server is now.
 pub(super) async fn follow(
     with: &Neighbours,
     cx: &Context,
     host: &HostName,
 ) -> Result<(), StepError> {
-    let (with, task, id, host) = (with.clone(), cx.task, cx.server, host.clone());
-    let server = super::instance(&with, cx).await?;
-    if server.task_id != Some(task) {
+    let (with, cx, host) = (with.clone(), cx.clone(), host.clone());
+    let server = super::instance(&with, &cx).await?;
+    if server.task_id != Some(cx.task) {
         return Err(StepError::Fenced);
     }
     let binding = tokio::spawn(async move {
         let bound = bind_to(&with, &server, &host).await;
-        let now = with
-            .store
-            .read(move |tx| db::instances::get(tx, id))
-            .await?;
-        if now.is_some_and(|now| now.task_id == Some(task)) {
-            return bound.map(drop);
+        match standing(&with, &cx).await {
+            Standing::Own => return bound.map(drop),
+            Standing::Gone => remove(&with, &server).await?,
+            Standing::AtRest(now) => {
+                if let Some(host) = &now.host {
+                    bind_to(&with, &now, host).await?;
+                }
+            }
         }
-        remove(&with, &server).await?;
         Err(StepError::Fenced)
     });
     binding

@@ -268,6 +268,11 @@ impl Flow for Resize {
         self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
     }
 
+    // What was put aside is the only copy of the guest.
+    fn undo_waits(&self, step: Step) -> bool {
+        step == Step::PutAside
+    }
+
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
         let moving = state.moving.as_ref()?;
         let (source, dest) = (state.source()?, state.dest()?);

@@ -3,6 +3,7 @@
 //! What the volume service holds for a server is found by asking it: attachments name the server, and a volume that was
 //! made for a disk names that disk. So nothing depends on what a run that died could still write down.
 
+use super::overtaken::{Standing, standing};
 use crate::neighbours::{Neighbours, retry};
 use clients::ClientError;
 use clients::volumes::{AttachmentRecord, NewVolume, Refused, Scope, VolumeRecord};
@@ -58,8 +59,8 @@ pub(super) async fn devices(
 /// Makes the volumes that must be made, reserves all, and (with a host) connects them there. What is there already is
 /// taken, so a repeat makes nothing twice.
 ///
-/// A deletion may take over meanwhile. So this goes to its end even when the run is stopped, and when it finds then
-/// that the server is another task's it takes back what it did.
+/// Another may take over meanwhile. So this goes to its end even when the run is stopped, and when it finds then that it
+/// was overtaken it takes back what it did and nobody uses.
 pub(super) async fn connect(
     with: &Neighbours,
     cx: &Context,
@@ -74,16 +75,14 @@ pub(super) async fn connect(
     let working = tokio::spawn(async move {
         let scope = with.scope(&server).await?;
         let connected = connected(&with, &scope, &server, devices.clone(), host, cx.until).await;
-        let id = server.id;
-        let now = with
-            .store
-            .read(move |tx| db::instances::get(tx, id))
-            .await?;
-        if now.is_some_and(|now| now.task_id == Some(cx.task)) {
-            return connected;
+        match standing(&with, &cx).await {
+            Standing::Own => return connected,
+            Standing::Gone => {
+                release(&with, &server, &devices).await?;
+                remove_made(&with, &scope, &devices, |_, _| true).await?;
+            }
+            Standing::AtRest(_) => release_strays(&with, &scope, &server, &devices).await?,
         }
-        release(&with, &server, &devices).await?;
-        remove_made(&with, &scope, &devices, |_, _| true).await?;
         Err(StepError::Fenced)
     });
     working
@@ -283,6 +282,39 @@ pub(super) async fn release(
         }
     }
     Ok(())
+}
+
+/// Gives back what the volume service holds of these disks for a server and is not on record.
+async fn release_strays(
+    with: &Neighbours,
+    scope: &Scope,
+    server: &Instance,
+    worked_on: &[BlockDevice],
+) -> Result<(), StepError> {
+    let volumes = volumes_of(with, scope, worked_on).await?;
+    let known = devices(with, server.id).await?;
+    let on_record = |id: &str| {
+        let mut its = known
+            .iter()
+            .filter_map(|device| device.attachment_id.as_deref());
+        its.any(|known| known == id)
+    };
+    let there = with.volumes.attachments_of(scope, server.id).await;
+    for attachment in there.map_err(retry)? {
+        if volumes.contains(&attachment.volume_id) && !on_record(&attachment.id) {
+            let gone = with.volumes.release(scope, &attachment.id).await;
+            if let Err(reason) = gone.map_err(retry)? {
+                return Err(StepError::Retry(reason.message));
+            }
+        }
+    }
+    remove_made(with, scope, worked_on, |_, volume| {
+        let mut its = known
+            .iter()
+            .filter_map(|device| device.volume_id.as_deref());
+        !its.any(|known| known == volume)
+    })
+    .await
 }
 
 /// The volumes of these disks, those included that were made for them and are not on record.

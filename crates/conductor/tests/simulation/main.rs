@@ -1,0 +1,112 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Worlds of several conductors, hosts, a database and a bus in one thread, in virtual time, in which everything goes
+//! wrong that can: bells, requests and answers are late, lost, repeated; steps fail; processes die, or stand still for
+//! longer than their lease; hosts are cut off; services are away. At every commit and at the end of each world all
+//! invariants must hold. A seed is a world: the same seed, the same course.
+//!
+//! `KILONOVA_TEST_SEED` is the first seed, `KILONOVA_TEST_SEEDS` how many worlds there are; with 1, that one again.
+
+mod nature;
+mod watch;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use world::{Chaos, Course};
+
+/// Worlds in every run of the tests.
+const WORLDS: u64 = 80;
+/// Every so many worlds one is lived through twice.
+const TWICE: u64 = 25;
+
+/// One world, in a thread of its own; `Err` is what went wrong and what had happened.
+fn live(seed: u64) -> Result<Course, String> {
+    let world = move || {
+        nature::begin(seed);
+        let chaos = Arc::new(Chaos::default());
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(world::live(Arc::clone(&chaos)))
+        };
+        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+            let owned = panic.downcast_ref::<String>().cloned();
+            let text =
+                owned.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let text = text.unwrap_or_default();
+            format!(
+                "KILONOVA_TEST_SEED={seed} KILONOVA_TEST_SEEDS=1\n{}\n{text}",
+                chaos.told()
+            )
+        })
+    };
+    let thread = std::thread::Builder::new().stack_size(64 << 20);
+    thread.spawn(world).unwrap().join().unwrap()
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn invariants_hold_whatever_happens() {
+    let first = number("KILONOVA_TEST_SEED").unwrap_or(1);
+    let usual = match number("KILONOVA_TEST_LONG") {
+        Some(1) => 20 * WORLDS,
+        _ => WORLDS,
+    };
+    let count = number("KILONOVA_TEST_SEEDS").unwrap_or(usual);
+    let (start, next) = (Instant::now(), AtomicU64::new(0));
+    let failed = Mutex::new(Vec::new());
+    let sums = Mutex::new((0, 0, 0));
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::SeqCst);
+            if index >= count || failed.lock().unwrap().len() >= 3 {
+                return;
+            }
+            let seed = first + index;
+            match live(seed) {
+                Err(story) => failed.lock().unwrap().push(story),
+                Ok((course, seen)) => {
+                    let mut sums = sums.lock().unwrap();
+                    *sums = (sums.0 + seen.0, sums.1 + seen.1, sums.2 + seen.2);
+                    drop(sums);
+                    if index.is_multiple_of(TWICE) {
+                        let again = live(seed).map(|(course, _)| course);
+                        if again.as_ref() != Ok(&course) {
+                            let told =
+                                format!("seed {seed} is not repeatable: {course}, {again:?}");
+                            failed.lock().unwrap().push(told);
+                        }
+                    }
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism()
+            .map_or(2, usize::from)
+            .min(8)
+        {
+            scope.spawn(work);
+        }
+    });
+    let (commits, claims, taken) = sums.into_inner().unwrap();
+    println!(
+        "simulation: {count} worlds from seed {first}, {commits} commits, {claims} claims, {taken} of them of what \
+         another ran, {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
+    let failed = failed.into_inner().unwrap();
+    assert!(
+        failed.is_empty(),
+        "{} worlds went wrong:\n{}",
+        failed.len(),
+        failed.join("\n\n")
+    );
+}
