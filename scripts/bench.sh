@@ -7,7 +7,7 @@ cd "$ROOT"
 
 cache=${KILONOVA_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/kilonova}
 target=${CARGO_TARGET_DIR:-$ROOT/target}
-scripts/install-packages.sh run
+scripts/install-packages.sh bench
 mkdir -p "$cache"
 make_venv "$cache/venv-test" scripts/requirements-test.txt "$cache/venv-test.log"
 # The figures are those of the profile that everything else uses, too (opt-level 1); --release would be better still.

@@ -10,17 +10,22 @@ and compares with a bare `virsh define` and `virsh start` of the same domains.
 
 import argparse
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.parse
+import uuid
 
 import yaml
 
@@ -186,6 +191,135 @@ def measure_reads(report, cloud, api, path, label, clients, nova):
     report.add(f"GET {label}, {who}: CPU", (cpu_seconds(cloud) - before) / count * 1000, "ms", nova=nova[1])
 
 
+def create_many(cloud, api, image, flavor, count, clients):
+    """Creates servers and waits until they are ACTIVE; gives their ids, the seconds, and the CPU seconds."""
+    before, began = cpu_seconds(cloud), time.monotonic()
+
+    def create(number):
+        return api.compute("POST", "/servers", boot_body(f"many-{number}", image, flavor))["server"]["id"]
+
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        servers = list(pool.map(create, range(count)))
+
+    # Few and cheap questions, so that waiting does not count as creating.
+    def building():
+        return api.compute("GET", "/servers?status=BUILD&limit=1")["servers"]
+
+    wait_until(lambda: not building(), 300, "all servers ACTIVE", pause=0.1)
+    seconds, used = time.monotonic() - began, cpu_seconds(cloud) - before
+    errors = api.compute("GET", "/servers?status=ERROR")["servers"]
+    if errors:
+        raise RuntimeError(f"{len(errors)} of {count} servers went to ERROR")
+    return servers, seconds, used
+
+
+def prepare(cloud):
+    """A member's API without limits of servers, an image, the smallest flavor."""
+    admin, api = Api(cloud, "kilonova"), Api(cloud, "kilonova-demo")
+    quota = {"instances": -1, "cores": -1, "ram": -1}
+    admin.compute("PUT", f"/os-quota-sets/{api.project}", {"quota_set": quota})
+    flavor = min(api.compute("GET", "/flavors/detail")["flavors"], key=lambda found: found["ram"])["id"]
+    return api, make_image(api), flavor
+
+
+def wrk(cloud, api, path, connections, seconds):
+    """What wrk measures: requests per second, p50 and p99 in ms, and the cloud's CPU ms for each request."""
+    command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--latency"]
+    command += ["-H", f"X-Auth-Token: {api.token}", "-H", f"OpenStack-API-Version: compute {VERSION}"]
+    before = cpu_seconds(cloud)
+    command.append(f"http://127.0.0.1:{cloud.ports['compute']}/v2.1{path}")
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    used = cpu_seconds(cloud) - before
+    if "Non-2xx" in text:
+        raise RuntimeError(f"GET {path}: {text}")
+    scales = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+    times = {}
+    for share, number, unit in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)", text):
+        times[share] = float(number) * scales[unit]
+    requests = int(re.search(r"(\d+) requests in", text).group(1))
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))
+    return rate, times["50"], times["99"], used / max(requests, 1) * 1000
+
+
+def copy_servers(cloud, count):
+    """Copies rows of the compute database until there are so many servers, the copies in another project."""
+    with contextlib.closing(sqlite3.connect(cloud.home / "control" / "db" / "compute.db")) as database, database:
+        columns = [row[1] for row in database.execute("PRAGMA table_info(instances)") if row[1] != "id"]
+        changed = {"uuid": "?", "project_id": "'another'", "task_id": "NULL"}
+        values = ", ".join(changed.get(name, name) for name in columns)
+        insert = f"INSERT INTO instances ({', '.join(columns)}) SELECT {values} FROM instances WHERE uuid = ?"
+        known = [row[0] for row in database.execute("SELECT uuid FROM instances WHERE deleted = 0")]
+        pairs = ((str(uuid.uuid4()), known[number % len(known)]) for number in range(count - len(known)))
+        database.executemany(insert, pairs)
+
+
+def long_lists(report, options):
+    """Lists of 1000 servers with 1,000 and with 100,000 in the table, many requests for one, memory under load."""
+    if shutil.which("wrk") is None:
+        print("lists: SKIPPED, there is no wrk (scripts/install-packages.sh bench)", flush=True)
+        return
+    print("lists of 1000 servers", flush=True)
+    cloud = Cloud(tempfile.mkdtemp(prefix="kilonova-bench-"), "sim", hosts=options.hosts)
+    try:
+        cloud.start()
+        api, image, flavor = prepare(cloud)
+        servers, _, _ = create_many(cloud, api, image, flavor, 1000, options.clients)
+        detail = "/servers/detail?limit=1000"
+        flat = []
+        for total in (1000, 100_000):
+            if total > 1000:
+                cloud.stop()
+                copy_servers(cloud, total)
+                cloud.start()
+                api = Api(cloud, "kilonova-demo")
+            wrk(cloud, api, detail, 2, 1)
+            rate, _, _, cpu = wrk(cloud, api, detail, 2, 5)
+            flat.append(cpu)
+            shown = f"{total:,} in the table"
+            nova = (0.7, 2980) if total == 1000 else (None, None)
+            report.add(f"GET servers/detail (1000), {shown}", rate, "/s", ">= 100", nova=nova[0])
+            report.add(f"CPU of GET servers/detail (1000), {shown}", cpu, "ms", "< 9", nova=nova[1])
+        report.add("CPU of a list with 100 times the servers in the table", flat[1] / flat[0], "times", "about 1")
+        one = f"/servers/{servers[0]}"
+        wrk(cloud, api, one, 16, 2)
+        before = memory_mib(cloud)
+        rate, p50, p99, cpu = wrk(cloud, api, one, 16, 10)
+        report.add("GET servers/{id}, 16 connections (wrk)", rate, "/s", ">= 10000", nova=58)
+        report.add("GET servers/{id}, 16 connections: p50", p50, "ms", nova=264)
+        report.add("GET servers/{id}, 16 connections: p99 as a multiple of p50", p99 / p50, "", "< 5")
+        report.add("CPU of GET servers/{id} (wrk)", cpu, "ms", nova=33)
+        report.add("memory (PSS) gained meanwhile", memory_mib(cloud) - before, "MiB", "about 0")
+    finally:
+        cloud.discard()
+
+
+def on_postgres(report, options):
+    """Creates with every service on PostgreSQL, where scripts/test-databases.sh has started one."""
+    server = os.environ.get("KILONOVA_TEST_POSTGRES")
+    if not server:
+        print("PostgreSQL: SKIPPED, run under scripts/test-databases.sh", flush=True)
+        return
+    print("simulated cloud on PostgreSQL (its own CPU is not counted)", flush=True)
+    cloud = Cloud(tempfile.mkdtemp(prefix="kilonova-bench-"), "sim", hosts=options.hosts)
+    text = ""
+    for section in ("database", "identity", "image", "network", "volume"):
+        name = f"bench_{section}_{uuid.uuid4().hex[:8]}"
+        subprocess.run(["psql", "-q", "-d", server, "-c", f"CREATE DATABASE {name}"], check=True, capture_output=True)
+        url = urllib.parse.urlunsplit(urllib.parse.urlsplit(server)._replace(path=f"/{name}"))
+        text += f"[{section}]\nconnection = {url}\n"
+    (cloud.home / "kilonova.conf").write_text(text)
+    try:
+        cloud.start()
+        api, image, flavor = prepare(cloud)
+        count = options.servers
+        _, seconds, used = create_many(cloud, api, image, flavor, count, options.clients)
+        what = f"{count} creates on PostgreSQL, {options.clients} clients, until ACTIVE"
+        report.add(what, count / seconds, "/s", ">= 500", nova=3.7)
+        report.add("CPU of all services for each create on PostgreSQL", used / count * 1000, "ms", nova=460)
+    finally:
+        cloud.discard()
+
+
 def simulated(report, options):
     print(f"simulated cloud, {options.hosts} hosts", flush=True)
     cloud = Cloud(tempfile.mkdtemp(prefix="kilonova-bench-"), "sim", hosts=options.hosts)
@@ -199,12 +333,7 @@ def simulated(report, options):
         time.sleep(5)
         report.add("CPU while idle", (cpu_seconds(cloud) - before) / 5 * 100, "%")
 
-        admin, api = Api(cloud, "kilonova"), Api(cloud, "kilonova-demo")
-        quota = {"instances": -1, "cores": -1, "ram": -1}
-        admin.compute("PUT", f"/os-quota-sets/{api.project}", {"quota_set": quota})
-        image = make_image(api)
-        flavor = min(api.compute("GET", "/flavors/detail")["flavors"], key=lambda found: found["ram"])["id"]
-
+        api, image, flavor = prepare(cloud)
         posts, actives, deletes = [], [], []
         for number in range(50):
             start = time.monotonic()
@@ -221,23 +350,7 @@ def simulated(report, options):
         report.add("create to ACTIVE, 1 client: p50", statistics.median(actives) * 1000, "ms", nova=456)
         report.add("delete to 404, 1 client: p50", statistics.median(deletes) * 1000, "ms", nova=243)
 
-        before, began = cpu_seconds(cloud), time.monotonic()
-
-        def create(number):
-            return api.compute("POST", "/servers", boot_body(f"many-{number}", image, flavor))["server"]["id"]
-
-        with concurrent.futures.ThreadPoolExecutor(options.clients) as pool:
-            servers = list(pool.map(create, range(options.servers)))
-
-        # Few and cheap questions, so that waiting does not count as creating.
-        def building():
-            return api.compute("GET", "/servers?status=BUILD&limit=1")["servers"]
-
-        wait_until(lambda: not building(), 300, "all servers ACTIVE", pause=0.1)
-        seconds, used = time.monotonic() - began, cpu_seconds(cloud) - before
-        errors = api.compute("GET", "/servers?status=ERROR")["servers"]
-        if errors:
-            raise RuntimeError(f"{len(errors)} of {options.servers} servers went to ERROR")
+        servers, seconds, used = create_many(cloud, api, image, flavor, options.servers, options.clients)
         report.add(
             f"{options.servers} creates, {options.clients} clients, until ACTIVE",
             options.servers / seconds,
@@ -355,6 +468,8 @@ def main():
     report = Report()
     if not options.no_sim:
         simulated(report, options)
+        long_lists(report, options)
+        on_postgres(report, options)
     if options.real:
         real(report, options)
     if options.markdown:

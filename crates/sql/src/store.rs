@@ -167,6 +167,7 @@ impl Store {
         };
         Self {
             inner: Arc::new(inner),
+            notes: None,
         }
     }
 

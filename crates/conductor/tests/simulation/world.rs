@@ -200,6 +200,7 @@ pub async fn live(chaos: Arc<Chaos>) -> Course {
         size: (4, 64 * 1024, 1024),
         journal: Settings {
             beat: Duration::from_secs(1),
+            look: Duration::from_secs(1),
             lease: Duration::from_secs(5),
             retry: Duration::from_millis(50),
             undo_deadline: Duration::from_secs(60),
