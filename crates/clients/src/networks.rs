@@ -198,6 +198,21 @@ impl Networks {
             .collect())
     }
 
+    /// All ports that are bound to servers: port and server. For administrators.
+    pub async fn ports_of_servers(
+        &self,
+        token: &str,
+    ) -> Result<Vec<(String, ServerId)>, ClientError> {
+        let path = "/v2.0/ports?fields=id&fields=device_id&fields=device_owner";
+        let all = self.list(token, path, "ports").await?;
+        let of_server = |port: &Value| {
+            let bound = text(port, "device_owner").starts_with("compute:");
+            let server = text(port, "device_id").parse().ok().filter(|_| bound)?;
+            Some((text(port, "id"), server))
+        };
+        Ok(all.iter().filter_map(of_server).collect())
+    }
+
     /// The security groups of a project: `(id, name)`.
     pub async fn security_groups(
         &self,

@@ -413,6 +413,14 @@ impl Volumes {
         Ok(found)
     }
 
+    /// The attachments in a project.
+    pub async fn attachments(&self, scope: &Scope) -> Result<Vec<AttachmentRecord>, ClientError> {
+        let found = self
+            .all(scope, "/attachments/detail", "attachments")
+            .await?;
+        Ok(found.iter().map(attachment).collect())
+    }
+
     /// Reserves a volume for a server.
     pub async fn reserve(
         &self,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -19,14 +19,13 @@ use types::agent::{
     Verb, Work, WorkOutcome, WorkReport,
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId};
+use virt::libvirt::image::BaseImage;
 use virt::{
     Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Passage, Power, RescueDisk,
     StableRescue,
 };
 use web::client::{Client, ClientError};
 
-/// Every so many beats all guests are named, not only those that changed.
-const COMPLETE_EVERY: u32 = 12;
 /// How long a poll is held open by a conductor that has no work.
 const POLL: Duration = Duration::from_secs(20);
 /// How long a conductor may take for anything else. One that takes longer stands still, and the next one is asked.
@@ -46,6 +45,10 @@ pub struct Settings {
     pub host_ip: String,
     /// How often it says that it lives.
     pub beat: Duration,
+    /// How often all guests are named, not only those that changed; none is only at the start and when events were missed.
+    pub guests: Option<Duration>,
+    /// How often base images are looked at, and for how long one that no guest needs is kept; none keeps all.
+    pub unused_images: Option<(Duration, Duration)>,
 }
 
 /// The answer to a poll; mirrors the conductor's.
@@ -76,6 +79,8 @@ pub struct Agent {
     /// Rings after each heartbeat.
     beaten: tokio::sync::watch::Sender<()>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Servers that wait for their images.
+    fetching: Mutex<HashMap<ServerId, CancellationToken>>,
 }
 
 impl Agent {
@@ -100,6 +105,7 @@ impl Agent {
             incarnation,
             beaten: tokio::sync::watch::Sender::new(()),
             locks: Mutex::default(),
+            fetching: Mutex::default(),
         })
     }
 
@@ -112,6 +118,7 @@ impl Agent {
             () = stop.cancelled() => {}
             () = work => {}
             () = beats => {}
+            () = self.image_loop() => {}
         }
     }
 
@@ -181,8 +188,9 @@ impl Agent {
                     pause = Duration::from_millis(50);
                     for work in polled.work {
                         if matches!(work.verb, Verb::EnsureAbsent | Verb::EnsureStayed { .. }) {
-                            // It must not wait until the guest has gone.
+                            // It must not wait until the guest has gone, or until its image is here.
                             let _ = self.hypervisor.abort_live(work.server).await;
+                            self.stop_fetching(work.server);
                         }
                         let turn = self.queue(work.server).await;
                         tokio::spawn(Arc::clone(&self).carry_out(work, turn));
@@ -198,6 +206,17 @@ impl Agent {
                     pause = (pause * 2).min(Duration::from_secs(5));
                 }
             }
+        }
+    }
+
+    /// Removes base images that nobody needs, now and then.
+    async fn image_loop(&self) {
+        let (Some(cache), Some((pause, age))) = (&self.images, self.settings.unused_images) else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(pause).await;
+            cache.remove_unused(age).await;
         }
     }
 
@@ -428,15 +447,37 @@ impl Agent {
     /// The specification of a plan, its image fetched.
     async fn spec(&self, id: ServerId, plan: &GuestPlan) -> Result<GuestSpec, Failure> {
         let base = match (&self.images, &plan.image) {
-            (Some(cache), Some(image)) if self.hypervisor.needs_image_files() => Some(
-                cache
-                    .ensure(&self.conductor, &self.settings.host.0, image, plan.root_gb)
-                    .await?,
-            ),
+            (Some(cache), Some(image)) if self.hypervisor.needs_image_files() => {
+                Some(self.fetch_for(id, cache, image, plan.root_gb).await?)
+            }
             _ => None,
         };
         GuestSpec::from_plan(id, plan, base.as_ref())
             .map_err(|error| (FailureKind::Request, error.to_string()))
+    }
+
+    /// The image of a server, unless the server is deleted before it is here.
+    async fn fetch_for(
+        &self,
+        id: ServerId,
+        cache: &ImageCache,
+        image: &GuestImage,
+        root_gb: u32,
+    ) -> Result<BaseImage, Failure> {
+        let stop = CancellationToken::new();
+        lock(&self.fetching).insert(id, stop.clone());
+        let host = &self.settings.host.0;
+        let fetched = cache
+            .ensure(&self.conductor, host, image, root_gb, &stop)
+            .await;
+        lock(&self.fetching).remove(&id);
+        fetched
+    }
+
+    fn stop_fetching(&self, id: ServerId) {
+        if let Some(stop) = lock(&self.fetching).get(&id) {
+            stop.cancel();
+        }
     }
 
     /// The specification that was stored for a guest.
@@ -740,7 +781,8 @@ impl Agent {
         tokio::spawn(async move {
             let Some(cache) = &agent.images else { return };
             let host = &agent.settings.host.0;
-            match cache.ensure(&agent.conductor, host, &image, 0).await {
+            let stop = CancellationToken::new();
+            match cache.ensure(&agent.conductor, host, &image, 0, &stop).await {
                 Ok(_) => tracing::info!(host, image = %image.id, "an image was fetched ahead"),
                 Err((_, reason)) => {
                     tracing::warn!(host, image = %image.id, reason, "an image was not fetched ahead");
@@ -781,12 +823,11 @@ impl Agent {
         let mut events = self.hypervisor.events();
         let mut known: Option<HostFacts> = None;
         let mut complete = true;
-        let mut beats: u32 = 0;
+        let mut named = tokio::time::Instant::now();
         let mut changed: Vec<GuestSeen> = Vec::new();
         loop {
             // What a guest did while a flow worked on its server was not written then: look at all of them now and then.
-            complete |= beats.is_multiple_of(COMPLETE_EVERY);
-            beats = beats.wrapping_add(1);
+            complete |= (self.settings.guests).is_some_and(|pause| named.elapsed() >= pause);
             let facts = self.facts().await;
             let news = known.as_ref() != Some(&facts);
             if complete {
@@ -808,6 +849,9 @@ impl Agent {
             match taken {
                 Ok(_) => {
                     known = Some(facts);
+                    if complete {
+                        named = tokio::time::Instant::now();
+                    }
                     complete = false;
                 }
                 Err(error) => {
@@ -890,6 +934,11 @@ impl Agent {
             },
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn wanted_power(on: bool) -> Power {

@@ -7,7 +7,9 @@ use sha2::{Digest, Sha512};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 use types::ImageId;
 use types::agent::{FailureKind, GuestImage};
 use virt::HypervisorError;
@@ -38,18 +40,37 @@ impl ImageCache {
         }
     }
 
+    /// Removes bases that no guest needs and nobody has asked for within `age`.
+    pub(crate) async fn remove_unused(&self, age: Duration) {
+        let bases = self.bases.clone();
+        let removing = tokio::task::spawn_blocking(move || bases.remove_unused(age));
+        match removing.await {
+            Ok(Ok(removed)) => {
+                for base in removed {
+                    tracing::info!(base = %base.display(), "a base image that nobody needs is removed");
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "base images that nobody needs cannot be told");
+            }
+            Err(error) => tracing::error!(%error, "the look at base images broke off"),
+        }
+    }
+
     /// Whether an image's base is here.
     pub(crate) fn has(&self, image: &GuestImage) -> bool {
         self.bases.cached(&image.id.to_string()).is_some()
     }
 
-    /// The base of an image, fetched when it is not there yet; two servers with the same image fetch it once.
+    /// The base of an image, fetched when it is not there yet; two servers with the same image fetch it once. It is given
+    /// up when `stop` is called: whoever waits for the same image then fetches it.
     pub(crate) async fn ensure(
         &self,
         from: &Client,
         host: &str,
         image: &GuestImage,
         root_gb: u32,
+        stop: &CancellationToken,
     ) -> Result<BaseImage, Failure> {
         let id = image.id.to_string();
         let fits = |base: BaseImage| check_size(base, root_gb);
@@ -60,14 +81,26 @@ impl ImageCache {
             let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(fetching.entry(id.clone()).or_default())
         };
-        let _one_at_a_time = lock.lock().await;
+        let called_off = || {
+            (
+                FailureKind::Cancelled,
+                HypervisorError::Cancelled.to_string(),
+            )
+        };
+        let _one_at_a_time = stop
+            .run_until_cancelled(lock.lock())
+            .await
+            .ok_or_else(called_off)?;
         if let Some(base) = self.bases.cached(&id) {
             return fits(base);
         }
         let download = self
             .bases
             .download_path(&id, &uuid::Uuid::new_v4().simple().to_string());
-        let fetched = fetch(from, host, image, &download).await;
+        let fetched = stop
+            .run_until_cancelled(fetch(from, host, image, &download))
+            .await
+            .unwrap_or_else(|| Err(called_off()));
         if let Err(failure) = fetched {
             // What arrived is of no use; a file that was never made is fine.
             let _ = tokio::fs::remove_file(&download).await;
@@ -195,4 +228,63 @@ async fn fetch(from: &Client, host: &str, image: &GuestImage, into: &Path) -> Re
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use axum::routing::get;
+    use axum::{Router, http::Response};
+
+    fn image() -> GuestImage {
+        GuestImage {
+            id: ImageId::random(),
+            disk_format: "raw".to_owned(),
+            size: 5,
+            sha512: None,
+        }
+    }
+
+    /// A conductor from which no second byte comes.
+    fn slow() -> Client {
+        let never = || async {
+            let first = futures_util::stream::iter([Ok::<_, std::io::Error>("h")]);
+            let body = first.chain(futures_util::stream::pending());
+            Response::new(Body::from_stream(body))
+        };
+        let router = Router::new().route("/agent/{host}/images/{image}", get(never));
+        Client::in_process("the conductor", router)
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_is_called_off_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ImageCache::new(BaseImages::open(folder.path()).unwrap());
+        let (client, image, stop) = (slow(), image(), CancellationToken::new());
+        let bases = folder.path().join("_base");
+        let files = || std::fs::read_dir(&bases).unwrap().count();
+        let calling_off = async {
+            while files() == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            stop.cancel();
+        };
+        let fetching = cache.ensure(&client, "h", &image, 0, &stop);
+        let (fetched, ()) = tokio::join!(fetching, calling_off);
+        assert_eq!(fetched.unwrap_err().0, FailureKind::Cancelled);
+        assert_eq!(files(), 0);
+        // One that waits for another's fetch is not kept by it.
+        let (first, second) = (CancellationToken::new(), CancellationToken::new());
+        second.cancel();
+        let others = cache.ensure(&client, "h", &image, 0, &first);
+        let own = async {
+            let waited = cache.ensure(&client, "h", &image, 0, &second).await;
+            first.cancel();
+            waited
+        };
+        let (others, own) = tokio::join!(others, own);
+        assert_eq!(own.unwrap_err().0, FailureKind::Cancelled);
+        assert_eq!(others.unwrap_err().0, FailureKind::Cancelled);
+    }
 }

@@ -3,6 +3,7 @@
 //! Served on a private socket (or called in the same process); what crosses it is JSON. An agent that repeats a
 //! report or a heartbeat changes nothing.
 
+use crate::guests::{Begun, Rules};
 use crate::neighbours::Neighbours;
 use axum::Router;
 use axum::body::Body;
@@ -22,17 +23,13 @@ use types::agent::{
     Answer, Asked, FailureKind, GuestSeen, Heartbeat, Moving, Work, WorkKey, WorkOutcome,
     WorkReport,
 };
-use types::{HostName, ImageId, PowerState, ServerId, TaskState, Timestamp, VmState};
+use types::{HostName, ImageId, PowerState, ServerId, Timestamp};
 use uuid::Uuid;
 
 /// Bytes of a message of an agent.
 const MESSAGE_LIMIT: usize = 16 << 20;
 /// Pieces of work handed over at once.
 const MOST_WORK: u64 = 64;
-/// How old a list of guests may be when it arrives.
-const LIST_AGE: Duration = Duration::from_secs(5);
-/// How long a server must have been left alone before a guest that is not there counts as switched off.
-const ABSENCE: Duration = Duration::from_secs(30);
 /// How often the secret part of a piece of work is tried before the work fails.
 const SECRET_TRIES: u32 = 5;
 /// The pause before it is tried again; doubles.
@@ -93,6 +90,7 @@ struct Inner {
     outcomes: Outcomes,
     drives: Arc<dyn ConfigDrives>,
     ratios: Ratios,
+    rules: Rules,
     desks: Mutex<HashMap<HostName, Desk>>,
 }
 
@@ -104,6 +102,7 @@ impl Agents {
         outcomes: Outcomes,
         drives: Arc<dyn ConfigDrives>,
         ratios: Ratios,
+        rules: Rules,
     ) -> Self {
         let inner = Inner {
             with,
@@ -111,6 +110,7 @@ impl Agents {
             outcomes,
             drives,
             ratios,
+            rules,
             desks: Mutex::default(),
         };
         Self {
@@ -281,12 +281,19 @@ impl Agents {
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), sql::Error> {
         let host = beat.host.clone();
         let well = beat.facts.as_ref().is_none_or(|facts| facts.healthy);
-        let ratios = self.inner.ratios;
-        self.inner
+        let (ratios, rules) = (self.inner.ratios, self.inner.rules);
+        let recording = self
+            .inner
             .with
             .store
-            .write(move |tx| record(tx, &beat, &ratios))
-            .await?;
+            .write(move |tx| record(tx, &beat, &ratios, rules));
+        let begun = recording.await?;
+        if begun.tasks {
+            self.inner.bus.ring(Bell::Tasks);
+        }
+        if begun.debts {
+            self.inner.bus.ring(Bell::Host(host.clone()));
+        }
         // Many hosts beat at once: one renewal serves them all, unless this one has news of its own.
         if !well || !self.inner.with.view.is_fresh(&host) {
             self.inner.with.view.refresh().await?;
@@ -307,7 +314,12 @@ impl Agents {
 }
 
 /// Writes what a heartbeat says.
-fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<(), sql::Error> {
+fn record(
+    tx: &mut sql::Tx<'_>,
+    beat: &Heartbeat,
+    ratios: &Ratios,
+    rules: Rules,
+) -> Result<Begun, sql::Error> {
     let now = Timestamp::now();
     let problem = beat
         .facts
@@ -320,30 +332,7 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<(),
     for moving in &beat.moving {
         progress(tx, &beat.host, moving, now)?;
     }
-    if beat.guests.is_empty() && !beat.complete {
-        return Ok(());
-    }
-    for instance in db::instances::on_host(tx, &beat.host)? {
-        let seen = beat.guests.iter().find(|guest| guest.server == instance.id);
-        let certain = |age| beat.introduction || settled(&instance, now, age);
-        let power = match seen {
-            // The list may be older than the end of a flow; events are about what happened just now.
-            Some(_) if beat.complete && !certain(LIST_AGE) => continue,
-            Some(guest) => PowerState::from_code(i64::from(guest.power)),
-            None if beat.complete && certain(ABSENCE) => PowerState::Shutdown,
-            None => continue,
-        };
-        if let Some(vm_state) = observe(
-            instance.vm_state,
-            instance.task_state,
-            instance.power_state,
-            power,
-        ) {
-            let change = (vm_state != instance.vm_state).then_some(vm_state);
-            db::instances::follow_guest(tx, instance.id, &beat.host, power, change, now)?;
-        }
-    }
-    Ok(())
+    crate::guests::follow(tx, beat, rules, now)
 }
 
 /// Writes how far a live migration is, if it is the one that this host sends.
@@ -368,34 +357,6 @@ fn progress(
     let percent = 100 - (left.min(total) * 100).checked_div(total).unwrap_or(0);
     let percent = i64::try_from(percent).unwrap_or(100);
     db::instances::set_progress(tx, moving.server, percent)
-}
-
-/// Whether the server's state is older than the list of guests it is held against can be.
-fn settled(instance: &db::instances::Instance, now: Timestamp, age: Duration) -> bool {
-    instance.updated_at.unwrap_or(instance.created_at) < now.minus(age)
-}
-
-/// The stable state of a server whose guest was seen with this power state, or `None` when nothing is to be written:
-/// somebody works on it, or nothing has changed (Nova's `_sync_instance_power_state`). Pure.
-pub fn observe(
-    vm: VmState,
-    task: Option<TaskState>,
-    known: PowerState,
-    seen: PowerState,
-) -> Option<VmState> {
-    if task.is_some() {
-        return None;
-    }
-    let state = match (vm, seen) {
-        (VmState::Active, PowerState::Shutdown | PowerState::Crashed) => VmState::Stopped,
-        (VmState::Active, PowerState::Paused) => VmState::Paused,
-        (VmState::Paused, PowerState::Shutdown | PowerState::Crashed) => VmState::Stopped,
-        (VmState::Paused | VmState::Stopped | VmState::Suspended, PowerState::Running) => {
-            VmState::Active
-        }
-        _ => vm,
-    };
-    (state != vm || known != seen).then_some(state)
 }
 
 type Refusal = (StatusCode, String);
@@ -550,40 +511,5 @@ pub fn seen(server: ServerId, power: PowerState) -> GuestSeen {
     GuestSeen {
         server,
         power: power.code(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::observe;
-    use types::{PowerState as P, TaskState, VmState as V};
-
-    #[test]
-    fn states_follow_the_guest() {
-        let table = [
-            (V::Active, None, P::Running, P::Running, None),
-            (V::Active, None, P::Running, P::Shutdown, Some(V::Stopped)),
-            (V::Active, None, P::Running, P::Crashed, Some(V::Stopped)),
-            (V::Stopped, None, P::Shutdown, P::Running, Some(V::Active)),
-            (
-                V::Active,
-                Some(TaskState::PoweringOff),
-                P::Running,
-                P::Shutdown,
-                None,
-            ),
-            (V::Paused, None, P::Paused, P::Shutdown, Some(V::Stopped)),
-            (V::Paused, None, P::Paused, P::Running, Some(V::Active)),
-            (V::Suspended, None, P::Shutdown, P::Running, Some(V::Active)),
-            (V::Suspended, None, P::Shutdown, P::Shutdown, None),
-            (V::Error, None, P::Running, P::Shutdown, Some(V::Error)),
-        ];
-        for (vm, task, known, seen, wanted) in table {
-            assert_eq!(
-                observe(vm, task, known, seen),
-                wanted,
-                "{vm} {task:?} {known:?} {seen:?}"
-            );
-        }
     }
 }

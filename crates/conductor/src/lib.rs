@@ -9,12 +9,15 @@ pub mod bells;
 pub mod confirmations;
 mod disks;
 pub mod flows;
+pub mod guests;
 mod neighbours;
 pub mod notifications;
 pub mod offload;
 pub mod outbox;
+mod pulse;
 pub mod questions;
 pub mod reclaim;
+pub mod reconcile;
 pub mod view;
 
 pub use neighbours::Neighbours;

@@ -1,6 +1,7 @@
 //! The hosts as the scheduler sees them: in memory, renewed from the database, never the authority. A claim in the
 //! database confirms every choice.
 
+use crate::pulse::Pulses;
 use db::instances::Place;
 use scheduler::{Candidate, Hosts, Refusal, Request, Rows, Settings, UsageChange};
 use sql::Store;
@@ -18,6 +19,7 @@ pub struct View {
     settings: Settings,
     hosts: Hosts,
     renewed: Mutex<Option<Instant>>,
+    pulses: Mutex<Pulses>,
 }
 
 impl View {
@@ -29,6 +31,7 @@ impl View {
             settings: Settings::default(),
             hosts: Hosts::new(),
             renewed: Mutex::default(),
+            pulses: Mutex::default(),
         }
     }
 
@@ -51,9 +54,14 @@ impl View {
     /// # Errors
     /// The database's.
     pub async fn refresh(&self) -> Result<(), sql::Error> {
-        let rows = self.store.read(Rows::read).await?;
+        let mut rows = self.store.read(Rows::read).await?;
         let down_after = i64::try_from(self.down_after.as_micros()).unwrap_or(i64::MAX);
-        let states = scheduler::host_states(rows, DEFAULT_ZONE, Timestamp::now(), down_after);
+        let now = Timestamp::now();
+        self.pulses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .mark(&mut rows.services, (now, Instant::now()), self.down_after);
+        let states = scheduler::host_states(rows, DEFAULT_ZONE, now, down_after);
         self.hosts.replace(states);
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(())

@@ -67,6 +67,8 @@ async fn what_is_wrong_is_found_and_mended() {
                 Finding::TaskWithoutServer(..) => "task",
                 Finding::WorkWithoutTask(..) => "work",
                 Finding::HeldByDeleted(..) => "held",
+                Finding::HeldElsewhere { .. } => "held elsewhere",
+                Finding::LeftOnHost(..) | Finding::UnknownGuest(..) => "left",
                 Finding::WrongUse(..) => "use",
                 Finding::WrongQuota(..) => "quota",
             })

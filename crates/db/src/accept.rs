@@ -27,7 +27,7 @@ pub const BUILD: &str = "build";
 pub const DELETE: &str = "delete";
 /// The flow that starts a server.
 pub const START: &str = "start";
-/// The flow that stops a server.
+/// The flow that stops a server; its state is `{"hard": bool}`, hard for one that was started behind everybody's back.
 pub const STOP: &str = "stop";
 /// The flow that reboots a server; its state is `{"hard": bool}`.
 pub const REBOOT: &str = "reboot";

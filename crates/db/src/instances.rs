@@ -629,6 +629,29 @@ pub fn on_host(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Instance>, Error>
         .collect()
 }
 
+/// Those of the servers that are deleted.
+pub fn deleted_among(tx: &mut Tx<'_>, servers: &[ServerId]) -> Result<Vec<Instance>, Error> {
+    let mut found = Vec::new();
+    for some in servers.chunks(500) {
+        let marks = vec!["?"; some.len()].join(", ");
+        let sql = format!(
+            "SELECT {COLUMNS} FROM instances WHERE deleted <> 0 AND uuid IN ({marks}) ORDER BY id"
+        );
+        let ids: Vec<Value> = some.iter().map(|id| (*id).into()).collect();
+        for row in tx.query(&sql, &ids)? {
+            found.push(from_row(row)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The projects that have deleted a server since then.
+pub fn projects_of_deleted(tx: &mut Tx<'_>, since: Timestamp) -> Result<Vec<String>, Error> {
+    let sql = "SELECT DISTINCT project_id FROM instances WHERE deleted <> 0 AND terminated_at >= ?";
+    let rows = tx.query(sql, &[since.into()])?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// The servers in a stable state on which nobody works.
 pub fn at_rest_in(tx: &mut Tx<'_>, state: VmState) -> Result<Vec<Instance>, Error> {
     let sql = format!(

@@ -14,6 +14,7 @@ pub mod idempotency;
 pub mod injected_files;
 pub mod instances;
 pub mod keypairs;
+pub mod leftovers;
 pub mod list;
 pub mod migrations;
 pub mod moves;
@@ -76,6 +77,11 @@ const MIGRATIONS: &[Migration] = &[
         version: 11,
         name: "outbox",
         sql: include_str!("migrations/0011_outbox.sql"),
+    },
+    Migration {
+        version: 12,
+        name: "leftovers",
+        sql: include_str!("migrations/0012_leftovers.sql"),
     },
 ];
 

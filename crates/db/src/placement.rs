@@ -305,6 +305,36 @@ pub fn release(tx: &mut Tx<'_>, server: ServerId, now: Timestamp) -> Result<(), 
     release_consumer(tx, server.0, now)
 }
 
+/// Takes back what a server holds of one provider, and leaves it what it holds of others.
+pub fn release_at(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    provider: Uuid,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let (here, elsewhere): (Vec<_>, Vec<_>) = allocations_of(tx, server.0)?
+        .into_iter()
+        .partition(|allocation| allocation.provider == provider);
+    for allocation in here {
+        tx.execute(
+            "UPDATE inventories SET used = used - ? WHERE provider = ? AND resource_class = ?",
+            &[
+                allocation.amount.into(),
+                provider.into(),
+                allocation.resource_class.into(),
+            ],
+        )?;
+    }
+    tx.execute(
+        "DELETE FROM allocations WHERE consumer = ? AND provider = ?",
+        &[server.into(), provider.into()],
+    )?;
+    if elsewhere.is_empty() {
+        tx.execute("DELETE FROM consumers WHERE uuid = ?", &[server.into()])?;
+    }
+    touch_provider(tx, provider, now)
+}
+
 /// The same for any consumer.
 pub fn release_consumer(tx: &mut Tx<'_>, consumer: Uuid, now: Timestamp) -> Result<(), Error> {
     let held = allocations_of(tx, consumer)?;

@@ -5,6 +5,7 @@ use crate::tasks::{self, Task};
 use crate::{actions, placement, usages, work};
 use sql::{Error, Row, Tx};
 use types::{HostName, ProjectId, ServerId, TaskId, Timestamp, UserId, VmState};
+use uuid::Uuid;
 
 /// Gives a task to whichever worker comes first; the one that has it now finds itself fenced. `false`: it has ended.
 pub fn retry(tx: &mut Tx<'_>, id: TaskId) -> Result<bool, Error> {
@@ -94,6 +95,19 @@ pub enum Finding {
     WorkWithoutTask(TaskId, HostName),
     /// A deleted server holds resources.
     HeldByDeleted(ServerId),
+    /// A server holds resources of a host that it is not on, and does not move.
+    HeldElsewhere {
+        /// The server.
+        server: ServerId,
+        /// The host's provider.
+        provider: Uuid,
+        /// The host.
+        host: HostName,
+    },
+    /// A host has a guest of a server that is deleted, or that is on another host, and owes nothing for it.
+    LeftOnHost(HostName, ServerId),
+    /// A host has a guest of a server that was never in this database. Whose it is nobody knows: it is not touched.
+    UnknownGuest(HostName, ServerId),
     /// A provider's use of a class is not what is given out: noted and given.
     WrongUse(String, String, i64, i64),
     /// A user's quota use is not what the user has: noted and there.
@@ -118,6 +132,21 @@ impl std::fmt::Display for Finding {
             Self::HeldByDeleted(server) => {
                 write!(f, "server {server} is deleted and holds resources")
             }
+            Self::HeldElsewhere { server, host, .. } => {
+                write!(
+                    f,
+                    "server {server} holds resources of host {host}, on which it is not"
+                )
+            }
+            Self::LeftOnHost(host, server) => write!(
+                f,
+                "host {host} has a guest of server {server}, which is deleted or on another host"
+            ),
+            Self::UnknownGuest(host, server) => write!(
+                f,
+                "host {host} has a guest {server} that this cloud's database does not know; nothing here removes it: \
+                 if it is nobody's, undefine its domain and delete its folder on the host"
+            ),
             Self::WrongUse(provider, class, noted, given) => write!(
                 f,
                 "provider {provider} shows {noted} of {class} in use, and {given} is given out"
@@ -127,6 +156,13 @@ impl std::fmt::Display for Finding {
                 "project {project}, user {user}: the quota counts {noted:?}, and there is {there:?}"
             ),
         }
+    }
+}
+
+impl Finding {
+    /// Whether [`mend`] does something about it.
+    pub fn can_be_mended(&self) -> bool {
+        !matches!(self, Self::UnknownGuest(..))
     }
 }
 
@@ -150,6 +186,20 @@ pub fn audit(tx: &mut Tx<'_>) -> Result<Vec<Finding>, Error> {
     collect(tx, HELD_BY_DELETED, &mut found, |row| {
         Ok(Finding::HeldByDeleted(row.get(0)?))
     })?;
+    collect(tx, HELD_ELSEWHERE, &mut found, |row| {
+        Ok(Finding::HeldElsewhere {
+            server: row.get(0)?,
+            provider: row.get(1)?,
+            host: row.get(2)?,
+        })
+    })?;
+    collect(tx, LEFT_ON_HOSTS, &mut found, |row| {
+        let (host, server) = (row.get(0)?, row.get(1)?);
+        Ok(match row.get::<Option<String>>(2)? {
+            Some(_) => Finding::LeftOnHost(host, server),
+            None => Finding::UnknownGuest(host, server),
+        })
+    })?;
     collect(tx, USES, &mut found, |row| {
         Ok(Finding::WrongUse(
             row.get(0)?,
@@ -168,6 +218,13 @@ const STUCK: &str = "SELECT i.uuid, i.task_state, i.generation, i.vm_state FROM 
 const TASKS_WITHOUT_SERVER: &str = "SELECT t.id, t.instance_uuid FROM tasks t LEFT JOIN instances i ON i.uuid = t.instance_uuid WHERE i.uuid IS NULL";
 const WORK_WITHOUT_TASK: &str = "SELECT DISTINCT w.task_id, w.host FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id WHERE t.id IS NULL";
 const HELD_BY_DELETED: &str = "SELECT DISTINCT a.consumer FROM allocations a JOIN instances i ON i.uuid = a.consumer WHERE i.deleted <> 0";
+// A server that moves holds what it needs there under its own name, and what it leaves under its migration's.
+const HELD_ELSEWHERE: &str = "SELECT DISTINCT a.consumer, a.provider, n.host FROM allocations a JOIN instances i ON i.uuid = a.consumer \
+     JOIN compute_nodes n ON n.uuid = a.provider \
+     WHERE i.deleted = 0 AND i.task_id IS NULL AND (i.host IS NULL OR i.host <> n.host)";
+const LEFT_ON_HOSTS: &str = "SELECT l.host, l.instance_uuid, i.uuid FROM host_leftovers l LEFT JOIN instances i ON i.uuid = l.instance_uuid \
+     LEFT JOIN host_debts d ON d.host = l.host AND d.instance_uuid = l.instance_uuid \
+     WHERE d.id IS NULL AND (i.uuid IS NULL OR i.deleted <> 0 OR (i.task_id IS NULL AND (i.host IS NULL OR i.host <> l.host)))";
 const USES: &str = "SELECT n.provider, n.resource_class, n.used, COALESCE(SUM(a.amount), 0) FROM inventories n LEFT JOIN allocations a \
      ON a.provider = n.provider AND a.resource_class = n.resource_class GROUP BY n.provider, n.resource_class, n.used";
 
@@ -253,6 +310,14 @@ pub fn mend(tx: &mut Tx<'_>, finding: &Finding, now: Timestamp) -> Result<(), Er
         Finding::TaskWithoutServer(task, _) => tasks::take_over(tx, *task).map(drop),
         Finding::WorkWithoutTask(task, _) => work::remove_of_task(tx, *task),
         Finding::HeldByDeleted(server) => placement::release(tx, *server, now),
+        Finding::HeldElsewhere {
+            server, provider, ..
+        } => placement::release_at(tx, *server, *provider, now),
+        Finding::LeftOnHost(host, server) => {
+            let why = "an audit found a guest that is not the host's";
+            work::owe(tx, host, *server, why, now)
+        }
+        Finding::UnknownGuest(..) => Ok(()),
         Finding::WrongUse(provider, class, _, given) => tx
             .execute(
                 "UPDATE inventories SET used = ? WHERE provider = ? AND resource_class = ?",

@@ -79,6 +79,24 @@ pub(crate) async fn offload_shelved(
     }
 }
 
+/// Mends what should not be as it is, as `kilonova manage audit --fix` does.
+pub(crate) async fn reconcile(
+    with: Neighbours,
+    bus: Bus,
+    pause: Duration,
+    stop: CancellationToken,
+) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(pause))
+        .await
+        .is_some()
+    {
+        if let Err(error) = conductor::reconcile::reconcile(&with, &bus).await {
+            tracing::warn!(%error, "what should not be there cannot be looked for now");
+        }
+    }
+}
+
 /// Says that the conductor and the scheduler in this process live, as `os-services` shows them.
 pub(crate) async fn beat_control_services(
     store: Store,

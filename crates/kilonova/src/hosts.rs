@@ -288,6 +288,8 @@ fn agent(
         node: node_id(&folder.join("node-id"))?,
         host_ip: orders.settings.my_ip.clone(),
         beat: orders.settings.beat(),
+        guests: orders.settings.guests_named(),
+        unused_images: orders.settings.unused_images(),
     };
     let ledger = Ledger::open(&folder.join("agent-ledger"))?;
     let conductor = place::client("the conductor", ways.conductors, || tls(orders))?;

@@ -19,10 +19,14 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     for finding in &found {
         println!("{finding}");
     }
+    let mendable = found.iter().filter(|one| one.can_be_mended()).count();
     match (found.len(), fix) {
         (0, _) => println!("all is as it should be"),
-        (count, true) => println!("mended {count}"),
-        (count, false) => bail!("{count} things are not as they should be; --fix mends them"),
+        (count, true) if count == mendable => println!("mended {count}"),
+        (count, true) => bail!("mended {mendable} of {count}; the others are for you"),
+        (count, false) => {
+            bail!("{count} things are not as they should be; --fix mends {mendable} of them")
+        }
     }
     Ok(())
 }

@@ -387,6 +387,7 @@ impl Conductor {
             outcomes.clone(),
             drives,
             settings.ratios(),
+            settings.rules_of_guests(),
         );
         let journal = Journal::new(
             name,
@@ -459,6 +460,14 @@ fn spawn_background(
             store.clone(),
             bus.clone(),
             Duration::from_secs(settings.resize_confirm_window),
+            stop.clone(),
+        ));
+    }
+    if settings.reconcile_interval > 0 {
+        tokio::spawn(background::reconcile(
+            with.clone(),
+            bus.clone(),
+            Duration::from_secs(settings.reconcile_interval),
             stop.clone(),
         ));
     }

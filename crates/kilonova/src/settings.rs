@@ -7,6 +7,7 @@ use crate::place::Place;
 use anyhow::{Context, Result, anyhow, bail};
 use bus::{Brokers, Bus};
 use clients::Login;
+use conductor::guests::{OfDeleted, Rules};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -94,6 +95,18 @@ pub(crate) struct Settings {
     pub(crate) shelved_offload_time: i64,
     /// Seconds after which a resize is confirmed that nobody has confirmed; 0 never.
     pub(crate) resize_confirm_window: u64,
+    /// Seconds between two lists of all guests of a host; -1 never, but at the start.
+    pub(crate) sync_power_state_interval: i64,
+    /// What becomes of guests of deleted servers.
+    pub(crate) running_deleted_action: OfDeleted,
+    /// Seconds for which the server must have been deleted.
+    pub(crate) running_deleted_timeout: u64,
+    /// Seconds between two looks at base images; -1 never.
+    pub(crate) image_cache_interval: i64,
+    /// Seconds for which a base image that no guest needs is kept.
+    pub(crate) unused_image_age: u64,
+    /// Seconds between two looks for what should not be there; 0 never.
+    pub(crate) reconcile_interval: u64,
     /// Whether a resize may end on the host where it begins.
     pub(crate) resize_on_same_host: OnSameHost,
     pub(crate) cpu_allocation_ratio: f64,
@@ -196,6 +209,12 @@ impl Default for Settings {
             reclaim_instance_interval: api.reclaim_seconds,
             shelved_offload_time: 0,
             resize_confirm_window: 0,
+            sync_power_state_interval: 60,
+            running_deleted_action: OfDeleted::Reap,
+            running_deleted_timeout: 0,
+            image_cache_interval: 2400,
+            unused_image_age: 86_400,
+            reconcile_interval: 600,
             resize_on_same_host: OnSameHost::Auto,
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,
@@ -266,6 +285,9 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "reclaim_instance_interval", help: "seconds for which a deleted server can be restored; 0 deletes at once", set: |s, v| set(&mut s.reclaim_instance_interval, number(v, 0, 31_536_000)), show: |s| s.reclaim_instance_interval.to_string() },
     Key { section: "DEFAULT", name: "shelved_offload_time", help: "seconds after which a shelved server leaves its host; 0 is at once, -1 never", set: |s, v| set(&mut s.shelved_offload_time, number(v, -1, 31_536_000)), show: |s| s.shelved_offload_time.to_string() },
     Key { section: "DEFAULT", name: "resize_confirm_window", help: "seconds after which a resize or cold migration is confirmed by itself; 0 never", set: |s, v| set(&mut s.resize_confirm_window, number(v, 0, 31_536_000)), show: |s| s.resize_confirm_window.to_string() },
+    Key { section: "DEFAULT", name: "sync_power_state_interval", help: "seconds between two lists of all guests of a host, against which servers are held; -1 never, but when an agent starts", set: |s, v| set(&mut s.sync_power_state_interval, number(v, -1, 86_400)), show: |s| s.sync_power_state_interval.to_string() },
+    Key { section: "DEFAULT", name: "running_deleted_instance_action", help: "what becomes of guests of deleted servers: reap (the host removes them), log or noop", set: |s, v| set(&mut s.running_deleted_action, OfDeleted::read(v)), show: |s| s.running_deleted_action.as_str().to_owned() },
+    Key { section: "DEFAULT", name: "running_deleted_instance_timeout", help: "seconds for which the server must have been deleted before that", set: |s, v| set(&mut s.running_deleted_timeout, number(v, 0, 31_536_000)), show: |s| s.running_deleted_timeout.to_string() },
     Key { section: "DEFAULT", name: "allow_resize_to_same_host", help: "whether a resize may end on the host where it begins: true, false, or auto (when no other host will do)", set: |s, v| set(&mut s.resize_on_same_host, on_same_host(v)), show: |s| shown_on_same_host(s.resize_on_same_host).to_owned() },
     Key { section: "DEFAULT", name: "initial_cpu_allocation_ratio", help: "virtual CPUs for each CPU of a new host", set: |s, v| set(&mut s.cpu_allocation_ratio, ratio(v)), show: |s| s.cpu_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_ram_allocation_ratio", help: "memory given out for each MiB of a new host", set: |s, v| set(&mut s.ram_allocation_ratio, ratio(v)), show: |s| s.ram_allocation_ratio.to_string() },
@@ -328,7 +350,10 @@ const KEYS: &[Key] = &[
     Key { section: "oslo_messaging_notifications", name: "transport_url", help: "the broker of notifications; empty: that of [DEFAULT] transport_url", set: |s, v| set(&mut s.notification.transport_url, transport(v)), show: |s| without_passwords(&s.notification.transport_url) },
     Key { section: "oslo_messaging_rabbit", name: "amqp_durable_queues", help: "whether the exchange and queues of notifications outlive a restart of the broker: true or false, as its other users have it", set: |s, v| set(&mut s.notification.durable, notifications::yes_or_no(v)), show: |s| s.notification.durable.to_string() },
     Key { section: "kilonova", name: "event_retention", help: "seconds for which what happened to servers is kept for event streams and for notifications while the broker is away", set: |s, v| set(&mut s.event_retention, number(v, 60, 31_536_000)), show: |s| s.event_retention.to_string() },
+    Key { section: "image_cache", name: "manager_interval", help: "seconds between two looks at a host's base images; -1: never, all are kept", set: |s, v| set(&mut s.image_cache_interval, number(v, -1, 31_536_000)), show: |s| s.image_cache_interval.to_string() },
+    Key { section: "image_cache", name: "remove_unused_original_minimum_age_seconds", help: "seconds for which a base image that no guest needs is kept", set: |s, v| set(&mut s.unused_image_age, number(v, 60, 31_536_000)), show: |s| s.unused_image_age.to_string() },
     Key { section: "kilonova", name: "listen", help: "the address all APIs listen on", set: |s, v| set(&mut s.listen, address(v)), show: |s| s.listen.clone() },
+    Key { section: "kilonova", name: "reconcile_interval", help: "seconds between two looks for what should not be there, which is then mended (see `kilonova manage audit`); 0: never", set: |s, v| set(&mut s.reconcile_interval, number(v, 0, 31_536_000)), show: |s| s.reconcile_interval.to_string() },
     Key { section: "kilonova", name: "public_address", help: "the name or address of the APIs in the catalog; empty: the one listened on", set: |s, v| set(&mut s.public_address, Ok(v.to_owned())), show: |s| s.public_address.clone() },
     Key { section: "kilonova", name: "rate_limit_requests", help: "requests to compute that one token and one address may make in rate_limit_seconds; 0: any number", set: |s, v| set(&mut s.rate_limit_requests, number(v, 0, 1_000_000_000)), show: |s| s.rate_limit_requests.to_string() },
     Key { section: "kilonova", name: "rate_limit_seconds", help: "the seconds of rate_limit_requests", set: |s, v| set(&mut s.rate_limit_seconds, number(v, 1, 86_400)), show: |s| s.rate_limit_seconds.to_string() },
@@ -702,6 +727,27 @@ impl Settings {
     /// How often services say that they live.
     pub(crate) fn beat(&self) -> Duration {
         Duration::from_secs(self.report_interval)
+    }
+
+    /// How often all guests of a host are named.
+    pub(crate) fn guests_named(&self) -> Option<Duration> {
+        let seconds = u64::try_from(self.sync_power_state_interval).ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+
+    /// How often base images are looked at, and for how long one that no guest needs is kept.
+    pub(crate) fn unused_images(&self) -> Option<(Duration, Duration)> {
+        let pause = u64::try_from(self.image_cache_interval).ok()?;
+        let age = Duration::from_secs(self.unused_image_age);
+        Some((Duration::from_secs(pause.max(1)), age))
+    }
+
+    /// What becomes of guests that are not their host's.
+    pub(crate) fn rules_of_guests(&self) -> Rules {
+        Rules {
+            of_deleted: self.running_deleted_action,
+            deleted_for: Duration::from_secs(self.running_deleted_timeout),
+        }
     }
 
     /// After how long a silence a service is down.

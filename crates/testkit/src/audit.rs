@@ -19,7 +19,7 @@ impl Cluster {
         self.look(false).await
     }
 
-    /// Whether the newest action of a server shows an error.
+    /// Whether the newest action of a server that somebody asked for shows an error.
     pub async fn last_action_failed(&self, server: ServerId) -> bool {
         let actions: Result<Vec<_>, Error> = self
             .store
@@ -27,7 +27,8 @@ impl Cluster {
             .await;
         actions
             .unwrap()
-            .first()
+            .iter()
+            .find(|action| action.request_id == crate::cluster::BY.request_id)
             .is_some_and(|newest| newest.message.is_some())
     }
 

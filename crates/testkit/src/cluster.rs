@@ -30,7 +30,7 @@ use types::{GroupId, PowerState, ServerId, TaskState, Timestamp, VmState};
 /// The project of all servers that a cluster makes.
 pub const PROJECT: &str = "demo";
 const USER: &str = "tester";
-const BY: Requester<'static> = Requester {
+pub(crate) const BY: Requester<'static> = Requester {
     request_id: "req-1",
     user_id: USER,
     project_id: PROJECT,
@@ -232,6 +232,7 @@ impl Cluster {
             outcomes.clone(),
             Arc::clone(&drives) as Arc<dyn ConfigDrives>,
             ratios(),
+            conductor::guests::Rules::default(),
         );
         let folder = tempfile::tempdir().unwrap();
         let peers = Arc::default();
@@ -586,8 +587,8 @@ impl Cluster {
         self.act(server, accept::REBOOT, how).await;
     }
 
-    /// A port of the server, and the server.
-    fn port_of(&self, server: ServerId) -> (String, String) {
+    /// The first port of a server, and the server.
+    pub fn port_of(&self, server: ServerId) -> (String, String) {
         let ports = self.network.ports();
         let mut of_server = ports
             .into_iter()
@@ -767,6 +768,17 @@ impl Cluster {
             .unwrap()
     }
 
+    /// What flows need from outside.
+    pub fn neighbours(&self) -> &Neighbours {
+        &self.with
+    }
+
+    /// Mends what should not be as it is; returns how much that was.
+    pub async fn reconcile(&self) -> usize {
+        let mending = conductor::reconcile::reconcile(&self.with, &self.bus);
+        mending.await.unwrap()
+    }
+
     /// Takes servers from their hosts that were shelved so long ago; returns how many.
     pub async fn offload(&self, after: Duration) -> usize {
         conductor::offload::offload(&self.store, &self.bus, after)
@@ -826,6 +838,8 @@ impl Cluster {
                 .unwrap();
             assert!(answer.status.is_success());
         }
+        // Guests that must not run are switched off.
+        self.idle().await;
     }
 }
 

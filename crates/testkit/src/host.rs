@@ -59,6 +59,8 @@ impl Host {
             node: self.node,
             host_ip: "127.0.0.1".to_owned(),
             beat: self.beat,
+            guests: None,
+            unused_images: None,
         };
         let agent = Agent::new(
             settings,

@@ -15,6 +15,6 @@ mod volumes;
 pub use cluster::{Cluster, Conductor, Options, PROJECT, Switch};
 pub use host::Host;
 pub use images::Images;
-pub use network::Network;
+pub use network::{NETWORK, Network};
 pub use sql::testing::{Kind, Pace, Simulated, TestStore, Way, databases, kinds};
 pub use volumes::Volumes;

@@ -22,7 +22,8 @@ use types::{TaskState, Timestamp};
 /// What a rebuild changes of a server; `None` leaves it.
 #[derive(Clone)]
 struct Rebuild {
-    image: ImageRef,
+    /// None for a server that boots from a volume: an empty one is how clients know it.
+    image: Option<ImageRef>,
     sealed: String,
     name: Option<String>,
     metadata: Option<BTreeMap<String, String>>,
@@ -59,14 +60,20 @@ impl Rebuild {
                 .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
                 .collect()
         });
+        let image = image(call, server).await?;
+        if server.is_volume_backed() {
+            refuse_another_image(call, server, &image).await?;
+        }
+        let auto_disk_config = editable::auto_disk_config(call, "rebuild");
+        editable::check_disk_config(Some(&image), auto_disk_config)?;
         Ok(Self {
-            image: image(call, server).await?,
+            image: (!server.is_volume_backed()).then_some(image),
             sealed: call.api.deps.secrets.seal(pass),
             name: text("name").map(|name| name.trim().to_owned()),
             metadata,
             access_ip_v4: editable::address(call, "rebuild", "accessIPv4"),
             access_ip_v6: editable::address(call, "rebuild", "accessIPv6"),
-            auto_disk_config: editable::auto_disk_config(call, "rebuild"),
+            auto_disk_config,
             files: match call.field("rebuild", "personality") {
                 Some(files) => Some(commands::files(Some(files))?),
                 None => None,
@@ -80,7 +87,9 @@ impl Rebuild {
     }
 
     fn apply(&self, server: &mut Instance) {
-        server.image = Some(self.image.clone());
+        if self.image.is_some() {
+            server.image.clone_from(&self.image);
+        }
         server.admin_pass = Some(self.sealed.clone());
         if let Some(auto) = self.auto_disk_config {
             server.kept.auto_disk_config = auto;
@@ -174,6 +183,34 @@ async fn host_runs(call: &Call, server: &Instance, image: &ImageRef) -> Result<(
     scheduler::select([state], &request, &settings, &mut rand::rng())
         .map(drop)
         .map_err(|refusal| Fault::bad_request(refusal.to_string()))
+}
+
+/// A server that boots from a volume is rebuilt on that volume as it is.
+async fn refuse_another_image(
+    call: &Call,
+    server: &Instance,
+    image: &ImageRef,
+) -> Result<(), Fault> {
+    let devices = call.devices_of(server.id).await?;
+    let root = devices.into_iter().find(|device| device.is_root());
+    let volume = match root.and_then(|root| root.volume_id) {
+        Some(id) => call.volume(&id).await?,
+        None => None,
+    };
+    let made_of = volume.and_then(|mut volume| volume.image_metadata.remove("image_id"));
+    if made_of == Some(image.id.to_string()) {
+        return Ok(());
+    }
+    if call.at_least(mv::VOLUME_REIMAGED) {
+        return Err(Fault::not_implemented(
+            "Writing another image onto the volume a server boots from is not built yet in this cloud. Name the image that \
+             the volume was made of, or make a server with a volume of the other image.",
+        ));
+    }
+    Err(Fault::bad_request(format!(
+        "Image {} is unacceptable: Unable to rebuild with a different image for a volume-backed server.",
+        image.id
+    )))
 }
 
 /// A key pair of the caller, who need not be the one who created the server.

@@ -319,6 +319,28 @@ async fn servers_with_volumes() {
     let answer = cloud.send("member", 90, "POST", &path, backup).await;
     let words = "Backup is not supported for volume-backed instances.";
     assert_eq!(answer.fault(), ("badRequest".to_owned(), words.to_owned()));
+    // A rebuild is on the volume as it is.
+    let image = super::harness::IMAGE;
+    let rebuild = json!({ "rebuild": { "imageRef": image } });
+    let of = |image: &str| json!({ "image_id": image });
+    let other = "11111111-2222-4333-8444-555555555555";
+    cloud.volumes.set(&boot, "volume_image_metadata", of(other));
+    let answer = cloud
+        .send("member", 92, "POST", &path, rebuild.clone())
+        .await;
+    let words = format!(
+        "Image {image} is unacceptable: Unable to rebuild with a different image for a volume-backed server."
+    );
+    assert_eq!(answer.fault(), ("badRequest".to_owned(), words));
+    let answer = cloud
+        .send("member", 93, "POST", &path, rebuild.clone())
+        .await;
+    assert_eq!(answer.status, 501, "{}", answer.text);
+    cloud.volumes.set(&boot, "volume_image_metadata", of(image));
+    let answer = cloud.send("member", 93, "POST", &path, rebuild).await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    assert_eq!(answer.json()["server"]["image"], "");
+    finish(&cloud, &id, VmState::Active).await;
     let rescue = json!({ "rescue": null });
     let answer = cloud
         .send("member", 86, "POST", &path, rescue.clone())

@@ -16,7 +16,7 @@ mod overtaken;
 pub mod password;
 pub mod pause;
 pub mod placing;
-mod ports;
+pub(crate) mod ports;
 pub mod power;
 pub mod rebuild;
 pub mod rescue;

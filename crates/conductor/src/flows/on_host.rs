@@ -69,6 +69,8 @@ pub trait Act: Send + Sync + 'static {
     const SETTLED: Option<VmState>;
     /// Whether it makes sense for a server without a host, which then is not asked.
     const HOSTLESS: bool = false;
+    /// Whether it goes on without the server's host when that is known to be down.
+    const PASSES_DOWN_HOST: bool = false;
     /// What the request said. Fields may be added with defaults, never removed.
     type Wanted: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
@@ -143,10 +145,11 @@ impl<A: Act> OnHost<A> {
         let server = super::instance(&self.with, cx).await?;
         A::prepare(&self.with, cx, &server, &mut state.wanted).await?;
         state.host = match &server.host {
-            Some(host) => {
-                super::must_be_up(&self.with, host).await?;
-                Some(host.clone())
-            }
+            Some(host) => match super::must_be_up(&self.with, host).await {
+                Ok(()) => Some(host.clone()),
+                Err(StepError::Fail(_)) if A::PASSES_DOWN_HOST => None,
+                Err(error) => return Err(error),
+            },
             None if A::HOSTLESS => None,
             None => {
                 let failure = Failure::new(409, "The server is on no host.");

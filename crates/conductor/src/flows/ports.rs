@@ -410,7 +410,7 @@ pub(super) async fn remove_strays(with: &Neighbours, instance: &Instance) -> Res
 }
 
 /// Deletes a port, or gives it back when it was given.
-pub(super) async fn release(
+pub(crate) async fn release(
     with: &Neighbours,
     token: &str,
     instance: &Instance,

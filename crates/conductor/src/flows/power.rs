@@ -1,11 +1,13 @@
 //! Start, stop and reboot.
 
-use super::on_host::{Act, GRACE_SECONDS, Plain};
+use super::on_host::{Act, GRACE_SECONDS, Plain, at_rest};
 use async_trait::async_trait;
 use db::accept;
+use db::instances::{Change, Instance};
 use serde::{Deserialize, Serialize};
-use types::VmState;
+use sql::Tx;
 use types::agent::Verb;
+use types::{PowerState, Timestamp, VmState};
 
 /// Starts a server.
 pub struct Start;
@@ -14,7 +16,7 @@ pub struct Stop;
 /// Reboots a server.
 pub struct Reboot;
 
-/// How to reboot.
+/// How to reboot or stop.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct How {
     /// Switch off instead of asking.
@@ -39,12 +41,30 @@ impl Act for Stop {
     const NAME: &'static str = accept::STOP;
     const EVENT: &'static str = "compute_stop_instance";
     const SETTLED: Option<VmState> = Some(VmState::Stopped);
-    type Wanted = Plain;
+    type Wanted = How;
 
-    fn verb(_: &Plain) -> Option<Verb> {
+    fn verb(how: &How) -> Option<Verb> {
         Some(Verb::EnsureStopped {
-            grace_seconds: GRACE_SECONDS,
+            grace_seconds: if how.hard { 0 } else { GRACE_SECONDS },
         })
+    }
+
+    fn done(
+        _: &mut Tx<'_>,
+        _: &Instance,
+        how: &How,
+        power: PowerState,
+        _: Timestamp,
+    ) -> Result<Change, sql::Error> {
+        let mut change = Change {
+            vm_state: Self::SETTLED,
+            ..at_rest(power)
+        };
+        if how.hard {
+            // Nobody asked for it: what went wrong before stays to be seen.
+            change.fault = None;
+        }
+        Ok(change)
     }
 }
 

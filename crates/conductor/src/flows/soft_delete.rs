@@ -41,6 +41,8 @@ impl Act for SoftDelete {
     const EVENT: &'static str = "compute_soft_delete_instance";
     const SETTLED: Option<VmState> = Some(VmState::SoftDelete);
     const HOSTLESS: bool = true;
+    // Its guest is switched off when the host says that it runs: see `crate::guests`.
+    const PASSES_DOWN_HOST: bool = true;
     type Wanted = Plain;
 
     fn verb(_: &Plain) -> Option<Verb> {
@@ -55,7 +57,8 @@ impl Act for SoftDelete {
         now: Timestamp,
     ) -> Result<Change, sql::Error> {
         let mut kept = server.kept.clone();
-        kept.soft_deleted_at = Some(now);
+        // One that is switched off again has been deleted since then.
+        kept.soft_deleted_at.get_or_insert(now);
         change_state(tx, server, VmState::SoftDelete, kept, power)
     }
 }

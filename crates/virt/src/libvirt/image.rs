@@ -4,6 +4,8 @@
 //! data files, descriptors), and only then asks `qemu-img` with the driver named, under limits of memory, time and
 //! file size.
 
+mod unused;
+
 use crate::hypervisor::{HypervisorError, Result};
 use crate::spec::DiskFormat;
 use serde::Deserialize;
@@ -378,6 +380,7 @@ impl BaseImages {
     pub fn cached(&self, image_id: &str) -> Option<BaseImage> {
         let path = self.folder.join(file_name(image_id));
         let virtual_bytes = std::fs::metadata(&path).ok()?.len();
+        Self::touch(&path);
         Some(BaseImage {
             path,
             format: DiskFormat::Raw,

@@ -1,0 +1,208 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! What hosts, the network and the volume service have that they should not, and guests that do what nobody asked for.
+
+use clients::NewPort;
+use clients::volumes::Scope;
+use db::repair::{self, Finding};
+use sql::{Error, Tx, Value};
+use testkit::{Cluster, Options};
+use types::{PowerState, ServerId, VmState};
+use virt::{GuestSpec, Hypervisor, Power};
+
+async fn execute(cluster: &Cluster, sql: &'static str, params: Vec<Value>) {
+    let done = cluster
+        .store
+        .write(move |tx: &mut Tx<'_>| -> Result<u64, Error> { tx.execute(sql, &params) });
+    assert!(done.await.unwrap() > 0, "{sql}");
+}
+
+async fn findings(cluster: &Cluster) -> Vec<Finding> {
+    let found: Result<Vec<Finding>, Error> = cluster.store.read(repair::audit).await;
+    found.unwrap()
+}
+
+async fn clean(cluster: &Cluster) {
+    cluster.idle().await;
+    cluster.paid().await;
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+    assert_eq!(findings(cluster).await, []);
+}
+
+/// Nothing has happened to the server for an hour.
+async fn long_ago(cluster: &Cluster, server: ServerId) {
+    let sql = "UPDATE instances SET updated_at = updated_at - 3600000000, terminated_at = terminated_at - 3600000000 WHERE uuid = ?";
+    execute(cluster, sql, vec![server.into()]).await;
+}
+
+async fn spec_of(cluster: &Cluster, server: ServerId) -> GuestSpec {
+    let name = cluster.server(server).await.host.unwrap();
+    let spec = cluster.host(&name).sim.stored_spec(server).await;
+    spec.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_guest_that_was_started_behind_everybodys_back_is_switched_off() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    cluster.stop(server).await;
+    cluster.idle().await;
+    let name = cluster.server(server).await.host.unwrap();
+    let host = cluster.host(&name);
+    host.sim.start(server).await.unwrap();
+    cluster
+        .until("it is off again", async || {
+            host.guests().await == [(server, PowerState::Shutdown)]
+        })
+        .await;
+    cluster.idle().await;
+    let shown = cluster.server(server).await;
+    assert_eq!(
+        (shown.vm_state, shown.power_state),
+        (VmState::Stopped, PowerState::Shutdown)
+    );
+    let actions: Result<Vec<_>, Error> = cluster
+        .store
+        .read(move |tx| db::actions::of_server(tx, server))
+        .await;
+    let stops = actions.unwrap();
+    let stops = stops.iter().filter(|one| one.action == "stop");
+    assert_eq!(stops.count(), 2, "its owner sees what happened");
+    // One that the guest itself did is only shown.
+    cluster.start(server).await;
+    cluster.idle().await;
+    host.sim.guest_powers_off(server).unwrap();
+    cluster
+        .until("it shows that", async || {
+            cluster.server(server).await.vm_state == VmState::Stopped
+        })
+        .await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_server_is_soft_deleted_although_its_host_is_down_and_is_off_when_that_is_back() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let host = cluster.lose_host(server).await;
+    cluster.soft_delete(server).await;
+    cluster.idle().await;
+    let deleted = cluster.server(server).await;
+    assert_eq!(deleted.vm_state, VmState::SoftDelete);
+    let since = deleted.kept.soft_deleted_at;
+    assert!(since.is_some() && !cluster.last_action_failed(server).await);
+    assert_eq!(host.guests().await, [(server, PowerState::Running)]);
+    cluster.revive().await;
+    cluster
+        .until("it is off", async || {
+            host.guests().await == [(server, PowerState::Shutdown)]
+        })
+        .await;
+    cluster.idle().await;
+    let off = cluster.server(server).await;
+    assert_eq!(off.vm_state, VmState::SoftDelete);
+    assert_eq!(off.kept.soft_deleted_at, since, "its time goes on");
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn guests_that_are_not_the_hosts_are_found_and_removed() {
+    let cluster = Cluster::new(Options::default()).await;
+    let (gone, moved) = (cluster.create().await, cluster.create().await);
+    cluster.idle().await;
+    let of_gone = spec_of(&cluster, gone).await;
+    let of_moved = spec_of(&cluster, moved).await;
+    cluster.delete(gone).await;
+    cluster.idle().await;
+    let its = cluster.server(moved).await.host.unwrap();
+    let other = cluster.hosts.iter().find(|host| host.name != its).unwrap();
+    let unknown = GuestSpec {
+        id: ServerId::random(),
+        ..of_gone.clone()
+    };
+    // A backup of the host's disk was put back, say.
+    other.stop();
+    for spec in [&of_gone, &of_moved, &unknown] {
+        other.sim.ensure_guest(spec, Power::On).await.unwrap();
+    }
+    long_ago(&cluster, gone).await;
+    long_ago(&cluster, moved).await;
+    cluster.start_host(other);
+    // That of a deleted server goes by itself, that of a server that is elsewhere when somebody looks.
+    cluster
+        .until("they are noted", async || {
+            findings(&cluster).await.len() == 2
+        })
+        .await;
+    cluster.paid().await;
+    let left = findings(&cluster).await;
+    assert!(left.contains(&Finding::LeftOnHost(other.name.clone(), moved)));
+    assert!(left.contains(&Finding::UnknownGuest(other.name.clone(), unknown.id)));
+    assert_eq!(cluster.reconcile().await, 1);
+    cluster.paid().await;
+    // Nobody knows whose the last one is.
+    assert_eq!(
+        other.guests().await,
+        [(unknown.id, PowerState::Running)],
+        "it is not touched"
+    );
+    assert_eq!(
+        findings(&cluster).await,
+        [Finding::UnknownGuest(other.name.clone(), unknown.id)]
+    );
+    other.sim.ensure_absent(unknown.id).await.unwrap();
+    cluster.start_host(other);
+    cluster
+        .until("it is forgotten", async || {
+            findings(&cluster).await.is_empty()
+        })
+        .await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn claims_ports_and_volumes_that_are_left_are_given_back() {
+    let cluster = Cluster::new(Options::default()).await;
+    let (gone, server) = (cluster.create().await, cluster.create().await);
+    cluster.idle().await;
+    let port = cluster.port_of(server).0;
+    cluster.delete(gone).await;
+    cluster.idle().await;
+    // A claim on the host where the server is not.
+    let its = cluster.server(server).await.node_id.unwrap();
+    let sql = "INSERT INTO allocations (consumer, provider, resource_class, amount) \
+               SELECT ?, uuid, 'VCPU', 1 FROM compute_nodes WHERE uuid <> ?";
+    execute(&cluster, sql, vec![server.into(), its.into()]).await;
+    let sql =
+        "UPDATE inventories SET used = used + 1 WHERE resource_class = 'VCPU' AND provider <> ?";
+    execute(&cluster, sql, vec![its.into()]).await;
+    // A port and a volume of the deleted server.
+    let with = cluster.neighbours();
+    let new = NewPort {
+        network_id: testkit::NETWORK,
+        fixed_ip: None,
+        project_id: testkit::PROJECT,
+        server: gone,
+        device_owner: "compute:nova",
+        host: "host-1",
+        security_groups: &[],
+        hostname: "",
+    };
+    with.networks.create_port("t", &new).await.unwrap().unwrap();
+    let scope = Scope::new("t", testkit::PROJECT);
+    let volume = cluster.volumes.make();
+    let reserved = with.volumes.reserve(&scope, &volume, gone).await.unwrap();
+    reserved.unwrap();
+    assert_eq!(cluster.reconcile().await, 3);
+    assert!(cluster.network.ports().iter().any(|(one, _)| *one == port));
+    let left: Vec<String> = cluster
+        .network
+        .ports()
+        .into_iter()
+        .map(|one| one.1)
+        .collect();
+    assert!(!left.contains(&gone.to_string()));
+    clean(&cluster).await;
+    assert_eq!(cluster.reconcile().await, 0);
+}

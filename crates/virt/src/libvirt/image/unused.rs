@@ -1,0 +1,151 @@
+//! Base images that no guest needs any more (Nova's image cache manager).
+
+use super::BaseImages;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// The specification in a guest's folder.
+const SPEC: &str = "guest.json";
+
+impl BaseImages {
+    /// Notes that a base is used now, so that it stays although no specification names it yet.
+    pub(super) fn touch(path: &Path) {
+        let touched = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = touched {
+            tracing::debug!(path = %path.display(), %error, "a base image cannot be marked as used");
+        }
+    }
+
+    /// Removes bases, and what broken fetches have left, that no guest here names and that were not asked for within
+    /// `age`. Returns what was removed.
+    ///
+    /// # Errors
+    /// A folder or a guest's specification cannot be read: nothing is removed then.
+    pub fn remove_unused(&self, age: Duration) -> io::Result<Vec<PathBuf>> {
+        let instances = self.folder.parent().unwrap_or(&self.folder);
+        let used = used(instances)?;
+        let mut removed = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let (path, metadata) = (entry.path(), entry.metadata()?);
+            // One of the future was used before the clock went back.
+            let unused_for = metadata.modified()?.elapsed().unwrap_or_default();
+            if metadata.is_file() && unused_for >= age && !used.contains(&entry.file_name()) {
+                std::fs::remove_file(&path)?;
+                removed.push(path);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// The names of the bases that guests are made of, those that are put aside included.
+fn used(instances: &Path) -> io::Result<BTreeSet<OsString>> {
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(instances)? {
+        let text = match std::fs::read(entry?.path().join(SPEC)) {
+            Ok(text) => text,
+            Err(error) if is_nothing(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let spec: Value = serde_json::from_slice(&text).map_err(io::Error::other)?;
+        collect(&spec, &mut names);
+    }
+    Ok(names)
+}
+
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// Every base that a specification names, wherever that is in it.
+fn collect(spec: &Value, names: &mut BTreeSet<OsString>) {
+    match spec {
+        Value::Object(fields) => {
+            let base = fields.get("base").and_then(Value::as_str);
+            names.extend(base.and_then(|base| Path::new(base).file_name().map(OsString::from)));
+            fields.values().for_each(|field| collect(field, names));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(item, names)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::fs;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn base(bases: &BaseImages, name: &str, unused_for: Duration) {
+        let file = File::create(bases.folder.join(name)).unwrap();
+        file.set_modified(SystemTime::now() - unused_for).unwrap();
+    }
+
+    fn guest(instances: &Path, folder: &str, spec: &crate::spec::GuestSpec) {
+        fs::create_dir(instances.join(folder)).unwrap();
+        let text = serde_json::to_vec(spec).unwrap();
+        fs::write(instances.join(folder).join(SPEC), text).unwrap();
+    }
+
+    fn left(bases: &BaseImages) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(&bases.folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_no_guest_needs_goes_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let instances = folder.path();
+        let bases = BaseImages::open(instances).unwrap();
+        for name in ["root", "aside", "rescue", "old", "x.y.part"] {
+            base(&bases, name, 2 * DAY);
+        }
+        base(&bases, "new", DAY / 2);
+        let on = |name: &str| crate::spec::RootDisk::Image {
+            base: bases.folder.join(name),
+            format: crate::spec::DiskFormat::Raw,
+            size_gib: 1,
+        };
+        let spec = crate::sim::tests::spec(1);
+        let with_root = |name: &str| crate::spec::GuestSpec {
+            root: on(name),
+            ..spec.clone()
+        };
+        guest(instances, "a.aside", &with_root("aside"));
+        let rescued = crate::spec::GuestSpec {
+            rescue: Some(crate::spec::RescueDisk {
+                root: on("rescue"),
+                stable: None,
+            }),
+            ..with_root("root")
+        };
+        guest(instances, "a", &rescued);
+        fs::write(instances.join("node-id"), "x").unwrap();
+        assert_eq!(bases.remove_unused(DAY).unwrap().len(), 2);
+        assert_eq!(left(&bases), ["aside", "new", "rescue", "root"]);
+        // One that is asked for stays for a while, whoever needs it.
+        fs::remove_dir_all(instances.join("a")).unwrap();
+        assert!(bases.cached("root").is_some());
+        bases.remove_unused(DAY).unwrap();
+        assert_eq!(left(&bases), ["aside", "new", "root"]);
+        // A specification that cannot be read may name any of them.
+        fs::write(instances.join("a.aside").join(SPEC), "{").unwrap();
+        assert!(bases.remove_unused(Duration::ZERO).is_err());
+        assert_eq!(left(&bases), ["aside", "new", "root"]);
+    }
+}
