@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use types::agent::{
     Answer, Asked, FailureKind, GuestImage, GuestPlan, GuestSeen, Heartbeat, HostFacts, Question,
-    Verb, Work, WorkOutcome, WorkReport,
+    Quiesce, Verb, Work, WorkOutcome, WorkReport,
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId};
 use virt::libvirt::image::BaseImage;
@@ -352,9 +352,9 @@ impl Agent {
                 self.is_done(work)?;
                 Ok(power)
             }
-            Verb::SnapshotOnce { image } => {
+            Verb::SnapshotOnce { image, quiesce } => {
                 if !self.ledger.is_done(&work.key) {
-                    self.snapshot(id, *image).await?;
+                    self.snapshot(id, *image, *quiesce).await?;
                     self.is_done(work)?;
                 }
                 self.power_of(id).await
@@ -646,10 +646,15 @@ impl Agent {
     }
 
     /// The copy is removed whatever becomes of it.
-    async fn snapshot(&self, id: ServerId, image: ImageId) -> Result<(), Failure> {
+    async fn snapshot(
+        &self,
+        id: ServerId,
+        image: ImageId,
+        quiesce: Quiesce,
+    ) -> Result<(), Failure> {
         let copy = self
             .hypervisor
-            .snapshot(id, &image.to_string())
+            .snapshot(id, &image.to_string(), quiesce)
             .await
             .map_err(failure)?;
         let sent = upload(&self.conductor, &self.settings.host.0, image, &copy).await;

@@ -116,7 +116,7 @@ mod tests {
             (0, begin, 7, begin),
             (5, begin + 5 + hour, 7, begin),
             (10, begin + 10 + hour, 8, begin + 6),
-            (69, begin + 69 + hour, 8, begin + 6),
+            (64, begin + 64 + hour, 8, begin + 6),
             (75, begin + 75 + hour, 8, begin + 6),
         ];
         assert_eq!(lives(&forward), [true, true, true, true, false]);

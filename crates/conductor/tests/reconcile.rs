@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-//! What hosts, the network and the volume service have that they should not, and guests that do what nobody asked for.
+//! What hosts, the network and the volume service have that they should not, guests that do what nobody asked for, and
+//! what is missing when it is needed.
 
 use clients::NewPort;
 use clients::volumes::Scope;
@@ -93,6 +94,7 @@ async fn a_server_is_soft_deleted_although_its_host_is_down_and_is_off_when_that
     let since = deleted.kept.soft_deleted_at;
     assert!(since.is_some() && !cluster.last_action_failed(server).await);
     assert_eq!(host.guests().await, [(server, PowerState::Running)]);
+    long_ago(&cluster, server).await;
     cluster.revive().await;
     cluster
         .until("it is off", async || {
@@ -205,4 +207,84 @@ async fn claims_ports_and_volumes_that_are_left_are_given_back() {
     assert!(!left.contains(&gone.to_string()));
     clean(&cluster).await;
     assert_eq!(cluster.reconcile().await, 0);
+}
+
+#[tokio::test]
+async fn a_volume_service_that_is_away_is_named_and_the_server_is_as_before() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    cluster
+        .change_settings(|settings| {
+            settings.longest_step = Some(std::time::Duration::from_millis(300));
+        })
+        .await;
+    let state = cluster.first_state("attach_volume", server);
+    cluster.volumes.set_down(true);
+    cluster.act(server, "attach_volume", state).await;
+    cluster
+        .until("it is taken back", async || {
+            let open: Result<Vec<_>, Error> = cluster.store.read(db::tasks::open).await;
+            open.unwrap().iter().any(|task| task.failure.is_some())
+        })
+        .await;
+    cluster.volumes.set_down(false);
+    cluster.idle().await;
+    let shown = cluster.server(server).await;
+    assert_eq!(shown.vm_state, VmState::Active);
+    let message = shown.fault.unwrap().message;
+    assert!(message.contains("the volume service"), "{message}");
+    assert!(cluster.last_action_failed(server).await);
+    clean(&cluster).await;
+}
+
+/// A server whose image has these properties.
+async fn server_with(cluster: &Cluster, properties: &[(&str, &str)]) -> ServerId {
+    let properties: std::collections::BTreeMap<_, _> = properties.iter().copied().collect();
+    let image = serde_json::json!({ "id": ServerId::random(), "name": "i", "disk_format": "raw",
+        "container_format": "bare", "size": 1, "min_disk": 0, "min_ram": 0, "sha512": null, "properties": properties });
+    let image = serde_json::from_value(image).unwrap();
+    let server = cluster
+        .create_with(|server| server.image = Some(image))
+        .await;
+    cluster.idle().await;
+    server
+}
+
+#[tokio::test]
+async fn an_agent_that_is_silent_or_absent_costs_a_snapshot_only_where_it_must_not() {
+    let (agent, must) = (
+        ("hw_qemu_guest_agent", "yes"),
+        ("os_require_quiesce", "yes"),
+    );
+    let silent = || virt::HypervisorError::AgentSilent("no answer".to_owned());
+    let no_agent = "QEMU guest agent is not enabled";
+    let gone = "the guest's agent does not answer: no answer";
+    let table: [(&[(&str, &str)], bool, Option<&str>); 6] = [
+        (&[], true, None),
+        (&[agent], false, None),
+        (&[agent], true, None),
+        (&[agent, must], false, None),
+        (&[agent, must], true, Some(gone)),
+        (&[must], false, Some(no_agent)),
+    ];
+    for (properties, fails, wanted) in table {
+        let cluster = Cluster::new(Options::default()).await;
+        let server = server_with(&cluster, properties).await;
+        if fails {
+            for host in &cluster.hosts {
+                let controls = host.sim.controls();
+                controls.fail_next(virt::sim::Verb::Freeze, silent(), 1);
+            }
+        }
+        let state = cluster.first_state("snapshot", server);
+        cluster.act(server, "snapshot", state).await;
+        cluster.idle().await;
+        let fault = cluster.server(server).await.fault;
+        let message = fault.map(|fault| fault.message);
+        assert_eq!(message.as_deref(), wanted, "{properties:?}");
+        let images = cluster.images.all().len();
+        assert_eq!(images, usize::from(wanted.is_none()), "{properties:?}");
+        clean(&cluster).await;
+    }
 }

@@ -35,3 +35,10 @@ pub fn of_host(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<(ServerId, PowerS
         .map(|row| Ok((row.get(0)?, PowerState::from_code(row.get(1)?))))
         .collect()
 }
+
+/// It is there no more.
+pub fn forget(tx: &mut Tx<'_>, host: &HostName, server: ServerId) -> Result<(), Error> {
+    let sql = "DELETE FROM host_leftovers WHERE host = ? AND instance_uuid = ?";
+    tx.execute(sql, &[host.into(), server.into()])?;
+    Ok(())
+}

@@ -142,7 +142,9 @@ pub fn finish(
         if matches!(outcome, WorkOutcome::Done { .. }) {
             let owed = "SELECT instance_uuid FROM host_debts WHERE id = ? AND host = ?";
             if let Some(row) = tx.query_opt(owed, &[key.task.into(), host.into()])? {
-                crate::migrations::evacuated(tx, row.get(0)?, host, Timestamp::now())?;
+                let server = row.get(0)?;
+                crate::migrations::evacuated(tx, server, host, Timestamp::now())?;
+                crate::leftovers::forget(tx, host, server)?;
             }
             tx.execute(
                 "DELETE FROM host_debts WHERE id = ? AND host = ?",

@@ -198,11 +198,11 @@ fn respond(
             axum::Json(json!({ "subnets": [subnet] })).into_response()
         }
         ("GET", ["ports"]) => {
-            let device = query.strip_prefix("device_id=").unwrap_or_default();
+            let device = query.strip_prefix("device_id=");
             let of_device: Vec<&Value> = inner
                 .ports
                 .values()
-                .filter(|port| port["device_id"] == device)
+                .filter(|port| device.is_none_or(|device| port["device_id"] == device))
                 .collect();
             axum::Json(json!({ "ports": of_device })).into_response()
         }

@@ -356,7 +356,7 @@ fn of_attachments(
             let of_server: Vec<&Value> = inner
                 .attachments
                 .values()
-                .filter(|one| one["instance"].as_str() == server && seen(one))
+                .filter(|one| server.is_none_or(|server| one["instance"] == server) && seen(one))
                 .collect();
             axum::Json(json!({ "attachments": of_server })).into_response()
         }

@@ -59,6 +59,37 @@ pub struct Work {
     pub verb: Verb,
 }
 
+/// Whether file systems of a running guest stand still while it is copied, which its agent does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quiesce {
+    /// No.
+    #[default]
+    No,
+    /// Where the agent answers.
+    Try,
+    /// Or there is no copy.
+    Must,
+}
+
+impl Quiesce {
+    /// What the properties of a server's image ask for (`hw_qemu_guest_agent`, `os_require_quiesce`).
+    pub fn of(properties: &BTreeMap<String, String>) -> Self {
+        const YES: &[&str] = &["1", "t", "true", "on", "y", "yes"];
+        let says = |name: &str| {
+            let value = properties.get(name).map(|value| value.to_ascii_lowercase());
+            value.is_some_and(|value| YES.contains(&value.as_str()))
+        };
+        if says("os_require_quiesce") {
+            Self::Must
+        } else if says("hw_qemu_guest_agent") {
+            Self::Try
+        } else {
+            Self::No
+        }
+    }
+}
+
 /// What an agent can be asked to make true. All verbs are idempotent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
@@ -110,6 +141,9 @@ pub enum Verb {
     SnapshotOnce {
         /// The image, which waits for its data.
         image: ImageId,
+        /// Whether the guest's file systems stand still at the moment of the copy.
+        #[serde(default)]
+        quiesce: Quiesce,
     },
     /// The guest has this interface, now if it runs and from its next start on.
     EnsureInterface(GuestVif),

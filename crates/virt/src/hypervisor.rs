@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
-use types::agent::Moving;
+use types::agent::{Moving, Quiesce};
 use types::{HostName, ServerId};
 
 /// Result of a verb.
@@ -159,8 +159,12 @@ pub trait Hypervisor: Send + Sync + 'static {
     async fn unrescue(&self, id: ServerId) -> Result<GuestInfo>;
 
     /// Copies the root disk as it is now into a qcow2 file that needs no other, in the guest's folder; the guest goes on
-    /// meanwhile. The caller removes the file. `name` keeps two copies apart.
-    async fn snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf>;
+    /// meanwhile. The caller removes the file. `name` keeps two copies apart. Of a running guest `quiesce` says whether its
+    /// file systems stand still at that moment; whatever happens they go on afterwards.
+    ///
+    /// # Errors
+    /// [`HypervisorError::NoAgent`] and [`HypervisorError::AgentSilent`] where they must and cannot.
+    async fn snapshot(&self, id: ServerId, name: &str, quiesce: Quiesce) -> Result<PathBuf>;
 
     /// The guest has this interface: at once if it runs, and whenever it is started. Its tap must exist.
     async fn attach(&self, id: ServerId, vif: &Vif) -> Result<GuestInfo>;

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::marker::PhantomData;
 use std::time::Duration;
-use types::agent::{Direction, Verb, WorkOutcome};
+use types::agent::{Direction, Quiesce, Verb, WorkOutcome};
 use types::{HostName, ImageId, PowerState, TaskState, Timestamp, VmState};
 
 /// The steps.
@@ -223,6 +223,8 @@ impl<K: Kind> Flow for Leave<K> {
             (Step::Stop, Direction::Undo, Some(Active)) => Verb::EnsureRunning,
             (Step::Upload, Direction::Do, _) => Verb::SnapshotOnce {
                 image: state.image?,
+                // The guest is off.
+                quiesce: Quiesce::No,
             },
             (Step::Remove, _, _) if state.offload && !state.down => Verb::EnsureAbsent,
             _ => return None,

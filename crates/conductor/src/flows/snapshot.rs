@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::marker::PhantomData;
 use std::time::Duration;
-use types::agent::{Direction, Verb, WorkOutcome};
+use types::agent::{Direction, Quiesce, Verb, WorkOutcome};
 use types::{HostName, ImageId, TaskState, Timestamp};
 
 /// The steps.
@@ -60,6 +60,8 @@ pub struct State {
     rotation: Option<Rotation>,
     #[serde(default)]
     host: Option<HostName>,
+    #[serde(default)]
+    quiesce: Quiesce,
 }
 
 /// One of the two.
@@ -102,6 +104,8 @@ impl<K: Kind> Copy<K> {
 
     async fn locate(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let server = super::instance(&self.with, cx).await?;
+        let properties = server.image_properties();
+        state.quiesce = properties.map(Quiesce::of).unwrap_or_default();
         let nowhere = || StepError::Fail(Failure::new(409, "The server is on no host."));
         let host = server.host.ok_or_else(nowhere)?;
         super::must_be_up(&self.with, &host).await?;
@@ -176,7 +180,10 @@ impl<K: Kind> Flow for Copy<K> {
         }
         Some(HostWork {
             host: state.host.clone()?,
-            verb: Verb::SnapshotOnce { image: state.image },
+            verb: Verb::SnapshotOnce {
+                image: state.image,
+                quiesce: state.quiesce,
+            },
         })
     }
 

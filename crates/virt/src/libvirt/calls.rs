@@ -39,6 +39,8 @@ mod procedure {
     pub const EVENT_REGISTER: u32 = 316;
     pub const EVENT_LIFECYCLE: u32 = 318;
     pub const GET_ALL_DOMAIN_STATS: u32 = 344;
+    pub const DOMAIN_FSFREEZE: u32 = 335;
+    pub const DOMAIN_FSTHAW: u32 = 336;
     pub const DOMAIN_BLOCK_COPY: u32 = 345;
     pub const DOMAIN_DEFINE_XML_FLAGS: u32 = 350;
     pub const DOMAIN_SET_USER_PASSWORD: u32 = 357;
@@ -545,6 +547,22 @@ impl Link {
         self.call(procedure::DOMAIN_SET_USER_PASSWORD, body, SHORT)
             .await
             .map(drop)
+    }
+
+    /// Has the agent in a guest make all its file systems stand still.
+    pub async fn freeze(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        self.file_systems(procedure::DOMAIN_FSFREEZE, domain).await
+    }
+
+    /// Has the agent let them go on.
+    pub async fn thaw(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        self.file_systems(procedure::DOMAIN_FSTHAW, domain).await
+    }
+
+    async fn file_systems(&self, procedure: u32, domain: &DomainRef) -> Result<(), RpcError> {
+        // No mount points are all of them; no flags.
+        let body = || domain.encode(Encoder::default()).u32(0).u32(0);
+        self.call(procedure, body, SHORT).await.map(drop)
     }
 
     /// Writes a domain's memory to a file and ends its process; an error when it is off.

@@ -21,6 +21,7 @@ mod life;
 mod live;
 mod moves;
 pub(crate) mod qcow2;
+mod quiesce;
 mod rpc;
 mod snapshot;
 mod xdr;
@@ -44,7 +45,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{OnceCell, OwnedMutexGuard, broadcast};
 use tokio::task::AbortHandle;
-use types::agent::Moving;
+use types::agent::{Moving, Quiesce};
 use types::{HostName, PowerState, ServerId};
 
 /// What the driver needs to know.
@@ -93,7 +94,7 @@ pub struct Libvirt {
     choices: HostChoices,
     kvm: Kvm,
     questions: Link,
-    jobs: Link,
+    jobs: Arc<Link>,
     events: broadcast::Sender<GuestEvent>,
     watcher: AbortHandle,
     capabilities: OnceCell<Capabilities>,
@@ -144,7 +145,7 @@ impl Libvirt {
             kvm,
             instances: opened,
             questions: Link::new(config.sockets.clone(), config.uri.clone()),
-            jobs: Link::new(config.sockets.clone(), config.uri.clone()),
+            jobs: Arc::new(Link::new(config.sockets.clone(), config.uri.clone())),
             sockets: config.sockets,
             uri: config.uri,
             ways: config.run.join("live"),
@@ -756,8 +757,8 @@ impl Hypervisor for Libvirt {
         self.leave_rescue(id).await
     }
 
-    async fn snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf> {
-        self.take_snapshot(id, name).await
+    async fn snapshot(&self, id: ServerId, name: &str, quiesce: Quiesce) -> Result<PathBuf> {
+        self.take_snapshot(id, name, quiesce).await
     }
 
     async fn attach(&self, id: ServerId, vif: &Vif) -> Result<GuestInfo> {

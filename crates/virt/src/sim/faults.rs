@@ -29,6 +29,7 @@ pub enum Verb {
     Rescue,
     Unrescue,
     Snapshot,
+    Freeze,
     Attach,
     Detach,
     SetPassword,

@@ -1,6 +1,6 @@
 //! What simulated guests do between on and off.
 
-use super::Sim;
+use super::{Sim, Verb};
 use crate::disks::Disk;
 use crate::facts::{GuestEventKind, GuestInfo};
 use crate::hypervisor::{HypervisorError, Result};
@@ -8,6 +8,7 @@ use crate::libvirt::qcow2;
 use crate::spec::{GuestSpec, Vif};
 use std::path::PathBuf;
 use std::sync::Arc;
+use types::agent::Quiesce;
 use types::{PowerState, ServerId};
 
 impl Sim {
@@ -69,6 +70,26 @@ impl Sim {
         qcow2::create(&path, gib.max(1) << 30, None)
             .map_err(|error| HypervisorError::disk(path.display(), &error))?;
         Ok(path)
+    }
+
+    /// Nothing but whether it could be done.
+    pub(super) async fn quiet(&self, id: ServerId, quiesce: Quiesce) -> Result<()> {
+        if quiesce == Quiesce::No || !self.info(id)?.active {
+            return Ok(());
+        }
+        let has_agent = {
+            let guests = self.lock();
+            let guest = guests.get(&id);
+            guest.is_some_and(|guest| guest.spec.hardware.guest_agent == Some(true))
+        };
+        let quiet = match self.enter(Verb::Freeze, id).await {
+            Ok(()) if !has_agent => Err(HypervisorError::NoAgent),
+            other => other,
+        };
+        quiet.or_else(|error| match quiesce {
+            Quiesce::Must => Err(error),
+            _ => Ok(()),
+        })
     }
 
     /// Every simulated guest has an agent, unless its image says that it has none.

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast};
-use types::agent::Moving;
+use types::agent::{Moving, Quiesce};
 use types::{HostName, PowerState, ServerId};
 
 /// What a simulated host has.
@@ -496,7 +496,8 @@ impl Hypervisor for Sim {
             .await
     }
 
-    async fn snapshot(&self, id: ServerId, name: &str) -> Result<PathBuf> {
+    async fn snapshot(&self, id: ServerId, name: &str, quiesce: Quiesce) -> Result<PathBuf> {
+        self.quiet(id, quiesce).await?;
         self.perform(Verb::Snapshot, id, || self.copy_disk(id, name))
             .await
     }
