@@ -253,20 +253,23 @@ async fn server_with(cluster: &Cluster, properties: &[(&str, &str)]) -> ServerId
 
 #[tokio::test]
 async fn an_agent_that_is_silent_or_absent_costs_a_snapshot_only_where_it_must_not() {
-    let (agent, must) = (
-        ("hw_qemu_guest_agent", "yes"),
-        ("os_require_quiesce", "yes"),
+    type Case = (
+        &'static [(&'static str, &'static str)],
+        bool,
+        Option<&'static str>,
     );
+    const AGENT: (&str, &str) = ("hw_qemu_guest_agent", "yes");
+    const MUST: (&str, &str) = ("os_require_quiesce", "yes");
     let silent = || virt::HypervisorError::AgentSilent("no answer".to_owned());
     let no_agent = "QEMU guest agent is not enabled";
     let gone = "the guest's agent does not answer: no answer";
-    let table: [(&[(&str, &str)], bool, Option<&str>); 6] = [
+    let table: [Case; 6] = [
         (&[], true, None),
-        (&[agent], false, None),
-        (&[agent], true, None),
-        (&[agent, must], false, None),
-        (&[agent, must], true, Some(gone)),
-        (&[must], false, Some(no_agent)),
+        (&[AGENT], false, None),
+        (&[AGENT], true, None),
+        (&[AGENT, MUST], false, None),
+        (&[AGENT, MUST], true, Some(gone)),
+        (&[MUST], false, Some(no_agent)),
     ];
     for (properties, fails, wanted) in table {
         let cluster = Cluster::new(Options::default()).await;
