@@ -548,6 +548,7 @@ impl Cluster {
             outcomes.clone(),
             drives,
             ratios(),
+            conductor::guests::Rules::default(),
         );
         let settings = self.settings.lock().unwrap().clone();
         let journal = Journal::new(name, store.clone(), bus.clone(), outcomes, settings);

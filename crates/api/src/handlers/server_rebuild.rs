@@ -64,6 +64,7 @@ impl Rebuild {
         if server.is_volume_backed() {
             refuse_another_image(call, server, &image).await?;
         }
+        host_runs(call, server, &image).await?;
         let auto_disk_config = editable::auto_disk_config(call, "rebuild");
         editable::check_disk_config(Some(&image), auto_disk_config)?;
         Ok(Self {
@@ -236,8 +237,6 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
     verdict::REBUILD.check(&call, &server)?;
     let rebuild = Rebuild::read(&call, &server, &pass).await?;
-    host_runs(&call, &server, &rebuild.image).await?;
-    editable::check_disk_config(Some(&rebuild.image), rebuild.auto_disk_config)?;
     let files = rebuild.files.as_deref().unwrap_or_default();
     let sealed_files = commands::sealed_files(&call, files)?;
     let preserve = call
