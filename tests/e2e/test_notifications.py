@@ -14,13 +14,19 @@ from roles import Broker
 
 # oslo.messaging in a process of its own: it patches what it finds, and its threads do not end.
 READER = """
-import json, sys
+import json, sys, threading
 import oslo_messaging
 from oslo_config import cfg
 
+lock = threading.Lock()
+
 class Endpoint:
     def info(self, context, publisher, event_type, payload, metadata):
-        print(json.dumps([event_type, publisher, payload, context, metadata]), flush=True)
+        # Its threads tell at once: one write for each line, so that lines stay whole.
+        line = json.dumps([event_type, publisher, payload, context, metadata]) + "\\n"
+        with lock:
+            sys.stdout.write(line)
+            sys.stdout.flush()
     error = info
 
 transport = oslo_messaging.get_notification_transport(cfg.CONF, url=sys.argv[1])
