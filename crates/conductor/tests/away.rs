@@ -476,7 +476,7 @@ async fn a_guest_that_migrates_shows_how_far_it_is_and_arrives() {
     let migration = on_its_way(&cluster, server, json!({})).await;
     cluster
         .until("some of it has gone over", async || {
-            cluster.look_again().await;
+            cluster.beat().await;
             let reading = cluster.store.read(move |tx| migrations::get(tx, migration));
             let found: Result<_, sql::Error> = reading.await;
             let memory = found.unwrap().unwrap().memory;

@@ -603,8 +603,13 @@ async fn carry_out(kind: Kind, case: Case) {
     cluster.idle().await;
     cluster.revive().await;
     cluster.paid().await;
+    // What a host says of its guests afterwards may begin an action of its own.
+    let ended = Ended {
+        failed: cluster.last_action_failed(server).await,
+        fault: cluster.server(server).await.fault,
+    };
     cluster.look_again().await;
-    check(&cluster, &case, server).await;
+    check(&cluster, &case, server, ended).await;
     assert_eq!(cluster.audit().await, Vec::<String>::new());
     // Delete always wins, and leaves nothing.
     cluster.delete(server).await;
@@ -685,8 +690,14 @@ async fn silent_from(
     server
 }
 
+/// How the flow's action ended.
+struct Ended {
+    failed: bool,
+    fault: Option<db::instances::Fault>,
+}
+
 /// The state in which the case must end.
-async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
+async fn check(cluster: &Cluster, case: &Case, id: ServerId, ended: Ended) {
     let story = case.story;
     let server = cluster.server(id).await;
     let fails = |faults: &[(Point, Fault)]| {
@@ -700,7 +711,7 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
             Kinds::Deleted(..) | Kinds::SilentFrom(_) => false,
             Kinds::Silent => !GOES_ON.contains(&story.flow) && !WAITS.contains(&story.flow),
         };
-    let failed = cluster.last_action_failed(id).await;
+    let failed = ended.failed;
     let shown = (server.vm_state, server.power_state, server.host.is_some());
     if matches!(case.kind, Kinds::Deleted(..)) || story.flow == "delete" {
         assert!(server.deleted && !failed, "{shown:?}");
@@ -726,7 +737,7 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
         };
         let placed = story.settled != VmState::ShelvedOffloaded;
         assert_eq!(shown, (story.settled, power, placed));
-        assert_eq!(server.fault, None);
+        assert_eq!(ended.fault, None);
         return;
     }
     let message = match case.kind {
@@ -734,7 +745,7 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId) {
         _ => "An injected fault.",
     };
     assert_eq!(
-        server.fault.map(|fault| fault.message).as_deref(),
+        ended.fault.map(|fault| fault.message).as_deref(),
         Some(message)
     );
     // It stays as its guest is, and can be used: the audit holds the two together.

@@ -812,8 +812,15 @@ impl Cluster {
             .expect("a host of the cluster")
     }
 
-    /// Every running agent says what its guests do now, as it does on their events.
+    /// Every running agent says what its guests do now, and what comes of it has ended: those that must not run are
+    /// switched off.
     pub async fn look_again(&self) {
+        self.beat().await;
+        self.idle().await;
+    }
+
+    /// Every running agent says what its guests do now, as it does on their events.
+    pub async fn beat(&self) {
         let client = web::client::Client::in_process("the conductor", self.desk.router());
         for host in self.hosts.iter().filter(|host| host.runs()) {
             let guests = host.guests().await;
@@ -839,8 +846,6 @@ impl Cluster {
                 .unwrap();
             assert!(answer.status.is_success());
         }
-        // Guests that must not run are switched off.
-        self.idle().await;
     }
 }
 
