@@ -719,12 +719,12 @@ async fn check(cluster: &Cluster, case: &Case, id: ServerId, ended: Ended) {
     }
     if matches!(case.kind, Kinds::SilentFrom(_)) {
         // Whether a step needed its host, only the flow knows: it ended well, or as before with a fault.
-        assert_eq!(failed, server.fault.is_some(), "the action shows the end");
+        assert_eq!(failed, ended.fault.is_some(), "the action shows the end");
         let fits = match failed {
             true => story.otherwise.contains(&shown.0),
             false => shown.0 == story.settled,
         };
-        assert!(fits, "{shown:?}, {:?}", server.fault);
+        assert!(fits, "{shown:?}, {:?}", ended.fault);
         return;
     }
     assert_eq!(failed, unwinds, "the action shows the end");
