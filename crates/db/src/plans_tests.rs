@@ -35,7 +35,14 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     let (task, now) = (TaskId::random(), Timestamp::now());
     // By the clock.
     tasks::any_new(tx)?;
-    tasks::claim(tx, "w", 1, &[("v".to_owned(), 1)], &[("build", vec!["choose_host"])], 10)?;
+    tasks::claim(
+        tx,
+        "w",
+        1,
+        &[("v".to_owned(), 1)],
+        &[("build", vec!["choose_host"])],
+        10,
+    )?;
     tasks::workers(tx)?;
     work::hosts_with_work(tx)?;
     work::pending(tx, &host, 10)?;

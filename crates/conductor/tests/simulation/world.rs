@@ -474,7 +474,8 @@ impl World {
         self.chaos.note("calm");
         self.idle().await;
         self.audit("at rest").await;
-        for server in self.servers.lock().unwrap().clone() {
+        let servers = self.servers.lock().unwrap().clone();
+        for server in servers {
             self.cluster.delete(server).await;
             self.deleted.lock().unwrap().insert(server);
         }
@@ -512,7 +513,8 @@ impl World {
         self.cluster.look_again().await;
         let wrong = self.cluster.audit().await;
         assert_eq!(wrong, Vec::<String>::new(), "{when}");
-        for server in self.deleted.lock().unwrap().clone() {
+        let deleted = self.deleted.lock().unwrap().clone();
+        for server in deleted {
             let shown = self.cluster.server(server).await;
             assert!(shown.deleted, "{server} was deleted and is there");
         }
