@@ -185,10 +185,11 @@ async fn keep(config: DaemonConfig, mut pid: Pid) {
 }
 
 /// Does what udev's rule does where nothing else would: without a device manager, as in a container, `/dev/kvm` may
-/// belong to a group number that this system does not know. libvirt then finds KVM enabled when it examines QEMU and
-/// not usable when it looks at its cache, and examines QEMU again for every question, seconds each.
+/// belong to a group number that this system does not know, or to root alone, as the kernel makes it. libvirt then finds
+/// KVM enabled when it examines QEMU and not usable when it looks at its cache, and examines QEMU again for every
+/// question, seconds each.
 fn give_kvm_its_group() {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     const DEVICE: &str = "/dev/kvm";
     if Path::new("/run/udev/control").exists() {
         return;
@@ -199,37 +200,42 @@ fn give_kvm_its_group() {
     ) else {
         return;
     };
-    let Some(kvm) = unknown_group_becomes_kvm(&groups, node.gid()) else {
+    let mode = node.permissions().mode();
+    let Some(kvm) = kvm_without_owner(&groups, node.gid(), mode) else {
         return;
     };
-    match std::os::unix::fs::chown(DEVICE, None, Some(kvm)) {
+    let given = std::os::unix::fs::chown(DEVICE, None, Some(kvm)).and_then(|()| {
+        let mode = PermissionsExt::from_mode((mode & 0o777) | GROUP_USES);
+        std::fs::set_permissions(DEVICE, mode)
+    });
+    match given {
         Ok(()) => tracing::info!(
             group = kvm,
-            "/dev/kvm had an unknown group and was given to group kvm"
+            "/dev/kvm was nobody's and was given to group kvm"
         ),
         Err(error) => {
-            tracing::warn!(%error, "/dev/kvm has an unknown group, which makes libvirt slow")
+            tracing::warn!(%error, "/dev/kvm does not belong to group kvm, which makes libvirt slow")
         }
     }
 }
 
-/// The number of group `kvm` when `present` is no group of this system.
-fn unknown_group_becomes_kvm(groups: &str, present: u32) -> Option<u32> {
-    let mut kvm = None;
-    for line in groups.lines() {
+/// Read and write for a group.
+const GROUP_USES: u32 = 0o060;
+
+/// The number of group `kvm` when no other group of this system has the device: `present` is unknown, is root's without
+/// any right, or is `kvm` itself without any.
+fn kvm_without_owner(groups: &str, present: u32, mode: u32) -> Option<u32> {
+    let numbers = groups.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        let Some(number) = fields.nth(1).and_then(|number| number.parse::<u32>().ok()) else {
-            continue;
-        };
-        if number == present {
-            return None;
-        }
-        if name == "kvm" {
-            kvm = Some(number);
-        }
-    }
-    kvm
+        Some((name, fields.nth(1)?.parse::<u32>().ok()?))
+    });
+    let known: Vec<(&str, u32)> = numbers.collect();
+    let (_, kvm) = *known.iter().find(|(name, _)| *name == "kvm")?;
+    let has_group = known.iter().any(|(_, number)| *number == present);
+    let usable = mode & GROUP_USES == GROUP_USES;
+    let unclaimed = !has_group || (!usable && (present == 0 || present == kvm));
+    unclaimed.then_some(kvm)
 }
 
 async fn answers(config: &DaemonConfig) -> Result<(), super::rpc::RpcError> {
@@ -374,16 +380,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_unknown_group_is_replaced() {
+    fn kvm_is_given_only_where_no_other_group_has_it() {
         let groups = "root:x:0:\nkvm:x:108:qemu\nusers:x:100:\n";
-        for (present, expected) in [(0, None), (100, None), (108, None), (992, Some(108))] {
-            assert_eq!(
-                unknown_group_becomes_kvm(groups, present),
-                expected,
-                "{present}"
-            );
+        let table = [
+            (0, 0o600, Some(108)),
+            (0, 0o660, None),
+            (100, 0o660, None),
+            (100, 0o600, None),
+            (108, 0o660, None),
+            (108, 0o600, Some(108)),
+            (992, 0o660, Some(108)),
+        ];
+        for (present, mode, expected) in table {
+            let given = kvm_without_owner(groups, present, mode);
+            assert_eq!(given, expected, "{present} {mode:o}");
         }
-        assert_eq!(unknown_group_becomes_kvm("root:x:0:\n", 992), None);
+        assert_eq!(kvm_without_owner("root:x:0:\n", 992, 0o660), None);
     }
 
     #[tokio::test]
