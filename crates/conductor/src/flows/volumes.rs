@@ -81,7 +81,10 @@ pub(super) async fn connect(
                 release(&with, &server, &devices).await?;
                 remove_made(&with, &scope, &devices, |_, _| true).await?;
             }
-            Standing::AtRest(_) => release_strays(&with, &scope, &server, &devices).await?,
+            Standing::AtRest(_) => {
+                release_strays(&with, &scope, &server, &devices).await?;
+                complete_again(&with, &scope, &server, &devices).await?;
+            }
         }
         Err(StepError::Fenced)
     });
@@ -315,6 +318,33 @@ async fn release_strays(
         !its.any(|known| known == volume)
     })
     .await
+}
+
+/// Says once more that volumes are in use: a late run that connected what was connected already has made the volume
+/// service wait for that.
+async fn complete_again(
+    with: &Neighbours,
+    scope: &Scope,
+    server: &Instance,
+    worked_on: &[BlockDevice],
+) -> Result<(), StepError> {
+    let connected: Vec<BlockDevice> = devices(with, server.id)
+        .await?
+        .into_iter()
+        .filter(|device| worked_on.iter().any(|one| one.id == device.id))
+        .filter(|device| device.connection_info.is_some())
+        .collect();
+    let there = with.volumes.attachments_of(scope, server.id).await;
+    for attachment in there.map_err(retry)? {
+        let its = |device: &BlockDevice| device.attachment_id.as_ref() == Some(&attachment.id);
+        if attachment.status == "attaching" && connected.iter().any(its) {
+            let done = with.volumes.complete(scope, &attachment.id).await;
+            if let Err(reason) = done.map_err(retry)? {
+                return Err(StepError::Retry(reason.message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The volumes of these disks, those included that were made for them and are not on record.
