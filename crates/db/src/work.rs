@@ -59,6 +59,15 @@ pub fn remove(tx: &mut Tx<'_>, key: &WorkKey) -> Result<(), Error> {
     Ok(())
 }
 
+/// Takes back work that no host has answered: its task has turned back, and done late it would undo the undo.
+pub fn withdraw(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
+    tx.execute(
+        "DELETE FROM host_work WHERE task_id = ? AND outcome IS NULL",
+        &[task.into()],
+    )?;
+    Ok(())
+}
+
 /// Forgets all work of a task.
 pub fn remove_of_task(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
     tx.execute("DELETE FROM host_work WHERE task_id = ?", &[task.into()])?;

@@ -437,6 +437,9 @@ impl<F: Flow> Run<F> {
                 if let Some(event) = closing {
                     db::actions::finish_event(tx, event, message.as_deref(), now)?;
                 }
+                if failed {
+                    db::work::withdraw(tx, task.id)?;
+                }
                 start_step(tx, &task, opening.as_ref(), work.as_ref(), now)
             })
             .await?;
@@ -475,6 +478,7 @@ impl<F: Flow> Run<F> {
                 let (mut state, mut task) = (state.clone(), task.clone());
                 flow.commit(tx, &cx, step, Direction::Do, &mut state)?;
                 if let Some((host, reason)) = &owed {
+                    db::work::withdraw(tx, task.id)?;
                     db::work::owe(tx, host, cx.server, reason, now)?;
                 }
                 // Steps after each other that show the same event are one event.
@@ -561,6 +565,7 @@ impl<F: Flow> Run<F> {
                 let now = Timestamp::now();
                 let (mut state, mut task) = (state.clone(), task.clone());
                 flow.commit(tx, &cx, step, Direction::Undo, &mut state)?;
+                db::work::withdraw(tx, task.id)?;
                 if let Some((host, reason)) = &owed {
                     db::work::owe(tx, host, cx.server, reason, now)?;
                 }

@@ -639,6 +639,27 @@ async fn hosts_do_their_part_under_every_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_not_asked_for_what_is_being_undone() {
+    for database in stores().await {
+        let bench = Bench::new(&database.store, with_host(false)).await;
+        let script = Arc::new(Script::new([
+            (at(Step::B, Direction::Do, When::Before), Fault::Fail),
+            (at(Step::B, Direction::Undo, When::Before), Fault::Hold),
+        ]));
+        let _worker = bench.worker("w", &script).await;
+        script.all_struck().await;
+        let read = |tx: &mut Tx<'_>| db::work::pending(tx, &"h".into(), 10);
+        let pending: Vec<_> = database.store.read(read).await.unwrap();
+        let pending: Vec<_> = pending.iter().map(|(work, _)| work.key.direction).collect();
+        assert_eq!(pending, [Direction::Undo]);
+        let answering = host(&bench, 0).await;
+        script.release();
+        bench.until_gone().await;
+        answering.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_undo_that_a_host_refuses_at_first_is_tried_again() {
     for database in stores().await {
         let bench = Bench::new(&database.store, with_host(false)).await;
