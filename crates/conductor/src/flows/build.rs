@@ -21,12 +21,9 @@ use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
-use types::agent::{Direction, FailureKind, GuestImage, GuestPlan, GuestVif, Verb, WorkOutcome};
+use types::agent::{Direction, GuestImage, GuestPlan, GuestVif, Verb, WorkOutcome};
 use types::network_wanted::tap_name;
 use types::{HostName, PowerState, TaskState, Timestamp, VmState};
-
-/// Hosts that may fail before the server goes to ERROR.
-const ATTEMPTS: usize = 3;
 
 /// The steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,24 +112,11 @@ impl Build {
     }
 
     fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
-        let (kind, message) = match outcome {
-            Some(WorkOutcome::Done { power }) => {
-                state.power = power;
-                return Ok(());
-            }
-            Some(WorkOutcome::Failed { kind, message }) => (kind, message),
-            Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
-            None => (FailureKind::Host, "the host was not asked".to_owned()),
-        };
-        let words = format!(
-            "Build of the server failed: {}",
-            super::told(kind, &message)
-        );
-        let mut failure = Failure::new(500, words).details(message.as_str());
-        if kind != FailureKind::Request && state.choice.failed.len() + 1 < ATTEMPTS {
-            failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
-        }
-        Err(StepError::Fail(failure))
+        let again = Some(Step::ChooseHost.as_str());
+        state.power = state
+            .choice
+            .answered(outcome, "Build of the server failed", again)?;
+        Ok(())
     }
 }
 

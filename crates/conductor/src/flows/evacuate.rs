@@ -22,11 +22,8 @@ use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
-use types::agent::{Direction, FailureKind, GuestPlan, Verb, WorkOutcome};
+use types::agent::{Direction, GuestPlan, Verb, WorkOutcome};
 use types::{HostName, MigrationId, NodeId, PowerState, TaskState, Timestamp, VmState};
-
-/// Hosts that may fail before the server goes to ERROR.
-const ATTEMPTS: usize = 3;
 
 /// The steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -128,25 +125,10 @@ impl Evacuate {
     }
 
     fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
-        let (kind, message) = match outcome {
-            Some(WorkOutcome::Done { power }) => {
-                state.power = power;
-                return Ok(());
-            }
-            Some(WorkOutcome::Failed { kind, message }) => (kind, message),
-            Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
-            None => (FailureKind::Host, "the host was not asked".to_owned()),
-        };
-        let words = format!(
-            "The server cannot be evacuated: {}",
-            super::told(kind, &message)
-        );
-        let mut failure = Failure::new(500, words).details(message.as_str());
-        let others = state.to.is_none() && state.choice.failed.len() + 1 < ATTEMPTS;
-        if kind != FailureKind::Request && others {
-            failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
-        }
-        Err(StepError::Fail(failure))
+        let again = state.to.is_none().then_some(Step::ChooseHost.as_str());
+        let what = "The server cannot be evacuated";
+        state.power = state.choice.answered(outcome, what, again)?;
+        Ok(())
     }
 
     fn claim(

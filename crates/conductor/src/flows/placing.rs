@@ -6,10 +6,13 @@ use journal::{Failure, StepError};
 use scheduler::{Group, Request};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
+use types::agent::{FailureKind, WorkOutcome};
 use types::{HostName, ServerId, Timestamp};
 
 /// Claims tried in one transaction.
 const CANDIDATES: usize = 8;
+/// Hosts that may fail before the server does (Nova's `scheduler.max_attempts`).
+const ATTEMPTS: usize = 3;
 
 /// What a flow knows of its server's new place.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -113,6 +116,29 @@ impl Choice {
         Err(StepError::Retry(
             "no chosen host would do any more by the time of the claim".to_owned(),
         ))
+    }
+
+    /// What the chosen host answered: the guest's power state, or why it failed, as `what` and the host's reason.
+    /// Another host shall try from the step `again`, unless the request itself is at fault, there is no such step, or
+    /// enough have tried.
+    pub fn answered(
+        &self,
+        outcome: Option<WorkOutcome>,
+        what: &str,
+        again: Option<&str>,
+    ) -> Result<u8, StepError> {
+        let (kind, message) = match outcome {
+            Some(WorkOutcome::Done { power }) => return Ok(power),
+            Some(WorkOutcome::Failed { kind, message }) => (kind, message),
+            Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
+            None => (FailureKind::Host, "the host was not asked".to_owned()),
+        };
+        let words = format!("{what}: {}", super::told(kind, &message));
+        let mut failure = Failure::new(500, words).details(message);
+        if kind != FailureKind::Request && self.failed.len() + 1 < ATTEMPTS {
+            failure.redo_from = again.map(str::to_owned);
+        }
+        Err(StepError::Fail(failure))
     }
 
     /// The host failed: another one shall try.

@@ -30,9 +30,6 @@ use std::time::Duration;
 use types::agent::{Direction, FailureKind, GuestPlan, Verb, WorkOutcome};
 use types::{HostName, PowerState, TaskState, Timestamp, VmState};
 
-/// Hosts that may fail before the server stays where it is.
-const ATTEMPTS: usize = 3;
-
 /// The steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step {
@@ -182,22 +179,9 @@ impl Resize {
     }
 
     fn prepared(state: &State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
-        let Some(WorkOutcome::Failed { kind, message }) = outcome else {
-            return power_after(outcome).map(drop);
-        };
-        let mut failure = Failure::new(
-            500,
-            format!(
-                "The new host cannot take the server: {}",
-                super::told(kind, &message)
-            ),
-        )
-        .details(message.as_str());
-        let others = state.to.is_none() && state.choice.failed.len() + 1 < ATTEMPTS;
-        if kind != FailureKind::Request && others {
-            failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
-        }
-        Err(StepError::Fail(failure))
+        let again = state.to.is_none().then_some(Step::ChooseHost.as_str());
+        let what = "The new host cannot take the server";
+        state.choice.answered(outcome, what, again).map(drop)
     }
 
     /// Binds the ports to one of the two hosts.

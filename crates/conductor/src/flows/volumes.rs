@@ -6,11 +6,11 @@
 use super::overtaken::{Standing, standing};
 use crate::neighbours::{Neighbours, retry};
 use clients::ClientError;
-use clients::volumes::{AttachmentRecord, NewVolume, Refused, Scope, VolumeRecord};
+use clients::volumes::{NewVolume, Refused, Scope, VolumeRecord};
 use db::block_devices::{self, BlockDevice};
 use db::instances::Instance;
 use journal::{Context, Failure, StepError};
-use serde_json::{Value, json};
+use serde_json::json;
 use sql::Tx;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -101,14 +101,20 @@ async fn connected(
     host: Option<HostName>,
     until: Instant,
 ) -> Result<Vec<BlockDevice>, StepError> {
+    let host = match host {
+        Some(host) => Some((address_of(with, &host).await?, host)),
+        None => None,
+    };
+    if host.is_some() {
+        name(server, &mut devices)?;
+    }
+    // The database is not asked between this and what is done with it: a run that stood still there would take a volume
+    // that is in use for one that is not.
     let mut there = with
         .volumes
         .attachments_of(scope, server.id)
         .await
         .map_err(retry)?;
-    if host.is_some() {
-        name(server, &mut devices)?;
-    }
     for device in devices.iter_mut().filter(|device| device.is_volume()) {
         if device.makes_volume() {
             let made = made(with, scope, server, device).await?;
@@ -126,9 +132,22 @@ async fn connected(
                 .map_err(retry)?
                 .map_err(|reason| refused("The volume could not be reserved", &reason))?,
         };
-        if let Some(host) = &host {
-            let connection = connection(with, scope, &attachment, host, device).await?;
-            device.connection_info = Some(connection.to_string());
+        let connected = attachment.connection_info.as_object();
+        let connected = connected.is_some_and(|info| !info.is_empty());
+        if attachment.status == "attached" && connected {
+            // An earlier run of this task came so far.
+            device.connection_info = Some(attachment.connection_info.to_string());
+        } else if let Some((address, host)) = &host {
+            let connector = json!({
+                "host": host.as_str(), "ip": address, "platform": std::env::consts::ARCH, "os_type": "linux",
+                "multipath": false, "do_local_attach": false, "mountpoint": device.device_name,
+            });
+            let connected = with.volumes.connect(scope, &attachment.id, &connector);
+            let connected = connected
+                .await
+                .map_err(retry)?
+                .map_err(|reason| refused("The volume could not be connected", &reason))?;
+            device.connection_info = Some(connected.connection_info.to_string());
         }
         device.attachment_id = Some(attachment.id);
     }
@@ -149,31 +168,12 @@ fn name(server: &Instance, devices: &mut [BlockDevice]) -> Result<(), StepError>
     Ok(())
 }
 
-/// How the host reaches the volume.
-async fn connection(
-    with: &Neighbours,
-    scope: &Scope,
-    attachment: &AttachmentRecord,
-    host: &HostName,
-    device: &BlockDevice,
-) -> Result<Value, StepError> {
-    let name = host.clone();
+/// Where a host is reached.
+async fn address_of(with: &Neighbours, host: &HostName) -> Result<Option<String>, StepError> {
     let nodes: Result<_, sql::Error> = with.store.read(db::hosts::nodes).await;
-    let ip = nodes?
-        .into_iter()
-        .find(|node| node.host == name)
-        .map(|node| node.facts.host_ip);
-    let connector = json!({
-        "host": host.as_str(), "ip": ip, "platform": std::env::consts::ARCH, "os_type": "linux", "multipath": false,
-        "do_local_attach": false, "mountpoint": device.device_name,
-    });
-    let connected = with
-        .volumes
-        .connect(scope, &attachment.id, &connector)
-        .await
-        .map_err(retry)?
-        .map_err(|reason| refused("The volume could not be connected", &reason))?;
-    Ok(connected.connection_info)
+    let mut nodes = nodes?.into_iter();
+    let found = nodes.find(|node| node.host == *host);
+    Ok(found.map(|node| node.facts.host_ip))
 }
 
 /// The volume of a disk that has none yet.
