@@ -13,7 +13,7 @@ use policy::Target;
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
-use types::{Caller, Microversion, RequestId};
+use types::{Caller, Microversion, RequestId, Trace};
 
 /// A request: authenticated, routed, negotiated, its query and body checked.
 pub struct Call {
@@ -35,6 +35,8 @@ pub struct Call {
     pub links: Links,
     /// The request's id.
     pub request_id: RequestId,
+    /// The trace that the request came with; none when it begins one.
+    pub trace: Option<Arc<Trace>>,
     /// The row of the routing table.
     pub route: &'static Route,
 }

@@ -24,6 +24,7 @@ use types::{Caller, Microversion, RequestId};
 use web::auth::AuthError;
 use web::body::BodyError;
 use web::serve::Stopping;
+use web::tracing_context;
 
 /// Where in the service a request goes.
 enum Place<'a> {
@@ -44,7 +45,7 @@ pub async fn serve(State(api): State<Arc<Inner>>, request: Request) -> Response 
         Place::Document { legacy } => {
             let mut response = with_request_id(
                 into_response(versions::one(&origin, legacy)),
-                &RequestId::random(),
+                &web::request_id::of(&parts.extensions),
             );
             if !legacy {
                 negotiation::mark(response.headers_mut(), &Microversion::MIN.to_string());
@@ -52,7 +53,7 @@ pub async fn serve(State(api): State<Arc<Inner>>, request: Request) -> Response 
             return response;
         }
         Place::Api { legacy, path } => {
-            let request_id = RequestId::random();
+            let request_id = web::request_id::of(&parts.extensions);
             let started = Instant::now();
             let address = parts.extensions.get::<web::Peer>().map(|peer| peer.0);
             let request = Incoming {
@@ -341,6 +342,7 @@ fn prepare(
             project: found.project.clone(),
         },
         request_id: request_id.clone(),
+        trace: types::trace::current().filter(|_| tracing_context::is_given(request.headers)),
         route,
     };
     if let Some(rule) = route.policy.filter(|_| route.checked_first) {

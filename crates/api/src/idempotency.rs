@@ -9,6 +9,7 @@ use db::idempotency::{Kept, Owner};
 use http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use tracing::Instrument;
 use types::Timestamp;
 
 /// Microseconds for which answers are kept.
@@ -75,11 +76,13 @@ pub async fn answer(handler: Handler, call: Call, given: Given) -> Result<Reply,
     if let Some(kept) = begin(&api, &owner, &given.hash).await? {
         return again(&api, &given.hash, kept);
     }
-    let running = tokio::spawn(async move {
+    let answering = async move {
         let reply = handler(call).await;
         keep(&api, owner, &reply).await;
         reply
-    });
+    };
+    let trace = types::trace::current();
+    let running = tokio::spawn(types::trace::within_some(trace, answering).in_current_span());
     running.await.map_err(Fault::internal)?
 }
 

@@ -213,6 +213,8 @@ impl Service {
     pub fn metrics(&self) -> Router {
         Router::new()
             .route("/metrics", get(metrics::show))
+            .route("/healthcheck", get(health::alive))
+            .route("/healthcheck/ready", get(health::ready))
             .with_state(Arc::clone(&self.inner))
     }
 }

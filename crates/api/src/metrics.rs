@@ -211,6 +211,7 @@ pub async fn show(State(api): State<Arc<Inner>>) -> Response {
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
+    page.0.push_str(&web::figures::page("api"));
     (kind, page.0).into_response()
 }
 

@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use types::agent::{
     Answer, Asked, FailureKind, GuestImage, GuestPlan, GuestSeen, Heartbeat, HostFacts, Question,
     Quiesce, Verb, Work, WorkOutcome, WorkReport,
 };
-use types::{HostName, ImageId, NodeId, PowerState, ServerId};
+use types::{HostName, ImageId, NodeId, PowerState, ServerId, Trace};
 use virt::libvirt::image::BaseImage;
 use virt::{
     Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Passage, Power, RescueDisk,
@@ -193,7 +194,12 @@ impl Agent {
                             self.stop_fetching(work.server);
                         }
                         let turn = self.queue(work.server).await;
-                        tokio::spawn(Arc::clone(&self).carry_out(work, turn));
+                        let trace = work.trace.clone();
+                        let trace = trace.unwrap_or_else(|| Trace::of_request(&work.request));
+                        let span = tracing::info_span!("work", verb = work.verb.name(), request_id = work.request,
+                            trace_id = %trace.id, global_request_id = %trace.request);
+                        let working = Arc::clone(&self).carry_out(work, turn).instrument(span);
+                        tokio::spawn(types::trace::within(Arc::new(trace), working));
                     }
                     for asked in polled.asked {
                         tokio::spawn(Arc::clone(&self).answer(asked));

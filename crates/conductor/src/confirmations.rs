@@ -52,6 +52,7 @@ fn confirm_one(tx: &mut Tx<'_>, id: MigrationId, request_id: &str) -> Result<boo
         request_id,
         user_id: server.user_id.as_str(),
         project_id: server.project_id.as_str(),
+        trace: None,
     };
     let accepted = db::moves::confirm(tx, &server, id, by, Timestamp::now())?;
     Ok(accepted == Accepted::Yes)

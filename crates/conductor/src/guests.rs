@@ -169,6 +169,7 @@ fn switch_off(tx: &mut Tx<'_>, server: &Instance, now: Timestamp) -> Result<bool
             request_id: &request_id,
             user_id: server.user_id.as_str(),
             project_id: server.project_id.as_str(),
+            trace: None,
         },
     };
     let accepted = accept::action(tx, server, Some(shown), &start, now)?;

@@ -34,6 +34,7 @@ pub async fn offload(store: &Store, bus: &Bus, after: Duration) -> Result<usize,
                     request_id: &request_id,
                     user_id: server.user_id.as_str(),
                     project_id: server.project_id.as_str(),
+                    trace: None,
                 },
             };
             let shown = Some(TaskState::ShelvingOffloading);

@@ -31,6 +31,7 @@ pub async fn reclaim(store: &Store, bus: &Bus, after: Duration) -> Result<usize,
                 request_id: &request_id,
                 user_id: server.user_id.as_str(),
                 project_id: server.project_id.as_str(),
+                trace: None,
             };
             Ok(still && db::accept::delete(tx, server.id, by, Timestamp::now())?)
         });

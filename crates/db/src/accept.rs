@@ -151,6 +151,7 @@ fn start_task(
             request_id: start.by.request_id,
             action,
             state: &to_document(&start.state)?,
+            trace: start.by.trace,
         },
         now,
     )

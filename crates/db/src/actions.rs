@@ -57,6 +57,8 @@ pub struct Requester<'a> {
     pub user_id: &'a str,
     /// The project.
     pub project_id: &'a str,
+    /// The trace that the request belongs to, if it did not begin one.
+    pub trace: Option<&'a types::Trace>,
 }
 
 /// Records an accepted action.

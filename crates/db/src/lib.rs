@@ -83,6 +83,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "leftovers",
         sql: include_str!("migrations/0012_leftovers.sql"),
     },
+    Migration {
+        version: 13,
+        name: "trace",
+        sql: include_str!("migrations/0013_trace.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.

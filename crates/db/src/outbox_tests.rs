@@ -115,6 +115,7 @@ async fn actions_are_told_with_the_server_they_are_of() {
                 request_id: "req-1",
                 user_id: "admin",
                 project_id: "admins",
+                trace: None,
             };
             let now = Timestamp(5);
             let action = actions::start(tx, server, "stop", &by, now)?;

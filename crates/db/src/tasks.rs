@@ -4,7 +4,7 @@
 //! `false` to all of them, and its old runner stops.
 
 use sql::{Error, Row, Tx, Value};
-use types::{ServerId, TaskId, Timestamp};
+use types::{ServerId, TaskId, Timestamp, Trace};
 
 /// How far a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +62,11 @@ pub struct Task {
     pub incarnation: i64,
     /// Why it is being undone.
     pub failure: Option<String>,
+    /// The trace of the request, when that came with one.
+    pub trace: Option<Trace>,
 }
 
-const COLUMNS: &str = "id, flow, instance_uuid, request_id, action_id, event_id, state, phase, step, epoch, owner, incarnation, failure";
+const COLUMNS: &str = "id, flow, instance_uuid, request_id, action_id, event_id, state, phase, step, epoch, owner, incarnation, failure, trace";
 
 fn from_row(mut row: Row) -> Result<Task, Error> {
     Ok(Task {
@@ -81,7 +83,13 @@ fn from_row(mut row: Row) -> Result<Task, Error> {
         owner: row.get(10)?,
         incarnation: row.get(11)?,
         failure: row.get(12)?,
+        trace: trace_from(row.get(13)?),
     })
+}
+
+/// A trace as it is stored; one that cannot be read is none: nothing but logs depends on it.
+pub(crate) fn trace_from(text: Option<String>) -> Option<Trace> {
+    serde_json::from_str(&text?).ok()
 }
 
 /// A task to be stored.
@@ -99,13 +107,15 @@ pub struct NewTask<'a> {
     pub action: Option<i64>,
     /// The flow's first state, JSON.
     pub state: &'a str,
+    /// The trace of that request.
+    pub trace: Option<&'a Trace>,
 }
 
 /// Stores a new task that nobody runs yet.
 pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<(), Error> {
     tx.execute(
-        "INSERT INTO tasks (id, flow, instance_uuid, request_id, action_id, state, phase, epoch, incarnation, created_at, updated_at) \
-         VALUES (?, ?, ?, ?, ?, ?, 'running', 0, 0, ?, ?)",
+        "INSERT INTO tasks (id, flow, instance_uuid, request_id, action_id, state, phase, epoch, incarnation, created_at, updated_at, trace) \
+         VALUES (?, ?, ?, ?, ?, ?, 'running', 0, 0, ?, ?, ?)",
         &[
             task.id.into(),
             task.flow.into(),
@@ -115,6 +125,7 @@ pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<(),
             task.state.into(),
             now.into(),
             now.into(),
+            task.trace.map(crate::to_document).transpose()?.into(),
         ],
     )?;
     Ok(())

@@ -83,8 +83,9 @@ pub fn pending(
 ) -> Result<Vec<(Work, Timestamp)>, Error> {
     let mut found = debts_as_work(tx, host)?;
     let rows = tx.query(
-        "SELECT task_id, step, direction, epoch, instance_uuid, request_id, deadline_seconds, verb, created_at FROM host_work \
-         WHERE host = ? AND outcome IS NULL ORDER BY created_at LIMIT ?",
+        "SELECT w.task_id, w.step, w.direction, w.epoch, w.instance_uuid, w.request_id, w.deadline_seconds, w.verb, w.created_at, \
+         t.trace FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id \
+         WHERE w.host = ? AND w.outcome IS NULL ORDER BY w.created_at LIMIT ?",
         &[host.into(), most.into()],
     )?;
     for row in &rows {
@@ -110,6 +111,7 @@ fn work_from(row: &Row) -> Result<Work, Error> {
         request: row.get(5)?,
         deadline_seconds: row.get(6)?,
         verb: document(&row.get::<String>(7)?)?,
+        trace: crate::tasks::trace_from(row.get(9)?),
     })
 }
 
@@ -132,6 +134,7 @@ fn debts_as_work(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<(Work, Timestam
                 request: String::new(),
                 deadline_seconds: 600,
                 verb: Verb::EnsureAbsent,
+                trace: None,
             };
             Ok((work, row.get(2)?))
         })

@@ -11,8 +11,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::Instrument;
 use types::agent::{Direction, Verb, Work, WorkKey, WorkOutcome};
-use types::{HostName, Timestamp};
+use types::{HostName, Timestamp, Trace};
 
 /// How a run ended, for the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +60,17 @@ struct Run<F: Flow> {
     cx: Context,
 }
 
-/// Runs `task` until it ends.
+/// Runs `task` until it ends, as a part of its request's trace.
 pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task) -> Ran {
+    let trace = task.trace.clone();
+    let trace = trace.unwrap_or_else(|| Trace::of_request(&task.request_id));
+    let span = tracing::info_span!("flow", flow = F::NAME, request_id = %task.request_id, trace_id = %trace.id,
+        global_request_id = %trace.request);
+    let driving = run(shared, flow, task).instrument(span);
+    types::trace::within(Arc::new(trace), driving).await
+}
+
+async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task) -> Ran {
     let state = match serde_json::from_str(&task.state) {
         Ok(state) => state,
         Err(error) => {
@@ -657,6 +667,8 @@ fn planned_work<F: Flow>(
         request: cx.request_id.clone(),
         deadline_seconds: flow.deadline(step).as_secs(),
         verb: wanted.verb,
+        // Joined when it is handed over.
+        trace: None,
     };
     Some((wanted.host, work))
 }

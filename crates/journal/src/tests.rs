@@ -175,6 +175,7 @@ impl Flow for Toy {
             request_id: &state.trace.join(" "),
             user_id: &end,
             project_id: "",
+            trace: None,
         };
         db::actions::start(tx, cx.server, "end", &by, now)?;
         Ok(())
@@ -212,6 +213,7 @@ impl Bench {
                 request_id: "req",
                 user_id: "u",
                 project_id: "p",
+                trace: None,
             };
             let now = Timestamp::now();
             let action = db::actions::start(tx, server, "toy", &by, now)?;
@@ -222,6 +224,7 @@ impl Bench {
                 request_id: "req",
                 action: Some(action),
                 state: r#"{"failed":0,"trace":[]}"#,
+                trace: None,
             };
             db::tasks::insert(tx, &task, now)
         };
@@ -687,6 +690,7 @@ async fn tasks_of_unknown_flows_and_steps_are_left_to_newer_workers() {
                     request_id: "req",
                     action: None,
                     state: "{}",
+                    trace: None,
                 };
                 db::tasks::insert(tx, &task, Timestamp::now())?;
             }

@@ -2,9 +2,11 @@
 
 use crate::arguments::Hypervisor;
 use crate::certificates::Files;
+use crate::monitor::Need;
 use crate::part::{self, Orders};
 use crate::peers::Machines;
 use crate::place::{self, Place};
+use crate::serving::Serving;
 use anyhow::{Context, Result};
 use compute::peers::{Neighbourhood, Peers};
 use compute::{Agent, ImageCache, Ledger, Settings};
@@ -119,6 +121,19 @@ impl Hosts {
         Ok(())
     }
 
+    /// What its agents cannot do without.
+    pub(crate) fn needs(&self, compute: bool, network: bool) -> Vec<Need> {
+        let mut needs = Vec::new();
+        if compute {
+            needs.push(Need::Asked("the conductor"));
+        }
+        if network {
+            needs.push(Need::Asked("the network service"));
+        }
+        needs.extend(self.libvirt.clone().map(Need::Libvirt));
+        needs
+    }
+
     /// Stops what was started on this machine, except what guests need.
     pub(crate) async fn finish(self) {
         let guests_run = match &self.libvirt {
@@ -145,10 +160,16 @@ pub(crate) async fn run() -> Result<()> {
         hosts = starting => hosts?,
         () = stop.cancelled() => return Ok(()),
     };
+    let mut serving = Serving::new(&orders.settings, stop.clone())?;
+    let address = &orders.settings.agent_metrics_listen;
+    serving
+        .monitor(address, "host", hosts.needs(true, true))
+        .await?;
     part::say_ready()?;
     part::wait_for_end(&stop).await?;
     stop.cancel();
     hosts.finish().await;
+    serving.finish().await;
     Ok(())
 }
 

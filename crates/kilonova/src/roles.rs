@@ -8,6 +8,7 @@ use crate::credentials::{self, Logins};
 use crate::fresh;
 use crate::home::{Home, private_folder};
 use crate::hosts::Hosts;
+use crate::monitor::Need;
 use crate::part::{self, Orders};
 use crate::services::{self, Conductor, Reach, Trust, Way};
 use crate::serving::Serving;
@@ -209,14 +210,20 @@ enum Running {
         _conductor: Conductor,
         _slot: Slot,
     },
-    Host(Hosts),
+    Host {
+        serving: Serving,
+        hosts: Hosts,
+    },
 }
 
 impl Running {
     async fn finish(self) {
         match self {
             Self::Serving(serving) | Self::Conductor { serving, .. } => serving.finish().await,
-            Self::Host(hosts) => hosts.finish().await,
+            Self::Host { serving, hosts } => {
+                hosts.finish().await;
+                serving.finish().await;
+            }
         }
     }
 }
@@ -227,11 +234,22 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
             Role::Compute => Hosts::compute(&orders.home, orders, stop).await?,
             _ => Hosts::network(orders, stop)?,
         };
-        return Ok(Running::Host(hosts));
+        let mut serving = Serving::new(&orders.settings, stop.clone())?;
+        let needs = hosts.needs(role == Role::Compute, role == Role::NetworkAgent);
+        let address = &orders.settings.metrics_listen;
+        serving.monitor(address, role.name(), needs).await?;
+        return Ok(Running::Host { serving, hosts });
     }
     let mut serving = Serving::new(&orders.settings, stop.clone())?;
     let settings = &orders.settings;
+    let watches = !settings.metrics_listen.is_empty();
     if role == Role::Identity {
+        if watches {
+            let needs = vec![services::watched(orders, "identity").await?];
+            serving
+                .monitor(&settings.metrics_listen, role.name(), needs)
+                .await?;
+        }
         let router = services::identity(orders).await?.router();
         let port = settings.identity_port;
         serving.tcp("identity", port, router).await?;
@@ -244,6 +262,12 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
     let trust = Trust::new(orders, user).await?;
     let validator = Arc::clone(&trust.validator);
     let bus = settings.bus(stop)?;
+    if watches && role != Role::Api {
+        let needs = needs(role, orders, &trust).await?;
+        serving
+            .monitor(&settings.metrics_listen, role.name(), needs)
+            .await?;
+    }
     let (service, port, router) = match role {
         Role::Image => {
             let image = services::image(orders, validator).await?;
@@ -301,6 +325,28 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
     };
     serving.tcp(service, port, router).await?;
     Ok(Running::Serving(serving))
+}
+
+/// What a service with a database cannot do without.
+async fn needs(role: Role, orders: &Orders, trust: &Trust) -> Result<Vec<Need>> {
+    let database = match role {
+        Role::Image | Role::Network | Role::Volume => role.name(),
+        _ => "compute",
+    };
+    let mut needs = vec![
+        services::watched(orders, database).await?,
+        Need::Identity(Arc::clone(&trust.validator)),
+    ];
+    if matches!(role, Role::Conductor | Role::Metadata | Role::Volume) {
+        let reach = reach(orders, trust.clone())?;
+        if role != Role::Metadata {
+            needs.push(Need::Image(reach.images()));
+        }
+        if role != Role::Volume {
+            needs.push(Need::Network(reach.networks()));
+        }
+    }
+    Ok(needs)
 }
 
 async fn start_conductor(

@@ -6,6 +6,7 @@ use crate::attached::Servers;
 use crate::background;
 use crate::drives::Drives;
 use crate::home::private_folder;
+use crate::monitor::Need;
 use crate::part::Orders;
 use crate::service_tokens::{EmbeddedTokens, VolumeTokens};
 use crate::serving::Serving;
@@ -117,11 +118,11 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    fn images(&self) -> Images {
+    pub(crate) fn images(&self) -> Images {
         Images::new(self.images.client("the image service"))
     }
 
-    fn networks(&self) -> Networks {
+    pub(crate) fn networks(&self) -> Networks {
         Networks::new(self.networks.client("the network service"))
     }
 
@@ -145,6 +146,19 @@ async fn open_store(orders: &Orders, name: &str, url: &str) -> Result<Store> {
     Store::open_with(&url, options)
         .await
         .with_context(|| format!("the {name} database"))
+}
+
+/// A database of its own connections, to see that it answers.
+pub(crate) async fn watched(orders: &Orders, name: &str) -> Result<Need> {
+    let settings = &orders.settings;
+    let url = match name {
+        "identity" => &settings.identity_database,
+        "image" => &settings.image_database,
+        "network" => &settings.network_database,
+        "volume" => &settings.volume_database,
+        _ => &settings.compute_database,
+    };
+    Ok(Need::Database(open_store(orders, name, url).await?))
 }
 
 /// The identity service.

@@ -2,6 +2,7 @@
 
 use crate::certificates::Files;
 use crate::desk;
+use crate::monitor::{self, Need};
 use crate::place::Place;
 use crate::settings::Settings;
 use anyhow::{Context, Result};
@@ -77,6 +78,22 @@ impl Serving {
         self.tasks
             .spawn(web::serve(listener, router, self.stop.clone()));
         Ok(())
+    }
+
+    /// Serves what operators look at, where that is wanted.
+    pub(crate) async fn monitor(
+        &mut self,
+        address: &str,
+        role: &'static str,
+        needs: Vec<Need>,
+    ) -> Result<()> {
+        match address {
+            "" => Ok(()),
+            address => {
+                self.at("metrics", address, monitor::router(role, needs))
+                    .await
+            }
+        }
     }
 
     /// Serves a router where agents of hosts find it; those of other machines must prove who they are.

@@ -126,6 +126,8 @@ pub(crate) struct Settings {
     pub(crate) rate_limit_seconds: u32,
     /// Where Prometheus finds the metrics, as `127.0.0.1:9180`; empty is nowhere.
     pub(crate) metrics_listen: String,
+    /// The same for the part of `kilonova up` that has the host's agents.
+    pub(crate) agent_metrics_listen: String,
     pub(crate) max_limit: usize,
     pub(crate) max_request_body_size: usize,
     /// The broker over which bells ring in other processes; empty is none.
@@ -229,6 +231,7 @@ impl Default for Settings {
             rate_limit_requests: 0,
             rate_limit_seconds: 60,
             metrics_listen: String::new(),
+            agent_metrics_listen: String::new(),
             max_limit: api.max_limit,
             max_request_body_size: api.max_body_bytes,
             transport_url: String::new(),
@@ -357,7 +360,8 @@ const KEYS: &[Key] = &[
     Key { section: "kilonova", name: "public_address", help: "the name or address of the APIs in the catalog; empty: the one listened on", set: |s, v| set(&mut s.public_address, Ok(v.to_owned())), show: |s| s.public_address.clone() },
     Key { section: "kilonova", name: "rate_limit_requests", help: "requests to compute that one token and one address may make in rate_limit_seconds; 0: any number", set: |s, v| set(&mut s.rate_limit_requests, number(v, 0, 1_000_000_000)), show: |s| s.rate_limit_requests.to_string() },
     Key { section: "kilonova", name: "rate_limit_seconds", help: "the seconds of rate_limit_requests", set: |s, v| set(&mut s.rate_limit_seconds, number(v, 1, 86_400)), show: |s| s.rate_limit_seconds.to_string() },
-    Key { section: "kilonova", name: "metrics_listen", help: "where Prometheus finds /metrics without a token, as 127.0.0.1:9180; empty: nowhere", set: |s, v| set(&mut s.metrics_listen, socket(v)), show: |s| s.metrics_listen.clone() },
+    Key { section: "kilonova", name: "metrics_listen", help: "where this process shows /metrics (for Prometheus) and /healthcheck/ready without a token, as 127.0.0.1:9180, another port for each process; empty: nowhere", set: |s, v| set(&mut s.metrics_listen, socket(v)), show: |s| s.metrics_listen.clone() },
+    Key { section: "kilonova", name: "agent_metrics_listen", help: "the same of the part of `kilonova up` that has the host's agents", set: |s, v| set(&mut s.agent_metrics_listen, socket(v)), show: |s| s.agent_metrics_listen.clone() },
     Key { section: "kilonova", name: "simulated_hosts", help: "hosts with the simulated driver", set: |s, v| set(&mut s.simulated_hosts, number(v, 1, 10_000)), show: |s| s.simulated_hosts.to_string() },
     Key { section: "kilonova", name: "user", help: "the system user that the control process becomes when the cloud is started as root", set: |s, v| set(&mut s.user, text(v)), show: |s| s.user.clone() },
 ];

@@ -91,6 +91,7 @@ fn every_key_is_shown_and_read_back() {
         peer_port: 1234,
         networks: "unix:/n".to_owned(),
         event_retention: 61,
+        agent_metrics_listen: "127.0.0.1:9181".to_owned(),
         notification: Notification {
             driver: "messagingv2".to_owned(),
             format: "both".to_owned(),

@@ -34,6 +34,7 @@ pub(crate) const BY: Requester<'static> = Requester {
     request_id: "req-1",
     user_id: USER,
     project_id: PROJECT,
+    trace: None,
 };
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);

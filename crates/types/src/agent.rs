@@ -53,6 +53,9 @@ pub struct Work {
     pub server: ServerId,
     /// The API request behind it, for logs.
     pub request: String,
+    /// The trace that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<crate::Trace>,
     /// Seconds the conductor is ready to wait.
     pub deadline_seconds: u64,
     /// What to make true.

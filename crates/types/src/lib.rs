@@ -1,6 +1,6 @@
 //! The words of the house: ids, states, times, versions and the documents that travel between processes.
 //!
-//! No I/O and no async here; every other crate may use this one.
+//! No I/O here, and nothing of async but `trace`; every other crate may use this one.
 
 pub mod agent;
 pub mod caller;
@@ -13,9 +13,11 @@ pub mod server;
 pub mod standard;
 pub mod states;
 pub mod time;
+pub mod trace;
 
 pub use caller::Caller;
 pub use ids::*;
 pub use microversion::Microversion;
 pub use states::{PowerState, TaskState, VmState};
 pub use time::Timestamp;
+pub use trace::Trace;

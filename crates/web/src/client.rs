@@ -1,5 +1,6 @@
 //! A small HTTP client with three ways to a service: a TCP address (also with TLS), a unix socket, or its router in the same process.
 
+use crate::{figures, tracing_context};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
@@ -19,7 +20,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
-use tower::ServiceExt;
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -370,6 +370,7 @@ impl Client {
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
+        tracing_context::pass_on(request.headers_mut());
         let sending = async {
             match &self.transport {
                 Transport::Http { client, .. } => {
@@ -394,15 +395,18 @@ impl Client {
                     Ok(answer.map(Body::new))
                 }
                 Transport::InProcess(router) => {
-                    let Ok(answer) = router.clone().oneshot(request).await;
+                    let Ok(answer) = tracing_context::answer(router.clone(), request).await;
                     Ok(answer)
                 }
                 Transport::Several { .. } => Err(self.unreachable("no single place is meant")),
             }
         };
-        tokio::time::timeout(limit, sending)
+        let sent = tokio::time::timeout(limit, sending)
             .await
-            .map_err(|_| self.unreachable("no answer in time"))?
+            .map_err(|_| self.unreachable("no answer in time"))
+            .flatten();
+        figures::asked(self.service, sent.is_ok());
+        sent
     }
 
     /// Sends a request, with a JSON body if there is one, and reads the whole answer.

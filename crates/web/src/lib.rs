@@ -5,9 +5,11 @@
 pub mod auth;
 pub mod body;
 pub mod client;
+pub mod figures;
 pub mod request_id;
 pub mod serve;
 pub mod tls;
+pub mod tracing_context;
 pub mod tunnel;
 
 pub use serve::{Listener, Peer, Stopping, serve};

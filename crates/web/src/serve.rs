@@ -1,7 +1,9 @@
 //! The accept loop: TCP, with or without TLS, or unix socket, a bound on connections, a limit on slow headers, a graceful end.
 
 use crate::tls::{self, PeerHost};
+use crate::{figures, tracing_context};
 use axum::Router;
+use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,7 +18,6 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tower::util::MapRequest;
 
 /// Connections open at once on one listener.
 const CONNECTIONS: usize = 4096;
@@ -168,7 +169,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stop = from.stopping.0.clone();
-    let service = MapRequest::new(router, move |mut request: http::Request<Incoming>| {
+    let service = tower::service_fn(move |request: http::Request<Incoming>| {
+        let mut request = request.map(Body::new);
         if let Some(peer) = from.peer {
             request.extensions_mut().insert(peer);
         }
@@ -176,7 +178,14 @@ where
             request.extensions_mut().insert(host.clone());
         }
         request.extensions_mut().insert(from.stopping.clone());
-        request
+        let answering = tracing_context::answer(router.clone(), request);
+        async move {
+            let answer = answering.await;
+            if let Ok(answer) = &answer {
+                figures::served(answer.status());
+            }
+            answer
+        }
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()

@@ -15,7 +15,8 @@ use http::StatusCode;
 use serde_json::Value;
 use sql::Tx;
 use std::collections::HashMap;
-use types::{ServerId, Timestamp};
+use std::sync::Arc;
+use types::{ServerId, Timestamp, Trace};
 
 const EXTENDED: &str = "os_compute_api:os-extended-server-attributes";
 const EXTRA_SPECS: &str = "os_compute_api:servers:show:flavor-extra-specs";
@@ -69,6 +70,7 @@ impl Call {
             request_id: self.request_id.to_string(),
             user_id: self.caller.user_id.clone(),
             project_id: self.project().to_owned(),
+            trace: self.trace.clone(),
         }
     }
 
@@ -99,6 +101,7 @@ pub struct Asker {
     request_id: String,
     user_id: String,
     project_id: String,
+    trace: Option<Arc<Trace>>,
 }
 
 impl Asker {
@@ -108,6 +111,7 @@ impl Asker {
             request_id: &self.request_id,
             user_id: &self.user_id,
             project_id: &self.project_id,
+            trace: self.trace.as_deref(),
         }
     }
 }
