@@ -15,9 +15,10 @@ use futures_util::StreamExt;
 use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use types::agent::FailureKind;
 use types::{HostName, ServerId};
 use virt::{Hypervisor, HypervisorError};
@@ -249,7 +250,7 @@ async fn ask(from: &Client, path: &str) -> Result<Response, Failure> {
     }
 }
 
-/// Writes a file of exactly this many bytes. Runs of zeros that a disk is mostly made of are left out.
+/// Writes a file of exactly this many bytes. Runs of zeros, of which a disk is mostly made, take no room.
 pub(crate) async fn receive(body: Body, path: &Path, size: u64) -> Result<(), Failure> {
     let disk = |error: std::io::Error| {
         let error = HypervisorError::disk(path.display(), &error);
@@ -268,12 +269,17 @@ pub(crate) async fn receive(body: Body, path: &Path, size: u64) -> Result<(), Fa
         if got > size {
             break;
         }
-        file.write_all(&piece).await.map_err(disk)?;
+        if piece.iter().all(|byte| *byte == 0) {
+            file.seek(SeekFrom::Start(got)).await.map_err(disk)?;
+        } else {
+            file.write_all(&piece).await.map_err(disk)?;
+        }
     }
     if got != size {
         return Err(broke_off(format!("{got} bytes instead of {size}")));
     }
     file.flush().await.map_err(disk)?;
+    file.set_len(size).await.map_err(disk)?;
     file.sync_all().await.map_err(disk)
 }
 
@@ -326,6 +332,21 @@ mod tests {
             let answer = tower::ServiceExt::oneshot(router, request).await.unwrap();
             assert_eq!(answer.status().as_u16(), status, "{host:?} {method} {path}");
         }
+    }
+
+    #[tokio::test]
+    async fn zeros_take_no_room() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let (zeros, data) = (vec![0; 8 << 20], vec![7; 4096]);
+        let whole = [&zeros[..], &data, &zeros].concat();
+        let pieces = [zeros.clone(), data, zeros].map(Ok::<_, std::io::Error>);
+        let body = Body::from_stream(futures_util::stream::iter(pieces));
+        receive(body, &path, whole.len() as u64).await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        let taken = std::fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(taken < 1 << 20, "{taken} bytes on disk");
     }
 
     #[tokio::test]
