@@ -16,6 +16,8 @@ const SERVICE: &str = "the volume service";
 const VERSION: &str = "volume 3.44";
 /// `volume_type` of in-use volumes can be extended since this one.
 const EXTEND_VERSION: &str = "volume 3.42";
+/// Images are written onto volumes since this one.
+const REIMAGE_VERSION: &str = "volume 3.68";
 /// The key of volumes' metadata by which one that was made for a server's disk is found again.
 const MADE_FOR: &str = "block_device";
 
@@ -295,12 +297,24 @@ impl Volumes {
             .await
     }
 
+    /// Whether the service can write an image onto this volume: an old one refuses to speak that version.
+    pub async fn can_reimage(&self, scope: &Scope, id: &str) -> Result<bool, ClientError> {
+        let path = format!("/volumes/{}", escape(id));
+        let asked = self.request_at(scope, REIMAGE_VERSION, Method::GET, &path, None);
+        let answer = asked.await?;
+        match answer.status {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_ACCEPTABLE => Ok(false),
+            _ => Err(unexpected(SERVICE, &path, &answer)),
+        }
+    }
+
     /// Writes an image onto a volume anew (3.68), which destroys what is on it.
     pub async fn reimage(&self, scope: &Scope, id: &str, image: &str) -> Outcome<()> {
         let path = format!("/volumes/{}/action", escape(id));
         let body = json!({ "os-reimage": { "image_id": image, "reimage_reserved": true } });
         let done = self
-            .ask(scope, "volume 3.68", Method::POST, &path, Some(&body))
+            .ask(scope, REIMAGE_VERSION, Method::POST, &path, Some(&body))
             .await?;
         Ok(done.map(drop))
     }

@@ -551,7 +551,13 @@ impl Agent {
             .iter()
             .map(|(name, value)| (&name[..], &value[..]));
         let stable = StableRescue::from_properties(properties).map_err(bad)?;
-        let from_image = self.spec(id, plan).await?;
+        // The guest keeps the disks it has. With them in the plan one that boots from a volume would get that for its
+        // rescue disk.
+        let of_image = GuestPlan {
+            disks: Vec::new(),
+            ..plan.clone()
+        };
+        let from_image = self.spec(id, &of_image).await?;
         let mut spec = self.stored(id).await?;
         if spec.rescue.is_none() {
             self.ensure_stopped(id, grace_seconds).await?;

@@ -98,8 +98,9 @@ pub(crate) fn follow(
         let seen = beat.guests.iter().find(|guest| guest.server == instance.id);
         let certain = |age| beat.introduction || settled(instance, now, age);
         let power = match seen {
-            // The list may be older than the end of a flow; events are about what happened just now.
-            Some(_) if beat.complete && !certain(LIST_AGE) => continue,
+            // The list may be older than the end of a flow; events are about what happened just now. Of a deletion that
+            // did not wait for its host nothing is known yet.
+            Some(_) if beat.complete && !certain(LIST_AGE) && !unheard_of(instance) => continue,
             Some(guest) => PowerState::from_code(i64::from(guest.power)),
             None if beat.complete && certain(ABSENCE) => PowerState::Shutdown,
             None => continue,
@@ -118,6 +119,12 @@ pub(crate) fn follow(
         begun.debts = leftovers(tx, beat, &here, rules, now)?;
     }
     Ok(begun)
+}
+
+/// Whether the server was deleted, so that it can be restored, without a word of its host. To switch its guest off once
+/// more does no harm.
+fn unheard_of(server: &Instance) -> bool {
+    server.vm_state == VmState::SoftDelete && server.power_state == PowerState::NoState
 }
 
 /// Whether the server's state is older than the list of guests it is held against can be. One of the future was written

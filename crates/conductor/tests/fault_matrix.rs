@@ -36,7 +36,8 @@ struct Story {
 impl Story {
     /// Whether a failure of this step undoes the flow.
     fn goes_back(&self, step: &str) -> bool {
-        self.flow != "delete" && !BEHIND_PIVOTS.contains(&step)
+        let forward = self.flow == "soft_delete" && step == "act";
+        self.flow != "delete" && !forward && !BEHIND_PIVOTS.contains(&step)
     }
 }
 
@@ -58,8 +59,14 @@ const BEHIND_PIVOTS: &[&str] = &[
     "bind",
     "leave",
 ];
-/// Flows that a silent host does not stop: what it should have removed is its debt.
-const GOES_ON: &[&str] = &["delete", "shelve_offload", "snapshot_volumes"];
+/// Flows that a silent host does not stop: what it should have removed is its debt, and what it should have switched off
+/// it hears of when it is back.
+const GOES_ON: &[&str] = &[
+    "delete",
+    "shelve_offload",
+    "snapshot_volumes",
+    "soft_delete",
+];
 
 /// Flows that wait for a silent host, because only that host can end them.
 const WAITS: &[&str] = &["confirm_resize", "revert_resize"];
@@ -134,6 +141,14 @@ const STORIES: &[Story] = &[
         &["stop"],
         VmState::Stopped,
         &[VmState::Stopped, VmState::Error],
+    ),
+    // Another image for the volume it boots from.
+    story(
+        "rebuild",
+        "act",
+        &["from volume"],
+        VmState::Active,
+        &[VmState::Active, VmState::Error],
     ),
     story(
         "snapshot",
@@ -486,9 +501,15 @@ async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
     if story.flow == "build" {
         return None;
     }
-    let server = cluster.create().await;
+    let server = match story.before.contains(&"from volume") {
+        true => cluster.create_from_volume().await,
+        false => cluster.create().await,
+    };
     cluster.idle().await;
     for &flow in story.before {
+        if flow == "from volume" {
+            continue;
+        }
         if flow == "gone" {
             cluster.lose_host(server).await;
             continue;
@@ -533,6 +554,9 @@ async fn begin(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Ser
             let mut state = cluster.first_state(flow, server);
             if story.hard {
                 state["hard"] = true.into();
+            }
+            if flow == "rebuild" && story.before.contains(&"from volume") {
+                state["reimage"] = types::ImageId::random().to_string().into();
             }
             cluster.act(server, flow, state).await;
         }

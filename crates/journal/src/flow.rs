@@ -141,6 +141,12 @@ pub trait Flow: Send + Sync + 'static {
         false
     }
 
+    /// Whether the flow goes on without a host that has not done its part in time, and that host owes nothing: what it
+    /// should have done is made good otherwise. Such a step lies behind the pivot.
+    fn may_pass(&self, _step: Self::Step) -> bool {
+        false
+    }
+
     /// Whether the undo of a step waits for a host that does not answer, however long that takes: what it has to take back
     /// is the server's own, and nobody else could do it. Other undos are given up after a time.
     fn undo_waits(&self, _step: Self::Step) -> bool {

@@ -485,6 +485,27 @@ impl Cluster {
         id
     }
 
+    /// Accepts a server that boots from a volume of its owner's.
+    pub async fn create_from_volume(&self) -> ServerId {
+        let mut instance = new_instance();
+        instance.kept.boot_volume = Some(db::instances::BootVolume::default());
+        let id = instance.id;
+        self.created.lock().unwrap().push(id);
+        let root = BlockDevice {
+            boot_index: Some(0),
+            device_name: Some("/dev/vda".to_owned()),
+            ..given_volume(id, &self.volumes.make())
+        };
+        let write = move |tx: &mut Tx<'_>| {
+            db::block_devices::insert(tx, &root, Timestamp::now())?;
+            accept::create(tx, &instance, BY)
+        };
+        let accepted: Result<i64, sql::Error> = self.store.write(write).await;
+        accepted.unwrap();
+        self.bus.ring(Bell::Tasks);
+        id
+    }
+
     /// A server group, as the API would store it.
     pub async fn make_group(&self, policy: &str) -> GroupId {
         let group = db::server_groups::Group {

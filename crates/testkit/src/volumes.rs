@@ -25,6 +25,30 @@ struct Inner {
     down: bool,
     refusing: bool,
     failing: bool,
+    /// The service does not know how to write images onto volumes.
+    old: bool,
+    /// Volumes that an image is being written onto, until they are looked at once, with the image.
+    writing: BTreeMap<String, String>,
+}
+
+impl Inner {
+    /// The image is on the volume, or could not be written.
+    fn end_writing(&mut self, id: &str) {
+        let Some(image) = self.writing.remove(id) else {
+            return;
+        };
+        let held = self.attachments.values().any(|one| one["volume_id"] == id);
+        if let Some(volume) = self.volumes.get_mut(id) {
+            volume["status"] = match (self.failing, held) {
+                (true, _) => "error".into(),
+                (false, true) => "reserved".into(),
+                (false, false) => "available".into(),
+            };
+            if !self.failing {
+                volume["volume_image_metadata"] = json!({ "image_id": image });
+            }
+        }
+    }
 }
 
 impl Volumes {
@@ -47,9 +71,22 @@ impl Volumes {
         self.lock().refusing = refusing;
     }
 
-    /// New volumes end in `error`.
+    /// New volumes, and volumes that get another image, end in `error`.
     pub fn set_failing(&self, failing: bool) {
         self.lock().failing = failing;
+    }
+
+    /// The service refuses to speak API versions above 3.44.
+    pub fn set_old(&self, old: bool) {
+        self.lock().old = old;
+    }
+
+    /// The image that is on a volume.
+    pub fn image_on(&self, id: &str) -> Option<String> {
+        let mut inner = self.lock();
+        inner.end_writing(id);
+        let metadata = &inner.volumes.get(id)?["volume_image_metadata"];
+        metadata["image_id"].as_str().map(str::to_owned)
     }
 
     /// A volume that its owner made.
@@ -71,7 +108,9 @@ impl Volumes {
 
     /// The volumes there are, with their status.
     pub fn all(&self) -> Vec<(String, String)> {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let writing: Vec<String> = inner.writing.keys().cloned().collect();
+        writing.iter().for_each(|id| inner.end_writing(id));
         let status = |volume: &Value| text(volume, "status");
         inner
             .volumes
@@ -159,6 +198,11 @@ async fn answer(State(service): State<Arc<Volumes>>, request: Request<Body>) -> 
         "every request carries a token"
     );
     let (parts, body) = request.into_parts();
+    let version = parts.headers.get("openstack-api-version").cloned();
+    if service.lock().old && version.is_some_and(|version| version == "volume 3.68") {
+        let words = "Version 3.68 is not supported by the API. Minimum is 3.0 and maximum is 3.44.";
+        return refusal(StatusCode::NOT_ACCEPTABLE, words);
+    }
     let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let query = parts.uri.query().unwrap_or_default();
@@ -229,10 +273,14 @@ fn of_volumes(
             let found: Vec<&Value> = inner.volumes.values().filter(fits).collect();
             axum::Json(json!({ "volumes": found })).into_response()
         }
-        ("GET", [id]) => match inner.volumes.get(*id) {
-            Some(volume) => axum::Json(json!({ "volume": volume })).into_response(),
-            None => missing(),
-        },
+        ("GET", [id]) => {
+            let shown = inner.volumes.get(*id).cloned();
+            inner.end_writing(id);
+            match shown {
+                Some(volume) => axum::Json(json!({ "volume": volume })).into_response(),
+                None => missing(),
+            }
+        }
         ("DELETE", [id]) => {
             let Some(volume) = inner.volumes.get(*id) else {
                 return missing();
@@ -247,6 +295,9 @@ fn of_volumes(
             let moved = &document["os-migrate_volume_completion"]["new_volume"];
             if let Some(new) = moved.as_str() {
                 return end_move(inner, id, new);
+            }
+            if let Some(image) = document["os-reimage"]["image_id"].as_str() {
+                return reimage(inner, id, image);
             }
             match inner.volumes.get_mut(*id) {
                 Some(volume) => act(volume, document),
@@ -273,6 +324,23 @@ fn end_move(inner: &mut Inner, old: &str, new: &str) -> Response {
     axum::Json(json!({ "save_volume_id": old })).into_response()
 }
 
+/// A volume gets another image, which shows when it is looked at for the second time.
+fn reimage(inner: &mut Inner, id: &str, image: &str) -> Response {
+    let Some(volume) = inner.volumes.get_mut(id) else {
+        return refusal(StatusCode::NOT_FOUND, "Volume could not be found.");
+    };
+    let status = text(volume, "status");
+    if !["available", "error", "reserved"].contains(&&status[..]) {
+        let words = format!(
+            "Resource conflict: status must be available or error or reserved to re-image volume {id}, but current status is {status}."
+        );
+        return refusal(StatusCode::CONFLICT, &words);
+    }
+    volume["status"] = "downloading".into();
+    inner.writing.insert(id.to_owned(), image.to_owned());
+    StatusCode::ACCEPTED.into_response()
+}
+
 fn act(volume: &mut Value, action: &Value) -> Response {
     let name = action.as_object().and_then(|map| map.keys().next());
     match name.map(String::as_str) {
@@ -289,7 +357,6 @@ fn act(volume: &mut Value, action: &Value) -> Response {
             }
             StatusCode::ACCEPTED.into_response()
         }
-        Some("os-reimage") => StatusCode::ACCEPTED.into_response(),
         _ => refusal(StatusCode::BAD_REQUEST, "no such action"),
     }
 }
@@ -396,7 +463,9 @@ fn of_attachments(
                 false if left.is_empty() => "available",
                 false => "reserved",
             };
-            if let Some(volume) = inner.volumes.get_mut(&volume) {
+            if !inner.writing.contains_key(&volume)
+                && let Some(volume) = inner.volumes.get_mut(&volume)
+            {
                 volume["status"] = status.into();
             }
             list_attachments(inner, &volume);

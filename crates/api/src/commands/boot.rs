@@ -249,6 +249,21 @@ fn fits_volume(meta: &Meta, flavor: &Flavor, size: Option<u64>) -> Result<(), Fa
     }
 }
 
+/// What is known of a volume once it has another image, which must fit it and the flavor.
+pub fn reimaged(image: &ImageRecord, flavor: &Flavor, size: u64) -> Result<BootVolume, Fault> {
+    if image.status != "active" {
+        let id = image.image.id;
+        return Err(Fault::bad_request(format!("Image {id} is not active.")));
+    }
+    let meta = Meta::of_image(image);
+    fits_volume(&meta, flavor, Some(size))?;
+    Ok(BootVolume {
+        properties: meta.texts(),
+        min_ram: meta.min_ram,
+        min_disk: meta.min_disk,
+    })
+}
+
 /// Gives every disk a name: the root disk its own, others the one that was wished if it is free, or the next.
 fn name(all: &mut [BlockDevice], root: &str) {
     let mut taken: Vec<String> = Vec::new();

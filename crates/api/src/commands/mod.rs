@@ -1,6 +1,6 @@
 //! Commands: what a request wants, without the version it was said in.
 
-mod boot;
+pub mod boot;
 pub mod create_server;
 mod dry_run;
 pub mod editable;

@@ -1,7 +1,7 @@
 //! `rebuild`.
 
 use crate::call::{Call, Reply};
-use crate::commands::{self, editable, fits, password};
+use crate::commands::{self, boot, editable, fits, password};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
 use crate::handlers::server_metadata::within_quota;
@@ -10,20 +10,23 @@ use crate::mv;
 use crate::neighbours::unavailable;
 use crate::schemas::{formats, is_true};
 use crate::verdict;
+use clients::ImageRecord;
 use db::accept;
-use db::instances::Instance;
+use db::instances::{BootVolume, Instance};
 use http::StatusCode;
 use scheduler::{Filter, Request, Rows, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use types::server::ImageRef;
-use types::{TaskState, Timestamp};
+use types::{ImageId, TaskState, Timestamp};
 
 /// What a rebuild changes of a server; `None` leaves it.
 #[derive(Clone)]
 struct Rebuild {
     /// None for a server that boots from a volume: an empty one is how clients know it.
     image: Option<ImageRef>,
+    /// The image that the volume gets from which the server boots, and what is known of the volume then.
+    reimage: Option<(ImageId, BootVolume)>,
     sealed: String,
     name: Option<String>,
     metadata: Option<BTreeMap<String, String>>,
@@ -60,15 +63,20 @@ impl Rebuild {
                 .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
                 .collect()
         });
-        let image = image(call, server).await?;
-        if server.is_volume_backed() {
-            refuse_another_image(call, server, &image).await?;
-        }
+        let found = image(call).await?;
+        let reimage = if server.is_volume_backed() {
+            of_volume(call, server, &found).await?
+        } else {
+            fits(call, &server.flavor, &found)?;
+            None
+        };
+        let image = found.image;
         host_runs(call, server, &image).await?;
         let auto_disk_config = editable::auto_disk_config(call, "rebuild");
         editable::check_disk_config(Some(&image), auto_disk_config)?;
         Ok(Self {
             image: (!server.is_volume_backed()).then_some(image),
+            reimage,
             sealed: call.api.deps.secrets.seal(pass),
             name: text("name").map(|name| name.trim().to_owned()),
             metadata,
@@ -90,6 +98,9 @@ impl Rebuild {
     fn apply(&self, server: &mut Instance) {
         if self.image.is_some() {
             server.image.clone_from(&self.image);
+        }
+        if let Some((_, volume)) = &self.reimage {
+            server.kept.boot_volume = Some(volume.clone());
         }
         server.admin_pass = Some(self.sealed.clone());
         if let Some(auto) = self.auto_disk_config {
@@ -144,15 +155,13 @@ fn trusted_certs(call: &Call, server: &Instance) -> Result<Option<Option<Vec<Str
     Ok(Some(ids))
 }
 
-/// The image, if the server can hold it.
-async fn image(call: &Call, server: &Instance) -> Result<ImageRef, Fault> {
+/// The image that the request names.
+async fn image(call: &Call) -> Result<ImageRecord, Fault> {
     let id = call.text("rebuild", "imageRef").unwrap_or_default();
     let found = call.api.deps.images.get(&call.token, id).await;
-    let found = found
+    found
         .map_err(unavailable)?
-        .ok_or_else(|| Fault::bad_request("Cannot find image for rebuild"))?;
-    fits(call, &server.flavor, &found)?;
-    Ok(found.image)
+        .ok_or_else(|| Fault::bad_request("Cannot find image for rebuild"))
 }
 
 /// Another image must fit the server's host as the scheduler would want it, of which it has no word: resources stay, and
@@ -186,31 +195,41 @@ async fn host_runs(call: &Call, server: &Instance, image: &ImageRef) -> Result<(
         .map_err(|refusal| Fault::bad_request(refusal.to_string()))
 }
 
-/// A server that boots from a volume is rebuilt on that volume as it is.
-async fn refuse_another_image(
+/// What becomes of the volume that a server boots from. Since 2.93 it gets the image, also the one that it was made of;
+/// before, it stays as it is, and only that image may be named.
+async fn of_volume(
     call: &Call,
     server: &Instance,
-    image: &ImageRef,
-) -> Result<(), Fault> {
+    found: &ImageRecord,
+) -> Result<Option<(ImageId, BootVolume)>, Fault> {
+    let image = found.image.id;
     let devices = call.devices_of(server.id).await?;
     let root = devices.into_iter().find(|device| device.is_root());
     let volume = match root.and_then(|root| root.volume_id) {
         Some(id) => call.volume(&id).await?,
         None => None,
     };
-    let made_of = volume.and_then(|mut volume| volume.image_metadata.remove("image_id"));
-    if made_of == Some(image.id.to_string()) {
-        return Ok(());
-    }
     if call.at_least(mv::VOLUME_REIMAGED) {
-        return Err(Fault::not_implemented(
-            "Writing another image onto the volume a server boots from is not built yet in this cloud. Name the image that \
-             the volume was made of, or make a server with a volume of the other image.",
-        ));
+        let volume = volume.ok_or_else(|| {
+            Fault::bad_request("The volume that the server boots from could not be found.")
+        })?;
+        let id = server.id.to_string();
+        if volume.attachments.iter().any(|(holder, _)| *holder != id) {
+            return Err(Fault::conflict(format!(
+                "Volume {}, which server {id} boots from, is attached to other servers as well: its contents cannot be \
+                 replaced.",
+                volume.id
+            )));
+        }
+        let after = boot::reimaged(found, &server.flavor, volume.size)?;
+        return Ok(Some((image, after)));
+    }
+    let made_of = volume.and_then(|mut volume| volume.image_metadata.remove("image_id"));
+    if made_of == Some(image.to_string()) {
+        return Ok(None);
     }
     Err(Fault::bad_request(format!(
-        "Image {} is unacceptable: Unable to rebuild with a different image for a volume-backed server.",
-        image.id
+        "Image {image} is unacceptable: Unable to rebuild with a different image for a volume-backed server."
     )))
 }
 
@@ -246,7 +265,10 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
         rule: verdict::REBUILD,
         action: "rebuild",
         flow: accept::REBUILD,
-        state: json!({ "preserve_ephemeral": preserve }),
+        state: json!({
+            "preserve_ephemeral": preserve,
+            "reimage": rebuild.reimage.as_ref().map(|(image, _)| image),
+        }),
         task_state: Some(TaskState::Rebuilding),
     };
     start_flow_and(&call, wanted, move |tx, server| {

@@ -37,6 +37,17 @@ async fn attached(cloud: &Cloud, server: &str, volume: &str) {
     finish(cloud, server, VmState::Active).await;
 }
 
+/// The image that the accepted rebuild of a server writes onto its volume.
+async fn reimages(cloud: &Cloud, server: &str) -> Value {
+    let id = server.parse().unwrap();
+    let read = move |tx: &mut sql::Tx<'_>| -> Result<String, sql::Error> {
+        let task = db::instances::get(tx, id)?.unwrap().task_id.unwrap();
+        Ok(db::tasks::get(tx, task)?.unwrap().state)
+    };
+    let state = cloud.store.read(read).await.unwrap();
+    serde_json::from_str::<Value>(&state).unwrap()["reimage"].clone()
+}
+
 #[tokio::test]
 async fn an_attachment_in_every_version() {
     let cloud = cloud().await;
@@ -335,12 +346,23 @@ async fn servers_with_volumes() {
     let answer = cloud
         .send("member", 93, "POST", &path, rebuild.clone())
         .await;
-    assert_eq!(answer.status, 501, "{}", answer.text);
-    cloud.volumes.set(&boot, "volume_image_metadata", of(image));
-    let answer = cloud.send("member", 93, "POST", &path, rebuild).await;
+    // Since 2.93 the image goes onto the volume.
     assert_eq!(answer.status, 202, "{}", answer.text);
     assert_eq!(answer.json()["server"]["image"], "");
+    assert_eq!(reimages(&cloud, &id).await, image);
     finish(&cloud, &id, VmState::Active).await;
+    cloud.volumes.set(&boot, "volume_image_metadata", of(image));
+    let answer = cloud
+        .send("member", 92, "POST", &path, rebuild.clone())
+        .await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    assert_eq!(reimages(&cloud, &id).await, Value::Null);
+    finish(&cloud, &id, VmState::Active).await;
+    let shared = json!([{ "server_id": other, "attachment_id": "a" }]);
+    cloud.volumes.set(&boot, "attachments", shared);
+    let answer = cloud.send("member", 93, "POST", &path, rebuild).await;
+    assert_eq!(answer.status, 409, "{}", answer.text);
+    assert!(answer.text.contains("other servers"), "{}", answer.text);
     let rescue = json!({ "rescue": null });
     let answer = cloud
         .send("member", 86, "POST", &path, rescue.clone())

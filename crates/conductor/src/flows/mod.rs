@@ -19,6 +19,7 @@ pub mod placing;
 pub(crate) mod ports;
 pub mod power;
 pub mod rebuild;
+mod reimage;
 pub mod rescue;
 pub mod resize;
 pub mod revert;
@@ -54,7 +55,7 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(OnHost::<crash_dump::CrashDump>::new(with))
         .with(OnHost::<rescue::Rescue>::new(with))
         .with(OnHost::<rescue::Unrescue>::new(with))
-        .with(OnHost::<rebuild::Rebuild>::new(with))
+        .with(rebuild::Rebuild { with: with.clone() })
         .with(snapshot::Copy::<snapshot::Snapshot>::new(with))
         .with(snapshot::Copy::<snapshot::Backup>::new(with))
         .with(interfaces::Attach { with: with.clone() })

@@ -71,6 +71,9 @@ pub trait Act: Send + Sync + 'static {
     const HOSTLESS: bool = false;
     /// Whether it goes on without the server's host when that is known to be down.
     const PASSES_DOWN_HOST: bool = false;
+    /// Whether it is done whatever the server's host says, or if that says nothing until the deadline. What the host has
+    /// not done then is made good when it says how its guests are.
+    const INSISTS: bool = false;
     /// What the request said. Fields may be added with defaults, never removed.
     type Wanted: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
@@ -168,6 +171,14 @@ impl<A: Act> Flow for OnHost<A> {
 
     fn event(&self, step: Step) -> Option<&'static str> {
         (step == Step::Act).then_some(A::EVENT)
+    }
+
+    fn pivot(&self) -> Option<Step> {
+        A::INSISTS.then_some(Step::Act)
+    }
+
+    fn may_pass(&self, step: Step) -> bool {
+        A::INSISTS && step == Step::Act
     }
 
     fn host(&self, _step: Step, state: &Self::State) -> Option<HostName> {

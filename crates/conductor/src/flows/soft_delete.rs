@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use db::accept;
 use db::instances::{Change, Instance, Kept};
 use sql::Tx;
+use std::time::Duration;
 use types::agent::Verb;
 use types::{PowerState, Timestamp, VmState};
 
@@ -43,7 +44,14 @@ impl Act for SoftDelete {
     const HOSTLESS: bool = true;
     // Its guest is switched off when the host says that it runs: see `crate::guests`.
     const PASSES_DOWN_HOST: bool = true;
+    // So is one whose host does not answer, or cannot: delete always wins.
+    const INSISTS: bool = true;
     type Wanted = Plain;
+
+    /// As long as a deletion for good waits for a host.
+    fn deadline() -> Duration {
+        Duration::from_secs(60)
+    }
 
     fn verb(_: &Plain) -> Option<Verb> {
         Some(Verb::EnsureStopped { grace_seconds: 0 })

@@ -75,22 +75,39 @@ pub(super) async fn connect(
     let working = tokio::spawn(async move {
         let scope = with.scope(&server).await?;
         let connected = connected(&with, &scope, &server, devices.clone(), host, cx.until).await;
-        match standing(&with, &cx).await {
-            Standing::Own => return connected,
-            Standing::Gone => {
-                release(&with, &server, &devices).await?;
-                remove_made(&with, &scope, &devices, |_, _| true).await?;
-            }
-            Standing::AtRest(_) => {
-                release_strays(&with, &scope, &server, &devices).await?;
-                complete_again(&with, &scope, &server, &devices).await?;
-            }
-        }
-        Err(StepError::Fenced)
+        unless_overtaken(&with, &cx, &scope, &server, &devices, connected).await
     });
     working
         .await
         .unwrap_or_else(|error| Err(StepError::Retry(error.to_string())))
+}
+
+/// What a run has done to the volumes of these disks, if it was not overtaken meanwhile. Otherwise it takes back what it
+/// did and nobody uses.
+pub(super) async fn unless_overtaken<T>(
+    with: &Neighbours,
+    cx: &Context,
+    scope: &Scope,
+    server: &Instance,
+    devices: &[BlockDevice],
+    done: Result<T, StepError>,
+) -> Result<T, StepError> {
+    match standing(with, cx).await {
+        Standing::Own => return done,
+        Standing::Gone => {
+            release(with, server, devices).await?;
+            // One that was on record before is the deletion's, which knows whether it stays.
+            remove_made(with, scope, devices, |device, volume| {
+                device.volume_id.as_deref() != Some(volume)
+            })
+            .await?;
+        }
+        Standing::AtRest(_) => {
+            release_strays(with, scope, server, devices).await?;
+            complete_again(with, scope, server, devices).await?;
+        }
+    }
+    Err(StepError::Fenced)
 }
 
 async fn connected(
