@@ -9,8 +9,8 @@ use std::time::Duration;
 use testkit::{Cluster, Options};
 use types::agent::{Direction, Question};
 use types::{ImageId, MigrationId, PowerState, ServerId, Timestamp, VmState};
-use virt::{HypervisorError, RootDisk};
 use virt::sim::Verb;
+use virt::{HypervisorError, RootDisk};
 
 async fn clean(cluster: &Cluster) {
     assert_eq!(cluster.audit().await, Vec::<String>::new());
