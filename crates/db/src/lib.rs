@@ -88,6 +88,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "trace",
         sql: include_str!("migrations/0013_trace.sql"),
     },
+    Migration {
+        version: 14,
+        name: "worker_processes",
+        sql: include_str!("migrations/0014_worker_processes.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.

@@ -5,6 +5,7 @@
 
 use sql::{Error, Row, Tx, Value};
 use types::{ServerId, TaskId, Timestamp, Trace};
+use uuid::Uuid;
 
 /// How far a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +156,7 @@ pub fn any_new(tx: &mut Tx<'_>) -> Result<bool, Error> {
 }
 
 /// Takes the tasks of these flows (name and steps) that nobody runs: new ones, and those of dead workers (`dead`: name
-/// and incarnation). An earlier incarnation of `worker` itself is always dead. Tasks that stand at steps which are not
+/// and the last dead incarnation; those before it are dead too). An earlier incarnation of `worker` itself is always dead. Tasks that stand at steps which are not
 /// known here are left to workers of the release that began them.
 pub fn claim(
     tx: &mut Tx<'_>,
@@ -178,7 +179,7 @@ pub fn claim(
     let mut params: Vec<Value> = names.map(Into::into).collect();
     params.extend([worker.into(), incarnation.into()]);
     for (name, of) in dead {
-        sql.push_str(" OR (owner = ? AND incarnation = ?)");
+        sql.push_str(" OR (owner = ? AND incarnation <= ?)");
         params.extend([name.into(), (*of).into()]);
     }
     sql.push_str(") ORDER BY created_at, id LIMIT ?");
@@ -246,16 +247,16 @@ pub fn take_over(tx: &mut Tx<'_>, id: TaskId) -> Result<Option<Task>, Error> {
     Ok(Some(task))
 }
 
-/// Registers a worker's start and returns its incarnation.
-pub fn start_worker(tx: &mut Tx<'_>, name: &str) -> Result<i64, Error> {
+/// Registers the start of a process as this worker and returns its incarnation.
+pub fn start_worker(tx: &mut Tx<'_>, name: &str, process: Uuid) -> Result<i64, Error> {
     let changed = tx.execute(
-        "UPDATE workers SET incarnation = incarnation + 1, beats = beats + 1 WHERE name = ?",
-        &[name.into()],
+        "UPDATE workers SET incarnation = incarnation + 1, beats = beats + 1, process = ? WHERE name = ?",
+        &[process.into(), name.into()],
     )?;
     if changed == 0 {
         tx.execute(
-            "INSERT INTO workers (name, incarnation, beats) VALUES (?, 1, 1)",
-            &[name.into()],
+            "INSERT INTO workers (name, incarnation, beats, process) VALUES (?, 1, 1, ?)",
+            &[name.into(), process.into()],
         )?;
     }
     tx.query_one(
@@ -265,14 +266,26 @@ pub fn start_worker(tx: &mut Tx<'_>, name: &str) -> Result<i64, Error> {
     .get(0)
 }
 
-/// Makes a worker its own next incarnation, which it returns; `None` when another has taken the name.
-pub fn restart_worker(tx: &mut Tx<'_>, name: &str, incarnation: i64) -> Result<Option<i64>, Error> {
-    let next = incarnation + 1;
-    let changed = tx.execute(
-        "UPDATE workers SET incarnation = ?, beats = beats + 1 WHERE name = ? AND incarnation = ?",
-        &[next.into(), name.into(), incarnation.into()],
+/// Makes a worker that knows itself as `incarnation` its own later one, which it returns; `None` when another process
+/// has taken the name. May be repeated when it is not known whether it was done.
+pub fn restart_worker(
+    tx: &mut Tx<'_>,
+    name: &str,
+    process: Uuid,
+    incarnation: i64,
+) -> Result<Option<i64>, Error> {
+    let its = tx.query_opt(
+        "SELECT incarnation FROM workers WHERE name = ? AND process = ?",
+        &[name.into(), process.into()],
     )?;
-    Ok((changed == 1).then_some(next))
+    let Some(its) = its else { return Ok(None) };
+    let stored: i64 = its.get(0)?;
+    let next = stored.max(incarnation + 1);
+    tx.execute(
+        "UPDATE workers SET incarnation = ?, beats = beats + 1 WHERE name = ? AND process = ?",
+        &[next.into(), name.into(), process.into()],
+    )?;
+    Ok(Some(next))
 }
 
 /// Says that a worker lives.

@@ -8,9 +8,10 @@ use crate::{
 use async_trait::async_trait;
 use bus::{Bell, Bus};
 use serde::{Deserialize, Serialize};
+use sql::testing::{Pace, Simulated, Way};
 use sql::{Store, Tx};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use types::agent::{Direction, Verb, WorkOutcome, WorkReport};
@@ -506,6 +507,60 @@ async fn an_old_process_of_a_name_stops_and_takes_nothing() {
         .await
         .unwrap();
     assert!(old.stopped());
+}
+
+/// A line on which answers are lost until the worker has begun again; the answer to that is the last one.
+#[derive(Default)]
+struct Lossy {
+    loses: AtomicBool,
+    begun_again: AtomicBool,
+}
+
+impl Pace for Lossy {
+    fn there(&self) -> Way {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn written(&self, tx: &mut Tx<'_>) {
+        let workers = db::tasks::workers(tx).unwrap_or_default();
+        if workers.iter().any(|(_, incarnation, _)| *incarnation > 1) {
+            self.begun_again.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn back(&self) -> Way {
+        let loses = self.loses.load(Ordering::SeqCst);
+        if self.begun_again.load(Ordering::SeqCst) {
+            self.loses.store(false, Ordering::SeqCst);
+        }
+        let lost = loses.then(|| sql::Error::InDoubt("lost on the way back".to_owned()));
+        Box::pin(std::future::ready(lost))
+    }
+}
+
+#[tokio::test]
+async fn a_worker_whose_restart_was_taken_and_not_answered_works_on() {
+    let database = Simulated::new().unwrap();
+    let clear = database.store(Arc::new(Lossy::default()));
+    db::migrate(&clear).await.unwrap();
+    let bench = Bench::new(&clear, Toy::default()).await;
+    let line = Arc::new(Lossy::default());
+    let held = (at(Step::B, Direction::Do, When::Before), Fault::Hold);
+    let script = Arc::new(Script::new([held]));
+    let store = database.store(line.clone());
+    let outcomes = Outcomes::new(store.clone());
+    let journal = Journal::new("w", store, bench.bus.clone(), outcomes, quick());
+    let faults: Arc<dyn crate::faults::Faults> = script.clone();
+    let journal = journal.with(bench.toy.clone()).with_faults(faults);
+    let worker = journal.start().await.unwrap();
+    script.all_struck().await;
+    // Its beats arrive and it does not know; so its lease runs out, and it begins again.
+    line.loses.store(true, Ordering::SeqCst);
+    bench.until_gone().await;
+    assert!(line.begun_again.load(Ordering::SeqCst) && !worker.stopped());
+    assert_eq!(bench.ended().await, done());
+    let workers: Result<_, sql::Error> = clear.read(db::tasks::workers).await;
+    assert_eq!(workers.unwrap()[0].1, 2, "it begins again once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use types::{ServerId, TaskId};
+use uuid::Uuid;
 
 /// The longest pause after a panic.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -101,6 +102,7 @@ async fn run(runner: Runner, shared: Arc<Shared>, mut task: Task) -> Ran {
 /// The flows a worker knows, before it starts.
 pub struct Journal {
     name: String,
+    process: Uuid,
     shared: Shared,
     flows: HashMap<&'static str, Runner>,
     steps: Vec<(&'static str, Vec<&'static str>)>,
@@ -119,6 +121,7 @@ impl Journal {
         };
         Self {
             name: name.to_owned(),
+            process: Uuid::new_v4(),
             shared,
             flows: HashMap::new(),
             steps: Vec::new(),
@@ -151,17 +154,18 @@ impl Journal {
 
     /// Starts the worker.
     pub async fn start(self) -> Result<Worker, sql::Error> {
-        let name = self.name.clone();
+        let (name, process) = (self.name.clone(), self.process);
         let begun = Instant::now();
         let incarnation = self
             .shared
             .store
-            .write(move |tx| db::tasks::start_worker(tx, &name))
+            .write(move |tx| db::tasks::start_worker(tx, &name, process))
             .await?;
         self.shared.lease.renew(begun);
         let looping = Loop {
             bell: self.shared.bus.listen(Bell::Tasks),
             name: self.name,
+            process,
             incarnation,
             shared: Arc::new(self.shared),
             flows: self.flows,
@@ -204,6 +208,7 @@ impl Drop for Worker {
 struct Loop {
     bell: bus::Listener,
     name: String,
+    process: Uuid,
     incarnation: i64,
     shared: Arc<Shared>,
     flows: HashMap<&'static str, Runner>,
@@ -350,12 +355,12 @@ impl Loop {
         self.running.shutdown().await;
         self.of_server.clear();
         loop {
-            let (name, incarnation) = (self.name.clone(), self.incarnation);
+            let (name, process, incarnation) = (self.name.clone(), self.process, self.incarnation);
             let begun = Instant::now();
             let next: Result<Option<i64>, sql::Error> = self
                 .shared
                 .store
-                .write(move |tx| db::tasks::restart_worker(tx, &name, incarnation))
+                .write(move |tx| db::tasks::restart_worker(tx, &name, process, incarnation))
                 .await;
             match next {
                 Ok(Some(next)) => {
@@ -365,6 +370,7 @@ impl Loop {
                     return true;
                 }
                 Ok(None) => return false,
+                // It may have been done: asked again, the database tells.
                 Err(error) => tracing::warn!(%error, "the worker cannot begin again"),
             }
             tokio::time::sleep(self.shared.settings.retry).await;
@@ -428,7 +434,8 @@ impl Loop {
 struct Sightings(HashMap<(String, i64), (i64, Duration)>);
 
 impl Sightings {
-    /// The workers other than `own` whose beats stand still for `lease`, `passed` after the last look. Pure.
+    /// The workers other than `own` whose beats stand still for `lease`, `passed` after the last look; of each its last
+    /// dead incarnation. Pure.
     fn dead(
         &mut self,
         own: &str,
@@ -439,13 +446,6 @@ impl Sightings {
         let mut dead = Vec::new();
         let mut seen = HashMap::new();
         for (name, incarnation, beats) in workers.into_iter().filter(|(name, ..)| name != own) {
-            // Earlier incarnations of a worker are dead at once.
-            dead.extend(
-                (1..incarnation)
-                    .rev()
-                    .take(8)
-                    .map(|earlier| (name.clone(), earlier)),
-            );
             let key = (name, incarnation);
             let still = match self.0.get(&key) {
                 Some((known, still)) if *known == beats => *still + passed,
@@ -453,6 +453,9 @@ impl Sightings {
             };
             if still >= lease {
                 dead.push(key.clone());
+            } else if incarnation > 1 {
+                // Earlier incarnations of a worker are dead at once.
+                dead.push((key.0.clone(), incarnation - 1));
             }
             seen.insert(key, (beats, still));
         }
@@ -486,6 +489,6 @@ mod tests {
     fn earlier_lives_of_a_worker_are_dead_at_once() {
         let workers = vec![("other".to_owned(), 3, 1)];
         let dead = Sightings::default().dead("own", workers, Duration::ZERO, Duration::MAX);
-        assert_eq!(dead, [("other".to_owned(), 2), ("other".to_owned(), 1)]);
+        assert_eq!(dead, [("other".to_owned(), 2)], "and those before");
     }
 }
