@@ -136,8 +136,12 @@ impl Cluster {
             let offloaded = holder.is_some_and(|one| one.vm_state == VmState::ShelvedOffloaded);
             let wanted = if offloaded { "reserved" } else { "attached" };
             if devices.iter().filter(its).count() != 1 || status != wanted {
+                let known: Vec<&BlockDevice> = devices
+                    .iter()
+                    .filter(|one| one.server.to_string() == *server)
+                    .collect();
                 wrong.push(format!(
-                    "volume {volume} is {status} to {server}, on record: {devices:?}"
+                    "volume {volume} is {status} to {server}, on record: {known:?}"
                 ));
             }
         }

@@ -342,6 +342,12 @@ impl Cluster {
         host
     }
 
+    /// The findings of an operator's audit of the database.
+    pub async fn findings(&self) -> Vec<db::repair::Finding> {
+        let found: Result<Vec<_>, sql::Error> = self.store.read(db::repair::audit).await;
+        found.unwrap()
+    }
+
     /// Every host is up again.
     pub async fn revive(&self) {
         for host in self.hosts.iter().filter(|host| !host.runs()) {
@@ -753,8 +759,22 @@ impl Cluster {
 
     /// Accepts a resize, as the API would.
     pub async fn resize_to(&self, server: ServerId, flavor: Flavor, state: serde_json::Value) {
+        let accepted = self.try_resize_to(server, flavor, state, |_| true).await;
+        assert_eq!(accepted, Accepted::Yes);
+    }
+
+    /// Accepts a resize if the server, as it is at that moment, is `fit` for it.
+    pub async fn try_resize_to(
+        &self,
+        server: ServerId,
+        flavor: Flavor,
+        state: serde_json::Value,
+        fit: impl Fn(&Instance) -> bool + Send + 'static,
+    ) -> Accepted {
         let write = move |tx: &mut Tx<'_>| -> Result<Accepted, sql::Error> {
-            let instance = db::instances::get(tx, server)?.expect("the server is there");
+            let Some(instance) = db::instances::get(tx, server)?.filter(|one| fit(one)) else {
+                return Ok(Accepted::Changed);
+            };
             let start = accept::Start {
                 flow: accept::RESIZE,
                 state: state.clone(),
@@ -763,11 +783,14 @@ impl Cluster {
             };
             let (now, shown) = (Timestamp::now(), shown_while(accept::RESIZE, false));
             let accepted = accept::action(tx, &instance, shown, &start, now)?;
-            db::moves::accept(tx, &instance, &flavor, USER, now)?;
+            if accepted == Accepted::Yes {
+                db::moves::accept(tx, &instance, &flavor, USER, now)?;
+            }
             Ok(accepted)
         };
-        assert_eq!(self.store.write(write).await.unwrap(), Accepted::Yes);
+        let accepted = self.store.write(write).await.unwrap();
         self.bus.ring(Bell::Tasks);
+        accepted
     }
 
     /// Confirms what has waited for so long; returns how many.

@@ -31,6 +31,48 @@ const EVENTS: usize = 35;
 /// How long everything may take to come to rest.
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 
+/// What is done to servers in which states.
+const ACTIONS: &[(&str, &[VmState])] = {
+    use VmState::{
+        Active, Paused, Rescued, Resized, Shelved, ShelvedOffloaded, SoftDelete, Stopped, Suspended,
+    };
+    &[
+        (accept::STOP, &[Active]),
+        (accept::START, &[Stopped]),
+        (accept::REBOOT, &[Active]),
+        (accept::PAUSE, &[Active]),
+        (accept::UNPAUSE, &[Paused]),
+        (accept::SUSPEND, &[Active]),
+        (accept::RESUME, &[Suspended]),
+        (accept::RESCUE, &[Active, Stopped]),
+        (accept::UNRESCUE, &[Rescued]),
+        (accept::REBUILD, &[Active, Stopped]),
+        (accept::LIVE_MIGRATION, &[Active, Paused]),
+        (accept::ATTACH_INTERFACE, &[Active, Stopped]),
+        (accept::DETACH_INTERFACE, &[Active, Stopped]),
+        (accept::ATTACH_VOLUME, &[Active, Stopped]),
+        (accept::DETACH_VOLUME, &[Active, Stopped]),
+        (accept::SWAP_VOLUME, &[Active]),
+        (accept::EXTEND_VOLUME, &[Active]),
+        (accept::ADD_FIXED_IP, &[Active]),
+        (accept::REMOVE_FIXED_IP, &[Active]),
+        (accept::CHANGE_PASSWORD, &[Active]),
+        (accept::CRASH_DUMP, &[Active]),
+        (accept::SNAPSHOT, &[Active, Stopped, Paused]),
+        (accept::BACKUP, &[Active, Stopped]),
+        (accept::RESIZE, &[Active, Stopped]),
+        (accept::RESIZE, &[Active, Stopped]),
+        (accept::CONFIRM_RESIZE, &[Resized]),
+        (accept::REVERT_RESIZE, &[Resized]),
+        (accept::SHELVE, &[Active, Stopped, Paused]),
+        (accept::SHELVE_OFFLOAD, &[Shelved]),
+        (accept::UNSHELVE_IN_PLACE, &[Shelved]),
+        (accept::UNSHELVE, &[ShelvedOffloaded]),
+        (accept::SOFT_DELETE, &[Active, Stopped]),
+        (accept::RESTORE, &[SoftDelete]),
+    ]
+};
+
 /// A number below.
 fn below(end: u64) -> u64 {
     rand::rng().random_range(0..end)
@@ -142,19 +184,27 @@ impl Pace for Line {
 }
 
 /// Faults of steps, now and then.
-struct Now(Arc<Chaos>, String);
+struct Now {
+    chaos: Arc<Chaos>,
+    line: String,
+    crashed: Arc<AtomicBool>,
+}
 
 impl Faults for Now {
     fn at(&self, point: &Point) -> Option<Fault> {
-        if !self.0.strikes(25) {
+        if !self.chaos.strikes(25) {
             return None;
         }
         let fault = match below(4) {
-            0 => Fault::Crash,
+            0 => {
+                self.crashed.store(true, Ordering::SeqCst);
+                Fault::Crash
+            }
             1 => Fault::Repeat,
             _ => Fault::Fail,
         };
-        self.0.note(format!("{}: {fault:?} at {point:?}", self.1));
+        self.chaos
+            .note(format!("{}: {fault:?} at {point:?}", self.line));
         Some(fault)
     }
 }
@@ -162,6 +212,8 @@ impl Faults for Now {
 struct Slot {
     runs: Option<Conductor>,
     frozen: Arc<AtomicBool>,
+    /// Whether it was made to crash.
+    crashed: Arc<AtomicBool>,
     starts: u32,
 }
 
@@ -214,6 +266,7 @@ pub async fn live(chaos: Arc<Chaos>) -> Course {
     let slot = || Slot {
         runs: None,
         frozen: Arc::default(),
+        crashed: Arc::default(),
         starts: 0,
     };
     let world = Arc::new(World {
@@ -277,12 +330,13 @@ impl World {
     async fn boot(self: &Arc<Self>, index: usize) {
         let name = format!("c{index}");
         loop {
-            let (frozen, line) = {
+            let (frozen, crashed, line) = {
                 let slot = &mut self.slots.lock().unwrap()[index];
                 slot.starts += 1;
                 slot.frozen = Arc::default();
-                let frozen = Arc::clone(&slot.frozen);
-                (frozen, format!("{name}/{}", slot.starts))
+                slot.crashed = Arc::default();
+                let (frozen, crashed) = (Arc::clone(&slot.frozen), Arc::clone(&slot.crashed));
+                (frozen, crashed, format!("{name}/{}", slot.starts))
             };
             let pace = Line {
                 name: line.clone(),
@@ -292,7 +346,11 @@ impl World {
             };
             let store = self.database.store(Arc::new(pace));
             let (bus, rings) = Bus::carried();
-            let faults = Arc::new(Now(Arc::clone(&self.chaos), line.clone()));
+            let faults = Arc::new(Now {
+                chaos: Arc::clone(&self.chaos),
+                line: line.clone(),
+                crashed,
+            });
             let down_after = Duration::from_secs(45);
             let started = self
                 .cluster
@@ -325,8 +383,13 @@ impl World {
     async fn revive_crashed(self: &Arc<Self>) {
         for index in 0..CONDUCTORS {
             let crashed = {
-                let slots = self.slots.lock().unwrap();
-                slots[index].runs.as_ref().is_some_and(Conductor::crashed)
+                let slot = &self.slots.lock().unwrap()[index];
+                let stopped = slot.runs.as_ref().is_some_and(Conductor::crashed);
+                assert!(
+                    !stopped || slot.crashed.load(Ordering::SeqCst),
+                    "c{index} works no more, and nothing made it stop"
+                );
+                stopped
             };
             if crashed {
                 self.kill(index, ms(50, 9000));
@@ -338,7 +401,8 @@ impl World {
         match below(100) {
             0..=24 => self.create().await,
             25..=32 => self.delete().await,
-            33..=79 => self.act().await,
+            33..=77 => self.act().await,
+            78..=79 => self.lose_host().await,
             80..=86 => self.kill(below(CONDUCTORS as u64) as usize, ms(10, 15_000)),
             87..=91 => self.freeze(),
             92..=95 => self.part(),
@@ -393,6 +457,41 @@ impl World {
         });
     }
 
+    /// A host is gone, its servers are evacuated, and it comes back with what it had.
+    async fn lose_host(self: &Arc<Self>) {
+        let index = below(HOSTS as u64) as usize;
+        if !self.apart.lock().unwrap().insert(index) {
+            return;
+        }
+        let host = &self.cluster.hosts[index];
+        self.chaos.note(format!("{} is lost", host.name));
+        self.cluster.set_forced_down(host, true).await;
+        sleep(ms(0, 4000)).await;
+        let servers = self.servers.lock().unwrap().clone();
+        for server in servers {
+            let name = host.name.clone();
+            let fit = move |one: &Instance| {
+                use VmState::{Active, Error, Stopped};
+                one.host.as_ref() == Some(&name)
+                    && one.task_id.is_none()
+                    && [Active, Stopped, Error].contains(&one.vm_state)
+            };
+            let state = self.cluster.first_state(accept::EVACUATE, server);
+            let flow = accept::EVACUATE;
+            if self.cluster.try_act(server, flow, state, fit).await == Accepted::Yes {
+                self.chaos.note(format!("{flow} of {server} is accepted"));
+            }
+        }
+        let (world, time) = (Arc::clone(self), ms(5000, 60_000));
+        tokio::spawn(async move {
+            sleep(time).await;
+            let host = &world.cluster.hosts[index];
+            world.chaos.note(format!("{} is back", host.name));
+            world.cluster.set_forced_down(host, false).await;
+            world.apart.lock().unwrap().remove(&index);
+        });
+    }
+
     async fn create(&self) {
         let live = self.servers.lock().unwrap().len() - self.deleted.lock().unwrap().len();
         if live >= SERVERS + HOSTS {
@@ -422,27 +521,6 @@ impl World {
     }
 
     async fn act(&self) {
-        use VmState::{Active, Paused, Rescued, SoftDelete, Stopped, Suspended};
-        const ACTIONS: &[(&str, &[VmState])] = &[
-            (accept::STOP, &[Active]),
-            (accept::START, &[Stopped]),
-            (accept::REBOOT, &[Active]),
-            (accept::PAUSE, &[Active]),
-            (accept::UNPAUSE, &[Paused]),
-            (accept::SUSPEND, &[Active]),
-            (accept::RESUME, &[Suspended]),
-            (accept::RESCUE, &[Active, Stopped]),
-            (accept::UNRESCUE, &[Rescued]),
-            (accept::REBUILD, &[Active, Stopped]),
-            (accept::LIVE_MIGRATION, &[Active, Paused]),
-            (accept::ATTACH_INTERFACE, &[Active, Stopped]),
-            (accept::ATTACH_VOLUME, &[Active, Stopped]),
-            (accept::ADD_FIXED_IP, &[Active]),
-            (accept::CHANGE_PASSWORD, &[Active]),
-            (accept::CRASH_DUMP, &[Active]),
-            (accept::SOFT_DELETE, &[Active, Stopped]),
-            (accept::RESTORE, &[SoftDelete]),
-        ];
         let Some(server) = self.any() else { return };
         let shown = self.cluster.server(server).await;
         let fits: Vec<_> = ACTIONS
@@ -461,10 +539,53 @@ impl World {
             self.chaos.note(format!("{flow} of {server} is accepted"));
             return;
         }
-        let state = self.cluster.first_state(flow, server);
-        let accepted = self.cluster.try_act(server, flow, state, fit).await;
+        if !self.has_what_it_takes(flow, server) {
+            return;
+        }
+        let accepted = if flow == accept::RESIZE {
+            // Larger ones fit nowhere.
+            let grows = shown.flavor.vcpus < 4 && below(2) == 0;
+            let flavor = match grows {
+                true => Cluster::twice(&shown.flavor),
+                false => shown.flavor,
+            };
+            let where_to = ["never", "last"][below(2) as usize];
+            let state = serde_json::json!({ "same_host": where_to });
+            self.cluster.try_resize_to(server, flavor, state, fit).await
+        } else {
+            let mut state = self.cluster.first_state(flow, server);
+            if flow == accept::SHELVE {
+                state["offload"] = (below(2) == 0).into();
+            }
+            let image = state["image"].as_str().map(str::to_owned);
+            let accepted = self.cluster.try_act(server, flow, state, fit).await;
+            if let Some(image) = image.filter(|_| accepted != Accepted::Yes) {
+                self.cluster.images.lose(&image);
+            }
+            accepted
+        };
         if accepted == Accepted::Yes {
             self.chaos.note(format!("{flow} of {server} is accepted"));
+        }
+    }
+
+    /// Whether the server has the port or the volume that an action is about.
+    fn has_what_it_takes(&self, flow: &str, server: ServerId) -> bool {
+        let id = server.to_string();
+        match flow {
+            accept::DETACH_INTERFACE | accept::REMOVE_FIXED_IP => {
+                let ports = self.cluster.network.ports();
+                let its = ports.into_iter().find(|(_, device)| *device == id);
+                its.is_some_and(|(port, _)| !self.cluster.network.addresses(&port).is_empty())
+            }
+            accept::DETACH_VOLUME | accept::EXTEND_VOLUME | accept::SWAP_VOLUME => {
+                let made = self.cluster.volumes.made();
+                let all = self.cluster.volumes.attachments();
+                all.iter().any(|(volume, holder, _)| {
+                    *holder == id && !made.iter().any(|(one, _)| one == volume)
+                })
+            }
+            _ => true,
         }
     }
 
