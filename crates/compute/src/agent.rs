@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use types::agent::{
-    Answer, Asked, FailureKind, GuestImage, GuestPlan, GuestSeen, Heartbeat, HostFacts, Question,
-    Quiesce, Verb, Work, WorkOutcome, WorkReport,
+    Answer, Asked, FailureKind, GuestImage, GuestPlan, Question, Quiesce, Verb, Work, WorkOutcome,
+    WorkReport,
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId, Trace};
 use virt::libvirt::image::BaseImage;
@@ -48,6 +48,8 @@ pub struct Settings {
     pub beat: Duration,
     /// How often all guests are named, not only those that changed; none is only at the start and when events were missed.
     pub guests: Option<Duration>,
+    /// How old files without a guest must be to count as left over.
+    pub strays: Duration,
     /// How often base images are looked at, and for how long one that no guest needs is kept; none keeps all.
     pub unused_images: Option<(Duration, Duration)>,
 }
@@ -70,15 +72,15 @@ struct Ask {
 
 /// The agent of one host.
 pub struct Agent {
-    settings: Settings,
-    hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) settings: Settings,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
     images: Option<ImageCache>,
     ledger: Ledger,
     conductor: Client,
     peers: Arc<dyn Peers>,
-    incarnation: u64,
+    pub(crate) incarnation: u64,
     /// Rings after each heartbeat.
-    beaten: tokio::sync::watch::Sender<()>,
+    pub(crate) beaten: tokio::sync::watch::Sender<()>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
     /// Servers that wait for their images.
     fetching: Mutex<HashMap<ServerId, CancellationToken>>,
@@ -123,7 +125,11 @@ impl Agent {
         }
     }
 
-    async fn post<T: Serialize>(&self, what: &str, message: &T) -> Result<Value, ClientError> {
+    pub(crate) async fn post<T: Serialize>(
+        &self,
+        what: &str,
+        message: &T,
+    ) -> Result<Value, ClientError> {
         self.post_within(ANSWER, what, message).await
     }
 
@@ -807,149 +813,6 @@ impl Agent {
             }
         });
         "fetching".to_owned()
-    }
-
-    /// Says for the first time what the host is and holds, until a conductor has taken it. Afterwards the host is known
-    /// and the servers on it show what their guests do.
-    pub async fn introduce(&self) {
-        let mut pause = Duration::from_millis(20);
-        loop {
-            let facts = self.facts().await;
-            let beat = Heartbeat {
-                host: self.settings.host.clone(),
-                node: self.settings.node,
-                incarnation: self.incarnation,
-                complete: facts.healthy,
-                introduction: true,
-                guests: self.all_guests().await,
-                moving: Vec::new(),
-                facts: Some(facts),
-            };
-            match self.post("heartbeat", &beat).await {
-                Ok(_) => return,
-                Err(error) => {
-                    tracing::warn!(host = %self.settings.host, %error, "no conductor knows this host yet");
-                }
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
-        }
-    }
-
-    async fn beat_loop(self: Arc<Self>) {
-        let mut events = self.hypervisor.events();
-        let mut known: Option<HostFacts> = None;
-        let mut complete = true;
-        let mut named = tokio::time::Instant::now();
-        let mut changed: Vec<GuestSeen> = Vec::new();
-        loop {
-            // What a guest did while a flow worked on its server was not written then: look at all of them now and then.
-            complete |= (self.settings.guests).is_some_and(|pause| named.elapsed() >= pause);
-            let facts = self.facts().await;
-            let news = known.as_ref() != Some(&facts);
-            if complete {
-                changed = self.all_guests().await;
-            }
-            let beat = Heartbeat {
-                host: self.settings.host.clone(),
-                node: self.settings.node,
-                incarnation: self.incarnation,
-                // A problem is said again with every beat, so that the service stays down while it lasts.
-                facts: (news || facts.problem.is_some()).then(|| facts.clone()),
-                guests: std::mem::take(&mut changed),
-                moving: self.hypervisor.moving().await,
-                complete: complete && facts.healthy,
-                introduction: false,
-            };
-            let taken = self.post("heartbeat", &beat).await;
-            self.beaten.send_replace(());
-            match taken {
-                Ok(_) => {
-                    known = Some(facts);
-                    if complete {
-                        named = tokio::time::Instant::now();
-                    }
-                    complete = false;
-                }
-                Err(error) => {
-                    tracing::warn!(host = %self.settings.host, %error, "a heartbeat was not taken");
-                    complete = true;
-                }
-            }
-            let deadline = tokio::time::Instant::now() + self.settings.beat;
-            match tokio::time::timeout_at(deadline, events.recv()).await {
-                Err(_) => {}
-                Ok(Ok(event)) => {
-                    changed.push(GuestSeen {
-                        server: event.id,
-                        power: event.kind.power().code(),
-                    });
-                    while let Ok(more) = events.try_recv() {
-                        changed.push(GuestSeen {
-                            server: more.id,
-                            power: more.kind.power().code(),
-                        });
-                    }
-                    self.settle(&mut changed).await;
-                }
-                // Events were missed: look at everything.
-                Ok(Err(_)) => complete = true,
-            }
-        }
-    }
-
-    /// Replaces what events said by what is: of several events for one guest only the present state counts.
-    async fn settle(&self, changed: &mut Vec<GuestSeen>) {
-        let mut servers: Vec<ServerId> = changed.iter().map(|seen| seen.server).collect();
-        servers.sort_unstable();
-        servers.dedup();
-        let mut settled = Vec::new();
-        for server in servers {
-            if let Ok(Some(guest)) = self.hypervisor.guest(server).await {
-                settled.push(GuestSeen {
-                    server,
-                    power: guest.power.code(),
-                });
-            }
-        }
-        *changed = settled;
-    }
-
-    async fn all_guests(&self) -> Vec<GuestSeen> {
-        match self.hypervisor.guests().await {
-            Ok(guests) => guests
-                .into_iter()
-                .map(|guest| GuestSeen {
-                    server: guest.id,
-                    power: guest.power.code(),
-                })
-                .collect(),
-            Err(error) => {
-                tracing::warn!(host = %self.settings.host, %error, "guests cannot be listed");
-                Vec::new()
-            }
-        }
-    }
-
-    async fn facts(&self) -> HostFacts {
-        match self.hypervisor.host().await {
-            Ok(facts) => facts.report(&self.settings.host_ip),
-            Err(error) => HostFacts {
-                hypervisor_type: String::new(),
-                hypervisor_version: 0,
-                hypervisor_hostname: self.settings.host.0.clone(),
-                vcpus: 0,
-                memory_mb: 0,
-                disk_gb: 0,
-                free_disk_gb: 0,
-                memory_mb_used: 0,
-                cpu_info: Value::Null,
-                host_ip: self.settings.host_ip.clone(),
-                supported: Vec::new(),
-                healthy: false,
-                problem: Some(error.to_string()),
-            },
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! which arrives again is not done again.
 
 mod agent;
+mod beats;
 mod images;
 mod ledger;
 mod passage;

@@ -7,7 +7,7 @@ use db::instances::Instance;
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
-use types::agent::Heartbeat;
+use types::agent::{GuestSeen, Heartbeat};
 use types::{HostName, PowerState, RequestId, ServerId, TaskState, Timestamp, VmState};
 
 /// How old a list of guests may be when it arrives.
@@ -184,7 +184,7 @@ fn switch_off(tx: &mut Tx<'_>, server: &Instance, now: Timestamp) -> Result<bool
     Ok(accepted == Accepted::Yes)
 }
 
-/// Notes guests that are not the host's. Those of servers that were deleted long enough ago it has to remove, where the
+/// Notes guests, and files without a guest, that are not the host's. Those of servers that were deleted long enough ago it has to remove, where the
 /// rules say so; `true`: there is one. One of a server that is unknown is never touched.
 fn leftovers(
     tx: &mut Tx<'_>,
@@ -193,9 +193,12 @@ fn leftovers(
     rules: Rules,
     now: Timestamp,
 ) -> Result<bool, sql::Error> {
-    let strangers = beat
-        .guests
-        .iter()
+    let strays = beat.strays.iter().map(|server| GuestSeen {
+        server: *server,
+        power: PowerState::NoState.code(),
+    });
+    let seen = beat.guests.iter().copied().chain(strays);
+    let strangers = seen
         .filter(|guest| !here.iter().any(|one| one.id == guest.server))
         .take(MOST_LEFTOVERS);
     let (mut left, mut owes) = (Vec::new(), false);

@@ -1,57 +1,203 @@
-//! Now and then: what should not be as it is, is mended. The same as `kilonova manage audit --fix`, and what the network
-//! and volume services still hold for servers that are deleted.
+//! What should not be as it is: in the database, on hosts, and what the network and volume services hold for servers that
+//! are deleted or think of servers that are there. `kilonova manage audit` shows it, and mends it with `--fix`; conductors
+//! mend it now and then.
 
 use crate::flows::ports;
-use crate::neighbours::Neighbours;
+use crate::neighbours::{Neighbours, retry};
 use bus::{Bell, Bus};
-use clients::volumes::Scope;
+use clients::volumes::{AttachmentRecord, Scope};
 use db::instances::Instance;
-use db::repair::{self, Finding};
+use db::repair;
 use journal::StepError;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use types::{HostName, ServerId, Timestamp};
 
-/// Volumes are looked at in projects that have deleted a server within this time.
+/// Volumes are looked at in projects that have deleted a server within this time, and in those that have volumes now.
 const RECENTLY: Duration = Duration::from_secs(24 * 3600);
 
-/// Looks and mends; returns how many things were mended. Repeatable by any number of processes.
+/// Something that should not be as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finding {
+    /// In compute's database.
+    Record(repair::Finding),
+    /// The network service has a port of a server that is deleted.
+    Port {
+        /// The port.
+        port: String,
+        /// The server as it was.
+        server: Box<Instance>,
+    },
+    /// The volume service holds a volume for a server that is deleted.
+    Held(Attachment),
+    /// The volume service waits for the word that a volume is in use, and it is.
+    Unsaid(Attachment),
+}
+
+/// What the volume service has on record of a volume and a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its id.
+    pub id: String,
+    /// The volume.
+    pub volume: String,
+    /// The server.
+    pub server: ServerId,
+    /// Whose they are.
+    pub project: String,
+}
+
+impl Finding {
+    /// Whether [`mend`] does something about it.
+    pub fn can_be_mended(&self) -> bool {
+        match self {
+            Self::Record(finding) => finding.can_be_mended(),
+            _ => true,
+        }
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Record(finding) => write!(f, "{finding}"),
+            Self::Port { port, server } => {
+                write!(
+                    f,
+                    "port {port} is left of server {}, which is deleted",
+                    server.id
+                )
+            }
+            Self::Held(one) => write!(
+                f,
+                "volume {} of project {} is left attached to server {}, which is deleted",
+                one.volume, one.project, one.server
+            ),
+            Self::Unsaid(one) => write!(
+                f,
+                "volume {} of project {} is in use by server {}, and the volume service shows it as attaching",
+                one.volume, one.project, one.server
+            ),
+        }
+    }
+}
+
+/// What an audit has found.
+#[derive(Debug, Default)]
+pub struct Audit {
+    /// All that should not be as it is.
+    pub found: Vec<Finding>,
+    /// Services that could not be asked, and why.
+    pub silent: Vec<String>,
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// The database's. A neighbour that does not answer is told of.
+pub async fn audit(with: &Neighbours) -> Result<Audit, StepError> {
+    // Looking comes first: it keeps nobody from writing.
+    let records: Result<Vec<repair::Finding>, sql::Error> = with.store.read(repair::audit).await;
+    let mut audit = Audit::default();
+    audit
+        .found
+        .extend(records?.into_iter().map(Finding::Record));
+    for (service, asked) in [
+        ("the network service", ports_left(with).await),
+        ("the volume service", attachments(with).await),
+    ] {
+        match asked {
+            Ok(found) => audit.found.extend(found),
+            Err(StepError::Retry(reason)) => audit.silent.push(format!("{service}: {reason}")),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(audit)
+}
+
+/// Mends what was found and is still so; returns how many things that were. Repeatable by any number of processes.
+///
+/// # Errors
+/// The database or a neighbour does not answer; call again later.
+pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usize, StepError> {
+    let records = |one: &Finding| matches!(one, Finding::Record(_)) && one.can_be_mended();
+    let mut count = match found.iter().any(records) {
+        true => mend_records(with, bus).await?,
+        false => 0,
+    };
+    for finding in found {
+        tracing::warn!(%finding, "not as it should be");
+        let mended = match finding {
+            Finding::Record(_) => false,
+            Finding::Port { port, server } => {
+                let token = with.token().await?;
+                ports::release(with, &token, server, port).await?;
+                true
+            }
+            Finding::Held(one) => {
+                let scope = scope(with, &one.project).await?;
+                let gone = with.volumes.release(&scope, &one.id).await;
+                done(one, gone.map_err(retry)?)
+            }
+            Finding::Unsaid(one) => {
+                let scope = scope(with, &one.project).await?;
+                let said = with.volumes.complete(&scope, &one.id).await;
+                done(one, said.map_err(retry)?)
+            }
+        };
+        count += usize::from(mended);
+    }
+    Ok(count)
+}
+
+fn done(one: &Attachment, answer: Result<(), clients::volumes::Refused>) -> bool {
+    match answer {
+        Ok(()) => true,
+        Err(refused) => {
+            let (volume, reason) = (&one.volume, refused.message);
+            tracing::warn!(volume, reason, "the volume service refuses to mend that");
+            false
+        }
+    }
+}
+
+/// Looks and mends; returns how many things were mended.
 ///
 /// # Errors
 /// The database or a neighbour does not answer; call again later.
 pub async fn reconcile(with: &Neighbours, bus: &Bus) -> Result<usize, StepError> {
-    let mended = mend(with, bus).await?;
-    let ports = release_ports(with).await?;
-    let attachments = release_attachments(with).await?;
-    Ok(mended + ports + attachments)
+    let audit = audit(with).await?;
+    let mended = mend(with, bus, &audit.found).await?;
+    match audit.silent.is_empty() {
+        true => Ok(mended),
+        false => Err(StepError::Retry(audit.silent.join("; "))),
+    }
 }
 
-/// Looking comes first: it keeps nobody from writing.
-async fn mend(with: &Neighbours, bus: &Bus) -> Result<usize, sql::Error> {
-    let found: Vec<Finding> = with.store.read(repair::audit).await?;
-    if !found.iter().any(Finding::can_be_mended) {
-        for finding in &found {
-            tracing::warn!(%finding, "not as it should be, and not for this program to mend");
-        }
-        return Ok(0);
-    }
+/// Mends the database, by what a look in the same transaction finds; what was given back changes what is in use, so it
+/// looks again.
+async fn mend_records(with: &Neighbours, bus: &Bus) -> Result<usize, sql::Error> {
     let mending = with.store.write(|tx| -> Result<_, sql::Error> {
+        let now = Timestamp::now();
         let found = repair::audit(tx)?;
         for finding in &found {
-            repair::mend(tx, finding, Timestamp::now())?;
+            repair::mend(tx, finding, now)?;
+        }
+        for finding in repair::audit(tx)? {
+            repair::mend(tx, &finding, now)?;
         }
         Ok(found)
     });
     let found = mending.await?;
-    let mut hosts: BTreeSet<HostName> = BTreeSet::new();
-    for finding in &found {
-        tracing::warn!(%finding, "not as it should be");
-        if let Finding::LeftOnHost(host, _) = finding {
-            hosts.insert(host.clone());
-        }
-    }
+    let hosts: BTreeSet<&HostName> = found
+        .iter()
+        .filter_map(|finding| match finding {
+            repair::Finding::LeftOnHost(host, _) => Some(host),
+            _ => None,
+        })
+        .collect();
     for host in hosts {
-        bus.ring(Bell::Host(host));
+        bus.ring(Bell::Host(host.clone()));
     }
     Ok(found.iter().filter(|one| one.can_be_mended()).count())
 }
@@ -67,53 +213,106 @@ async fn deleted(
         .await
 }
 
-async fn release_ports(with: &Neighbours) -> Result<usize, StepError> {
+async fn ports_left(with: &Neighbours) -> Result<Vec<Finding>, StepError> {
     let token = with.token().await?;
     let bound = with.networks.ports_of_servers(&token).await;
-    let bound = bound.map_err(crate::neighbours::retry)?;
+    let bound = bound.map_err(retry)?;
     let servers = bound.iter().map(|(_, server)| *server).collect();
-    let mut count = 0;
+    let mut found = Vec::new();
     for server in deleted(with, servers).await? {
-        for (port, _) in bound.iter().filter(|(_, of)| *of == server.id) {
-            tracing::warn!(port, server = %server.id, "a port is left of a server that is deleted");
-            ports::release(with, &token, &server, port).await?;
-            count += 1;
-        }
+        let its = bound.iter().filter(|(_, of)| *of == server.id);
+        found.extend(its.map(|(port, _)| Finding::Port {
+            port: port.clone(),
+            server: Box::new(server.clone()),
+        }));
     }
-    Ok(count)
+    Ok(found)
 }
 
-async fn release_attachments(with: &Neighbours) -> Result<usize, StepError> {
+async fn scope(with: &Neighbours, project: &str) -> Result<Scope, StepError> {
+    let token = with.tokens.token_in(project).await.map_err(retry)?;
+    Ok(Scope::new(token, project))
+}
+
+async fn attachments(with: &Neighbours) -> Result<Vec<Finding>, StepError> {
     let since = Timestamp::now().minus(RECENTLY);
-    let reading = with
-        .store
-        .read(move |tx| db::instances::projects_of_deleted(tx, since));
-    let projects: Vec<String> = reading.await?;
-    let retry = crate::neighbours::retry;
-    let mut count = 0;
+    let reading = with.store.read(move |tx| -> Result<_, sql::Error> {
+        let mut projects = db::instances::projects_of_deleted(tx, since)?;
+        projects.extend(db::block_devices::projects(tx)?);
+        Ok(BTreeSet::from_iter(projects))
+    });
+    let projects: BTreeSet<String> = reading.await?;
+    let mut found = Vec::new();
     for project in projects {
-        let token = with.tokens.token_in(&project).await.map_err(retry)?;
-        let scope = Scope::new(token, project);
+        let scope = scope(with, &project).await?;
         let there = with.volumes.attachments(&scope).await.map_err(retry)?;
-        let holder = |server: &str| server.parse::<ServerId>().ok();
-        let servers = there.iter().filter_map(|one| holder(&one.server)).collect();
-        for server in deleted(with, servers).await? {
-            for one in there
-                .iter()
-                .filter(|one| holder(&one.server) == Some(server.id))
-            {
-                tracing::warn!(volume = one.volume_id, server = %server.id, "a volume is left attached to a server that is deleted");
-                if let Err(refused) = with.volumes.release(&scope, &one.id).await.map_err(retry)? {
-                    tracing::warn!(
-                        volume = one.volume_id,
-                        reason = refused.message,
-                        "it cannot be given back"
-                    );
-                    continue;
-                }
-                count += 1;
+        found.extend(of_deleted(with, &there, &project).await?);
+        found.extend(unsaid(with, &there, &project).await?);
+    }
+    Ok(found)
+}
+
+fn attachment(of: &AttachmentRecord, project: &str) -> Option<Attachment> {
+    Some(Attachment {
+        id: of.id.clone(),
+        volume: of.volume_id.clone(),
+        server: of.server.parse().ok()?,
+        project: project.to_owned(),
+    })
+}
+
+async fn of_deleted(
+    with: &Neighbours,
+    there: &[AttachmentRecord],
+    project: &str,
+) -> Result<Vec<Finding>, StepError> {
+    let all: Vec<Attachment> = there
+        .iter()
+        .filter_map(|one| attachment(one, project))
+        .collect();
+    let servers = all.iter().map(|one| one.server).collect();
+    let gone: BTreeSet<ServerId> = deleted(with, servers)
+        .await?
+        .into_iter()
+        .map(|server| server.id)
+        .collect();
+    let left = all.into_iter().filter(|one| gone.contains(&one.server));
+    Ok(left.map(Finding::Held).collect())
+}
+
+/// Attachments that wait for the word that the volume is in use although it is on record as connected and nobody works
+/// on its server: a late run that connected it once more died before it said so.
+async fn unsaid(
+    with: &Neighbours,
+    there: &[AttachmentRecord],
+    project: &str,
+) -> Result<Vec<Finding>, StepError> {
+    let waiting: Vec<Attachment> = there
+        .iter()
+        .filter(|one| one.status == "attaching")
+        .filter_map(|one| attachment(one, project))
+        .collect();
+    if waiting.is_empty() {
+        return Ok(Vec::new());
+    }
+    let servers: BTreeSet<ServerId> = waiting.iter().map(|one| one.server).collect();
+    let reading = with.store.read(move |tx| -> Result<_, sql::Error> {
+        let mut at_rest = BTreeMap::new();
+        for server in &servers {
+            let found = db::instances::get(tx, *server)?;
+            if found.is_some_and(|one| one.task_id.is_none() && one.host.is_some()) {
+                at_rest.insert(*server, db::block_devices::of_server(tx, *server)?);
             }
         }
-    }
-    Ok(count)
+        Ok(at_rest)
+    });
+    let at_rest: BTreeMap<ServerId, Vec<db::block_devices::BlockDevice>> = reading.await?;
+    let connected = |one: &Attachment| {
+        let mut its = at_rest.get(&one.server).into_iter().flatten();
+        its.any(|device| {
+            device.attachment_id.as_ref() == Some(&one.id) && device.connection_info.is_some()
+        })
+    };
+    let unsaid = waiting.into_iter().filter(connected);
+    Ok(unsaid.map(Finding::Unsaid).collect())
 }

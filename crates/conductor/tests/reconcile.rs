@@ -17,6 +17,7 @@ async fn execute(cluster: &Cluster, sql: &'static str, params: Vec<Value>) {
     assert!(done.await.unwrap() > 0, "{sql}");
 }
 
+/// Those in the database.
 async fn findings(cluster: &Cluster) -> Vec<Finding> {
     let found: Result<Vec<Finding>, Error> = cluster.store.read(repair::audit).await;
     found.unwrap()
@@ -26,7 +27,7 @@ async fn clean(cluster: &Cluster) {
     cluster.idle().await;
     cluster.paid().await;
     assert_eq!(cluster.audit().await, Vec::<String>::new());
-    assert_eq!(findings(cluster).await, []);
+    assert_eq!(cluster.findings().await, []);
 }
 
 /// Nothing has happened to the server for an hour.
@@ -164,6 +165,92 @@ async fn guests_that_are_not_the_hosts_are_found_and_removed() {
 }
 
 #[tokio::test]
+async fn files_without_a_guest_are_found_and_those_of_servers_that_move_stay() {
+    let cluster = Cluster::new(Options::default()).await;
+    let (gone, moved) = (cluster.create().await, cluster.create().await);
+    cluster.idle().await;
+    let its = cluster.server(moved).await.host.unwrap();
+    let from = cluster.host(&its);
+    let name = cluster.server(gone).await.host.unwrap();
+    let on = cluster.host(&name);
+    let of_gone = spec_of(&cluster, gone).await;
+    cluster.delete(gone).await;
+    cluster
+        .resize(moved, false, serde_json::json!({ "same_host": "never" }))
+        .await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(moved).await.vm_state, VmState::Resized);
+    // A deletion and a move that were cut short left files.
+    on.stop();
+    on.sim.ensure_guest(&of_gone, Power::Off).await.unwrap();
+    on.sim.put_aside(gone, 0).await.unwrap();
+    let unknown = ServerId::random();
+    from.sim.inbox(unknown).await.unwrap();
+    long_ago(&cluster, gone).await;
+    long_ago(&cluster, moved).await;
+    for host in &cluster.hosts {
+        cluster.start_host(host);
+    }
+    cluster
+        .until("files of the deleted server are gone", async || {
+            !on.sim.asides().contains(&gone)
+        })
+        .await;
+    cluster.paid().await;
+    cluster
+        .until("the others are noted", async || {
+            findings(&cluster).await == [Finding::UnknownGuest(its.clone(), unknown)]
+        })
+        .await;
+    assert_eq!(cluster.reconcile().await, 0);
+    let mut left = vec![moved, unknown];
+    left.sort();
+    assert_eq!(
+        from.sim.asides(),
+        left,
+        "the guest that may come back, and what nobody knows"
+    );
+    from.sim.ensure_absent(unknown).await.unwrap();
+    cluster.start_host(from);
+    cluster
+        .act(moved, "revert_resize", serde_json::json!({}))
+        .await;
+    cluster.idle().await;
+    let back = cluster.server(moved).await;
+    assert_eq!((back.vm_state, back.host), (VmState::Active, Some(its)));
+    cluster
+        .until("nothing is noted", async || {
+            findings(&cluster).await.is_empty()
+        })
+        .await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_note_of_files_that_a_server_needs_since_then_is_no_finding() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let from = cluster.server(server).await.host.unwrap();
+    cluster
+        .resize(server, false, serde_json::json!({ "same_host": "never" }))
+        .await;
+    cluster.idle().await;
+    // Noted before it came there.
+    let sql = "INSERT INTO host_leftovers (host, instance_uuid, power_state, seen_at) VALUES (?, ?, 0, 1)";
+    execute(&cluster, sql, vec![(&from).into(), server.into()]).await;
+    assert_eq!(findings(&cluster).await, []);
+    cluster
+        .act(server, "confirm_resize", serde_json::json!({}))
+        .await;
+    cluster.idle().await;
+    assert_eq!(
+        findings(&cluster).await,
+        [Finding::LeftOnHost(from, server)]
+    );
+}
+
+#[tokio::test]
 async fn claims_ports_and_volumes_that_are_left_are_given_back() {
     let cluster = Cluster::new(Options::default()).await;
     let (gone, server) = (cluster.create().await, cluster.create().await);
@@ -196,7 +283,37 @@ async fn claims_ports_and_volumes_that_are_left_are_given_back() {
     let volume = cluster.volumes.make();
     let reserved = with.volumes.reserve(&scope, &volume, gone).await.unwrap();
     reserved.unwrap();
-    assert_eq!(cluster.reconcile().await, 3);
+    // What a run that died between connecting a volume once more and saying so leaves.
+    let its = with.volumes.attachments_of(&scope, server).await.unwrap();
+    let connector = serde_json::json!({ "host": "host-1" });
+    let again = with.volumes.connect(&scope, &its[0].id, &connector).await;
+    again.unwrap().unwrap();
+    let mut told: Vec<String> = cluster
+        .findings()
+        .await
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    told.sort();
+    let words = [
+        "port ",
+        "server ",
+        &format!("volume {volume} of project {} is left", testkit::PROJECT),
+    ];
+    let unsaid = format!("volume {} of project", its[0].volume_id);
+    assert_eq!(told.len(), 4, "{told:?}");
+    for word in words {
+        assert!(
+            told.iter().any(|one| one.starts_with(word)),
+            "{word}: {told:?}"
+        );
+    }
+    let shown = "the volume service shows it as attaching";
+    assert!(
+        told.iter()
+            .any(|one| one.starts_with(&unsaid) && one.ends_with(shown))
+    );
+    assert_eq!(cluster.reconcile().await, 4);
     assert!(cluster.network.ports().iter().any(|(one, _)| *one == port));
     let left: Vec<String> = cluster
         .network

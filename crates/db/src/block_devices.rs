@@ -240,6 +240,14 @@ pub fn server_with(tx: &mut Tx<'_>, volume_id: &str) -> Result<Vec<BlockDevice>,
     rows.into_iter().map(from_row).collect()
 }
 
+/// The projects whose servers have volumes.
+pub fn projects(tx: &mut Tx<'_>) -> Result<Vec<String>, Error> {
+    let sql = "SELECT DISTINCT i.project_id FROM block_device_mappings b JOIN instances i ON i.uuid = b.instance_uuid \
+         WHERE b.attachment_id IS NOT NULL AND i.deleted = 0";
+    let rows = tx.query(sql, &[])?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// Every disk there is, for audits.
 pub fn all(tx: &mut Tx<'_>) -> Result<Vec<BlockDevice>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM block_device_mappings ORDER BY id");

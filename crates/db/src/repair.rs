@@ -1,5 +1,6 @@
 //! What an operator looks at and repairs behind the APIs: tasks, and what should not be there.
 
+use crate::document;
 use crate::instances::{self, Change, Expected, Fault};
 use crate::tasks::{self, Task};
 use crate::{actions, placement, usages, work};
@@ -104,9 +105,9 @@ pub enum Finding {
         /// The host.
         host: HostName,
     },
-    /// A host has a guest of a server that is deleted, or that is on another host, and owes nothing for it.
+    /// A host has a guest or files of a server that is deleted, or that is on another host, and owes nothing for it.
     LeftOnHost(HostName, ServerId),
-    /// A host has a guest of a server that was never in this database. Whose it is nobody knows: it is not touched.
+    /// A host has a guest or files of a server that was never in this database. Whose it is nobody knows: it is not touched.
     UnknownGuest(HostName, ServerId),
     /// A provider's use of a class is not what is given out: noted and given.
     WrongUse(String, String, i64, i64),
@@ -140,12 +141,12 @@ impl std::fmt::Display for Finding {
             }
             Self::LeftOnHost(host, server) => write!(
                 f,
-                "host {host} has a guest of server {server}, which is deleted or on another host"
+                "host {host} has a guest or files of server {server}, which is deleted or on another host"
             ),
             Self::UnknownGuest(host, server) => write!(
                 f,
-                "host {host} has a guest {server} that this cloud's database does not know; nothing here removes it: \
-                 if it is nobody's, undefine its domain and delete its folder on the host"
+                "host {host} has a guest or files of {server}, which this cloud's database does not know; nothing here \
+                 removes that: if it is nobody's, undefine its domain and delete its folder on the host"
             ),
             Self::WrongUse(provider, class, noted, given) => write!(
                 f,
@@ -193,13 +194,7 @@ pub fn audit(tx: &mut Tx<'_>) -> Result<Vec<Finding>, Error> {
             host: row.get(2)?,
         })
     })?;
-    collect(tx, LEFT_ON_HOSTS, &mut found, |row| {
-        let (host, server) = (row.get(0)?, row.get(1)?);
-        Ok(match row.get::<Option<String>>(2)? {
-            Some(_) => Finding::LeftOnHost(host, server),
-            None => Finding::UnknownGuest(host, server),
-        })
-    })?;
+    left_on_hosts(tx, &mut found)?;
     collect(tx, USES, &mut found, |row| {
         Ok(Finding::WrongUse(
             row.get(0)?,
@@ -222,7 +217,7 @@ const HELD_BY_DELETED: &str = "SELECT DISTINCT a.consumer FROM allocations a JOI
 const HELD_ELSEWHERE: &str = "SELECT DISTINCT a.consumer, a.provider, n.host FROM allocations a JOIN instances i ON i.uuid = a.consumer \
      JOIN compute_nodes n ON n.uuid = a.provider \
      WHERE i.deleted = 0 AND i.task_id IS NULL AND (i.host IS NULL OR i.host <> n.host)";
-const LEFT_ON_HOSTS: &str = "SELECT l.host, l.instance_uuid, i.uuid FROM host_leftovers l LEFT JOIN instances i ON i.uuid = l.instance_uuid \
+const LEFT_ON_HOSTS: &str = "SELECT l.host, l.instance_uuid, i.uuid, i.deleted, i.kept FROM host_leftovers l LEFT JOIN instances i ON i.uuid = l.instance_uuid \
      LEFT JOIN host_debts d ON d.host = l.host AND d.instance_uuid = l.instance_uuid \
      WHERE d.id IS NULL AND (i.uuid IS NULL OR i.deleted <> 0 OR (i.task_id IS NULL AND (i.host IS NULL OR i.host <> l.host)))";
 const USES: &str = "SELECT n.provider, n.resource_class, n.used, COALESCE(SUM(a.amount), 0) FROM inventories n LEFT JOIN allocations a \
@@ -236,6 +231,25 @@ fn collect(
 ) -> Result<(), Error> {
     for row in tx.query(sql, &[])? {
         found.push(one(&row)?);
+    }
+    Ok(())
+}
+
+/// What a host had when it was noted may be what a server that moves since then comes back from.
+fn left_on_hosts(tx: &mut Tx<'_>, found: &mut Vec<Finding>) -> Result<(), Error> {
+    for row in tx.query(LEFT_ON_HOSTS, &[])? {
+        let (host, server) = (row.get(0)?, row.get(1)?);
+        if row.get::<Option<String>>(2)?.is_none() {
+            found.push(Finding::UnknownGuest(host, server));
+            continue;
+        }
+        let deleted = row.get::<Option<bool>>(3)? == Some(true);
+        let kept = row.get::<Option<String>>(4)?;
+        let kept: Option<instances::Kept> = kept.as_deref().map(document).transpose()?;
+        let moves = kept.is_some_and(|kept| kept.unsettled.is_some());
+        if deleted || !moves {
+            found.push(Finding::LeftOnHost(host, server));
+        }
     }
     Ok(())
 }

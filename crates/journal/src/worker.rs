@@ -106,7 +106,11 @@ pub struct Journal {
     shared: Shared,
     flows: HashMap<&'static str, Runner>,
     steps: Vec<(&'static str, Vec<&'static str>)>,
+    readers: HashMap<&'static str, Reader>,
 }
+
+/// Says whether a text is a flow's state.
+type Reader = fn(&str) -> Result<(), serde_json::Error>;
 
 impl Journal {
     /// A worker under this name; a name has one process at a time.
@@ -125,6 +129,7 @@ impl Journal {
             shared,
             flows: HashMap::new(),
             steps: Vec::new(),
+            readers: HashMap::new(),
         }
     }
 
@@ -135,6 +140,8 @@ impl Journal {
         let runner: Runner =
             Arc::new(move |shared, task| Box::pin(drive(shared, Arc::clone(&flow), task)));
         self.flows.insert(F::NAME, runner);
+        let reader: Reader = |text| serde_json::from_str::<F::State>(text).map(drop);
+        self.readers.insert(F::NAME, reader);
         let steps = F::Step::ALL.iter().map(|step| step.as_str()).collect();
         self.steps.push((F::NAME, steps));
         self
@@ -143,6 +150,15 @@ impl Journal {
     /// The flows it can run, each with the names of its steps in order.
     pub fn steps(&self) -> &[(&'static str, Vec<&'static str>)] {
         &self.steps
+    }
+
+    /// Whether a stored state of a flow can be read.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn readable(&self, flow: &str, state: &str) -> Result<(), String> {
+        let reader = self.readers.get(flow).ok_or("there is no such flow")?;
+        reader(state).map_err(|error| error.to_string())
     }
 
     /// With faults, for tests.

@@ -24,6 +24,9 @@ use virt::sim::{Sim, SimConfig};
 /// How often libvirt is tried that could not be started.
 const LIBVIRT_PAUSE: Duration = Duration::from_secs(15);
 
+/// How old files without a guest are before anybody asks whose they are.
+const STRAYS: Duration = Duration::from_secs(600);
+
 /// What runs on this machine.
 pub(crate) struct Hosts {
     /// What watches libvirt; not there while libvirt cannot be started.
@@ -310,6 +313,7 @@ fn agent(
         host_ip: orders.settings.my_ip.clone(),
         beat: orders.settings.beat(),
         guests: orders.settings.guests_named(),
+        strays: STRAYS,
         unused_images: orders.settings.unused_images(),
     };
     let ledger = Ledger::open(&folder.join("agent-ledger"))?;

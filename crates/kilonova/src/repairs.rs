@@ -4,43 +4,40 @@ use crate::arguments::{Configured, Tasks};
 use crate::roles;
 use crate::services;
 use anyhow::{Result, bail};
-use db::repair::{self, Finding};
+use conductor::reconcile::{self, Audit};
+use db::repair;
 use db::tasks::{self, Task};
-use sql::{Store, Tx};
+use sql::Store;
+use tokio_util::sync::CancellationToken;
 use types::{TaskId, Timestamp};
 
 /// Looks for what should not be as it is, and mends it if that is wanted.
 pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
-    let store = open(of).await?;
-    let found = match fix {
-        true => store.write(mended).await?,
-        false => store.read(repair::audit).await?,
-    };
+    let stop = CancellationToken::new();
+    let _stops = stop.clone().drop_guard();
+    let (with, bus) = roles::neighbours(of, &stop).await?;
+    let Audit { found, silent } = reconcile::audit(&with).await?;
     for finding in &found {
         println!("{finding}");
     }
     let mendable = found.iter().filter(|one| one.can_be_mended()).count();
+    let mended = match fix {
+        true => reconcile::mend(&with, &bus, &found).await?,
+        false => 0,
+    };
+    if !silent.is_empty() {
+        let (count, silent) = (found.len(), silent.join("; "));
+        bail!("found {count}, mended {mended}; not everything could be looked at: {silent}");
+    }
     match (found.len(), fix) {
         (0, _) => println!("all is as it should be"),
-        (count, true) if count == mendable => println!("mended {count}"),
-        (count, true) => bail!("mended {mendable} of {count}; the others are for you"),
+        (count, true) if count <= mended => println!("mended {count}"),
+        (count, true) => bail!("mended {mended} of {count}; the others are for you"),
         (count, false) => {
             bail!("{count} things are not as they should be; --fix mends {mendable} of them")
         }
     }
     Ok(())
-}
-
-fn mended(tx: &mut Tx<'_>) -> Result<Vec<Finding>, sql::Error> {
-    let (found, now) = (repair::audit(tx)?, Timestamp::now());
-    for finding in &found {
-        repair::mend(tx, finding, now)?;
-    }
-    // What was given back changes what is in use.
-    for finding in repair::audit(tx)? {
-        repair::mend(tx, &finding, now)?;
-    }
-    Ok(found)
 }
 
 /// Looks at tasks, or does something with one.

@@ -202,6 +202,18 @@ pub(crate) fn tool_orders(of: &Configured) -> Result<Orders> {
     })
 }
 
+/// What a program that repairs speaks to: the compute database, the services beside it, and the bells of the others.
+pub(crate) async fn neighbours(
+    of: &Configured,
+    stop: &CancellationToken,
+) -> Result<(conductor::Neighbours, Bus)> {
+    let orders = tool_orders(of)?;
+    let store = services::compute_store(&orders).await?;
+    let reach = reach(&orders, Trust::new(&orders, "nova").await?)?;
+    let bus = orders.settings.bus(stop)?;
+    Ok((services::neighbours(&orders.settings, store, &reach), bus))
+}
+
 /// What runs, and what holds its place.
 enum Running {
     Serving(Serving),

@@ -376,15 +376,8 @@ impl Conductor {
         stop: &CancellationToken,
     ) -> Result<Self> {
         let settings = &orders.settings;
-        let networks = Arc::new(reach.networks());
-        let with = Neighbours {
-            store: store.clone(),
-            networks: Arc::clone(&networks),
-            images: Arc::new(reach.images()),
-            volumes: Arc::new(reach.volumes()),
-            tokens: Arc::clone(&reach.tokens),
-            view: Arc::new(View::new(store.clone(), settings.down_after())),
-        };
+        let with = neighbours(settings, store.clone(), reach);
+        let networks = Arc::clone(&with.networks);
         let outcomes = match reach.shared {
             true => Outcomes::shared(store.clone(), bus.clone()),
             false => Outcomes::new(store.clone()),
@@ -435,6 +428,18 @@ impl Conductor {
             desk: agents.router(),
             _worker: worker,
         })
+    }
+}
+
+/// What flows and repairs need from outside.
+pub(crate) fn neighbours(settings: &Settings, store: Store, reach: &Reach) -> Neighbours {
+    Neighbours {
+        view: Arc::new(View::new(store.clone(), settings.down_after())),
+        store,
+        networks: Arc::new(reach.networks()),
+        images: Arc::new(reach.images()),
+        volumes: Arc::new(reach.volumes()),
+        tokens: Arc::clone(&reach.tokens),
     }
 }
 

@@ -22,7 +22,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use types::agent::Heartbeat;
 use types::disks::{Destination, Source};
 use types::server::{Flavor, WantedInterface, WantedNetworks};
 use types::{GroupId, PowerState, ServerId, TaskState, Timestamp, VmState};
@@ -181,7 +180,7 @@ pub struct Cluster {
     bus: Bus,
     outcomes: Outcomes,
     with: Neighbours,
-    desk: Agents,
+    pub(crate) desk: Agents,
     settings: Mutex<Settings>,
     faults: Arc<Switch>,
     workers: Mutex<BTreeMap<String, Worker>>,
@@ -342,10 +341,11 @@ impl Cluster {
         host
     }
 
-    /// The findings of an operator's audit of the database.
-    pub async fn findings(&self) -> Vec<db::repair::Finding> {
-        let found: Result<Vec<_>, sql::Error> = self.store.read(db::repair::audit).await;
-        found.unwrap()
+    /// What an operator's audit finds.
+    pub async fn findings(&self) -> Vec<conductor::reconcile::Finding> {
+        let audit = conductor::reconcile::audit(&self.with).await.unwrap();
+        assert_eq!(audit.silent, Vec::<String>::new());
+        audit.found
     }
 
     /// Every host is up again.
@@ -387,13 +387,23 @@ impl Cluster {
         self.workers.lock().unwrap().insert(name.to_owned(), worker)
     }
 
-    /// The flows that workers run, with their steps.
-    pub fn flows(&self) -> Vec<(&'static str, Vec<&'static str>)> {
+    fn journal(&self) -> Journal {
         let (store, bus) = (self.store.clone(), self.bus.clone());
         let journal = Journal::new("", store, bus, self.outcomes.clone(), Settings::default());
         conductor::flows::register(journal, &self.with)
-            .steps()
-            .to_vec()
+    }
+
+    /// The flows that workers run, with their steps.
+    pub fn flows(&self) -> Vec<(&'static str, Vec<&'static str>)> {
+        self.journal().steps().to_vec()
+    }
+
+    /// Whether workers can read this as the state of a flow.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn readable(&self, flow: &str, state: &str) -> Result<(), String> {
+        self.journal().readable(flow, state)
     }
 
     /// Kills a worker where it stands, as the death of its process would.
@@ -855,42 +865,6 @@ impl Cluster {
             .iter()
             .find(|host| host.name == *name)
             .expect("a host of the cluster")
-    }
-
-    /// Every running agent says what its guests do now, and what comes of it has ended: those that must not run are
-    /// switched off.
-    pub async fn look_again(&self) {
-        self.beat().await;
-        self.idle().await;
-    }
-
-    /// Every running agent says what its guests do now, as it does on their events.
-    pub async fn beat(&self) {
-        let client = web::client::Client::in_process("the conductor", self.desk.router());
-        for host in self.hosts.iter().filter(|host| host.runs()) {
-            let guests = host.guests().await;
-            let beat = Heartbeat {
-                host: host.name.clone(),
-                node: types::NodeId::random(),
-                incarnation: 0,
-                facts: None,
-                guests: guests
-                    .into_iter()
-                    .map(|(server, power)| conductor::agents::seen(server, power))
-                    .collect(),
-                moving: virt::Hypervisor::moving(host.sim.as_ref()).await,
-                complete: false,
-                introduction: false,
-            };
-            let body = serde_json::to_value(&beat).unwrap();
-            let path = format!("/agent/{}/heartbeat", host.name);
-            let headers = http::HeaderMap::new();
-            let answer = client
-                .call(http::Method::POST, &path, headers, Some(&body))
-                .await
-                .unwrap();
-            assert!(answer.status.is_success());
-        }
     }
 }
 

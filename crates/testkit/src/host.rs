@@ -60,6 +60,7 @@ impl Host {
             host_ip: "127.0.0.1".to_owned(),
             beat: self.beat,
             guests: None,
+            strays: Duration::ZERO,
             unused_images: None,
         };
         let agent = Agent::new(

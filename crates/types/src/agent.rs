@@ -513,6 +513,9 @@ pub struct Heartbeat {
     pub facts: Option<HostFacts>,
     /// Power states that changed since the last beat, or all of them on the first one.
     pub guests: Vec<GuestSeen>,
+    /// With a complete list: servers of which there are only files, and for a while.
+    #[serde(default)]
+    pub strays: Vec<ServerId>,
     /// Guests that are on their way to other hosts.
     #[serde(default)]
     pub moving: Vec<Moving>,

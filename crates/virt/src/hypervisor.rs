@@ -278,6 +278,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// All guests that belong to this cloud, in one cheap question.
     async fn guests(&self) -> Result<Vec<GuestInfo>>;
 
+    /// The servers of which there are files here, all of them older than `age`, and no guest: what a removal or a move that
+    /// was cut short has left, or a guest that is aside.
+    async fn stray_files(&self, age: Duration) -> Result<Vec<ServerId>>;
+
     /// The specification stored by the last `ensure_guest` or `reboot_hard` (without config drive contents).
     async fn stored_spec(&self, id: ServerId) -> Result<Option<GuestSpec>>;
 

@@ -7,9 +7,11 @@
 use crate::hypervisor::{HypervisorError, Result};
 use crate::spec::GuestSpec;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use types::ServerId;
 
 /// The instances folder of a host, with the path by which QEMU sees it.
@@ -106,6 +108,35 @@ impl Instances {
         }
     }
 
+    /// The servers that have folders here, though none of `guests`, in which nothing has changed for `age`. Only folders
+    /// that are named as this program names them count.
+    pub fn strays(
+        &self,
+        guests: &BTreeSet<ServerId>,
+        age: Duration,
+    ) -> std::io::Result<Vec<ServerId>> {
+        let now = SystemTime::now();
+        let (mut old, mut young) = (BTreeSet::new(), BTreeSet::new());
+        for entry in std::fs::read_dir(&self.real)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let id = name.and_then(|name| {
+                let ends = [".aside", ".incoming"];
+                let end = ends.into_iter().find_map(|end| name.strip_suffix(end));
+                end.unwrap_or(name).parse::<ServerId>().ok()
+            });
+            let Some(id) = id.filter(|id| path.is_dir() && !guests.contains(id)) else {
+                continue;
+            };
+            match last_change(&path)? {
+                Some(at) if now.duration_since(at).unwrap_or_default() >= age => old.insert(id),
+                // One that goes just now is young, too.
+                _ => young.insert(id),
+            };
+        }
+        Ok(old.difference(&young).copied().collect())
+    }
+
     /// Specifications of all guests that have a folder here. Unreadable ones are reported in the log.
     pub fn stored(&self) -> std::io::Result<Vec<GuestSpec>> {
         let mut specs = Vec::new();
@@ -185,6 +216,25 @@ impl GuestFolder {
         text.extend(present);
         Ok(text)
     }
+}
+
+/// When a folder or a file in it was changed last; `None`: it is gone.
+fn last_change(folder: &Path) -> std::io::Result<Option<SystemTime>> {
+    let there = |found: std::io::Result<std::fs::Metadata>| match found {
+        Ok(found) => found.modified().map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    let mut last = there(std::fs::metadata(folder))?;
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        last = last.max(there(entry?.metadata())?);
+    }
+    Ok(last)
 }
 
 /// Removes a folder with everything in it; none is fine.
@@ -400,6 +450,52 @@ mod tests {
             "a deleted home's mount is gone"
         );
         Instances::withdraw(&other.join("instances"), &run).unwrap();
+    }
+
+    #[test]
+    fn folders_without_a_guest_are_strays_when_they_are_old() {
+        let home = tempfile::Builder::new()
+            .permissions(std::fs::Permissions::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        let folder = home.path().join("instances");
+        let instances = Instances::open(&folder, &home.path().join("run")).unwrap();
+        let [guest, left, aside, coming, written] = [0; 5].map(|_: u8| ServerId::random());
+        let hour = Duration::from_secs(3600);
+        let past = SystemTime::now() - 2 * hour;
+        let age = |path: &Path, at| std::fs::File::open(path).unwrap().set_modified(at).unwrap();
+        let others = [folder.join("_base"), folder.join("backup-of-something")];
+        let of = |id| instances.guest(id);
+        for made in [
+            of(guest).folder,
+            of(left).folder,
+            of(aside).aside,
+            of(coming).inbox,
+            of(written).folder,
+        ]
+        .iter()
+        .chain(&others)
+        {
+            std::fs::create_dir(made).unwrap();
+            std::fs::write(made.join("disk"), "x").unwrap();
+            age(&made.join("disk"), past);
+            age(made, past);
+        }
+        // A file that is named like a server is nobody's folder.
+        let file = folder.join(ServerId::random().to_string());
+        std::fs::write(&file, "").unwrap();
+        age(&file, past);
+        // Something is still written here.
+        age(&of(written).disk, SystemTime::now());
+        let guests = BTreeSet::from([guest]);
+        let mut wanted = vec![left, aside, coming];
+        wanted.sort();
+        assert_eq!(instances.strays(&guests, hour).unwrap(), wanted);
+        assert_eq!(instances.strays(&guests, 3 * hour).unwrap(), []);
+        // One of its folders is young, so all of it stays.
+        std::fs::create_dir(of(left).inbox).unwrap();
+        wanted.retain(|id| *id != left);
+        assert_eq!(instances.strays(&guests, hour).unwrap(), wanted);
     }
 
     #[test]

@@ -880,6 +880,18 @@ impl Hypervisor for Libvirt {
         Ok(domains.iter().filter_map(guest).collect())
     }
 
+    async fn stray_files(&self, age: Duration) -> Result<Vec<ServerId>> {
+        let domains = self.questions.stats(&[], stats::STATE).await;
+        let domains = domains.map_err(explain)?.into_iter();
+        let guests = domains.map(|one| one.domain.id).collect();
+        let instances = self.instances.clone();
+        blocking(move || {
+            let strays = instances.strays(&guests, age);
+            strays.map_err(|error| HypervisorError::disk(instances.path().display(), &error))
+        })
+        .await
+    }
+
     async fn stored_spec(&self, id: ServerId) -> Result<Option<GuestSpec>> {
         self.read_spec(id)
     }

@@ -659,6 +659,10 @@ impl Hypervisor for Sim {
         Ok(self.lock().values().map(Guest::info).collect())
     }
 
+    async fn stray_files(&self, age: Duration) -> Result<Vec<ServerId>> {
+        self.strays(age)
+    }
+
     async fn stored_spec(&self, id: ServerId) -> Result<Option<GuestSpec>> {
         Ok(self.lock().get(&id).map(|guest| (*guest.spec).clone()))
     }

@@ -6,6 +6,7 @@ use crate::hypervisor::{HypervisorError, Luggage, Result};
 use crate::spec::{GuestSpec, Power};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use types::{PowerState, ServerId};
 
 /// What a guest that is aside is called.
@@ -157,14 +158,34 @@ fn remove_folder(path: &Path) -> Result<()> {
 impl Sim {
     /// The guests that are aside here; for audits.
     pub fn asides(&self) -> Vec<ServerId> {
+        let left = self.left().into_iter().map(|(id, _)| id);
+        left.collect()
+    }
+
+    pub(super) fn strays(&self, age: Duration) -> Result<Vec<ServerId>> {
+        let guests = self.lock();
+        let now = SystemTime::now();
+        let old = |path: &Path| {
+            let modified = std::fs::metadata(path).and_then(|file| file.modified());
+            modified.is_ok_and(|at| now.duration_since(at).unwrap_or_default() >= age)
+        };
+        let left = self.left().into_iter();
+        let strays = left.filter(|(id, path)| !guests.contains_key(id) && old(path));
+        Ok(strays.map(|(id, _)| id).collect())
+    }
+
+    /// What moves have here.
+    fn left(&self) -> Vec<(ServerId, PathBuf)> {
         let entries = std::fs::read_dir(&self.config.folder).into_iter().flatten();
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        paths
+        let mut left: Vec<(ServerId, PathBuf)> = paths
             .filter(|path| {
                 let extension = path.extension().and_then(|extension| extension.to_str());
                 [Some(ASIDE), Some(INBOX)].contains(&extension)
             })
-            .filter_map(|path| path.file_stem()?.to_str()?.parse().ok())
-            .collect()
+            .filter_map(|path| Some((path.file_stem()?.to_str()?.parse().ok()?, path)))
+            .collect();
+        left.sort();
+        left
     }
 }

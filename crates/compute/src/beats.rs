@@ -1,0 +1,165 @@
+//! What an agent says of itself, its host and its guests, by the clock and when something happens to them.
+
+use crate::agent::Agent;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use types::ServerId;
+use types::agent::{GuestSeen, Heartbeat, HostFacts};
+use virt::GuestInfo;
+
+impl Agent {
+    /// Says for the first time what the host is and holds, until a conductor has taken it. Afterwards the host is known
+    /// and the servers on it show what their guests do.
+    pub async fn introduce(&self) {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let facts = self.facts().await;
+            let there = self.all_guests().await;
+            let complete = facts.healthy && there.is_some();
+            let (guests, strays) = there.unwrap_or_default();
+            let beat = Heartbeat {
+                host: self.settings.host.clone(),
+                node: self.settings.node,
+                incarnation: self.incarnation,
+                complete,
+                introduction: true,
+                guests,
+                strays,
+                moving: Vec::new(),
+                facts: Some(facts),
+            };
+            match self.post("heartbeat", &beat).await {
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(host = %self.settings.host, %error, "no conductor knows this host yet");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    pub(crate) async fn beat_loop(self: Arc<Self>) {
+        let mut events = self.hypervisor.events();
+        let mut known: Option<HostFacts> = None;
+        let mut complete = true;
+        let mut named = tokio::time::Instant::now();
+        let mut changed: Vec<GuestSeen> = Vec::new();
+        loop {
+            // What a guest did while a flow worked on its server was not written then: look at all of them now and then.
+            complete |= (self.settings.guests).is_some_and(|pause| named.elapsed() >= pause);
+            let facts = self.facts().await;
+            let news = known.as_ref() != Some(&facts);
+            let there = match complete {
+                true => self.all_guests().await,
+                false => None,
+            };
+            let whole = there.is_some() && facts.healthy;
+            let (guests, strays) =
+                there.unwrap_or_else(|| (std::mem::take(&mut changed), Vec::new()));
+            let beat = Heartbeat {
+                host: self.settings.host.clone(),
+                node: self.settings.node,
+                incarnation: self.incarnation,
+                // A problem is said again with every beat, so that the service stays down while it lasts.
+                facts: (news || facts.problem.is_some()).then(|| facts.clone()),
+                guests,
+                strays,
+                moving: self.hypervisor.moving().await,
+                complete: whole,
+                introduction: false,
+            };
+            let taken = self.post("heartbeat", &beat).await;
+            self.beaten.send_replace(());
+            match taken {
+                Ok(_) => {
+                    known = Some(facts);
+                    if complete {
+                        named = tokio::time::Instant::now();
+                    }
+                    complete = complete && !whole;
+                }
+                Err(error) => {
+                    tracing::warn!(host = %self.settings.host, %error, "a heartbeat was not taken");
+                    complete = true;
+                }
+            }
+            let deadline = tokio::time::Instant::now() + self.settings.beat;
+            match tokio::time::timeout_at(deadline, events.recv()).await {
+                Err(_) => {}
+                Ok(Ok(event)) => {
+                    changed.push(GuestSeen {
+                        server: event.id,
+                        power: event.kind.power().code(),
+                    });
+                    while let Ok(more) = events.try_recv() {
+                        changed.push(GuestSeen {
+                            server: more.id,
+                            power: more.kind.power().code(),
+                        });
+                    }
+                    self.settle(&mut changed).await;
+                }
+                // Events were missed: look at everything.
+                Ok(Err(_)) => complete = true,
+            }
+        }
+    }
+
+    /// Replaces what events said by what is: of several events for one guest only the present state counts.
+    async fn settle(&self, changed: &mut Vec<GuestSeen>) {
+        let mut servers: Vec<ServerId> = changed.iter().map(|seen| seen.server).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        let mut settled = Vec::new();
+        for server in servers {
+            if let Ok(Some(guest)) = self.hypervisor.guest(server).await {
+                settled.push(GuestSeen {
+                    server,
+                    power: guest.power.code(),
+                });
+            }
+        }
+        *changed = settled;
+    }
+
+    /// All guests, and the servers of which there are only files. `None`: they cannot be listed now, which says nothing
+    /// of what there is.
+    async fn all_guests(&self) -> Option<(Vec<GuestSeen>, Vec<ServerId>)> {
+        let guests = self.hypervisor.guests().await;
+        let strays = self.hypervisor.stray_files(self.settings.strays).await;
+        let seen = |guest: GuestInfo| GuestSeen {
+            server: guest.id,
+            power: guest.power.code(),
+        };
+        match guests.and_then(|guests| Ok((guests, strays?))) {
+            Ok((guests, strays)) => Some((guests.into_iter().map(seen).collect(), strays)),
+            Err(error) => {
+                tracing::warn!(host = %self.settings.host, %error, "guests cannot be listed");
+                None
+            }
+        }
+    }
+
+    async fn facts(&self) -> HostFacts {
+        match self.hypervisor.host().await {
+            Ok(facts) => facts.report(&self.settings.host_ip),
+            Err(error) => HostFacts {
+                hypervisor_type: String::new(),
+                hypervisor_version: 0,
+                hypervisor_hostname: self.settings.host.0.clone(),
+                vcpus: 0,
+                memory_mb: 0,
+                disk_gb: 0,
+                free_disk_gb: 0,
+                memory_mb_used: 0,
+                cpu_info: Value::Null,
+                host_ip: self.settings.host_ip.clone(),
+                supported: Vec::new(),
+                healthy: false,
+                problem: Some(error.to_string()),
+            },
+        }
+    }
+}
