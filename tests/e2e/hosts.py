@@ -14,12 +14,18 @@ hostname "$2"
 mount -t tmpfs tmpfs /run
 mkdir -p /run/libvirt /run/netns /run/lock
 for place in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; do
-    mkdir -p "$folder$place"
-    case $place in
-    /etc/libvirt | /var/cache/libvirt) cp -a "$place/." "$folder$place/" ;;
-    esac
+    if ! [ -d "$folder$place" ]; then
+        mkdir -p "$folder$place"
+        case $place in
+        /etc/libvirt | /var/cache/libvirt) cp -a "$place/." "$folder$place/" ;;
+        esac
+        # The guests that this machine knows are none of the host's.
+        if [ $place = /etc/libvirt ]; then rm -rf "$folder$place"/qemu/*.xml "$folder$place"/qemu/autostart; fi
+        new=1
+    fi
     mount --bind "$folder$place" "$place"
 done
+if [ -n "${new:-}" ]; then
 printf 'host_uuid = "%s"\\n' "$(cat /proc/sys/kernel/random/uuid)" >> /etc/libvirt/libvirtd.conf
 cat >> /etc/libvirt/qemu.conf <<'CONF'
 user = "root"
@@ -28,6 +34,7 @@ security_driver = "none"
 cgroup_controllers = [ ]
 namespaces = [ ]
 CONF
+fi
 ip link set lo up
 : > "$folder/up"
 while :; do sleep 3600 & wait $!; done

@@ -2,152 +2,17 @@
 move from host to host."""
 
 import os
-import pathlib
 import re
-import subprocess
 import tempfile
 import time
 
 import pytest
 
-from cloud import Failure, free_ports, wait_until
-from hosts import Host, Wire
-from roles import Roles
+from cloud import wait_until
+from hosts import Wire
+from hosts_cloud import HostsCloud, Watch, address_of
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
-
-# Seconds of silence after which a host is down.
-DOWN = 12
-
-
-class HostsCloud:
-    """A cloud of processes whose hosts are namespaces, with an image, a key, and a network that lets pings and SSH in."""
-
-    def __init__(self, wire, home, key):
-        self.wire, self.key = wire, key
-        desks = [f"https://{wire.address}:{port}" for port in free_ports(2)]
-        settings = {
-            "DEFAULT": {"report_interval": 2, "service_down_time": DOWN},
-            "kilonova": {"listen": wire.address},
-            "neutron": {"metadata_proxy_shared_secret": "said between hosts and control"},
-            "conductor": {"agent_listen": desks[0]},
-            "network": {"agent_listen": desks[1]},
-            "agent": {"conductors": desks[0], "networks": desks[1]},
-        }
-        self.roles = Roles(home, settings)
-        self.hosts, self.agents = {}, {}
-
-    def start(self, guest_image):
-        for arguments in (["init"], ["server", self.wire.address]):
-            done = self.roles.command("manage", "certificates", *arguments)
-            assert done.returncode == 0, done.stderr
-        self.roles.sync()
-        for role in ("identity", "image", "network", "placement", "metadata", "api", "conductor"):
-            self.roles.start(role)
-        for number in (1, 2, 3):
-            self.raise_host(number)
-        admin = self.roles.client()
-        self.sdk = admin.sdk()
-        self.wait_up(set(self.hosts))
-        image = admin.get(
-            "image", "create", "--file", guest_image, "--disk-format", "qcow2", "--container-format", "bare", "guest"
-        )  # fmt: skip
-        self.image = image["id"]
-        with open(f"{self.key}.pub") as public:
-            self.sdk.compute.create_keypair(name="key", public_key=public.read())
-        sdk = self.sdk
-        group = next(g for g in sdk.network.security_groups() if g.project_id == sdk.current_project_id)
-        for protocol in ("icmp", "tcp"):
-            sdk.network.create_security_group_rule(security_group_id=group.id, direction="ingress", protocol=protocol)
-        self.network = sdk.network.find_network("private")
-        self.flavor = sdk.compute.find_flavor("m1.nano")
-
-    def raise_host(self, number):
-        """A host with both its agents, each with the host's own home and certificate."""
-        host = Host(self.wire, number, self.roles.home / "hosts")
-        self.hosts[host.name] = host
-        home = host.folder / "home"
-        if not (home / "certificates").exists():
-            into = str(home / "certificates")
-            done = self.roles.command("manage", "certificates", "host", host.name, "--into", into)
-            assert done.returncode == 0, done.stderr
-        settings = (f"DEFAULT.host={host.name}", f"DEFAULT.my_ip={host.address}", f"vxlan.local_ip={host.address}")
-        for role in ("network-agent", "compute"):
-            self.roles.start(role, *settings, home=home, inside=host.inside)
-        return host
-
-    def up(self):
-        return {s.host for s in self.sdk.compute.services() if s.binary == "nova-compute" and s.state == "up"}
-
-    def wait_up(self, names):
-        wait_until(lambda: self.up() == names, 120, lambda: f"hosts up: {self.up()}\n{self.roles.tail()}")
-
-    def create(self, name, host, **more):
-        """Asks for a server on a host."""
-        return self.sdk.compute.create_server(
-            name=name, image_id=self.image, flavor_id=self.flavor.id, key_name="key",
-            networks=[{"uuid": self.network.id}], availability_zone=f"nova:{host}", **more,
-        )  # fmt: skip
-
-    def wait(self, server, status="ACTIVE", seconds=240):
-        """Waits until a server is in this status and nothing goes on with it."""
-
-        def there():
-            found = self.sdk.compute.get_server(server.id)
-            if found.status == "ERROR":
-                raise Failure(f"{found.fault}\n{self.roles.tail(200)}")
-            return found if found.status == status and not found.task_state else None
-
-        def what():
-            found = self.sdk.compute.get_server(server.id)
-            return f"{status}: {found.status} {found.task_state}\n{self.roles.tail(200)}"
-
-        return wait_until(there, seconds, what, pause=0.5)
-
-    def gateway(self):
-        """The host that has the router, and the router's namespace there."""
-        spaces = {name: host.run("ip", "netns", "list").stdout.split() for name, host in self.hosts.items()}
-        with_router = [name for name in self.hosts if any(space.startswith("krouter-") for space in spaces[name])]
-        with_dhcp = [name for name in self.hosts if any(space.startswith("kdhcp-") for space in spaces[name])]
-        assert len(with_router) == 1 and with_router == with_dhcp, spaces
-        router = next(space for space in spaces[with_router[0]] if space.startswith("krouter-"))
-        return self.hosts[with_router[0]], router
-
-    def from_router(self, *command):
-        """A command line that runs where the network's router is."""
-        gateway, router = self.gateway()
-        return gateway.inside("ip", "netns", "exec", router, *command)
-
-    def ssh_line(self, address, *command):
-        return self.from_router(
-            "ssh", "-i", self.key, "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
-            "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=5", f"cirros@{address}", *command,
-        )  # fmt: skip
-
-    def ssh(self, address, *command):
-        """What a command in a guest says."""
-        line = self.ssh_line(address, *command)
-        return subprocess.run(line, check=True, capture_output=True, text=True, timeout=60).stdout
-
-    def wait_ssh(self, address):
-        def answers():
-            try:
-                return self.ssh(address, "hostname").strip()
-            except subprocess.SubprocessError:
-                return None
-
-        return wait_until(answers, 180, lambda: f"{address} answers\n{self.roles.tail()}", pause=1)
-
-    def domains(self, host):
-        """The guests that run on a host, and all that it knows."""
-        virsh = ("virsh", "-c", "qemu:///system", "list", "--name")
-        running, known = host.run(*virsh), host.run(*virsh, "--all")
-        return running.stdout.split(), known.stdout.split()
-
-    def discard(self):
-        for host in self.hosts.values():
-            host.discard()
-        self.roles.discard()
 
 
 @pytest.fixture(scope="module")
@@ -170,51 +35,6 @@ def clean(here):
     for server in here.sdk.compute.servers():
         here.sdk.compute.delete_server(server.id)
     wait_until(lambda: not list(here.sdk.compute.servers()), 60, lambda: f"all deleted\n{here.roles.tail()}")
-
-
-def address_of(server):
-    return server.addresses["private"][0]["addr"]
-
-
-class Watch:
-    """Pings a guest twenty times a second, and holds an SSH session in which it counts."""
-
-    def __init__(self, here, address):
-        self.pings = tempfile.NamedTemporaryFile(mode="r", prefix="kilonova-pings-", suffix=".txt")
-        line = here.from_router("ping", "-n", "-D", "-i", "0.05", address)
-        self.ping = subprocess.Popen(line, stdout=open(self.pings.name, "w"), stderr=subprocess.DEVNULL)
-        self.counts = tempfile.NamedTemporaryFile(mode="r", prefix="kilonova-counts-", suffix=".txt")
-        count = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.2; done"
-        self.session = subprocess.Popen(
-            here.ssh_line(address, count), stdout=open(self.counts.name, "w"), stderr=subprocess.DEVNULL
-        )
-        wait_until(lambda: self.counted() > 3 and len(self.answers()) > 10, 60, "pings and a session")
-
-    def counted(self):
-        lines = pathlib.Path(self.counts.name).read_text().split()
-        return int(lines[-1]) if lines else 0
-
-    def answers(self):
-        """The (time, number) of each answer."""
-        text = pathlib.Path(self.pings.name).read_text()
-        return [(float(at), int(number)) for at, number in re.findall(r"\[([0-9.]+)\] .*icmp_seq=(\d+) ", text)]
-
-    def wait_alive(self):
-        """The session counts on, and pings are answered."""
-        count, answer = self.counted(), self.answers()[-1][1]
-        wait_until(lambda: self.counted() > count + 3, 60, "the session counts on")
-        wait_until(lambda: self.answers()[-1][1] > answer + 10, 60, "pings are answered")
-        assert self.session.poll() is None
-
-    def end(self):
-        """How many pings were lost, and the longest silence in seconds."""
-        for process in (self.ping, self.session):
-            process.kill()
-            process.wait()
-        answers = self.answers()
-        lost = answers[-1][1] - answers[0][1] + 1 - len({number for _, number in answers})
-        silence = max(after[0] - before[0] for before, after in zip(answers, answers[1:], strict=False))
-        return lost, silence
 
 
 def test_guests_on_different_hosts_are_neighbours(here, clean, name):
@@ -298,11 +118,19 @@ def test_a_running_guest_goes_from_host_to_host(here, clean, name):
     of_it = [move["status"] for move in moves if move["instance_uuid"] == server.id]
     assert of_it == ["completed"] * 3
 
-    # It still is a guest like any other: off and on, from the disks that it brought.
-    here.sdk.compute.reboot_server(server.id, "HARD")
-    here.wait(server)
-    assert here.wait_ssh(address) == name
-    assert here.ssh(address, "md5sum", "<", "/home/cirros/data") == data
+    # It still is a guest like any other: off and on, softly or not, from the disks that it brought, as this host has them.
+    running = here.domains(here.hosts[others[0]])[0][0]
+    for how in ("SOFT", "HARD"):
+        here.sdk.compute.reboot_server(server.id, how)
+        here.wait(server)
+        assert here.wait_ssh(address) == name
+        assert here.ssh(address, "md5sum", "<", "/home/cirros/data") == data
+        for which in ((), ("--inactive",)):
+            xml = here.virsh(others[0], "dumpxml", running, *which)
+            disks = re.findall(r"<source file='([^']+)/disk(?:\.config)?'", xml)
+            assert len(disks) == 2, xml
+            for place in disks:
+                here.hosts[others[0]].run("test", "-f", f"{place}/disk")
 
     # A paused guest goes as it is.
     here.sdk.compute.pause_server(server.id)
@@ -311,6 +139,59 @@ def test_a_running_guest_goes_from_host_to_host(here, clean, name):
     here.sdk.compute.unpause_server(server.id)
     here.wait(server)
     assert here.wait_ssh(address) == name
+
+
+def test_a_move_is_called_off_and_another_is_forced(here, clean, name):
+    gateway, _ = here.gateway()
+    others = [host for host in here.hosts if host != gateway.name]
+    server = here.wait(here.create(name, others[0]))
+    address = address_of(server)
+    assert here.wait_ssh(address) == name
+    boot = here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id")
+    domain = here.domains(here.hosts[others[0]])[0][0]
+    api = here.sdk.compute
+
+    def begin():
+        """A move that would last for minutes, when memory has begun to flow."""
+        here.virsh(others[0], "migrate-setspeed", domain, "1")
+        api.live_migrate_server(server.id, host=others[1], block_migration="auto")
+
+        def flows():
+            found = next(iter(api.server_migrations(server.id)), None)
+            return found if found and found.status == "running" and found.memory_processed_bytes else None
+
+        return wait_until(flows, 120, lambda: f"memory flows\n{here.roles.tail(200)}")
+
+    watch = Watch(here, address)
+    api.abort_server_migration(begin(), server.id)
+    found = here.wait(server)
+    assert (found.compute_host, found.power_state) == (others[0], 1)
+    watch.wait_alive()
+    assert here.domains(here.hosts[others[1]]) == ([], [])
+    assert not (here.hosts[others[1]].folder / "home" / "instances" / server.id).exists()
+
+    api.force_complete_server_migration(begin(), server.id)
+    # It stands still until all of it is there.
+    wait_until(lambda: here.virsh(others[0], "domstate", domain).strip() == "paused", 60, "it stands still")
+    here.virsh(others[0], "migrate-setspeed", domain, "1000")
+    found = here.wait(server)
+    assert (found.compute_host, found.power_state) == (others[1], 1)
+    watch.wait_alive()
+    watch.end()
+    assert here.domains(here.hosts[others[0]]) == ([], [])
+    assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") == boot
+    moves = api.get("/os-migrations", microversion="2.59").json()["migrations"]
+    of_it = {move["status"] for move in moves if move["instance_uuid"] == server.id}
+    assert of_it == {"cancelled", "completed"}
+
+    # Hosts that share no disks say so.
+    api.live_migrate_server(server.id, host=others[0], block_migration=False)
+    assert here.wait(server).compute_host == others[1]
+    actions = f"/servers/{server.id}/os-instance-actions"
+    last = api.get(actions, microversion="2.84").json()["instanceActions"][0]
+    assert (last["action"], last["message"]) == ("live-migration", "Error")
+    events = api.get(f"{actions}/{last['request_id']}", microversion="2.84").json()["instanceAction"]["events"]
+    assert any("is not on shared storage" in (event["details"] or "") for event in events), events
 
 
 def test_a_guest_that_is_off_meanwhile_goes_from_host_to_host(here, clean, name):
@@ -362,7 +243,9 @@ def test_servers_of_a_dead_host_live_elsewhere_and_stay_there(here, clean, name)
     number = int(others[0].removeprefix("h"))
     here.hosts[others[0]].discard()
     here.wait_up({gateway.name, others[1]})
-    here.sdk.compute.evacuate_server(server.id, host=others[1])
+    # From 2.95 on it would be off there.
+    evacuate = {"evacuate": {"host": others[1]}}
+    here.sdk.compute.post(f"/servers/{server.id}/action", json=evacuate, microversion="2.94")
     wait_until(
         lambda: here.sdk.compute.get_server(server.id).compute_host == others[1], 120,
         lambda: f"it is elsewhere\n{here.roles.tail(200)}",

@@ -43,8 +43,9 @@ fn every_advisory_has_its_reason() {
             let (file, name) = test.split_once("::").unwrap();
             let source = std::fs::read_to_string(root.join(file));
             let source = source.unwrap_or_else(|error| panic!("{number}: {file}: {error}"));
+            let kind = if file.ends_with(".py") { "def" } else { "fn" };
             assert!(
-                source.contains(&format!("fn {name}(")),
+                source.contains(&format!("{kind} {name}(")),
                 "{number}: {test} is not there"
             );
         }
