@@ -22,7 +22,7 @@ run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-syste
 test=("${run[@]}" postgresql mariadb-server rabbitmq-server xorriso shellcheck openssl iputils-ping)
 # Only for the slow test with a Debian guest.
 long=(mmdebstrap debian-archive-keyring)
-bench=("${run[@]}" wrk)
+bench=("${run[@]}" wrk iputils-ping)
 
 say() { echo "packages: $*"; }
 die() { echo "packages: $*" >&2; exit 1; }

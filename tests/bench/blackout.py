@@ -190,8 +190,11 @@ def main():
             f"{what}: silent {statistics.median(silent):.3f} s (from {min(silent):.3f} to {max(silent):.3f}), "
             f"all of it {statistics.median(all_of_it):.2f} s"
         )
-    ratio = statistics.median(s for s, _ in ours) / statistics.median(s for s, _ in theirs)
-    print(f"blackout of a live migration, as a multiple of virsh migrate: {ratio:.2f} (goal: < 1.5)")
+    median = statistics.median(silent for silent, _ in ours)
+    # The bare one is silent for seconds at times, until somebody asks anew where it is: its best is the stricter measure.
+    for how, other in (("median", statistics.median), ("best", min)):
+        ratio = median / other(silent for silent, _ in theirs)
+        print(f"blackout of a live migration, as a multiple of virsh migrate's {how}: {ratio:.2f} (goal: < 1.5)")
 
 
 if __name__ == "__main__":
