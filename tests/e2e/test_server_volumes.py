@@ -109,6 +109,18 @@ def test_boot_from_a_volume(demo, demo_sdk, image, name):
     demo.run("server", "unrescue", server)
     wait_status(demo_sdk, server, "ACTIVE")
 
+    other = demo_sdk.image.find_image("cirros-sim-alt-disk")
+    assert "different image" in demo.fails(
+        "--os-compute-api-version", "2.92", "server", "rebuild", "--image", other.name, server
+    )
+    demo.run(
+        "--os-compute-api-version", "2.93", "server", "rebuild", "--reimage-boot-volume", "--image", other.name,
+        "--wait", server,
+    )  # fmt: skip
+    wait_status(demo_sdk, server, "ACTIVE")
+    wait_volume(demo_sdk, root, "in-use")
+    assert demo_sdk.block_storage.get_volume(root).volume_image_metadata["image_id"] == other.id
+
     demo.run("server", "delete", "--wait", server)
     wait_volume(demo_sdk, root, "available")
     wait_until(lambda: demo_sdk.block_storage.find_volume(extra) is None, 30, "the blank volume went with it")

@@ -85,6 +85,8 @@ pub struct Config {
     pub offload_at_once: bool,
     /// Whether a resize may end on the host where it begins (`[DEFAULT] allow_resize_to_same_host`).
     pub resize_on_same_host: SameHost,
+    /// The image of rescues that name none (`[libvirt] rescue_image_id`); none is the server's own.
+    pub rescue_image: Option<String>,
     /// Microseconds of silence after which a service counts as down (`service_down_time`).
     pub service_down_micros: i64,
 }
@@ -106,6 +108,7 @@ impl Default for Config {
             reclaim_seconds: 0,
             offload_at_once: true,
             resize_on_same_host: SameHost::default(),
+            rescue_image: None,
             service_down_micros: 60_000_000,
         }
     }

@@ -1,5 +1,7 @@
 //! The agent's loops: work, heartbeats, events of guests.
 
+mod anew;
+
 use crate::images::{Failure, ImageCache, upload};
 use crate::ledger::Ledger;
 use crate::passage::ToPeer;
@@ -21,10 +23,7 @@ use types::agent::{
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId, Trace};
 use virt::libvirt::image::BaseImage;
-use virt::{
-    Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Passage, Power, RescueDisk,
-    StableRescue,
-};
+use virt::{Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Passage, Power};
 use web::client::{Client, ClientError};
 
 /// How long a poll is held open by a conductor that has no work.
@@ -114,6 +113,7 @@ impl Agent {
 
     /// Works until `stop`. Guests go on when the agent stops.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        self.hypervisor.all_go_on().await;
         let work = Arc::clone(&self).work_loop();
         let beats = Arc::clone(&self).beat_loop();
         tokio::select! {
@@ -371,6 +371,16 @@ impl Agent {
                 }
                 self.power_of(id).await
             }
+            Verb::EnsureStill { quiesce, seconds } => {
+                let most = Duration::from_secs(*seconds);
+                let still = self.hypervisor.stand_still(id, *quiesce, most);
+                still.await.map_err(failure)?;
+                self.power_of(id).await
+            }
+            Verb::EnsureGoingOn => {
+                self.hypervisor.go_on(id).await.map_err(failure)?;
+                self.power_of(id).await
+            }
             Verb::EnsureInterface(vif) => {
                 let attached = self.hypervisor.attach(id, &virt::plan::vif(vif)).await;
                 attached.map(power).map_err(failure)
@@ -543,59 +553,6 @@ impl Agent {
             self.hypervisor.start(id).await
         };
         started.map(power).map_err(failure)
-    }
-
-    async fn ensure_rescued(
-        &self,
-        id: ServerId,
-        plan: &GuestPlan,
-        grace_seconds: u64,
-    ) -> Result<PowerState, Failure> {
-        let bad = |error: virt::spec::BadProperty| (FailureKind::Request, error.to_string());
-        let properties = plan
-            .hardware
-            .iter()
-            .map(|(name, value)| (&name[..], &value[..]));
-        let stable = StableRescue::from_properties(properties).map_err(bad)?;
-        // The guest keeps the disks it has. With them in the plan one that boots from a volume would get that for its
-        // rescue disk.
-        let of_image = GuestPlan {
-            disks: Vec::new(),
-            ..plan.clone()
-        };
-        let from_image = self.spec(id, &of_image).await?;
-        let mut spec = self.stored(id).await?;
-        if spec.rescue.is_none() {
-            self.ensure_stopped(id, grace_seconds).await?;
-        }
-        spec.rescue = Some(RescueDisk {
-            root: from_image.root,
-            stable,
-        });
-        if spec.config_drive.is_some() {
-            spec.config_drive = from_image.config_drive.or(spec.config_drive);
-        }
-        self.hypervisor
-            .rescue(&spec)
-            .await
-            .map(power)
-            .map_err(failure)
-    }
-
-    /// The image comes first: when it cannot be had, what was there is untouched.
-    async fn rebuild(
-        &self,
-        id: ServerId,
-        plan: &GuestPlan,
-        on: bool,
-    ) -> Result<PowerState, Failure> {
-        let spec = self.spec(id, plan).await?;
-        self.hypervisor.ensure_absent(id).await.map_err(failure)?;
-        self.hypervisor
-            .ensure_guest(&spec, wanted_power(on))
-            .await
-            .map(power)
-            .map_err(failure)
     }
 
     /// A guest that must stay as it is is not asked to go down first; one that is aside already is not there to be asked.

@@ -287,4 +287,37 @@ mod tests {
         assert_eq!(own.unwrap_err().0, FailureKind::Cancelled);
         assert_eq!(others.unwrap_err().0, FailureKind::Cancelled);
     }
+
+    /// Gone, not what it should be, and an image service that is away: each says so, and nothing is left.
+    #[tokio::test]
+    async fn images_that_cannot_be_had_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ImageCache::new(BaseImages::open(folder.path()).unwrap());
+        let bases = folder.path().join("_base");
+        let table = [
+            (StatusCode::NOT_FOUND, FailureKind::Request, "is gone"),
+            (
+                StatusCode::OK,
+                FailureKind::Request,
+                "is not what the image service said it is",
+            ),
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                FailureKind::Unavailable,
+                "could not be fetched: 503",
+            ),
+        ];
+        for (status, kind, words) in table {
+            let answer = move || async move { (status, "four") };
+            let router = Router::new().route("/agent/{host}/images/{image}", get(answer));
+            let client = Client::in_process("the conductor", router);
+            let (image, stop) = (image(), CancellationToken::new());
+            let fetched = cache.ensure(&client, "h", &image, 0, &stop).await;
+            let (told, message) = fetched.unwrap_err();
+            assert_eq!(told, kind, "{message}");
+            assert!(message.contains(words), "{message}");
+            assert!(message.contains(&image.id.to_string()), "{message}");
+            assert_eq!(std::fs::read_dir(&bases).unwrap().count(), 0);
+        }
+    }
 }

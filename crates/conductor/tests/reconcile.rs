@@ -388,7 +388,11 @@ async fn an_agent_that_is_silent_or_absent_costs_a_snapshot_only_where_it_must_n
         (&[AGENT, MUST], true, Some(gone)),
         (&[MUST], false, Some(no_agent)),
     ];
-    for (properties, fails, wanted) in table {
+    let flows = ["snapshot", "snapshot_volumes"];
+    let all = flows
+        .iter()
+        .flat_map(|flow| table.map(|case| (*flow, case)));
+    for (flow, (properties, fails, wanted)) in all {
         let cluster = Cluster::new(Options::default()).await;
         let server = server_with(&cluster, properties).await;
         if fails {
@@ -397,12 +401,12 @@ async fn an_agent_that_is_silent_or_absent_costs_a_snapshot_only_where_it_must_n
                 controls.fail_next(virt::sim::Verb::Freeze, silent(), 1);
             }
         }
-        let state = cluster.first_state("snapshot", server);
-        cluster.act(server, "snapshot", state).await;
+        let state = cluster.first_state(flow, server);
+        cluster.act(server, flow, state).await;
         cluster.idle().await;
         let fault = cluster.server(server).await.fault;
         let message = fault.map(|fault| fault.message);
-        assert_eq!(message.as_deref(), wanted, "{properties:?}");
+        assert_eq!(message.as_deref(), wanted, "{flow} {properties:?}");
         let images = cluster.images.all().len();
         assert_eq!(images, usize::from(wanted.is_none()), "{properties:?}");
         clean(&cluster).await;

@@ -224,9 +224,11 @@ impl<F: Flow> Run<F> {
                 self.done(step, next, Some((host, failure.message))).await?;
                 return Ok(next.is_none());
             }
-            if self.flow.may_pass(step) && Instant::now() >= until {
+            if self.flow.may_pass(step, &self.state) && Instant::now() >= until {
                 tracing::warn!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
                     step = step.as_str(), reason = %failure.message, details = failure.details, "a host did not do its part; going on without it");
+                // Late it would do harm.
+                self.forget_outcome(step, Direction::Do).await?;
                 self.done(step, next, None).await?;
                 return Ok(next.is_none());
             }

@@ -142,8 +142,8 @@ pub trait Flow: Send + Sync + 'static {
     }
 
     /// Whether the flow goes on without a host that has not done its part in time, and that host owes nothing: what it
-    /// should have done is made good otherwise. Such a step lies behind the pivot.
-    fn may_pass(&self, _step: Self::Step) -> bool {
+    /// should have done is made good otherwise, or not needed.
+    fn may_pass(&self, _step: Self::Step, _state: &Self::State) -> bool {
         false
     }
 

@@ -330,6 +330,7 @@ pub(crate) async fn compute_api(
         reclaim_seconds: settings.reclaim_instance_interval,
         offload_at_once: settings.shelved_offload_time == 0,
         resize_on_same_host: settings.resize_on_same_host.for_api(),
+        rescue_image: Some(settings.rescue_image.clone()).filter(|id| !id.is_empty()),
         image_url: settings.image_url(),
         default_floating_pool: settings.default_floating_pool.clone(),
         policy_files: settings.policy_files(),

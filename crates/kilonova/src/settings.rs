@@ -109,6 +109,7 @@ pub(crate) struct Settings {
     pub(crate) reconcile_interval: u64,
     /// Whether a resize may end on the host where it begins.
     pub(crate) resize_on_same_host: OnSameHost,
+    pub(crate) rescue_image: String,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
     pub(crate) disk_allocation_ratio: f64,
@@ -218,6 +219,7 @@ impl Default for Settings {
             unused_image_age: 86_400,
             reconcile_interval: 600,
             resize_on_same_host: OnSameHost::Auto,
+            rescue_image: String::new(),
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,
             disk_allocation_ratio: ratios.disk,
@@ -292,6 +294,7 @@ const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "running_deleted_instance_action", help: "what becomes of guests of deleted servers: reap (the host removes them), log or noop", set: |s, v| set(&mut s.running_deleted_action, OfDeleted::read(v)), show: |s| s.running_deleted_action.as_str().to_owned() },
     Key { section: "DEFAULT", name: "running_deleted_instance_timeout", help: "seconds for which the server must have been deleted before that", set: |s, v| set(&mut s.running_deleted_timeout, number(v, 0, 31_536_000)), show: |s| s.running_deleted_timeout.to_string() },
     Key { section: "DEFAULT", name: "allow_resize_to_same_host", help: "whether a resize may end on the host where it begins: true, false, or auto (when no other host will do)", set: |s, v| set(&mut s.resize_on_same_host, on_same_host(v)), show: |s| shown_on_same_host(s.resize_on_same_host).to_owned() },
+    Key { section: "libvirt", name: "rescue_image_id", help: "the image that servers are rescued with where the request names none; empty: the server's own, whose disk looks to the guest like the one to be mended", set: |s, v| set(&mut s.rescue_image, image_or_none(v)), show: |s| s.rescue_image.clone() },
     Key { section: "DEFAULT", name: "initial_cpu_allocation_ratio", help: "virtual CPUs for each CPU of a new host", set: |s, v| set(&mut s.cpu_allocation_ratio, ratio(v)), show: |s| s.cpu_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_ram_allocation_ratio", help: "memory given out for each MiB of a new host", set: |s, v| set(&mut s.ram_allocation_ratio, ratio(v)), show: |s| s.ram_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_disk_allocation_ratio", help: "disk given out for each GiB of a new host", set: |s, v| set(&mut s.disk_allocation_ratio, ratio(v)), show: |s| s.disk_allocation_ratio.to_string() },
@@ -842,6 +845,13 @@ fn text(value: &str) -> Result<String, String> {
         return Err("it must not be empty".to_owned());
     }
     Ok(value.to_owned())
+}
+
+fn image_or_none(value: &str) -> Result<String, String> {
+    if value.is_empty() || value.parse::<types::ImageId>().is_ok() {
+        return Ok(value.to_owned());
+    }
+    Err(format!("{value:?} is not the id of an image"))
 }
 
 fn address(value: &str) -> Result<String, String> {

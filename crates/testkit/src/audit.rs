@@ -192,8 +192,11 @@ impl Cluster {
         }
     }
 
-    /// The volumes that a guest has, and those on record.
+    /// The volumes that a guest has, and those on record; and that the guest moves.
     async fn disks(&self, host: &crate::Host, server: ServerId, wrong: &mut Vec<String>) {
+        if host.sim.stands_still(server) {
+            wrong.push(format!("the guest of {server} stands still"));
+        }
         let spec = virt::Hypervisor::stored_spec(&*host.sim, server).await;
         let disks = spec.unwrap().map(|spec| spec.disks).unwrap_or_default();
         let mut has: Vec<String> = disks

@@ -522,6 +522,15 @@ impl Cluster {
         id
     }
 
+    /// Accepts a server whose image says that there is an agent in the guest.
+    pub async fn create_with_agent(&self) -> ServerId {
+        let image = serde_json::json!({ "id": ServerId::random(), "name": "i", "disk_format": "raw",
+            "container_format": "bare", "size": 1, "min_disk": 0, "min_ram": 0, "sha512": null,
+            "properties": { "hw_qemu_guest_agent": "yes" } });
+        let image = serde_json::from_value(image).unwrap();
+        self.create_with(|server| server.image = Some(image)).await
+    }
+
     /// A server group, as the API would store it.
     pub async fn make_group(&self, policy: &str) -> GroupId {
         let group = db::server_groups::Group {

@@ -148,6 +148,15 @@ pub enum Verb {
         #[serde(default)]
         quiesce: Quiesce,
     },
+    /// File systems of the guest stand still, for so long at most, until [`Verb::EnsureGoingOn`].
+    EnsureStill {
+        /// How much that matters.
+        quiesce: Quiesce,
+        /// Seconds after which they go on by themselves.
+        seconds: u64,
+    },
+    /// Nothing of the guest stands still.
+    EnsureGoingOn,
     /// The guest has this interface, now if it runs and from its next start on.
     EnsureInterface(GuestVif),
     /// The guest does not have the interface of this port.
@@ -285,6 +294,8 @@ impl Verb {
             Self::EnsureUnrescued => "ensure_unrescued",
             Self::RebuildOnce { .. } => "rebuild_once",
             Self::SnapshotOnce { .. } => "snapshot_once",
+            Self::EnsureStill { .. } => "ensure_still",
+            Self::EnsureGoingOn => "ensure_going_on",
             Self::EnsureInterface(_) => "ensure_interface",
             Self::EnsureNoInterface { .. } => "ensure_no_interface",
             Self::EnsureVolume { .. } => "ensure_volume",

@@ -166,6 +166,20 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// [`HypervisorError::NoAgent`] and [`HypervisorError::AgentSilent`] where they must and cannot.
     async fn snapshot(&self, id: ServerId, name: &str, quiesce: Quiesce) -> Result<PathBuf>;
 
+    /// File systems of a running guest stand still until [`Hypervisor::go_on`], for so long at most: what somebody else
+    /// copies meanwhile is of one moment. A guest that is off has none that move, and one that cannot goes on, unless it
+    /// must.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::snapshot`].
+    async fn stand_still(&self, id: ServerId, quiesce: Quiesce, most: Duration) -> Result<()>;
+
+    /// The guest goes on. Succeeds when it did, and when it is not there.
+    async fn go_on(&self, id: ServerId) -> Result<()>;
+
+    /// Guests that an earlier process left standing still go on.
+    async fn all_go_on(&self);
+
     /// The guest has this interface: at once if it runs, and whenever it is started. Its tap must exist.
     async fn attach(&self, id: ServerId, vif: &Vif) -> Result<GuestInfo>;
 

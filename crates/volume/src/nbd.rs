@@ -130,6 +130,23 @@ impl Exports {
         outcome
     }
 
+    /// Whether the daemon has the file of a volume open: served to somebody, or read by a copy.
+    pub async fn is_open(&self, volume_id: &str) -> Result<bool, String> {
+        if !self.serves() {
+            return Ok(false);
+        }
+        let mut daemon = self.daemon.lock().await;
+        let Some(qmp) = self.connected(&mut daemon).await? else {
+            return Ok(false);
+        };
+        let begin = nodes_of(volume_id);
+        let open = nodes(qmp).await;
+        if open.is_err() {
+            *daemon = None;
+        }
+        Ok(open?.iter().any(|name| name.starts_with(&begin)))
+    }
+
     /// Copies a volume that is being written, as it is at one moment. False when it is not served: then nobody writes.
     pub async fn copy(&self, volume_id: &str, target: &Path) -> Result<bool, String> {
         if !self.serves() {

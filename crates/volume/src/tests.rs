@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attaching;
-mod data;
+pub mod data;
 mod resources;
 
 use crate::{Config, Deps, Service, Tokens};

@@ -16,6 +16,10 @@ use types::Timestamp;
 /// Tries to write the outcome of a job; afterwards the next start does the job again.
 const TRIES: u32 = 10;
 
+/// The pause between two looks whether a volume is still open, and how many there are at most.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 900;
+
 /// What a job left.
 type Outcome = Result<(), String>;
 
@@ -120,9 +124,28 @@ impl Service {
                     .map_err(|error| error.to_string())
             }
             Job::Upload(image, format, _) => self.upload(volume, image, format).await,
-            Job::Revert(snapshot, _) => self.copy_snapshot(snapshot, volume).await,
-            Job::Reimage(image, _) => self.fill_from_image(volume, image).await,
+            Job::Revert(snapshot, _) => {
+                self.closed(&volume.id).await?;
+                self.copy_snapshot(snapshot, volume).await
+            }
+            Job::Reimage(image, _) => {
+                self.closed(&volume.id).await?;
+                self.fill_from_image(volume, image).await
+            }
         }
+    }
+
+    /// Waits until nothing has the file of a volume open. Another file takes its place: the next server that gets the
+    /// volume would be served the old one.
+    async fn closed(&self, id: &str) -> Outcome {
+        for _ in 0..LOOKS {
+            self.serve_exports().await?;
+            if !self.inner.exports.is_open(id).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Err("the volume is still being read".to_owned())
     }
 
     async fn do_snapshot(&self, snapshot: &Snapshot, job: &Job) -> Outcome {

@@ -27,7 +27,8 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
             server.id
         )));
     }
-    let image = match call.text("rescue", "rescue_image_ref") {
+    let named = call.text("rescue", "rescue_image_ref");
+    let image = match named.or(call.api.config.rescue_image.as_deref()) {
         Some(id) => Some(rescue_image(&call, id).await?),
         None if server.is_volume_backed() => Some(image_of_volume(&call, &server).await?),
         None => server.image,

@@ -1,7 +1,7 @@
 //! Servers after they were accepted: lists, states, actions, metadata, tags, deletion.
 
 use super::harness::Cloud;
-use super::server_create::{body, cloud};
+use super::server_create::{body, cloud, cloud_with};
 use db::instances::{Change, Expected, Place};
 use serde_json::{Value, json};
 use types::{NodeId, PowerState, ServerId, Timestamp, VmState};
@@ -571,4 +571,28 @@ async fn deletion() {
         .await
         .json();
     assert_eq!(list["servers"][0]["status"], "DELETED");
+}
+
+#[tokio::test]
+async fn rescues_that_name_no_image_are_from_the_configured_one() {
+    let missing = "6a54f3c0-3f5e-4b3a-9f0e-1f6f0f0e2b11";
+    let cloud = cloud_with(crate::Config {
+        rescue_image: Some(missing.to_owned()),
+        ..crate::Config::default()
+    })
+    .await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    host_is_up(&cloud).await;
+    let action = format!("/servers/{id}/action");
+    let rescue = async |body: Value| {
+        let body = json!({ "rescue": body });
+        cloud.send("member", 90, "POST", &action, body).await
+    };
+    let refused = rescue(Value::Null).await;
+    let words = format!("Requested rescue image '{missing}' is not supported");
+    assert_eq!(refused.fault(), ("badRequest".to_owned(), words));
+    let named = json!({ "rescue_image_ref": super::harness::IMAGE });
+    let answer = rescue(named).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
 }

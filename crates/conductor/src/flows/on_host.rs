@@ -177,7 +177,7 @@ impl<A: Act> Flow for OnHost<A> {
         A::INSISTS.then_some(Step::Act)
     }
 
-    fn may_pass(&self, step: Step) -> bool {
+    fn may_pass(&self, step: Step, _state: &Self::State) -> bool {
         A::INSISTS && step == Step::Act
     }
 

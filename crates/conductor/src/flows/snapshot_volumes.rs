@@ -3,39 +3,66 @@
 //!
 //! | step | does | undo |
 //! |---|---|---|
-//! | `snapshots` | has the volume service make snapshots | deletes them and the image |
+//! | `locate` | finds the host, where the guest's agent is to make file systems stand still | deletes the image |
+//! | `still` | they do | they go on |
+//! | `snapshots` | has the volume service make snapshots | deletes them |
+//! | `go_on` | file systems go on; the host sees to that by itself after a time | - |
 //! | `describe` | writes the disks into the image, which is active from then on | - |
 
-use super::{fault, idle, volumes};
+use super::{fault, idle, power_after, volumes};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
-use clients::volumes::Scope;
+use clients::volumes::{Scope, SnapshotRecord};
 use db::accept;
 use db::block_devices::BlockDevice;
 use db::instances::{self, Change, Expected, Instance};
-use journal::{Context, End, Failure, Flow, StepError, StepName};
+use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sql::Tx;
 use std::time::Duration;
-use types::agent::WorkOutcome;
-use types::{ImageId, Timestamp};
+use tokio::time::Instant;
+use types::agent::{Direction, Quiesce, Verb, WorkOutcome};
+use types::{HostName, ImageId, Timestamp, VmState};
+
+/// How long file systems stand still at most.
+const STILL: Duration = Duration::from_secs(180);
+/// How long snapshots may take meanwhile.
+const TAKING: Duration = Duration::from_secs(120);
+/// The pause before they are looked at again; doubles.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOK_MOST: Duration = Duration::from_secs(1);
 
 /// The steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step {
+    /// Find the host, if it has a part in this.
+    Locate,
+    /// Make file systems stand still.
+    Still,
     /// Have snapshots made.
     Snapshots,
+    /// Let file systems go on.
+    GoOn,
     /// Name them in the image.
     Describe,
 }
 
 impl StepName for Step {
-    const ALL: &'static [Self] = &[Self::Snapshots, Self::Describe];
+    const ALL: &'static [Self] = &[
+        Self::Locate,
+        Self::Still,
+        Self::Snapshots,
+        Self::GoOn,
+        Self::Describe,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
+            Self::Locate => "locate",
+            Self::Still => "still",
             Self::Snapshots => "snapshots",
+            Self::GoOn => "go_on",
             Self::Describe => "describe",
         }
     }
@@ -49,6 +76,11 @@ pub struct State {
     /// The disks as the image will name them.
     #[serde(default)]
     mapping: Vec<Value>,
+    /// Whether file systems stand still, and where.
+    #[serde(default)]
+    quiesce: Quiesce,
+    #[serde(default)]
+    host: Option<HostName>,
 }
 
 /// The flow.
@@ -112,6 +144,59 @@ fn described(device: &BlockDevice, snapshot: Option<&str>) -> Value {
 }
 
 impl SnapshotVolumes {
+    async fn locate(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let server = super::instance(&self.with, cx).await?;
+        // Nothing moves in a guest that is off or stands still altogether.
+        if server.vm_state != VmState::Active {
+            return Ok(());
+        }
+        let wanted = server.image_properties().map(Quiesce::of);
+        let (Some(host), Some(wanted)) = (server.host.clone(), wanted) else {
+            return Ok(());
+        };
+        if wanted == Quiesce::No {
+            return Ok(());
+        }
+        match super::must_be_up(&self.with, &host).await {
+            Ok(()) => (state.host, state.quiesce) = (Some(host), wanted),
+            Err(StepError::Fail(failure)) if wanted == Quiesce::Try => {
+                tracing::warn!(server = %cx.server, reason = failure.message, "the images are of a guest that did not stand still");
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(())
+    }
+
+    /// A copy that is not begun while file systems stand still is of no one moment.
+    async fn until_taken(&self, scope: &Scope, state: &State) -> Result<(), StepError> {
+        if state.quiesce == Quiesce::No {
+            return Ok(());
+        }
+        let until = Instant::now() + TAKING;
+        let mark = state.image.to_string();
+        let mut pause = LOOK;
+        loop {
+            let all = self.with.volumes.snapshots(scope).await.map_err(retry)?;
+            let its = |one: &&SnapshotRecord| one.document["metadata"]["image"] == mark;
+            let left = all.iter().filter(its).any(|one| one.status == "creating");
+            match (left, Instant::now() + pause < until, state.quiesce) {
+                (false, ..) => return Ok(()),
+                (true, true, _) => {}
+                (true, false, Quiesce::Must) => {
+                    let words = "The snapshots were not taken in the time for which file systems of the guest may stand \
+                                 still (os_require_quiesce).";
+                    return Err(StepError::Fail(Failure::new(500, words)));
+                }
+                (true, false, _) => {
+                    tracing::warn!(image = %state.image, "snapshots take longer than a guest may stand still");
+                    return Ok(());
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_MOST);
+        }
+    }
+
     async fn snapshots(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let server = super::instance(&self.with, cx).await?;
         let (scope, with) = (self.with.scope(&server).await?, &self.with);
@@ -147,7 +232,7 @@ impl SnapshotVolumes {
             mapping.push(described(&device, Some(&snapshot)));
         }
         state.mapping = mapping;
-        Ok(())
+        self.until_taken(&scope, state).await
     }
 
     async fn describe(&self, cx: &Context, state: &State) -> Result<(), StepError> {
@@ -184,8 +269,35 @@ impl Flow for SnapshotVolumes {
         (step == Step::Snapshots).then_some("api_snapshot_instance")
     }
 
-    fn deadline(&self, _: Step) -> Duration {
-        Duration::from_secs(300)
+    fn deadline(&self, step: Step) -> Duration {
+        match step {
+            Step::Still | Step::GoOn => Duration::from_secs(60),
+            _ => Duration::from_secs(300),
+        }
+    }
+
+    fn host(&self, step: Step, state: &State) -> Option<HostName> {
+        let its = matches!(step, Step::Still | Step::GoOn);
+        state.host.clone().filter(|_| its)
+    }
+
+    fn may_pass(&self, step: Step, state: &State) -> bool {
+        step == Step::GoOn || (step == Step::Still && state.quiesce != Quiesce::Must)
+    }
+
+    fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
+        let verb = match (step, direction) {
+            (Step::Still, Direction::Do) => Verb::EnsureStill {
+                quiesce: state.quiesce,
+                seconds: STILL.as_secs(),
+            },
+            (Step::Still, Direction::Undo) | (Step::GoOn, Direction::Do) => Verb::EnsureGoingOn,
+            _ => return None,
+        };
+        Some(HostWork {
+            host: state.host.clone()?,
+            verb,
+        })
     }
 
     async fn run(
@@ -193,9 +305,18 @@ impl Flow for SnapshotVolumes {
         cx: &Context,
         step: Step,
         state: &mut State,
-        _: Option<WorkOutcome>,
+        outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
         match step {
+            Step::Locate => self.locate(cx, state).await,
+            Step::Still | Step::GoOn if state.host.is_none() => Ok(()),
+            Step::Still if state.quiesce == Quiesce::Must => power_after(outcome).map(drop),
+            Step::Still | Step::GoOn => {
+                if let Some(WorkOutcome::Failed { message, .. }) = outcome {
+                    tracing::warn!(server = %cx.server, step = step.as_str(), reason = message, "file systems of a guest");
+                }
+                Ok(())
+            }
             Step::Snapshots => self.snapshots(cx, state).await,
             Step::Describe => self.describe(cx, state).await,
         }
@@ -208,14 +329,18 @@ impl Flow for SnapshotVolumes {
         state: &mut State,
         _: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
-        if step != Step::Snapshots {
-            return Ok(());
+        match step {
+            Step::Snapshots => {
+                let server = super::instance(&self.with, cx).await?;
+                forget(&self.with, &server, state.image).await
+            }
+            Step::Locate => {
+                let token = self.with.token().await?;
+                let deleting = self.with.images.delete(&token, state.image);
+                deleting.await.map_err(retry)
+            }
+            Step::Still | Step::GoOn | Step::Describe => Ok(()),
         }
-        let server = super::instance(&self.with, cx).await?;
-        forget(&self.with, &server, state.image).await?;
-        let token = self.with.token().await?;
-        let deleting = self.with.images.delete(&token, state.image);
-        deleting.await.map_err(retry)
     }
 
     fn finish(

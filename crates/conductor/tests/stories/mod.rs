@@ -203,6 +203,14 @@ pub const STORIES: &[Story] = &[
         VmState::Active,
         &[VmState::Active],
     ),
+    // Its guest stands still meanwhile.
+    story(
+        "snapshot_volumes",
+        "still",
+        &["with agent"],
+        VmState::Active,
+        &[VmState::Active],
+    ),
     story("soft_delete", "act", &[], VmState::SoftDelete, RUNS),
     story(
         "restore",
@@ -362,13 +370,14 @@ pub async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
     if story.flow == "build" {
         return None;
     }
-    let server = match story.before.contains(&"from volume") {
-        true => cluster.create_from_volume().await,
-        false => cluster.create().await,
+    let server = match story.before {
+        ["from volume"] => cluster.create_from_volume().await,
+        ["with agent"] => cluster.create_with_agent().await,
+        _ => cluster.create().await,
     };
     cluster.idle().await;
     for &flow in story.before {
-        if flow == "from volume" {
+        if ["from volume", "with agent"].contains(&flow) {
             continue;
         }
         if flow == "gone" {

@@ -36,6 +36,8 @@ pub struct GuestFolder {
     pub rescue: PathBuf,
     /// The config drive it has then.
     pub rescue_drive: PathBuf,
+    /// There while its file systems may stand still.
+    pub still: PathBuf,
     /// The guest's memory, while it is suspended.
     pub memory: PathBuf,
     /// The stored specification.
@@ -101,6 +103,7 @@ impl Instances {
             rescue: folder.join("disk.rescue"),
             rescue_drive: folder.join("disk.config.rescue"),
             memory: folder.join("memory.save"),
+            still: folder.join("standing-still"),
             spec: folder.join("guest.json"),
             aside: self.real.join(format!("{id}.aside")),
             inbox: self.real.join(format!("{id}.incoming")),

@@ -106,6 +106,7 @@ pub struct Libvirt {
     berths: Mutex<HashMap<ServerId, Berth>>,
     under_way: Mutex<HashMap<ServerId, live::UnderWay>>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
+    still: Arc<quiesce::Still>,
 }
 
 /// What a list of guests needs of a stored specification.
@@ -161,6 +162,7 @@ impl Libvirt {
                     .collect(),
             ),
             locks: Mutex::new(HashMap::new()),
+            still: Arc::default(),
         }))
     }
 
@@ -755,6 +757,18 @@ impl Hypervisor for Libvirt {
 
     async fn unrescue(&self, id: ServerId) -> Result<GuestInfo> {
         self.leave_rescue(id).await
+    }
+
+    async fn stand_still(&self, id: ServerId, quiesce: Quiesce, most: Duration) -> Result<()> {
+        self.hold_still(id, quiesce, most).await
+    }
+
+    async fn go_on(&self, id: ServerId) -> Result<()> {
+        self.let_go_on(id).await
+    }
+
+    async fn all_go_on(&self) {
+        self.let_all_go_on().await;
     }
 
     async fn snapshot(&self, id: ServerId, name: &str, quiesce: Quiesce) -> Result<PathBuf> {

@@ -5,7 +5,9 @@ use super::rpc::RpcError;
 use super::{Libvirt, explain};
 use crate::hypervisor::{HypervisorError, Result};
 use crate::spec::GuestSpec;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use types::ServerId;
 use types::agent::Quiesce;
@@ -38,6 +40,36 @@ impl Drop for Frozen {
         {
             runtime.spawn(go_on(Arc::clone(&self.jobs), domain));
         }
+    }
+}
+
+/// Guests that stand still for somebody else's copy, with a number for each time.
+#[derive(Default)]
+pub(super) struct Still {
+    held: Mutex<(u64, HashMap<ServerId, (u64, Frozen)>)>,
+}
+
+impl Still {
+    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<ServerId, (u64, Frozen)>)> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hold(&self, id: ServerId, frozen: Frozen) -> u64 {
+        let mut held = self.lock();
+        held.0 += 1;
+        let number = held.0;
+        held.1.insert(id, (number, frozen));
+        number
+    }
+
+    /// Of a later time, when there is a number, it is left.
+    fn take(&self, id: ServerId, number: Option<u64>) -> Option<Frozen> {
+        let mut held = self.lock();
+        let its = held.1.get(&id).map(|(its, _)| *its)?;
+        if number.is_some_and(|number| number != its) {
+            return None;
+        }
+        held.1.remove(&id).map(|(_, frozen)| frozen)
     }
 }
 
@@ -87,6 +119,74 @@ impl Libvirt {
             }
             (Quiesce::Must, _) => Err(HypervisorError::NoAgent),
             (Quiesce::Try, _) => Ok(Quiesce::No),
+        }
+    }
+
+    /// The guest stands still until [`Libvirt::let_go_on`], or until this process has had enough of it. A file says so to the
+    /// next one.
+    pub(super) async fn hold_still(
+        &self,
+        id: ServerId,
+        wanted: Quiesce,
+        most: Duration,
+    ) -> Result<()> {
+        let _lock = self.exclusive(id).await;
+        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        if let Some(before) = self.still.take(id, None) {
+            before.thaw().await;
+        }
+        if !self.look(id).await?.is_some_and(|guest| guest.active) {
+            return Ok(());
+        }
+        let quiet = self.quiet(&spec, wanted).await?;
+        let mark = self.instances.guest(id).still;
+        std::fs::write(&mark, b"")
+            .map_err(|error| HypervisorError::disk(mark.display(), &error))?;
+        let frozen = self.freeze(id, quiet).await;
+        let Ok(Some(frozen)) = frozen else {
+            std::fs::remove_file(&mark).ok();
+            return frozen.map(drop);
+        };
+        let number = self.still.hold(id, frozen);
+        let still = Arc::clone(&self.still);
+        tokio::spawn(async move {
+            tokio::time::sleep(most).await;
+            if let Some(frozen) = still.take(id, Some(number)) {
+                tracing::warn!(guest = %id, "nobody said that the guest's file systems may go on; they do now");
+                frozen.thaw().await;
+                std::fs::remove_file(&mark).ok();
+            }
+        });
+        Ok(())
+    }
+
+    /// The guest goes on, also one that an earlier process made stand still.
+    pub(super) async fn let_go_on(&self, id: ServerId) -> Result<()> {
+        let _lock = self.exclusive(id).await;
+        let mark = self.instances.guest(id).still;
+        match self.still.take(id, None) {
+            Some(frozen) => frozen.thaw().await,
+            None if mark.exists() => go_on(Arc::clone(&self.jobs), self.reference(id)).await,
+            None => return Ok(()),
+        }
+        std::fs::remove_file(&mark).ok();
+        Ok(())
+    }
+
+    /// Guests that an earlier process made stand still go on.
+    pub(super) async fn let_all_go_on(&self) {
+        let stored = self.instances.stored();
+        let stored = stored
+            .inspect_err(
+                |error| tracing::error!(%error, "guests that may stand still are not found"),
+            )
+            .unwrap_or_default();
+        for id in stored.into_iter().map(|spec| spec.id) {
+            if self.instances.guest(id).still.exists()
+                && let Err(error) = self.let_go_on(id).await
+            {
+                tracing::error!(guest = %id, %error, "the guest's file systems may stand still");
+            }
         }
     }
 

@@ -30,6 +30,7 @@ pub enum Verb {
     Unrescue,
     Snapshot,
     Freeze,
+    Thaw,
     Attach,
     Detach,
     SetPassword,

@@ -6,8 +6,11 @@ use crate::facts::{GuestEventKind, GuestInfo};
 use crate::hypervisor::{HypervisorError, Result};
 use crate::libvirt::qcow2;
 use crate::spec::{GuestSpec, Vif};
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 use types::agent::Quiesce;
 use types::{PowerState, ServerId};
 
@@ -72,10 +75,10 @@ impl Sim {
         Ok(path)
     }
 
-    /// Nothing but whether it could be done.
-    pub(super) async fn quiet(&self, id: ServerId, quiesce: Quiesce) -> Result<()> {
+    /// Nothing but whether it can be done.
+    pub(super) async fn quiet(&self, id: ServerId, quiesce: Quiesce) -> Result<bool> {
         if quiesce == Quiesce::No || !self.info(id)?.active {
-            return Ok(());
+            return Ok(false);
         }
         let has_agent = {
             let guests = self.lock();
@@ -86,10 +89,34 @@ impl Sim {
             Ok(()) if !has_agent => Err(HypervisorError::NoAgent),
             other => other,
         };
-        quiet.or_else(|error| match quiesce {
-            Quiesce::Must => Err(error),
-            _ => Ok(()),
-        })
+        match (quiet, quiesce) {
+            (Ok(()), _) => Ok(true),
+            (Err(error), Quiesce::Must) => Err(error),
+            (Err(_), _) => Ok(false),
+        }
+    }
+
+    /// Remembers that the guest stands still; it goes on by itself after a time.
+    pub(super) async fn hold_still(
+        &self,
+        id: ServerId,
+        quiesce: Quiesce,
+        most: Duration,
+    ) -> Result<()> {
+        if self.quiet(id, quiesce).await? {
+            self.still().insert(id, Instant::now() + most);
+        }
+        Ok(())
+    }
+
+    /// Whether the guest's file systems stand still.
+    pub fn stands_still(&self, id: ServerId) -> bool {
+        let until = self.still().get(&id).copied();
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    pub(super) fn still(&self) -> MutexGuard<'_, HashMap<ServerId, Instant>> {
+        self.still.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every simulated guest has an agent, unless its image says that it has none.

@@ -69,6 +69,8 @@ pub struct Sim {
     events: broadcast::Sender<GuestEvent>,
     changed: Notify,
     live: Mutex<HashMap<ServerId, live::Live>>,
+    /// Guests that stand still, and until when.
+    still: Mutex<HashMap<ServerId, tokio::time::Instant>>,
 }
 
 struct Guest {
@@ -101,6 +103,7 @@ impl Sim {
             events,
             changed: Notify::new(),
             live: Mutex::default(),
+            still: Mutex::default(),
         }))
     }
 
@@ -494,6 +497,22 @@ impl Hypervisor for Sim {
     async fn unrescue(&self, id: ServerId) -> Result<GuestInfo> {
         self.perform(Verb::Unrescue, id, || self.leave_rescue(id))
             .await
+    }
+
+    async fn stand_still(&self, id: ServerId, quiesce: Quiesce, most: Duration) -> Result<()> {
+        self.hold_still(id, quiesce, most).await
+    }
+
+    async fn go_on(&self, id: ServerId) -> Result<()> {
+        self.perform(Verb::Thaw, id, || {
+            self.still().remove(&id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn all_go_on(&self) {
+        self.still().clear();
     }
 
     async fn snapshot(&self, id: ServerId, name: &str, quiesce: Quiesce) -> Result<PathBuf> {

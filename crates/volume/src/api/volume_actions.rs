@@ -1,6 +1,6 @@
 //! Actions of volumes.
 
-use super::attachments::refresh;
+use super::attachments::{RESERVED, refresh};
 use super::{old_attach, types, volumes};
 use crate::check::{self, Field, Kind, Need};
 use crate::db;
@@ -524,10 +524,13 @@ async fn reimage(service: &Service, call: Call, id: &str) -> Result<Reply> {
         true => "volume:reimage_reserved",
         false => "volume:reimage",
     };
-    change(service, &call, id, rule, move |_, volume| {
+    change(service, &call, id, rule, move |tx, volume| {
         let usable = matches!(volume.status, Status::Available | Status::Error)
             || (reserved && volume.status == Status::Reserved);
-        if !usable {
+        // One that shows a new reservation may be in use all the same.
+        let all = volumes::attachments(tx, volume)?;
+        let used = all.iter().any(|one| one.status != RESERVED);
+        if !usable || used {
             let statuses = match reserved {
                 true => "available or error or reserved",
                 false => "available or error",

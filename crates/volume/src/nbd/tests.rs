@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::Serving;
+use crate::tests::data::{FewImages, IMAGE};
 use crate::tests::{ALICE, Cloud, SERVICE};
 use serde_json::{Value, json};
 use std::net::TcpListener;
@@ -163,6 +164,61 @@ async fn read_only_attachments_and_two_at_once() {
         .is(200);
     for one in attachments["attachments"].as_array().unwrap() {
         let path = format!("/attachments/{}", one["id"].as_str().unwrap());
+        cloud.delete(SERVICE, &path).await.is(200);
+    }
+}
+
+/// The file of the volume is another one afterwards; the daemon must not go on with the old one.
+#[tokio::test]
+async fn a_volume_with_another_image_is_served_with_it() {
+    if !tools_are_there() {
+        return;
+    }
+    let port = free_port();
+    let change = |config: &mut crate::Config| {
+        config.serving = Serving::Nbd;
+        config.nbd_port = port;
+    };
+    let images = FewImages::default();
+    let cloud = Cloud::with(change, Some(images.router())).await;
+    // The daemon goes on for another one's sake.
+    let other = cloud.volume(ALICE, json!({})).await;
+    let (other_path, _) = connect(&cloud, &other, "rw").await;
+    let volume = cloud.volume(ALICE, json!({})).await;
+    let (path, info) = connect(&cloud, &volume, "rw").await;
+    assert!(io(&info, "write -P 7 0 64k", false).await);
+    let reserve = json!({"attachment": {
+        "volume_uuid": volume, "instance_uuid": volume, "connector": null,
+    }});
+    let kept = cloud
+        .call(SERVICE, "POST", "/attachments", reserve)
+        .await
+        .is(200);
+    let kept = format!(
+        "/attachments/{}",
+        kept["attachment"]["id"].as_str().unwrap()
+    );
+    let reimage = json!({"image_id": IMAGE, "reimage_reserved": true});
+    cloud
+        .act(ALICE, &volume, "os-reimage", reimage.clone())
+        .await
+        .is(409);
+    cloud.delete(SERVICE, &path).await.is(200);
+    cloud
+        .act(ALICE, &volume, "os-reimage", reimage)
+        .await
+        .is(202);
+    cloud.wait("volume", &volume, "reserved").await;
+    let connector = json!({"attachment": {"connector": {"host": "h1"}}});
+    let connected = cloud.call(SERVICE, "PUT", &kept, connector).await.is(200);
+    let info = &connected["attachment"]["connection_info"];
+    let first = format!("read -P {} 4096 1", b'i');
+    assert!(io(info, &first, true).await, "the image is there");
+    assert!(
+        io(info, "read -P 0 0 4k", true).await,
+        "what was there is gone"
+    );
+    for path in [kept, other_path] {
         cloud.delete(SERVICE, &path).await.is(200);
     }
 }

@@ -153,15 +153,15 @@ async fn volumes_grow() {
 
 /// A small image service: one raw image with some data; takes any upload.
 #[derive(Clone, Default)]
-struct FewImages {
+pub struct FewImages {
     uploaded: Arc<Mutex<Vec<u8>>>,
     fail: bool,
 }
 
-const IMAGE: &str = "7d5c3a0f-2f3e-4f6c-9c2f-0123456789ab";
+pub const IMAGE: &str = "7d5c3a0f-2f3e-4f6c-9c2f-0123456789ab";
 
 impl FewImages {
-    fn router(&self) -> axum::Router {
+    pub fn router(&self) -> axum::Router {
         let state = self.clone();
         axum::Router::new().fallback(move |request: axum::extract::Request| {
             let state = state.clone();

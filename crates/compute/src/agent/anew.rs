@@ -1,0 +1,61 @@
+//! Guests that boot from another image, for a while or from now on.
+
+use super::{Agent, Failure, failure, power, wanted_power};
+use types::agent::{FailureKind, GuestPlan};
+use types::{PowerState, ServerId};
+use virt::{RescueDisk, StableRescue};
+
+impl Agent {
+    pub(super) async fn ensure_rescued(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+        grace_seconds: u64,
+    ) -> Result<PowerState, Failure> {
+        let bad = |error: virt::spec::BadProperty| (FailureKind::Request, error.to_string());
+        let properties = plan
+            .hardware
+            .iter()
+            .map(|(name, value)| (&name[..], &value[..]));
+        let stable = StableRescue::from_properties(properties).map_err(bad)?;
+        // The guest keeps the disks it has. With them in the plan one that boots from a volume would get that for its
+        // rescue disk.
+        let of_image = GuestPlan {
+            disks: Vec::new(),
+            ..plan.clone()
+        };
+        let from_image = self.spec(id, &of_image).await?;
+        let mut spec = self.stored(id).await?;
+        if spec.rescue.is_none() {
+            self.ensure_stopped(id, grace_seconds).await?;
+        }
+        spec.rescue = Some(RescueDisk {
+            root: from_image.root,
+            stable,
+        });
+        if spec.config_drive.is_some() {
+            spec.config_drive = from_image.config_drive.or(spec.config_drive);
+        }
+        self.hypervisor
+            .rescue(&spec)
+            .await
+            .map(power)
+            .map_err(failure)
+    }
+
+    /// The image comes first: when it cannot be had, what was there is untouched.
+    pub(super) async fn rebuild(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+        on: bool,
+    ) -> Result<PowerState, Failure> {
+        let spec = self.spec(id, plan).await?;
+        self.hypervisor.ensure_absent(id).await.map_err(failure)?;
+        self.hypervisor
+            .ensure_guest(&spec, wanted_power(on))
+            .await
+            .map(power)
+            .map_err(failure)
+    }
+}
