@@ -176,6 +176,31 @@ impl Networks {
         Ok(found)
     }
 
+    /// The id of the network that the service makes for a project which asks for any (`auto-allocated-topology`). With
+    /// `dry` nothing is made, and the id means nothing. A refusal is the inner `Err`, in the service's words.
+    pub async fn auto_allocate(
+        &self,
+        token: &str,
+        project_id: &str,
+        dry: bool,
+    ) -> Result<Result<String, String>, ClientError> {
+        let query = if dry { "?fields=dry-run" } else { "" };
+        let project_id = escape(project_id);
+        let path = format!("/v2.0/auto-allocated-topology/{project_id}{query}");
+        let answer = self
+            .client
+            .call(Method::GET, &path, headers(token), None)
+            .await?;
+        match answer.status {
+            StatusCode::OK => Ok(Ok(text(&answer.json()["auto_allocated_topology"], "id"))),
+            StatusCode::NOT_FOUND => Ok(Err(
+                "the network service does not make networks by itself".to_owned(),
+            )),
+            status if status.is_client_error() => Ok(Err(refusal(&answer))),
+            _ => Err(unexpected(SERVICE, "auto-allocated topology", &answer)),
+        }
+    }
+
     /// A port that the token's holder may see.
     pub async fn port(&self, token: &str, id: &str) -> Result<Option<PortRecord>, ClientError> {
         let found = self

@@ -55,6 +55,13 @@ pub enum LinkKind {
     },
     /// A guest's tap.
     Tap,
+    /// A VLAN of a guest's tap: a port that a trunk carries.
+    Vlan {
+        /// The tap.
+        parent: String,
+        /// The VLAN's number.
+        id: u16,
+    },
     /// The end of a network's tunnel to other hosts (VXLAN). Which guest is where it learns from what they send.
     Vxlan {
         /// The segment.
@@ -125,7 +132,13 @@ pub fn desired(config: &Config, wanted: &HostWanted) -> Desired {
             continue;
         };
         let link = Link {
-            kind: LinkKind::Tap,
+            kind: match port.trunk {
+                Some(under) => LinkKind::Vlan {
+                    parent: tap_name(&under.parent),
+                    id: under.vlan,
+                },
+                None => LinkKind::Tap,
+            },
             mtu: network.mtu,
             master: Some(names::bridge(&network.id)),
             up: port.admin_state_up,

@@ -380,7 +380,18 @@ fn batch(
     }
     for (number, text) in found {
         if let Some(step) = number.checked_sub(1).and_then(|index| steps.get(index)) {
-            faults.add(step.object, format!("{program} {}: {text}", step.line));
+            let hint = match step.line.contains(" type vlan ")
+                && ["not supported", "Unknown device type"]
+                    .iter()
+                    .any(|words| text.contains(words))
+            {
+                true => " (this kernel has no VLANs, which trunks need: module 8021q)",
+                false => "",
+            };
+            faults.add(
+                step.object,
+                format!("{program} {}: {text}{hint}", step.line),
+            );
         }
     }
     Ok(())

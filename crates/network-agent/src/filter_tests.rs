@@ -20,6 +20,7 @@ fn port() -> Port {
         port_security_enabled: true,
         allowed_address_pairs: vec![],
         security_group_ids: vec![GROUP],
+        trunk: None,
     }
 }
 

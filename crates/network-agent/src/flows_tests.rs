@@ -51,6 +51,7 @@ fn wanted(rules: Vec<SecurityGroupRule>) -> HostWanted {
         port_security_enabled: true,
         allowed_address_pairs: vec![],
         security_group_ids: vec![Uuid::from_u128(20)],
+        trunk: None,
     };
     let group = SecurityGroup {
         id: Uuid::from_u128(20),

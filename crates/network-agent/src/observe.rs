@@ -27,6 +27,8 @@ pub struct SeenLink {
     pub kind: String,
     /// Segment and own end of a tunnel.
     pub tunnel: Option<(u32, IpAddr)>,
+    /// The interface that a VLAN is a part of, and its number.
+    pub vlan: Option<(String, u16)>,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// MAC address, if it has one.
@@ -63,6 +65,7 @@ struct RawLink {
     #[serde(default)]
     flags: Vec<String>,
     mtu: u32,
+    link: Option<String>,
     master: Option<String>,
     ifalias: Option<String>,
     address: Option<String>,
@@ -136,8 +139,15 @@ fn seen(raw: RawLink) -> SeenLink {
         let local = data["local"].as_str().or(data["local6"].as_str())?;
         Some((vni, local.parse().ok()?))
     });
+    let vlan = raw.linkinfo.as_ref().and_then(|info| {
+        let data = info.info_data.as_ref()?;
+        let is_vlan = info.info_kind.as_deref() == Some("vlan");
+        let id = u16::try_from(data["id"].as_u64()?).ok()?;
+        raw.link.clone().filter(|_| is_vlan).zip(Some(id))
+    });
     SeenLink {
         tunnel,
+        vlan,
         kind: raw
             .linkinfo
             .and_then(|info| info.info_kind)
@@ -208,6 +218,8 @@ mod tests {
         let json = br#"[{},{"ifindex":2,"ifname":"kbr1","flags":["BROADCAST","UP"],"mtu":1450,"address":"0a:00:00:00:00:01",
             "ifalias":"kilonova/c1/00000000-0000-0000-0000-000000000007/zone-3","linkinfo":{"info_kind":"bridge"},
             "addr_info":[{"family":"inet","local":"203.0.113.1","prefixlen":24},{"family":"inet6","local":"fe80::1","prefixlen":64}]},
+            {"ifindex":4,"link":"tapa","ifname":"tapb","flags":["UP"],"mtu":1450,"address":"02:00:00:00:00:02",
+            "linkinfo":{"info_kind":"vlan","info_data":{"protocol":"802.1Q","id":42,"flags":["REORDER_HDR"]}},"addr_info":[]},
             {"ifindex":3,"ifname":"eth0","flags":[],"mtu":1500,"address":"02:00:00:00:00:01","addr_info":[]}]"#;
         let links = links(json).unwrap();
         let bridge = &links["kbr1"];
@@ -220,6 +232,7 @@ mod tests {
             bridge.addresses,
             BTreeSet::from(["203.0.113.1/24".parse().unwrap()])
         );
+        assert_eq!(links["tapb"].vlan, Some(("tapa".to_owned(), 42)));
         assert_eq!((links["eth0"].kind.as_str(), links["eth0"].up), ("", false));
     }
 

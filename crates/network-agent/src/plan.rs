@@ -107,12 +107,17 @@ pub fn plan(
     planner.remove();
     planner.make_spaces();
     // Bridges first: the others are plugged into them.
-    let is_bridge = |link: &Link| matches!(link.kind, LinkKind::Bridge { .. });
-    for (name, link) in desired.links.iter().filter(|(_, link)| is_bridge(link)) {
-        planner.link(name, link);
-    }
-    for (name, link) in desired.links.iter().filter(|(_, link)| !is_bridge(link)) {
-        planner.link(name, link);
+    // VLANs last: they are parts of taps.
+    let order = |link: &Link| match link.kind {
+        LinkKind::Bridge { .. } => 0,
+        LinkKind::Vlan { .. } => 2,
+        _ => 1,
+    };
+    for turn in 0..=2 {
+        let now = |link: &Link| order(link) == turn;
+        for (name, link) in desired.links.iter().filter(|(_, link)| now(link)) {
+            planner.link(name, link);
+        }
     }
     for (name, space) in &desired.spaces {
         planner.space(name, space);
@@ -134,7 +139,11 @@ impl Planner<'_> {
     }
 
     fn remove(&mut self) {
-        for (name, seen) in &self.observed.links {
+        let links = &self.observed.links;
+        // A tap takes its VLANs with it.
+        let (vlans, others): (Vec<_>, Vec<_>) =
+            links.iter().partition(|(_, seen)| seen.kind == "vlan");
+        for (name, seen) in vlans.into_iter().chain(others) {
             let Some(alias) = seen
                 .alias
                 .as_ref()
@@ -165,8 +174,18 @@ impl Planner<'_> {
         }
     }
 
+    /// Whether a VLAN goes with its tap, which is made anew.
+    fn goes_with_tap(&self, link: &Link) -> bool {
+        let LinkKind::Vlan { parent, .. } = &link.kind else {
+            return false;
+        };
+        let gone = format!("link del dev {parent}");
+        self.plan.root.iter().any(|step| step.line == gone)
+    }
+
     fn link(&mut self, name: &str, link: &Link) {
         let seen = self.observed.links.get(name);
+        let seen = seen.filter(|_| !self.goes_with_tap(link));
         if let Some(alias) = seen.and_then(|seen| seen.alias.as_ref())
             && (alias.cloud != self.cloud.as_str() || alias.object != link.object)
         {
@@ -251,6 +270,9 @@ impl Planner<'_> {
                 "link add name {name} address {mac} mtu {mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0 nf_call_iptables 1 nf_call_ip6tables 1"
             ),
             LinkKind::Tap => format!("tuntap add dev {name} mode tap"),
+            LinkKind::Vlan { parent, id } => {
+                format!("link add link {parent} name {name} mtu {mtu} type vlan id {id}")
+            }
             LinkKind::Vxlan { vni, local, .. } => format!(
                 "link add name {name} mtu {mtu} type vxlan id {vni} local {local} dstport {VXLAN_PORT}"
             ),
@@ -406,10 +428,13 @@ fn address_steps(name: &str, have: &BTreeSet<IpNet>, want: &BTreeSet<IpNet>) -> 
     lines
 }
 
-/// A tunnel of another segment, or from another address.
+/// A tunnel of another segment, or from another address; another VLAN, or of another tap.
 fn leads_elsewhere(wanted: &Link, seen: &SeenLink) -> bool {
     match &wanted.kind {
         LinkKind::Vxlan { vni, local, .. } => seen.tunnel != Some((*vni, *local)),
+        LinkKind::Vlan { parent, id } => {
+            seen.vlan.as_ref().map(|(on, id)| (on, *id)) != Some((parent, *id))
+        }
         _ => false,
     }
 }
@@ -421,6 +446,7 @@ fn fits(wanted: &LinkKind, seen: &str) -> bool {
         LinkKind::Bridge { .. } => seen == "bridge",
         LinkKind::Vxlan { .. } => seen == "vxlan",
         LinkKind::Tap => seen == "tun" || seen == "veth",
+        LinkKind::Vlan { .. } => seen == "vlan",
         LinkKind::Veth { .. } => seen == "veth",
     }
 }

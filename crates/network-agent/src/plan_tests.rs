@@ -65,6 +65,7 @@ fn wanted() -> HostWanted {
         port_security_enabled: true,
         allowed_address_pairs: vec![],
         security_group_ids: vec![],
+        trunk: None,
     };
     let interface = RouterInterface {
         port_id: INSIDE,
@@ -115,6 +116,7 @@ fn realised(desired: &Desired) -> Observed {
         let (kind, mac) = match &link.kind {
             LinkKind::Bridge { mac, .. } => ("bridge", Some(*mac)),
             LinkKind::Tap => ("tun", None),
+            LinkKind::Vlan { .. } => ("vlan", None),
             LinkKind::Veth { .. } => ("veth", None),
             LinkKind::Vxlan { .. } => ("vxlan", None),
         };
@@ -128,6 +130,10 @@ fn realised(desired: &Desired) -> Observed {
         let seen = SeenLink {
             kind: kind.into(),
             tunnel,
+            vlan: match &link.kind {
+                LinkKind::Vlan { parent, id } => Some((parent.clone(), *id)),
+                _ => None,
+            },
             mtu: link.mtu,
             mac,
             master: link.master.clone(),
@@ -486,4 +492,54 @@ fn a_tunnel_follows_the_hosts_of_its_network() {
         &realised(&before),
     );
     assert_eq!(lines(&gone.root), [format!("link del dev {name}")]);
+}
+
+#[test]
+fn a_port_under_a_trunk_is_a_vlan_of_its_tap() {
+    let under = Uuid::from_u128(0x01010101_6666_0000_0000_000000000007);
+    let mut wanted = wanted();
+    let mut port = wanted.ports[0].clone();
+    port.id = under;
+    port.trunk = Some(UnderTrunk {
+        parent: PORT,
+        vlan: 42,
+    });
+    wanted.ports.push(port.clone());
+    let objects = |wanted: &HostWanted| super::tests::objects(wanted);
+    let (tap, name) = (tap_name(&PORT), tap_name(&under));
+    let desired = objects(&wanted);
+    let made = planned(&desired, &Observed::default());
+    let root = lines(&made.root);
+    let at = |line: &str| root.iter().position(|one| one.starts_with(line)).unwrap();
+    // By name it would be before its tap.
+    assert!(name < tap);
+    let made_at = at(&format!(
+        "link add link {tap} name {name} mtu 1450 type vlan id 42"
+    ));
+    assert!(at(&format!("tuntap add dev {tap} ")) < made_at);
+    assert!(planned(&desired, &realised(&desired)).is_empty());
+    // Another number is another interface.
+    let mut other = wanted.clone();
+    other.ports[1].trunk = Some(UnderTrunk {
+        parent: PORT,
+        vlan: 43,
+    });
+    let changed = planned(&objects(&other), &realised(&desired));
+    assert_eq!(
+        lines(&changed.root)[..2],
+        [
+            format!("link del dev {name}"),
+            format!("link add link {tap} name {name} mtu 1450 type vlan id 43"),
+        ]
+    );
+    // It goes before its tap, which would take it along.
+    wanted.ports.clear();
+    let gone = planned(&objects(&wanted), &realised(&desired));
+    assert_eq!(
+        lines(&gone.root),
+        [
+            format!("link del dev {name}"),
+            format!("link del dev {tap}")
+        ]
+    );
 }

@@ -37,6 +37,7 @@ fn port(n: u128, up: bool) -> Port {
         port_security_enabled: true,
         allowed_address_pairs: vec![],
         security_group_ids: vec![],
+        trunk: None,
     }
 }
 

@@ -35,7 +35,8 @@ impl Service {
     }
 }
 
-fn request(kind: Kind, project: &str, given: Value) -> Request {
+/// A request of the service's own.
+pub(crate) fn request(kind: Kind, project: &str, given: Value) -> Request {
     let mut doc = Doc::default();
     for attribute in kind.attributes() {
         if let Initial::Json(text) = attribute.initial {

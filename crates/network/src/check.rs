@@ -50,6 +50,8 @@ pub enum Check {
     FixedIps,
     /// `[{"ip_address", "mac_address"}]`.
     AddressPairs,
+    /// `[{"port_id", "segmentation_type", "segmentation_id"}]`.
+    SubPorts,
     /// `[{"opt_name", "opt_value", "ip_version"}]`.
     DhcpOptions,
     /// An object.
@@ -141,6 +143,7 @@ impl Check {
             Self::Mac => mac(value),
             Self::FixedIps => fixed_ips(value),
             Self::AddressPairs => different(each(value, address_pair)?),
+            Self::SubPorts => sub_ports(value),
             Self::DhcpOptions => dhcp_options(value),
             Self::Object if value.is_null() => Ok(json!({})),
             Self::Object if value.is_object() => Ok(value.clone()),
@@ -401,6 +404,22 @@ fn address_pair(value: &Value) -> Checked {
     Ok(Value::Object(out))
 }
 
+/// The ports of a trunk. The only segmentation is by VLAN: networks here have none that could be inherited.
+fn sub_ports(value: &Value) -> Checked {
+    each(value, |item| {
+        let object = members(item, &["port_id", "segmentation_type", "segmentation_id"])?;
+        let given = |name: &str| {
+            let value = object.get(name).filter(|value| !value.is_null());
+            value.ok_or_else(|| format!("a sub-port must have {name}"))
+        };
+        Ok(json!({
+            "port_id": uuid(given("port_id")?)?,
+            "segmentation_type": one_of(given("segmentation_type")?, &["vlan"])?,
+            "segmentation_id": integer(given("segmentation_id")?, 1, 4094)?,
+        }))
+    })
+}
+
 fn dhcp_options(value: &Value) -> Checked {
     each(value, |item| {
         let object = members(item, &["opt_name", "opt_value", "ip_version"])?;
@@ -588,6 +607,21 @@ mod tests {
             (
                 Check::DhcpOptions,
                 json!([{"opt_name": "a\nb", "opt_value": "x"}]),
+                None,
+            ),
+            (
+                Check::SubPorts,
+                json!([{"port_id": id, "segmentation_type": "vlan", "segmentation_id": "42"}]),
+                Some(json!([{"port_id": id, "segmentation_type": "vlan", "segmentation_id": 42}])),
+            ),
+            (
+                Check::SubPorts,
+                json!([{"port_id": id, "segmentation_type": "vlan", "segmentation_id": 4095}]),
+                None,
+            ),
+            (
+                Check::SubPorts,
+                json!([{"port_id": id, "segmentation_type": "inherit"}]),
                 None,
             ),
             (Check::Gateway, json!({}), Some(json!(null))),

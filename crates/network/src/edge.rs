@@ -5,7 +5,7 @@ use crate::api::listing::{self, Query};
 use crate::api::request::{self, Request};
 use crate::api::{
     bindings, floatingips, networks, ports, routers, security_groups, services, subnetpools,
-    subnets, view,
+    subnets, topology, trunks, view,
 };
 use crate::db;
 use crate::doc::Doc;
@@ -124,7 +124,9 @@ async fn authenticated(
         url,
         body,
     };
-    let writes = call.method != Method::GET;
+    // A topology is made when it is asked for.
+    let makes = call.path.first().map(String::as_str) == Some("auto-allocated-topology");
+    let writes = call.method != Method::GET || makes;
     if !writes && call.path == ["security-groups"] {
         need_default_group(service, &cx, &call.query).await?;
     }
@@ -232,6 +234,17 @@ impl Call {
             ["routers", id, "remove_router_interface"] if put => {
                 fine(routers::remove_interface(work, id, &self.body)?)
             }
+            ["auto-allocated-topology", project] if get => {
+                fine(topology::show(work, project, &self.query)?)
+            }
+            ["auto-allocated-topology", project] if delete => {
+                topology::remove(work, project).map(|()| nothing())
+            }
+            [
+                "trunks",
+                id,
+                action @ ("add_subports" | "remove_subports" | "get_subports"),
+            ] => trunks::sub_ports(work, self.method.as_str(), id, action, &self.body),
             ["routers", id, "add_extraroutes"] if put => self.extra_routes(work, id, true),
             ["routers", id, "remove_extraroutes"] if put => self.extra_routes(work, id, false),
             [collection, rest @ ..] => match Kind::by_path(collection) {
@@ -338,6 +351,7 @@ fn create(work: &mut Work<'_, '_>, kind: Kind, request: Request) -> Result<Doc, 
         Kind::FloatingIp => floatingips::create(work, request),
         Kind::Group => security_groups::create(work, request),
         Kind::Rule => security_groups::create_rule(work, request),
+        Kind::Trunk => trunks::create(work, request),
     }
 }
 
@@ -358,6 +372,7 @@ fn update(
         Kind::FloatingIp => floatingips::update(work, old, doc, given),
         Kind::Group => security_groups::update(work, old, doc),
         Kind::Rule => Err(Fault::no_route()),
+        Kind::Trunk => trunks::update(work, doc),
     }
 }
 
@@ -372,6 +387,7 @@ fn remove(work: &mut Work<'_, '_>, kind: Kind, doc: &Doc) -> Result<(), Fault> {
         Kind::FloatingIp => floatingips::remove(work, doc),
         Kind::Group => security_groups::remove(work, doc),
         Kind::Rule => security_groups::remove_rule(work, doc),
+        Kind::Trunk => trunks::remove(work, doc),
     }
 }
 

@@ -22,6 +22,7 @@ mod work;
 
 pub use bootstrap::Bootstrapped;
 pub use config::Config;
+pub use db::figures::figures;
 pub use service::{Error, PortEvent, Service};
 
 #[cfg(test)]

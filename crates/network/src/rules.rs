@@ -156,6 +156,15 @@ const TABLE: &[(&str, &str)] = &[
     ("update_agent", ADMIN),
     ("delete_agent", ADMIN),
     ("get_network_ip_availability", ADMIN),
+    ("create_trunk", MEMBER),
+    ("get_trunk", READER),
+    ("update_trunk", MEMBER),
+    ("delete_trunk", MEMBER),
+    ("get_subports", READER),
+    ("add_subports", MEMBER),
+    ("remove_subports", MEMBER),
+    ("get_auto_allocated_topology", READER),
+    ("delete_auto_allocated_topology", MEMBER),
     ("wait_for_ports", SERVICE),
 ];
 

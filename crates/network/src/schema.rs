@@ -23,6 +23,8 @@ pub enum Kind {
     Group,
     /// Security group rules.
     Rule,
+    /// Trunks.
+    Trunk,
 }
 
 /// When an attribute may be given.
@@ -227,9 +229,17 @@ const RULE: &[Attribute] = &[
     attr("belongs_to_default_sg", Read, Check::Any, Absent),
 ];
 
+const TRUNK: &[Attribute] = &[
+    NAME,
+    attr("port_id", Create, Check::Uuid, Required),
+    attr("admin_state_up", Write, Check::Bool, TRUE),
+    attr("sub_ports", Create, Check::SubPorts, NONE),
+    attr("status", Read, Check::Any, Absent),
+];
+
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Network,
         Self::Subnet,
         Self::SubnetPool,
@@ -239,6 +249,7 @@ impl Kind {
         Self::FloatingIp,
         Self::Group,
         Self::Rule,
+        Self::Trunk,
     ];
 
     /// The name of one in bodies and policies, `security_group`.
@@ -253,6 +264,7 @@ impl Kind {
             Self::FloatingIp => "floatingip",
             Self::Group => "security_group",
             Self::Rule => "security_group_rule",
+            Self::Trunk => "trunk",
         }
     }
 
@@ -268,6 +280,7 @@ impl Kind {
             Self::FloatingIp => "floatingips",
             Self::Group => "security_groups",
             Self::Rule => "security_group_rules",
+            Self::Trunk => "trunks",
         }
     }
 
@@ -304,6 +317,7 @@ impl Kind {
                 "SecurityGroupRuleNotFound",
                 "Security group rule {} does not exist",
             ),
+            Self::Trunk => ("TrunkNotFound", "Trunk {} could not be found."),
         }
     }
 
@@ -319,6 +333,7 @@ impl Kind {
             Self::FloatingIp => FLOATINGIP,
             Self::Group => GROUP,
             Self::Rule => RULE,
+            Self::Trunk => TRUNK,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::api::addressing;
 use crate::api::ports::DHCP;
 use crate::api::routers::{GATEWAY, INTERFACE};
 use crate::api::security_groups::rule_protocol;
+use crate::api::trunks::OWNER;
 use crate::db::{self, Match, changes};
 use crate::doc::Doc;
 use crate::fault::Fault;
@@ -218,6 +219,7 @@ impl Present {
             all.iter().filter(|id| chosen(what, id)).cloned().collect()
         };
         wanted.ports = ports.iter().filter_map(port).collect();
+        under_trunks(work, ports, &mut wanted.ports)?;
         wanted.networks = networks(work, &pick(What::Network, &self.networks), gateway)?;
         join(work, wanted)?;
         wanted.security_groups = groups(work, &pick(What::Group, &self.groups))?;
@@ -265,7 +267,26 @@ fn port(doc: &Doc) -> Option<w::Port> {
             .iter()
             .map(|id| uuid(id))
             .collect(),
+        trunk: None,
     })
+}
+
+/// Says of ports that a trunk carries which one leads to them.
+fn under_trunks(work: &mut Work<'_, '_>, docs: &[Doc], ports: &mut [w::Port]) -> Result<(), Fault> {
+    let carried = docs
+        .iter()
+        .filter(|port| port.text("device_owner") == OWNER);
+    let carried: Vec<&str> = carried.map(Doc::id).collect();
+    for (port, parent, vlan) in db::trunks::parents(work.tx, &carried)? {
+        let id = uuid(&port);
+        if let Some(port) = ports.iter_mut().find(|port| port.id == id) {
+            port.trunk = u16::try_from(vlan).ok().map(|vlan| w::UnderTrunk {
+                parent: uuid(&parent),
+                vlan,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn subnet(doc: &Doc) -> Option<w::Subnet> {

@@ -237,6 +237,18 @@ pub struct Port {
     /// Security groups; empty with port security on: only DHCP, metadata and neighbour discovery.
     #[serde(default)]
     pub security_group_ids: Vec<Uuid>,
+    /// The trunk that carries it; absent: it has a tap of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<UnderTrunk>,
+}
+
+/// Where a port is that a trunk carries: no tap, but a VLAN on that of another port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnderTrunk {
+    /// The port with the tap.
+    pub parent: Uuid,
+    /// The VLAN's number, 1 to 4094.
+    pub vlan: u16,
 }
 
 /// A further source address of a port.

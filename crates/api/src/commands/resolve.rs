@@ -3,6 +3,7 @@
 use super::create_server::{CreateServer, NetworkWish, Resolved};
 use crate::call::Call;
 use crate::faults::Fault;
+use crate::handlers::servers_create::says_yes;
 use crate::neighbours::unavailable;
 use clients::{ImageRecord, NetworkRecord};
 use db::flavors::Record;
@@ -95,10 +96,7 @@ impl CreateServer {
             .filter(|network| !network.subnets.is_empty() || !required)
             .collect();
         match found.as_slice() {
-            [] if required => Err(Fault::bad_request(format!(
-                "Unable to automatically allocate a network for project {}: there is none that it can use.",
-                call.project()
-            ))),
+            [] if required => made_for(call).await,
             [] => Ok(WantedNetworks::None),
             [only] => {
                 usable_network(call, only)?;
@@ -175,6 +173,25 @@ impl CreateServer {
             .map(|wanted| group(&all, wanted, call.project()))
             .collect()
     }
+}
+
+/// A network that is made for the project. Whoever asks again, also another request at the same time, gets the same; so
+/// it does no harm when this request fails later. What only asks makes none.
+async fn made_for(call: &Call) -> Result<WantedNetworks, Fault> {
+    let dry = call.query.get("dry_run").is_some_and(says_yes);
+    let networks = &call.api.deps.networks;
+    let made = networks.auto_allocate(&call.token, call.project(), dry);
+    let made = made.await.map_err(unavailable)?.map_err(|reason| {
+        Fault::bad_request(format!(
+            "Unable to automatically allocate a network for project {}: {reason}",
+            call.project()
+        ))
+    })?;
+    Ok(WantedNetworks::These(vec![WantedInterface::Network {
+        network_id: made,
+        fixed_ip: None,
+        tag: None,
+    }]))
 }
 
 fn group(all: &[(String, String)], wanted: &str, project: &str) -> Result<SecurityGroupRef, Fault> {

@@ -347,6 +347,7 @@ impl Bench {
             port_security_enabled: true,
             allowed_address_pairs: vec![],
             security_group_ids: vec![GROUP],
+            trunk: None,
         };
         let net = self
             .wanted
@@ -406,6 +407,26 @@ impl Bench {
     }
 
     /// A port whose tap the agent makes: the tap's name.
+    /// A port that the trunk of another one carries.
+    pub fn under_trunk(&mut self, network: Uuid, ip: &str, guest: &Guest, vlan: u16) -> Port {
+        let port = self.add_port(network, ip);
+        let last = self.wanted.ports.last_mut().unwrap();
+        last.trunk = Some(UnderTrunk {
+            parent: guest.port,
+            vlan,
+        });
+        port
+    }
+
+    /// Whether this kernel has VLANs.
+    pub fn has_vlans(&self) -> bool {
+        let dummy = "link add link lo name knvlan type vlan id 7\nlink del dev knvlan\n";
+        let output = self
+            .machine
+            .try_run(&Space::Host, &["ip", "-batch", "-"], dummy);
+        output.unwrap().success
+    }
+
     pub fn tap_port(&mut self, network: Uuid, ip: &str) -> String {
         tap_name(&self.add_port(network, ip).id)
     }

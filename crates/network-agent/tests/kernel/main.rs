@@ -641,6 +641,43 @@ fn rules_of_every_kind_load() {
     assert!(rules == again, "{different:?}");
 }
 
+/// Where the kernel has VLANs a guest reaches another network by its trunk; elsewhere the port says what is missing.
+#[test]
+fn a_port_under_a_trunk() {
+    let Some(mut bench) = Bench::start("trunk") else {
+        return;
+    };
+    let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let (other, _) = bench.tenant("10.1.0.0/24", "203.0.113.11");
+    let guest = bench.guest(network, "10.0.0.11");
+    let far = bench.guest(other, "10.1.0.12");
+    let port = bench.under_trunk(other, "10.1.0.11", &guest, 42);
+    let report = bench.apply();
+    let told = |id| report.ports.iter().find(|port| port.id == id).unwrap();
+    assert_eq!(told(guest.port).status, Status::Active, "{report:?}");
+    if !bench.has_vlans() {
+        let told = told(port.id);
+        assert_eq!(told.status, Status::Error);
+        assert!(
+            told.detail.as_deref().unwrap().contains("8021q"),
+            "{told:?}"
+        );
+        return;
+    }
+    assert_eq!(told(port.id).status, Status::Active, "{report:?}");
+    guest.configure("10.0.0.1");
+    far.configure("10.1.0.1");
+    let mac = port.mac.to_string();
+    guest.ip(&[
+        "link", "add", "link", "eth0", "name", "eth0.42", "address", &mac, "type", "vlan", "id",
+        "42",
+    ]);
+    guest.ip(&["addr", "add", "10.1.0.11/24", "dev", "eth0.42"]);
+    guest.ip(&["link", "set", "dev", "eth0.42", "up"]);
+    assert!(ping(&guest, "10.1.0.12", SOON), "the other network");
+    assert!(ping(&guest, "10.0.0.1", SOON), "its own");
+}
+
 #[test]
 fn a_network_spans_two_hosts() {
     let (Some(mut left), Some(mut right)) = (Bench::start("left"), Bench::start("right")) else {

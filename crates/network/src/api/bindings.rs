@@ -1,7 +1,7 @@
 //! Bindings of a port (`binding-extended`): one is active, which the port itself shows; others make hosts ready for a
 //! guest that is to come, so that it finds its network there the moment it arrives.
 
-use crate::api::ports;
+use crate::api::{ports, trunks};
 use crate::db::bindings::{self as stored, Binding};
 use crate::doc::Doc;
 use crate::fault::Fault;
@@ -198,9 +198,18 @@ fn create(work: &mut Work<'_, '_>, port: &Doc, body: &Value) -> Result<Value, Fa
         let port = ports::bind_actively(work, port, &binding)?;
         return Ok(shown(&port, &binding, ACTIVE));
     }
-    stored::insert(work.tx, port.id(), &binding)?;
-    ports::tell_host(work, port, &binding.host)?;
+    for port in with_carried(work, port)? {
+        stored::insert(work.tx, port.id(), &binding)?;
+        ports::tell_host(work, &port, &binding.host)?;
+    }
     Ok(shown(port, &binding, INACTIVE))
+}
+
+/// A port, and what its trunk carries: these are wherever it is.
+fn with_carried(work: &mut Work<'_, '_>, port: &Doc) -> Result<Vec<Doc>, Fault> {
+    let mut all = trunks::carried_by(work, port)?;
+    all.insert(0, port.clone());
+    Ok(all)
 }
 
 /// Another host or profile for a binding.
@@ -234,10 +243,12 @@ fn update(work: &mut Work<'_, '_>, port: &Doc, host: &str, body: &Value) -> Resu
         let port = ports::bind_actively(work, port, &new)?;
         return Ok(shown(&port, &new, ACTIVE));
     }
-    stored::delete(work.tx, port.id(), host)?;
-    stored::insert(work.tx, port.id(), &new)?;
-    ports::tell_host(work, port, host)?;
-    ports::tell_host(work, port, &new.host)?;
+    for port in with_carried(work, port)? {
+        stored::delete(work.tx, port.id(), host)?;
+        stored::insert(work.tx, port.id(), &new)?;
+        ports::tell_host(work, &port, host)?;
+        ports::tell_host(work, &port, &new.host)?;
+    }
     Ok(shown(port, &new, INACTIVE))
 }
 
@@ -254,8 +265,11 @@ fn delete(work: &mut Work<'_, '_>, port: &Doc, host: &str) -> Result<(), Fault> 
     if !others.iter().any(|one| one.host == host) {
         return Err(not_found(port, host));
     }
-    stored::delete(work.tx, port.id(), host)?;
-    ports::tell_host(work, port, host)
+    for port in with_carried(work, port)? {
+        stored::delete(work.tx, port.id(), host)?;
+        ports::tell_host(work, &port, host)?;
+    }
+    Ok(())
 }
 
 /// The two change places: what was active waits, as Neutron has it, until it is deleted.
@@ -270,9 +284,11 @@ fn activate(work: &mut Work<'_, '_>, port: &Doc, host: &str) -> Result<Value, Fa
     let others = stored::of_port(work.tx, port.id())?;
     let chosen = others.into_iter().find(|one| one.host == host);
     let chosen = chosen.ok_or_else(|| not_found(port, host))?;
-    stored::delete(work.tx, port.id(), host)?;
-    if let Some(before) = active(port) {
-        stored::insert(work.tx, port.id(), &before)?;
+    for port in with_carried(work, port)? {
+        stored::delete(work.tx, port.id(), host)?;
+        if let Some(before) = active(&port) {
+            stored::insert(work.tx, port.id(), &before)?;
+        }
     }
     let port = ports::bind_actively(work, port, &chosen)?;
     Ok(shown(&port, &chosen, ACTIVE))

@@ -86,7 +86,10 @@ pub fn list(
     check_filters(kind, &filters)?;
     let matches = conditions(work, kind, &filters);
     let mut docs = db::find(work.tx, kind, &matches)?;
-    let computed: &[&str] = &["subnets", "security_group_rules", "availability_zones"];
+    let computed: &[&str] = match kind {
+        Kind::Trunk => &["status", "sub_ports"],
+        _ => &["subnets", "security_group_rules", "availability_zones"],
+    };
     if filters.keys().any(|name| computed.contains(name)) {
         super::view::complete(work, kind, &mut docs)?;
     }

@@ -12,4 +12,6 @@ pub mod security_groups;
 pub mod services;
 pub mod subnetpools;
 pub mod subnets;
+pub mod topology;
+pub mod trunks;
 pub mod view;

@@ -168,6 +168,7 @@ pub fn remove(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
     for subnet in db::find(work.tx, Kind::Subnet, &[db::is("network_id", doc.id())])? {
         db::delete(work.tx, Kind::Subnet, subnet.id())?;
     }
+    db::topologies::forget_network(work.tx, doc.id())?;
     db::delete(work.tx, Kind::Network, doc.id())?;
     work.changed(What::Network, doc.id());
     Ok(())

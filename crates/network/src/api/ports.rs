@@ -2,7 +2,7 @@
 
 use crate::api::addressing::{self, Fixed};
 use crate::api::request::Request;
-use crate::api::security_groups;
+use crate::api::{security_groups, trunks};
 use crate::db::{self, ipam};
 use crate::doc::Doc;
 use crate::fault::Fault;
@@ -234,14 +234,33 @@ pub fn update(work: &mut Work<'_, '_>, old: &Doc, mut doc: Doc, given: &Doc) -> 
     }
     check_security(&doc)?;
     check_owner(old, &doc)?;
-    let moved = old.text("binding:host_id") != doc.text("binding:host_id");
-    if moved && doc.text("binding:host_id").is_empty() {
-        forget_bindings(work, old)?;
-    } else if moved {
-        // It is active there now.
-        db::bindings::delete(work.tx, doc.id(), doc.text("binding:host_id"))?;
-    }
+    change_host(work, old, &doc)?;
     rebind(work, old, doc)
+}
+
+/// What becomes of the bindings that wait when a port is bound elsewhere.
+fn change_host(work: &mut Work<'_, '_>, old: &Doc, doc: &Doc) -> Result<(), Fault> {
+    let host = doc.text("binding:host_id");
+    if old.text("binding:host_id") == host {
+        return Ok(());
+    }
+    if host.is_empty() {
+        return forget_bindings(work, old);
+    }
+    // It is active there now.
+    db::bindings::delete(work.tx, doc.id(), host)
+}
+
+/// Writes a port that a trunk carries, or no longer, bound to a host or (empty) to none.
+pub fn rebind_to(
+    work: &mut Work<'_, '_>,
+    old: &Doc,
+    mut doc: Doc,
+    host: &str,
+) -> Result<(), Fault> {
+    doc.set("binding:host_id", host);
+    change_host(work, old, &doc)?;
+    rebind(work, old, doc).map(drop)
 }
 
 /// Nobody makes the port ready any more.
@@ -261,12 +280,16 @@ fn rebind(work: &mut Work<'_, '_>, old: &Doc, mut doc: Doc) -> Result<Doc, Fault
     index_addresses(&mut doc);
     crate::work::touched(&mut doc);
     db::save(work.tx, Kind::Port, &doc)?;
+    let moved = old.text("binding:host_id") != doc.text("binding:host_id");
+    if moved && doc.text("device_owner") != trunks::OWNER {
+        trunks::follow(work, &doc)?;
+    }
     let groups = doc.texts("security_groups");
     if groups != old.texts("security_groups") {
         db::set_port_groups(work.tx, doc.id(), &groups)?;
         work.members_changed(&old.texts("security_groups"))?;
     }
-    if old.text("binding:host_id") != doc.text("binding:host_id") {
+    if moved {
         work.port_changed(old.id(), old.text("binding:host_id"));
         tell_tunnels(work, old, old.text("binding:host_id"))?;
     }
@@ -343,6 +366,7 @@ pub fn remove(work: &mut Work<'_, '_>, doc: &Doc) -> Result<(), Fault> {
         );
         return Err(Fault::conflict("ServicePortInUse", text));
     }
+    trunks::refuse_trunked(work, doc.id())?;
     erase(work, doc)
 }
 
@@ -468,7 +492,7 @@ pub fn own_port(network: &Doc, owner: &str, device: &str, project: &str) -> Requ
 /// Adds what is not stored: names that the network's DNS answers.
 pub fn complete(work: &mut Work<'_, '_>, docs: &mut [Doc]) -> Result<(), Fault> {
     let domain = work.cx.config.dns_domain.trim_matches('.').to_owned();
-    for doc in docs {
+    for doc in &mut *docs {
         let assignments: Value = doc
             .fixed_ips()
             .into_iter()
@@ -482,5 +506,5 @@ pub fn complete(work: &mut Work<'_, '_>, docs: &mut [Doc]) -> Result<(), Fault> 
             .collect();
         doc.set("dns_assignment", assignments);
     }
-    Ok(())
+    trunks::complete_ports(work, docs)
 }

@@ -310,6 +310,22 @@ pub fn add_interface(work: &mut Work<'_, '_>, router: &str, body: &Value) -> Res
     Ok(interface_shown(&doc, &port))
 }
 
+/// Puts a router that the service makes itself on a subnet.
+pub fn add_own_interface(work: &mut Work<'_, '_>, router: &Doc, subnet: &str) -> Result<(), Fault> {
+    let mut doc = router.clone();
+    add_by_subnet(work, &doc, subnet)?;
+    touch(work, &mut doc)
+}
+
+/// Removes a router with its interfaces.
+pub fn remove_whole(work: &mut Work<'_, '_>, router: &Doc) -> Result<(), Fault> {
+    for port in interfaces(work, router.id())? {
+        refuse_needed(work, router, &port)?;
+        ports::erase(work, &port)?;
+    }
+    remove(work, router)
+}
+
 fn touch(work: &mut Work<'_, '_>, doc: &mut Doc) -> Result<(), Fault> {
     crate::work::touched(doc);
     db::save(work.tx, Kind::Router, doc)?;

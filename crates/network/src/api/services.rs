@@ -21,6 +21,7 @@ const QUOTAS: &[(&str, i64)] = &[
     ("floatingip", 50),
     ("security_group", 10),
     ("security_group_rule", 100),
+    ("trunk", -1),
 ];
 
 fn kind_of(resource: &str) -> Option<Kind> {
@@ -337,6 +338,10 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("address-scope", "Address scope"),
     ("agent", "agent"),
     ("allowed-address-pairs", "Allowed Address Pairs"),
+    (
+        "auto-allocated-topology",
+        "Auto Allocated Topology Services",
+    ),
     ("availability_zone", "Availability Zone"),
     ("binding", "Port Binding"),
     ("binding-extended", "Port Bindings Extended"),
@@ -384,6 +389,8 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("standard-attr-timestamp", "Resource timestamps"),
     ("stateful-security-group", "Stateful security group"),
     ("subnet_allocation", "Subnet Allocation"),
+    ("trunk", "Trunk Extension"),
+    ("trunk-details", "Trunk port details"),
 ];
 
 /// `GET /v2.0/extensions[/{alias}]`

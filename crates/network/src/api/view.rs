@@ -30,6 +30,7 @@ pub fn complete(work: &mut Work<'_, '_>, kind: Kind, docs: &mut [Doc]) -> Result
         Kind::Port => super::ports::complete(work, docs),
         Kind::Group => super::security_groups::complete(work, docs),
         Kind::FloatingIp => super::floatingips::complete(work, docs),
+        Kind::Trunk => super::trunks::complete(work, docs),
         _ => Ok(()),
     }
 }

@@ -3,8 +3,11 @@
 pub mod agents;
 pub mod bindings;
 pub mod changes;
+pub mod figures;
 pub mod ipam;
 pub mod quotas;
+pub mod topologies;
+pub mod trunks;
 
 use crate::doc::Doc;
 use crate::fault::Fault;
@@ -28,6 +31,11 @@ pub const MIGRATIONS: &[Migration] = &[
         version: 3,
         name: "bindings",
         sql: include_str!("migrations/0003_bindings.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "trunks",
+        sql: include_str!("migrations/0004_trunks.sql"),
     },
 ];
 
@@ -67,6 +75,7 @@ impl Kind {
             Self::FloatingIp => "net_floatingips",
             Self::Group => "net_groups",
             Self::Rule => "net_rules",
+            Self::Trunk => "net_trunks",
         }
     }
 
@@ -111,6 +120,7 @@ impl Kind {
                 ("remote_group_id", "remote_group_id"),
                 ("content", "_content"),
             ],
+            Self::Trunk => &[("port_id", "port_id")],
         }
     }
 
@@ -127,7 +137,7 @@ impl Kind {
             Self::Rule => {
                 "(project_id = ? OR security_group_id IN (SELECT id FROM net_groups WHERE project_id = ?))"
             }
-            Self::Router | Self::FloatingIp | Self::Group => "project_id = ?",
+            Self::Router | Self::FloatingIp | Self::Group | Self::Trunk => "project_id = ?",
         }
     }
 }

@@ -34,6 +34,16 @@ impl Cloud {
         Some(serde_json::from_value(body).unwrap())
     }
 
+    /// Tells what became of ports.
+    pub(super) async fn report(&self, host: &str, ports: &[(&str, &str)]) {
+        let ports = ports
+            .iter()
+            .map(|(id, status)| json!({"id": id, "status": status}));
+        let body = json!({"revision": 1, "partial": true, "ports": ports.collect::<Vec<_>>()});
+        let (status, answer) = self.ask("PUT", host, "report", body).await;
+        assert_eq!(status, StatusCode::NO_CONTENT, "{answer}");
+    }
+
     pub(super) async fn bound(&self, network: &str, host: &str) -> Value {
         let port = json!({"port": {"network_id": network, "project_id": "demo", "binding:host_id": host, "device_id": "s1", "device_owner": "compute:nova"}});
         self.make("ports", ADMIN, port).await

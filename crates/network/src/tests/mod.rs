@@ -8,6 +8,8 @@ mod lists;
 mod resources;
 mod simulated;
 mod storage;
+mod topology;
+mod trunks;
 
 use crate::{Config, Service};
 use async_trait::async_trait;
