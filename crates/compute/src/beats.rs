@@ -157,6 +157,7 @@ impl Agent {
                 cpu_info: Value::Null,
                 host_ip: self.settings.host_ip.clone(),
                 supported: Vec::new(),
+                traits: Vec::new(),
                 healthy: false,
                 problem: Some(error.to_string()),
             },

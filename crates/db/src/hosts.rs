@@ -3,6 +3,7 @@
 use crate::placement::{self, Inventory};
 use crate::{document, outbox, to_document};
 use sql::{Error, Row, Tx};
+use std::collections::BTreeSet;
 use types::agent::HostFacts;
 use types::{HostName, NodeId, ServerId, ServiceId, Timestamp};
 
@@ -60,6 +61,18 @@ pub struct Node {
     pub hypervisor_hostname: String,
     /// What the agent reported.
     pub facts: HostFacts,
+}
+
+impl Node {
+    /// The traits of its resource provider.
+    pub fn traits(&self, disabled: bool) -> BTreeSet<String> {
+        let mut all: BTreeSet<String> = self.facts.traits.iter().cloned().collect();
+        all.insert("COMPUTE_NODE".to_owned());
+        if disabled {
+            all.insert("COMPUTE_STATUS_DISABLED".to_owned());
+        }
+        all
+    }
 }
 
 const SERVICE: &str = "id, uuid, host, topic, beats, last_seen_up, disabled, disabled_reason, forced_down, version, problem, \

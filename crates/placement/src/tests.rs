@@ -56,6 +56,7 @@ fn facts(name: &str) -> HostFacts {
         cpu_info: json!({}),
         host_ip: "192.0.2.1".into(),
         supported: Vec::new(),
+        traits: Vec::new(),
         healthy: true,
         problem: None,
     }

@@ -127,7 +127,7 @@ pub(crate) async fn traits(call: Call) -> Result<Answer, Fault> {
     let mut found: Vec<&str> = names::traits().filter(|name| named(name)).collect();
     if let Some(wanted) = associated {
         let views = view::read(call.store()).await?;
-        found.retain(|name| views.iter().any(|view| view.traits.contains(name)) == wanted);
+        found.retain(|name| views.iter().any(|view| view.traits.contains(*name)) == wanted);
     }
     Ok(Answer::json(json!({"traits": found})))
 }

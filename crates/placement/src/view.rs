@@ -10,7 +10,7 @@ use uuid::Uuid;
 pub(crate) struct ProviderView {
     pub(crate) provider: Provider,
     pub(crate) inventories: BTreeMap<String, Inventory>,
-    pub(crate) traits: BTreeSet<&'static str>,
+    pub(crate) traits: BTreeSet<String>,
     /// The host aggregates that the node's host is in.
     pub(crate) aggregates: BTreeSet<Uuid>,
 }
@@ -70,15 +70,9 @@ pub(crate) async fn read(store: &sql::Store) -> Result<Vec<ProviderView>, Fault>
         .filter(|service| service.binary == "nova-compute" && service.disabled)
         .map(|service| &service.host)
         .collect();
-    let traits_of: BTreeMap<Uuid, BTreeSet<&'static str>> = nodes
+    let traits_of: BTreeMap<Uuid, BTreeSet<String>> = nodes
         .iter()
-        .map(|node| {
-            let mut traits: BTreeSet<&'static str> = ["COMPUTE_NODE"].into();
-            if disabled.contains(&node.host) {
-                traits.insert("COMPUTE_STATUS_DISABLED");
-            }
-            (node.uuid.0, traits)
-        })
+        .map(|node| (node.uuid.0, node.traits(disabled.contains(&node.host))))
         .collect();
     let aggregates_of: BTreeMap<Uuid, BTreeSet<Uuid>> = nodes
         .iter()

@@ -107,12 +107,14 @@ pub fn host_states(
             .find_map(|aggregate| aggregate.metadata.get("availability_zone"));
         let zone = zone.map_or(default_zone, String::as_str).to_owned();
         let (ids, io_ops) = servers_of.get(&node.host).cloned().unwrap_or_default();
+        let disabled = service.is_none_or(|service| service.disabled);
         HostState {
+            traits: node.traits(disabled),
             up: node.facts.healthy
                 && service.is_some_and(|service| service.is_up(now, down_after_micros)),
             down: why_down(&node, service.copied()),
             // A node whose service is gone takes nothing new.
-            disabled: service.is_none_or(|service| service.disabled),
+            disabled,
             node: node.uuid,
             host: node.host,
             hypervisor_hostname: node.hypervisor_hostname,
@@ -127,7 +129,6 @@ pub fn host_states(
             io_ops,
             failed_builds: 0,
             supported: node.facts.supported,
-            traits: BTreeSet::new(),
         }
     };
     nodes.into_iter().map(state).collect()

@@ -731,6 +731,7 @@ fn rows_become_hosts() {
             cpu_info: json!({}),
             host_ip: "192.0.2.1".into(),
             supported: Vec::new(),
+            traits: vec!["HW_CPU_X86_AVX2".into()],
             healthy: n != 3,
             problem: None,
         },
@@ -768,6 +769,12 @@ fn rows_become_hosts() {
         aggregates,
     };
     let hosts = host_states(rows, "nova", now, 1000);
+    let traits = |host: &HostState| host.traits.iter().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(traits(&hosts[0]), "COMPUTE_NODE HW_CPU_X86_AVX2");
+    assert_eq!(
+        traits(&hosts[1]),
+        "COMPUTE_NODE COMPUTE_STATUS_DISABLED HW_CPU_X86_AVX2"
+    );
     let seen: Vec<(bool, bool, &str)> = hosts
         .iter()
         .map(|host| (host.up, host.disabled, host.zone.as_str()))

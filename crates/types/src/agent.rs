@@ -505,6 +505,9 @@ pub struct HostFacts {
     pub host_ip: String,
     /// `(architecture, hypervisor type, machine mode)` that guests may have.
     pub supported: Vec<(String, String, String)>,
+    /// What it can do for guests, by the names of os-traits.
+    #[serde(default)]
+    pub traits: Vec<String>,
     /// Whether the hypervisor answers.
     pub healthy: bool,
     /// Why not.

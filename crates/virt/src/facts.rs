@@ -43,6 +43,9 @@ pub struct CpuInfo {
     pub topology: CpuTopology,
     /// Feature flags, sorted.
     pub features: Vec<String>,
+    /// The flags that guests find, by any of their names; none where processors are emulated. Not shown.
+    #[serde(skip)]
+    pub for_guests: Vec<String>,
 }
 
 /// Counts of each level; the next lower level is counted per member of the higher one.

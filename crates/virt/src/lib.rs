@@ -17,6 +17,7 @@ pub mod passage;
 pub mod plan;
 pub mod sim;
 pub mod spec;
+pub mod traits;
 
 pub use disks::{Connection, Disk, DiskSource, NbdServer};
 pub use facts::{

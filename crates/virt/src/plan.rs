@@ -135,6 +135,7 @@ impl HostFacts {
             cpu_info: serde_json::to_value(&self.cpu_info).unwrap_or_default(),
             host_ip: host_ip.to_owned(),
             supported: self.supported.clone(),
+            traits: crate::traits::of(self),
             healthy: true,
             problem: None,
         }

@@ -655,6 +655,11 @@ impl Hypervisor for Libvirt {
             cores: node.cores,
             threads: node.threads,
         };
+        if self.choices.kvm {
+            // Guests get the host's own processor (`host-model`); emulated ones get QEMU's.
+            let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            cpu_info.for_guests = crate::traits::flags(&text);
+        }
         Ok(HostFacts {
             hypervisor_type: "QEMU".into(),
             hypervisor_version: version,

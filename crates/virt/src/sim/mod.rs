@@ -412,6 +412,7 @@ impl Hypervisor for Sim {
                     threads: 1,
                 },
                 features: vec!["clflush".into(), "pge".into()],
+                for_guests: Vec::new(),
             },
             supported: vec![("x86_64".into(), "fake".into(), "hvm".into())],
             running_guests: running().count().try_into().unwrap_or(u32::MAX),
