@@ -46,6 +46,9 @@ def test_each_process_shows_itself(roles):
         assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "kilonova_build_info"} <= names, role
     pages = {role: requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text for role, port in ports.items()}
     assert "openstack_nova_up 1" in pages["api"] and "openstack_glance_up 1" in pages["image"]
+    counted = {"identity": "identity_projects", "image": "glance_images", "network": "neutron_networks"}
+    for role, what in counted.items():
+        assert f"\nopenstack_{what} " in pages[role], pages[role]
     assert 'kilonova_client_requests_total{service="the conductor",result="answered"}' in pages["compute"]
     running["network"].kill()
     wait_until(lambda: ready(ports["conductor"]) == (503, ready(ports["conductor"])[1]), 30, "the conductor misses it")

@@ -103,6 +103,18 @@ impl Call {
         }
     }
 
+    /// Refuses a project of the request that the identity service does not have.
+    pub async fn demand_project(&self, id: &str) -> Result<(), Fault> {
+        let known = self.caller.project_id.as_deref() == Some(id)
+            || self.api.deps.validator.knows_project(id).await;
+        if known {
+            return Ok(());
+        }
+        Err(Fault::bad_request(format!(
+            "Project ID {id} is not a valid project."
+        )))
+    }
+
     /// How many items a page has at most: `limit`, but no more than the configured maximum.
     pub fn limit(&self) -> Result<usize, Fault> {
         let most = self.api.config.max_limit;

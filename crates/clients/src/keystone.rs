@@ -151,6 +151,17 @@ impl Keystone {
         }
     }
 
+    /// Whether the service says that there is no such project; it may also refuse to say.
+    async fn project_is_missing(&self, id: &str) -> Result<bool, ClientError> {
+        let own = self.own(None, None).await?;
+        let mut headers = HeaderMap::new();
+        headers.insert("x-auth-token", secret(&own)?);
+        let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
+        let path = format!("/v3/projects/{id}");
+        let answer = self.client.call(Method::GET, &path, headers, None).await?;
+        Ok(answer.status == StatusCode::NOT_FOUND)
+    }
+
     fn remember(&self, key: [u8; 32], caller: &Arc<Caller>, life: Duration) {
         let now = Instant::now();
         let mut known = self.known();
@@ -244,6 +255,16 @@ impl TokenValidator for Keystone {
         }
         self.remember(key, &found, life);
         Ok(found)
+    }
+
+    async fn knows_project(&self, id: &str) -> bool {
+        match self.project_is_missing(id).await {
+            Ok(missing) => !missing,
+            Err(error) => {
+                tracing::warn!(project = id, %error, "whether a project exists is not known");
+                true
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod signature;
 mod token;
 
 pub use bootstrap::{Bootstrap, Bootstrapped, DEFAULT_DOMAIN, Endpoint, ServiceUser};
+pub use db::figures::figures;
 pub use keys::{KeyError, Keyring};
 pub use service::{Config, Error, Service};
 

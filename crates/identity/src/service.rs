@@ -270,4 +270,10 @@ impl TokenValidator for Service {
             Err(_) => Err(AuthError::Invalid),
         }
     }
+
+    async fn knows_project(&self, id: &str) -> bool {
+        let id = id.to_owned();
+        let found = self.read(move |tx| Ok(db::access::project(tx, &id)?.is_some()));
+        found.await.unwrap_or(true)
+    }
 }

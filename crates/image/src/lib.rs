@@ -17,6 +17,7 @@ mod schema;
 mod service;
 mod upload;
 
+pub use db::figures::figures;
 pub use service::{Config, Error, Registration, Service};
 
 #[cfg(test)]

@@ -136,6 +136,14 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
     if let Some(name) = exported(monitor.role) {
         let _ = writeln!(page, "# TYPE {name} gauge\n{name} {}", u8::from(well));
     }
+    match monitor.counts().await {
+        Ok(counts) => {
+            for (name, count) in counts {
+                let _ = writeln!(page, "# TYPE {name} gauge\n{name} {count}");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "what there is cannot be counted"),
+    }
     let kind = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
@@ -156,6 +164,24 @@ fn exported(role: &str) -> Option<&'static str> {
 }
 
 impl Monitor {
+    /// What the service keeps, counted.
+    async fn counts(&self) -> Result<Vec<(String, i64)>, sql::Error> {
+        let store = self.needs.iter().find_map(|need| match need {
+            Need::Database(store) => Some(store),
+            _ => None,
+        });
+        let Some(store) = store else {
+            return Ok(Vec::new());
+        };
+        match self.role {
+            "identity" => identity::figures(store).await,
+            "image" => image::figures(store).await,
+            "network" => network::figures(store).await,
+            "volume" => volume::figures(store).await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Whether all that the process needs is there, and what is not; asked once for many who ask at once.
     async fn look(&self) -> (bool, Value) {
         let mut last = self.last.lock().await;
@@ -194,6 +220,15 @@ mod tests {
     use axum::body::Body;
     use web::client::Client;
 
+    struct Nobody;
+
+    #[async_trait::async_trait]
+    impl TokenValidator for Nobody {
+        async fn validate(&self, _: &str) -> Result<Arc<types::Caller>, AuthError> {
+            Err(AuthError::Invalid)
+        }
+    }
+
     async fn ask(client: &Client, path: &str) -> (u16, String) {
         let answer = client
             .call(Method::GET, path, http::HeaderMap::new(), None)
@@ -208,6 +243,9 @@ mod tests {
     #[tokio::test]
     async fn readiness_is_that_of_what_is_needed() {
         let store = Store::temporary().await.unwrap();
+        let config = network::Config::default();
+        let service = network::Service::open(store.clone(), config, Arc::new(Nobody)).await;
+        service.unwrap().bootstrap("p").await.unwrap();
         let well = Client::in_process(
             "the monitor",
             router("network", vec![Need::Database(store)]),
@@ -220,6 +258,9 @@ mod tests {
             "kilonova_ready 1",
             "kilonova_part_up{part=\"database\"} 1",
             "openstack_neutron_up 1",
+            "openstack_neutron_networks 2",
+            "openstack_neutron_routers 1",
+            "openstack_neutron_floating_ips 0",
         ] {
             assert!(page.lines().any(|one| one == line), "{line}: {page}");
         }

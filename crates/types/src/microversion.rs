@@ -65,7 +65,8 @@ impl FromStr for AskedVersion {
             if !digits || leading_zero {
                 return Err(bad());
             }
-            part.parse().map_err(|_| bad())
+            // A number beyond all bounds is well-formed, and not served.
+            Ok(part.parse().unwrap_or(u32::MAX))
         };
         Ok(Self {
             major: number(major, false)?,
@@ -86,6 +87,9 @@ mod tests {
         assert_eq!(served("2.105"), Some(None));
         assert_eq!(served("2.0"), Some(None));
         assert_eq!(served("3.1"), Some(None));
+        assert_eq!(served("2.9999"), Some(None));
+        assert_eq!(served("2.99999999999999999999"), Some(None));
+        assert_eq!(served("99999999999.1"), Some(None));
         for bad in [
             "2", "2.", ".1", "2.01", "02.1", "2.1.1", "a.b", "2.-1", "2.1 ", "",
         ] {

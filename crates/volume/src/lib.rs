@@ -25,6 +25,7 @@ mod view;
 mod work;
 
 pub use config::{Config, Serving};
+pub use db::figures::figures;
 pub use service::{Deps, Error, Servers, Service, Tokens};
 
 #[cfg(test)]

@@ -24,6 +24,11 @@ pub enum AuthError {
 pub trait TokenValidator: Send + Sync + 'static {
     /// Validates a token.
     async fn validate(&self, token: &str) -> Result<Arc<Caller>, AuthError>;
+
+    /// Whether there is a project with this id; `true` as well where nobody can say.
+    async fn knows_project(&self, _id: &str) -> bool {
+        true
+    }
 }
 
 /// The caller of a request, by its `X-Auth-Token` header.

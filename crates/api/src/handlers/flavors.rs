@@ -346,6 +346,8 @@ pub async fn access(call: Call) -> Result<Reply, Fault> {
 
 /// `addTenantAccess`.
 pub async fn add_access(call: Call) -> Result<Reply, Fault> {
+    let tenant = call.text("addTenantAccess", "tenant");
+    call.demand_project(tenant.unwrap_or_default()).await?;
     let record = in_path(&call).await?;
     if record.is_public && call.at_least(mv::NO_ACCESS_TO_PUBLIC_FLAVOR) {
         return Err(Fault::conflict("Can not add access to a public flavor."));
@@ -372,6 +374,8 @@ pub async fn add_access(call: Call) -> Result<Reply, Fault> {
 
 /// `removeTenantAccess`.
 pub async fn remove_access(call: Call) -> Result<Reply, Fault> {
+    let tenant = call.text("removeTenantAccess", "tenant");
+    call.demand_project(tenant.unwrap_or_default()).await?;
     let record = in_path(&call).await?;
     let tenant = call
         .text("removeTenantAccess", "tenant")

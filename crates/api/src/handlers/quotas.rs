@@ -68,6 +68,13 @@ fn allowed(call: &Call) -> Result<String, Fault> {
     Ok(project)
 }
 
+/// As [`allowed`], of a project that exists.
+async fn allowed_and_known(call: &Call) -> Result<String, Fault> {
+    let project = allowed(call)?;
+    call.demand_project(&project).await?;
+    Ok(project)
+}
+
 fn user(call: &Call) -> Option<String> {
     call.query.get("user_id").map(str::to_owned)
 }
@@ -81,7 +88,7 @@ fn limits(tx: &mut sql::Tx<'_>, project: &str, user: Option<&str>) -> Result<Lim
 
 /// `GET`.
 pub async fn show(call: Call) -> Result<Reply, Fault> {
-    let project = allowed(&call)?;
+    let project = allowed_and_known(&call).await?;
     let (id, user) = (project.clone(), user(&call));
     let limits = call
         .api
@@ -94,7 +101,7 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
 
 /// `GET /defaults`.
 pub async fn defaults(call: Call) -> Result<Reply, Fault> {
-    let project = allowed(&call)?;
+    let project = allowed_and_known(&call).await?;
     let limits = call.api.deps.store.read(db::quotas::defaults).await?;
     Reply::ok(&json!({ "quota_set": document(shown(call.version), &limits, Some(&project)) }))
 }
@@ -121,7 +128,7 @@ fn in_use(
 
 /// `GET /detail`.
 pub async fn detail(call: Call) -> Result<Reply, Fault> {
-    let project = allowed(&call)?;
+    let project = allowed_and_known(&call).await?;
     let (id, user) = (project.clone(), user(&call));
     let (limits, used) = call
         .api
@@ -211,7 +218,7 @@ impl Range {
 
 /// `PUT`.
 pub async fn update(call: Call) -> Result<Reply, Fault> {
-    let project = allowed(&call)?;
+    let project = allowed_and_known(&call).await?;
     let force = call.field("quota_set", "force").is_some_and(is_true);
     let (changes, user) = (wanted(call.body.get("quota_set"))?, user(&call));
     let limits = call

@@ -22,7 +22,13 @@ pub struct Page {
     pub next: Option<String>,
 }
 
-/// What only code can check: regular expressions over names and addresses.
+/// A column without a value fits nothing.
+fn fits(pattern: &Regex, text: Option<&str>) -> bool {
+    text.is_some_and(|text| pattern.is_match(text))
+}
+
+/// What only code can check: regular expressions, which Nova has for every column but those that it compares as a whole
+/// (`project_id`, `user_id`, `image`, `flavor`, `uuid`, `host`, `vm_state`, `task_state`, `locked`).
 #[derive(Default)]
 struct Patterns(Vec<(&'static str, Regex)>);
 
@@ -31,14 +37,14 @@ impl Patterns {
         self.0.iter().all(|(field, pattern)| match *field {
             "name" => pattern.is_match(&server.display_name),
             "hostname" => pattern.is_match(&server.hostname),
-            "description" => server
-                .description
-                .as_deref()
-                .is_some_and(|text| pattern.is_match(text)),
-            "key_name" => server
-                .key_name
-                .as_deref()
-                .is_some_and(|text| pattern.is_match(text)),
+            "description" => fits(pattern, server.description.as_deref()),
+            "key_name" => fits(pattern, server.key_name.as_deref()),
+            "availability_zone" => fits(pattern, server.availability_zone.as_deref()),
+            "node" => fits(pattern, server.node.as_deref()),
+            "reservation_id" => pattern.is_match(&server.reservation_id),
+            "root_device_name" => fits(pattern, server.root_device_name.as_deref()),
+            "access_ip_v4" => fits(pattern, server.access_ip_v4.as_deref()),
+            "access_ip_v6" => fits(pattern, server.access_ip_v6.as_deref()),
             _ => {
                 let version = if *field == "ip6" { 6 } else { 4 };
                 let addresses = server
@@ -336,19 +342,19 @@ fn one(
         "key_name" => return pattern(patterns, "key_name", value),
         "ip" => return pattern(patterns, "ip", value),
         "ip6" => return pattern(patterns, "ip6", value),
+        "node" => return pattern(patterns, "node", value),
+        "availability_zone" => return pattern(patterns, "availability_zone", value),
+        "reservation_id" => return pattern(patterns, "reservation_id", value),
+        "root_device_name" => return pattern(patterns, "root_device_name", value),
+        "access_ip_v4" | "accessIPv4" => return pattern(patterns, "access_ip_v4", value),
+        "access_ip_v6" | "accessIPv6" => return pattern(patterns, "access_ip_v6", value),
         "flavor" => Column::FlavorId,
         "image" | "image_ref" => Column::ImageId,
-        "reservation_id" => Column::ReservationId,
         "host" => Column::Host,
-        "node" => Column::Node,
-        "availability_zone" => Column::AvailabilityZone,
         "user_id" => Column::UserId,
         "uuid" => Column::Uuid,
         "vm_state" => Column::VmState,
         "task_state" => Column::TaskState,
-        "root_device_name" => Column::RootDeviceName,
-        "access_ip_v4" | "accessIPv4" => Column::AccessIpV4,
-        "access_ip_v6" | "accessIPv6" => Column::AccessIpV6,
         "created_at" | "launched_at" | "terminated_at" => {
             let time = Timestamp::parse(value)
                 .ok_or_else(|| Fault::bad_request(format!("Invalid filter field: {name}.")))?;

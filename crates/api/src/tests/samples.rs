@@ -100,6 +100,7 @@ pub fn facts() -> HostFacts {
         cpu_info: json!({"arch": "x86_64", "model": "m", "vendor": "v", "features": [], "topology": {}}),
         host_ip: "10.0.0.1".into(),
         supported: vec![],
+        traits: Vec::new(),
         healthy: true,
         problem: None,
     }

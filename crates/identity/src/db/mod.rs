@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod app_credentials;
+pub mod figures;
 pub mod grants;
 pub mod kinds;
 pub mod records;

@@ -1,5 +1,6 @@
 //! Every SQL statement of the image service.
 
+pub mod figures;
 mod images;
 mod list;
 mod members;

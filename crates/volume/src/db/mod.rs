@@ -1,5 +1,6 @@
 //! Every SQL statement of the volume service.
 
+pub mod figures;
 mod records;
 mod settings;
 
