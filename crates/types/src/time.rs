@@ -65,22 +65,22 @@ impl Timestamp {
 
     /// `2026-01-31T23:59:59Z`: servers, images, versions.
     pub fn iso_seconds_z(self) -> String {
-        self.format("%Y-%m-%dT%H:%M:%SZ")
+        self.text('T', false, "Z")
     }
 
     /// `2026-01-31T23:59:59.000000`, always six digits and no zone: actions, services, key pairs.
     pub fn iso_micros(self) -> String {
-        self.format("%Y-%m-%dT%H:%M:%S.%6f")
+        self.text('T', true, "")
     }
 
     /// `2026-01-31T23:59:59.000000Z`: tokens of the identity service.
     pub fn iso_micros_z(self) -> String {
-        self.format("%Y-%m-%dT%H:%M:%S.%6fZ")
+        self.text('T', true, "Z")
     }
 
     /// `2026-01-31 23:59:59`: audit periods.
     pub fn sql_seconds(self) -> String {
-        self.format("%Y-%m-%d %H:%M:%S")
+        self.text(' ', false, "")
     }
 
     /// Reads ISO 8601 as OpenStack services do: a date, basic or extended, perhaps with a time after `T` or a space,
@@ -137,9 +137,40 @@ impl Timestamp {
         Some(Self(local.as_microsecond() - offset))
     }
 
-    fn format(self, pattern: &str) -> String {
+    /// The digits written one by one: lists show very many times.
+    fn text(self, between: char, fraction: bool, end: &str) -> String {
         let at = jiff::Timestamp::from_microsecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        at.to_zoned(TimeZone::UTC).strftime(pattern).to_string()
+        let at = TimeZone::UTC.to_datetime(at);
+        let mut text = String::with_capacity(27);
+        if at.year() < 0 {
+            text.push('-');
+        }
+        let parts = [
+            (u32::from(at.year().unsigned_abs()), 4, '-'),
+            (u32::from(at.month().unsigned_abs()), 2, '-'),
+            (u32::from(at.day().unsigned_abs()), 2, between),
+            (u32::from(at.hour().unsigned_abs()), 2, ':'),
+            (u32::from(at.minute().unsigned_abs()), 2, ':'),
+        ];
+        for (number, width, after) in parts {
+            digits(&mut text, number, width);
+            text.push(after);
+        }
+        digits(&mut text, u32::from(at.second().unsigned_abs()), 2);
+        if fraction {
+            text.push('.');
+            digits(&mut text, at.subsec_nanosecond().unsigned_abs() / 1000, 6);
+        }
+        text.push_str(end);
+        text
+    }
+}
+
+/// A number with zeros before it.
+fn digits(text: &mut String, number: u32, width: u32) {
+    for place in (0..width).rev() {
+        let digit = (number / 10_u32.pow(place)) % 10;
+        text.push(char::from_digit(digit, 10).unwrap_or('0'));
     }
 }
 
@@ -178,6 +209,28 @@ mod tests {
             Some("2026-01-01T00:00:00Z")
         );
         assert_eq!(Timestamp::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn digits_are_as_the_calendar_has_them() {
+        // Leap days, ends of months and years, before 1970, and steps through some centuries.
+        let edges = [
+            0,
+            -1,
+            951_782_399,
+            951_782_400,
+            4_107_542_399,
+            -62_135_596_800,
+        ];
+        let steps = (0..2000).map(|step| -20_000_000_000 + step * 37_123_457);
+        for seconds in edges.into_iter().chain(steps) {
+            let at = Timestamp(seconds * 1_000_000 + 789);
+            let calendar = jiff::Timestamp::from_microsecond(at.0)
+                .unwrap()
+                .to_zoned(jiff::tz::TimeZone::UTC);
+            let wanted = calendar.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+            assert_eq!(at.iso_micros_z(), wanted);
+        }
     }
 
     #[test]
