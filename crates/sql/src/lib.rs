@@ -47,6 +47,16 @@ trait Engine {
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error>;
     fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error>;
     fn batch(&mut self, sql: &str) -> Result<(), Error>;
+    /// Like `query`, one row at a time; the row is of no use afterwards.
+    fn each(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+        take: &mut dyn FnMut(&mut Row) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut rows = self.query(sql, params)?;
+        rows.iter_mut().try_for_each(take)
+    }
     /// Like `execute`; a failure leaves the transaction usable.
     fn try_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         self.execute(sql, params)
@@ -125,6 +135,19 @@ impl<'a> Tx<'a> {
         self.usable()?;
         self.note(sql, params);
         let result = self.engine.query(sql, params);
+        self.noted(result)
+    }
+
+    /// Runs a query and gives each row to `take`, which may empty it: long results need not be held twice.
+    pub fn each(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+        mut take: impl FnMut(&mut Row) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.usable()?;
+        self.note(sql, params);
+        let result = self.engine.each(sql, params, &mut take);
         self.noted(result)
     }
 

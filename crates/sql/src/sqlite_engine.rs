@@ -4,6 +4,7 @@ use crate::store::{Job, Options};
 use crate::{Dialect, Engine, Error, Row, Tx, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 /// Units of work in one commit at most, and how long one batch may collect: a bound on latency.
 const BATCH: usize = 512;
 const BATCH_TIME: Duration = Duration::from_millis(10);
+/// Queries of a connection whose columns are remembered at most.
+const KNOWN_COLUMNS: usize = 512;
 
 /// The writer and the readers.
 pub(crate) struct Pool {
@@ -86,15 +89,16 @@ fn connection(path: &Path, options: &Options, read_only: bool) -> Result<Connect
     connection
         .pragma_update(None, "case_sensitive_like", "ON")
         .map_err(convert)?;
-    // In KiB; there are several connections per store and several stores in a process.
+    // In KiB, taken as they are needed; there are several connections per store and several stores in a process. A reader's
+    // holds a page of 1000 servers.
     connection
-        .pragma_update(None, "cache_size", if read_only { -1000 } else { -2000 })
+        .pragma_update(None, "cache_size", if read_only { -4000 } else { -2000 })
         .map_err(convert)?;
     Ok(connection)
 }
 
 fn read_loop(connection: Connection, jobs: &Mutex<Receiver<Box<dyn Job>>>) {
-    let mut engine = Sqlite { connection };
+    let mut engine = Sqlite::over(connection);
     loop {
         let next = match jobs.lock() {
             Ok(queue) => queue.recv(),
@@ -121,7 +125,7 @@ pub(crate) fn attempt(engine: &mut Sqlite, job: &mut dyn Job) -> Result<Option<b
 }
 
 fn write_loop(connection: Connection, jobs: &Receiver<Box<dyn Job>>) {
-    let mut engine = Sqlite { connection };
+    let mut engine = Sqlite::over(connection);
     while let Ok(first) = jobs.recv() {
         write_batch(&mut engine, first, jobs);
     }
@@ -177,14 +181,23 @@ fn in_savepoint(engine: &mut Sqlite, job: &mut dyn Job) -> Result<Option<bool>, 
 
 pub(crate) struct Sqlite {
     connection: Connection,
+    /// The names of the columns of queries, so that they need not be copied for each.
+    columns: HashMap<String, Arc<[String]>>,
 }
 
 impl Sqlite {
+    fn over(connection: Connection) -> Self {
+        Self {
+            connection,
+            columns: HashMap::new(),
+        }
+    }
+
     /// An empty database in memory.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn in_memory() -> Result<Self, Error> {
         let connection = connection(Path::new(":memory:"), &Options::default(), false)?;
-        Ok(Self { connection })
+        Ok(Self::over(connection))
     }
 
     pub(crate) fn run(&mut self, sql: &str) -> Result<(), Error> {
@@ -215,29 +228,62 @@ impl Engine for Sqlite {
     }
 
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        let mut found = Vec::new();
+        self.each(sql, params, &mut |row| {
+            let room = Vec::with_capacity(row.values.len());
+            found.push(Row {
+                columns: Arc::clone(&row.columns),
+                values: std::mem::replace(&mut row.values, room),
+            });
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn each(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+        take: &mut dyn FnMut(&mut Row) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut statement = self.connection.prepare_cached(sql).map_err(convert)?;
-        let columns: Arc<[String]> = statement.column_names().map(str::to_owned).collect();
+        let count = statement.column_count();
+        let known = self.columns.get(sql);
+        let columns = match known.filter(|columns| columns.len() == count) {
+            Some(columns) => Arc::clone(columns),
+            None => {
+                let columns: Arc<[String]> = statement.column_names().map(str::to_owned).collect();
+                if self.columns.len() >= KNOWN_COLUMNS {
+                    self.columns.clear();
+                }
+                self.columns.insert(sql.to_owned(), Arc::clone(&columns));
+                columns
+            }
+        };
         let mut rows = statement
             .query(rusqlite::params_from_iter(params))
             .map_err(convert)?;
-        let mut found = Vec::new();
+        let mut one = Row {
+            columns,
+            values: Vec::with_capacity(count),
+        };
         while let Some(row) = rows.next().map_err(convert)? {
-            let mut values = Vec::with_capacity(columns.len());
-            for index in 0..columns.len() {
-                values.push(match row.get_ref(index).map_err(convert)? {
+            one.values.clear();
+            for index in 0..count {
+                one.values.push(match row.get_ref(index).map_err(convert)? {
                     ValueRef::Null => Value::Null,
                     ValueRef::Integer(int) => Value::Int(int),
                     ValueRef::Real(real) => Value::Real(real),
-                    ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+                    ValueRef::Text(text) => Value::Text(match std::str::from_utf8(text) {
+                        Ok(text) => text.to_owned(),
+                        Err(_) => String::from_utf8_lossy(text).into_owned(),
+                    }),
                     ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
                 });
             }
-            found.push(Row {
-                columns: Arc::clone(&columns),
-                values,
-            });
+            take(&mut one)?;
         }
-        Ok(found)
+        Ok(())
     }
 
     fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error> {
