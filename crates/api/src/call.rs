@@ -171,7 +171,16 @@ impl Reply {
 
     /// A document with another status.
     pub fn json(status: StatusCode, document: &impl Serialize) -> Result<Self, Fault> {
-        let mut bytes = Vec::with_capacity(1024);
+        Self::json_in(status, document, 0)
+    }
+
+    /// The same for a document of about so many bytes.
+    pub fn json_in(
+        status: StatusCode,
+        document: &impl Serialize,
+        room: usize,
+    ) -> Result<Self, Fault> {
+        let mut bytes = Vec::with_capacity(room.max(1024));
         serde_json::to_writer(&mut bytes, document).map_err(Fault::internal)?;
         Ok(Self {
             status,

@@ -211,6 +211,26 @@ pub fn of_servers(tx: &mut Tx<'_>, servers: &[ServerId]) -> Result<Vec<BlockDevi
     tx.query(&sql, &params)?.into_iter().map(from_row).collect()
 }
 
+/// The volumes of these servers: `(server, volume, whether it goes with the server)`, in the order in which they got them.
+pub fn volumes_of(
+    tx: &mut Tx<'_>,
+    servers: &[ServerId],
+) -> Result<Vec<(ServerId, String, bool)>, Error> {
+    if servers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT instance_uuid, volume_id, delete_on_termination FROM block_device_mappings \
+         WHERE instance_uuid IN ({}) AND volume_id IS NOT NULL ORDER BY id",
+        sql::placeholders(servers.len())
+    );
+    let params: Vec<Value> = servers.iter().map(|server| (*server).into()).collect();
+    let rows = tx.query(&sql, &params)?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .collect()
+}
+
 /// The disk of a server that is this volume.
 pub fn of_volume(
     tx: &mut Tx<'_>,

@@ -3,7 +3,7 @@
 use crate::placement::{self, Inventory};
 use crate::{document, outbox, to_document};
 use sql::{Error, Row, Tx};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use types::agent::HostFacts;
 use types::{HostName, NodeId, ServerId, ServiceId, Timestamp};
 
@@ -269,23 +269,48 @@ pub fn nodes(tx: &mut Tx<'_>) -> Result<Vec<Node>, Error> {
 
 /// The number of servers on each host.
 pub fn servers_per_host(tx: &mut Tx<'_>) -> Result<Vec<(HostName, i64)>, Error> {
-    let rows = tx.query(
-        "SELECT host, COUNT(*) FROM instances WHERE deleted = 0 AND host IS NOT NULL GROUP BY host",
-        &[],
-    )?;
-    rows.iter()
-        .map(|row| Ok((row.get(0)?, row.get(1)?)))
-        .collect()
+    // Grouped like this it is counted in the index of hosts alone; `deleted = 0` would have SQLite read every server.
+    let sql = "SELECT host, deleted, COUNT(*) FROM instances WHERE host IS NOT NULL GROUP BY host, deleted";
+    let mut counts = Vec::new();
+    for row in tx.query(sql, &[])? {
+        if row.get::<i64>(1)? == 0 {
+            counts.push((row.get(0)?, row.get(2)?));
+        }
+    }
+    Ok(counts)
 }
 
-/// The servers that are on a host, and whether something is going on with them (a task state).
-pub fn placed_servers(tx: &mut Tx<'_>) -> Result<Vec<(ServerId, HostName, bool)>, Error> {
-    let sql = "SELECT uuid, host, task_state FROM instances WHERE deleted = 0 AND host IS NOT NULL";
-    let rows = tx.query(sql, &[])?;
-    rows.iter()
-        .map(|row| {
-            let task_state: Option<String> = row.get(2)?;
-            Ok((row.get(0)?, row.get(1)?, task_state.is_some()))
-        })
-        .collect()
+/// The number of servers on each host with which something is going on (a task state).
+pub fn busy_per_host(tx: &mut Tx<'_>) -> Result<Vec<(HostName, i64)>, Error> {
+    // CROSS JOIN has SQLite begin at the tasks, which are few however many servers there are; a GROUP BY would have it
+    // begin at the hosts' index.
+    let sql = "SELECT DISTINCT i.uuid, i.host FROM tasks t CROSS JOIN instances i WHERE i.uuid = t.instance_uuid \
+        AND i.deleted = 0 AND i.host IS NOT NULL AND i.task_state IS NOT NULL";
+    let mut busy: BTreeMap<HostName, i64> = BTreeMap::new();
+    for row in tx.query(sql, &[])? {
+        *busy.entry(row.get(1)?).or_default() += 1;
+    }
+    Ok(busy.into_iter().collect())
+}
+
+/// Servers looked for by one query: more than the hints of any request name.
+const PLACES: usize = 10_000;
+
+/// Where these servers are, as far as they are somewhere.
+pub fn places_of(
+    tx: &mut Tx<'_>,
+    servers: &[ServerId],
+) -> Result<Vec<(ServerId, HostName)>, Error> {
+    let mut found = Vec::new();
+    for some in servers.chunks(PLACES) {
+        let sql = format!(
+            "SELECT uuid, host FROM instances WHERE deleted = 0 AND host IS NOT NULL AND uuid IN ({})",
+            sql::placeholders(some.len())
+        );
+        let ids: Vec<sql::Value> = some.iter().map(|id| (*id).into()).collect();
+        for row in tx.query(&sql, &ids)? {
+            found.push((row.get(0)?, row.get(1)?));
+        }
+    }
+    Ok(found)
 }

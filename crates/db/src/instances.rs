@@ -4,6 +4,7 @@ use crate::{document, outbox, to_document};
 use serde::{Deserialize, Serialize};
 use sql::{Error, Row, Tx, Value};
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use types::server::{Flavor, ImageRef, WantedNetworks};
 use types::{
     HostName, ImageId, NodeId, PowerState, ProjectId, ServerId, TaskId, TaskState, Timestamp,
@@ -241,17 +242,82 @@ pub const COLUMNS: &str = "id, uuid, project_id, user_id, display_name, display_
     root_device_name, progress, fault_code, fault_message, fault_details, fault_at, created_at, updated_at, launched_at, \
     terminated_at, deleted, kept";
 
+/// Columns that [`BRIEF`] reads as NULL.
+const LONG: [&str; 11] = [
+    "image",
+    "key_data",
+    "user_data",
+    "metadata",
+    "networks",
+    "network_info",
+    "security_groups",
+    "scheduler_hints",
+    "admin_pass",
+    "fault_details",
+    "kept",
+];
+
+/// [`COLUMNS`] with NULL for documents and long texts, for lists of names.
+pub(crate) static BRIEF: LazyLock<String> = LazyLock::new(|| {
+    let all = COLUMNS.split(", ");
+    let brief: Vec<&str> = all
+        .map(|column| {
+            if LONG.contains(&column) {
+                "NULL"
+            } else {
+                column
+            }
+        })
+        .collect();
+    brief.join(", ")
+});
+
+/// Documents of earlier rows: most servers of a list have flavors and images that others have, too.
+#[derive(Default)]
+pub(crate) struct Known {
+    flavor: Option<(String, Flavor)>,
+    image: Option<(String, ImageRef)>,
+}
+
+/// The document, read anew only if its text is not the one read before.
+fn known<T: Clone + serde::de::DeserializeOwned>(
+    before: &mut Option<(String, T)>,
+    text: String,
+) -> Result<T, Error> {
+    match before {
+        Some((known, value)) if *known == text => Ok(value.clone()),
+        _ => {
+            let value: T = document(&text)?;
+            Ok(before.insert((text, value)).1.clone())
+        }
+    }
+}
+
+/// A document that may be missing in a brief row.
+fn document_or_default<T: Default + serde::de::DeserializeOwned>(
+    row: &mut Row,
+    index: usize,
+) -> Result<T, Error> {
+    match row.take_string(index)? {
+        Some(text) => document(&text),
+        None => Ok(T::default()),
+    }
+}
+
 /// Reads a server from a row of [`COLUMNS`].
 pub fn from_row(mut row: Row) -> Result<Instance, Error> {
-    let vm_state: String = row.get(7)?;
-    let task_state: Option<String> = row.get(8)?;
-    let unknown = |text: &str| Error::Column(format!("'{text}' is not a state"));
+    from_row_knowing(&mut row, &mut Known::default())
+}
+
+/// Reads a server from a row of [`COLUMNS`] or [`BRIEF`].
+pub(crate) fn from_row_knowing(row: &mut Row, before: &mut Known) -> Result<Instance, Error> {
+    let (vm_state, task_state) = states(row.get(7)?, row.get(8)?)?;
     let text = |row: &mut Row, index: usize| row.take_string(index).map(Option::unwrap_or_default);
     let fault_code: Option<u16> = row.get(39)?;
     let fault = match fault_code {
         Some(code) => Some(Fault {
             code,
-            message: text(&mut row, 40)?,
+            message: text(row, 40)?,
             details: row.take_string(41)?,
             created: row.get(42)?,
         }),
@@ -262,14 +328,11 @@ pub fn from_row(mut row: Row) -> Result<Instance, Error> {
         id: row.get(1)?,
         project_id: row.get(2)?,
         user_id: row.get(3)?,
-        display_name: text(&mut row, 4)?,
+        display_name: text(row, 4)?,
         description: row.take_string(5)?,
-        hostname: text(&mut row, 6)?,
-        vm_state: VmState::parse(&vm_state).ok_or_else(|| unknown(&vm_state))?,
-        task_state: match task_state {
-            Some(state) => Some(TaskState::parse(&state).ok_or_else(|| unknown(&state))?),
-            None => None,
-        },
+        hostname: text(row, 6)?,
+        vm_state,
+        task_state,
         power_state: PowerState::from_code(row.get(9)?),
         generation: row.get(10)?,
         task_id: row.get(11)?,
@@ -279,9 +342,9 @@ pub fn from_row(mut row: Row) -> Result<Instance, Error> {
         availability_zone: row.take_string(15)?,
         pinned_zone: row.take_string(16)?,
         launched_on: row.get(17)?,
-        flavor: document(&text(&mut row, 18)?)?,
+        flavor: known(&mut before.flavor, text(row, 18)?)?,
         image: match row.take_string(19)? {
-            Some(image) => Some(document(&image)?),
+            Some(image) => Some(known(&mut before.image, image)?),
             None => None,
         },
         key_name: row.take_string(20)?,
@@ -290,16 +353,19 @@ pub fn from_row(mut row: Row) -> Result<Instance, Error> {
         config_drive: row.get(23)?,
         access_ip_v4: row.take_string(24)?,
         access_ip_v6: row.take_string(25)?,
-        metadata: document(&text(&mut row, 26)?)?,
-        networks: document(&text(&mut row, 27)?)?,
-        network_info: document(&text(&mut row, 28)?)?,
-        security_groups: document(&text(&mut row, 29)?)?,
-        scheduler_hints: document(&text(&mut row, 30)?)?,
+        metadata: document_or_default(row, 26)?,
+        networks: match row.take_string(27)? {
+            Some(networks) => document(&networks)?,
+            None => WantedNetworks::None,
+        },
+        network_info: document_or_default(row, 28)?,
+        security_groups: document_or_default(row, 29)?,
+        scheduler_hints: document_or_default(row, 30)?,
         admin_pass: row.take_string(31)?,
         locked: row.get(32)?,
         locked_by: row.take_string(33)?,
         locked_reason: row.take_string(34)?,
-        reservation_id: text(&mut row, 35)?,
+        reservation_id: text(row, 35)?,
         launch_index: row.get(36)?,
         root_device_name: row.take_string(37)?,
         progress: row.get(38)?,
@@ -309,10 +375,7 @@ pub fn from_row(mut row: Row) -> Result<Instance, Error> {
         launched_at: row.get(45)?,
         terminated_at: row.get(46)?,
         deleted: row.get::<i64>(47)? != 0,
-        kept: match row.take_string(48)? {
-            Some(kept) => document(&kept)?,
-            None => Kept::default(),
-        },
+        kept: document_or_default(row, 48)?,
     })
 }
 
@@ -627,6 +690,79 @@ pub fn on_host(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Instance>, Error>
         .into_iter()
         .map(from_row)
         .collect()
+}
+
+/// Where a server stands, for comparison with its guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The server.
+    pub id: ServerId,
+    /// Stable state.
+    pub vm_state: VmState,
+    /// What is being done, if anything.
+    pub task_state: Option<TaskState>,
+    /// What the hypervisor said last.
+    pub power_state: PowerState,
+    /// When it was last changed.
+    pub since: Timestamp,
+}
+
+const STANDING: &str = "SELECT uuid, vm_state, task_state, power_state, COALESCE(updated_at, created_at), host FROM instances \
+    WHERE deleted = 0";
+
+/// How the servers on a host stand: little of each, for there may be very many.
+pub fn standing_on(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Standing>, Error> {
+    let rows = tx.query(
+        &format!("{STANDING} AND host = ? ORDER BY id"),
+        &[host.into()],
+    )?;
+    rows.iter().map(standing).collect()
+}
+
+/// How those of these servers stand that are on a host.
+pub fn standing_among(
+    tx: &mut Tx<'_>,
+    host: &HostName,
+    servers: &[ServerId],
+) -> Result<Vec<Standing>, Error> {
+    let mut found = Vec::new();
+    for some in servers.chunks(500) {
+        let marks = sql::placeholders(some.len());
+        let params: Vec<Value> = some.iter().map(|id| (*id).into()).collect();
+        let sql = format!("{STANDING} AND uuid IN ({marks}) ORDER BY id");
+        for row in tx.query(&sql, &params)? {
+            // Asked of the database it would look at all servers of the host.
+            if row.get::<Option<HostName>>(5)?.as_ref() == Some(host) {
+                found.push(standing(&row)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn standing(row: &Row) -> Result<Standing, Error> {
+    let (vm_state, task_state) = states(row.get(1)?, row.get(2)?)?;
+    Ok(Standing {
+        id: row.get(0)?,
+        vm_state,
+        task_state,
+        power_state: PowerState::from_code(row.get(3)?),
+        since: row.get(4)?,
+    })
+}
+
+/// Reads the two states.
+fn states(
+    vm_state: String,
+    task_state: Option<String>,
+) -> Result<(VmState, Option<TaskState>), Error> {
+    let unknown = |text: &str| Error::Column(format!("'{text}' is not a state"));
+    let task_state = match task_state {
+        Some(state) => Some(TaskState::parse(&state).ok_or_else(|| unknown(&state))?),
+        None => None,
+    };
+    let vm_state = VmState::parse(&vm_state).ok_or_else(|| unknown(&vm_state))?;
+    Ok((vm_state, task_state))
 }
 
 /// Those of the servers that are deleted.

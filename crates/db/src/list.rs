@@ -1,6 +1,6 @@
 //! Lists of servers: filters, order and pages in one query.
 
-use crate::instances::{COLUMNS, Instance, from_row};
+use crate::instances::{BRIEF, COLUMNS, Instance, Known, from_row_knowing};
 use sql::{Error, Tx, Value};
 use types::ServerId;
 
@@ -124,6 +124,8 @@ pub struct Query {
     pub after: Option<ServerId>,
     /// Rows at most; none means all.
     pub limit: Option<u64>,
+    /// Only ids and names are wanted: documents and long texts are left out.
+    pub brief: bool,
 }
 
 /// The servers of a page, or `None` when the marker does not exist.
@@ -149,7 +151,8 @@ pub fn page(tx: &mut Tx<'_>, query: &Query) -> Result<Option<Vec<Instance>>, Err
         };
         clauses.push(after(&order, &row, &mut params)?);
     }
-    let mut sql = format!("SELECT {COLUMNS} FROM instances");
+    let columns = if query.brief { &*BRIEF } else { COLUMNS };
+    let mut sql = format!("SELECT {columns} FROM instances");
     if !clauses.is_empty() {
         sql.push_str(" WHERE ");
         sql.push_str(&clauses.join(" AND "));
@@ -164,11 +167,13 @@ pub fn page(tx: &mut Tx<'_>, query: &Query) -> Result<Option<Vec<Instance>>, Err
         sql.push_str(" LIMIT ?");
         params.push(limit.into());
     }
-    tx.query(&sql, &params)?
-        .into_iter()
-        .map(from_row)
-        .collect::<Result<_, _>>()
-        .map(Some)
+    let mut found = Vec::new();
+    let mut known = Known::default();
+    tx.each(&sql, &params, |row| {
+        found.push(from_row_knowing(row, &mut known)?);
+        Ok(())
+    })?;
+    Ok(Some(found))
 }
 
 /// NULLs come first in ascending order on every database.

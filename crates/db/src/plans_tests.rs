@@ -4,8 +4,8 @@
 use crate::idempotency::{self, Owner};
 use crate::migrations::{self, Status};
 use crate::{
-    actions, block_devices, instances, placement, questions, server_groups, tags, tasks, usages,
-    work,
+    actions, block_devices, hosts, instances, placement, questions, server_groups, tags, tasks,
+    usages, work,
 };
 use sql::testing::{Notes, databases, scanned};
 use sql::{Error, Tx};
@@ -49,6 +49,11 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     questions::open(tx, &host)?;
     questions::forget_older(tx, now)?;
     instances::on_host(tx, &host)?;
+    instances::standing_on(tx, &host)?;
+    instances::standing_among(tx, &host, &[server])?;
+    hosts::servers_per_host(tx)?;
+    hosts::busy_per_host(tx)?;
+    hosts::places_of(tx, &[server])?;
     instances::at_rest_in(tx, VmState::Shelved)?;
     migrations::at_rest_since(tx, Status::Finished, now)?;
     let owner = Owner {

@@ -3,6 +3,7 @@
 use crate::{GroupPolicy, HostState, Reason, Request, Settings, specs};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use types::ServerId;
 
 /// A filter that can be switched on. Resources, traits, the zone, named and excluded hosts are always checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -288,23 +289,32 @@ fn canonical_architecture(name: &str) -> String {
 
 fn same_host(host: &HostState, request: &Request) -> Result<(), Reason> {
     refuse_if(
-        !request.same_host.is_empty() && request.same_host.is_disjoint(&host.servers),
+        !request.same_host.is_empty() && count_here(host, request, &request.same_host) == 0,
         Reason::SameHost,
     )
 }
 
 fn different_host(host: &HostState, request: &Request) -> Result<(), Reason> {
     refuse_if(
-        !request.different_host.is_disjoint(&host.servers),
+        count_here(host, request, &request.different_host) > 0,
         Reason::DifferentHost,
     )
 }
 
 /// How many members of the request's group are on the host.
 pub(crate) fn members_here(host: &HostState, request: &Request) -> u64 {
-    request.group.as_ref().map_or(0, |group| {
-        group.members.intersection(&host.servers).count() as u64
-    })
+    request
+        .group
+        .as_ref()
+        .map_or(0, |group| count_here(host, request, &group.members))
+}
+
+/// How many of these servers are on the host.
+fn count_here(host: &HostState, request: &Request, servers: &BTreeSet<ServerId>) -> u64 {
+    let is_here = |server: &&ServerId| {
+        host.servers.contains(server) || request.places.get(server) == Some(&host.host)
+    };
+    servers.iter().filter(is_here).count() as u64
 }
 
 /// The first member may go anywhere; the view names the hosts of the others only through their servers.

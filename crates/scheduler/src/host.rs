@@ -44,7 +44,10 @@ pub struct HostState {
     pub aggregates: Vec<Aggregate>,
     /// What it has and what is used of it, by resource class.
     pub inventory: BTreeMap<String, Inventory>,
-    /// The servers on it.
+    /// How many servers it had when it was read.
+    pub counted: u64,
+    /// The servers that were noted here since then. Where all others are is in no host's state: there may be very many;
+    /// [`Request::places`](crate::Request::places) has those that matter.
     pub servers: BTreeSet<ServerId>,
     /// Builds, resizes, snapshots and the like that are going on.
     pub io_ops: u64,
@@ -66,7 +69,7 @@ impl HostState {
 
     /// The number of servers on the host.
     pub fn num_servers(&self) -> u64 {
-        self.servers.len() as u64
+        self.counted + self.servers.len() as u64
     }
 
     /// Takes a server's resources, as a claim will: for the next server of the same request.
@@ -82,7 +85,7 @@ impl HostState {
         }
     }
 
-    /// Gives a server's resources back.
+    /// Gives back what a server took by [`HostState::consume`].
     pub fn give_back(&mut self, server: ServerId, resources: &BTreeMap<String, u64>) {
         if !self.servers.remove(&server) {
             return;

@@ -4,7 +4,7 @@ use crate::{Aggregate, Down, HostState};
 use db::hosts::{Node, Service};
 use db::placement::Inventory;
 use std::collections::{BTreeMap, BTreeSet};
-use types::{HostName, ServerId, Timestamp};
+use types::{HostName, Timestamp};
 use uuid::Uuid;
 
 /// What the tables say of the hosts, read in one transaction.
@@ -16,8 +16,10 @@ pub struct Rows {
     pub services: Vec<Service>,
     /// The inventories of all providers.
     pub inventories: Vec<(Uuid, Inventory)>,
-    /// The servers with their hosts, and whether something is going on with them (a task state).
-    pub servers: Vec<(ServerId, HostName, bool)>,
+    /// How many servers each host has.
+    pub servers: Vec<(HostName, i64)>,
+    /// With how many of them something is going on (a task state).
+    pub busy: Vec<(HostName, i64)>,
     /// The host aggregates with their hosts.
     pub aggregates: Vec<(Aggregate, Vec<HostName>)>,
 }
@@ -41,9 +43,15 @@ impl Rows {
             nodes: db::hosts::nodes(tx)?,
             services: db::hosts::services(tx)?,
             inventories: db::placement::all_inventories(tx)?,
-            servers: db::hosts::placed_servers(tx)?,
+            servers: db::hosts::servers_per_host(tx)?,
+            busy: db::hosts::busy_per_host(tx)?,
         })
     }
+}
+
+fn by_host(counts: Vec<(HostName, i64)>) -> BTreeMap<HostName, u64> {
+    let unsigned = |(host, count)| (host, u64::try_from(count).unwrap_or_default());
+    counts.into_iter().map(unsigned).collect()
 }
 
 /// Why a host that is not up is down.
@@ -75,6 +83,7 @@ pub fn host_states(
         services,
         inventories,
         servers,
+        busy,
         aggregates,
     } = rows;
     let mut inventory_of: BTreeMap<Uuid, BTreeMap<String, Inventory>> = BTreeMap::new();
@@ -84,12 +93,7 @@ pub fn host_states(
             .or_default()
             .insert(inventory.resource_class.clone(), inventory);
     }
-    let mut servers_of: BTreeMap<&HostName, (BTreeSet<ServerId>, u64)> = BTreeMap::new();
-    for (server, host, busy) in &servers {
-        let (ids, io_ops) = servers_of.entry(host).or_default();
-        ids.insert(*server);
-        *io_ops += u64::from(*busy);
-    }
+    let (servers, busy) = (by_host(servers), by_host(busy));
     let computes = services
         .iter()
         .filter(|service| service.binary == "nova-compute");
@@ -106,7 +110,8 @@ pub fn host_states(
             .iter()
             .find_map(|aggregate| aggregate.metadata.get("availability_zone"));
         let zone = zone.map_or(default_zone, String::as_str).to_owned();
-        let (ids, io_ops) = servers_of.get(&node.host).cloned().unwrap_or_default();
+        let count = |of: &BTreeMap<HostName, u64>| of.get(&node.host).copied().unwrap_or_default();
+        let (counted, io_ops) = (count(&servers), count(&busy));
         let disabled = service.is_none_or(|service| service.disabled);
         HostState {
             traits: node.traits(disabled),
@@ -125,7 +130,8 @@ pub fn host_states(
             zone,
             aggregates,
             inventory: inventory_of.remove(&node.uuid.0).unwrap_or_default(),
-            servers: ids,
+            counted,
+            servers: BTreeSet::new(),
             io_ops,
             failed_builds: 0,
             supported: node.facts.supported,

@@ -82,6 +82,8 @@ pub struct Request {
     pub different_host: BTreeSet<ServerId>,
     /// The server group (hint `group`).
     pub group: Option<Group>,
+    /// Where the servers are that the hints and the group name.
+    pub places: BTreeMap<ServerId, HostName>,
     /// Hosts not wanted, for example the one that a server leaves.
     pub ignore_hosts: BTreeSet<HostName>,
     /// Nodes where building failed before.

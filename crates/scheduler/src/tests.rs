@@ -34,6 +34,7 @@ fn host(number: u128) -> HostState {
                 (class.to_owned(), Inventory::whole(class, total, 0, ratio))
             })
             .into(),
+        counted: 0,
         servers: BTreeSet::new(),
         io_ops: 0,
         failed_builds: 0,
@@ -759,13 +760,14 @@ fn rows_become_hosts() {
             ..Inventory::whole("VCPU", 4, 0, 1.0)
         },
     )];
-    let servers = vec![(server(1), name(1), true), (server(2), name(1), false)];
+    let (servers, busy) = (vec![(name(1), 2)], vec![(name(1), 1)]);
     let aggregates = vec![(aggregate(&[("availability_zone", "east")]), vec![name(1)])];
     let rows = Rows {
         nodes: (1..=4).map(node).collect(),
         services,
         inventories,
         servers,
+        busy,
         aggregates,
     };
     let hosts = host_states(rows, "nova", now, 1000);
@@ -795,5 +797,57 @@ fn rows_become_hosts() {
             hosts[0].io_ops
         ),
         (1, 2, 1)
+    );
+}
+
+#[test]
+fn servers_that_were_there_before_count_by_their_places() {
+    let settings = Settings::default();
+    let placed = |request: Request| Request {
+        places: [(server(9), HostName("host1".into()))].into(),
+        ..request
+    };
+    let group = |policy| {
+        Some(Group {
+            policy,
+            members: [server(9)].into(),
+            max_server_per_host: 1,
+        })
+    };
+    let apart = Request {
+        different_host: [server(9)].into(),
+        ..request()
+    };
+    let together = Request {
+        same_host: [server(9)].into(),
+        ..request()
+    };
+    let near = Request {
+        group: group(GroupPolicy::Affinity),
+        ..request()
+    };
+    let away = Request {
+        group: group(GroupPolicy::AntiAffinity),
+        ..request()
+    };
+    for (request, only) in [
+        (apart, "host2"),
+        (together, "host1"),
+        (near, "host1"),
+        (away, "host2"),
+    ] {
+        let chosen = pick(&[host(1), host(2)], &placed(request), &settings).unwrap();
+        assert_eq!(chosen, [only]);
+    }
+    let mut full = host(1);
+    full.counted = 1;
+    let settings = Settings {
+        filters: vec![Filter::NumInstances],
+        max_instances_per_host: 1,
+        ..settings
+    };
+    assert_eq!(
+        pick(&[full, host(2)], &request(), &settings).unwrap(),
+        ["host2"]
     );
 }

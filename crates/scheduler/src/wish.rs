@@ -20,6 +20,18 @@ impl Request {
         self.project = Some(server.project_id.clone());
         self
     }
+
+    /// Reads where the servers are that the hints and the group name; asks nothing when they name none.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn locate(&mut self, tx: &mut Tx<'_>) -> Result<(), sql::Error> {
+        let members = self.group.iter().flat_map(|group| &group.members);
+        let named = self.same_host.iter().chain(&self.different_host);
+        let named: Vec<ServerId> = named.chain(members).copied().collect();
+        self.places = db::hosts::places_of(tx, &named)?.into_iter().collect();
+        Ok(())
+    }
 }
 
 /// The servers that a scheduler hint names: one id or a list.

@@ -41,6 +41,7 @@ impl CreateServer {
             if let Some(group) = self.group(tx, &project, &user, count)? {
                 request.group = Group::read(tx, group, id)?.map(|(group, _)| group);
             }
+            request.locate(tx)?;
             let rows = Rows::read(tx)?;
             Ok::<_, Fault>(Question {
                 request,

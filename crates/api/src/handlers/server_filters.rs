@@ -89,20 +89,21 @@ fn boolean(name: &str, text: &str) -> Result<bool, Fault> {
     }
 }
 
-/// The page the query asks for.
-pub async fn page(call: &Call, detail: bool) -> Result<Page, Fault> {
+/// How the page is read that a query asks for.
+pub struct Plan {
+    query: Query,
+    patterns: Patterns,
+    limit: usize,
+}
+
+/// What the query asks for; `None` when nothing can match.
+pub fn plan(call: &Call, detail: bool) -> Result<Option<Plan>, Fault> {
     let limit = call.limit()?;
     let Some((mut query, patterns)) = read(call, detail)? else {
-        return Ok(Page {
-            servers: Vec::new(),
-            next: None,
-        });
+        return Ok(None);
     };
     if limit == 0 {
-        return Ok(Page {
-            servers: Vec::new(),
-            next: None,
-        });
+        return Ok(None);
     }
     if let Some(marker) = call.query.get("marker") {
         let id = marker
@@ -110,23 +111,30 @@ pub async fn page(call: &Call, detail: bool) -> Result<Page, Fault> {
             .map_err(|_| Fault::bad_request(format!("marker [{marker}] not found")))?;
         query.after = Some(id);
     }
-    let reading = call
-        .api
-        .deps
-        .store
-        .read(move |tx| matching(tx, query.clone(), &patterns, limit))
-        .await?;
-    let servers = reading.ok_or_else(|| {
-        Fault::bad_request(format!(
-            "marker [{}] not found",
-            call.query.get("marker").unwrap_or_default()
-        ))
-    })?;
-    let next = servers
-        .last()
-        .filter(|_| servers.len() == limit)
-        .map(|server| server.id.to_string());
-    Ok(Page { servers, next })
+    query.brief = !detail && patterns.0.is_empty();
+    Ok(Some(Plan {
+        query,
+        patterns,
+        limit,
+    }))
+}
+
+impl Plan {
+    /// Reads the page.
+    pub fn read(&self, tx: &mut sql::Tx<'_>, call: &Call) -> Result<Page, Fault> {
+        let found = matching(tx, self.query.clone(), &self.patterns, self.limit)?;
+        let servers = found.ok_or_else(|| {
+            Fault::bad_request(format!(
+                "marker [{}] not found",
+                call.query.get("marker").unwrap_or_default()
+            ))
+        })?;
+        let next = servers
+            .last()
+            .filter(|_| servers.len() == self.limit)
+            .map(|server| server.id.to_string());
+        Ok(Page { servers, next })
+    }
 }
 
 /// How many servers are held against patterns at a time.
@@ -147,6 +155,9 @@ fn matching(
         let Some(found) = db::list::page(tx, &query)? else {
             return Ok(None);
         };
+        if patterns.0.is_empty() {
+            return Ok(Some(found));
+        }
         let (read, last) = (found.len(), found.last().map(|server| server.id));
         fitting.extend(found.into_iter().filter(|server| patterns.fit(server)));
         fitting.truncate(limit);
@@ -189,8 +200,7 @@ fn read(call: &Call, detail: bool) -> Result<Option<(Query, Patterns)>, Fault> {
         Query {
             conditions,
             order: order(call)?,
-            after: None,
-            limit: None,
+            ..Query::default()
         },
         patterns,
     )))

@@ -3,10 +3,11 @@
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::handlers::server_filters;
+use crate::links::Links;
 use crate::mv;
 use crate::verdict;
 use crate::views::server::{ServerName, ServerView, Sight, is_visible};
-use crate::views::{All, At, Document, document};
+use crate::views::{All, At, Document, Each, View, document};
 use db::accept;
 use db::actions::Requester;
 use db::hosts::Service;
@@ -14,6 +15,7 @@ use db::instances::Instance;
 use http::StatusCode;
 use serde_json::Value;
 use sql::Tx;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use types::{ServerId, Timestamp, Trace};
@@ -34,17 +36,26 @@ enum HostSight {
 impl Call {
     /// The server a path's first parameter names, if the caller may know of it.
     pub async fn server(&self) -> Result<Instance, Fault> {
-        let unknown = || Fault::no_server(self.param(0));
-        let id: ServerId = self.param(0).parse().map_err(|_| unknown())?;
+        let id = self.server_id()?;
         let found = self
             .api
             .deps
             .store
             .read(move |tx| db::instances::get(tx, id))
             .await?;
+        self.permitted(found)
+    }
+
+    fn server_id(&self) -> Result<ServerId, Fault> {
+        let unknown = |_| Fault::no_server(self.param(0));
+        self.param(0).parse().map_err(unknown)
+    }
+
+    /// What was found under the id, if the caller may know of it, and may do what the row is about.
+    fn permitted(&self, found: Option<Instance>) -> Result<Instance, Fault> {
         let server = found
             .filter(|server| self.knows(server))
-            .ok_or_else(unknown)?;
+            .ok_or_else(|| Fault::no_server(self.param(0)))?;
         self.allowed_on(&server)?;
         Ok(server)
     }
@@ -145,60 +156,82 @@ struct Beside {
     group: Option<String>,
 }
 
-/// Reads what the views of these servers need: a fixed number of queries.
-async fn beside(call: &Call, servers: &[Instance], one: bool) -> Result<Beside, Fault> {
-    let with_tags = call.at_least(mv::TAGS);
-    let with_group = one && call.at_least(mv::SERVER_GROUPS);
-    let with_services = call.host_sight() != HostSight::Nothing
-        && servers.iter().any(|server| server.host.is_some());
-    let ids: Vec<ServerId> = servers.iter().map(|server| server.id).collect();
-    let reading = call
-        .api
-        .deps
-        .store
-        .read(move |tx| -> Result<Beside, sql::Error> {
-            let mut beside = Beside::default();
-            for device in db::block_devices::of_servers(tx, &ids)? {
-                if let Some(volume) = device.volume_id {
-                    let shown = (volume, device.delete_on_termination);
-                    beside.volumes.entry(device.server).or_default().push(shown);
-                }
-            }
-            if with_tags {
-                for (server, tag) in db::list::tags(tx, &ids)? {
-                    beside.tags.entry(server).or_default().push(tag);
-                }
-            }
-            if with_group && let Some(id) = ids.first() {
-                beside.group =
-                    db::server_groups::of_server(tx, *id)?.map(|group| group.to_string());
-            }
-            if with_services {
-                beside.services = db::hosts::services(tx)?;
-            }
-            Ok(beside)
-        });
-    Ok(reading.await?)
+/// What is to be read for views and shown in them: decided once for each request, not for each server.
+#[derive(Clone, Copy)]
+struct Looks {
+    sight: Sight,
+    host: HostSight,
+    with_tags: bool,
+    with_group: bool,
 }
 
-fn view(call: &Call, server: Instance, beside: &mut Beside, one: bool) -> ServerView {
-    let host_status = match call.host_sight() {
-        HostSight::Nothing => None,
-        HostSight::All => Some(host_status(call, &server, &beside.services)),
-        HostSight::UnknownOnly => {
-            Some(host_status(call, &server, &beside.services)).filter(|status| *status == "UNKNOWN")
+impl Looks {
+    /// What the caller may see of one server, or of those of a list.
+    fn of(call: &Call, one: bool) -> Self {
+        Self {
+            sight: call.sight(),
+            host: call.host_sight(),
+            with_tags: call.at_least(mv::TAGS),
+            with_group: one && call.at_least(mv::SERVER_GROUPS),
         }
-    };
-    ServerView {
-        links: call.links.clone(),
-        sight: call.sight(),
-        host_status,
-        tags: beside.tags.remove(&server.id).unwrap_or_default(),
-        volumes: beside.volumes.remove(&server.id).unwrap_or_default(),
-        groups: one.then(|| beside.group.take().into_iter().collect()),
-        full: true,
-        instance: server,
     }
+
+    /// Reads what the views of these servers need: a fixed number of queries.
+    fn read(self, tx: &mut Tx<'_>, servers: &[(ServerId, bool)]) -> Result<Beside, sql::Error> {
+        let mut beside = Beside::default();
+        let ids: Vec<ServerId> = servers.iter().map(|(id, _)| *id).collect();
+        for (server, volume, goes) in db::block_devices::volumes_of(tx, &ids)? {
+            beside
+                .volumes
+                .entry(server)
+                .or_default()
+                .push((volume, goes));
+        }
+        if self.with_tags {
+            for (server, tag) in db::list::tags(tx, &ids)? {
+                beside.tags.entry(server).or_default().push(tag);
+            }
+        }
+        if self.with_group
+            && let Some(id) = ids.first()
+        {
+            beside.group = db::server_groups::of_server(tx, *id)?.map(|group| group.to_string());
+        }
+        if self.host != HostSight::Nothing && servers.iter().any(|(_, placed)| *placed) {
+            beside.services = db::hosts::services(tx)?;
+        }
+        Ok(beside)
+    }
+
+    fn view(
+        self,
+        call: &Call,
+        links: &Arc<Links>,
+        server: Instance,
+        beside: &mut Beside,
+        one: bool,
+    ) -> ServerView {
+        let host_status = match self.host {
+            HostSight::Nothing => None,
+            HostSight::All => Some(host_status(call, &server, &beside.services)),
+            HostSight::UnknownOnly => Some(host_status(call, &server, &beside.services))
+                .filter(|status| *status == "UNKNOWN"),
+        };
+        ServerView {
+            links: Arc::clone(links),
+            sight: self.sight,
+            host_status,
+            tags: beside.tags.remove(&server.id).unwrap_or_default(),
+            volumes: beside.volumes.remove(&server.id).unwrap_or_default(),
+            groups: one.then(|| beside.group.take().into_iter().collect()),
+            full: true,
+            instance: server,
+        }
+    }
+}
+
+fn placed(server: &Instance) -> (ServerId, bool) {
+    (server.id, server.host.is_some())
 }
 
 /// The answer that shows one server.
@@ -214,82 +247,95 @@ pub async fn shown_document(call: &Call, server: Instance, full: bool) -> Result
 }
 
 async fn view_of_one(call: &Call, server: Instance, full: bool) -> Result<ServerView, Fault> {
-    let servers = [server];
-    let mut beside = beside(call, &servers, true).await?;
-    let [server] = servers;
-    let mut view = view(call, server, &mut beside, true);
+    let (looks, about) = (Looks::of(call, true), [placed(&server)]);
+    let reading = call.api.deps.store.read(move |tx| looks.read(tx, &about));
+    let mut beside: Beside = reading
+        .await
+        .map_err(|error: sql::Error| Fault::from(error))?;
+    let links = Arc::new(call.links.clone());
+    let mut view = looks.view(call, &links, server, &mut beside, true);
     view.full = full;
     Ok(view)
 }
 
-/// `GET /servers/{id}`.
+/// `GET /servers/{id}`. One unit of work reads and renders: threads need to be woken only once.
 pub async fn show(call: Call) -> Result<Reply, Fault> {
-    let server = call.server().await?;
-    shown(&call, server, true).await
+    let id = call.server_id()?;
+    let store = call.api.deps.store.clone();
+    let reading = store.read(move |tx| {
+        let server = call.permitted(db::instances::get(tx, id)?)?;
+        let looks = Looks::of(&call, true);
+        let mut beside = looks.read(tx, &[placed(&server)])?;
+        let links = Arc::new(call.links.clone());
+        let view = looks.view(&call, &links, server, &mut beside, true);
+        Reply::ok(&document("server", At(&view, call.version)))
+    });
+    reading.await
 }
 
 /// `GET /servers`.
 pub async fn list(call: Call) -> Result<Reply, Fault> {
-    let page = server_filters::page(&call, false).await?;
-    let next = page
-        .next
-        .as_ref()
-        .map(|marker| call.links.next("/servers", call.query.pairs(), marker));
-    let names: Vec<ServerName> = page
-        .servers
-        .into_iter()
-        .map(|server| {
+    listed(call, "/servers", false, |call, page, _| {
+        let named = |server: Instance| {
             let id = server.id.to_string();
             ServerName {
                 links: call.links.pair("servers", &id),
                 name: server.display_name,
                 id,
             }
-        })
-        .collect();
-    let links = next.as_ref().map(|next| ("servers_links", &next[..]));
-    Reply::ok(&Document {
-        name: "servers",
-        inner: All(&names, call.version),
-        links,
+        };
+        Ok(Box::new(page.into_iter().map(named)))
     })
+    .await
 }
 
 /// `GET /servers/detail`.
 pub async fn detail(call: Call) -> Result<Reply, Fault> {
-    let page = server_filters::page(&call, true).await?;
-    let next = page.next.as_ref().map(|marker| {
-        call.links
-            .next("/servers/detail", call.query.pairs(), marker)
-    });
-    let mut beside = beside(&call, &page.servers, false).await?;
-    let sight = call.sight();
-    let host_sight = call.host_sight();
-    let views: Vec<ServerView> = page
-        .servers
-        .into_iter()
-        .map(|server| ServerView {
-            links: call.links.clone(),
-            sight,
-            host_status: match host_sight {
-                HostSight::Nothing => None,
-                HostSight::All => Some(host_status(&call, &server, &beside.services)),
-                HostSight::UnknownOnly => Some(host_status(&call, &server, &beside.services))
-                    .filter(|text| *text == "UNKNOWN"),
-            },
-            tags: beside.tags.remove(&server.id).unwrap_or_default(),
-            volumes: beside.volumes.remove(&server.id).unwrap_or_default(),
-            groups: None,
-            full: true,
-            instance: server,
-        })
-        .collect();
-    let links = next.as_ref().map(|next| ("servers_links", &next[..]));
-    Reply::ok(&Document {
-        name: "servers",
-        inner: All(&views, call.version),
-        links,
+    listed(call, "/servers/detail", true, |call, page, tx| {
+        let looks = Looks::of(call, false);
+        let about: Vec<(ServerId, bool)> = page.iter().map(placed).collect();
+        let mut beside = looks.read(tx, &about)?;
+        let links = Arc::new(call.links.clone());
+        let view = move |server| looks.view(call, &links, server, &mut beside, false);
+        Ok(Box::new(page.into_iter().map(view)))
     })
+    .await
+}
+
+/// Bytes of JSON of one server in a list, without and with details: room that is made beforehand.
+const SHOWN: (usize, usize) = (384, 1536);
+
+/// The views of servers, made one after the other.
+type Views<'a, V> = Box<dyn Iterator<Item = V> + 'a>;
+
+/// A page of servers. It is rendered where it was read: what a long list is made of is given back by the thread that has
+/// taken it, and the threads that serve requests are free meanwhile.
+async fn listed<V: View + 'static>(
+    call: Call,
+    path: &'static str,
+    detail: bool,
+    views: impl for<'a> Fn(&'a Call, Vec<Instance>, &mut Tx<'_>) -> Result<Views<'a, V>, Fault>
+    + Send
+    + 'static,
+) -> Result<Reply, Fault> {
+    let Some(plan) = server_filters::plan(&call, detail)? else {
+        return Reply::ok(&document("servers", All::<V>(&[], call.version)));
+    };
+    let store = call.api.deps.store.clone();
+    let reading = store.read(move |tx| {
+        let page = plan.read(tx, &call)?;
+        let next = page.next.as_ref();
+        let next = next.map(|marker| call.links.next(path, call.query.pairs(), marker));
+        let room = page.servers.len() * if detail { SHOWN.1 } else { SHOWN.0 };
+        let views = views(&call, page.servers, tx)?;
+        let shown = Document {
+            name: "servers",
+            inner: Each(RefCell::new(Some(views)), call.version),
+            links: next.as_ref().map(|next| ("servers_links", &next[..])),
+        };
+        Reply::json_in(StatusCode::OK, &shown, room)
+    });
+    reading.await
 }
 
 /// `DELETE /servers/{id}`: at once, or (`reclaim_instance_interval`) so that it can be restored for a while.

@@ -84,8 +84,7 @@ async fn servers(
     let mut query = Query {
         conditions,
         order: vec![(Column::CreatedAt, false)],
-        after: None,
-        limit: None,
+        ..Query::default()
     };
     if call.at_least(mv::USAGE_PAGES) {
         query.limit = Some(call.limit()? as u64);

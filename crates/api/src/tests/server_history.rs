@@ -6,6 +6,7 @@ use crate::views::server::{ServerView, Sight};
 use db::instances::{Address, Fault, Instance, Interface, SecurityGroupRef};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use types::server::{Flavor, ImageRef, WantedNetworks};
 use types::{PowerState, Timestamp, VmState};
 
@@ -107,11 +108,11 @@ fn view(sight: Sight, full: bool) -> ServerView {
     ServerView {
         volumes: Vec::new(),
         instance: instance(),
-        links: Links {
+        links: Arc::new(Links {
             origin: "http://c".into(),
             version: "v2.1",
             project: None,
-        },
+        }),
         sight,
         host_status: sight.extended.then_some("UP"),
         tags: vec!["t".into()],

@@ -5,6 +5,7 @@ pub mod server;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use std::cell::RefCell;
 use types::Microversion;
 
 /// A view that can be rendered at a version.
@@ -33,6 +34,24 @@ pub struct All<'a, V>(pub &'a [V], pub Microversion);
 impl<V: View> Serialize for All<'_, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|view| At(view, self.1)))
+    }
+}
+
+/// A list of views at a version, each made when it is written; written once.
+pub struct Each<I>(pub RefCell<Option<I>>, pub Microversion);
+
+impl<V: View, I: Iterator<Item = V>> Serialize for Each<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Own<V>(V, Microversion);
+
+        impl<V: View> Serialize for Own<V> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                At(&self.0, self.1).serialize(serializer)
+            }
+        }
+
+        let views = self.0.take();
+        serializer.collect_seq(views.into_iter().flatten().map(|view| Own(view, self.1)))
     }
 }
 

@@ -10,6 +10,7 @@ use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha224};
 use std::fmt::Write;
+use std::sync::Arc;
 use types::{Timestamp, VmState, states};
 
 /// What the caller may see beyond the ordinary fields: decided once for each request.
@@ -28,7 +29,7 @@ pub struct ServerView {
     /// The server.
     pub instance: Instance,
     /// Where links begin.
-    pub links: Links,
+    pub links: Arc<Links>,
     /// What the caller may see.
     pub sight: Sight,
     /// `UP`, `DOWN`, `MAINTENANCE`, `UNKNOWN` or empty; `None` is hidden.
@@ -57,7 +58,10 @@ fn host_id(instance: &Instance) -> String {
     let mut hash = Sha224::new();
     hash.update(instance.project_id.as_str());
     hash.update(host.as_str());
-    hex::encode(hash.finalize())
+    let mut text = [0; 56];
+    let written = hex::encode_to_slice(hash.finalize(), &mut text);
+    debug_assert!(written.is_ok(), "a digest has 28 bytes");
+    String::from_utf8(text.to_vec()).unwrap_or_default()
 }
 
 fn seconds(at: Timestamp) -> String {

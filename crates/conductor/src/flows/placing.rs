@@ -65,14 +65,15 @@ impl Choice {
     /// What the server asks of a host.
     async fn request(&self, with: &Neighbours, server: &Instance) -> Result<Request, StepError> {
         let id = server.id;
+        let wanted = wish(server)?.with_hints(server);
         let found = with.store.read(move |tx| {
-            let group = group_of(tx, id)?.map(|(group, _)| group);
-            Ok::<_, sql::Error>((group, db::work::debtors(tx, id)?))
+            let mut request = wanted.clone();
+            request.group = group_of(tx, id)?.map(|(group, _)| group);
+            request.locate(tx)?;
+            Ok::<_, sql::Error>((request, db::work::debtors(tx, id)?))
         });
-        let (group, debtors) = found.await?;
-        let mut request = wish(server)?.with_hints(server);
+        let (mut request, debtors) = found.await?;
         request.ignore_hosts = self.failed.iter().cloned().chain(debtors).collect();
-        request.group = group;
         Ok(request)
     }
 
