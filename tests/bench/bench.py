@@ -247,7 +247,13 @@ def copy_servers(cloud, count):
     for no host has their guests."""
     with contextlib.closing(sqlite3.connect(cloud.home / "control" / "db" / "compute.db")) as database, database:
         columns = [row[1] for row in database.execute("PRAGMA table_info(instances)") if row[1] != "id"]
-        changed = {"uuid": "?", "project_id": "'another'", "task_id": "NULL", "vm_state": "'stopped'", "power_state": "4"}
+        changed = {
+            "uuid": "?",
+            "project_id": "'another'",
+            "task_id": "NULL",
+            "vm_state": "'stopped'",
+            "power_state": "4",
+        }
         values = ", ".join(changed.get(name, name) for name in columns)
         insert = f"INSERT INTO instances ({', '.join(columns)}) SELECT {values} FROM instances WHERE uuid = ?"
         known = [row[0] for row in database.execute("SELECT uuid FROM instances WHERE deleted = 0")]

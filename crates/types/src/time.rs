@@ -182,6 +182,7 @@ impl fmt::Debug for Timestamp {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::Timestamp;
 
     #[test]
