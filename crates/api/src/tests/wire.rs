@@ -380,7 +380,7 @@ async fn refusals_have_their_status() {
         ("XML that swells", 400),
         ("a token of bytes", 401),
         ("a version of bytes", 400),
-        ("a huge version", 400),
+        ("a huge version", 406),
     ] {
         let answer = exchange(port.address, &of(name), Duration::from_secs(20)).await;
         let found = statuses(&answer);

@@ -45,31 +45,35 @@ impl Drop for Frozen {
 
 /// Guests that stand still for somebody else's copy, with a number for each time.
 #[derive(Default)]
-pub(super) struct Still {
-    held: Mutex<(u64, HashMap<ServerId, (u64, Frozen)>)>,
+pub(super) struct Still(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    times: u64,
+    guests: HashMap<ServerId, (u64, Frozen)>,
 }
 
 impl Still {
-    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<ServerId, (u64, Frozen)>)> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hold(&self, id: ServerId, frozen: Frozen) -> u64 {
         let mut held = self.lock();
-        held.0 += 1;
-        let number = held.0;
-        held.1.insert(id, (number, frozen));
+        held.times += 1;
+        let number = held.times;
+        held.guests.insert(id, (number, frozen));
         number
     }
 
     /// Of a later time, when there is a number, it is left.
     fn take(&self, id: ServerId, number: Option<u64>) -> Option<Frozen> {
         let mut held = self.lock();
-        let its = held.1.get(&id).map(|(its, _)| *its)?;
+        let its = held.guests.get(&id).map(|(its, _)| *its)?;
         if number.is_some_and(|number| number != its) {
             return None;
         }
-        held.1.remove(&id).map(|(_, frozen)| frozen)
+        held.guests.remove(&id).map(|(_, frozen)| frozen)
     }
 }
 
