@@ -417,7 +417,10 @@ fn alone(kind: Kind, case: Case) -> Option<String> {
         .downcast_ref::<String>()
         .cloned()
         .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-    Some(format!("{name}: {}", text.unwrap_or_default()))
+    let story = format!("{name}: {}", text.unwrap_or_default());
+    // At once: the others take minutes.
+    eprintln!("fault matrix: failed: {story}");
+    Some(story)
 }
 
 /// Some of the cases, chosen by a seed (xorshift64).
