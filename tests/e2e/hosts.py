@@ -41,8 +41,8 @@ while :; do sleep 3600 & wait $!; done
 """
 
 
-def run(*command, **arguments):
-    return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True, **arguments)
+def run(*command, check=True, **arguments):
+    return subprocess.run([*map(str, command)], check=check, capture_output=True, text=True, **arguments)
 
 
 class Wire:

@@ -99,7 +99,10 @@ class HostsCloud:
 
     def gateway(self):
         """The host that has the router, and the router's namespace there."""
-        spaces = {name: host.run("ip", "netns", "list").stdout.split() for name, host in self.hosts.items()}
+        # A host that is dead has none, and says nothing.
+        spaces = {
+            name: host.run("ip", "netns", "list", check=False).stdout.split() for name, host in self.hosts.items()
+        }
         with_router = [name for name in self.hosts if any(space.startswith("krouter-") for space in spaces[name])]
         with_dhcp = [name for name in self.hosts if any(space.startswith("kdhcp-") for space in spaces[name])]
         assert len(with_router) == 1 and with_router == with_dhcp, spaces
@@ -129,7 +132,22 @@ class HostsCloud:
             except subprocess.SubprocessError:
                 return None
 
-        return wait_until(answers, 180, lambda: f"{address} answers\n{self.roles.tail()}", pause=1)
+        return wait_until(answers, 180, lambda: f"{address} answers\n{self.roles.tail()}\n{self.seen()}", pause=1)
+
+    def seen(self):
+        """What the hosts have of guests and networks, for whoever wants to know why one is silent."""
+        looks = [
+            ("virsh", "-c", "qemu:///system", "list", "--all"),
+            ("ip", "-br", "link"),
+            ("bridge", "fdb", "show"),
+            ("sh", "-c", "for space in $(ip netns list | cut -d ' ' -f 1); do echo $space; ip -n $space neigh; done"),
+        ]
+        lines = []
+        for name, host in self.hosts.items():
+            lines += [f"{name}: {' '.join(look)}\n{host.run(*look, check=False).stdout}" for look in looks]
+            for console in (host.folder / "home" / "instances").glob("*/console.log"):
+                lines.append(f"{console}\n{console.read_bytes()[-3000:].decode(errors='replace')}")
+        return "\n".join(lines)
 
     def virsh(self, host, *arguments):
         return self.hosts[host].run("virsh", "-c", "qemu:///system", *arguments).stdout
