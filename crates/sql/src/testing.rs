@@ -206,7 +206,9 @@ async fn server(dialect: Dialect, admin: String) -> TestStore {
         Dialect::Postgres => format!("CREATE SCHEMA {name}"),
         _ => format!("CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
     };
-    run_as_admin(dialect, &admin, create);
+    if let Err(error) = run_as_admin(dialect, &admin, &create) {
+        panic!("the test database cannot be made: {error}");
+    }
     let mut url = url::Url::parse(&admin).expect("the test server's URL can be read");
     let label = match dialect {
         Dialect::Postgres => {
@@ -233,6 +235,9 @@ async fn server(dialect: Dialect, admin: String) -> TestStore {
     }
 }
 
+/// How often the removal of a database is tried.
+const DROPS: usize = 5;
+
 async fn open(url: &str) -> Store {
     match Store::open_with(
         url,
@@ -250,34 +255,26 @@ async fn open(url: &str) -> Store {
 }
 
 /// Runs a statement with the server's own client crate: on a thread, for the clients are synchronous.
-fn run_as_admin(dialect: Dialect, admin: &str, statement: String) {
-    let admin = admin.to_owned();
+fn run_as_admin(dialect: Dialect, admin: &str, statement: &str) -> Result<(), String> {
+    let (admin, statement) = (admin.to_owned(), statement.to_owned());
     let thread = std::thread::spawn(move || match dialect {
-        Dialect::Postgres => {
-            let mut client = postgres::Client::connect(&admin, postgres::NoTls)
-                .map_err(|error| error.to_string())?;
-            client
-                .batch_execute(&statement)
-                .map_err(|error| error.to_string())
-        }
+        Dialect::Postgres => postgres::Client::connect(&admin, postgres::NoTls)
+            .and_then(|mut client| client.batch_execute(&statement))
+            .map_err(|error| match error.as_db_error() {
+                Some(reason) => reason.to_string(),
+                None => error.to_string(),
+            }),
         _ => {
             use mysql::prelude::Queryable;
-            let opts = mysql::OptsBuilder::from_opts(
-                mysql::Opts::from_url(&admin).map_err(|error| error.to_string())?,
-            );
-            let mut client =
-                mysql::Conn::new(opts.prefer_socket(false)).map_err(|error| error.to_string())?;
-            client
-                .query_drop(statement)
+            let opts = mysql::Opts::from_url(&admin).map_err(|error| error.to_string())?;
+            let opts = mysql::OptsBuilder::from_opts(opts).prefer_socket(false);
+            mysql::Conn::new(opts)
+                .and_then(|mut client| client.query_drop(statement))
                 .map_err(|error| error.to_string())
         }
     });
-    match thread.join() {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) if std::thread::panicking() => eprintln!("test database: {error}"),
-        Ok(Err(error)) => panic!("test database: {error}"),
-        Err(_) => eprintln!("test database: the client panicked"),
-    }
+    let ended = thread.join();
+    ended.unwrap_or_else(|_| Err("the client panicked".to_owned()))
 }
 
 enum Cleanup {
@@ -305,6 +302,15 @@ impl Drop for Cleanup {
             Dialect::Postgres => format!("DROP SCHEMA {name} CASCADE"),
             _ => format!("DROP DATABASE {name}"),
         };
-        run_as_admin(*dialect, admin, drop);
+        // What still ends in it may hold a table, and a deadlock may be broken here.
+        for left in (0..DROPS).rev() {
+            match run_as_admin(*dialect, admin, &drop) {
+                Ok(()) => return,
+                Err(error) if left > 0 || std::thread::panicking() => {
+                    eprintln!("test database: {error}");
+                }
+                Err(error) => panic!("the test database cannot be removed: {error}"),
+            }
+        }
     }
 }
