@@ -184,8 +184,8 @@ fn switch_off(tx: &mut Tx<'_>, server: &Instance, now: Timestamp) -> Result<bool
     Ok(accepted == Accepted::Yes)
 }
 
-/// Notes guests, and files without a guest, that are not the host's. Those of servers that were deleted long enough ago it has to remove, where the
-/// rules say so; `true`: there is one. One of a server that is unknown is never touched.
+/// Notes guests, and files without a guest, that are not the host's. Those of servers that were deleted long enough ago
+/// it has to remove, where the rules say so; `true`: there is one. One of a server that is unknown is never touched.
 fn leftovers(
     tx: &mut Tx<'_>,
     beat: &Heartbeat,

@@ -60,6 +60,7 @@ impl Guest {
         let mut tree = json!({
             "ami-id": ec2_id("ami", image.map(|image| image.id.to_string()).as_deref().unwrap_or_default()),
             "ami-launch-index": instance.launch_index,
+            // What Nova answers: there are no manifests.
             "ami-manifest-path": "FIXME",
             "instance-id": format!("i-{:08x}", instance.number),
             "hostname": self.hostname(),

@@ -6,7 +6,7 @@
 use super::overtaken::{Standing, standing};
 use crate::neighbours::{Neighbours, retry};
 use clients::ClientError;
-use clients::volumes::{NewVolume, Refused, Scope, VolumeRecord};
+use clients::volumes::{AttachmentRecord, NewVolume, Refused, Scope, VolumeRecord};
 use db::block_devices::{self, BlockDevice};
 use db::instances::Instance;
 use journal::{Context, Failure, StepError};
@@ -149,9 +149,7 @@ async fn connected(
                 .map_err(retry)?
                 .map_err(|reason| refused("The volume could not be reserved", &reason))?,
         };
-        let connected = attachment.connection_info.as_object();
-        let connected = connected.is_some_and(|info| !info.is_empty());
-        if attachment.status == "attached" && connected {
+        if is_in_use(&attachment) {
             // An earlier run of this task came so far.
             device.connection_info = Some(attachment.connection_info.to_string());
         } else if let Some((address, host)) = &host {
@@ -169,6 +167,12 @@ async fn connected(
         device.attachment_id = Some(attachment.id);
     }
     Ok(devices)
+}
+
+/// Whether a volume is connected to a host, and its service was told that it is in use.
+fn is_in_use(attachment: &AttachmentRecord) -> bool {
+    let info = attachment.connection_info.as_object();
+    attachment.status == "attached" && info.is_some_and(|info| !info.is_empty())
 }
 
 /// Names the volumes that have no name yet: those that were given to a server without a host.
