@@ -33,16 +33,19 @@ def plan(seed, seconds):
     free, made, at = {}, [], 4.0
     # Each at least once.
     due = {"broker": 0.35 * seconds, "database": 0.65 * seconds}
+    victims = dice.sample(list(KILLED), len(KILLED))
+    due |= {whom: (0.05 + 0.8 * turn / len(victims)) * seconds for turn, whom in enumerate(victims)}
     while at < seconds:
         how = dice.choices(("kill", "pause", "broker", "database"), (14, 6, 1, 1))[0]
-        for which, when in list(due.items()):
-            if at >= when:
-                how = which
-                del due[which]
+        whom = dice.choices(list(KILLED), list(KILLED.values()))[0]
+        waiting = [one for one, when in due.items() if when <= at and free.get(one, 0) < at]
+        if waiting:
+            which = min(waiting, key=due.get)
+            del due[which]
+            how, whom = ("kill", which) if which in KILLED else (which, which)
         if how in ("broker", "database"):
             whom, lasts = how, dice.uniform(2, 8)
         else:
-            whom = dice.choices(list(KILLED), list(KILLED.values()))[0]
             lasts = dice.uniform(0.1, 3) if how == "kill" else dice.uniform(0.5, 6)
             if whom in LONG and dice.random() < 0.15:
                 lasts = LONG[whom]

@@ -76,9 +76,12 @@ impl Policies {
         })
     }
 
-    /// Whether a rule lets the caller pass.
+    /// Whether a rule lets the caller pass. All but the base rules are for tokens of projects (Nova's `scope_types`): one
+    /// for the system or for a domain does not pass, as with oslo.policy's `enforce_scope`.
     pub fn allows(&self, rule: &str, caller: &Caller, target: &Target) -> bool {
-        self.in_force().allows(rule, caller, target)
+        let of_a_project = !caller.system_scope && caller.domain_id.is_none();
+        (of_a_project || policy_rules::is_base(rule))
+            && self.in_force().allows(rule, caller, target)
     }
 
     /// The rules in force.

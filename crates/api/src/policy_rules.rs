@@ -235,6 +235,11 @@ const OWN: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// Whether it is one of the rules that others are made of, which guard no route by themselves.
+pub fn is_base(rule: &str) -> bool {
+    !rule.contains(':')
+}
+
 /// Nova's default rules, then this project's own.
 pub fn defaults() -> impl Iterator<Item = Rule> {
     DEFAULTS

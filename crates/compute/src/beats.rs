@@ -2,11 +2,15 @@
 
 use crate::agent::Agent;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use types::ServerId;
-use types::agent::{GuestSeen, Heartbeat, HostFacts};
+use types::agent::{GuestSeen, Heartbeat, HostFacts, Noted};
+use types::{ServerId, Timestamp};
 use virt::GuestInfo;
+
+/// The pause before a conductor hears again what it was not sure of.
+const AGAIN: Duration = Duration::from_millis(100);
 
 impl Agent {
     /// Says for the first time what the host is and holds, until a conductor has taken it. Afterwards the host is known
@@ -24,6 +28,7 @@ impl Agent {
                 incarnation: self.incarnation,
                 complete,
                 introduction: true,
+                heard: None,
                 guests,
                 strays,
                 moving: Vec::new(),
@@ -45,7 +50,8 @@ impl Agent {
         let mut known: Option<HostFacts> = None;
         let mut complete = true;
         let mut named = tokio::time::Instant::now();
-        let mut changed: Vec<GuestSeen> = Vec::new();
+        let mut changed: BTreeSet<ServerId> = BTreeSet::new();
+        let mut heard: Option<Timestamp> = None;
         loop {
             // What a guest did while a flow worked on its server was not written then: look at all of them now and then.
             complete |= (self.settings.guests).is_some_and(|pause| named.elapsed() >= pause);
@@ -56,8 +62,11 @@ impl Agent {
                 false => None,
             };
             let whole = there.is_some() && facts.healthy;
-            let (guests, strays) =
-                there.unwrap_or_else(|| (std::mem::take(&mut changed), Vec::new()));
+            let changed_now = std::mem::take(&mut changed);
+            let (guests, strays) = match there {
+                Some(all) => all,
+                None => (self.look_at(changed_now).await, Vec::new()),
+            };
             let beat = Heartbeat {
                 host: self.settings.host.clone(),
                 node: self.settings.node,
@@ -69,11 +78,21 @@ impl Agent {
                 moving: self.hypervisor.moving().await,
                 complete: whole,
                 introduction: false,
+                heard,
             };
+            let mut pause = self.settings.beat;
             let taken = self.post("heartbeat", &beat).await;
             self.beaten.send_replace(());
             match taken {
-                Ok(_) => {
+                Ok(answer) => {
+                    // A conductor of an older version says nothing.
+                    if let Ok(noted) = serde_json::from_value::<Noted>(answer) {
+                        heard = Some(noted.at);
+                        if !noted.again.is_empty() {
+                            pause = pause.min(AGAIN);
+                        }
+                        changed.extend(noted.again);
+                    }
                     known = Some(facts);
                     if complete {
                         named = tokio::time::Instant::now();
@@ -85,21 +104,14 @@ impl Agent {
                     complete = true;
                 }
             }
-            let deadline = tokio::time::Instant::now() + self.settings.beat;
+            let deadline = tokio::time::Instant::now() + pause;
             match tokio::time::timeout_at(deadline, events.recv()).await {
                 Err(_) => {}
                 Ok(Ok(event)) => {
-                    changed.push(GuestSeen {
-                        server: event.id,
-                        power: event.kind.power().code(),
-                    });
+                    changed.insert(event.id);
                     while let Ok(more) = events.try_recv() {
-                        changed.push(GuestSeen {
-                            server: more.id,
-                            power: more.kind.power().code(),
-                        });
+                        changed.insert(more.id);
                     }
-                    self.settle(&mut changed).await;
                 }
                 // Events were missed: look at everything.
                 Ok(Err(_)) => complete = true,
@@ -107,21 +119,18 @@ impl Agent {
         }
     }
 
-    /// Replaces what events said by what is: of several events for one guest only the present state counts.
-    async fn settle(&self, changed: &mut Vec<GuestSeen>) {
-        let mut servers: Vec<ServerId> = changed.iter().map(|seen| seen.server).collect();
-        servers.sort_unstable();
-        servers.dedup();
-        let mut settled = Vec::new();
+    /// What these guests do: of several events for one only the present state counts.
+    async fn look_at(&self, servers: BTreeSet<ServerId>) -> Vec<GuestSeen> {
+        let mut seen = Vec::new();
         for server in servers {
             if let Ok(Some(guest)) = self.hypervisor.guest(server).await {
-                settled.push(GuestSeen {
+                seen.push(GuestSeen {
                     server,
                     power: guest.power.code(),
                 });
             }
         }
-        *changed = settled;
+        seen
     }
 
     /// All guests, and the servers of which there are only files. `None`: they cannot be listed now, which says nothing

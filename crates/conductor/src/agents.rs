@@ -20,10 +20,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use types::agent::{
-    Answer, Asked, FailureKind, GuestSeen, Heartbeat, Moving, Work, WorkKey, WorkOutcome,
-    WorkReport,
+    Answer, Asked, FailureKind, Heartbeat, Moving, Noted, Work, WorkKey, WorkOutcome, WorkReport,
 };
-use types::{HostName, ImageId, PowerState, ServerId, Timestamp};
+use types::{HostName, ImageId, ServerId, Timestamp};
 use uuid::Uuid;
 
 /// Bytes of a message of an agent.
@@ -278,7 +277,7 @@ impl Agents {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn heartbeat(&self, beat: Heartbeat) -> Result<(), sql::Error> {
+    async fn heartbeat(&self, beat: Heartbeat) -> Result<Noted, sql::Error> {
         let host = beat.host.clone();
         let well = beat.facts.as_ref().is_none_or(|facts| facts.healthy);
         let (ratios, rules) = (self.inner.ratios, self.inner.rules);
@@ -288,6 +287,10 @@ impl Agents {
             .store
             .write(move |tx| record(tx, &beat, &ratios, rules));
         let begun = recording.await?;
+        let noted = Noted {
+            at: Timestamp::now(),
+            again: begun.unsure,
+        };
         if begun.tasks {
             self.inner.bus.ring(Bell::Tasks);
         }
@@ -298,7 +301,7 @@ impl Agents {
         if !well || !self.inner.with.view.is_fresh(&host) {
             self.inner.with.view.refresh().await?;
         }
-        Ok(())
+        Ok(noted)
     }
 
     async fn answered(&self, host: HostName, answer: Answer) -> Result<(), sql::Error> {
@@ -404,17 +407,17 @@ async fn heartbeat(
     State(agents): State<Agents>,
     Path(host): Path<HostName>,
     body: Body,
-) -> Result<StatusCode, Refusal> {
+) -> Result<Response, Refusal> {
     let beat: Heartbeat = message(body).await?;
     if beat.host != host {
         let told = format!("{host} does not speak for {}", beat.host);
         return Err((StatusCode::FORBIDDEN, told));
     }
-    agents
+    let noted = agents
         .heartbeat(beat)
         .await
         .map_err(|error| failed(&error))?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(axum::Json(noted).into_response())
 }
 
 async fn answer(
@@ -503,13 +506,5 @@ async fn put_image(
     {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(reason) => Err((StatusCode::CONFLICT, reason)),
-    }
-}
-
-/// A guest as a heartbeat names it.
-pub fn seen(server: ServerId, power: PowerState) -> GuestSeen {
-    GuestSeen {
-        server,
-        power: power.code(),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use types::agent::{GuestSeen, Heartbeat};
 use types::{HostName, PowerState, RequestId, ServerId, TaskState, Timestamp, VmState};
 
-/// How old a list of guests may be when it arrives.
+/// How old a list of guests may be when it arrives, if it does not say.
 const LIST_AGE: Duration = Duration::from_secs(5);
 /// How long a server must have been left alone before a guest that is not there counts as switched off, and one that
 /// is not the host's counts as left over.
@@ -63,12 +63,14 @@ pub struct Rules {
 }
 
 /// What a heartbeat has set going.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Begun {
     /// There are new tasks.
     pub tasks: bool,
     /// The host owes something new.
     pub debts: bool,
+    /// Servers whose guests may have done what was said of them before their servers became what they are.
+    pub unsure: Vec<ServerId>,
 }
 
 /// What to make of a server whose guest was seen with some power state.
@@ -96,18 +98,20 @@ pub(crate) fn follow(
     let here = db::instances::on_host(tx, &beat.host)?;
     for instance in &here {
         let seen = beat.guests.iter().find(|guest| guest.server == instance.id);
-        let certain = |age| beat.introduction || settled(instance, now, age);
         let power = match seen {
-            // The list may be older than the end of a flow; events are about what happened just now. Of a deletion that
-            // did not wait for its host nothing is known yet.
-            Some(_) if beat.complete && !certain(LIST_AGE) && !unheard_of(instance) => continue,
             Some(guest) => PowerState::from_code(i64::from(guest.power)),
-            None if beat.complete && certain(ABSENCE) => PowerState::Shutdown,
+            None if beat.complete && (beat.introduction || settled(instance, now, ABSENCE)) => {
+                PowerState::Shutdown
+            }
             None => continue,
         };
         let (vm, task) = (instance.vm_state, instance.task_state);
         match verdict(vm, task, instance.power_state, power) {
             Verdict::Leave => {}
+            // Of a deletion that did not wait for its host nothing is known yet.
+            _ if !is_news(instance, beat, now) && !unheard_of(instance) => {
+                begun.unsure.push(instance.id);
+            }
             Verdict::Follow(state) => {
                 let change = (state != vm).then_some(state);
                 db::instances::follow_guest(tx, instance.id, &beat.host, power, change, now)?;
@@ -125,6 +129,17 @@ pub(crate) fn follow(
 /// more does no harm.
 fn unheard_of(server: &Instance) -> bool {
     server.vm_state == VmState::SoftDelete && server.power_state == PowerState::NoState
+}
+
+/// Whether the guests were looked at after the server became what it is. Before, a guest may have done what the end of
+/// an action has made good. One of the future was written before the clock went back.
+fn is_news(server: &Instance, beat: &Heartbeat, now: Timestamp) -> bool {
+    let since = server.updated_at.unwrap_or(server.created_at);
+    let older = match beat.heard {
+        Some(heard) => since < heard,
+        None => !beat.complete || since < now.minus(LIST_AGE),
+    };
+    beat.introduction || older || since > now
 }
 
 /// Whether the server's state is older than the list of guests it is held against can be. One of the future was written

@@ -419,7 +419,7 @@ fn alone(kind: Kind, case: Case) -> Option<String> {
         .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
     let story = format!("{name}: {}", text.unwrap_or_default());
     // At once: the others take minutes.
-    eprintln!("fault matrix: failed: {story}");
+    testkit::tell(format_args!("fault matrix: failed: {story}"));
     Some(story)
 }
 
@@ -454,17 +454,19 @@ async fn every_step_of_every_flow_under_every_fault() {
         let chosen = if kind.is_sqlite() || everywhere || only.is_some() {
             cases.clone()
         } else {
-            println!("fault matrix: a sample, KILONOVA_TEST_SEED={seed}");
+            testkit::tell(format_args!(
+                "fault matrix: a sample, KILONOVA_TEST_SEED={seed}"
+            ));
             sample(cases.clone(), seed)
         };
         let (count, start) = (chosen.len(), Instant::now());
-        println!("fault matrix: {}", by_kind(&chosen));
+        testkit::tell(format_args!("fault matrix: {}", by_kind(&chosen)));
         let wrong = run(&kind, chosen).await;
         let seconds = start.elapsed().as_secs_f64();
-        println!(
+        testkit::tell(format_args!(
             "fault matrix: {count} cases on {kind:?}, {} failed, {seconds:.1} s",
             wrong.len()
-        );
+        ));
         failed.extend(wrong);
     }
     assert!(

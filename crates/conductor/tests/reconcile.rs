@@ -7,7 +7,7 @@ use clients::volumes::Scope;
 use db::repair::{self, Finding};
 use sql::{Error, Tx, Value};
 use testkit::{Cluster, Options};
-use types::{PowerState, ServerId, VmState};
+use types::{PowerState, ServerId, Timestamp, VmState};
 use virt::{GuestSpec, Hypervisor, Power};
 
 async fn execute(cluster: &Cluster, sql: &'static str, params: Vec<Value>) {
@@ -40,6 +40,30 @@ async fn spec_of(cluster: &Cluster, server: ServerId) -> GuestSpec {
     let name = cluster.server(server).await.host.unwrap();
     let spec = cluster.host(&name).sim.stored_spec(server).await;
     spec.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn what_a_guest_did_before_its_server_became_what_it_is_is_no_news() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let host = cluster.server(server).await.host.unwrap();
+    let before = Timestamp::now();
+    cluster.act(server, "pause", serde_json::json!({})).await;
+    cluster.idle().await;
+    // Looked at before the pause, written after it.
+    let mut beat = cluster.event(&host, &[(server, PowerState::Running)], before);
+    for complete in [false, true] {
+        beat.complete = complete;
+        assert_eq!(cluster.say_of(&beat).await.again, [server]);
+        assert_eq!(cluster.server(server).await.vm_state, VmState::Paused);
+    }
+    // Looked at after the pause.
+    beat.heard = Some(Timestamp::now());
+    let noted = cluster.say_of(&beat).await;
+    assert_eq!(noted.again, []);
+    assert!(Some(noted.at) > beat.heard);
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use crate::Cluster;
 use std::time::Duration;
-use types::agent::Heartbeat;
+use types::agent::{GuestSeen, Heartbeat, Noted};
+use types::{HostName, PowerState, ServerId, Timestamp};
 
 impl Cluster {
     /// Every running agent says what its guests do now, and what comes of it has ended: those that must not run are
@@ -23,36 +24,56 @@ impl Cluster {
     }
 
     async fn say(&self, complete: bool) {
-        let client = web::client::Client::in_process("the conductor", self.desk.router());
         for host in self.hosts.iter().filter(|host| host.runs()) {
+            let heard = Timestamp::now();
             let guests = host.guests().await;
-            let beat = Heartbeat {
-                host: host.name.clone(),
-                node: types::NodeId::random(),
-                incarnation: 0,
-                facts: None,
-                guests: guests
-                    .into_iter()
-                    .map(|(server, power)| conductor::agents::seen(server, power))
-                    .collect(),
-                strays: match complete {
-                    true => virt::Hypervisor::stray_files(&*host.sim, Duration::ZERO)
-                        .await
-                        .unwrap(),
-                    false => Vec::new(),
-                },
-                moving: virt::Hypervisor::moving(host.sim.as_ref()).await,
-                complete,
-                introduction: false,
-            };
-            let body = serde_json::to_value(&beat).unwrap();
-            let path = format!("/agent/{}/heartbeat", host.name);
-            let headers = http::HeaderMap::new();
-            let answer = client
-                .call(http::Method::POST, &path, headers, Some(&body))
-                .await
-                .unwrap();
-            assert!(answer.status.is_success());
+            let mut beat = self.event(&host.name, &guests, heard);
+            beat.complete = complete;
+            if complete {
+                let files = virt::Hypervisor::stray_files(&*host.sim, Duration::ZERO).await;
+                beat.strays = files.unwrap();
+            }
+            beat.moving = virt::Hypervisor::moving(host.sim.as_ref()).await;
+            self.say_of(&beat).await;
         }
+    }
+
+    /// What a host says when its guests have done something, looked at not before that time.
+    pub fn event(
+        &self,
+        host: &HostName,
+        guests: &[(ServerId, PowerState)],
+        heard: Timestamp,
+    ) -> Heartbeat {
+        let seen = |(server, power): &(ServerId, PowerState)| GuestSeen {
+            server: *server,
+            power: power.code(),
+        };
+        Heartbeat {
+            host: host.clone(),
+            node: types::NodeId::random(),
+            incarnation: 0,
+            facts: None,
+            guests: guests.iter().map(seen).collect(),
+            strays: Vec::new(),
+            moving: Vec::new(),
+            complete: false,
+            introduction: false,
+            heard: Some(heard),
+        }
+    }
+
+    /// Says it in the place of the host's agent.
+    pub async fn say_of(&self, beat: &Heartbeat) -> Noted {
+        let client = web::client::Client::in_process("the conductor", self.desk.router());
+        let body = serde_json::to_value(beat).unwrap();
+        let path = format!("/agent/{}/heartbeat", beat.host);
+        let headers = http::HeaderMap::new();
+        let answer = client
+            .call(http::Method::POST, &path, headers, Some(&body))
+            .await
+            .unwrap();
+        assert!(answer.status.is_success());
+        serde_json::from_value(answer.json()).unwrap()
     }
 }

@@ -11,6 +11,7 @@ mod cluster;
 mod host;
 mod images;
 mod network;
+mod told;
 mod volumes;
 
 pub use cluster::{Cluster, Conductor, Options, PROJECT, Switch};
@@ -18,4 +19,5 @@ pub use host::Host;
 pub use images::Images;
 pub use network::{NETWORK, Network};
 pub use sql::testing::{Kind, Pace, Simulated, TestStore, Way, databases, kinds};
+pub use told::tell;
 pub use volumes::Volumes;

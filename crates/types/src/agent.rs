@@ -7,6 +7,7 @@
 use crate::disks::GuestDisk;
 use crate::ids::{HostName, ImageId, NodeId, ServerId, TaskId};
 use crate::states::PowerState;
+use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -538,6 +539,21 @@ pub struct Heartbeat {
     /// True for the first one of an agent's life: no work can have changed anything since the list was made.
     #[serde(default)]
     pub introduction: bool,
+    /// [`Noted::at`] of the answer that was there before anybody looked at the guests: what is said of them is not
+    /// older than this. Without it nobody knows how old it is.
+    #[serde(default)]
+    pub heard: Option<Timestamp>,
+}
+
+/// What a conductor answers a heartbeat with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    /// The conductor's time.
+    pub at: Timestamp,
+    /// Servers that changed after the time of [`Heartbeat::heard`], so that what was said of their guests may be what
+    /// they did before: to be looked at again, and said again soon.
+    #[serde(default)]
+    pub again: Vec<ServerId>,
 }
 
 /// How far a live migration is, in bytes.

@@ -266,7 +266,7 @@ fn every_action_is_known_and_judged_alike_in_every_pair_of_states() {
             known.action
         );
     }
-    println!("{pairs} pairs of states and actions");
+    testkit::tell(format_args!("{pairs} pairs of states and actions"));
 }
 
 /// The same through the API: every stable state, and every task state in one stable state that allows the action.

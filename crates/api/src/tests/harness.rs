@@ -56,12 +56,15 @@ impl TokenValidator for Tokens {
             "service" => ("nova", "5e000000000000000000000000000003", &["service"]),
             "other" => ("other-user", OTHER, &["member", "reader"]),
             "nobody" => ("nobody", DEMO, &[]),
+            "system" | "domain" => ("admin-user", "", &["admin", "manager", "member", "reader"]),
             _ => return Err(AuthError::Invalid),
         };
         Ok(Arc::new(Caller {
             user_id: user.into(),
             user_name: user.into(),
-            project_id: Some(project.into()),
+            project_id: (!project.is_empty()).then(|| project.into()),
+            system_scope: token == "system",
+            domain_id: (token == "domain").then(|| "default".into()),
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
             expires_at: types::Timestamp::now().plus(std::time::Duration::from_secs(lasts)),
             ..Caller::default()

@@ -53,7 +53,7 @@ fn row(line: &Line) -> &'static crate::route::Route {
 }
 
 /// Token; whether it is of the project that owns what the paths name; its strongest role.
-const CALLERS: [(&str, bool, &str); 7] = [
+const CALLERS: [(&str, bool, &str); 9] = [
     ("reader", true, "reader"),
     ("member", true, "member"),
     ("manager", true, "manager"),
@@ -61,6 +61,9 @@ const CALLERS: [(&str, bool, &str); 7] = [
     ("other", false, "member"),
     ("service", false, "service"),
     ("admin", false, "admin"),
+    // Administrators whose tokens are for no project.
+    ("system", false, "no project"),
+    ("domain", false, "no project"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +92,9 @@ fn verdict(line: &Line, (_, owner, role): (&str, bool, &str)) -> Verdict {
     // Looked up by the address first, and there is none.
     if line.action == Some("removeFloatingIp") {
         return Verdict::Pass;
+    }
+    if role == "no project" && row(line).policy.is_some() {
+        return Verdict::Denied;
     }
     let is_server =
         line.path.starts_with("/servers/{") || line.path.starts_with("/os-volumes_boot/{");

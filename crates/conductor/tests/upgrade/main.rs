@@ -269,11 +269,11 @@ async fn what_an_older_release_has_begun_is_ended_by_this_one() {
     let count = journal.tasks.len();
     let ended = side_by_side(journal.tasks, |entry| alone(goes_on(entry))).await;
     let wrong: Vec<String> = ended.into_iter().filter_map(Result::err).collect();
-    println!(
+    testkit::tell(format_args!(
         "upgrade: {count} tasks of release {}, {} cannot go on",
         journal.release,
         wrong.len()
-    );
+    ));
     assert!(
         wrong.is_empty(),
         "{} of {count} tasks that release {} has begun cannot go on:\n{}{ADVICE}",
