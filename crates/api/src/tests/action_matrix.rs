@@ -289,12 +289,7 @@ async fn requests_get_the_verdict() {
             .find(|vm| known.verdict(&id, *vm, None).is_none())
             .unwrap();
         let stable = VmState::ALL.iter().map(|vm| (*vm, None));
-        let busy = [
-            None,
-            Some(TaskState::Pausing),
-            Some(TaskState::Migrating),
-            Some(TaskState::Deleting),
-        ];
+        let busy = TaskState::ALL.iter().map(|task| Some(*task));
         let pairs: Vec<_> = stable.chain(busy.map(|task| (good, task))).collect();
         for (vm, task) in pairs {
             if vm == VmState::Deleted {

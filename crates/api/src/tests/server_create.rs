@@ -538,6 +538,28 @@ async fn a_dry_run_says_why_and_writes_nothing() {
         "{many}"
     );
 
+    // What an operator says of a host takes effect.
+    let services = cloud.get("admin", 90, "/os-services?host=h1").await.json();
+    let service = format!(
+        "/os-services/{}",
+        services["services"][0]["id"].as_str().unwrap()
+    );
+    let disabled = |yes| json!({"status": if yes { "disabled" } else { "enabled" }});
+    let forced = |yes| json!({"forced_down": yes});
+    for (said, why) in [
+        (disabled as fn(bool) -> Value, "disabled"),
+        (forced, "forced down"),
+    ] {
+        for off in [true, false] {
+            let answer = cloud.send("admin", 90, "PUT", &service, said(off)).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            let verdict = ask("admin", body(json!({}))).await;
+            assert_eq!(verdict["would_be_placed"], !off, "{verdict}");
+            let message = verdict["message"].as_str().unwrap_or_default();
+            assert_eq!(message.contains(why), off, "{verdict}");
+        }
+    }
+
     let refused = body(json!({"min_count": 900, "max_count": 900}));
     let refused = cloud.send("member", 90, "POST", path, refused).await;
     assert_eq!(
