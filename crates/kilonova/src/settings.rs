@@ -1,19 +1,24 @@
 //! What an operator can choose: defaults, then the configuration file, then the command line.
 
+mod keys;
+mod values;
+
 use crate::arguments::{Configured, Hypervisor, Up};
 use crate::config_file::{self, Entry, place};
-use crate::notification_settings::{self as notifications, Notification};
+use crate::notification_settings::Notification;
 use crate::place::Place;
 use anyhow::{Context, Result, anyhow, bail};
 use bus::{Brokers, Bus};
 use clients::Login;
 use conductor::guests::{OfDeleted, Rules};
+use keys::KEYS;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use types::HostName;
+use values::range;
 use web::tls::Identity;
 
 /// The file used when none is named and the home has none.
@@ -266,108 +271,6 @@ impl Default for Settings {
         }
     }
 }
-
-/// One name in the file. Sections and names are those of nova.conf where the meaning is the same.
-struct Key {
-    section: &'static str,
-    name: &'static str,
-    help: &'static str,
-    set: fn(&mut Settings, &str) -> Result<(), String>,
-    show: fn(&Settings) -> String,
-}
-
-#[rustfmt::skip]
-const KEYS: &[Key] = &[
-    Key { section: "DEFAULT", name: "compute_driver", help: "what runs guests: libvirt.LibvirtDriver (real ones) or fake.FakeDriver (simulated ones)", set: |s, v| set(&mut s.hypervisor, driver(v)), show: |s| shown_driver(s.hypervisor).to_owned() },
-    Key { section: "DEFAULT", name: "host", help: "this machine's name in the cloud; empty: the system's", set: |s, v| set(&mut s.host, Ok(v.to_owned())), show: |s| s.host.clone() },
-    Key { section: "DEFAULT", name: "transport_url", help: "the broker by which processes tell each other that there is work: rabbit://USER:PASSWORD@HOST:5672/VHOST; empty: none, they look into the database", set: |s, v| set(&mut s.transport_url, transport(v)), show: |s| without_passwords(&s.transport_url) },
-    Key { section: "DEFAULT", name: "control_exchange", help: "the exchange of notifications", set: |s, v| set(&mut s.notification.exchange, text(v)), show: |s| s.notification.exchange.clone() },
-    Key { section: "DEFAULT", name: "my_ip", help: "this machine's address for other hosts", set: |s, v| set(&mut s.my_ip, address(v)), show: |s| s.my_ip.clone() },
-    Key { section: "DEFAULT", name: "osapi_compute_listen_port", help: "port of the Compute API", set: |s, v| set(&mut s.compute_port, port(v)), show: |s| s.compute_port.to_string() },
-    Key { section: "DEFAULT", name: "metadata_listen_port", help: "port of the metadata service", set: |s, v| set(&mut s.metadata_port, port(v)), show: |s| s.metadata_port.to_string() },
-    Key { section: "DEFAULT", name: "report_interval", help: "seconds between two signs of life of a service", set: |s, v| set(&mut s.report_interval, number(v, 1, 3600)), show: |s| s.report_interval.to_string() },
-    Key { section: "DEFAULT", name: "service_down_time", help: "seconds of silence after which a service is down", set: |s, v| set(&mut s.service_down_time, number(v, 2, 86_400)), show: |s| s.service_down_time.to_string() },
-    Key { section: "DEFAULT", name: "reclaim_instance_interval", help: "seconds for which a deleted server can be restored; 0 deletes at once", set: |s, v| set(&mut s.reclaim_instance_interval, number(v, 0, 31_536_000)), show: |s| s.reclaim_instance_interval.to_string() },
-    Key { section: "DEFAULT", name: "shelved_offload_time", help: "seconds after which a shelved server leaves its host; 0 is at once, -1 never", set: |s, v| set(&mut s.shelved_offload_time, number(v, -1, 31_536_000)), show: |s| s.shelved_offload_time.to_string() },
-    Key { section: "DEFAULT", name: "resize_confirm_window", help: "seconds after which a resize or cold migration is confirmed by itself; 0 never", set: |s, v| set(&mut s.resize_confirm_window, number(v, 0, 31_536_000)), show: |s| s.resize_confirm_window.to_string() },
-    Key { section: "DEFAULT", name: "sync_power_state_interval", help: "seconds between two lists of all guests of a host, against which servers are held; -1 never, but when an agent starts", set: |s, v| set(&mut s.sync_power_state_interval, number(v, -1, 86_400)), show: |s| s.sync_power_state_interval.to_string() },
-    Key { section: "DEFAULT", name: "running_deleted_instance_action", help: "what becomes of guests of deleted servers: reap (the host removes them), log or noop", set: |s, v| set(&mut s.running_deleted_action, OfDeleted::read(v)), show: |s| s.running_deleted_action.as_str().to_owned() },
-    Key { section: "DEFAULT", name: "running_deleted_instance_timeout", help: "seconds for which the server must have been deleted before that", set: |s, v| set(&mut s.running_deleted_timeout, number(v, 0, 31_536_000)), show: |s| s.running_deleted_timeout.to_string() },
-    Key { section: "DEFAULT", name: "allow_resize_to_same_host", help: "whether a resize may end on the host where it begins: true, false, or auto (when no other host will do)", set: |s, v| set(&mut s.resize_on_same_host, on_same_host(v)), show: |s| shown_on_same_host(s.resize_on_same_host).to_owned() },
-    Key { section: "libvirt", name: "rescue_image_id", help: "the image that servers are rescued with where the request names none; empty: the server's own, whose disk looks to the guest like the one to be mended", set: |s, v| set(&mut s.rescue_image, image_or_none(v)), show: |s| s.rescue_image.clone() },
-    Key { section: "DEFAULT", name: "initial_cpu_allocation_ratio", help: "virtual CPUs for each CPU of a new host", set: |s, v| set(&mut s.cpu_allocation_ratio, ratio(v)), show: |s| s.cpu_allocation_ratio.to_string() },
-    Key { section: "DEFAULT", name: "initial_ram_allocation_ratio", help: "memory given out for each MiB of a new host", set: |s, v| set(&mut s.ram_allocation_ratio, ratio(v)), show: |s| s.ram_allocation_ratio.to_string() },
-    Key { section: "DEFAULT", name: "initial_disk_allocation_ratio", help: "disk given out for each GiB of a new host", set: |s, v| set(&mut s.disk_allocation_ratio, ratio(v)), show: |s| s.disk_allocation_ratio.to_string() },
-    Key { section: "DEFAULT", name: "reserved_host_memory_mb", help: "MiB of memory that a host keeps for itself", set: |s, v| set(&mut s.reserved_host_memory_mb, number(v, 0, u64::MAX)), show: |s| s.reserved_host_memory_mb.to_string() },
-    Key { section: "DEFAULT", name: "reserved_host_disk_mb", help: "MiB of disk that a host keeps for itself", set: |s, v| set(&mut s.reserved_host_disk_mb, number(v, 0, u64::MAX)), show: |s| s.reserved_host_disk_mb.to_string() },
-    Key { section: "DEFAULT", name: "default_availability_zone", help: "the zone of hosts that no aggregate puts into another", set: |s, v| set(&mut s.default_availability_zone, text(v)), show: |s| s.default_availability_zone.clone() },
-    Key { section: "DEFAULT", name: "internal_service_availability_zone", help: "the zone of services that are not hosts", set: |s, v| set(&mut s.internal_availability_zone, text(v)), show: |s| s.internal_availability_zone.clone() },
-    Key { section: "api", name: "max_limit", help: "items of a page at most", set: |s, v| set(&mut s.max_limit, number(v, 1, 100_000)), show: |s| s.max_limit.to_string() },
-    Key { section: "neutron", name: "default_floating_pool", help: "external network of floating addresses that requests below 2.36 ask for without naming one", set: |s, v| set(&mut s.default_floating_pool, text(v)), show: |s| s.default_floating_pool.clone() },
-    Key { section: "cinder", name: "endpoint_override", help: "where compute finds the volume service, as http://controller:8776; empty: this machine", set: |s, v| set(&mut s.volume_endpoint, endpoint(v)), show: |s| s.volume_endpoint.clone() },
-    Key { section: "keystone_authtoken", name: "auth_url", help: "a site's own identity service for processes of their own, as http://keystone:5000; empty: the embedded one, by its database", set: |s, v| set(&mut s.site_auth_url, endpoint(v)), show: |s| s.site_auth_url.clone() },
-    Key { section: "keystone_authtoken", name: "username", help: "as whom compute acts", set: |s, v| set(&mut s.site_username, text(v)), show: |s| s.site_username.clone() },
-    Key { section: "keystone_authtoken", name: "password", help: "the password of that user; `kilonova db sync` gives it to the embedded one", set: |s, v| set(&mut s.site_password, Ok(v.to_owned())), show: |s| hidden(&s.site_password) },
-    Key { section: "keystone_authtoken", name: "user_domain_name", help: "the domain of that user", set: |s, v| set(&mut s.site_user_domain, text(v)), show: |s| s.site_user_domain.clone() },
-    Key { section: "keystone_authtoken", name: "project_name", help: "in which project compute acts", set: |s, v| set(&mut s.site_project, text(v)), show: |s| s.site_project.clone() },
-    Key { section: "keystone_authtoken", name: "project_domain_name", help: "the domain of that project", set: |s, v| set(&mut s.site_project_domain, text(v)), show: |s| s.site_project_domain.clone() },
-    Key { section: "neutron", name: "endpoint_override", help: "where compute finds the network service, as http://controller:9696; empty: this machine", set: |s, v| set(&mut s.network_endpoint, endpoint(v)), show: |s| s.network_endpoint.clone() },
-    Key { section: "neutron", name: "metadata_proxy_shared_secret", help: "signs what metadata proxies on hosts say; the same for metadata and network-agent; empty: the secret that `kilonova db sync` made in the home", set: |s, v| set(&mut s.metadata_secret, Ok(v.to_owned())), show: |s| hidden(&s.metadata_secret) },
-    Key { section: "glance", name: "endpoint_override", help: "where compute finds the image service, as http://controller:9292; empty: this machine", set: |s, v| set(&mut s.image_endpoint, endpoint(v)), show: |s| s.image_endpoint.clone() },
-    Key { section: "conductor", name: "agent_listen", help: "where a conductor meets compute agents: unix:/path, or https://ADDRESS:PORT for other machines; empty: a socket in the home", set: |s, v| set(&mut s.conductor_listen, places(v)), show: |s| s.conductor_listen.clone() },
-    Key { section: "agent", name: "conductors", help: "where compute agents find conductors, separated by commas, the next one when one does not answer; empty: a socket in the home", set: |s, v| set(&mut s.conductors, places(v)), show: |s| s.conductors.clone() },
-    Key { section: "agent", name: "peer_port", help: "port, at my_ip, where the compute agents of other hosts come for guests that move; the same on all hosts", set: |s, v| set(&mut s.peer_port, port(v)), show: |s| s.peer_port.to_string() },
-    Key { section: "agent", name: "networks", help: "where network agents find network services, as above", set: |s, v| set(&mut s.networks, places(v)), show: |s| s.networks.clone() },
-    Key { section: "agent", name: "certificates", help: "the folder with ca.pem and with host.pem and host.key (agents) or server.pem and server.key (those whom they ask), for https://; empty: `certificates` in the home", set: |s, v| set(&mut s.agent_certificates, Ok(v.to_owned())), show: |s| s.agent_certificates.clone() },
-    Key { section: "agent", name: "metadata_url", help: "where metadata proxies on hosts find the metadata service, as http://controller:8775; empty: this machine", set: |s, v| set(&mut s.metadata_endpoint, endpoint(v)), show: |s| s.metadata_endpoint.clone() },
-    Key { section: "ssl", name: "cert_file", help: "the certificate of all APIs, with those between it and its authority; empty: APIs without TLS", set: |s, v| set(&mut s.tls_certificate, Ok(v.to_owned())), show: |s| s.tls_certificate.clone() },
-    Key { section: "ssl", name: "key_file", help: "its private key", set: |s, v| set(&mut s.tls_key, Ok(v.to_owned())), show: |s| s.tls_key.clone() },
-    Key { section: "ssl", name: "ca_file", help: "the authority of the other services' certificates; empty: the system's", set: |s, v| set(&mut s.tls_authority, Ok(v.to_owned())), show: |s| s.tls_authority.clone() },
-    Key { section: "vxlan", name: "local_ip", help: "this host's address for the tunnels between hosts; empty: networks do not leave the host", set: |s, v| set(&mut s.tunnel_address, own_address(v)), show: |s| s.tunnel_address.clone() },
-    Key { section: "oslo_policy", name: "policy_file", help: "rules of compute instead of Nova's defaults, read again when they change; it need not exist", set: |s, v| set(&mut s.policy_file, Ok(v.to_owned())), show: |s| s.policy_file.clone() },
-    Key { section: "oslo_policy", name: "policy_dirs", help: "a folder with more such files, which count in the order of their names", set: |s, v| set(&mut s.policy_folder, Ok(v.to_owned())), show: |s| s.policy_folder.clone() },
-    Key { section: "oslo_middleware", name: "max_request_body_size", help: "bytes of a request's body at most", set: |s, v| set(&mut s.max_request_body_size, number(v, 1024, 1 << 30)), show: |s| s.max_request_body_size.to_string() },
-    Key { section: "database", name: "connection", help: "compute's database: sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME or mysql://...; empty: SQLite in the home", set: |s, v| set(&mut s.compute_database, database(v)), show: |s| without_password(&s.compute_database) },
-    Key { section: "database", name: "max_pool_size", help: "connections to each database", set: |s, v| set(&mut s.database_connections, number(v, 1, 1000)), show: |s| s.database_connections.to_string() },
-    Key { section: "identity", name: "connection", help: "the identity service's database", set: |s, v| set(&mut s.identity_database, database(v)), show: |s| without_password(&s.identity_database) },
-    Key { section: "identity", name: "port", help: "port of the Identity API (under /v3)", set: |s, v| set(&mut s.identity_port, port(v)), show: |s| s.identity_port.to_string() },
-    Key { section: "image", name: "connection", help: "the image service's database", set: |s, v| set(&mut s.image_database, database(v)), show: |s| without_password(&s.image_database) },
-    Key { section: "image", name: "port", help: "port of the Image API", set: |s, v| set(&mut s.image_port, port(v)), show: |s| s.image_port.to_string() },
-    Key { section: "network", name: "connection", help: "the network service's database", set: |s, v| set(&mut s.network_database, database(v)), show: |s| without_password(&s.network_database) },
-    Key { section: "network", name: "port", help: "port of the Networking API", set: |s, v| set(&mut s.network_port, port(v)), show: |s| s.network_port.to_string() },
-    Key { section: "network", name: "agent_listen", help: "where the network service meets network agents: unix:/path, or https://ADDRESS:PORT for other machines; empty: a socket in the home", set: |s, v| set(&mut s.network_listen, places(v)), show: |s| s.network_listen.clone() },
-    Key { section: "network", name: "public_range", help: "range of the external network `public` of a fresh cloud; the host takes its first address", set: |s, v| set(&mut s.public_range, range(v)), show: |s| s.public_range.clone() },
-    Key { section: "network", name: "private_range", help: "range of the shared network `private` of a fresh cloud", set: |s, v| set(&mut s.private_range, range(v)), show: |s| s.private_range.clone() },
-    Key { section: "volume", name: "connection", help: "the volume service's database", set: |s, v| set(&mut s.volume_database, database(v)), show: |s| without_password(&s.volume_database) },
-    Key { section: "volume", name: "port", help: "port of the Block Storage API (under /v3)", set: |s, v| set(&mut s.volume_port, port(v)), show: |s| s.volume_port.to_string() },
-    Key { section: "volume", name: "nbd_listen", help: "the address on which volumes are served to hosts by NBD; whoever reaches it can see which volumes there are, so keep it in the hosts' own network", set: |s, v| set(&mut s.nbd_listen, address(v)), show: |s| s.nbd_listen.clone() },
-    Key { section: "volume", name: "nbd_port", help: "the port of NBD", set: |s, v| set(&mut s.nbd_port, port(v)), show: |s| s.nbd_port.to_string() },
-    Key { section: "volume", name: "default_volume_type", help: "the type of volumes for which nobody names one", set: |s, v| set(&mut s.default_volume_type, text(v)), show: |s| s.default_volume_type.clone() },
-    Key { section: "volume", name: "quota_volumes", help: "volumes of a project; -1: any number", set: |s, v| set(&mut s.quota_volumes, number(v, -1, i64::from(i32::MAX))), show: |s| s.quota_volumes.to_string() },
-    Key { section: "volume", name: "quota_snapshots", help: "snapshots of a project; -1: any number", set: |s, v| set(&mut s.quota_snapshots, number(v, -1, i64::from(i32::MAX))), show: |s| s.quota_snapshots.to_string() },
-    Key { section: "volume", name: "quota_gigabytes", help: "GiB of the volumes and snapshots of a project; -1: any number", set: |s, v| set(&mut s.quota_gigabytes, number(v, -1, i64::from(i32::MAX))), show: |s| s.quota_gigabytes.to_string() },
-    Key { section: "volume", name: "max_over_subscription_ratio", help: "GiB that volumes may promise for each GiB of the disk", set: |s, v| set(&mut s.max_over_subscription_ratio, ratio(v)), show: |s| s.max_over_subscription_ratio.to_string() },
-    Key { section: "placement", name: "port", help: "port of the Placement API", set: |s, v| set(&mut s.placement_port, port(v)), show: |s| s.placement_port.to_string() },
-    Key { section: "notifications", name: "notification_format", help: "which notifications are published: unversioned, versioned or both", set: |s, v| set(&mut s.notification.format, notifications::format(v)), show: |s| s.notification.format.clone() },
-    Key { section: "notifications", name: "notify_on_state_change", help: "which changes of servers' states are published as instance.update: vm_state, vm_and_task_state; empty: none", set: |s, v| set(&mut s.notification.state_changes, notifications::changes(v)), show: |s| s.notification.state_changes.clone() },
-    Key { section: "notifications", name: "versioned_notifications_topics", help: "topics of versioned notifications, separated by commas", set: |s, v| set(&mut s.notification.versioned_topics, text(v)), show: |s| s.notification.versioned_topics.clone() },
-    Key { section: "oslo_messaging_notifications", name: "driver", help: "how notifications are published: messagingv2, or noop for not at all", set: |s, v| set(&mut s.notification.driver, notifications::driver(v)), show: |s| s.notification.driver.clone() },
-    Key { section: "oslo_messaging_notifications", name: "topics", help: "topics of unversioned notifications, separated by commas", set: |s, v| set(&mut s.notification.topics, text(v)), show: |s| s.notification.topics.clone() },
-    Key { section: "oslo_messaging_notifications", name: "transport_url", help: "the broker of notifications; empty: that of [DEFAULT] transport_url", set: |s, v| set(&mut s.notification.transport_url, transport(v)), show: |s| without_passwords(&s.notification.transport_url) },
-    Key { section: "oslo_messaging_rabbit", name: "amqp_durable_queues", help: "whether the exchange and queues of notifications outlive a restart of the broker: true or false, as its other users have it", set: |s, v| set(&mut s.notification.durable, notifications::yes_or_no(v)), show: |s| s.notification.durable.to_string() },
-    Key { section: "kilonova", name: "event_retention", help: "seconds for which what happened to servers is kept for event streams and for notifications while the broker is away", set: |s, v| set(&mut s.event_retention, number(v, 60, 31_536_000)), show: |s| s.event_retention.to_string() },
-    Key { section: "image_cache", name: "manager_interval", help: "seconds between two looks at a host's base images; -1: never, all are kept", set: |s, v| set(&mut s.image_cache_interval, number(v, -1, 31_536_000)), show: |s| s.image_cache_interval.to_string() },
-    Key { section: "image_cache", name: "remove_unused_original_minimum_age_seconds", help: "seconds for which a base image that no guest needs is kept", set: |s, v| set(&mut s.unused_image_age, number(v, 60, 31_536_000)), show: |s| s.unused_image_age.to_string() },
-    Key { section: "kilonova", name: "listen", help: "the address all APIs listen on", set: |s, v| set(&mut s.listen, address(v)), show: |s| s.listen.clone() },
-    Key { section: "kilonova", name: "reconcile_interval", help: "seconds between two looks for what should not be there, which is then mended (see `kilonova manage audit`); 0: never", set: |s, v| set(&mut s.reconcile_interval, number(v, 0, 31_536_000)), show: |s| s.reconcile_interval.to_string() },
-    Key { section: "kilonova", name: "public_address", help: "the name or address of the APIs in the catalog; empty: the one listened on", set: |s, v| set(&mut s.public_address, Ok(v.to_owned())), show: |s| s.public_address.clone() },
-    Key { section: "kilonova", name: "rate_limit_requests", help: "requests to compute that one token and one address may make in rate_limit_seconds; 0: any number", set: |s, v| set(&mut s.rate_limit_requests, number(v, 0, 1_000_000_000)), show: |s| s.rate_limit_requests.to_string() },
-    Key { section: "kilonova", name: "rate_limit_seconds", help: "the seconds of rate_limit_requests", set: |s, v| set(&mut s.rate_limit_seconds, number(v, 1, 86_400)), show: |s| s.rate_limit_seconds.to_string() },
-    Key { section: "kilonova", name: "metrics_listen", help: "where this process shows /metrics (for Prometheus) and /healthcheck/ready without a token, as 127.0.0.1:9180, another port for each process; empty: nowhere", set: |s, v| set(&mut s.metrics_listen, socket(v)), show: |s| s.metrics_listen.clone() },
-    Key { section: "kilonova", name: "agent_metrics_listen", help: "the same of the part of `kilonova up` that has the host's agents", set: |s, v| set(&mut s.agent_metrics_listen, socket(v)), show: |s| s.agent_metrics_listen.clone() },
-    Key { section: "kilonova", name: "simulated_hosts", help: "hosts with the simulated driver", set: |s, v| set(&mut s.simulated_hosts, number(v, 1, 10_000)), show: |s| s.simulated_hosts.to_string() },
-    Key { section: "kilonova", name: "user", help: "the system user that the control process becomes when the cloud is started as root", set: |s, v| set(&mut s.user, text(v)), show: |s| s.user.clone() },
-];
 
 /// The settings for a cloud, with the file they came from, and what should be said about it.
 pub(crate) struct Read {
@@ -779,126 +682,6 @@ impl Settings {
     }
 }
 
-fn set<T>(target: &mut T, value: Result<T, String>) -> Result<(), String> {
-    *target = value?;
-    Ok(())
-}
-
-fn driver(value: &str) -> Result<Hypervisor, String> {
-    match value {
-        "libvirt.LibvirtDriver" => Ok(Hypervisor::Libvirt),
-        "fake.FakeDriver" => Ok(Hypervisor::Sim),
-        other => Err(format!(
-            "{other:?} is not a driver; there are libvirt.LibvirtDriver and fake.FakeDriver"
-        )),
-    }
-}
-
-fn shown_driver(hypervisor: Hypervisor) -> &'static str {
-    match hypervisor {
-        Hypervisor::Libvirt => "libvirt.LibvirtDriver",
-        Hypervisor::Sim => "fake.FakeDriver",
-    }
-}
-
-fn on_same_host(value: &str) -> Result<OnSameHost, String> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" => Ok(OnSameHost::True),
-        "false" => Ok(OnSameHost::False),
-        "auto" => Ok(OnSameHost::Auto),
-        _ => Err(format!("{value:?} is none of true, false and auto")),
-    }
-}
-
-fn shown_on_same_host(allowed: OnSameHost) -> &'static str {
-    match allowed {
-        OnSameHost::True => "true",
-        OnSameHost::False => "false",
-        OnSameHost::Auto => "auto",
-    }
-}
-
-fn port(value: &str) -> Result<u16, String> {
-    let parsed = value.parse().ok().filter(|port| *port != 0);
-    parsed.ok_or_else(|| format!("{value:?} is not a port; a port is a number from 1 to 65535"))
-}
-
-fn number<T>(value: &str, least: T, most: T) -> Result<T, String>
-where
-    T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
-{
-    let parsed = value.parse().ok();
-    parsed
-        .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| format!("{value:?} is not a number from {least} to {most}"))
-}
-
-fn ratio(value: &str) -> Result<f64, String> {
-    let parsed = value.parse().ok();
-    parsed
-        .filter(|ratio: &f64| ratio.is_finite() && *ratio > 0.0)
-        .ok_or_else(|| format!("{value:?} is not a ratio; a ratio is a number above 0, as 1.5"))
-}
-
-fn text(value: &str) -> Result<String, String> {
-    if value.is_empty() {
-        return Err("it must not be empty".to_owned());
-    }
-    Ok(value.to_owned())
-}
-
-fn image_or_none(value: &str) -> Result<String, String> {
-    if value.is_empty() || value.parse::<types::ImageId>().is_ok() {
-        return Ok(value.to_owned());
-    }
-    Err(format!("{value:?} is not the id of an image"))
-}
-
-fn address(value: &str) -> Result<String, String> {
-    match value.parse::<std::net::IpAddr>() {
-        Ok(_) => Ok(value.to_owned()),
-        Err(_) => Err(format!(
-            "{value:?} is not an IP address, as 127.0.0.1 or 0.0.0.0"
-        )),
-    }
-}
-
-fn own_address(value: &str) -> Result<String, String> {
-    if value.is_empty() {
-        return Ok(String::new());
-    }
-    address(value)
-}
-
-fn socket(value: &str) -> Result<String, String> {
-    match value.parse::<std::net::SocketAddr>() {
-        Ok(_) => Ok(value.to_owned()),
-        Err(_) if value.is_empty() => Ok(String::new()),
-        Err(_) => Err(format!(
-            "{value:?} is not an address with a port, as 127.0.0.1:9180"
-        )),
-    }
-}
-
-/// A URL without a path's end; empty is none.
-fn endpoint(value: &str) -> Result<String, String> {
-    let url = value.trim_end_matches('/');
-    let proper = ["http://", "https://"]
-        .iter()
-        .any(|scheme| url.strip_prefix(scheme).is_some_and(|at| !at.is_empty()));
-    match url.is_empty() || proper {
-        true => Ok(url.to_owned()),
-        false => Err(format!("{value:?} is not a URL, as http://controller:9292")),
-    }
-}
-
-fn places(value: &str) -> Result<String, String> {
-    for place in value.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-        Place::parse(place)?;
-    }
-    Ok(value.to_owned())
-}
-
 fn some_places(value: &str, usual: &Path) -> Result<Vec<Place>> {
     let named = value.split(',').map(str::trim).filter(|p| !p.is_empty());
     let parsed: Result<Vec<Place>, String> = named.map(Place::parse).collect();
@@ -920,77 +703,6 @@ fn or_else(set: &str, usual: impl FnOnce() -> String) -> String {
     match set {
         "" => usual(),
         set => set.to_owned(),
-    }
-}
-
-fn hidden(secret: &str) -> String {
-    match secret {
-        "" => String::new(),
-        _ => "***".to_owned(),
-    }
-}
-
-fn range(value: &str) -> Result<String, String> {
-    match value.parse::<ipnet::IpNet>() {
-        Ok(_) => Ok(value.to_owned()),
-        Err(_) => Err(format!("{value:?} is not a range, as 10.10.0.0/22")),
-    }
-}
-
-/// SQLAlchemy's way of writing (`mysql+pymysql://`) is understood, because nova.conf has it.
-fn database(value: &str) -> Result<String, String> {
-    if value.is_empty() {
-        return Ok(String::new());
-    }
-    let Some((scheme, rest)) = value.split_once("://") else {
-        return Err("it is not a URL, as postgresql://user:password@host/nova".to_owned());
-    };
-    let kind = match scheme.split('+').next().unwrap_or_default() {
-        "sqlite" => "sqlite",
-        "postgres" | "postgresql" => "postgres",
-        "mysql" | "mariadb" => "mysql",
-        other => {
-            return Err(format!(
-                "{other} is not a database; there are sqlite, postgresql and mysql"
-            ));
-        }
-    };
-    Ok(format!("{kind}://{rest}"))
-}
-
-fn transport(value: &str) -> Result<String, String> {
-    if !value.is_empty() {
-        Brokers::parse(value).map_err(|error| error.to_string())?;
-    }
-    Ok(value.to_owned())
-}
-
-/// As [`without_password`], for each of several brokers.
-fn without_passwords(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let (hosts, vhost) = match rest.split_once('/') {
-        Some((hosts, vhost)) => (hosts, format!("/{vhost}")),
-        None => (rest, String::new()),
-    };
-    let hosts = hosts.split(',').map(|host| {
-        let shown = without_password(&format!("x://{host}"));
-        shown.trim_start_matches("x://").to_owned()
-    });
-    format!("{scheme}://{}{vhost}", hosts.collect::<Vec<_>>().join(","))
-}
-
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    match rest.rsplit_once('@') {
-        Some((login, place)) => {
-            let user = login.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{place}")
-        }
-        None => url.to_owned(),
     }
 }
 
