@@ -1,6 +1,9 @@
 //! The agent's loops: work, heartbeats, events of guests.
 
 mod anew;
+mod live;
+
+pub use live::{LiveAction, LiveLimit};
 
 use crate::images::{Failure, ImageCache, upload};
 use crate::ledger::Ledger;
@@ -30,9 +33,6 @@ use web::client::{Client, ClientError};
 const POLL: Duration = Duration::from_secs(20);
 /// How long a conductor may take for anything else. One that takes longer stands still, and the next one is asked.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How often, and how many times, a guest that is about to leave is looked for.
-const LIVE_LOOK: Duration = Duration::from_millis(50);
-const LIVE_LOOKS: u32 = 100;
 
 /// Who the agent is.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ pub struct Settings {
     pub guests: Option<Duration>,
     /// How old files without a guest must be to count as left over.
     pub strays: Duration,
+    /// When a guest on its way to another host is not waited for any more; none waits for ever.
+    pub live_limit: Option<LiveLimit>,
     /// How often base images are looked at, and for how long one that no guest needs is kept; none keeps all.
     pub unused_images: Option<(Duration, Duration)>,
 }
@@ -396,8 +398,8 @@ impl Agent {
                 let peer = self.peers.reach(to).await;
                 let way =
                     peer.map(|peer| Arc::new(ToPeer { peer, server: id }) as Arc<dyn Passage>);
-                let gone = self.hypervisor.migrate_live(id, to, way).await;
-                let gone = gone.map_err(failure)?;
+                let most = Duration::from_secs(work.deadline_seconds);
+                let gone = self.send_live(id, to, way, most).await?;
                 self.is_done(work)?;
                 Ok(gone.power)
             }
@@ -509,24 +511,6 @@ impl Agent {
             .await
             .map_err(failure)?
             .ok_or_else(|| failure(HypervisorError::NotFound(id)))
-    }
-
-    /// The guest may be about to leave: it is given a moment to be on its way.
-    async fn end_live(&self, asked: &Asked) -> Result<String, Failure> {
-        let id = asked.server;
-        for _ in 0..LIVE_LOOKS {
-            let ended = if asked.question == Question::ForceLive {
-                self.hypervisor.force_live(id).await
-            } else {
-                self.hypervisor.abort_live(id).await
-            };
-            if ended.map_err(failure)? {
-                return Ok(String::new());
-            }
-            tokio::time::sleep(LIVE_LOOK).await;
-        }
-        let words = format!("Instance {id} is not on its way to another host.");
-        Err((FailureKind::Request, words))
     }
 
     async fn go_on(&self, id: ServerId, paused: bool) -> Result<PowerState, Failure> {
@@ -745,7 +729,11 @@ impl Agent {
             }
             Question::CacheImage(image) => Ok(self.fetch_ahead(image)),
             Question::Uptime => uptime().await,
-            Question::AbortLive | Question::ForceLive => self.end_live(asked).await,
+            Question::AbortLive => self.end_live(asked.server, LiveAction::Abort).await,
+            Question::ForceLive => {
+                let action = LiveAction::ForceComplete;
+                self.end_live(asked.server, action).await
+            }
         }
     }
 

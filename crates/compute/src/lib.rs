@@ -12,6 +12,6 @@ mod ledger;
 mod passage;
 pub mod peers;
 
-pub use agent::{Agent, Settings};
+pub use agent::{Agent, LiveAction, LiveLimit, Settings};
 pub use images::ImageCache;
 pub use ledger::{Ledger, LedgerError};

@@ -345,10 +345,16 @@ fn progress(
     moving: &Moving,
     now: Timestamp,
 ) -> Result<(), sql::Error> {
-    let running = db::migrations::of_server_in(tx, moving.server, Status::Running)?;
+    let mut running = db::migrations::of_server_in(tx, moving.server, Status::Running)?;
+    if running.is_none() {
+        running = db::migrations::of_server_in(tx, moving.server, Status::RunningPostCopy)?;
+    }
     let Some(migration) = running.filter(|one| one.source.compute.as_ref() == Some(host)) else {
         return Ok(());
     };
+    if moving.post_copy && migration.status == Status::Running {
+        db::migrations::set_status(tx, migration.id, Status::RunningPostCopy, now)?;
+    }
     let bytes = |(total, processed, remaining): (u64, u64, u64)| Bytes {
         total: Some(total),
         processed: Some(processed),

@@ -538,6 +538,57 @@ async fn a_live_migration_is_called_off_forced_or_deleted_over() {
 }
 
 #[tokio::test]
+async fn a_live_migration_in_post_copy_cannot_be_called_off_and_what_breaks_it_costs_the_memory() {
+    for breaks in [false, true] {
+        let cluster = Cluster::new(small(2, 4)).await;
+        let server = cluster.create().await;
+        cluster.idle().await;
+        let before = cluster.server(server).await;
+        let source = cluster.host(before.host.as_ref().unwrap());
+        source
+            .sim
+            .controls()
+            .set_live_time(Duration::from_secs(3600));
+        let long = Duration::from_secs(3600);
+        source.sim.controls().set_post_copy(long, breaks);
+        let migration = on_its_way(&cluster, server, json!({})).await;
+        cluster.ask(server, Question::ForceLive).await;
+        let refused = virt::Hypervisor::abort_live(source.sim.as_ref(), server).await;
+        assert_eq!(refused, Err(virt::HypervisorError::InPostCopy));
+        cluster
+            .until("the migration shows its mode", async || {
+                cluster.beat().await;
+                status(&cluster, migration).await == Status::RunningPostCopy
+            })
+            .await;
+        let controls = source.sim.controls();
+        controls.set_post_copy(Duration::ZERO, breaks);
+        cluster.idle().await;
+        let after = cluster.server(server).await;
+        assert_ne!(after.host, before.host, "it never comes back");
+        let dest = cluster.host(after.host.as_ref().unwrap());
+        let there = virt::Hypervisor::guest(dest.sim.as_ref(), server).await;
+        assert_eq!(there.unwrap().unwrap().active, !breaks);
+        let here = virt::Hypervisor::guest(source.sim.as_ref(), server).await;
+        assert_eq!(here.unwrap(), None, "what is left of its memory is gone");
+        if breaks {
+            assert_eq!(after.vm_state, VmState::Error);
+            let fault = after.fault.unwrap();
+            assert!(fault.message.contains("reboot it hard"), "{fault:?}");
+            assert_eq!(status(&cluster, migration).await, Status::Error);
+            cluster.act(server, "reboot", json!({ "hard": true })).await;
+            cluster.idle().await;
+            let again = cluster.server(server).await;
+            assert_eq!(again.vm_state, VmState::Active, "{again:?}");
+        } else {
+            assert_eq!((after.vm_state, after.fault), (VmState::Active, None));
+            assert_eq!(status(&cluster, migration).await, Status::Completed);
+        }
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
 async fn what_keeps_a_guest_from_migrating_is_said() {
     let cluster = Cluster::new(small(2, 1)).await;
     let server = cluster

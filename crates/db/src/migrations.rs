@@ -51,6 +51,8 @@ pub enum Status {
     Migrating,
     PostMigrating,
     Running,
+    /// Live, and on the other host before all of its memory.
+    RunningPostCopy,
     Finished,
     Confirming,
     Confirmed,
@@ -72,6 +74,7 @@ impl Status {
         Self::Migrating,
         Self::PostMigrating,
         Self::Running,
+        Self::RunningPostCopy,
         Self::Finished,
         Self::Confirming,
         Self::Confirmed,
@@ -89,6 +92,7 @@ impl Status {
         Self::Queued,
         Self::Preparing,
         Self::Running,
+        Self::RunningPostCopy,
         Self::PostMigrating,
     ];
 
@@ -102,6 +106,7 @@ impl Status {
             Self::Migrating => "migrating",
             Self::PostMigrating => "post-migrating",
             Self::Running => "running",
+            Self::RunningPostCopy => "running (post-copy)",
             Self::Finished => "finished",
             Self::Confirming => "confirming",
             Self::Confirmed => "confirmed",

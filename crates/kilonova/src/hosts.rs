@@ -79,7 +79,10 @@ impl Hosts {
         let peers = Arc::new(Neighbourhood::default());
         for name in orders.settings.simulated_names() {
             let folder = home.join("sim").join(&name);
-            let hypervisor = Sim::open(SimConfig::large(folder.join("guests"), &name))?;
+            let hypervisor = Sim::open(SimConfig {
+                live: orders.settings.live.choices(),
+                ..SimConfig::large(folder.join("guests"), &name)
+            })?;
             let guests = Arc::clone(&hypervisor) as Arc<dyn virt::Hypervisor>;
             peers.join(&HostName(name.clone()), guests);
             let ways = Ways {
@@ -192,7 +195,11 @@ async fn real(
             tokio::spawn(try_libvirt(config, Arc::clone(&daemon), stop.clone()));
         }
     }
-    let libvirt = Libvirt::open(LibvirtConfig::system(home.join("instances")))
+    let libvirt = LibvirtConfig {
+        live: orders.settings.live.choices(),
+        ..LibvirtConfig::system(home.join("instances"))
+    };
+    let libvirt = Libvirt::open(libvirt)
         .await
         .context("the instances folder")?;
     let images = ImageCache::new(libvirt.base_images()?);
@@ -314,6 +321,7 @@ fn agent(
         beat: orders.settings.beat(),
         guests: orders.settings.guests_named(),
         strays: STRAYS,
+        live_limit: orders.settings.live.limit(),
         unused_images: orders.settings.unused_images(),
     };
     let ledger = Ledger::open(&folder.join("agent-ledger"))?;

@@ -14,6 +14,7 @@ mod flavors;
 mod fresh;
 mod home;
 mod hosts;
+mod live_settings;
 mod manage;
 mod monitor;
 mod notification_settings;

@@ -5,6 +5,7 @@ mod values;
 
 use crate::arguments::{Configured, Hypervisor, Up};
 use crate::config_file::{self, Entry, place};
+use crate::live_settings::LiveMigration;
 use crate::notification_settings::Notification;
 use crate::place::Place;
 use anyhow::{Context, Result, anyhow, bail};
@@ -115,6 +116,7 @@ pub(crate) struct Settings {
     /// Whether a resize may end on the host where it begins.
     pub(crate) resize_on_same_host: OnSameHost,
     pub(crate) rescue_image: String,
+    pub(crate) live: LiveMigration,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
     pub(crate) disk_allocation_ratio: f64,
@@ -225,6 +227,7 @@ impl Default for Settings {
             reconcile_interval: 600,
             resize_on_same_host: OnSameHost::Auto,
             rescue_image: String::new(),
+            live: LiveMigration::default(),
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,
             disk_allocation_ratio: ratios.disk,

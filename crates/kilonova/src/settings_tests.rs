@@ -50,6 +50,12 @@ fn every_key_is_shown_and_read_back() {
         reconcile_interval: 0,
         resize_on_same_host: OnSameHost::False,
         rescue_image: "6a54f3c0-3f5e-4b3a-9f0e-1f6f0f0e2b11".to_owned(),
+        live: LiveMigration {
+            auto_converge: true,
+            post_copy: true,
+            completion_timeout: 5,
+            timeout_action: "force_complete".to_owned(),
+        },
         cpu_allocation_ratio: 16.0,
         ram_allocation_ratio: 1.5,
         disk_allocation_ratio: 0.5,

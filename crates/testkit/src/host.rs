@@ -61,6 +61,7 @@ impl Host {
             beat: self.beat,
             guests: None,
             strays: Duration::ZERO,
+            live_limit: None,
             unused_images: None,
         };
         let agent = Agent::new(

@@ -426,6 +426,8 @@ pub enum FailureKind {
     Guest,
     /// Somebody called it off.
     Cancelled,
+    /// The guest went on on another host before its memory was there, and the rest of it never came.
+    PostCopy,
 }
 
 /// A finished piece of work, posted by the agent.
@@ -565,6 +567,9 @@ pub struct Moving {
     pub memory: (u64, u64, u64),
     /// Of its disks: all, sent, left.
     pub disk: (u64, u64, u64),
+    /// It runs on the other host already, and what it needs of its memory follows (post-copy).
+    #[serde(default)]
+    pub post_copy: bool,
 }
 
 /// A guest as the hypervisor has it.

@@ -50,6 +50,12 @@ pub enum HypervisorError {
     /// Somebody called it off.
     #[error("called off")]
     Cancelled,
+    /// The guest ran on another host already when the rest of its memory could not follow: neither host has all of it.
+    #[error("the guest's memory was lost between the hosts (post-copy)")]
+    PostCopyBroke,
+    /// The guest runs on another host already, and its memory follows.
+    #[error("the live migration is in post-copy mode and cannot be called off")]
+    InPostCopy,
     /// The guest has no agent.
     #[error("QEMU guest agent is not enabled")]
     NoAgent,
@@ -194,6 +200,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`HypervisorError::Cancelled`] when [`Hypervisor::abort_live`] was called meanwhile; the guest then goes on here.
+    /// [`HypervisorError::PostCopyBroke`] when it went on there without all of its memory and the rest never came.
     /// [`HypervisorError::Rejected`] when this hypervisor cannot do it.
     async fn migrate_live(
         &self,
@@ -219,9 +226,13 @@ pub trait Hypervisor: Send + Sync + 'static {
     async fn expect_no_more(&self, id: ServerId);
 
     /// Calls the live migration of a guest off; `false` when it is not on its way.
+    ///
+    /// # Errors
+    /// [`HypervisorError::InPostCopy`] when it is too late for that.
     async fn abort_live(&self, id: ServerId) -> Result<bool>;
 
-    /// Ends the live migration of a guest now, whatever that costs the guest; `false` when it is not on its way.
+    /// Ends the live migration of a guest now: where [`LiveChoices::post_copy`](crate::LiveChoices) permits that the guest
+    /// goes on on the other host at once, else it stands still until all of it is there. `false` when it is not on its way.
     async fn force_live(&self, id: ServerId) -> Result<bool>;
 
     /// How far live migrations are.

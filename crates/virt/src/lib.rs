@@ -24,7 +24,7 @@ pub use facts::{
     CpuInfo, CpuTopology, Diagnostics, GuestEvent, GuestEventKind, GuestInfo, HostFacts,
 };
 pub use hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
-pub use passage::{Berth, Channel, Door, Passage};
+pub use passage::{Berth, Channel, Door, LiveChoices, Passage};
 pub use spec::{
     ConfigFile, DiskFormat, GuestMetadata, GuestSpec, Hardware, Power, RescueDisk, RootDisk,
     StableRescue, Vif,

@@ -6,6 +6,16 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+/// How running guests may be sent to other hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveChoices {
+    /// A guest that changes memory faster than it can be sent is slowed down.
+    pub auto_converge: bool,
+    /// A guest may go on on the other host before all of its memory is there. When the hosts lose each other then, the
+    /// guest's memory is lost. Where that is permitted nothing is slowed down, as in Nova.
+    pub post_copy: bool,
+}
+
 /// Where a host expects a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Berth {

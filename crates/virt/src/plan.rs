@@ -115,6 +115,8 @@ impl HypervisorError {
             Self::Image(_) | Self::NoAgent | Self::DiskTooSmall => FailureKind::Request,
             Self::AgentSilent(_) => FailureKind::Guest,
             Self::Cancelled => FailureKind::Cancelled,
+            Self::PostCopyBroke => FailureKind::PostCopy,
+            Self::InPostCopy => FailureKind::Request,
             Self::Timeout(_) => FailureKind::Timeout,
         }
     }

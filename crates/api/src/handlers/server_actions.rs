@@ -324,7 +324,8 @@ pub async fn ask(call: &Call, server: &Instance, question: Question) -> Result<S
             | FailureKind::Unavailable
             | FailureKind::Timeout
             | FailureKind::Guest
-            | FailureKind::Cancelled => {
+            | FailureKind::Cancelled
+            | FailureKind::PostCopy => {
                 tracing::warn!(%host, reason, "a host did not answer a question");
                 Fault::unavailable(format!(
                     "The host of instance {} does not answer.",

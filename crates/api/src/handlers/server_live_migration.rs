@@ -154,7 +154,8 @@ async fn record(call: &Call, server: &Instance, action: &'static str) -> Result<
     Ok(writing.await?)
 }
 
-/// `force_complete` (2.22): the guest stands still until the rest of it has gone over.
+/// `force_complete` (2.22): the guest goes on on the other host at once where post-copy is permitted, else it stands still
+/// until the rest of it has gone over.
 pub async fn force_complete(call: Call) -> Result<Reply, Fault> {
     let found = under_way(
         &call,
@@ -165,7 +166,18 @@ pub async fn force_complete(call: Call) -> Result<Reply, Fault> {
     )
     .await?;
     record(&call, &found.server, "live_migration_force_complete").await?;
-    ask(&call, &found.server, Question::ForceLive).await?;
+    let mode = ask(&call, &found.server, Question::ForceLive).await?;
+    if mode == "post_copy" {
+        let (id, now) = (found.migration.id, Timestamp::now());
+        let writing = call.api.deps.store.write(move |tx| {
+            let still = migrations::get(tx, id)?.map(|migration| migration.status);
+            if still == Some(Status::Running) {
+                migrations::set_status(tx, id, Status::RunningPostCopy, now)?;
+            }
+            Ok::<_, sql::Error>(())
+        });
+        writing.await?;
+    }
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 

@@ -161,6 +161,19 @@ async fn what_can_be_done_to_one_that_is_under_way() {
         let wanted = format!("Migration 9 not found for instance {id}");
         assert_eq!((answer.status.as_u16(), answer.fault().1), (status, wanted));
     }
+    // Whoever runs elsewhere already cannot be called back.
+    let following = Status::RunningPostCopy;
+    set(&cloud, &id, Some(TaskState::Migrating), following).await;
+    let answer = cloud
+        .send("manager", 90, "DELETE", &abort, Value::Null)
+        .await;
+    let wanted = wrong_state("running (post-copy)", "abort live migration");
+    assert_eq!((answer.status.as_u16(), answer.fault().1), (400, wanted));
+    let answer = cloud
+        .send("manager", 90, "POST", &force, body.clone())
+        .await;
+    let wanted = wrong_state("running (post-copy)", "force complete");
+    assert_eq!((answer.status.as_u16(), answer.fault().1), (400, wanted));
     set(&cloud, &id, Some(TaskState::Migrating), Status::Running).await;
     let answer = cloud
         .send("manager", 22, "POST", &force, body.clone())

@@ -13,6 +13,10 @@
 //!
 //! The server holds what it needs on both hosts until it has left the first. A migration that was called off before
 //! `move` is one whose record says so; from then on the old host is told to stop, and the step fails.
+//!
+//! A guest that went on on the new host before its memory was there, and whose memory then could not follow (post-copy), is
+//! lost: neither host has all of it, but its disks are on the new host as it left them. So the flow goes forward: it is
+//! switched off there, the server is there, in ERROR, and a hard reboot starts it.
 
 use super::placing::Choice;
 use super::{fault, idle, ports, power_after, transition};
@@ -108,6 +112,9 @@ pub struct State {
     /// Whether the new host has its ports ready.
     #[serde(default)]
     ready: bool,
+    /// The guest's memory was lost on the way: what its host said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lost: Option<String>,
 }
 
 /// The flow.
@@ -118,6 +125,13 @@ pub struct LiveMigration {
 
 fn fail(words: impl Into<String>) -> StepError {
     StepError::Fail(Failure::new(500, words))
+}
+
+/// The guest is off on the new host, and what it had in memory is gone.
+fn lost(message: &str) -> Failure {
+    let words = "The live migration failed after the server went on on its new host without all of its memory (post-copy), \
+                 which is lost. Its disks are there: reboot it hard to start it.";
+    Failure::new(500, words).details(message)
 }
 
 /// Called off, whoever asked for it.
@@ -200,6 +214,13 @@ impl LiveMigration {
             }) => {
                 state.cancelled = true;
                 Err(StepError::Fail(called_off()))
+            }
+            Some(WorkOutcome::Failed {
+                kind: FailureKind::PostCopy,
+                message,
+            }) => {
+                state.lost = Some(message);
+                Ok(())
             }
             other => power_after(other).map(drop),
         }
@@ -317,7 +338,14 @@ impl Flow for LiveMigration {
             }
             (Step::Prepare, Direction::Undo) => (new?, Verb::EnsureAbsent),
             (Step::Move, Direction::Do) => (old?, Verb::MigrateLiveOnce { to: new? }),
+            // What the old host has of its memory must not run any more.
+            (Step::Move, Direction::Undo) if state.lost.is_some() => {
+                (old?, Verb::EnsureStopped { grace_seconds: 0 })
+            }
             (Step::Move, Direction::Undo) => (old?, Verb::EnsureStayed { paused }),
+            (Step::Arrive, Direction::Do) if state.lost.is_some() => {
+                (new?, Verb::EnsureStopped { grace_seconds: 0 })
+            }
             (Step::Arrive, Direction::Do) => (new?, Verb::EnsureArrived { paused }),
             (Step::Arrive, Direction::Undo) => (new?, Verb::EnsureStopped { grace_seconds: 0 }),
             (Step::Leave, _) => (old?, Verb::EnsureAbsent),
@@ -436,7 +464,12 @@ impl Flow for LiveMigration {
         let found = migrations::get(tx, state.migration)?;
         let cancelled =
             state.cancelled || found.is_some_and(|found| found.status == Status::Cancelled);
+        let broken = state
+            .lost
+            .as_ref()
+            .map(|message| Some(fault(&lost(message), now)));
         let (status, shown) = match end {
+            _ if broken.is_some() => (Status::Error, broken),
             End::Done => (Status::Completed, Some(None)),
             // What somebody wanted is no fault.
             End::Unwound(_) if cancelled => (Status::Cancelled, None),
@@ -444,6 +477,7 @@ impl Flow for LiveMigration {
         };
         migrations::set_status(tx, state.migration, status, now)?;
         let change = Change {
+            vm_state: state.lost.is_some().then_some(VmState::Error),
             fault: shown,
             progress: Some(0),
             ..idle()

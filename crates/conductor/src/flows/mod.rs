@@ -181,9 +181,10 @@ fn told(kind: FailureKind, message: &str) -> &str {
         | FailureKind::NotFound
         | FailureKind::Guest
         | FailureKind::Cancelled => message,
-        FailureKind::Host | FailureKind::Unavailable | FailureKind::Timeout => {
-            "The host could not do it."
-        }
+        FailureKind::Host
+        | FailureKind::Unavailable
+        | FailureKind::Timeout
+        | FailureKind::PostCopy => "The host could not do it.",
     }
 }
 

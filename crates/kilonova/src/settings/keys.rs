@@ -6,6 +6,7 @@ use super::values::{
     places, port, range, ratio, set, shown_driver, shown_on_same_host, socket, text, transport,
     without_password, without_passwords,
 };
+use crate::live_settings;
 use crate::notification_settings as notifications;
 use conductor::guests::OfDeleted;
 
@@ -37,6 +38,10 @@ pub(super) const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "running_deleted_instance_timeout", help: "seconds for which the server must have been deleted before that", set: |s, v| set(&mut s.running_deleted_timeout, number(v, 0, 31_536_000)), show: |s| s.running_deleted_timeout.to_string() },
     Key { section: "DEFAULT", name: "allow_resize_to_same_host", help: "whether a resize may end on the host where it begins: true, false, or auto (when no other host will do)", set: |s, v| set(&mut s.resize_on_same_host, on_same_host(v)), show: |s| shown_on_same_host(s.resize_on_same_host).to_owned() },
     Key { section: "libvirt", name: "rescue_image_id", help: "the image that servers are rescued with where the request names none; empty: the server's own, whose disk looks to the guest like the one to be mended", set: |s, v| set(&mut s.rescue_image, image_or_none(v)), show: |s| s.rescue_image.clone() },
+    Key { section: "libvirt", name: "live_migration_permit_auto_converge", help: "whether a guest that changes memory faster than it can be sent is slowed down while it migrates: true or false", set: |s, v| set(&mut s.live.auto_converge, notifications::yes_or_no(v)), show: |s| s.live.auto_converge.to_string() },
+    Key { section: "libvirt", name: "live_migration_permit_post_copy", help: "whether a live migration that is forced goes on in post-copy mode, instead of with the guest standing still: true or false; needs the sysctl vm.unprivileged_userfaultfd=1 on the hosts, and a guest is lost when its hosts lose each other meanwhile", set: |s, v| set(&mut s.live.post_copy, notifications::yes_or_no(v)), show: |s| s.live.post_copy.to_string() },
+    Key { section: "libvirt", name: "live_migration_completion_timeout", help: "seconds that a live migration may take for each GiB of memory and of disks that are sent; 0: any time", set: |s, v| set(&mut s.live.completion_timeout, number(v, 0, 31_536_000)), show: |s| s.live.completion_timeout.to_string() },
+    Key { section: "libvirt", name: "live_migration_timeout_action", help: "what happens then: abort or force_complete", set: |s, v| set(&mut s.live.timeout_action, live_settings::action(v)), show: |s| s.live.timeout_action.clone() },
     Key { section: "DEFAULT", name: "initial_cpu_allocation_ratio", help: "virtual CPUs for each CPU of a new host", set: |s, v| set(&mut s.cpu_allocation_ratio, ratio(v)), show: |s| s.cpu_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_ram_allocation_ratio", help: "memory given out for each MiB of a new host", set: |s, v| set(&mut s.ram_allocation_ratio, ratio(v)), show: |s| s.ram_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_disk_allocation_ratio", help: "disk given out for each GiB of a new host", set: |s, v| set(&mut s.disk_allocation_ratio, ratio(v)), show: |s| s.disk_allocation_ratio.to_string() },

@@ -44,6 +44,7 @@ mod procedure {
     pub const DOMAIN_BLOCK_COPY: u32 = 345;
     pub const DOMAIN_DEFINE_XML_FLAGS: u32 = 350;
     pub const DOMAIN_SET_USER_PASSWORD: u32 = 357;
+    pub const DOMAIN_MIGRATE_START_POST_COPY: u32 = 364;
 }
 
 /// libvirt's numbers for errors that are told apart.
@@ -60,6 +61,8 @@ pub mod error_code {
 
 /// How a domain is sent to another host.
 pub mod migration {
+    use crate::passage::LiveChoices;
+
     const LIVE: u32 = 1;
     const PEER_TO_PEER: u32 = 2;
     const PAUSED: u32 = 32;
@@ -71,16 +74,45 @@ pub mod migration {
     const UNSAFE: u32 = 512;
     /// A guest that changes memory faster than it can be sent is slowed down.
     const AUTO_CONVERGE: u32 = 8192;
+    /// It can be let go on there before all of its memory is there, by [`super::Link::start_post_copy`].
+    const POST_COPY: u32 = 32768;
 
-    /// The flags of a move.
-    pub fn flags(copies_disks: bool, paused: bool) -> u32 {
+    /// The flags of a move. A guest that stands still changes nothing: it needs neither of the choices.
+    pub fn flags(copies_disks: bool, paused: bool, choices: LiveChoices) -> u32 {
         let when = |so: bool, flag: u32| if so { flag } else { 0 };
+        let post_copy = choices.post_copy && !paused;
+        let slowed = choices.auto_converge && !paused && !post_copy;
         LIVE | PEER_TO_PEER
             | CHANGE_PROTECTION
             | UNSAFE
-            | AUTO_CONVERGE
+            | when(slowed, AUTO_CONVERGE)
+            | when(post_copy, POST_COPY)
             | when(copies_disks, NON_SHARED_INCREMENTAL)
             | when(paused, PAUSED)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn post_copy_goes_before_auto_converge_and_paused_guests_need_neither() {
+            let choices = |auto_converge, post_copy| LiveChoices {
+                auto_converge,
+                post_copy,
+            };
+            const BASE: u32 = 1 | 2 | 256 | 512;
+            for (paused, chosen, wanted) in [
+                (false, choices(false, false), BASE),
+                (false, choices(true, false), BASE | 8192),
+                (false, choices(false, true), BASE | 32768),
+                (false, choices(true, true), BASE | 32768),
+                (true, choices(true, true), BASE | 32),
+            ] {
+                assert_eq!(flags(false, paused, chosen), wanted, "{paused} {chosen:?}");
+            }
+            assert_eq!(flags(true, false, choices(false, false)), BASE | 128);
+        }
     }
 }
 
@@ -618,6 +650,15 @@ impl Link {
     pub async fn abort_job(&self, domain: &DomainRef) -> Result<(), RpcError> {
         let body = || domain.encode(Encoder::default());
         self.call(procedure::DOMAIN_ABORT_JOB, body, SHORT)
+            .await
+            .map(drop)
+    }
+
+    /// A domain on its way goes on on the other host, and the rest of its memory follows; an error when it is not, or was
+    /// not sent with [`migration::flags`] for that.
+    pub async fn start_post_copy(&self, domain: &DomainRef) -> Result<(), RpcError> {
+        let body = || domain.encode(Encoder::default()).u32(0);
+        self.call(procedure::DOMAIN_MIGRATE_START_POST_COPY, body, LONG)
             .await
             .map(drop)
     }

@@ -34,6 +34,7 @@ impl Libvirt {
     pub(super) async fn go_on(&self, id: ServerId) -> Result<GuestInfo> {
         let _lock = self.exclusive(id).await;
         if self.must_be_active(id).await?.power == PowerState::Paused {
+            self.must_be_whole(id).await?;
             self.jobs
                 .unpause(&self.reference(id))
                 .await

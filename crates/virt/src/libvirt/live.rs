@@ -27,13 +27,42 @@ const TAPS: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long somebody who calls a move off waits for libvirt to have begun with it.
 const BEGINNING: Duration = Duration::from_secs(5);
-/// libvirt's reason for a domain that is off because it has gone to another host.
-const MIGRATED: u64 = 4;
+/// How long a guest that runs on the other host already is waited for when libvirt has lost sight of it.
+const FOLLOWING: Duration = Duration::from_secs(600);
 
 /// A guest on its way.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct UnderWay {
     aborted: bool,
+    /// It may go on there before all of it is there.
+    may_follow: bool,
+    /// It does so.
+    follows: bool,
+}
+
+/// Where a guest that was sent is, by libvirt's state and reason of its domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whereabouts {
+    /// Here, as it was.
+    Here,
+    /// On the other host, and all of it.
+    Gone,
+    /// On the other host, and its memory still follows.
+    Follows,
+    /// Nowhere: what is there lacks memory that is here.
+    Torn,
+}
+
+impl Whereabouts {
+    fn read(domain: &calls::DomainStats) -> Self {
+        let state = domain.number("state.state");
+        match (state, domain.number("state.reason")) {
+            (Some(5), Some(4)) => Self::Gone,
+            (Some(3), Some(12)) => Self::Follows,
+            (Some(3), Some(13)) => Self::Torn,
+            _ => Self::Here,
+        }
+    }
 }
 
 impl Libvirt {
@@ -97,33 +126,75 @@ impl Libvirt {
     pub(super) async fn send(&self, id: ServerId, way: Arc<dyn Passage>) -> Result<GuestInfo> {
         let _lock = self.exclusive(id).await;
         let guest = self.must_look(id).await?;
-        if !guest.active {
-            if self.has_gone(id).await? {
-                return Ok(guest);
+        match self.whereabouts(id).await? {
+            Whereabouts::Gone => return Ok(guest),
+            Whereabouts::Here if !guest.active => {
+                return Err(HypervisorError::Rejected(
+                    "the domain is not running".into(),
+                ));
             }
-            return Err(HypervisorError::Rejected(
-                "the domain is not running".into(),
-            ));
+            Whereabouts::Here => {}
+            // An earlier process has sent it.
+            Whereabouts::Follows | Whereabouts::Torn => {
+                let broke = HypervisorError::PostCopyBroke;
+                return self.after(id).await?.ok_or(broke);
+            }
         }
+        let under_way = UnderWay {
+            may_follow: self.live.post_copy && guest.power != PowerState::Paused,
+            ..UnderWay::default()
+        };
         self.change(&self.under_way, |all| {
-            all.insert(id, UnderWay::default());
+            all.insert(id, under_way);
         });
         let sent = self.send_by(id, &guest, &way).await;
         let was = self.change(&self.under_way, |all| all.remove(&id));
-        way.close().await;
-        match sent {
+        let was = was.unwrap_or_default();
+        let ended = match sent {
             Ok(()) => self.must_look(id).await,
-            Err(_) if was.is_some_and(|was| was.aborted) => Err(HypervisorError::Cancelled),
+            Err(error) if was.follows => {
+                tracing::error!(server = %id, %error, "a live migration failed in post-copy mode");
+                match self.after(id).await {
+                    Ok(Some(gone)) => Ok(gone),
+                    Ok(None) => Err(error),
+                    Err(broke) => Err(broke),
+                }
+            }
+            Err(_) if was.aborted => Err(HypervisorError::Cancelled),
             Err(error) => Err(error),
-        }
+        };
+        way.close().await;
+        ended
     }
 
-    async fn has_gone(&self, id: ServerId) -> Result<bool> {
+    async fn whereabouts(&self, id: ServerId) -> Result<Whereabouts> {
         let asked = [self.reference(id)];
         let all = self.questions.stats(&asked, stats::STATE).await;
         let all = all.map_err(explain)?;
-        let reason = all.first().and_then(|one| one.number("state.reason"));
-        Ok(reason == Some(MIGRATED))
+        Ok(all.first().map_or(Whereabouts::Here, Whereabouts::read))
+    }
+
+    /// What became of a guest that was to go on on the other host: it did, or it is here, all of it (none). One of which a
+    /// part ran elsewhere is never let go on here.
+    async fn after(&self, id: ServerId) -> Result<Option<GuestInfo>> {
+        let until = tokio::time::Instant::now() + FOLLOWING;
+        loop {
+            match self.whereabouts(id).await? {
+                Whereabouts::Gone => return self.must_look(id).await.map(Some),
+                Whereabouts::Here => return Ok(None),
+                Whereabouts::Follows if tokio::time::Instant::now() < until => {}
+                _ => return Err(HypervisorError::PostCopyBroke),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Refuses to let a guest go on here of which a part ran elsewhere.
+    pub(super) async fn must_be_whole(&self, id: ServerId) -> Result<()> {
+        match self.whereabouts(id).await? {
+            Whereabouts::Follows | Whereabouts::Torn => Err(HypervisorError::PostCopyBroke),
+            Whereabouts::Here | Whereabouts::Gone => Ok(()),
+        }
     }
 
     async fn send_by(&self, id: ServerId, guest: &GuestInfo, way: &Arc<dyn Passage>) -> Result<()> {
@@ -169,7 +240,8 @@ impl Libvirt {
         calls::greet(&connection, &self.uri)
             .await
             .map_err(explain)?;
-        let flags = calls::migration::flags(!copied.is_empty(), guest.power == PowerState::Paused);
+        let paused = guest.power == PowerState::Paused;
+        let flags = calls::migration::flags(!copied.is_empty(), paused, self.live);
         calls::migrate(&connection, &reference, &uri, &parameters, flags)
             .await
             .map_err(|error| match error {
@@ -177,6 +249,12 @@ impl Libvirt {
                     code: error_code::OPERATION_ABORTED,
                     ..
                 } if is_called_off() => HypervisorError::Cancelled,
+                RpcError::Refused { message, .. } if message.contains("ostcopy is not supported") => {
+                    HypervisorError::Rejected(format!(
+                        "[libvirt] live_migration_permit_post_copy is set, but QEMU cannot do it on both hosts: \
+                         the kernel has to let it (sysctl vm.unprivileged_userfaultfd=1): {message}"
+                    ))
+                }
                 other => explain(other),
             })
     }
@@ -184,11 +262,14 @@ impl Libvirt {
     /// libvirt may not have begun yet, or be about to end.
     pub(super) async fn call_off(&self, id: ServerId) -> Result<bool> {
         let note = |all: &mut std::collections::HashMap<ServerId, UnderWay>| {
-            let known = all.get_mut(&id);
-            known.map(|known| known.aborted = true).is_some()
+            let known = all.get_mut(&id)?;
+            known.aborted |= !known.follows;
+            Some(*known)
         };
-        if !self.change(&self.under_way, note) {
-            return Ok(false);
+        match self.change(&self.under_way, note) {
+            None => return Ok(false),
+            Some(known) if known.follows => return Err(HypervisorError::InPostCopy),
+            Some(_) => {}
         }
         let until = tokio::time::Instant::now() + BEGINNING;
         loop {
@@ -207,10 +288,14 @@ impl Libvirt {
         }
     }
 
-    /// A guest that stands still changes no memory: what is left is sent, and then it goes on on the other host.
+    /// A guest that stands still changes no memory: what is left is sent, and then it goes on on the other host. With
+    /// post-copy it goes on there at once.
     pub(super) async fn hurry(&self, id: ServerId) -> Result<bool> {
-        if !self.change(&self.under_way, |all| all.contains_key(&id)) {
-            return Ok(false);
+        match self.change(&self.under_way, |all| all.get(&id).copied()) {
+            None => return Ok(false),
+            Some(known) if known.follows => return Ok(true),
+            Some(known) if known.may_follow => return self.let_follow(id).await,
+            Some(_) => {}
         }
         match self.questions.pause(&self.reference(id)).await {
             Ok(()) => Ok(true),
@@ -223,15 +308,53 @@ impl Libvirt {
         }
     }
 
+    /// libvirt may not have begun to send memory yet, or be about to end.
+    async fn let_follow(&self, id: ServerId) -> Result<bool> {
+        let until = tokio::time::Instant::now() + BEGINNING;
+        loop {
+            // Noted before: when the call's answer is lost, nothing must go on here.
+            self.note_following(id, true);
+            match self.questions.start_post_copy(&self.reference(id)).await {
+                Ok(()) => return Ok(true),
+                Err(error @ RpcError::Refused { .. }) => {
+                    let refused = self.whereabouts(id).await? == Whereabouts::Here;
+                    if !refused {
+                        return Ok(true);
+                    }
+                    self.note_following(id, false);
+                    if tokio::time::Instant::now() >= until {
+                        return Err(explain(error));
+                    }
+                }
+                Err(error) => return Err(explain(error)),
+            }
+            tokio::time::sleep(LOOK).await;
+            if !self.change(&self.under_way, |all| all.contains_key(&id)) {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn note_following(&self, id: ServerId, follows: bool) {
+        self.change(&self.under_way, |all| {
+            if let Some(known) = all.get_mut(&id) {
+                known.follows = follows;
+            }
+        });
+    }
+
     pub(super) async fn progress(&self) -> Vec<Moving> {
-        let ids: Vec<ServerId> = self.change(&self.under_way, |all| all.keys().copied().collect());
+        let known: Vec<(ServerId, UnderWay)> = self.change(&self.under_way, |all| {
+            all.iter().map(|(id, known)| (*id, *known)).collect()
+        });
         let mut all = Vec::new();
-        for server in ids {
+        for (server, known) in known {
             if let Ok(Some(job)) = self.questions.job(&self.reference(server)).await {
                 all.push(Moving {
                     server,
                     memory: job.memory,
                     disk: job.disk,
+                    post_copy: known.follows,
                 });
             }
         }

@@ -31,7 +31,7 @@ use crate::disks::Disk;
 use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts};
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::kvm::{self, Kvm};
-use crate::passage::{Berth, Channel, Door, Passage};
+use crate::passage::{Berth, Channel, Door, LiveChoices, Passage};
 use crate::spec::{ConfigFile, DiskFormat, GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
 use calls::{DomainRef, Link, error_code, stats};
@@ -61,6 +61,8 @@ pub struct LibvirtConfig {
     pub uri: String,
     /// How guests run.
     pub acceleration: Acceleration,
+    /// How they go to other hosts while they run.
+    pub live: LiveChoices,
 }
 
 impl LibvirtConfig {
@@ -73,6 +75,7 @@ impl LibvirtConfig {
             sockets: daemon.sockets,
             uri: daemon.uri,
             acceleration: Acceleration::Probe,
+            live: LiveChoices::default(),
         }
     }
 }
@@ -105,6 +108,7 @@ pub struct Libvirt {
     ways: PathBuf,
     berths: Mutex<HashMap<ServerId, Berth>>,
     under_way: Mutex<HashMap<ServerId, live::UnderWay>>,
+    live: LiveChoices,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
     still: Arc<quiesce::Still>,
 }
@@ -152,6 +156,7 @@ impl Libvirt {
             ways: config.run.join("live"),
             berths: Mutex::default(),
             under_way: Mutex::default(),
+            live: config.live,
             events,
             watcher,
             capabilities: OnceCell::new(),

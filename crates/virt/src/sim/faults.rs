@@ -77,6 +77,7 @@ struct State {
     consoles: HashMap<ServerId, Vec<u8>>,
     passwords: HashMap<ServerId, (String, String)>,
     live_time: Duration,
+    post_copy: Option<(Duration, bool)>,
 }
 
 impl Controls {
@@ -136,6 +137,26 @@ impl Controls {
 
     pub(super) fn live_time(&self) -> Duration {
         self.state().live_time
+    }
+
+    /// Live migrations that are forced go on in post-copy mode: for so long, and then the guest has come, or its memory
+    /// is lost.
+    pub fn set_post_copy(&self, time: Duration, breaks: bool) {
+        self.state().post_copy = Some((time, breaks));
+    }
+
+    pub(super) fn post_copy(&self) -> bool {
+        self.state().post_copy.is_some()
+    }
+
+    pub(super) fn post_copy_time(&self) -> Duration {
+        self.state()
+            .post_copy
+            .map_or(Duration::ZERO, |(time, _)| time)
+    }
+
+    pub(super) fn post_copy_breaks(&self) -> bool {
+        self.state().post_copy.is_some_and(|(_, breaks)| breaks)
     }
 
     /// The user and the password that were set in a guest last.

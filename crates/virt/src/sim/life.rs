@@ -34,6 +34,9 @@ impl Sim {
 
     pub(super) fn go_on(&self, id: ServerId) -> Result<GuestInfo> {
         self.active(id)?;
+        if self.is_torn(id) {
+            return Err(HypervisorError::PostCopyBroke);
+        }
         self.change_power(id, PowerState::Running, GuestEventKind::Resumed)?;
         self.info(id)
     }

@@ -3,7 +3,8 @@
 use super::Sim;
 use crate::facts::{GuestEventKind, GuestInfo};
 use crate::hypervisor::{HypervisorError, Result};
-use std::sync::PoisonError;
+use std::collections::HashSet;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use types::agent::Moving;
 use types::{PowerState, ServerId};
@@ -18,6 +19,17 @@ pub(super) struct Live {
     time: Duration,
     memory: u64,
     end: Option<Ending>,
+    /// Since when it runs on the other host already.
+    follows: Option<Instant>,
+}
+
+impl Live {
+    fn is_over(&self, rest: Duration) -> bool {
+        match self.follows {
+            Some(since) => since.elapsed() >= rest,
+            None => self.begun.elapsed() >= self.time,
+        }
+    }
 }
 
 /// How somebody else ended it.
@@ -31,18 +43,27 @@ impl Sim {
     /// Takes the guest away when its time is over.
     pub(super) async fn send_away(&self, id: ServerId) -> Result<GuestInfo> {
         let guest = self.active(id)?;
+        if self.is_torn(id) {
+            return Err(HypervisorError::PostCopyBroke);
+        }
         let switched = Duration::from_millis(self.switches.now().live_ms);
         let live = Live {
             begun: Instant::now(),
             time: self.controls.live_time().max(switched),
             memory: guest.memory_mib << 20,
             end: None,
+            follows: None,
         };
         self.change_live(|all| all.insert(id, live));
         let ended = self.until_over(id).await;
-        self.change_live(|all| all.remove(&id));
+        let was = self.change_live(|all| all.remove(&id));
         if ended == Ending::Aborted {
             return Err(HypervisorError::Cancelled);
+        }
+        if was.is_some_and(|was| was.follows.is_some()) && self.controls.post_copy_breaks() {
+            self.torn().insert(id);
+            self.change_power(id, PowerState::Paused, GuestEventKind::Paused)?;
+            return Err(HypervisorError::PostCopyBroke);
         }
         self.change_power(id, PowerState::Shutdown, GuestEventKind::Stopped)?;
         self.info(id)
@@ -55,21 +76,52 @@ impl Sim {
                 Some(Live {
                     end: Some(ending), ..
                 }) => return ending,
-                Some(live) if live.begun.elapsed() < live.time => tokio::time::sleep(LOOK).await,
+                Some(live) if !live.is_over(self.controls.post_copy_time()) => {
+                    tokio::time::sleep(LOOK).await;
+                }
                 _ => return Ending::Forced,
             }
         }
     }
 
     /// `false`: it is not on its way.
-    pub(super) fn end_live(&self, id: ServerId, ending: Ending) -> bool {
+    pub(super) fn call_off(&self, id: ServerId) -> Result<bool> {
         self.change_live(|all| match all.get_mut(&id) {
+            Some(live) if live.follows.is_some() => Err(HypervisorError::InPostCopy),
             Some(live) => {
-                live.end.get_or_insert(ending);
+                live.end.get_or_insert(Ending::Aborted);
+                Ok(true)
+            }
+            None => Ok(false),
+        })
+    }
+
+    /// `false`: it is not on its way. With post-copy the rest of its memory takes a time of its own.
+    pub(super) fn hurry(&self, id: ServerId) -> bool {
+        let post_copy = self.config.live.post_copy || self.controls.post_copy();
+        self.change_live(|all| match all.get_mut(&id) {
+            Some(live) if post_copy => {
+                live.follows.get_or_insert_with(Instant::now);
+                true
+            }
+            Some(live) => {
+                live.end.get_or_insert(Ending::Forced);
                 true
             }
             None => false,
         })
+    }
+
+    /// A part of its memory is elsewhere.
+    pub(super) fn is_torn(&self, id: ServerId) -> bool {
+        let stands = self
+            .info(id)
+            .is_ok_and(|guest| guest.power == PowerState::Paused);
+        stands && self.torn().contains(&id)
+    }
+
+    pub(super) fn torn(&self) -> MutexGuard<'_, HashSet<ServerId>> {
+        self.torn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Memory goes over evenly; the disk does with it.
@@ -86,6 +138,7 @@ impl Sim {
                     server: *id,
                     memory: (live.memory, part(live), live.memory - part(live)),
                     disk: (0, 0, 0),
+                    post_copy: live.follows.is_some(),
                 })
                 .collect()
         })

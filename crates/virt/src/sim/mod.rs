@@ -20,11 +20,11 @@ use crate::facts::{
     GuestInfo, HostFacts, NicDiagnostics,
 };
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
-use crate::passage::{Berth, Channel, Door, Passage};
+use crate::passage::{Berth, Channel, Door, LiveChoices, Passage};
 use crate::spec::{GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub struct SimConfig {
     pub memory_mib: u64,
     /// GiB of disk.
     pub disk_gib: u64,
+    /// How guests go to other hosts while they run.
+    pub live: LiveChoices,
 }
 
 impl SimConfig {
@@ -56,6 +58,7 @@ impl SimConfig {
             vcpus: 64,
             memory_mib: 256 * 1024,
             disk_gib: 10 * 1024,
+            live: LiveChoices::default(),
         }
     }
 }
@@ -69,6 +72,8 @@ pub struct Sim {
     events: broadcast::Sender<GuestEvent>,
     changed: Notify,
     live: Mutex<HashMap<ServerId, live::Live>>,
+    /// Guests whose memory was lost on the way.
+    torn: Mutex<HashSet<ServerId>>,
     /// Guests that stand still, and until when.
     still: Mutex<HashMap<ServerId, tokio::time::Instant>>,
 }
@@ -103,6 +108,7 @@ impl Sim {
             events,
             changed: Notify::new(),
             live: Mutex::default(),
+            torn: Mutex::default(),
             still: Mutex::default(),
         }))
     }
@@ -292,6 +298,7 @@ impl Sim {
         }
         let gone = guests.remove(&id);
         drop(guests);
+        self.torn().remove(&id);
         if gone.is_some_and(|guest| guest.power != PowerState::Shutdown) {
             self.announce(id, GuestEventKind::Stopped);
         }
@@ -563,11 +570,11 @@ impl Hypervisor for Sim {
     async fn expect_no_more(&self, _id: ServerId) {}
 
     async fn abort_live(&self, id: ServerId) -> Result<bool> {
-        Ok(self.end_live(id, live::Ending::Aborted))
+        self.call_off(id)
     }
 
     async fn force_live(&self, id: ServerId) -> Result<bool> {
-        Ok(self.end_live(id, live::Ending::Forced))
+        Ok(self.hurry(id))
     }
 
     async fn moving(&self) -> Vec<Moving> {
