@@ -32,6 +32,8 @@ user = "root"
 group = "root"
 security_driver = "none"
 cgroup_controllers = [ ]
+# Post-copy needs userfaultfd, which the kernel gives to whoever may trace.
+clear_emulator_capabilities = 0
 namespaces = [ ]
 CONF
 fi

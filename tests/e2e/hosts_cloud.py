@@ -11,6 +11,8 @@ from roles import Roles
 
 # Seconds of silence after which a host is down.
 DOWN = 12
+# The host from which guests may go in post-copy mode when they are forced.
+POST_COPY = "h3"
 
 
 class HostsCloud:
@@ -28,7 +30,7 @@ class HostsCloud:
             "agent": {"conductors": desks[0], "networks": desks[1]},
         }
         self.roles = Roles(home, settings)
-        self.hosts, self.agents = {}, {}
+        self.hosts, self.settings = {}, {}
 
     def start(self, guest_image):
         for arguments in (["init"], ["server", self.wire.address]):
@@ -65,9 +67,23 @@ class HostsCloud:
             done = self.roles.command("manage", "certificates", "host", host.name, "--into", into)
             assert done.returncode == 0, done.stderr
         settings = (f"DEFAULT.host={host.name}", f"DEFAULT.my_ip={host.address}", f"vxlan.local_ip={host.address}")
+        if host.name == POST_COPY:
+            settings += ("libvirt.live_migration_permit_post_copy=true",)
+        self.settings[host.name] = settings
         for role in ("network-agent", "compute"):
-            self.roles.start(role, *settings, home=home, inside=host.inside)
+            self.start_agent(host, role)
         return host
+
+    def start_agent(self, host, role):
+        home = host.folder / "home"
+        self.roles.start(role, *self.settings[host.name], home=home, inside=host.inside)
+
+    def kill_agent(self, host, role):
+        """SIGKILL: it has no time to do anything."""
+        look = f"for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q 'kilonova {role} ' && echo ${{p#/proc/}}; done"
+        found = host.run("sh", "-c", look, check=False).stdout.split()
+        assert len(found) == 1, found
+        host.run("kill", "-9", *found)
 
     def up(self):
         return {s.host for s in self.sdk.compute.services() if s.binary == "nova-compute" and s.state == "up"}

@@ -11,7 +11,7 @@ from openstack.exceptions import BadRequestException
 
 from cloud import wait_until
 from hosts import Wire
-from hosts_cloud import HostsCloud, Watch, address_of
+from hosts_cloud import POST_COPY, HostsCloud, Watch, address_of
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
 
@@ -189,6 +189,62 @@ def test_a_move_is_called_off_and_another_is_forced(here, clean, name):
     with pytest.raises(BadRequestException, match=f"{others[1]} is not on shared storage"):
         api.live_migrate_server(server.id, host=others[0], block_migration=False)
     assert here.wait(server).compute_host == others[1]
+
+
+def test_a_forced_guest_runs_elsewhere_before_its_memory_is_there(here, clean, name):
+    source, dest = here.hosts[POST_COPY], next(host for host in here.hosts if host != POST_COPY)
+    server = here.wait(here.create(name, POST_COPY))
+    address = address_of(server)
+    assert here.wait_ssh(address) == name
+    boot = here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id")
+    domain = here.domains(source)[0][0]
+    api = here.sdk.compute
+
+    def begin():
+        """In post-copy mode, for minutes."""
+        here.virsh(POST_COPY, "migrate-setspeed", domain, "1")
+        api.live_migrate_server(server.id, host=dest, block_migration="auto")
+
+        def flows():
+            found = next(iter(api.server_migrations(server.id)), None)
+            return found if found and found.status == "running" and found.memory_processed_bytes else None
+
+        moving = wait_until(flows, 120, lambda: f"memory flows\n{here.roles.tail(200)}")
+        here.virsh(POST_COPY, "migrate-setspeed", domain, "1", "--postcopy")
+        api.force_complete_server_migration(moving, server.id)
+        shown = next(iter(api.server_migrations(server.id)))
+        assert shown.status == "running (post-copy)", shown
+        with pytest.raises(BadRequestException, match="while the migration is in this state"):
+            api.abort_server_migration(moving, server.id)
+
+    begin()
+    # It runs there, while most of its memory is still here.
+    there = lambda: here.virsh(dest, "domstate", domain).strip()  # noqa: E731
+    wait_until(lambda: there() == "running", 60, lambda: f"it runs on {dest}: {there()}")
+    assert here.virsh(POST_COPY, "domstate", "--reason", domain).strip() == "paused (post-copy)"
+    here.virsh(POST_COPY, "migrate-setspeed", domain, "1000", "--postcopy")
+    assert here.wait(server).compute_host == dest
+    assert here.wait_ssh(address) == name
+    assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") == boot
+    assert here.domains(source) == ([], [])
+
+    # The agent through which the memory goes dies: the guest cannot go on anywhere, and starts from its disk.
+    assert migrate_live(here, server, POST_COPY).status == "ACTIVE"
+    here.ssh(address, "echo kept > /home/cirros/data; sync")
+    begin()
+    here.kill_agent(source, "compute")
+    here.start_agent(source, "compute")
+    found = wait_until(
+        lambda: (now := api.get_server(server.id)).status == "ERROR" and not now.task_state and now, 240,
+        lambda: f"it is in ERROR\n{here.roles.tail(200)}",
+    )  # fmt: skip
+    assert found.compute_host == dest and "reboot it hard" in found.fault["message"], found
+    assert here.domains(source) == ([], [])
+    api.reboot_server(server.id, "HARD")
+    here.wait(server)
+    assert here.wait_ssh(address) == name
+    assert here.ssh(address, "cat", "/home/cirros/data") == "kept\n"
+    assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") != boot
 
 
 def test_a_guest_that_is_off_meanwhile_goes_from_host_to_host(here, clean, name):
