@@ -18,8 +18,9 @@ POST_COPY = "h3"
 class HostsCloud:
     """A cloud of processes whose hosts are namespaces, with an image, a key, and a network that lets pings and SSH in."""
 
-    def __init__(self, wire, home, key):
-        self.wire, self.key = wire, key
+    def __init__(self, wire, home, key, shared=False):
+        """With `shared` there is one folder for the guests of all hosts."""
+        self.wire, self.key, self.shared = wire, key, shared
         desks = [f"https://{wire.address}:{port}" for port in free_ports(2)]
         settings = {
             "DEFAULT": {"report_interval": 2, "service_down_time": DOWN},
@@ -66,6 +67,11 @@ class HostsCloud:
             into = str(home / "certificates")
             done = self.roles.command("manage", "certificates", "host", host.name, "--into", into)
             assert done.returncode == 0, done.stderr
+        if self.shared:
+            one = self.roles.home / "shared-instances"
+            for folder in (one, home / "instances"):
+                folder.mkdir(parents=True, exist_ok=True)
+            host.run("mount", "--bind", one, home / "instances")
         settings = (f"DEFAULT.host={host.name}", f"DEFAULT.my_ip={host.address}", f"vxlan.local_ip={host.address}")
         if host.name == POST_COPY:
             settings += ("libvirt.live_migration_permit_post_copy=true",)
@@ -80,8 +86,11 @@ class HostsCloud:
 
     def kill_agent(self, host, role):
         """SIGKILL: it has no time to do anything."""
-        look = f"for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q 'kilonova {role} ' && echo ${{p#/proc/}}; done"
-        found = host.run("sh", "-c", look, check=False).stdout.split()
+        # Not the shell that looks.
+        name = f"[k]ilonova {role} "
+        each = "tr '\\0' ' ' < $p/cmdline | grep -q \"$1\" && echo ${p#/proc/}"
+        look = f"for p in /proc/[0-9]*; do {each}; done"
+        found = host.run("sh", "-c", look, "look", name, check=False).stdout.split()
         assert len(found) == 1, found
         host.run("kill", "-9", *found)
 

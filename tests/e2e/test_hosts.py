@@ -241,7 +241,7 @@ def test_a_forced_guest_runs_elsewhere_before_its_memory_is_there(here, clean, n
     assert found.compute_host == dest and "reboot it hard" in found.fault["message"], found
     assert here.domains(source) == ([], [])
     api.reboot_server(server.id, "HARD")
-    here.wait(server)
+    wait_until(lambda: api.get_server(server.id).status == "ACTIVE", 120, lambda: f"it runs\n{here.roles.tail(200)}")
     assert here.wait_ssh(address) == name
     assert here.ssh(address, "cat", "/home/cirros/data") == "kept\n"
     assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") != boot

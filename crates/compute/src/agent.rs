@@ -391,7 +391,7 @@ impl Agent {
                 let detached = self.hypervisor.detach(id, port_id).await;
                 detached.map(power).map_err(failure)
             }
-            Verb::MigrateLiveOnce { to } => {
+            Verb::MigrateLiveOnce { to, shared } => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;
                 }
@@ -399,13 +399,33 @@ impl Agent {
                 let way =
                     peer.map(|peer| Arc::new(ToPeer { peer, server: id }) as Arc<dyn Passage>);
                 let most = Duration::from_secs(work.deadline_seconds);
-                let gone = self.send_live(id, to, way, most).await?;
+                let gone = self.send_live(id, to, way, (most, *shared)).await?;
                 self.is_done(work)?;
                 Ok(gone.power)
             }
             // One that has gone comes back from its own disks; whoever asks for that knows that nobody has it.
-            Verb::EnsureStayed { paused } | Verb::EnsureArrived { paused } => {
+            Verb::EnsureArrived { paused } => {
+                self.hypervisor.claim(id).await.map_err(failure)?;
                 self.go_on(id, *paused).await
+            }
+            Verb::EnsureStayed { paused } => {
+                self.hypervisor.claim(id).await.map_err(failure)?;
+                match self.go_on(id, *paused).await {
+                    // What is left of its memory here must never run.
+                    Err((FailureKind::PostCopy, _)) => self.ensure_stopped(id, 0).await,
+                    stayed => stayed,
+                }
+            }
+            Verb::EnsureShared {
+                plan,
+                on,
+                from,
+                take,
+            } => {
+                let plan = with_its_drive(plan);
+                let spec = self.spec(id, &plan).await?;
+                let adopted = self.hypervisor.adopt(&spec, wanted_power(*on), from, *take);
+                adopted.await.map(power).map_err(failure)
             }
             Verb::EnsurePassword { user, password } => {
                 let set = self.hypervisor.set_password(id, user, password).await;
@@ -575,13 +595,9 @@ impl Agent {
         from: &HostName,
         on: bool,
     ) -> Result<PowerState, Failure> {
-        // The drive comes with the guest.
-        let plan = GuestPlan {
-            config_drive: plan.config_drive.as_ref().map(|_| Vec::new()),
-            ..plan.clone()
-        };
+        let plan = with_its_drive(plan);
         let spec = self.spec(id, &plan).await?;
-        let here = *from == self.settings.host;
+        let here = *from == self.settings.host || self.hypervisor.is_aside_of(id, from).await;
         let has_landed = self
             .hypervisor
             .stored_spec(id)
@@ -764,6 +780,14 @@ impl Agent {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is inside is whole at any time.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The plan of a guest that has its config drive already.
+fn with_its_drive(plan: &GuestPlan) -> GuestPlan {
+    GuestPlan {
+        config_drive: plan.config_drive.as_ref().map(|_| Vec::new()),
+        ..plan.clone()
+    }
 }
 
 fn wanted_power(on: bool) -> Power {

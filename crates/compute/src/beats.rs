@@ -167,6 +167,7 @@ impl Agent {
                 host_ip: self.settings.host_ip.clone(),
                 supported: Vec::new(),
                 traits: Vec::new(),
+                storage: None,
                 healthy: false,
                 problem: Some(error.to_string()),
             },

@@ -385,13 +385,18 @@ async fn an_evacuation_that_fails_leaves_the_old_host_what_it_has() {
     cluster.idle().await;
     let [server, other] = servers;
     let gone = cluster.lose_host(server).await;
-    for (more, words) in [
-        (json!({}), "No valid host was found"),
+    for (room, more, words) in [
+        (false, json!({}), "No valid host was found"),
         (
+            true,
             json!({ "shared": true }),
             "Invalid state of instance files on shared storage",
         ),
     ] {
+        if room {
+            cluster.delete(other).await;
+            cluster.idle().await;
+        }
         let migration = record(&cluster, server, Kind::Evacuation).await;
         let mut state = more;
         state["migration"] = json!(migration);
@@ -406,9 +411,7 @@ async fn an_evacuation_that_fails_leaves_the_old_host_what_it_has() {
     }
     assert_eq!(cluster.debts().await, []);
     assert_eq!(cluster.audit_without_guests().await, Vec::<String>::new());
-    // There is room again; the new guest stays off, as asked.
-    cluster.delete(other).await;
-    cluster.idle().await;
+    // The new guest stays off, as asked.
     let migration = record(&cluster, server, Kind::Evacuation).await;
     let state = json!({ "migration": migration, "stopped": true });
     cluster.act(server, "evacuate", state).await;
@@ -535,6 +538,82 @@ async fn a_live_migration_is_called_off_forced_or_deleted_over() {
         }
         clean(&cluster).await;
     }
+}
+
+/// The server's disk on shared storage, by whose it is.
+fn owner(cluster: &Cluster, server: ServerId) -> Option<String> {
+    let disks = cluster.hosts[0].sim.shared_disks();
+    disks
+        .into_iter()
+        .find_map(|(id, owner)| (id == server).then_some(owner))
+}
+
+#[tokio::test]
+async fn hosts_that_share_disks_hand_them_on() {
+    let options = Options {
+        shared: true,
+        ..small(2, 4)
+    };
+    let cluster = Cluster::new(options).await;
+    let server = cluster
+        .create_with(|new| new.image = Some(agentless()))
+        .await;
+    cluster.idle().await;
+    let first = cluster.server(server).await.host.unwrap();
+    assert_eq!(owner(&cluster, server), Some(first.0.clone()));
+    // Copies are not what shared storage is for.
+    let migration = record(&cluster, server, Kind::LiveMigration).await;
+    let state = json!({ "migration": migration, "block": true });
+    cluster.act(server, "live_migration", state).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    let message = stays.fault.unwrap().message;
+    let wanted = "is not on local storage: Block migration can not be used with shared storage.";
+    assert!(message.ends_with(wanted), "{message}");
+    for block in [json!(null), json!(false)] {
+        let before = cluster.server(server).await.host.unwrap();
+        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let state = json!({ "migration": migration, "block": block });
+        cluster.act(server, "live_migration", state).await;
+        cluster.idle().await;
+        let after = cluster.server(server).await;
+        assert_eq!((after.vm_state, after.fault), (VmState::Active, None));
+        let there = after.host.unwrap();
+        assert_ne!(there, before);
+        assert_eq!(owner(&cluster, server), Some(there.0));
+        assert_eq!(status(&cluster, migration).await, Status::Completed);
+        clean(&cluster).await;
+    }
+    // Its host dies: the disk is still there, and stays when the host is back.
+    cluster.lose_host(server).await;
+    for told in [Some(false), Some(true)] {
+        let migration = record(&cluster, server, Kind::Evacuation).await;
+        let state = json!({ "migration": migration, "told": true, "shared": told });
+        cluster.act(server, "evacuate", state).await;
+        cluster.idle().await;
+        let after = cluster.server(server).await;
+        if told == Some(false) {
+            let message = after.fault.unwrap().message;
+            assert_eq!(message, "Invalid state of instance files on shared storage");
+            assert_eq!(
+                (after.vm_state, after.host),
+                (VmState::Error, Some(first.clone()))
+            );
+            assert_eq!(owner(&cluster, server), Some(first.0.clone()));
+        } else {
+            assert_eq!((after.vm_state, after.fault), (VmState::Active, None));
+            assert_ne!(after.host, Some(first.clone()));
+        }
+    }
+    cluster.revive().await;
+    cluster.paid().await;
+    let there = cluster.server(server).await.host.unwrap();
+    assert_eq!(owner(&cluster, server), Some(there.0));
+    clean(&cluster).await;
+    cluster.delete(server).await;
+    cluster.idle().await;
+    assert_eq!(owner(&cluster, server), None);
+    clean(&cluster).await;
 }
 
 #[tokio::test]

@@ -52,7 +52,17 @@ enum Kinds {
 struct Case {
     story: Story,
     kind: Kinds,
+    /// On hosts that share the disks of their guests.
+    shared: bool,
 }
+
+/// Flows that do something else there, and how they begin.
+const ON_SHARED: &[(&str, &[&str])] = &[
+    ("live_migration", &[]),
+    ("evacuate", &["gone"]),
+    ("resize", &[]),
+    ("revert_resize", &["resize"]),
+];
 
 fn point(story: Story, step: &'static str, direction: Direction, when: When) -> Point {
     Point {
@@ -121,7 +131,16 @@ fn cases(story: Story, steps: &[&'static str]) -> Vec<Case> {
             }
         }
     }
-    kinds.into_iter().map(|kind| Case { story, kind }).collect()
+    let both = ON_SHARED.contains(&(story.flow, story.before)) && !story.hard;
+    let variants: &[bool] = if both { &[false, true] } else { &[false] };
+    let case = |kind: &Kinds, shared| Case {
+        story,
+        kind: kind.clone(),
+        shared,
+    };
+    let each = variants.iter().copied();
+    each.flat_map(|shared| kinds.iter().map(move |kind| case(kind, shared)))
+        .collect()
 }
 
 async fn all_cases() -> Vec<Case> {
@@ -148,7 +167,10 @@ async fn all_cases() -> Vec<Case> {
 
 async fn carry_out(kind: Kind, case: Case) {
     let story = case.story;
-    let mut options = Options::default();
+    let mut options = Options {
+        shared: case.shared,
+        ..Options::default()
+    };
     if matches!(case.kind, Kinds::Silent) {
         options.hosts = 1;
     }

@@ -267,6 +267,18 @@ pub fn nodes(tx: &mut Tx<'_>) -> Result<Vec<Node>, Error> {
         .collect()
 }
 
+/// Whether two hosts say that the files of their guests are on the same file system. One that says nothing shares none.
+pub fn share_storage(tx: &mut Tx<'_>, one: &HostName, other: &HostName) -> Result<bool, Error> {
+    let sql = "SELECT host, facts FROM compute_nodes WHERE host = ? OR host = ?";
+    let mut of = BTreeMap::new();
+    for row in tx.query(sql, &[one.into(), other.into()])? {
+        let facts: HostFacts = document(&row.get::<String>(1)?)?;
+        of.insert(row.get::<HostName>(0)?, facts.storage);
+    }
+    let storage = |host| of.get(host).cloned().flatten();
+    Ok(one != other && storage(one).is_some() && storage(one) == storage(other))
+}
+
 /// The number of servers on each host.
 pub fn servers_per_host(tx: &mut Tx<'_>) -> Result<Vec<(HostName, i64)>, Error> {
     // Grouped like this it is counted in the index of hosts alone; `deleted = 0` would have SQLite read every server.

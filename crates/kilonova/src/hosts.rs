@@ -197,6 +197,7 @@ async fn real(
     }
     let libvirt = LibvirtConfig {
         live: orders.settings.live.choices(),
+        host: HostName(name.clone()),
         ..LibvirtConfig::system(home.join("instances"))
     };
     let libvirt = Libvirt::open(libvirt)

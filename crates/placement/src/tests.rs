@@ -57,6 +57,7 @@ fn facts(name: &str) -> HostFacts {
         host_ip: "192.0.2.1".into(),
         supported: Vec::new(),
         traits: Vec::new(),
+        storage: None,
         healthy: true,
         problem: None,
     }

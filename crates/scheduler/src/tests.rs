@@ -733,6 +733,7 @@ fn rows_become_hosts() {
             host_ip: "192.0.2.1".into(),
             supported: Vec::new(),
             traits: vec!["HW_CPU_X86_AVX2".into()],
+            storage: None,
             healthy: n != 3,
             problem: None,
         },

@@ -220,6 +220,32 @@ impl Cluster {
         }
     }
 
+    /// Where hosts share disks: each is a server's, and its host's; a move that is not settled may have two.
+    fn shared_disks(&self, live: &BTreeMap<ServerId, Instance>, wrong: &mut Vec<String>) {
+        let Some(host) = self.hosts.first().filter(|_| self.shared) else {
+            return;
+        };
+        let disks: BTreeMap<ServerId, String> = host.sim.shared_disks().into_iter().collect();
+        for (id, owner) in &disks {
+            match live.get(id) {
+                None => wrong.push(format!("a disk of {id} is left")),
+                Some(server) => {
+                    let fits = server.host.as_ref().is_none_or(|host| host.0 == *owner);
+                    if !fits && server.kept.unsettled.is_none() {
+                        let host = &server.host;
+                        wrong.push(format!("the disk of {id} on {host:?} is {owner}'s"));
+                    }
+                }
+            }
+        }
+        for server in live.values().filter(|server| server.host.is_some()) {
+            let built = server.launched_at.is_some();
+            if built && !disks.contains_key(&server.id) {
+                wrong.push(format!("the disk of {} is gone", server.id));
+            }
+        }
+    }
+
     async fn guests(&self, live: &BTreeMap<ServerId, Instance>, wrong: &mut Vec<String>) {
         let mut found = BTreeMap::new();
         for host in &self.hosts {
@@ -240,6 +266,7 @@ impl Cluster {
                 found.insert(id, power);
             }
         }
+        self.shared_disks(&live, wrong);
         for server in live.values() {
             let wanted = match server.vm_state {
                 VmState::Active | VmState::Rescued => Some(PowerState::Running),

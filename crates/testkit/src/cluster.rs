@@ -49,6 +49,8 @@ pub struct Options {
     pub journal: Settings,
     /// How often agents say that they live.
     pub beat: Duration,
+    /// Whether the hosts share the disks of their guests.
+    pub shared: bool,
 }
 
 impl Default for Options {
@@ -67,6 +69,7 @@ impl Default for Options {
             size: (64, 256 * 1024, 10 * 1024),
             journal,
             beat: Duration::from_secs(3600),
+            shared: false,
         }
     }
 }
@@ -175,6 +178,8 @@ pub struct Cluster {
     pub view: Arc<View>,
     /// The hosts.
     pub hosts: Vec<Host>,
+    /// Whether they share the disks of their guests.
+    pub(crate) shared: bool,
     drives: Arc<Drives>,
     pub(crate) created: Mutex<Vec<ServerId>>,
     bus: Bus,
@@ -239,7 +244,7 @@ impl Cluster {
         let hosts = (1..=options.hosts)
             .map(|number| {
                 let name = format!("host-{number}");
-                Host::new(folder.path(), &name, options.size, options.beat, &peers)
+                Host::new(folder.path(), &name, &options, &peers)
             })
             .collect();
         Self {
@@ -249,6 +254,7 @@ impl Cluster {
             volumes,
             view,
             hosts,
+            shared: options.shared,
             drives,
             created: Mutex::default(),
             bus,

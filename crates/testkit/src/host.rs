@@ -28,14 +28,18 @@ impl Host {
     pub(crate) fn new(
         folder: &Path,
         name: &str,
-        size: (u32, u64, u64),
-        beat: Duration,
+        options: &crate::Options,
         peers: &Arc<Neighbourhood>,
     ) -> Self {
         let config = SimConfig {
-            vcpus: size.0,
-            memory_mib: size.1,
-            disk_gib: size.2,
+            vcpus: options.size.0,
+            memory_mib: options.size.1,
+            disk_gib: options.size.2,
+            storage: options.shared.then(|| {
+                let storage = folder.join("storage");
+                std::fs::create_dir_all(&storage).unwrap();
+                storage
+            }),
             ..SimConfig::large(folder.join(name), name)
         };
         let sim = Sim::open(config).unwrap();
@@ -45,7 +49,7 @@ impl Host {
             sim,
             peers: Arc::clone(peers),
             node: NodeId::random(),
-            beat,
+            beat: options.beat,
             ledger: folder.join(format!("{name}.ledger")),
             agent: Mutex::default(),
         }

@@ -197,6 +197,9 @@ pub enum Verb {
     MigrateLiveOnce {
         /// Where it is expected.
         to: HostName,
+        /// The two hosts share its disks: none are sent, and its files are the other host's from then on.
+        #[serde(default)]
+        shared: bool,
     },
     /// The guest, which was to go to another host, is still here as it was.
     EnsureStayed {
@@ -241,6 +244,17 @@ pub enum Verb {
     },
     /// Nothing of the guest is kept aside.
     EnsureAsideForgotten,
+    /// The guest exists as planned, on files that another host, which shares them, has made. Only sent where both say so.
+    EnsureShared {
+        /// The guest as it shall be. Its config drive is the one it has.
+        plan: Box<GuestPlan>,
+        /// Whether it shall run.
+        on: bool,
+        /// The host that has made them.
+        from: HostName,
+        /// Whether the files are this host's from now on.
+        take: bool,
+    },
 }
 
 impl Verb {
@@ -258,7 +272,7 @@ impl Verb {
     /// it had.
     pub fn plan_of_disks_mut(&mut self) -> Option<&mut GuestPlan> {
         match self {
-            Self::EnsureLanded { plan, .. } => Some(plan),
+            Self::EnsureLanded { plan, .. } | Self::EnsureShared { plan, .. } => Some(plan),
             other => other.plan_mut(),
         }
     }
@@ -313,6 +327,7 @@ impl Verb {
             Self::EnsureLanded { .. } => "ensure_landed",
             Self::EnsurePutBack { .. } => "ensure_put_back",
             Self::EnsureAsideForgotten => "ensure_aside_forgotten",
+            Self::EnsureShared { .. } => "ensure_shared",
         }
     }
 }
@@ -511,6 +526,9 @@ pub struct HostFacts {
     /// What it can do for guests, by the names of os-traits.
     #[serde(default)]
     pub traits: Vec<String>,
+    /// Names the file system of guests' files: hosts with the same one share them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
     /// Whether the hypervisor answers.
     pub healthy: bool,
     /// Why not.

@@ -28,6 +28,8 @@ pub struct HostFacts {
     pub supported: Vec<(String, String, String)>,
     /// Guests that run.
     pub running_guests: u32,
+    /// Names the file system of guests' files: hosts with the same one share them.
+    pub storage: Option<String>,
 }
 
 /// Processors of a host, in the shape of the API's `cpu_info`.

@@ -107,7 +107,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// already is left as it is. Never stops a guest.
     async fn ensure_guest(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo>;
 
-    /// Nothing of the guest is on the host: not running, not defined, no files. Succeeds when there was nothing.
+    /// Nothing of the guest is on the host: not running, not defined, no files. Files that are another host's, which shares
+    /// them, stay. Succeeds when there was nothing.
     async fn ensure_absent(&self, id: ServerId) -> Result<()>;
 
     /// The guest runs, defined anew from the stored specification if it was off.
@@ -196,7 +197,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo>;
 
     /// Sends a running or paused guest to another host, which was made ready for it. Here it is off afterwards. Where
-    /// hosts are real, `way` leads to the other one. Succeeds when it has gone there before.
+    /// hosts are real, `way` leads to the other one. Hosts that share its disks (`shared`) send none, and its files are the
+    /// other host's afterwards. Succeeds when it has gone there before.
     ///
     /// # Errors
     /// [`HypervisorError::Cancelled`] when [`Hypervisor::abort_live`] was called meanwhile; the guest then goes on here.
@@ -207,6 +209,7 @@ pub trait Hypervisor: Send + Sync + 'static {
         id: ServerId,
         to: &HostName,
         way: Option<Arc<dyn Passage>>,
+        shared: bool,
     ) -> Result<GuestInfo>;
 
     /// Gets ready for a guest that comes while it runs: its definition and disks are here, its taps are waited for.
@@ -272,6 +275,25 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The guest exists as described, on the disks that it brings; a larger root disk has grown. It runs if `power` is on.
     /// One that landed before is left as it is. Its config drive is the one it had.
     async fn land(&self, spec: &GuestSpec, luggage: Luggage, power: Power) -> Result<GuestInfo>;
+
+    /// The guest exists as described, on files that `from`, which shares them, has made; they are left as they are. With
+    /// `take` they are this host's from now on. It runs if `power` is on.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Disk`] when they are not here.
+    async fn adopt(
+        &self,
+        spec: &GuestSpec,
+        power: Power,
+        from: &HostName,
+        take: bool,
+    ) -> Result<GuestInfo>;
+
+    /// The files of a guest that is here are this host's, whoever had them. Succeeds when they were.
+    async fn claim(&self, id: ServerId) -> Result<()>;
+
+    /// Whether what is aside of a guest was put there by `host`, which shares the files of guests with this one.
+    async fn is_aside_of(&self, id: ServerId, host: &HostName) -> bool;
 
     /// The guest has this volume as a disk: at once if it runs, and whenever it is started.
     async fn attach_disk(&self, id: ServerId, disk: &Disk) -> Result<GuestInfo>;

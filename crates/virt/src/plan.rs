@@ -138,6 +138,7 @@ impl HostFacts {
             host_ip: host_ip.to_owned(),
             supported: self.supported.clone(),
             traits: crate::traits::of(self),
+            storage: self.storage.clone(),
             healthy: true,
             problem: None,
         }

@@ -137,6 +137,7 @@ mod tests {
                 ("i686".into(), "qemu".into(), "hvm".into()),
             ],
             running_guests: 0,
+            storage: None,
         }
     }
 

@@ -94,6 +94,7 @@ pub async fn evacuate(call: Call) -> Result<Reply, Fault> {
             "force": force,
             "stopped": call.at_least(mv::EVACUATE_STOPPED),
             "shared": shared,
+            "told": !call.at_least(mv::EVACUATE_FINDS_STORAGE),
         }),
         task_state: Some(TaskState::Rebuilding),
     };

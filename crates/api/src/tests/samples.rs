@@ -101,6 +101,7 @@ pub fn facts() -> HostFacts {
         host_ip: "10.0.0.1".into(),
         supported: vec![],
         traits: Vec::new(),
+        storage: None,
         healthy: true,
         problem: None,
     }

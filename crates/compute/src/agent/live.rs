@@ -56,14 +56,14 @@ impl Agent {
         id: ServerId,
         to: &HostName,
         way: Option<Arc<dyn Passage>>,
-        most: Duration,
+        (most, shared): (Duration, bool),
     ) -> Result<GuestInfo, Failure> {
         let spec = self.stored(id).await?;
         let limit = self.settings.live_limit;
-        let wanted = limit.map(|limit| (limit.of(&spec, true), limit.action));
+        let wanted = limit.map(|limit| (limit.of(&spec, !shared), limit.action));
         let last = (most.saturating_sub(IN_TIME), LiveAction::Abort);
         let (time, action) = wanted.filter(|(time, _)| *time < last.0).unwrap_or(last);
-        let sending = self.hypervisor.migrate_live(id, to, way);
+        let sending = self.hypervisor.migrate_live(id, to, way, shared);
         tokio::pin!(sending);
         let late = tokio::select! {
             sent = &mut sending => return sent.map_err(failure),

@@ -6,10 +6,14 @@
 //! | `networks` | binds its ports to the new host | binds them to the old one |
 //! | `plug` | waits until the network agent has wired them | - |
 //! | `spawn` | the host makes the guest; the server is there, and the old host owes the removal | the host removes it |
+//! | `take_files` | where the two hosts share the files of guests, they are the new host's from here on | - |
 //!
 //! The server belongs to the old host, and holds what it had there, until the new guest is made: a failure costs nothing
 //! of what may still be on the old host's disks. From then on the old host removes what it has as soon as it is back,
 //! before it does anything else.
+//!
+//! Where the two hosts share the files of guests the new guest is made on those of the old one. They are the old host's
+//! until nothing can fail any more, and only then the server is on its new one: nobody removes what somebody uses.
 
 use super::placing::Choice;
 use super::{fault, idle, ports, power_after, transition};
@@ -36,10 +40,18 @@ pub enum Step {
     Plug,
     /// Make the guest.
     Spawn,
+    /// Take what it is made of.
+    Take,
 }
 
 impl StepName for Step {
-    const ALL: &'static [Self] = &[Self::ChooseHost, Self::Networks, Self::Plug, Self::Spawn];
+    const ALL: &'static [Self] = &[
+        Self::ChooseHost,
+        Self::Networks,
+        Self::Plug,
+        Self::Spawn,
+        Self::Take,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -47,6 +59,7 @@ impl StepName for Step {
             Self::Networks => "networks",
             Self::Plug => "plug",
             Self::Spawn => "spawn",
+            Self::Take => "take_files",
         }
     }
 }
@@ -65,9 +78,15 @@ pub struct State {
     /// Whether the new guest stays off, whatever the old one did (2.95).
     #[serde(default)]
     stopped: bool,
-    /// The request says that the disks are on storage that all hosts share.
+    /// The request says that the disks are on storage that both hosts share.
     #[serde(default)]
     shared: bool,
+    /// The request must say so, or it is wrong (below 2.14); else it is found out.
+    #[serde(default)]
+    told: bool,
+    /// The new host has the files of the guest.
+    #[serde(default)]
+    kept: bool,
     /// The host that is gone, and its node.
     #[serde(default)]
     from: Option<(HostName, NodeId)>,
@@ -97,10 +116,6 @@ fn fail(words: &str) -> StepError {
 
 impl Evacuate {
     async fn choose_host(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
-        if state.shared {
-            // No host here shares the disks of guests with another.
-            return Err(fail("Invalid state of instance files on shared storage"));
-        }
         let from = server.host.clone().zip(server.node_id);
         let (host, _) = from
             .clone()
@@ -119,6 +134,12 @@ impl Evacuate {
     async fn networks(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
         let place = state.choice.place.clone();
         let place = place.ok_or_else(|| fail("No host was claimed."))?;
+        if let Some((from, _)) = &state.from {
+            state.kept = super::share_storage(&self.with, from, &place.host).await?;
+        }
+        if (state.told || state.shared) && state.shared != state.kept {
+            return Err(fail("Invalid state of instance files on shared storage"));
+        }
         state.interfaces = ports::bind_to(&self.with, server, &place.host).await?;
         state.plan = Some(super::build::guest_plan(server, &state.interfaces));
         Ok(())
@@ -207,6 +228,11 @@ impl Flow for Evacuate {
     type State = State;
     type Step = Step;
 
+    // Until then the files are the old host's, and a removal on the new one leaves them.
+    fn pivot(&self) -> Option<Step> {
+        Some(Step::Take)
+    }
+
     fn event(&self, step: Step) -> Option<&'static str> {
         Some(match step {
             Step::ChooseHost => "rebuild_server",
@@ -226,6 +252,7 @@ impl Flow for Evacuate {
             Step::Networks => Duration::from_secs(120),
             Step::Plug => Duration::from_secs(60),
             Step::Spawn => Duration::from_secs(1800),
+            Step::Take => Duration::from_secs(60),
         }
     }
 
@@ -234,13 +261,20 @@ impl Flow for Evacuate {
     }
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
-        if step != Step::Spawn {
+        if step != Step::Spawn && (step != Step::Take || !state.kept) {
             return None;
         }
         let host = state.choice.place.as_ref()?.host.clone();
+        let plan = || state.plan.clone().map(Box::new);
         let verb = match direction {
+            Direction::Do if state.kept => Verb::EnsureShared {
+                plan: plan()?,
+                on: state.on,
+                from: state.from.clone()?.0,
+                take: step == Step::Take,
+            },
             Direction::Do => Verb::RebuildOnce {
-                plan: Box::new(state.plan.clone()?),
+                plan: plan()?,
                 on: state.on,
             },
             Direction::Undo => Verb::EnsureAbsent,
@@ -261,6 +295,8 @@ impl Flow for Evacuate {
             Step::Networks => self.networks(&server, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
             Step::Spawn => Self::spawned(state, outcome),
+            Step::Take if state.kept => power_after(outcome).map(drop),
+            Step::Take => Ok(()),
         }
     }
 
@@ -297,7 +333,8 @@ impl Flow for Evacuate {
                 instances::set_network_info(tx, cx.server, &state.interfaces)?;
                 Ok(())
             }
-            (Step::Spawn, Direction::Do) => Self::arrive(tx, cx, state, now),
+            (Step::Spawn, Direction::Do) if !state.kept => Self::arrive(tx, cx, state, now),
+            (Step::Take, Direction::Do) if state.kept => Self::arrive(tx, cx, state, now),
             _ => Ok(()),
         }
     }

@@ -112,6 +112,9 @@ pub struct State {
     /// Whether the new host has its ports ready.
     #[serde(default)]
     ready: bool,
+    /// Whether the two hosts share the guest's files.
+    #[serde(default)]
+    shared: bool,
     /// The guest's memory was lost on the way: what its host said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lost: Option<String>,
@@ -127,7 +130,7 @@ fn fail(words: impl Into<String>) -> StepError {
     StepError::Fail(Failure::new(500, words))
 }
 
-/// The guest is off on the new host, and what it had in memory is gone.
+/// The guest is off, and what it had in memory is gone.
 fn lost(message: &str) -> Failure {
     let words = "The live migration failed after the server went on on its new host without all of its memory (post-copy), \
                  which is lost. Its disks are there: reboot it hard to start it.";
@@ -190,13 +193,19 @@ impl LiveMigration {
         )))
     }
 
-    /// No host here shares the disks of its guests with another.
-    fn check(server: &Instance, state: &mut State) -> Result<(), StepError> {
+    /// What is wanted must fit to whether the two hosts share the guest's files; who wants nothing gets what fits.
+    async fn check(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
+        if let (Some(from), Some(to)) = (old_host(state), new_host(state)) {
+            state.shared = super::share_storage(&self.with, &from, &to).await?;
+        }
         let host = old_host(state).unwrap_or_else(|| HostName(String::new()));
-        match (state.block, &server.image) {
-            (Some(false), Some(_)) => Err(fail(format!(
+        match (state.block, state.shared, &server.image) {
+            (Some(false), false, Some(_)) => Err(fail(format!(
                 "{host} is not on shared storage: Shared storage live-migration requires either shared storage or \
                  boot-from-volume with no local disks."
+            ))),
+            (Some(true), true, _) => Err(fail(format!(
+                "{host} is not on local storage: Block migration can not be used with shared storage."
             ))),
             _ => {
                 let plan = super::build::guest_plan(server, &server.network_info);
@@ -334,13 +343,21 @@ impl Flow for LiveMigration {
         let (host, verb) = match (step, direction) {
             (Step::Prepare, Direction::Do) => {
                 let plan = Box::new(state.plan.clone()?);
-                (new?, Verb::RebuildOnce { plan, on: false })
+                let verb = match state.shared {
+                    true => Verb::EnsureShared {
+                        plan,
+                        on: false,
+                        from: old?,
+                        take: false,
+                    },
+                    false => Verb::RebuildOnce { plan, on: false },
+                };
+                (new?, verb)
             }
             (Step::Prepare, Direction::Undo) => (new?, Verb::EnsureAbsent),
-            (Step::Move, Direction::Do) => (old?, Verb::MigrateLiveOnce { to: new? }),
-            // What the old host has of its memory must not run any more.
-            (Step::Move, Direction::Undo) if state.lost.is_some() => {
-                (old?, Verb::EnsureStopped { grace_seconds: 0 })
+            (Step::Move, Direction::Do) => {
+                let (to, shared) = (new?, state.shared);
+                (old?, Verb::MigrateLiveOnce { to, shared })
             }
             (Step::Move, Direction::Undo) => (old?, Verb::EnsureStayed { paused }),
             (Step::Arrive, Direction::Do) if state.lost.is_some() => {
@@ -364,7 +381,7 @@ impl Flow for LiveMigration {
         let server = super::instance(&self.with, cx).await?;
         match step {
             Step::ChooseHost => self.choose_host(&server, state).await,
-            Step::Check => Self::check(&server, state),
+            Step::Check => self.check(&server, state).await,
             Step::Move => Self::moved(state, outcome),
             Step::Arrive => {
                 state.power = power_after(outcome)?.code();

@@ -132,6 +132,19 @@ async fn host_if_any(with: &Neighbours, server: &Instance) -> Result<Option<Host
     }
 }
 
+/// Whether the two hosts share the files of their guests.
+async fn share_storage(
+    with: &Neighbours,
+    one: &HostName,
+    other: &HostName,
+) -> Result<bool, StepError> {
+    let (one, other) = (one.clone(), other.clone());
+    let reading = with
+        .store
+        .read(move |tx| db::hosts::share_storage(tx, &one, &other));
+    Ok(reading.await?)
+}
+
 /// Changes the server's states as long as this task works on it.
 fn transition(
     tx: &mut Tx<'_>,

@@ -28,6 +28,11 @@ fn copies(seed: u64) -> bool {
     seed.is_multiple_of(2)
 }
 
+/// Whether the hosts of a world share the disks of their guests.
+fn shared(seed: u64) -> bool {
+    seed.is_multiple_of(3)
+}
+
 /// One world, in a thread of its own; `Err` is what went wrong and what had happened.
 fn live(seed: u64) -> Result<Course, String> {
     let world = move || {
@@ -46,7 +51,7 @@ fn live(seed: u64) -> Result<Course, String> {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(world::live(Arc::clone(&chaos), copies(seed)))
+            runtime.block_on(world::live(Arc::clone(&chaos), copies(seed), shared(seed)))
         };
         catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
             let owned = panic.downcast_ref::<String>().cloned();

@@ -250,7 +250,7 @@ pub type Course = (u64, (u64, u64, u64));
 /// repeatable.
 ///
 /// Lets a world live until it is at rest, and looks at what is left.
-pub async fn live(chaos: Arc<Chaos>, copies: bool) -> Course {
+pub async fn live(chaos: Arc<Chaos>, copies: bool, shared: bool) -> Course {
     let watch = Arc::new(Watch::default());
     let database = Simulated::new().unwrap();
     let line = |name: &str, frozen| Line {
@@ -272,6 +272,7 @@ pub async fn live(chaos: Arc<Chaos>, copies: bool) -> Course {
             ..Settings::default()
         },
         beat: Duration::from_secs(10),
+        shared,
     };
     let (bus, rings) = Bus::carried();
     let api = database.store(Arc::new(line(API, Arc::default())));

@@ -44,6 +44,7 @@ const BEHIND_PIVOTS: &[&str] = &[
     "put_back",
     "bind",
     "leave",
+    "take_files",
 ];
 const RUNS: &[VmState] = &[VmState::Active, VmState::Stopped];
 

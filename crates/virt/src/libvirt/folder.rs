@@ -12,13 +12,21 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-use types::ServerId;
+use types::{HostName, ServerId};
+use uuid::Uuid;
+
+/// The file in a guest's folder that says whose it is.
+const OWNER: &str = "host";
+/// The file that names the file system.
+const STORAGE: &str = ".storage-id";
 
 /// The instances folder of a host, with the path by which QEMU sees it.
 #[derive(Clone, Debug)]
 pub struct Instances {
     real: PathBuf,
     exposed: PathBuf,
+    /// The host's name; empty is none.
+    host: String,
 }
 
 /// The paths of one guest, as this process sees them.
@@ -46,6 +54,8 @@ pub struct GuestFolder {
     pub aside: PathBuf,
     /// Where its files arrive when it comes from another host.
     pub inbox: PathBuf,
+    /// This host's name; empty is none.
+    host: String,
 }
 
 impl Instances {
@@ -63,7 +73,45 @@ impl Instances {
                 &error,
             )
         })?;
-        Ok(Self { real, exposed })
+        let host = String::new();
+        Ok(Self {
+            real,
+            exposed,
+            host,
+        })
+    }
+
+    /// Folders of guests say whose they are, so that hosts that share them leave each other's alone.
+    #[must_use]
+    pub fn of_host(self, host: &HostName) -> Self {
+        Self {
+            host: host.0.clone(),
+            ..self
+        }
+    }
+
+    /// Names the file system: hosts that see the same folder read the same name. One that is copied has another.
+    ///
+    /// # Errors
+    /// The name can be neither read nor written.
+    pub fn storage(&self) -> std::io::Result<String> {
+        let path = self.real.join(STORAGE);
+        if !path.exists() {
+            // Whole or not there, and whoever is first wins.
+            let own = self.real.join(format!("{STORAGE}.{}", Uuid::new_v4()));
+            std::fs::write(&own, Uuid::new_v4().to_string())?;
+            let linked = std::fs::hard_link(&own, &path);
+            std::fs::remove_file(&own)?;
+            match linked {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error);
+                }
+                _ => {}
+            }
+        }
+        let name = std::fs::read_to_string(&path)?;
+        let inode = std::fs::metadata(&path)?.ino();
+        Ok(format!("{}:{inode}", name.trim()))
     }
 
     /// Takes a bind mount away again, when there is one. Running guests keep their open files, but cannot be started
@@ -107,6 +155,7 @@ impl Instances {
             spec: folder.join("guest.json"),
             aside: self.real.join(format!("{id}.aside")),
             inbox: self.real.join(format!("{id}.incoming")),
+            host: self.host.clone(),
             folder,
         }
     }
@@ -131,6 +180,10 @@ impl Instances {
             let Some(id) = id.filter(|id| path.is_dir() && !guests.contains(id)) else {
                 continue;
             };
+            // Another host's guest, or gone just now.
+            if !self.guest(id).is_own(&path)? {
+                continue;
+            }
             match last_change(&path)? {
                 Some(at) if now.duration_since(at).unwrap_or_default() >= age => old.insert(id),
                 // One that goes just now is young, too.
@@ -162,7 +215,42 @@ impl Instances {
 impl GuestFolder {
     /// Makes the folder: passable for QEMU's user, readable for root.
     pub fn create(&self) -> std::io::Result<()> {
-        make_folder(&self.folder, 0o711)
+        make_folder(&self.folder, 0o711)?;
+        if self.owner(&self.folder)?.is_none() {
+            self.give(&self.host)?;
+        }
+        Ok(())
+    }
+
+    /// From now on the folder is a host's.
+    pub fn give(&self, host: &str) -> std::io::Result<()> {
+        if host.is_empty() {
+            return Ok(());
+        }
+        write_whole(&self.folder.join(OWNER), host.as_bytes())
+    }
+
+    /// From now on the folder is this host's.
+    pub fn claim(&self) -> std::io::Result<()> {
+        if self.is_own(&self.folder)? {
+            return Ok(());
+        }
+        self.give(&self.host)
+    }
+
+    /// Whose one of the guest's folders is; none is that of a guest from before they said so.
+    pub fn owner(&self, folder: &Path) -> std::io::Result<Option<String>> {
+        match std::fs::read_to_string(folder.join(OWNER)) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether one of the guest's folders is this host's.
+    pub fn is_own(&self, folder: &Path) -> std::io::Result<bool> {
+        let owner = self.owner(folder)?;
+        Ok(self.host.is_empty() || owner.is_none_or(|owner| owner == self.host))
     }
 
     /// Removes it with everything in it.
@@ -170,10 +258,12 @@ impl GuestFolder {
         remove_folder(&self.folder)
     }
 
-    /// Removes it with what moves have left of the guest beside it.
+    /// Removes it with what moves have left of the guest beside it, except what is another host's.
     pub fn remove_all(&self) -> std::io::Result<()> {
         for folder in [&self.folder, &self.aside, &self.inbox] {
-            remove_folder(folder)?;
+            if self.is_own(folder)? {
+                remove_folder(folder)?;
+            }
         }
         Ok(())
     }
@@ -499,6 +589,48 @@ mod tests {
         std::fs::create_dir(of(left).inbox).unwrap();
         wanted.retain(|id| *id != left);
         assert_eq!(instances.strays(&guests, hour).unwrap(), wanted);
+    }
+
+    #[test]
+    fn hosts_that_share_folders_leave_each_others_alone() {
+        let home = tempfile::Builder::new()
+            .permissions(std::fs::Permissions::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        let open = |folder: &str, host: &str| {
+            let (folder, run) = (home.path().join(folder), home.path().join("run"));
+            let opened = Instances::open(&folder, &run).unwrap();
+            opened.of_host(&HostName(host.to_owned()))
+        };
+        let (one, other, apart) = (open("i", "h1"), open("i", "h2"), open("j", "h3"));
+        assert_eq!(one.storage().unwrap(), other.storage().unwrap());
+        assert_ne!(one.storage().unwrap(), apart.storage().unwrap());
+        let copy = home.path().join("j").join(STORAGE);
+        std::fs::remove_file(&copy).unwrap();
+        std::fs::copy(home.path().join("i").join(STORAGE), copy).unwrap();
+        assert_ne!(one.storage().unwrap(), apart.storage().unwrap(), "a copy");
+
+        let id = ServerId::random();
+        let (here, there) = (one.guest(id), other.guest(id));
+        here.create().unwrap();
+        there.create().unwrap();
+        assert!(!there.is_own(&there.folder).unwrap());
+        let strays = |instances: &Instances| instances.strays(&BTreeSet::new(), Duration::ZERO);
+        assert_eq!(strays(&one).unwrap(), [id]);
+        assert_eq!(strays(&other).unwrap(), []);
+        there.remove_all().unwrap();
+        assert!(here.folder.exists());
+        // What was put aside stays whose it was.
+        std::fs::rename(&here.folder, &here.aside).unwrap();
+        there.create().unwrap();
+        here.remove_all().unwrap();
+        assert!(!here.aside.exists() && there.folder.exists());
+        here.claim().unwrap();
+        there.remove_all().unwrap();
+        assert!(here.folder.exists());
+        here.give("h2").unwrap();
+        there.remove_all().unwrap();
+        assert!(!here.folder.exists());
     }
 
     #[test]

@@ -123,7 +123,12 @@ impl Libvirt {
         )))
     }
 
-    pub(super) async fn send(&self, id: ServerId, way: Arc<dyn Passage>) -> Result<GuestInfo> {
+    pub(super) async fn send(
+        &self,
+        id: ServerId,
+        way: Arc<dyn Passage>,
+        shared: bool,
+    ) -> Result<GuestInfo> {
         let _lock = self.exclusive(id).await;
         let guest = self.must_look(id).await?;
         match self.whereabouts(id).await? {
@@ -147,7 +152,7 @@ impl Libvirt {
         self.change(&self.under_way, |all| {
             all.insert(id, under_way);
         });
-        let sent = self.send_by(id, &guest, &way).await;
+        let sent = self.send_by(id, &guest, &way, shared).await;
         let was = self.change(&self.under_way, |all| all.remove(&id));
         let was = was.unwrap_or_default();
         let ended = match sent {
@@ -160,8 +165,12 @@ impl Libvirt {
                     Err(broke) => Err(broke),
                 }
             }
-            Err(_) if was.aborted => Err(HypervisorError::Cancelled),
-            Err(error) => Err(error),
+            Err(error) => match self.whereabouts(id).await {
+                // The answer was lost, the guest was not.
+                Ok(Whereabouts::Gone) => self.must_look(id).await,
+                _ if was.aborted => Err(HypervisorError::Cancelled),
+                _ => Err(error),
+            },
         };
         way.close().await;
         ended
@@ -197,11 +206,17 @@ impl Libvirt {
         }
     }
 
-    async fn send_by(&self, id: ServerId, guest: &GuestInfo, way: &Arc<dyn Passage>) -> Result<()> {
+    async fn send_by(
+        &self,
+        id: ServerId,
+        guest: &GuestInfo,
+        way: &Arc<dyn Passage>,
+        shared: bool,
+    ) -> Result<()> {
         let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
         let berth = way.berth().await?;
         let drive = self.instances.guest(id).config_drive;
-        if spec.config_drive.is_some() && drive.exists() {
+        if !shared && spec.config_drive.is_some() && drive.exists() {
             way.carry_drive(&drive).await?;
         }
         let _relays = Relays::open(&self.ways, &berth.sockets, way)?;
@@ -211,7 +226,11 @@ impl Libvirt {
         let here = self.instances.for_qemu(self.instances.path());
         let here = here.unwrap_or_else(|| self.instances.path().to_owned());
         let xml = moved(&now, &here, &berth.instances);
-        let copied = copied(&now, &spec);
+        let copied = if shared {
+            Vec::new()
+        } else {
+            copied(&now, &spec)
+        };
         let socket = |door: Door| format!("unix://{}", door.socket(&berth.sockets).display());
         let (memory, disks_at) = (socket(Door::Memory), socket(Door::Disks));
         let mut parameters = vec![

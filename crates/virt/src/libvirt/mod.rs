@@ -14,6 +14,7 @@ mod diagnostics;
 mod disks;
 mod domain;
 mod events;
+mod files;
 pub mod folder;
 pub mod image;
 mod interfaces;
@@ -23,21 +24,22 @@ mod moves;
 pub(crate) mod qcow2;
 mod quiesce;
 mod rpc;
+mod shared;
 mod snapshot;
 mod xdr;
 
-use crate::config_drive;
 use crate::disks::Disk;
 use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts};
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::kvm::{self, Kvm};
 use crate::passage::{Berth, Channel, Door, LiveChoices, Passage};
-use crate::spec::{ConfigFile, DiskFormat, GuestSpec, Power, RootDisk, Vif};
+use crate::spec::{GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
 use calls::{DomainRef, Link, error_code, stats};
 use capabilities::Capabilities;
 use domain::{GuestFiles, HostChoices, domain_xml};
-use folder::{GuestFolder, Instances};
+use files::{base_size, make_disk, make_drive, make_files};
+use folder::Instances;
 use rpc::RpcError;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -63,6 +65,8 @@ pub struct LibvirtConfig {
     pub acceleration: Acceleration,
     /// How they go to other hosts while they run.
     pub live: LiveChoices,
+    /// The host's name in the cloud, for folders that several hosts share; empty: nobody shares them.
+    pub host: HostName,
 }
 
 impl LibvirtConfig {
@@ -76,6 +80,7 @@ impl LibvirtConfig {
             uri: daemon.uri,
             acceleration: Acceleration::Probe,
             live: LiveChoices::default(),
+            host: HostName(String::new()),
         }
     }
 }
@@ -109,6 +114,8 @@ pub struct Libvirt {
     berths: Mutex<HashMap<ServerId, Berth>>,
     under_way: Mutex<HashMap<ServerId, live::UnderWay>>,
     live: LiveChoices,
+    /// Names the file system of the instances folder.
+    storage: Option<String>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
     still: Arc<quiesce::Still>,
 }
@@ -135,6 +142,10 @@ impl Libvirt {
     pub async fn open(config: LibvirtConfig) -> Result<Arc<Self>> {
         let (instances_path, run) = (config.instances.clone(), config.run.clone());
         let opened = blocking(move || Instances::open(&instances_path, &run)).await?;
+        let opened = opened.of_host(&config.host);
+        let storage = opened.storage().inspect_err(|error| {
+            tracing::warn!(%error, "it cannot be told which hosts share the instances folder: none");
+        });
         let kvm = decide(config.acceleration).await?;
         let direct_io = folder::supports_direct_io(opened.path());
         let stored = opened
@@ -157,6 +168,7 @@ impl Libvirt {
             berths: Mutex::default(),
             under_way: Mutex::default(),
             live: config.live,
+            storage: storage.ok().filter(|_| !config.host.0.is_empty()),
             events,
             watcher,
             capabilities: OnceCell::new(),
@@ -438,9 +450,10 @@ impl Libvirt {
 
     fn read_spec(&self, id: ServerId) -> Result<Option<GuestSpec>> {
         let files = self.instances.guest(id);
-        files
+        let spec = files
             .read_spec()
-            .map_err(|error| HypervisorError::disk(files.spec.display(), &error))
+            .map_err(|error| HypervisorError::disk(files.spec.display(), &error))?;
+        Ok(spec.map(|spec| shared::relocated(spec, self.instances.path())))
     }
 
     /// The files of the guest's own disks are there.
@@ -553,88 +566,6 @@ fn explain(error: RpcError) -> HypervisorError {
     }
 }
 
-fn make_files(files: &GuestFolder, spec: &GuestSpec, base_name: Option<&str>) -> Result<()> {
-    let fail = |path: &Path| {
-        let path = path.to_owned();
-        move |error: std::io::Error| HypervisorError::disk(path.display(), &error)
-    };
-    if files.read_spec().map_err(fail(&files.spec))?.is_some() {
-        if spec.root != RootDisk::Volume {
-            std::fs::metadata(&files.disk).map_err(fail(&files.disk))?;
-        }
-    } else {
-        files.create().map_err(fail(&files.folder))?;
-        if spec.root != RootDisk::Volume {
-            make_disk(&files.disk, &spec.root, base_name)?;
-        }
-        disks::make_local(spec, files)?;
-    }
-    if let Some(drive) = spec
-        .config_drive
-        .as_ref()
-        .filter(|drive| !drive.is_empty() || !files.config_drive.exists())
-    {
-        make_drive(&files.config_drive, drive)?;
-    }
-    files.write_spec(spec).map_err(fail(&files.spec))
-}
-
-fn make_drive(path: &Path, files: &[ConfigFile]) -> Result<()> {
-    let image =
-        config_drive::build(files).map_err(|error| HypervisorError::Rejected(error.to_string()))?;
-    folder::write_whole(path, &image).map_err(|error| HypervisorError::disk(path.display(), &error))
-}
-
-fn make_disk(path: &Path, root: &RootDisk, base_name: Option<&str>) -> Result<()> {
-    const GIB: u64 = 1 << 30;
-    let (bytes, backing) = match (root, base_name) {
-        (
-            RootDisk::Image {
-                base,
-                format,
-                size_gib,
-            },
-            Some(name),
-        ) => {
-            let image_bytes = base_size(base, *format)?;
-            let wanted = size_gib.saturating_mul(GIB);
-            if wanted != 0 && image_bytes > wanted {
-                let gib = image_bytes.div_ceil(GIB);
-                return Err(HypervisorError::Image(format!(
-                    "the image needs {gib} GiB, the flavor's disk has {size_gib}"
-                )));
-            }
-            (
-                wanted.max(image_bytes),
-                Some(qcow2::Backing {
-                    name,
-                    format: *format,
-                }),
-            )
-        }
-        (root, _) => (root.local_gib().saturating_mul(GIB), None),
-    };
-    let part = path.with_extension("new");
-    qcow2::create(&part, bytes, backing)
-        .and_then(|()| std::fs::rename(&part, path))
-        .map_err(|error| HypervisorError::disk(path.display(), &error))
-}
-
-/// Size of a base's disk: a raw file's length, or what the qcow2 header says at offset 24.
-fn base_size(base: &Path, format: DiskFormat) -> Result<u64> {
-    let read = || -> std::io::Result<u64> {
-        if format == DiskFormat::Raw {
-            return Ok(std::fs::metadata(base)?.len());
-        }
-        let mut head = [0; 32];
-        std::io::Read::read_exact(&mut std::fs::File::open(base)?, &mut head)?;
-        let mut size = [0; 8];
-        size.copy_from_slice(&head[24..]);
-        Ok(u64::from_be_bytes(size))
-    };
-    read().map_err(|error| HypervisorError::disk(base.display(), &error))
-}
-
 #[async_trait]
 impl Hypervisor for Libvirt {
     async fn host(&self) -> Result<HostFacts> {
@@ -677,6 +608,7 @@ impl Hypervisor for Libvirt {
             cpu_info,
             supported: capabilities.supported.clone(),
             running_guests: running.try_into().unwrap_or(u32::MAX),
+            storage: self.storage.clone(),
         })
     }
 
@@ -798,9 +730,14 @@ impl Hypervisor for Libvirt {
         id: ServerId,
         to: &HostName,
         way: Option<Arc<dyn Passage>>,
+        shared: bool,
     ) -> Result<GuestInfo> {
         let no_way = || HypervisorError::Rejected(format!("this host knows no way to {to}"));
-        self.send(id, way.ok_or_else(no_way)?).await
+        let sent = self.send(id, way.ok_or_else(no_way)?, shared).await;
+        if shared && matches!(sent, Ok(_) | Err(HypervisorError::PostCopyBroke)) {
+            self.give(id, to)?;
+        }
+        sent
     }
 
     async fn expect_live(&self, id: ServerId) -> Result<Berth> {
@@ -877,6 +814,24 @@ impl Hypervisor for Libvirt {
 
     async fn land(&self, spec: &GuestSpec, luggage: Luggage, power: Power) -> Result<GuestInfo> {
         self.unpack(spec, luggage, power).await
+    }
+
+    async fn adopt(
+        &self,
+        spec: &GuestSpec,
+        power: Power,
+        from: &HostName,
+        take: bool,
+    ) -> Result<GuestInfo> {
+        self.take_up(spec, power, from, take).await
+    }
+
+    async fn claim(&self, id: ServerId) -> Result<()> {
+        self.claim_files(id)
+    }
+
+    async fn is_aside_of(&self, id: ServerId, host: &HostName) -> bool {
+        self.was_put_aside_by(id, host)
     }
 
     async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>> {

@@ -30,6 +30,10 @@ impl Libvirt {
         }
         self.off(id).await?;
         self.undefine(id).await?;
+        // It says whose it is, for hosts that share it.
+        files
+            .create()
+            .map_err(|error| HypervisorError::disk(files.folder.display(), &error))?;
         rename(&files.folder, &files.aside)
     }
 

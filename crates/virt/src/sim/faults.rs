@@ -43,6 +43,7 @@ pub enum Verb {
     SwapDisk,
     ResizeDisk,
     MigrateLive,
+    Adopt,
     Guest,
     Guests,
     ConsoleLog,

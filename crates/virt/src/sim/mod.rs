@@ -8,6 +8,7 @@ mod faults;
 mod life;
 mod live;
 mod moves;
+mod shared;
 mod switches;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -47,6 +48,8 @@ pub struct SimConfig {
     pub disk_gib: u64,
     /// How guests go to other hosts while they run.
     pub live: LiveChoices,
+    /// The folder of disks that several hosts share; none: nobody sees a disk, and no host shares any.
+    pub storage: Option<PathBuf>,
 }
 
 impl SimConfig {
@@ -59,6 +62,7 @@ impl SimConfig {
             memory_mib: 256 * 1024,
             disk_gib: 10 * 1024,
             live: LiveChoices::default(),
+            storage: None,
         }
     }
 }
@@ -222,6 +226,7 @@ impl Sim {
     }
 
     fn switch_on(&self, id: ServerId) -> Result<GuestInfo> {
+        self.must_have_disk(id)?;
         self.change_power(id, PowerState::Running, GuestEventKind::Started)?;
         self.info(id)
     }
@@ -252,6 +257,7 @@ impl Sim {
         }
         if known.is_none() {
             self.check_room(&guests, spec)?;
+            self.make_shared_disk(spec.id)?;
         }
         let state = match power {
             Power::On => PowerState::Running,
@@ -289,6 +295,7 @@ impl Sim {
 
     fn remove(&self, id: ServerId) -> Result<()> {
         self.forget_moves(id)?;
+        self.remove_shared_disk(id)?;
         let mut guests = self.lock();
         match std::fs::remove_file(self.path(id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -423,6 +430,7 @@ impl Hypervisor for Sim {
             },
             supported: vec![("x86_64".into(), "fake".into(), "hvm".into())],
             running_guests: running().count().try_into().unwrap_or(u32::MAX),
+            storage: self.storage(),
         })
     }
 
@@ -544,13 +552,36 @@ impl Hypervisor for Sim {
     async fn migrate_live(
         &self,
         id: ServerId,
-        _to: &HostName,
+        to: &HostName,
         _way: Option<Arc<dyn Passage>>,
+        shared: bool,
     ) -> Result<GuestInfo> {
         self.enter(Verb::MigrateLive, id).await?;
-        let gone = self.send_away(id).await?;
+        let gone = self.send_away(id).await;
+        if shared && matches!(gone, Ok(_) | Err(HypervisorError::PostCopyBroke)) {
+            self.give_disk(id, to)?;
+        }
         self.leave(Verb::MigrateLive, id).await?;
-        Ok(gone)
+        gone
+    }
+
+    async fn adopt(
+        &self,
+        spec: &GuestSpec,
+        power: Power,
+        _from: &HostName,
+        take: bool,
+    ) -> Result<GuestInfo> {
+        self.perform(Verb::Adopt, spec.id, || self.take_up(spec, power, take))
+            .await
+    }
+
+    async fn claim(&self, id: ServerId) -> Result<()> {
+        self.claim_disk(id)
+    }
+
+    async fn is_aside_of(&self, _id: ServerId, _host: &HostName) -> bool {
+        false
     }
 
     async fn expect_live(&self, _id: ServerId) -> Result<Berth> {

@@ -55,6 +55,8 @@ impl Sim {
             let stored = read(&aside)?;
             rename(&aside, &self.path(id))?;
             guests.insert(id, stored);
+            self.make_shared_disk(id)?;
+            self.claim_disk(id)?;
         }
         match power {
             Power::On => self.switch_on(id),
@@ -113,6 +115,8 @@ impl Sim {
                 power: PowerState::Shutdown,
             };
             self.store(&mut guests, landed)?;
+            self.make_shared_disk(id)?;
+            self.claim_disk(id)?;
         }
         remove_folder(&inbox)?;
         match power {
