@@ -61,7 +61,7 @@ impl Agent {
         let spec = self.stored(id).await?;
         let limit = self.settings.live_limit;
         let wanted = limit.map(|limit| (limit.of(&spec, !shared), limit.action));
-        let last = (most.saturating_sub(IN_TIME), LiveAction::Abort);
+        let last = (most - IN_TIME.min(most / 4), LiveAction::Abort);
         let (time, action) = wanted.filter(|(time, _)| *time < last.0).unwrap_or(last);
         let sending = self.hypervisor.migrate_live(id, to, way, shared);
         tokio::pin!(sending);
