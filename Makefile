@@ -40,7 +40,7 @@ tempest: ## Tempest's tests of compute on simulated hosts; ARGS chooses others (
 chaos: ## random actions while random processes are killed; SEED=N repeats a run, ARGS chooses more (tests/chaos)
 	@scripts/chaos.sh $(ARGS)
 
-bench: ## the benchmark: start, memory, CPU for each create, latencies
+bench: ## the benchmark of an optimized binary: start, memory, CPU for each create, latencies
 	@scripts/bench.sh
 
 lint: ## formatting, layout, clippy

@@ -261,6 +261,28 @@ def copy_servers(cloud, count):
         database.executemany(insert, pairs)
 
 
+def other_lists(cloud, api, admin, servers):
+    """The CPU ms of lists of all kinds, of at most 100 servers each."""
+    host = admin.compute("GET", f"/servers/{servers[0]}")["server"]["OS-EXT-SRV-ATTR:host"]
+    page = "/servers/detail?limit=100"
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+    long_ago = "1970-01-01T00:00:00Z"
+    kinds = {
+        "all tenants' servers": (admin, f"{page}&all_tenants=1"),
+        "a page in the middle": (api, f"{page}&marker={servers[500]}"),
+        "a page in the middle of all tenants' servers": (admin, f"{page}&all_tenants=1&marker={servers[500]}"),
+        "changes since long ago": (api, f"{page}&changes-since={long_ago}"),
+        "changes since long ago, all tenants'": (admin, f"{page}&all_tenants=1&changes-since={long_ago}"),
+        "no changes": (admin, f"{page}&all_tenants=1&changes-since={soon}"),
+        "servers of a host": (admin, f"{page}&all_tenants=1&host={host}"),
+        "ACTIVE ones": (api, f"{page}&status=ACTIVE"),
+        "ACTIVE ones, all tenants'": (admin, f"{page}&all_tenants=1&status=ACTIVE"),
+        "ones in ERROR, of which there are none": (admin, f"{page}&all_tenants=1&status=ERROR"),
+        "ones with a name like many-9": (api, f"{page}&name=many-9"),
+    }
+    return {what: wrk(cloud, who, path, 2, 2)[3] for what, (who, path) in kinds.items()}
+
+
 def long_lists(report, options):
     """Lists of 1000 servers with 1,000 and with 100,000 in the table, many requests for one, memory under load."""
     if shutil.which("wrk") is None:
@@ -273,7 +295,7 @@ def long_lists(report, options):
         api, image, flavor = prepare(cloud)
         servers, _, _ = create_many(cloud, api, image, flavor, 1000, options.clients)
         detail = "/servers/detail?limit=1000"
-        flat = []
+        flat, others = [], []
         for total in (1000, 100_000):
             if total > 1000:
                 cloud.stop()
@@ -287,7 +309,12 @@ def long_lists(report, options):
             nova = (0.7, 2980) if total == 1000 else (None, None)
             report.add(f"GET servers/detail (1000), {shown}", rate, "/s", ">= 100", nova=nova[0])
             report.add(f"CPU of GET servers/detail (1000), {shown}", cpu, "ms", "< 9", nova=nova[1])
+            others.append(other_lists(cloud, api, Api(cloud, "kilonova"), servers))
         report.add("CPU of a list with 100 times the servers in the table", flat[1] / flat[0], "times", "about 1")
+        for what, few in others[0].items():
+            many = others[1][what]
+            report.add(f"{what}: CPU with 1,000 in the table", few, "ms")
+            report.add(f"{what}: as many times with 100,000", many / few, "times", "about 1")
         one = f"/servers/{servers[0]}"
         wrk(cloud, api, one, 16, 2)
         before = memory_mib(cloud)

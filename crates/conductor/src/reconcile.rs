@@ -16,6 +16,9 @@ use types::{HostName, ServerId, Timestamp};
 /// Volumes are looked at in projects that have deleted a server within this time, and in those that have volumes now.
 const RECENTLY: Duration = Duration::from_secs(24 * 3600);
 
+/// Findings in the database that are mended in one transaction.
+const MENDED: usize = 100;
+
 /// Something that should not be as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finding {
@@ -97,11 +100,9 @@ pub struct Audit {
 /// The database's. A neighbour that does not answer is told of.
 pub async fn audit(with: &Neighbours) -> Result<Audit, StepError> {
     // Looking comes first: it keeps nobody from writing.
-    let records: Result<Vec<repair::Finding>, sql::Error> = with.store.read(repair::audit).await;
     let mut audit = Audit::default();
-    audit
-        .found
-        .extend(records?.into_iter().map(Finding::Record));
+    let found = records(with).await?;
+    audit.found.extend(found.into_iter().map(Finding::Record));
     for (service, asked) in [
         ("the network service", ports_left(with).await),
         ("the volume service", attachments(with).await),
@@ -115,16 +116,38 @@ pub async fn audit(with: &Neighbours) -> Result<Audit, StepError> {
     Ok(audit)
 }
 
+/// What is wrong in the database, part by part.
+async fn records(with: &Neighbours) -> Result<Vec<repair::Finding>, sql::Error> {
+    let mut found = Vec::new();
+    let mut look = Some(repair::Look::default());
+    while let Some(next) = look {
+        let reading = with.store.read(move |tx| -> Result<_, sql::Error> {
+            let mut found = Vec::new();
+            let next = next.clone().go_on(tx, &mut found)?;
+            Ok((next, found))
+        });
+        let (rest, part) = reading.await?;
+        found.extend(part);
+        look = rest;
+    }
+    Ok(found)
+}
+
 /// Mends what was found and is still so; returns how many things that were. Repeatable by any number of processes.
 ///
 /// # Errors
 /// The database or a neighbour does not answer; call again later.
 pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usize, StepError> {
-    let records = |one: &Finding| matches!(one, Finding::Record(_)) && one.can_be_mended();
-    let mut count = match found.iter().any(records) {
-        true => mend_records(with, bus).await?,
-        false => 0,
-    };
+    let of_database = found.iter().filter_map(|one| match one {
+        Finding::Record(finding) => Some(finding.clone()),
+        _ => None,
+    });
+    let mut count = mend_records(with, bus, of_database.collect()).await?;
+    if count > 0 {
+        // What was given back changes what is in use.
+        let again = records(with).await?;
+        mend_records(with, bus, again).await?;
+    }
     for finding in found {
         tracing::warn!(%finding, "not as it should be");
         let mended = match finding {
@@ -174,32 +197,43 @@ pub async fn reconcile(with: &Neighbours, bus: &Bus) -> Result<usize, StepError>
     }
 }
 
-/// Mends the database, by what a look in the same transaction finds; what was given back changes what is in use, so it
-/// looks again.
-async fn mend_records(with: &Neighbours, bus: &Bus) -> Result<usize, sql::Error> {
-    let mending = with.store.write(|tx| -> Result<_, sql::Error> {
-        let now = Timestamp::now();
-        let found = repair::audit(tx)?;
-        for finding in &found {
-            repair::mend(tx, finding, now)?;
+/// Mends what is still so in the database, some in each transaction.
+async fn mend_records(
+    with: &Neighbours,
+    bus: &Bus,
+    mut found: Vec<repair::Finding>,
+) -> Result<usize, sql::Error> {
+    found.retain(repair::Finding::can_be_mended);
+    let mut count = 0;
+    for some in found.chunks(MENDED) {
+        let some = some.to_vec();
+        let mending = with.store.write(move |tx| -> Result<_, sql::Error> {
+            let now = Timestamp::now();
+            let mut mended = Vec::new();
+            for finding in &some {
+                if let Some(finding) =
+                    repair::still(tx, finding)?.filter(repair::Finding::can_be_mended)
+                {
+                    repair::mend(tx, &finding, now)?;
+                    mended.push(finding);
+                }
+            }
+            Ok(mended)
+        });
+        let mended = mending.await?;
+        count += mended.len();
+        let hosts: BTreeSet<&HostName> = mended
+            .iter()
+            .filter_map(|finding| match finding {
+                repair::Finding::LeftOnHost(host, _) => Some(host),
+                _ => None,
+            })
+            .collect();
+        for host in hosts {
+            bus.ring(Bell::Host(host.clone()));
         }
-        for finding in repair::audit(tx)? {
-            repair::mend(tx, &finding, now)?;
-        }
-        Ok(found)
-    });
-    let found = mending.await?;
-    let hosts: BTreeSet<&HostName> = found
-        .iter()
-        .filter_map(|finding| match finding {
-            repair::Finding::LeftOnHost(host, _) => Some(host),
-            _ => None,
-        })
-        .collect();
-    for host in hosts {
-        bus.ring(Bell::Host(host.clone()));
     }
-    Ok(found.iter().filter(|one| one.can_be_mended()).count())
+    Ok(count)
 }
 
 /// Those of the servers that are deleted. Ones that this cloud has never had may be another's.

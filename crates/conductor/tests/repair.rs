@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 //! What an operator repairs behind the APIs.
 
-use db::repair::{self, Finding};
+use db::repair::{self, Finding, Look};
 use journal::faults::{Fault, Point, Script, When};
 use sql::{Error, Tx, Value};
 use std::sync::Arc;
@@ -10,8 +10,21 @@ use types::agent::Direction;
 use types::{TaskId, Timestamp, VmState};
 
 async fn audit(cluster: &Cluster) -> Vec<Finding> {
-    let found: Result<Vec<Finding>, Error> = cluster.store.read(repair::audit).await;
-    found.unwrap()
+    let reading = cluster.store.read(|tx| -> Result<_, Error> {
+        let mut in_parts = Vec::new();
+        let mut look = Some(Look::in_parts_of(1));
+        while let Some(part) = look {
+            look = part.go_on(tx, &mut in_parts)?;
+        }
+        let whole = repair::audit(tx)?;
+        for finding in &whole {
+            assert_eq!(repair::still(tx, finding)?.as_ref(), Some(finding));
+        }
+        Ok((whole, in_parts))
+    });
+    let (whole, in_parts) = reading.await.unwrap();
+    assert_eq!(in_parts, whole);
+    whole
 }
 
 async fn mend(cluster: &Cluster) {

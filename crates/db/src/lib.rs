@@ -93,6 +93,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "worker_processes",
         sql: include_str!("migrations/0014_worker_processes.sql"),
     },
+    Migration {
+        version: 15,
+        name: "newest",
+        sql: include_str!("migrations/0015_newest.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.
@@ -112,6 +117,8 @@ fn to_document<T: serde::Serialize>(value: &T) -> Result<String, sql::Error> {
         .map_err(|error| sql::Error::Column(format!("a document to store: {error}")))
 }
 
+#[cfg(test)]
+mod list_tests;
 #[cfg(test)]
 mod migrations_tests;
 #[cfg(test)]

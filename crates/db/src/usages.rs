@@ -35,6 +35,16 @@ impl Held {
         }
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            instances: self.instances + other.instances,
+            cores: self.cores + other.cores,
+            ram_mb: self.ram_mb + other.ram_mb,
+        }
+    }
+
     /// The difference to another.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {
