@@ -61,7 +61,10 @@ def test_guests_move_and_their_disks_stay(here, name):
         source = here.hosts[is_on()]
         api.live_migrate_server(server.id, host=to, block_migration=block)
         wait_until(
-            lambda: not api.get_server(server.id).task_state, 240, lambda: f"it moves\n{here.roles.tail(200)}", pause=0.5
+            lambda: not api.get_server(server.id).task_state,
+            240,
+            lambda: f"it moves\n{here.roles.tail(200)}",
+            pause=0.5,
         )
         assert is_on() == to, here.roles.tail(200)
         watch.wait_alive()
