@@ -266,7 +266,7 @@ impl Cluster {
                 found.insert(id, power);
             }
         }
-        self.shared_disks(&live, wrong);
+        self.shared_disks(live, wrong);
         for server in live.values() {
             let wanted = match server.vm_state {
                 VmState::Active | VmState::Rescued => Some(PowerState::Running),

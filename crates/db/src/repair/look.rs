@@ -341,7 +341,7 @@ fn wrong_quota(
         &whose,
     )?;
     let there = held_of(&there, 0)?;
-    Ok((noted != there).then(|| Finding::WrongQuota(project, user, noted, there)))
+    Ok((noted != there).then_some(Finding::WrongQuota(project, user, noted, there)))
 }
 
 fn held_of(row: &Row, first: usize) -> Result<usages::Held, Error> {
