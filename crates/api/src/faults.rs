@@ -130,10 +130,16 @@ impl From<sql::Error> for Fault {
                 tracing::debug!(%error, "the database does not answer");
                 Self::unavailable("The database does not answer; try again later.")
             }
-            sql::Error::InDoubt(_) => Self {
-                in_doubt: true,
-                ..Self::internal(error)
-            },
+            sql::Error::InDoubt(_) => {
+                tracing::error!(%error, "whether a request was written is not known");
+                Self {
+                    in_doubt: true,
+                    ..Self::unavailable(
+                        "The database was lost while the request was written. Look whether it was done before you \
+                         repeat it.",
+                    )
+                }
+            }
             _ => Self::internal(error),
         }
     }
