@@ -11,6 +11,7 @@ from test_servers import boot, wait_status
 @pytest.fixture(scope="module")
 def own(new_cloud):
     made = new_cloud(hosts=2)
+    (made.home / "kilonova.conf").write_text("[DEFAULT]\nshutdown_timeout = 1\n")
     made.start()
     sdk = made.client("kilonova-demo").sdk()
     found = sdk.image.find_image("cirros-sim-disk")
@@ -118,3 +119,36 @@ def test_a_hypervisor_that_refuses(own, faults, name):
     seen = cloud.client("kilonova").sdk().compute.get_server(server).fault
     assert "the machine type is unknown" in seen["details"], seen
     gone(sdk, server)
+
+
+def test_guests_that_ignore_their_button(own, faults, name):
+    """Without an end to the waiting the one whose image gives it an hour would outlast the test."""
+    cloud, sdk, image = own
+    admin = cloud.client("kilonova").sdk()
+    says = {"patient": "3600", "hard": "0", "odd": "soon"}
+    images = {"plain": image}
+    for kind, seconds in says.items():
+        made = admin.create_image(
+            f"{name}-{kind}", data=b"disk", disk_format="raw", container_format="bare", visibility="public",
+            properties={"os_shutdown_timeout": seconds}, wait=True,
+        )  # fmt: skip
+        images[kind] = {"id": made.id, "name": made.name}
+    servers = {kind: boot(sdk, f"{name}-{kind}", of).id for kind, of in images.items()}
+    for server in servers.values():
+        wait_status(sdk, server, "ACTIVE")
+    faults({"ignore_shutdown": True})
+    for server in servers.values():
+        sdk.compute.stop_server(server)
+    for kind in ("plain", "hard", "odd"):
+        wait_status(sdk, servers[kind], "SHUTOFF")
+    log = cloud.log.read_text()
+    told = [line for line in log.splitlines() if servers["odd"] in line and "os_shutdown_timeout" in line]
+    assert told and "soon" in told[0] and "not a number of seconds" in told[0], told
+    assert not [line for line in log.splitlines() if servers["hard"] in line and "did not shut down" in line]
+    patient = sdk.compute.get_server(servers["patient"])
+    assert (patient.status, patient.task_state) == ("ACTIVE", "powering-off")
+    # Nobody waits an hour for a guest whose server is deleted.
+    for server in servers.values():
+        gone(sdk, server)
+    for kind in says:
+        admin.delete_image(images[kind]["id"])

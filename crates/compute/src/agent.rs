@@ -34,6 +34,9 @@ const POLL: Duration = Duration::from_secs(20);
 /// How long a conductor may take for anything else. One that takes longer stands still, and the next one is asked.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// Nova's `shutdown_retry_interval`.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
+
 /// Who the agent is.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -83,8 +86,8 @@ pub struct Agent {
     /// Rings after each heartbeat.
     pub(crate) beaten: tokio::sync::watch::Sender<()>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
-    /// Servers that wait for their images.
-    fetching: Mutex<HashMap<ServerId, CancellationToken>>,
+    /// Servers that wait for their images, or for their guests to go down.
+    waiting: Mutex<HashMap<ServerId, CancellationToken>>,
 }
 
 impl Agent {
@@ -109,7 +112,7 @@ impl Agent {
             incarnation,
             beaten: tokio::sync::watch::Sender::new(()),
             locks: Mutex::default(),
-            fetching: Mutex::default(),
+            waiting: Mutex::default(),
         })
     }
 
@@ -197,9 +200,9 @@ impl Agent {
                     pause = Duration::from_millis(50);
                     for work in polled.work {
                         if matches!(work.verb, Verb::EnsureAbsent | Verb::EnsureStayed { .. }) {
-                            // It must not wait until the guest has gone, or until its image is here.
+                            // It must not wait until the guest has gone or is down, or until its image is here.
                             let _ = self.hypervisor.abort_live(work.server).await;
-                            self.stop_fetching(work.server);
+                            self.stop_waiting(work.server);
                         }
                         let turn = self.queue(work.server).await;
                         let trace = work.trace.clone();
@@ -358,11 +361,15 @@ impl Agent {
                 .await
                 .map(power)
                 .map_err(failure),
-            Verb::RebuildOnce { plan, on } => {
+            Verb::RebuildOnce {
+                plan,
+                on,
+                grace_seconds,
+            } => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;
                 }
-                let power = self.rebuild(id, plan, *on).await?;
+                let power = self.rebuild(id, plan, *on, *grace_seconds).await?;
                 self.is_done(work)?;
                 Ok(power)
             }
@@ -508,18 +515,24 @@ impl Agent {
         image: &GuestImage,
         root_gb: u32,
     ) -> Result<BaseImage, Failure> {
-        let stop = CancellationToken::new();
-        lock(&self.fetching).insert(id, stop.clone());
+        let stop = self.waits(id);
         let host = &self.settings.host.0;
         let fetched = cache
             .ensure(&self.conductor, host, image, root_gb, &stop)
             .await;
-        lock(&self.fetching).remove(&id);
+        lock(&self.waiting).remove(&id);
         fetched
     }
 
-    fn stop_fetching(&self, id: ServerId) {
-        if let Some(stop) = lock(&self.fetching).get(&id) {
+    /// Rings when nobody wants any more what a server waits for.
+    fn waits(&self, id: ServerId) -> CancellationToken {
+        let stop = CancellationToken::new();
+        lock(&self.waiting).insert(id, stop.clone());
+        stop
+    }
+
+    fn stop_waiting(&self, id: ServerId) {
+        if let Some(stop) = lock(&self.waiting).get(&id) {
             stop.cancel();
         }
     }
@@ -611,7 +624,15 @@ impl Agent {
                 (FailureKind::Host, words)
             })?;
             let inbox = self.hypervisor.inbox(id).await.map_err(failure)?;
-            peers::fetch(&peer, id, &inbox).await?;
+            peers::fetch(&peer, id, &inbox)
+                .await
+                .map_err(|(kind, words)| {
+                    let host = &self.settings.host;
+                    (
+                        kind,
+                        format!("host {host} fetched the guest from {from}: {words}"),
+                    )
+                })?;
         }
         self.hypervisor
             .land(&spec, luggage, wanted_power(on))
@@ -653,26 +674,55 @@ impl Agent {
         id: ServerId,
         grace_seconds: u64,
     ) -> Result<PowerState, Failure> {
-        let grace = Duration::from_secs(grace_seconds);
-        if !grace.is_zero() {
-            match self.hypervisor.request_shutdown(id).await {
-                Ok(()) => match self.hypervisor.wait_stopped(id, grace).await {
-                    Ok(()) => return Ok(PowerState::Shutdown),
-                    Err(HypervisorError::Timeout(_)) => {
-                        tracing::info!(server = %id, grace_seconds, "the guest did not shut down; switching it off");
-                    }
-                    Err(error) => return Err(failure(error)),
-                },
-                Err(error @ (HypervisorError::NotFound(_) | HypervisorError::Unavailable(_))) => {
-                    return Err(failure(error));
+        if grace_seconds > 0 {
+            let stop = self.waits(id);
+            let asked = tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    tracing::info!(server = %id, "the server is deleted: its guest is not waited for; switching it off");
+                    Ok(false)
                 }
-                Err(error) => {
-                    tracing::info!(server = %id, %error, "the guest cannot be asked to shut down; switching it off")
-                }
+                asked = self.ask_down(id, Duration::from_secs(grace_seconds)) => asked,
+            };
+            lock(&self.waiting).remove(&id);
+            if asked? {
+                return Ok(PowerState::Shutdown);
             }
         }
         self.hypervisor.stop_hard(id).await.map_err(failure)?;
         Ok(PowerState::Shutdown)
+    }
+
+    /// Asks the guest to go down; whether it is. One that is early in its boot misses its button, so that is pressed again.
+    async fn ask_down(&self, id: ServerId, grace: Duration) -> Result<bool, Failure> {
+        let until = tokio::time::Instant::now() + grace;
+        loop {
+            match self.hypervisor.request_shutdown(id).await {
+                Ok(()) => {}
+                Err(error @ (HypervisorError::NotFound(_) | HypervisorError::Unavailable(_))) => {
+                    return Err(failure(error));
+                }
+                Err(error) => {
+                    tracing::info!(server = %id, %error, "the guest cannot be asked to shut down; switching it off");
+                    return Ok(false);
+                }
+            }
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            match self
+                .hypervisor
+                .wait_stopped(id, left.min(PRESS_AGAIN))
+                .await
+            {
+                Ok(()) => return Ok(true),
+                Err(HypervisorError::Timeout(_)) if left > PRESS_AGAIN => {}
+                Err(HypervisorError::Timeout(_)) => {
+                    let seconds = grace.as_secs();
+                    tracing::info!(server = %id, seconds, "the guest did not shut down; switching it off");
+                    return Ok(false);
+                }
+                Err(error) => return Err(failure(error)),
+            }
+        }
     }
 
     async fn reboot(

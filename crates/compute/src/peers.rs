@@ -252,10 +252,11 @@ async fn ask(from: &Client, path: &str) -> Result<Response, Failure> {
 
 /// Writes a file of exactly this many bytes. Runs of zeros, of which a disk is mostly made, take no room.
 pub(crate) async fn receive(body: Body, path: &Path, size: u64) -> Result<(), Failure> {
-    let disk = |error: std::io::Error| {
-        let error = HypervisorError::disk(path.display(), &error);
+    let disk_with = |got: u64, error: std::io::Error| {
+        let error = HypervisorError::writing(path, size.saturating_sub(got), &error);
         (error.kind(), error.to_string())
     };
+    let disk = |error| disk_with(0, error);
     let broke_off = |reason: String| {
         let words = format!("a file of the guest broke off: {reason}");
         (FailureKind::Unavailable, words)
@@ -265,14 +266,17 @@ pub(crate) async fn receive(body: Body, path: &Path, size: u64) -> Result<(), Fa
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| broke_off(error.to_string()))?;
+        let before = got;
         got += piece.len() as u64;
         if got > size {
             break;
         }
         if piece.iter().all(|byte| *byte == 0) {
-            file.seek(SeekFrom::Start(got)).await.map_err(disk)?;
+            let skipped = file.seek(SeekFrom::Start(got)).await;
+            skipped.map_err(|error| disk_with(before, error))?;
         } else {
-            file.write_all(&piece).await.map_err(disk)?;
+            let written = file.write_all(&piece).await;
+            written.map_err(|error| disk_with(before, error))?;
         }
     }
     if got != size {
@@ -347,6 +351,20 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), whole);
         let taken = std::fs::metadata(&path).unwrap().blocks() * 512;
         assert!(taken < 1 << 20, "{taken} bytes on disk");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_with_what_it_has_and_needs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let pieces = [vec![7; 4096], vec![7; 4096]].map(Ok::<_, std::io::Error>);
+        let body = Body::from_stream(futures_util::stream::iter(pieces));
+        let (_, words) = receive(body, &path, 8192).await.unwrap_err();
+        let free = format!("bytes are free in {}", folder.path().display());
+        for part in ["No space left", &free, "more are needed", "another host"] {
+            assert!(words.contains(part), "{words}");
+        }
     }
 
     #[tokio::test]

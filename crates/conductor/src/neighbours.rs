@@ -1,5 +1,6 @@
 //! What flows need from outside: the network, image and volume services under the service user's token, and the hosts' view.
 
+use crate::flows::grace::Patience;
 use crate::view::View;
 use clients::{ClientError, Images, Networks, ServiceTokens, Volumes};
 use journal::StepError;
@@ -21,6 +22,8 @@ pub struct Neighbours {
     pub tokens: Arc<dyn ServiceTokens>,
     /// The hosts as schedulers see them.
     pub view: Arc<View>,
+    /// How long guests may take to go down.
+    pub patience: Patience,
 }
 
 impl Neighbours {

@@ -890,3 +890,40 @@ async fn a_server_that_boots_from_a_volume_is_rescued_from_the_image() {
     assert_ne!(spec.rescue.unwrap().root, RootDisk::Volume);
     clean(&cluster).await;
 }
+
+/// What libvirt says when QEMU finds no room for the copy of a disk on the other host.
+#[tokio::test]
+async fn a_live_migration_whose_new_host_fills_up_leaves_the_guest_running() {
+    let cluster = Cluster::new(small(2, 4)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let from = cluster.host(&before.host.clone().unwrap());
+    let to = cluster.hosts.iter().find(|one| one.name != from.name);
+    let to = to.unwrap();
+    let words = "migration of disk vda failed: No space left on device";
+    let full = HypervisorError::Rejected(words.to_owned());
+    from.sim.controls().fail_next(Verb::MigrateLive, full, 1);
+    let migration = record(&cluster, server, Kind::LiveMigration).await;
+    let state = json!({ "migration": migration });
+    cluster.act(server, "live_migration", state).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(
+        (stays.vm_state, &stays.host),
+        (VmState::Active, &before.host)
+    );
+    assert_eq!(stays.network_info, before.network_info);
+    assert_eq!(from.guests().await, [(server, PowerState::Running)]);
+    assert_eq!(to.guests().await, []);
+    let fault = stays.fault.unwrap();
+    assert!(!fault.message.contains("No space"), "{}", fault.message);
+    let details = fault.details.unwrap();
+    assert!(details.contains(words), "{details}");
+    assert!(
+        details.contains(&format!("sent to host {}", to.name)),
+        "{details}"
+    );
+    assert_eq!(status(&cluster, migration).await, Status::Error);
+    clean(&cluster).await;
+}

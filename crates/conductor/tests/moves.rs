@@ -367,3 +367,57 @@ async fn a_port_of_the_owner_follows_and_outlives_the_server() {
     cluster.idle().await;
     assert_eq!(cluster.network.ports(), [(port, String::new())]);
 }
+
+#[tokio::test]
+async fn a_disk_that_fills_up_in_the_middle_of_a_copy_leaves_the_server_where_it_was() {
+    let cluster = Cluster::new(hosts(2)).await;
+    for (cold, end) in [(true, PowerState::Running), (false, PowerState::Running)] {
+        let server = running(&cluster).await;
+        let before = cluster.server(server).await;
+        let from = cluster.host(&before.host.clone().unwrap());
+        let full = cluster.hosts.iter().find(|one| one.name != from.name);
+        let full = full.unwrap();
+        full.sim.controls().set_disk_full(true);
+        cluster.resize(server, cold, json!({})).await;
+        cluster.idle().await;
+        let stays = cluster.server(server).await;
+        assert_eq!((stays.vm_state, stays.power_state), (VmState::Active, end));
+        assert_eq!((&stays.host, &stays.flavor), (&before.host, &before.flavor));
+        assert_eq!(stays.network_info, before.network_info);
+        let guest = from.sim.guest(server).await.unwrap().unwrap();
+        assert_eq!(guest.power, end);
+        let fault = stays.fault.unwrap();
+        assert!(!fault.message.contains("No space"), "{}", fault.message);
+        let details = fault.details.unwrap();
+        let who = format!("host {} fetched the guest from {}", full.name, from.name);
+        for part in [
+            &who,
+            "No space left",
+            "bytes are free in /",
+            "more are needed",
+        ] {
+            assert!(details.contains(part), "{details}");
+        }
+        assert_eq!(record(&cluster, server).await.status, Status::Error);
+        assert_eq!(full.sim.guests().await.unwrap(), []);
+        assert!(full.sim.aside_files(server).await.is_err());
+        let left = std::fs::read_dir(full.folder()).unwrap();
+        let left: Vec<_> = left.map(|one| one.unwrap().file_name()).collect();
+        let its = |name: &std::ffi::OsString| name.to_string_lossy().contains(&server.to_string());
+        assert!(!left.iter().any(its), "{left:?}");
+        clean(&cluster).await;
+        // With room it goes.
+        full.sim.controls().set_disk_full(false);
+        cluster.resize(server, cold, json!({})).await;
+        cluster.idle().await;
+        let gone = cluster.server(server).await;
+        assert_eq!(
+            (gone.vm_state, gone.host),
+            (VmState::Resized, Some(full.name.clone()))
+        );
+        confirm(&cluster, server).await;
+        cluster.delete(server).await;
+        cluster.idle().await;
+    }
+    clean(&cluster).await;
+}

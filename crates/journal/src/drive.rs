@@ -411,7 +411,7 @@ impl<F: Flow> Run<F> {
 
     /// When a step that begins now counts as failed.
     fn deadline(&self, step: F::Step) -> Instant {
-        let time = self.flow.deadline(step);
+        let time = self.flow.deadline(step, &self.state);
         Instant::now()
             + self
                 .shared
@@ -673,7 +673,7 @@ fn planned_work<F: Flow>(
         epoch: u64::try_from(cx.epoch).unwrap_or(0),
         server: cx.server,
         request: cx.request_id.clone(),
-        deadline_seconds: flow.deadline(step).as_secs(),
+        deadline_seconds: flow.deadline(step, state).as_secs(),
         verb: wanted.verb,
         // Joined when it is handed over.
         trace: None,

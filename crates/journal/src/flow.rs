@@ -125,8 +125,8 @@ pub trait Flow: Send + Sync + 'static {
         None
     }
 
-    /// How long a step may take, retries included, before it counts as failed.
-    fn deadline(&self, _step: Self::Step) -> Duration {
+    /// How long a step may take, retries included, before it counts as failed. Pure.
+    fn deadline(&self, _step: Self::Step, _state: &Self::State) -> Duration {
         Duration::from_secs(300)
     }
 

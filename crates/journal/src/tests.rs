@@ -90,7 +90,7 @@ impl Flow for Toy {
         self.host.clone().filter(|_| step == Step::B)
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         let left = |left: usize| left.checked_sub(1);
         let (now, then) = (Ordering::SeqCst, Ordering::SeqCst);
         if step == Step::B && self.panics.fetch_update(now, then, left).is_ok() {

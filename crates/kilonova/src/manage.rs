@@ -35,8 +35,8 @@ pub(crate) fn manage(what: Manage) -> Result<()> {
 }
 
 fn report(of: &Configured) -> Result<PolicyReport> {
-    let read = settings::read(of.config_file.as_deref(), &of.at.home)?;
-    Ok(PolicyReport::read(read.settings.policy_files())?)
+    let settings = settings::read_warned(of)?;
+    Ok(PolicyReport::read(settings.policy_files())?)
 }
 
 fn unknown(rule: &str) -> String {

@@ -27,7 +27,10 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     };
     if !silent.is_empty() {
         let (count, silent) = (found.len(), silent.join("; "));
-        bail!("found {count}, mended {mended}; not everything could be looked at: {silent}");
+        bail!(
+            "found {count}, mended {mended}; not everything could be looked at: {silent}. Start what does not answer, or say in \
+             the file where it is, and look again"
+        );
     }
     match (found.len(), fix) {
         (0, _) => println!("all is as it should be"),
@@ -98,7 +101,9 @@ async fn open(of: &Configured) -> Result<Store> {
 }
 
 fn gone(id: TaskId) -> Result<()> {
-    bail!("there is no task {id}: it has ended, or never was")
+    bail!(
+        "there is no task {id}: it has ended, or never was; `kilonova manage task list` shows those that there are"
+    )
 }
 
 fn line(task: &Task) -> String {

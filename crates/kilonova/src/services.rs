@@ -16,6 +16,7 @@ use axum::Router;
 use bus::{Bell, Bus};
 use clients::{Images, Keystone, Networks, ServiceTokens, Volumes};
 use conductor::agents::Agents;
+use conductor::flows::grace::{Grace, Patience};
 use conductor::questions::Questions;
 use conductor::view::View;
 use conductor::{Neighbours, bells};
@@ -441,6 +442,10 @@ pub(crate) fn neighbours(settings: &Settings, store: Store, reach: &Reach) -> Ne
         images: Arc::new(reach.images()),
         volumes: Arc::new(reach.volumes()),
         tokens: Arc::clone(&reach.tokens),
+        patience: Patience {
+            shutdown: Grace::of_seconds(settings.shutdown_timeout),
+            reboot: Grace::of_seconds(settings.wait_soft_reboot),
+        },
     }
 }
 

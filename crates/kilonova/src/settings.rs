@@ -99,6 +99,10 @@ pub(crate) struct Settings {
     pub(crate) reclaim_instance_interval: u64,
     /// Seconds after which a shelved server leaves its host; 0 is at once, -1 never.
     pub(crate) shelved_offload_time: i64,
+    /// Seconds that a guest gets to go down before it is switched off, where its image does not say it.
+    pub(crate) shutdown_timeout: u64,
+    /// The same for a soft reboot.
+    pub(crate) wait_soft_reboot: u64,
     /// Seconds after which a resize is confirmed that nobody has confirmed; 0 never.
     pub(crate) resize_confirm_window: u64,
     /// Seconds between two lists of all guests of a host; -1 never, but at the start.
@@ -186,6 +190,7 @@ impl Default for Settings {
     fn default() -> Self {
         let ratios = db::hosts::Ratios::default();
         let api = api::Config::default();
+        let patience = conductor::flows::grace::Patience::default();
         let volumes = volume::Config::new("");
         Self {
             hypervisor: Hypervisor::Libvirt,
@@ -218,6 +223,8 @@ impl Default for Settings {
             service_down_time: 60,
             reclaim_instance_interval: api.reclaim_seconds,
             shelved_offload_time: 0,
+            shutdown_timeout: patience.shutdown.seconds(),
+            wait_soft_reboot: patience.reboot.seconds(),
             resize_confirm_window: 0,
             sync_power_state_interval: 60,
             running_deleted_action: OfDeleted::Reap,

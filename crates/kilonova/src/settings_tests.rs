@@ -41,6 +41,8 @@ fn every_key_is_shown_and_read_back() {
         service_down_time: 12,
         reclaim_instance_interval: 600,
         shelved_offload_time: -1,
+        shutdown_timeout: 0,
+        wait_soft_reboot: 240,
         resize_confirm_window: 900,
         sync_power_state_interval: -1,
         running_deleted_action: OfDeleted::Log,

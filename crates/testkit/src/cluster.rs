@@ -9,6 +9,7 @@ use bus::{Bell, Bus};
 use clients::{ClientError, Networks, ServiceTokens};
 use conductor::Neighbours;
 use conductor::agents::{Agents, ConfigDrives};
+use conductor::flows::grace::Patience;
 use conductor::view::View;
 use db::accept::{self, Accepted};
 use db::actions::Requester;
@@ -228,6 +229,7 @@ impl Cluster {
             volumes: Arc::new(clients::Volumes::new(client(volumes.router()))),
             tokens: Arc::new(Token),
             view: Arc::clone(&view),
+            patience: Patience::default(),
         };
         let outcomes = Outcomes::new(store.clone());
         let drives = Arc::new(Drives::default());

@@ -20,6 +20,7 @@ pub struct Host {
     node: NodeId,
     beat: Duration,
     ledger: PathBuf,
+    folder: PathBuf,
     peers: Arc<Neighbourhood>,
     agent: Mutex<Option<JoinHandle<()>>>,
 }
@@ -51,6 +52,7 @@ impl Host {
             node: NodeId::random(),
             beat: options.beat,
             ledger: folder.join(format!("{name}.ledger")),
+            folder: folder.join(name),
             agent: Mutex::default(),
         }
     }
@@ -85,6 +87,11 @@ impl Host {
         if let Some(agent) = self.agent.lock().unwrap().take() {
             agent.abort();
         }
+    }
+
+    /// Where the hypervisor keeps its guests.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Whether the agent runs.

@@ -140,6 +140,9 @@ pub enum Verb {
         plan: Box<GuestPlan>,
         /// Whether it shall run afterwards.
         on: bool,
+        /// Seconds given to the guest to go down before.
+        #[serde(default)]
+        grace_seconds: u64,
     },
     /// The image service has a copy of the guest's disk as the data of this image, taken once for this key.
     SnapshotOnce {

@@ -5,7 +5,7 @@ use crate::facts::{Diagnostics, GuestEvent, GuestInfo, HostFacts};
 use crate::passage::{Berth, Channel, Door, Passage};
 use crate::spec::{GuestSpec, Power, Vif};
 use async_trait::async_trait;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -83,6 +83,25 @@ impl HypervisorError {
         Self::Disk {
             reason: format!("{shown}: {error}"),
             full,
+        }
+    }
+
+    /// The same of a file of which so many bytes were still to be written. Whoever is to make room on a full file system
+    /// is told how much there is and how much it takes.
+    pub fn writing(path: &Path, missing: u64, error: &std::io::Error) -> Self {
+        let told = Self::disk(path.display(), error);
+        let folder = path.parent().unwrap_or(path);
+        match (told, rustix::fs::statvfs(folder)) {
+            (Self::Disk { reason, full: true }, Ok(found)) => Self::Disk {
+                reason: format!(
+                    "{reason}: {} bytes are free in {}, and up to {missing} more are needed; make room there or choose \
+                     another host",
+                    found.f_bavail.saturating_mul(found.f_frsize),
+                    folder.display()
+                ),
+                full: true,
+            },
+            (told, _) => told,
         }
     }
 }

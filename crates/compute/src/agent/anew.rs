@@ -43,14 +43,19 @@ impl Agent {
             .map_err(failure)
     }
 
-    /// The image comes first: when it cannot be had, what was there is untouched.
+    /// The image comes first: when it cannot be had, what was there is untouched. A guest that is gone needs not go down.
     pub(super) async fn rebuild(
         &self,
         id: ServerId,
         plan: &GuestPlan,
         on: bool,
+        grace_seconds: u64,
     ) -> Result<PowerState, Failure> {
         let spec = self.spec(id, plan).await?;
+        let guest = self.hypervisor.guest(id).await.map_err(failure)?;
+        if guest.is_some_and(|guest| guest.power == PowerState::Running) {
+            self.ensure_stopped(id, grace_seconds).await?;
+        }
         self.hypervisor.ensure_absent(id).await.map_err(failure)?;
         self.hypervisor
             .ensure_guest(&spec, wanted_power(on))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use types::agent::FailureKind;
 use types::{HostName, ServerId};
-use virt::{GuestInfo, GuestSpec, Passage, RootDisk};
+use virt::{GuestInfo, GuestSpec, HypervisorError, Passage, RootDisk};
 
 /// How often, and how many times, a guest that is about to leave is looked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -66,7 +66,7 @@ impl Agent {
         let sending = self.hypervisor.migrate_live(id, to, way, shared);
         tokio::pin!(sending);
         let late = tokio::select! {
-            sent = &mut sending => return sent.map_err(failure),
+            sent = &mut sending => return sent.map_err(|error| on_the_way(to, error)),
             () = tokio::time::sleep(time) => self.end_live(id, action),
         };
         tracing::warn!(server = %id, %to, seconds = time.as_secs(), ?action, "a live migration takes too long");
@@ -76,7 +76,7 @@ impl Agent {
             }
         };
         let (sent, ()) = tokio::join!(sending, ending);
-        sent.map_err(failure)
+        sent.map_err(|error| on_the_way(to, error))
     }
 
     /// The guest may be about to leave: it is given a moment to be on its way.
@@ -103,6 +103,17 @@ impl Agent {
         let moving = self.hypervisor.moving().await;
         let follows = moving.iter().any(|one| one.server == id && one.post_copy);
         if follows { POST_COPY } else { "" }.to_owned()
+    }
+}
+
+/// The hypervisor's words do not say which host they are about: a full disk is the other one's.
+fn on_the_way(to: &HostName, error: HypervisorError) -> Failure {
+    match failure(error) {
+        (kind @ FailureKind::Host, words) => (
+            kind,
+            format!("while the guest was sent to host {to}: {words}"),
+        ),
+        other => other,
     }
 }
 

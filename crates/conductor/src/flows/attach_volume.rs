@@ -96,7 +96,7 @@ impl Flow for Attach {
         state.host.clone()
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::Locate | Step::Complete => Duration::from_secs(60),
             Step::Connect | Step::Attach => Duration::from_secs(120),

@@ -184,7 +184,7 @@ impl Flow for Build {
         state.choice.place.as_ref().map(|place| place.host.clone())
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::ChooseHost => Duration::from_secs(30),
             Step::Networks => Duration::from_secs(120),

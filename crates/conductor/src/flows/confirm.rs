@@ -81,7 +81,7 @@ impl Flow for Confirm {
         state.source.clone()
     }
 
-    fn deadline(&self, _step: Step) -> Duration {
+    fn deadline(&self, _step: Step, _state: &State) -> Duration {
         Duration::from_secs(60)
     }
 

@@ -265,7 +265,7 @@ impl Flow for Delete {
         state.host_of(step).map(|(host, _)| host.clone())
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::Destroy | Step::DestroyOther => Duration::from_secs(60),
             _ => Duration::from_secs(300),

@@ -74,7 +74,7 @@ impl Flow for Detach {
         state.host.clone()
     }
 
-    fn deadline(&self, _step: Step) -> Duration {
+    fn deadline(&self, _step: Step, _state: &State) -> Duration {
         Duration::from_secs(120)
     }
 

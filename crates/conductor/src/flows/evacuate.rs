@@ -246,7 +246,7 @@ impl Flow for Evacuate {
         place.map(|place| place.host.clone())
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::ChooseHost => Duration::from_secs(30),
             Step::Networks => Duration::from_secs(120),
@@ -276,6 +276,7 @@ impl Flow for Evacuate {
             Direction::Do => Verb::RebuildOnce {
                 plan: plan()?,
                 on: state.on,
+                grace_seconds: 0,
             },
             Direction::Undo => Verb::EnsureAbsent,
         };

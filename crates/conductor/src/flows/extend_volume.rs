@@ -32,7 +32,7 @@ impl Act for ExtendVolume {
     const SETTLED: Option<VmState> = None;
     type Wanted = Grown;
 
-    fn deadline() -> Duration {
+    fn deadline(_: &Self::Wanted) -> Duration {
         Duration::from_secs(60)
     }
 

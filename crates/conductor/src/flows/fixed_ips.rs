@@ -204,7 +204,7 @@ impl<K: Kind> Flow for Change<K> {
     type State = State;
     type Step = Step;
 
-    fn deadline(&self, _step: Step) -> Duration {
+    fn deadline(&self, _step: Step, _state: &State) -> Duration {
         Duration::from_secs(120)
     }
 

@@ -117,7 +117,7 @@ impl Flow for Attach {
         state.host.clone()
     }
 
-    fn deadline(&self, step: AttachStep) -> Duration {
+    fn deadline(&self, step: AttachStep, _state: &AttachState) -> Duration {
         match step {
             AttachStep::Locate | AttachStep::Plug => Duration::from_secs(60),
             AttachStep::Port | AttachStep::Attach => Duration::from_secs(120),
@@ -270,7 +270,7 @@ impl Flow for Detach {
         state.host.clone()
     }
 
-    fn deadline(&self, _step: DetachStep) -> Duration {
+    fn deadline(&self, _step: DetachStep, _state: &DetachState) -> Duration {
         Duration::from_secs(120)
     }
 

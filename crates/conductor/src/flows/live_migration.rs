@@ -314,7 +314,7 @@ impl Flow for LiveMigration {
         }
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::ChooseHost | Step::Check => Duration::from_secs(30),
             Step::Prepare => Duration::from_secs(1800),
@@ -350,7 +350,11 @@ impl Flow for LiveMigration {
                         from: old?,
                         take: false,
                     },
-                    false => Verb::RebuildOnce { plan, on: false },
+                    false => Verb::RebuildOnce {
+                        plan,
+                        on: false,
+                        grace_seconds: 0,
+                    },
                 };
                 (new?, verb)
             }

@@ -9,6 +9,7 @@ pub mod detach_volume;
 pub mod evacuate;
 pub mod extend_volume;
 pub mod fixed_ips;
+pub mod grace;
 pub mod interfaces;
 pub mod live_migration;
 pub mod on_host;

@@ -5,6 +5,7 @@
 //! taken for a broken one. The shown power state follows the guest in any case. Nothing is taken back: the server's
 //! owner sees how far it came.
 
+use super::grace::Grace;
 use super::{fault, idle, power_after};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
@@ -17,9 +18,6 @@ use std::marker::PhantomData;
 use std::time::Duration;
 use types::agent::{Direction, FailureKind, Verb, WorkOutcome};
 use types::{HostName, PowerState, ServerId, TaskState, Timestamp, VmState};
-
-/// Seconds a guest gets to shut itself down (Nova's `shutdown_timeout`).
-pub const GRACE_SECONDS: u64 = 60;
 
 /// The steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,8 +76,8 @@ pub trait Act: Send + Sync + 'static {
     type Wanted: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
     /// How long the host may take.
-    fn deadline() -> Duration {
-        Duration::from_secs(GRACE_SECONDS + 120)
+    fn deadline(_wanted: &Self::Wanted) -> Duration {
+        Grace::default().deadline()
     }
 
     /// Finds out what the host needs to know.
@@ -185,8 +183,8 @@ impl<A: Act> Flow for OnHost<A> {
         state.host.clone()
     }
 
-    fn deadline(&self, _step: Step) -> Duration {
-        A::deadline()
+    fn deadline(&self, _step: Step, state: &Self::State) -> Duration {
+        A::deadline(&state.wanted)
     }
 
     fn host_work(&self, step: Step, direction: Direction, state: &Self::State) -> Option<HostWork> {

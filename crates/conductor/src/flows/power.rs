@@ -1,11 +1,15 @@
 //! Start, stop and reboot.
 
-use super::on_host::{Act, GRACE_SECONDS, Plain, at_rest};
+use super::grace::Grace;
+use super::on_host::{Act, Plain, at_rest};
+use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::accept;
 use db::instances::{Change, Instance};
+use journal::{Context, StepError};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
+use std::time::Duration;
 use types::agent::Verb;
 use types::{PowerState, Timestamp, VmState};
 
@@ -22,6 +26,8 @@ pub struct How {
     /// Switch off instead of asking.
     #[serde(default)]
     hard: bool,
+    #[serde(default)]
+    grace: Grace,
 }
 
 #[async_trait]
@@ -43,9 +49,26 @@ impl Act for Stop {
     const SETTLED: Option<VmState> = Some(VmState::Stopped);
     type Wanted = How;
 
+    fn deadline(how: &How) -> Duration {
+        how.grace.deadline()
+    }
+
+    async fn prepare(
+        with: &Neighbours,
+        _: &Context,
+        server: &Instance,
+        how: &mut How,
+    ) -> Result<(), StepError> {
+        how.grace = match how.hard {
+            true => Grace::of_seconds(0),
+            false => Grace::of(with, server),
+        };
+        Ok(())
+    }
+
     fn verb(how: &How) -> Option<Verb> {
         Some(Verb::EnsureStopped {
-            grace_seconds: if how.hard { 0 } else { GRACE_SECONDS },
+            grace_seconds: if how.hard { 0 } else { how.grace.seconds() },
         })
     }
 
@@ -75,10 +98,24 @@ impl Act for Reboot {
     const SETTLED: Option<VmState> = Some(VmState::Active);
     type Wanted = How;
 
+    fn deadline(how: &How) -> Duration {
+        how.grace.deadline()
+    }
+
+    async fn prepare(
+        with: &Neighbours,
+        _: &Context,
+        _: &Instance,
+        how: &mut How,
+    ) -> Result<(), StepError> {
+        how.grace = with.patience.reboot;
+        Ok(())
+    }
+
     fn verb(how: &How) -> Option<Verb> {
         Some(Verb::RebootOnce {
             hard: how.hard,
-            grace_seconds: GRACE_SECONDS,
+            grace_seconds: how.grace.seconds(),
         })
     }
 }

@@ -6,10 +6,11 @@
 //! | `locate` | finds the host, and whether the volume service can do its part | - |
 //! | `stop` | where a volume gets another image: the host switches the guest off | - |
 //! | `reimage` | the volume is taken from the host, gets the image and comes back | it comes back |
-//! | `act` | the host makes the guest anew | - |
+//! | `act` | the host asks the guest to go down and makes it anew | - |
 
 use super::build::guest_plan;
-use super::on_host::{GRACE_SECONDS, at_rest};
+use super::grace::Grace;
+use super::on_host::at_rest;
 use super::{fault, idle, power_after, reimage, transition, volumes};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
@@ -69,6 +70,8 @@ pub struct State {
     host: Option<HostName>,
     #[serde(default)]
     power: u8,
+    #[serde(default)]
+    grace: Grace,
     /// The disk with its volume, until it is on record.
     #[serde(skip)]
     devices: Vec<BlockDevice>,
@@ -85,9 +88,10 @@ impl Rebuild {
         let server = super::instance(&self.with, cx).await?;
         if state.preserve_ephemeral {
             let words = "The current driver does not support preserving ephemeral partitions.";
-            return Err(StepError::Fail(Failure::new(500, words)));
+            return Err(StepError::Fail(Failure::new(400, words)));
         }
         state.off = server.vm_state == VmState::Stopped;
+        state.grace = Grace::of(&self.with, &server);
         state.plan = Some(guest_plan(&server, &server.network_info));
         let nowhere = || StepError::Fail(Failure::new(409, "The server is on no host."));
         let host = server.host.clone().ok_or_else(nowhere)?;
@@ -166,11 +170,12 @@ impl Flow for Rebuild {
         state.host.clone()
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, state: &State) -> Duration {
         match step {
             Step::Locate => Duration::from_secs(60),
-            Step::Stop => Duration::from_secs(GRACE_SECONDS + 120),
-            Step::Reimage | Step::Act => FETCHING,
+            Step::Stop => state.grace.deadline(),
+            Step::Reimage => FETCHING,
+            Step::Act => state.grace.and(FETCHING),
         }
     }
 
@@ -180,11 +185,12 @@ impl Flow for Rebuild {
         }
         let verb = match step {
             Step::Stop if state.reimage.is_some() => Verb::EnsureStopped {
-                grace_seconds: GRACE_SECONDS,
+                grace_seconds: state.grace.seconds(),
             },
             Step::Act => Verb::RebuildOnce {
                 plan: Box::new(state.plan.clone()?),
                 on: !state.off,
+                grace_seconds: state.grace.seconds(),
             },
             _ => return None,
         };
@@ -281,9 +287,11 @@ impl Flow for Rebuild {
                 progress: Some(0),
                 ..at_rest(PowerState::from_code(i64::from(state.power)))
             },
-            // Once its host was asked nobody knows what is left of it.
+            // Once its host was asked nobody knows what is left of it. What no host here can do ends in ERROR, too, as in
+            // Nova, although the guest is as it was.
             End::Unwound(failure) => Change {
-                vm_state: state.host.as_ref().map(|_| VmState::Error),
+                vm_state: (state.host.is_some() || state.preserve_ephemeral)
+                    .then_some(VmState::Error),
                 fault: Some(Some(fault(failure, now))),
                 ..idle()
             },

@@ -2,8 +2,9 @@
 //! mend them.
 
 use super::build::guest_plan;
+use super::grace::Grace;
 use super::idle;
-use super::on_host::{Act, GRACE_SECONDS, Plain, at_rest};
+use super::on_host::{Act, Plain, at_rest};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::accept;
@@ -30,6 +31,8 @@ pub struct From {
     image: Option<ImageRef>,
     #[serde(default)]
     plan: Option<GuestPlan>,
+    #[serde(default)]
+    grace: Grace,
 }
 
 fn without_password(server: &Instance) -> Option<Kept> {
@@ -46,12 +49,12 @@ impl Act for Rescue {
     const SETTLED: Option<VmState> = Some(VmState::Rescued);
     type Wanted = From;
 
-    fn deadline() -> Duration {
-        FETCHING
+    fn deadline(from: &From) -> Duration {
+        from.grace.and(FETCHING)
     }
 
     async fn prepare(
-        _: &Neighbours,
+        with: &Neighbours,
         _: &Context,
         server: &Instance,
         from: &mut From,
@@ -66,13 +69,15 @@ impl Act for Rescue {
         // The rescue disk is as large as its image.
         plan.root_gb = 0;
         from.plan = Some(plan);
+        // The guest that goes down is the server's own.
+        from.grace = Grace::of(with, server);
         Ok(())
     }
 
     fn verb(from: &From) -> Option<Verb> {
         Some(Verb::EnsureRescued {
             plan: Box::new(from.plan.clone()?),
-            grace_seconds: GRACE_SECONDS,
+            grace_seconds: from.grace.seconds(),
         })
     }
 

@@ -16,6 +16,7 @@
 //! `confirm.rs` and `revert.rs` are what follows.
 
 use super::build::guest_plan;
+use super::grace::Grace;
 use super::placing::Choice;
 use super::{fault, idle, ports, power_after, transition};
 use crate::neighbours::Neighbours;
@@ -100,6 +101,8 @@ pub struct State {
     plan: Option<GuestPlan>,
     #[serde(default)]
     power: u8,
+    #[serde(default)]
+    grace: Grace,
 }
 
 impl State {
@@ -142,6 +145,7 @@ impl Resize {
         };
         state.plan = Some(guest_plan(&wanted, &wanted.network_info));
         state.moving = Some(moving);
+        state.grace = Grace::of(&self.with, &wanted);
         let (to, same_host) = (state.to.clone(), state.same_host);
         let failed_here = state.choice.failed.contains(&source);
         let elsewhere = state.choice.choose(&self.with, &wanted, |request| {
@@ -237,11 +241,11 @@ impl Flow for Resize {
         }
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, state: &State) -> Duration {
         match step {
             Step::ChooseHost => Duration::from_secs(30),
             Step::Prepare => Duration::from_secs(1800),
-            Step::PutAside => Duration::from_secs(super::on_host::GRACE_SECONDS + 120),
+            Step::PutAside => state.grace.deadline(),
             Step::Networks => Duration::from_secs(120),
             Step::Plug => Duration::from_secs(60),
             Step::Land => Duration::from_secs(4 * 3600),
@@ -265,7 +269,7 @@ impl Flow for Resize {
             (Step::Prepare, Direction::Do) => (dest, Verb::EnsureReady(plan()?)),
             (Step::PutAside, Direction::Do) => {
                 let verb = Verb::EnsurePutAside {
-                    grace_seconds: super::on_host::GRACE_SECONDS,
+                    grace_seconds: state.grace.seconds(),
                     root_gb: moving.new_flavor.root_gb,
                 };
                 (source, verb)

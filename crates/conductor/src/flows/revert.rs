@@ -125,7 +125,7 @@ impl Flow for Revert {
         }
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::Networks | Step::PutBack => Duration::from_secs(120),
             _ => Duration::from_secs(60),

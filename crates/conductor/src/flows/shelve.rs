@@ -11,7 +11,7 @@
 //! From `remove` on it only goes forward. Without offloading these last two steps do nothing. A paused guest that was
 //! switched off is not brought back: its memory is gone, and it shows that it is off.
 
-use super::on_host::GRACE_SECONDS;
+use super::grace::Grace;
 use super::{fault, idle, ports, power_after, transition, volumes};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
@@ -78,6 +78,8 @@ pub struct State {
     /// The state before.
     #[serde(default)]
     was: Option<VmState>,
+    #[serde(default)]
+    grace: Grace,
     /// Its disks with volumes that are only reserved, until they are on record.
     #[serde(skip)]
     devices: Vec<BlockDevice>,
@@ -126,6 +128,7 @@ impl<K: Kind> Leave<K> {
         let nowhere = || StepError::Fail(Failure::new(409, "The server is on no host."));
         let host = server.host.clone().ok_or_else(nowhere)?;
         state.was = Some(server.vm_state);
+        state.grace = Grace::of(&self.with, &server);
         if state.image.is_none() && server.vm_state == VmState::Shelved {
             self.with.view.refresh().await?;
             state.down = !self.with.view.is_up(&host);
@@ -197,10 +200,10 @@ impl<K: Kind> Flow for Leave<K> {
         state.host.clone()
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, state: &State) -> Duration {
         match step {
             Step::Locate | Step::Remove => Duration::from_secs(60),
-            Step::Stop => Duration::from_secs(GRACE_SECONDS + 120),
+            Step::Stop => state.grace.deadline(),
             Step::Upload => Duration::from_secs(4 * 3600),
             Step::Unbind => Duration::from_secs(300),
         }
@@ -214,7 +217,7 @@ impl<K: Kind> Flow for Leave<K> {
         use VmState::{Active, Paused, Stopped};
         let verb = match (step, direction, state.was) {
             (Step::Stop, Direction::Do, Some(Active)) => Verb::EnsureStopped {
-                grace_seconds: GRACE_SECONDS,
+                grace_seconds: state.grace.seconds(),
             },
             // A paused guest hears nothing. What a suspended one has saved stays until it is switched on.
             (Step::Stop, Direction::Do, Some(Paused | Stopped)) => {

@@ -166,7 +166,7 @@ impl<K: Kind> Flow for Copy<K> {
         state.host.clone().filter(|_| step == Step::Upload)
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::Locate => Duration::from_secs(60),
             Step::Upload => Duration::from_secs(4 * 3600),

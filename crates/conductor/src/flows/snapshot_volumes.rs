@@ -269,7 +269,7 @@ impl Flow for SnapshotVolumes {
         (step == Step::Snapshots).then_some("api_snapshot_instance")
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::Still | Step::GoOn => Duration::from_secs(60),
             _ => Duration::from_secs(300),

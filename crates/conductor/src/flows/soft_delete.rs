@@ -49,7 +49,7 @@ impl Act for SoftDelete {
     type Wanted = Plain;
 
     /// As long as a deletion for good waits for a host.
-    fn deadline() -> Duration {
+    fn deadline(_: &Self::Wanted) -> Duration {
         Duration::from_secs(60)
     }
 

@@ -22,7 +22,7 @@ impl Act for Suspend {
     const SETTLED: Option<VmState> = Some(VmState::Suspended);
     type Wanted = Plain;
 
-    fn deadline() -> Duration {
+    fn deadline(_: &Self::Wanted) -> Duration {
         MEMORY
     }
 
@@ -38,7 +38,7 @@ impl Act for Resume {
     const SETTLED: Option<VmState> = Some(VmState::Active);
     type Wanted = Plain;
 
-    fn deadline() -> Duration {
+    fn deadline(_: &Self::Wanted) -> Duration {
         MEMORY
     }
 

@@ -151,7 +151,7 @@ impl Flow for Swap {
         state.host.clone()
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             // All data is copied.
             Step::Swap => Duration::from_secs(4 * 3600),

@@ -244,7 +244,7 @@ impl Flow for Unshelve {
         place.map(|place| place.host.clone())
     }
 
-    fn deadline(&self, step: Step) -> Duration {
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::ChooseHost => Duration::from_secs(30),
             Step::Image | Step::Plug => Duration::from_secs(60),

@@ -167,7 +167,10 @@ fn carry_in(files: &GuestFolder, luggage: Luggage, from_volume: bool) -> Result<
             continue;
         }
         match luggage {
-            Luggage::Aside => std::fs::copy(&from, to).map(drop).map_err(fail(to))?,
+            Luggage::Aside => std::fs::copy(&from, to).map(drop).map_err(|error| {
+                let size = from.metadata().map_or(0, |from| from.len());
+                HypervisorError::writing(to, size, &error)
+            })?,
             Luggage::Inbox => std::fs::rename(&from, to).map_err(fail(&from))?,
         }
     }

@@ -116,7 +116,7 @@ impl Controls {
         self.state().down = down;
     }
 
-    /// New guests find no space.
+    /// New guests find no space, nor do the files of guests that come from other hosts.
     pub fn set_disk_full(&self, full: bool) {
         self.state().disk_full = full;
     }

@@ -238,10 +238,13 @@ impl Sim {
             .ok_or(HypervisorError::NotFound(id))
     }
 
+    fn is_full(&self) -> bool {
+        self.controls.disk_is_full() || self.switches.now().disk_full
+    }
+
     fn check_room(&self, guests: &HashMap<ServerId, Guest>, spec: &GuestSpec) -> Result<()> {
         let used: u64 = guests.values().map(|guest| guest.disk_gib()).sum();
-        let full = self.controls.disk_is_full() || self.switches.now().disk_full;
-        if full || used + local_gib(spec) > self.config.disk_gib {
+        if self.is_full() || used + local_gib(spec) > self.config.disk_gib {
             let reason = "no space left on the simulated disk".to_owned();
             return Err(HypervisorError::Disk { reason, full: true });
         }

@@ -87,6 +87,12 @@ impl Sim {
         remove_folder(&inbox)?;
         std::fs::create_dir_all(&inbox)
             .map_err(|error| HypervisorError::disk(inbox.display(), &error))?;
+        if self.is_full() {
+            // What is written of the guest's file finds no space, as on a disk that fills up meanwhile.
+            let file = inbox.join(format!("{id}.{ASIDE}"));
+            std::os::unix::fs::symlink("/dev/full", &file)
+                .map_err(|error| HypervisorError::disk(file.display(), &error))?;
+        }
         Ok(inbox)
     }
 
