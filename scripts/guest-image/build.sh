@@ -193,7 +193,7 @@ build_initramfs() { # build_initramfs TREE OUT
 build_root() { # build_root TREE
     local tree=$1 status=0
     busybox_tree "$tree"
-    copy_programs "$tree" dropbear dropbearkey dbclient resize2fs mke2fs e2fsck blkid lsblk sfdisk qemu-ga
+    copy_programs "$tree" dropbear dropbearkey dbclient resize2fs mke2fs e2fsck tune2fs blkid lsblk sfdisk qemu-ga
     ln -sf mke2fs "$tree/usr/bin/mkfs.ext4"
     ln -sf mke2fs "$tree/usr/bin/mkfs.ext3"
     ln -sf mke2fs "$tree/usr/bin/mkfs.ext2"

@@ -240,6 +240,7 @@ def test_06_stop_start_reboot(guest):
     guest.client.run("server", "stop", guest.id)
     wait_until(lambda: status() == "SHUTOFF", 90, "SHUTOFF")
     assert not port_open(guest.address)
+    assert "guest: power button pressed" in guest.console(), "it was asked to go down"
     guest.client.run("server", "start", guest.id)
     wait_until(lambda: status() == "ACTIVE", 60, "ACTIVE")
     guest.wait_ssh()

@@ -25,7 +25,8 @@ class Operator:
             f"[{service}]\nport = {cloud.ports[service]}\n" for service in ("identity", "image", "network", "volume")
         )
         (cloud.home / "kilonova.conf").write_text(
-            "[kilonova]\nreconcile_interval = 0\n[DEFAULT]\nrunning_deleted_instance_action = log\n" + ports
+            "[kilonova]\nreconcile_interval = 0\n[DEFAULT]\nrunning_deleted_instance_action = log\n"
+            "sync_power_state_interval = 1\nreport_interval = 1\n" + ports
         )
 
     def manage(self, *arguments, status=0):
@@ -140,8 +141,8 @@ def test_an_audit_names_what_is_wrong_and_mends_it(operator, sdk, image, name):
     port = next(iter(sdk.network.ports(device_id=dies))).id
     project = sdk.current_project_id
 
-    # A guest of which nobody knows, and one whose server is deleted behind everybody's back: hosts tell of them at their
-    # start.
+    # A guest of which nobody knows, and one whose server is deleted behind everybody's back: hosts tell of them when they
+    # have been told that they are heard, so soon after their start.
     cloud.stop()
     [file] = operator.guest_files(dies)
     stranger = str(uuid.uuid4())
