@@ -89,6 +89,8 @@ pub struct Config {
     pub rescue_image: Option<String>,
     /// Microseconds of silence after which a service counts as down (`service_down_time`).
     pub service_down_micros: i64,
+    /// How long a request waits at most until others see at a volume that it is being attached or detached.
+    pub seen_within: Duration,
 }
 
 impl Default for Config {
@@ -110,6 +112,7 @@ impl Default for Config {
             resize_on_same_host: SameHost::default(),
             rescue_image: None,
             service_down_micros: 60_000_000,
+            seen_within: Duration::from_secs(5),
         }
     }
 }

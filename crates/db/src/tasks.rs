@@ -142,6 +142,18 @@ pub fn get(tx: &mut Tx<'_>, id: TaskId) -> Result<Option<Task>, Error> {
     .transpose()
 }
 
+/// The task that a request has started on a server, if it has not ended.
+pub fn of_request(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    request_id: &str,
+) -> Result<Option<Task>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM tasks WHERE instance_uuid = ? AND request_id = ?");
+    tx.query_opt(&sql, &[server.into(), request_id.into()])?
+        .map(from_row)
+        .transpose()
+}
+
 /// All tasks that have not ended, oldest first.
 pub fn open(tx: &mut Tx<'_>) -> Result<Vec<Task>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM tasks ORDER BY created_at, id");

@@ -12,8 +12,10 @@ use clients::volumes::{Scope, VolumeRecord};
 use db::accept;
 use db::block_devices::{self, BlockDevice};
 use db::instances::Instance;
+use db::tasks::{Phase, Task};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 use types::disks::{Destination, Source};
 use types::{ServerId, Timestamp, VmState};
 
@@ -226,9 +228,12 @@ pub async fn attach(call: Call) -> Result<Reply, Fault> {
     })
     .await?;
     if call.at_least(mv::ATTACH_ANSWERS_NOTHING) {
+        until_past(&call, &server, &["locate", "connect"]).await?;
         return Ok(Reply::empty(StatusCode::ACCEPTED));
     }
+    // Before it is waited: a volume that cannot be connected takes the disk off the record again.
     let all = call.devices_of(server.id).await?;
+    until_past(&call, &server, &["locate", "connect"]).await?;
     let name = all
         .into_iter()
         .find(|one| one.id == id)
@@ -287,7 +292,31 @@ pub async fn detach(call: Call) -> Result<Reply, Fault> {
         there.map(drop).ok_or_else(|| gone.clone())
     })
     .await?;
+    until_past(&call, &server, &["locate"]).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
+}
+
+/// Waits until the task of this request has left its first steps: when the request is answered, others see at the volume
+/// what is going on with it. A few short looks into the database; a task that takes longer goes on all the same.
+async fn until_past(call: &Call, server: &Instance, steps: &[&str]) -> Result<(), Fault> {
+    let until = tokio::time::Instant::now() + call.api.config.seen_within;
+    let mut pause = Duration::from_millis(5);
+    while tokio::time::Instant::now() < until {
+        let (id, request) = (server.id, call.request_id.to_string());
+        let store = &call.api.deps.store;
+        let read = store.read(move |tx| db::tasks::of_request(tx, id, &request));
+        let found: Result<Option<Task>, sql::Error> = read.await;
+        let ahead = found?.is_some_and(|task| {
+            let at = task.step.as_deref();
+            task.phase == Phase::Running && at.is_none_or(|at| steps.contains(&at))
+        });
+        if !ahead {
+            break;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+    Ok(())
 }
 
 fn must_be_in_use(volume: &VolumeRecord) -> Result<(), Fault> {

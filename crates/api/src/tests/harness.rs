@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tower::ServiceExt;
 use types::agent::{FailureKind, Question};
 use types::{Caller, HostName, ServerId};
@@ -105,9 +106,17 @@ impl Answer {
     }
 }
 
+/// Nobody runs tasks here: waiting for them is in vain.
+pub fn config() -> Config {
+    Config {
+        seen_within: Duration::ZERO,
+        ..Config::default()
+    }
+}
+
 impl Cloud {
     pub async fn new() -> Self {
-        Self::with(Config::default()).await
+        Self::with(config()).await
     }
 
     pub async fn with(config: Config) -> Self {

@@ -6,7 +6,7 @@ use types::Timestamp;
 
 /// A cloud with a flavor `1` (1 vCPU, 512 MiB, 1 GiB).
 pub async fn cloud() -> Cloud {
-    cloud_with(crate::Config::default()).await
+    cloud_with(super::harness::config()).await
 }
 
 /// The same, configured.

@@ -1,9 +1,11 @@
 //! Volumes of servers: what is taken, what is refused, and how each version shows it.
 
 use super::harness::{Answer, Cloud};
-use super::server_create::cloud;
+use super::server_create::{cloud, cloud_with};
 use super::server_life::{finish, make};
+use crate::Config;
 use serde_json::{Value, json};
+use std::time::Duration;
 use types::{Timestamp, VmState};
 
 /// A server that runs, without anything working on it.
@@ -554,4 +556,54 @@ async fn the_volume_service_asks_for_a_snapshot() {
             ("i".to_owned(), "error_deleting".to_owned())
         ]
     );
+}
+
+/// The flow of a request leaves its first step, as a conductor would have it.
+async fn pass(cloud: &Cloud, flow: &'static str, step: &'static str) {
+    loop {
+        let moved = cloud
+            .store
+            .write(move |tx| {
+                let sql = "UPDATE tasks SET step = ? WHERE flow = ? AND step IS NULL";
+                tx.execute(sql, &[step.into(), flow.into()])
+            })
+            .await
+            .unwrap();
+        if moved > 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_comes_when_the_volume_shows_it() {
+    let cloud = cloud_with(Config {
+        seen_within: Duration::from_secs(600),
+        ..Config::default()
+    })
+    .await;
+    let id = server(&cloud).await;
+    let volume = cloud.volumes.make();
+    let body = json!({ "volumeAttachment": { "volumeId": volume } });
+    let path = format!("/servers/{id}/os-volume_attachments");
+    let (answer, ()) = tokio::join!(
+        cloud.send("member", 90, "POST", &path, body),
+        pass(&cloud, "attach_volume", "attach")
+    );
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    attached(&cloud, &id, &volume).await;
+    cloud.volumes.set(&volume, "status", json!("in-use"));
+    let path = format!("{path}/{volume}");
+    // It stays in the first step until it is let go.
+    let sent = cloud.send("member", 90, "DELETE", &path, Value::Null);
+    let mut sent = std::pin::pin!(sent);
+    tokio::select! {
+        answer = &mut sent => panic!("answered before anybody saw it: {}", answer.text),
+        () = pass(&cloud, "detach_volume", "locate") => {}
+    }
+    let begun = "UPDATE tasks SET step = 'detach' WHERE step = 'locate'";
+    let moved: Result<u64, sql::Error> = cloud.store.write(move |tx| tx.execute(begun, &[])).await;
+    assert_eq!(moved.unwrap(), 1);
+    assert_eq!(sent.await.status, 202);
 }

@@ -86,12 +86,10 @@ pub async fn begin_detaching(service: &Service, call: Call, id: &str) -> Result<
                 volume.status
             )));
         }
-        // Others go on using a volume that one of them gives back.
-        if attachments.len() == 1 {
-            volume.status = Status::Detaching;
-            for attachment in attachments {
-                attachment.status = DETACHING.to_owned();
-            }
+        // Whoever waits for the volume sees that somebody gives it back. Which one of several does is not known here.
+        volume.status = Status::Detaching;
+        if let [only] = attachments {
+            only.status = DETACHING.to_owned();
         }
         Ok(())
     })
@@ -211,7 +209,14 @@ pub async fn remove(service: &Service, call: Call, id: &str, force: bool) -> Res
             let found = all
                 .into_iter()
                 .find(|one| wanted.as_ref().is_none_or(|id| one.id == *id));
-            if found.is_none() && wanted.is_some() {
+            if let (None, Some(id)) = (&found, &wanted) {
+                let other = db::get::<Attachment>(tx, id)?;
+                if other.is_some_and(|one| asked.access.sees(&one.project_id)) {
+                    return Err(Fault::bad(format!(
+                        "Attachment {id} is not one of volume {}.",
+                        volume.id
+                    )));
+                }
                 return Err(Fault::not_found(
                     "Volume attachment could not be found with filter: attachment_id.",
                 ));
@@ -287,13 +292,25 @@ pub async fn initialize(service: &Service, call: Call, id: &str) -> Result<Reply
 }
 
 pub async fn terminate(service: &Service, call: Call, id: &str) -> Result<Reply> {
+    let rule = "volume_extension:volume_actions:terminate_connection";
     let connector = connector(&call, "os-terminate_connection")?;
-    let id = id.to_owned();
+    let host = connector["host"].as_str().map(str::to_owned);
+    let (asked, id) = (call.clone(), id.to_owned());
+    let of = id.clone();
+    let there = service
+        .read(move |tx| {
+            let volume = volumes::allowed(tx, &asked, &of, rule)?;
+            volumes::attachments(tx, &volume)
+        })
+        .await?;
+    // Without a host the connector may be anybody's.
+    let meant = |one: &&Attachment| host.is_none() || one.host == host;
+    for one in there.iter().filter(meant) {
+        deletable(service, &call, one).await?;
+    }
     service
         .write(move |tx| {
-            let rule = "volume_extension:volume_actions:terminate_connection";
             let mut volume = volumes::allowed(tx, &call, &id, rule)?;
-            let host = connector["host"].as_str().map(str::to_owned);
             for mut one in volumes::attachments(tx, &volume)? {
                 if one.host != host {
                     continue;

@@ -90,6 +90,23 @@ async fn a_volume_is_reserved_connected_completed_and_released() {
     cloud.get(BOB, &path).await.is(404);
     // Only the compute service takes a disk away from a server.
     cloud.delete(ALICE, &path).await.is(409);
+    for connector in [json!({}), json!({"host": "h1"})] {
+        let body = json!({"connector": connector});
+        cloud
+            .act(ALICE, &volume, "os-terminate_connection", body)
+            .await
+            .is(409);
+    }
+    cloud
+        .act(ALICE, &volume, "os-detach", json!({}))
+        .await
+        .is(409);
+    let other = cloud.volume(ALICE, json!({})).await;
+    for (named, code) in [(id, 400), (&*super::attaching::server(), 404)] {
+        let body = json!({"attachment_id": named});
+        cloud.act(ALICE, &other, "os-detach", body).await.is(code);
+    }
+    assert_eq!(cloud.status("volume", &volume).await, "in-use");
     let rest = cloud.delete(SERVICE, &path).await.is(200);
     assert_eq!(rest["attachments"], json!([]));
     assert_eq!(cloud.status("volume", &volume).await, "available");
@@ -293,7 +310,7 @@ async fn the_older_way() {
         .await
         .is(202);
     cloud
-        .act(ALICE, &volume, "os-terminate_connection", connector())
+        .act(SERVICE, &volume, "os-terminate_connection", connector())
         .await
         .is(202);
     cloud
@@ -381,4 +398,43 @@ async fn read_only_volumes_and_statuses_set_by_hand() {
         .await
         .is(202);
     assert_eq!(cloud.status("volume", &volume).await, "available");
+}
+
+#[tokio::test]
+async fn a_shared_volume_shows_that_one_of_its_servers_gives_it_back() {
+    let cloud = Cloud::new().await;
+    let volume = cloud
+        .volume(ALICE, json!({"volume_type": "multiattach"}))
+        .await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let body = json!({"attachment": {"volume_uuid": volume, "instance_uuid": server(), "connector": {"host": "h"}}});
+        let made = cloud
+            .call(SERVICE, "POST", "/attachments", body)
+            .await
+            .is(200);
+        ids.push(made["attachment"]["id"].as_str().unwrap().to_owned());
+        let complete = json!({"os-complete": null});
+        let path = format!("/attachments/{}/action", ids[ids.len() - 1]);
+        cloud.call(SERVICE, "POST", &path, complete).await.is(204);
+    }
+    assert_eq!(cloud.status("volume", &volume).await, "in-use");
+    for left in [1, 0] {
+        cloud
+            .act(ALICE, &volume, "os-begin_detaching", json!({}))
+            .await
+            .is(202);
+        assert_eq!(cloud.status("volume", &volume).await, "detaching");
+        cloud
+            .act(ALICE, &volume, "os-begin_detaching", json!({}))
+            .await
+            .is(400);
+        let path = format!("/attachments/{}", ids[1 - left]);
+        cloud
+            .call(SERVICE, "DELETE", &path, Value::Null)
+            .await
+            .is(200);
+        let now = if left > 0 { "in-use" } else { "available" };
+        assert_eq!(cloud.status("volume", &volume).await, now);
+    }
 }
