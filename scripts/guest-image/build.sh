@@ -193,13 +193,15 @@ build_initramfs() { # build_initramfs TREE OUT
 build_root() { # build_root TREE
     local tree=$1 status=0
     busybox_tree "$tree"
-    copy_programs "$tree" dropbear dropbearkey dbclient resize2fs mke2fs e2fsck tune2fs blkid lsblk sfdisk qemu-ga
+    copy_programs "$tree" dropbear dropbearkey dbclient resize2fs mke2fs e2fsck tune2fs mkfs blkid lsblk sfdisk qemu-ga
     ln -sf mke2fs "$tree/usr/bin/mkfs.ext4"
     ln -sf mke2fs "$tree/usr/bin/mkfs.ext3"
     ln -sf mke2fs "$tree/usr/bin/mkfs.ext2"
+    rm -f "$tree/usr/bin/mkfs.vfat"
+    printf '#!/bin/sh\nexec mkdosfs "$@"\n' > "$tree/usr/bin/mkfs.vfat"
     cp -r "$here/root/." "$tree/"
     chmod 755 "$tree"/etc/init.d/* "$tree"/etc/acpi/PWRF/* "$tree"/usr/lib/guest/* \
-        "$tree"/usr/bin/{curl,chpasswd,shutdown}
+        "$tree"/usr/bin/{curl,chpasswd,shutdown,mkfs.vfat}
     chmod 644 "$tree/usr/lib/guest/json.awk"
     # "wget -T" of Debian 12's static busybox ends with a segmentation fault: look, and stand in for it. The shell
     # prefers its own applets to files, so the applet also needs another name (same length, same place in the order).

@@ -191,7 +191,8 @@ def test_openstack_metadata_and_tools(boot, key):
         "latest/meta-data/public-ipv4": "203.0.113.9",
     }
     with metadata_service(pages) as port:
-        guest = boot(metadata_port=port)
+        second = ("-netdev", "user,id=n1,net=198.18.5.0/24", "-device", "virtio-net-pci,netdev=n1")
+        guest = boot(metadata_port=port, extra=second)
         assert f"boot finished: hostname=web-1 uuid={UUID} source=openstack keys=2" in guest.text()
         assert guest.ssh("hostname") == "web-1"
         assert guest.ssh("cat /etc/hostname") == "web-1"
@@ -208,6 +209,11 @@ def test_openstack_metadata_and_tools(boot, key):
         )
         assert int(guest.ssh("df -k / | awk 'END { print $2 }'")) > 900_000, "the root file system did not grow"
         assert guest.ssh("lsblk -dn -o NAME") == "vda"
+        # Whichever card had its answer first, the way out is the first card's.
+        assert guest.ssh("ip -4 route show default | grep -c dev") == "2"
+        assert " dev eth0 " in guest.ssh("ip route get 203.0.113.1")
+        made = "truncate -s 8M /tmp/disk && sudo mkfs -t vfat /tmp/disk >/dev/null"
+        assert guest.ssh(f"{made} && blkid -p -o value -s TYPE /tmp/disk") == "vfat"
         assert guest.ssh("cat /var/run/udhcpc.eth0.pid").isdigit()
         assert guest.ssh("whoami", password=True) == "cirros"
         assert guest.ask_agent("guest-ping") == {"return": {}}
@@ -273,3 +279,7 @@ def test_config_drive_wins_and_sets_the_password(boot, key, tmp_path, make_drive
         made = guest.ssh(f"printf '%s' 's3cret \"x\"\\' | mkpasswd -m sha512 -P 0 -S {salt}")
         assert stored == made
         assert guest.ssh("sudo sudo -n cat /root/marker") == "user-data ran as root"
+        label = "CONFIG-2" if make_drive is vfat_drive else "config-2"
+        found = guest.ssh(f"blkid -L {label} -o device")
+        assert found.startswith("/dev/"), "a user without rights does not find it"
+        assert guest.ssh(f"sudo mount {found} /mnt; cat /mnt/openstack/latest/user_data") == USER_DATA.strip()

@@ -130,6 +130,9 @@ def configure(path, workspace, cloud, arguments):
         ("validation", "run_validation", arguments.ssh),
         *Findings(cloud).options(),
     ]
+    if arguments.guest_image:
+        # Scenarios upload it by themselves.
+        found.append(("scenario", "img_file", arguments.guest_image.resolve()))
     if arguments.hypervisor == "real":
         # Guests are emulated, perhaps: polling takes their time, and they need more of it.
         for section in ("compute", "image", "network", "volume"):
