@@ -63,16 +63,16 @@ impl Look {
     ) -> Result<Option<Self>, Error> {
         let next = match self.at {
             At::Servers(after) => {
-                let until = after.saturating_add(self.part);
-                let range = [after.into(), until.into()];
+                // The numbers of a cloud's servers begin anywhere, so a part is of so many servers, not numbers.
+                let part = [after.into(), (self.part - 1).into()];
+                let until: Option<i64> = match tx.query_opt(LAST_SERVER, &part)? {
+                    Some(row) => Some(row.get(0)?),
+                    None => None,
+                };
+                let range = [after.into(), until.unwrap_or(i64::MAX).into()];
                 collect(tx, &format!("{STUCK} AND {NUMBERS}"), &range, found, stuck)?;
                 self.count(tx, &range)?;
-                let last: Option<i64> =
-                    tx.query_one("SELECT MAX(id) FROM instances", &[])?.get(0)?;
-                match last.is_some_and(|last| last > until) {
-                    true => At::Servers(until),
-                    false => At::Queues,
-                }
+                until.map_or(At::Queues, At::Servers)
             }
             At::Queues => {
                 collect(tx, TASKS_WITHOUT_SERVER, &[], found, task_alone)?;
@@ -213,6 +213,7 @@ pub fn still(tx: &mut Tx<'_>, finding: &Finding) -> Result<Option<Finding>, Erro
 const STUCK: &str = "SELECT i.uuid, i.task_state, i.generation, i.vm_state, i.deleted FROM instances i \
      LEFT JOIN tasks t ON t.instance_uuid = i.uuid WHERE t.id IS NULL AND (i.task_state IS NOT NULL OR i.task_id IS NOT NULL)";
 const NUMBERS: &str = "i.id > ? AND i.id <= ?";
+const LAST_SERVER: &str = "SELECT id FROM instances WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?";
 const TASKS_WITHOUT_SERVER: &str = "SELECT t.id, t.instance_uuid FROM tasks t LEFT JOIN instances i ON i.uuid = t.instance_uuid WHERE i.uuid IS NULL";
 const WORK_WITHOUT_TASK: &str =
     "SELECT DISTINCT w.task_id, w.host FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id";
