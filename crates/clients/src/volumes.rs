@@ -7,6 +7,7 @@ use crate::{ClientError, unexpected};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fmt;
 use types::ServerId;
 use url::form_urlencoded::byte_serialize;
 use web::client::{Answer, Client};
@@ -81,7 +82,7 @@ pub struct SnapshotRecord {
 }
 
 /// An attachment as compute sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct AttachmentRecord {
     /// The id.
     pub id: String,
@@ -93,6 +94,18 @@ pub struct AttachmentRecord {
     pub status: String,
     /// How a host reaches the volume; empty before there is a connector.
     pub connection_info: Value,
+}
+
+/// How a volume is reached may hold passwords: it does not go into logs.
+impl fmt::Debug for AttachmentRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttachmentRecord")
+            .field("id", &self.id)
+            .field("volume_id", &self.volume_id)
+            .field("server", &self.server)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A volume to make for a server's disk.

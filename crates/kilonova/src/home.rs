@@ -257,3 +257,32 @@ pub(crate) fn status(path: &Path) -> Result<()> {
     println!("the cloud in {} runs, with pid {pid}", home.path.display());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// OSSA-2013-010: what somebody else has prepared in the folder that all share is not used.
+    #[test]
+    fn a_socket_is_not_put_into_a_folder_of_somebody_else() {
+        let temporary = tempfile::tempdir().unwrap();
+        let deep = temporary.path().join("d".repeat(LONGEST_FOLDER));
+        let home = Home::open(&deep).unwrap();
+        let shared = std::env::temp_dir().join(format!("kilonova-{}", home.cloud_id()));
+        std::fs::create_dir(&shared).unwrap();
+        let mode =
+            |bits| std::fs::set_permissions(&shared, PermissionsExt::from_mode(bits)).unwrap();
+        mode(0o777);
+        assert!(home.agents_socket(&deep).is_err());
+        mode(0o700);
+        assert_eq!(home.agents_socket(&deep).unwrap().parent(), Some(&*shared));
+        std::fs::remove_dir(&shared).unwrap();
+        // Nor is a link followed to where somebody else wants it.
+        std::os::unix::fs::symlink(temporary.path(), &shared).unwrap();
+        let followed = home.agents_socket(&deep);
+        std::fs::remove_file(&shared).unwrap();
+        assert!(followed.is_err());
+    }
+}

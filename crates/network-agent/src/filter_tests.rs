@@ -341,3 +341,35 @@ fn link_local_addresses() {
         "fe80::ff:fe00:1"
     );
 }
+
+/// OSSA-2013-020: the members of a group stand in its rules once, not once for each port that has the group.
+#[test]
+fn rules_grow_with_the_ports_not_with_their_square() {
+    let size = |ports: u8| {
+        let mut wanted = wanted(port());
+        wanted.ports = (1..=ports)
+            .map(|number| Port {
+                id: Uuid::from_u128(PORT.as_u128() + u128::from(number)),
+                mac: Mac([0xfa, 0x16, 0x3e, 0, 1, number]),
+                fixed_ips: vec![format!("10.0.0.{number}").parse().unwrap()],
+                ..port()
+            })
+            .collect();
+        let members = wanted
+            .ports
+            .iter()
+            .map(|port| IpNet::from(port.fixed_ips[0]));
+        wanted.security_groups[0].rules = vec![SecurityGroupRule {
+            direction: Direction::Ingress,
+            ethertype: Ethertype::V4,
+            protocol: None,
+            port_min: None,
+            port_max: None,
+            remote_ip_prefix: None,
+            remote_group_members: Some(members.collect()),
+        }];
+        format!("{:?}", rules(&wanted)).len()
+    };
+    let (few, many) = (size(20), size(200));
+    assert!(many < few * 11, "{few} bytes for 20 ports, {many} for 200");
+}

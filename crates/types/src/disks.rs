@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fmt;
 
 /// What a disk is made of (`source_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +83,7 @@ pub struct GuestDisk {
 }
 
 /// What a disk is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum DiskKind {
     /// An empty disk on the host.
@@ -104,6 +105,24 @@ pub enum DiskKind {
         /// `connection_info` of the volume service.
         connection: Value,
     },
+}
+
+/// How a volume is reached may hold passwords: it does not go into logs.
+impl fmt::Debug for DiskKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ephemeral { size_gib, format } => f
+                .debug_struct("Ephemeral")
+                .field("size_gib", size_gib)
+                .field("format", format)
+                .finish(),
+            Self::Swap { size_mib } => f.debug_struct("Swap").field("size_mib", size_mib).finish(),
+            Self::Volume { volume_id, .. } => f
+                .debug_struct("Volume")
+                .field("volume_id", volume_id)
+                .finish_non_exhaustive(),
+        }
+    }
 }
 
 impl GuestDisk {
@@ -145,5 +164,26 @@ mod tests {
             assert_eq!(Source::parse(source).unwrap().as_str(), source);
         }
         assert_eq!(Destination::parse("disk"), None);
+    }
+
+    /// OSSA-2016-002.
+    #[test]
+    fn no_log_can_show_how_a_volume_is_reached() {
+        let disk = GuestDisk {
+            id: "b".to_owned(),
+            kind: DiskKind::Volume {
+                volume_id: "v-1".to_owned(),
+                connection: serde_json::json!({ "data": { "auth_password": "s3cret" } }),
+            },
+            device: None,
+            bus: None,
+            device_type: None,
+            boot_index: None,
+        };
+        let shown = format!("{disk:?}");
+        assert!(
+            shown.contains("v-1") && !shown.contains("s3cret"),
+            "{shown}"
+        );
     }
 }

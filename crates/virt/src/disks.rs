@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fmt;
 use types::disks::{DiskKind, GuestDisk};
 
 /// One disk.
@@ -47,7 +48,7 @@ pub enum DiskSource {
 }
 
 /// How a host reaches a volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Connection {
     /// A Network Block Device.
@@ -82,6 +83,19 @@ pub enum NbdServer {
         /// Its path.
         path: String,
     },
+}
+
+/// Who knows the export's name can read the volume: it does not go into logs.
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nbd { read_only, .. } => f
+                .debug_struct("Nbd")
+                .field("read_only", read_only)
+                .finish_non_exhaustive(),
+            Self::Unknown { kind } => f.debug_struct("Unknown").field("kind", kind).finish(),
+        }
+    }
 }
 
 impl Connection {
@@ -217,6 +231,20 @@ mod tests {
         ];
         for (info, wanted) in table {
             assert_eq!(Connection::read(&info), wanted, "{info}");
+        }
+    }
+
+    /// OSSA-2016-002.
+    #[test]
+    fn no_log_can_show_how_a_volume_is_reached() {
+        for kind in ["nbd", "iscsi"] {
+            let info = json!({ "driver_volume_type": kind, "data": {
+                "host": "h", "port": 1, "export": "s3cret", "auth_username": "u", "auth_password": "s3cret",
+            } });
+            let read = Connection::read(&info);
+            assert_eq!(matches!(read, Connection::Nbd { .. }), kind == "nbd");
+            let shown = format!("{read:?}");
+            assert!(!shown.contains("s3cret"), "{shown}");
         }
     }
 }

@@ -31,6 +31,28 @@ fn rows() -> Vec<(String, String, Vec<String>)> {
         .collect()
 }
 
+/// Whether the file has a test of this name, not only a function.
+fn is_test(file: &str, name: &str, source: &str) -> bool {
+    if file.ends_with(".py") {
+        return name.starts_with("test_") && source.contains(&format!("\ndef {name}("));
+    }
+    let mut before: Vec<&str> = Vec::new();
+    for line in source.lines().map(str::trim) {
+        let line = line.strip_prefix("async ").unwrap_or(line);
+        if line.starts_with(&format!("fn {name}(")) {
+            return before
+                .iter()
+                .any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"));
+        }
+        if line.starts_with("#[") || line.starts_with("///") {
+            before.push(line);
+        } else {
+            before.clear();
+        }
+    }
+    false
+}
+
 #[test]
 fn every_advisory_has_its_reason() {
     let rows = rows();
@@ -39,16 +61,50 @@ fn every_advisory_has_its_reason() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for (number, why, tests) in rows {
         assert!(!why.is_empty(), "{number}");
+        assert!(!tests.is_empty(), "{number}: no test proves it");
         for test in tests {
             let (file, name) = test.split_once("::").unwrap();
             let source = std::fs::read_to_string(root.join(file));
             let source = source.unwrap_or_else(|error| panic!("{number}: {file}: {error}"));
-            let kind = if file.ends_with(".py") { "def" } else { "fn" };
-            assert!(
-                source.contains(&format!("{kind} {name}(")),
-                "{number}: {test} is not there"
-            );
+            assert!(is_test(file, name, &source), "{number}: no test {test}");
         }
+    }
+}
+
+/// OSSA-2011-001: images are not registered through an EC2 API.
+#[tokio::test]
+async fn there_is_no_ec2_api() {
+    let of_ec2 = |path: &str| path.to_lowercase().contains("ec2");
+    assert!(!crate::routes::ROUTES.iter().any(|row| of_ec2(row.path)));
+    let cloud = cloud().await;
+    let asked = "Action=RegisterImage&ImageLocation=../../bucket/image.manifest.xml";
+    for (path, status) in [
+        ("/services/Cloud", 300),
+        ("/services/Cloud/", 300),
+        ("/v2.1/services/Cloud", 404),
+        ("/v2.1/ec2", 404),
+    ] {
+        for method in ["GET", "POST"] {
+            let path = format!("{path}?{asked}");
+            let headers = [("x-auth-token", "admin")];
+            let answer = cloud.raw(method, &path, &headers, "").await;
+            assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
+        }
+    }
+}
+
+/// OSSA-2013-010: a token is not taken apart and believed for its signature; whoever issues tokens is asked.
+#[tokio::test]
+async fn tokens_that_sign_themselves_are_refused() {
+    let cloud = cloud().await;
+    // The beginnings of PKI and PKIZ tokens.
+    for token in [
+        "MIIC3wYJKoZIhvcNAQcCoIIC0DCCAswCAQExCTAHBgUrDgMCGjCCAfYGCSqGSIb3DQEHAaCCAecEggHj",
+        "PKIZ_eJydUktvozAYvOd3vOWwJ4QAAAAAElFTkSuQmCC",
+    ] {
+        let headers = [("x-auth-token", token)];
+        let answer = cloud.raw("GET", "/v2.1/flavors", &headers, "").await;
+        assert_eq!(answer.status, 401, "{}", answer.text);
     }
 }
 

@@ -458,3 +458,40 @@ async fn a_connection_that_dies() {
     stop.cancel();
     serving.await.unwrap().unwrap();
 }
+
+/// OSSA-2011-001: an archive stays what it is, wherever its names point.
+#[tokio::test]
+async fn archives_are_not_unpacked() {
+    let cloud = Cloud::new().await;
+    // One entry of a tar: name, mode, owner, group, size, time, checksum, kind.
+    let mut archive = vec![0_u8; 512];
+    let name = b"../../../escaped";
+    archive[..name.len()].copy_from_slice(name);
+    archive[100..107].copy_from_slice(b"0000644");
+    archive[124..135].copy_from_slice(b"00000000003");
+    archive[148..156].copy_from_slice(b"        ");
+    archive[156] = b'0';
+    archive[257..263].copy_from_slice(b"ustar\0");
+    let sum: u32 = archive.iter().map(|byte| u32::from(*byte)).sum();
+    archive[148..154].copy_from_slice(format!("{sum:06o}").as_bytes());
+    archive.extend(b"hi\n");
+    archive.resize(1024 + 1024, 0);
+    let id = cloud.create(ALICE, json!({})).await;
+    let sent = String::from_utf8(archive).unwrap();
+    cloud.put_file(ALICE, &id, sent.clone()).await.is(204);
+    let file = format!("/v2/images/{id}/file");
+    assert_eq!(cloud.get(ALICE, &file).await.is(200).text(), sent);
+    let mut files = Vec::new();
+    let mut folders = vec![cloud.folder.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.push(entry.file_name().into_string().unwrap());
+            }
+        }
+    }
+    assert_eq!(files, [id], "one file, under a name of our own");
+}

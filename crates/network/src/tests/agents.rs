@@ -1,7 +1,20 @@
 use super::*;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use types::network_wanted::{AgentKind, AgentStatus, HostReport, HostWanted, ObjectStatus, Status};
 use uuid::Uuid;
+
+/// Seconds that a question waits: as long as it may.
+const LONG: u64 = 3600;
+/// For what comes at once, on the slowest of machines; less than the longest wait.
+const PATIENCE: Duration = Duration::from_secs(50);
+
+async fn until(mut so: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < PATIENCE, "it does not become so");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
 
 impl Cloud {
     async fn ask(&self, method: &str, host: &str, path: &str, body: Value) -> (StatusCode, Value) {
@@ -79,14 +92,14 @@ async fn a_port_goes_to_its_host_and_becomes_active() {
 
     let waiting = {
         let (cloud, since) = (cloud.clone(), have.revision);
-        tokio::spawn(async move { (cloud.wanted("h1", since, 20).await, Instant::now()) })
+        tokio::spawn(async move { cloud.wanted("h1", since, LONG).await })
     };
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let inner = cloud.service.inner.clone();
+    until(|| inner.revision.receiver_count() > 0).await;
     let port = cloud.bound(&built.private_network, "h1").await;
-    let answered = Instant::now();
-    let (news, at) = waiting.await.unwrap();
-    assert!(at.saturating_duration_since(answered) < Duration::from_millis(500));
-    let news = news.unwrap();
+    // Long before its time is over.
+    let news = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+    let news = news.unwrap().unwrap();
     assert!(!news.full);
     have.update(news);
     assert_eq!(have.ports.len(), 1);
@@ -109,11 +122,12 @@ async fn a_port_goes_to_its_host_and_becomes_active() {
         let (cloud, id) = (cloud.clone(), text(&port["id"]));
         tokio::spawn(async move {
             cloud
-                .get(&format!("agent/ports?ids={id}&wait=20"), ADMIN)
+                .get(&format!("agent/ports?ids={id}&wait={LONG}"), ADMIN)
                 .await
         })
     };
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Those of the test and of the question.
+    until(|| inner.events.receiver_count() > 1).await;
     let report = HostReport {
         revision: have.revision,
         partial: true,
@@ -140,7 +154,8 @@ async fn a_port_goes_to_its_host_and_becomes_active() {
     );
     let (status, _) = cloud.ask("PUT", "h1", "report", json!(report)).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
-    assert_eq!(wait.await.unwrap()["active"], true);
+    let told = tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    assert_eq!(told.unwrap()["active"], true);
     assert_eq!(events.recv().await.unwrap().status, Status::Active);
     assert_eq!(
         cloud
@@ -344,4 +359,31 @@ async fn networks_join_the_hosts_that_have_a_part_of_them() {
     cloud.put(&path, ADMIN, moved).await;
     h1.update(cloud.wanted("h1", h1.revision, 5).await.unwrap());
     assert_eq!(peers(&h1, private), Some(vec!["192.0.2.1".to_owned()]));
+}
+
+/// OSSA-2013-020: a port in a group of many takes no more statements than one in a group of few, and its host is told of
+/// that port and of the group, not of the group's other members.
+#[tokio::test]
+async fn a_large_group_costs_its_next_member_no_more() {
+    let notes = sql::testing::Notes::default();
+    let store = sql::Store::temporary().await.unwrap();
+    let cloud = Cloud::on(store.noting(&notes)).await;
+    let (network, _) = cloud.network(DEMO, "10.7.0.0/24").await;
+    let mut have = cloud.wanted("h1", 0, 0).await.unwrap();
+    let mut costs = Vec::new();
+    for size in 1..=40 {
+        notes.take();
+        cloud.bound(&network, "h1").await;
+        let news = cloud.wanted("h1", have.revision, 0).await.unwrap();
+        costs.push(notes.take().len());
+        assert!(!news.full);
+        assert_eq!((news.ports.len(), news.security_groups.len()), (1, 1));
+        let members = news.security_groups[0]
+            .rules
+            .iter()
+            .filter_map(|rule| rule.remote_group_members.as_ref());
+        assert_eq!(members.map(Vec::len).sum::<usize>(), size);
+        have.update(news);
+    }
+    assert_eq!(costs[4], costs[39], "{costs:?}");
 }

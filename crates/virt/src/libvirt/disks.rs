@@ -283,6 +283,7 @@ pub(super) fn own_names(description: &str) -> Vec<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::libvirt::folder::Instances;
 
     const DOMAIN: &str = "<domain><devices><disk type='file' device='disk'><target dev='vda' bus='virtio'/></disk>\
         <disk type='network' device='disk'><source protocol='nbd'/><target dev=\"vdc\" bus='virtio'/>\
@@ -326,5 +327,96 @@ mod tests {
         assert_eq!(&bytes[4086..4096], b"SWAPSPACE2");
         assert_eq!(bytes[1024..1028], 1u32.to_le_bytes());
         assert_eq!(bytes[1028..1032], 2047u32.to_le_bytes());
+    }
+
+    /// OSSA-2016-002: what a host says of a volume that it cannot connect.
+    #[test]
+    fn a_refused_volume_does_not_tell_its_password() {
+        let mut disk = volume("v-1");
+        let info = serde_json::json!({ "driver_volume_type": "iscsi", "data": {
+            "target_portal": "10.0.0.1:3260", "auth_username": "u", "auth_password": "s3cret",
+        } });
+        disk.source = DiskSource::Volume {
+            volume_id: "v-1".to_owned(),
+            connection: Connection::read(&info),
+        };
+        let said = reachable(&disk).unwrap_err().to_string();
+        assert!(said.contains("iscsi") && !said.contains("s3cret"), "{said}");
+    }
+
+    /// A guest with an empty disk of this file system and with swap space, and what lay at their places before.
+    fn made_over_old_data(format: &str) -> (tempfile::TempDir, GuestSpec, Vec<(String, PathBuf)>) {
+        let home = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        let folder = home.path().join("instances");
+        let instances = Instances::open(&folder, &home.path().join("run")).unwrap();
+        let mut spec = crate::sim::tests::spec(1);
+        let disk = |id: &str, source| Disk {
+            source,
+            id: id.to_owned(),
+            ..volume("v")
+        };
+        let empty = DiskSource::Ephemeral {
+            size_gib: 1,
+            format: Some(format.to_owned()),
+        };
+        spec.disks = vec![
+            disk("e", empty),
+            disk("s", DiskSource::Swap { size_mib: 8 }),
+        ];
+        let files = instances.guest(spec.id);
+        std::fs::create_dir_all(&files.folder).unwrap();
+        let all = local(&spec, &files);
+        for (_, path) in &all {
+            std::fs::write(path, "another's secret ".repeat(1 << 20)).unwrap();
+        }
+        make_local(&spec, &files).unwrap();
+        (home, spec, all)
+    }
+
+    /// OSSA-2012-020: a disk that is made holds nothing of what was at its place.
+    #[test]
+    fn new_disks_hold_nothing_of_old_ones() {
+        let (_home, _, all) = made_over_old_data("ext4");
+        assert_eq!(all.len(), 2);
+        for (_, path) in all {
+            let mut file = std::io::BufReader::new(std::fs::File::open(&path).unwrap());
+            let mut block = vec![0; 1 << 20];
+            // The secret was no longer than this.
+            for _ in 0..17 {
+                let length = std::io::Read::read(&mut file, &mut block).unwrap();
+                let found = block[..length]
+                    .windows(9)
+                    .any(|window| window == b"another's");
+                assert!(!found, "{}", path.display());
+            }
+        }
+    }
+
+    /// OSSA-2013-037 and OSSA-2014-003: empty disks are files of their own, whatever the guest calls its system, and
+    /// none is a layer above another file.
+    #[test]
+    fn empty_disks_have_no_backing_files() {
+        for format in ["ext4", "windows-1f3870be", "../../x"] {
+            let (home, spec, all) = made_over_old_data(format);
+            let folder = home.path().join("instances");
+            let guests = std::fs::read_dir(&folder).unwrap();
+            let names: Vec<_> = guests.map(|one| one.unwrap().file_name()).collect();
+            assert_eq!(names, [spec.id.to_string().as_str()], "{format}");
+            let mut files: Vec<String> = std::fs::read_dir(folder.join(spec.id.to_string()))
+                .unwrap()
+                .map(|one| one.unwrap().file_name().into_string().unwrap())
+                .collect();
+            files.sort();
+            assert_eq!(files, ["disk.eph0", "disk.swap"], "{format}");
+            for (_, path) in &all {
+                let mut head = [0; 4];
+                let mut file = std::fs::File::open(path).unwrap();
+                std::io::Read::read_exact(&mut file, &mut head).unwrap();
+                assert_ne!(&head, b"QFI\xfb", "{}", path.display());
+            }
+        }
     }
 }

@@ -657,3 +657,46 @@ async fn groups_of_volumes() {
         .is(202);
     assert_eq!((cloud.files("volumes"), cloud.files("snapshots")), (0, 0));
 }
+
+/// OSSA-2018-001: no volume is encrypted, so none can be read below its encryption; one that should be is refused, and
+/// does not come as plain text either.
+#[tokio::test]
+async fn encrypted_volumes_are_refused() {
+    let cloud = Cloud::new().await;
+    let plain = cloud.volume(ALICE, json!({})).await;
+    let made = json!({"volume_type": {"name": "secret"}});
+    let made = cloud.call(ADMIN, "POST", "/types", made).await.is(200);
+    let path = format!("/types/{}/encryption", text(&made["volume_type"]["id"]));
+    let luks = json!({"encryption": {"provider": "luks", "control_location": "front-end", "key_size": 256}});
+    cloud.call(ADMIN, "POST", &path, luks).await.is(200);
+    let snapshot = cloud.snapshot(ALICE, &plain).await;
+    for source in [
+        json!({"size": 1}),
+        json!({"source_volid": plain}),
+        json!({"snapshot_id": snapshot}),
+    ] {
+        let mut volume = source;
+        volume["volume_type"] = "secret".into();
+        let body = json!({ "volume": volume });
+        let refused = cloud.call(ALICE, "POST", "/volumes", body).await;
+        assert_eq!(refused.status, 501, "{}", refused.body);
+        assert!(refused.body.to_string().contains("keeps no keys"));
+    }
+    let retype = json!({"new_type": "secret", "migration_policy": "on-demand"});
+    let refused = cloud.act(ALICE, &plain, "os-retype", retype).await;
+    assert!(refused.status >= 400, "{}", refused.body);
+    let shown = cloud.get(ALICE, &format!("/volumes/{plain}")).await.is(200);
+    assert_eq!(
+        (
+            &shown["volume"]["encrypted"],
+            &shown["volume"]["volume_type"]
+        ),
+        (&json!(false), &json!("standard"))
+    );
+    let key = cloud.get(ALICE, &format!("/volumes/{plain}/encryption"));
+    assert_eq!(key.await.is(200)["encryption_key_id"], Value::Null);
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}

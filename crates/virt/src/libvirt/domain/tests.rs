@@ -380,3 +380,42 @@ fn a_rescued_guest_boots_from_the_rescue_disk_and_sees_its_own() {
         ["disk vda", "disk.config hda", "disk.rescue hdb 1"]
     );
 }
+
+/// OSSA-2013-037 and OSSA-2014-003: QEMU opens an empty disk as it is, and looks for no layer below it.
+#[test]
+fn disks_beside_the_root_are_raw() {
+    let empty = crate::disks::DiskSource::Ephemeral {
+        size_gib: 1,
+        format: Some("windows".into()),
+    };
+    let disks = [empty, crate::disks::DiskSource::Swap { size_mib: 8 }]
+        .into_iter()
+        .enumerate()
+        .map(|(number, source)| crate::disks::Disk {
+            id: format!("d{number}"),
+            device: None,
+            bus: None,
+            device_type: None,
+            root: false,
+            source,
+        });
+    let guest = GuestSpec {
+        root: RootDisk::Image {
+            base: "/i/_base/b".into(),
+            format: DiskFormat::Raw,
+            size_gib: 1,
+        },
+        disks: disks.collect(),
+        ..spec(1)
+    };
+    let text = render(&guest, false, &TCG);
+    for name in ["d0", "d1"] {
+        let source = text.find(&format!("file=\"/i/x/disk.{name}\"")).unwrap();
+        let begin = text[..source].rfind("<disk ").unwrap();
+        let disk = &text[begin..source + text[source..].find("</disk>").unwrap()];
+        assert!(
+            disk.contains("type=\"raw\"") && !disk.contains("backingStore"),
+            "{disk}"
+        );
+    }
+}
