@@ -220,6 +220,12 @@ async fn the_network_service_refuses_is_away_or_wires_nothing() {
         .await;
     cluster.network.set_down(true);
     let waiting = cluster.create().await;
+    cluster
+        .until("the network service is asked", async || {
+            cluster.network.turned_away() > 1
+        })
+        .await;
+    // Longer than the step and its undo may take: that it goes on waiting is what is tested.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(cluster.server(waiting).await.vm_state, VmState::Building);
     cluster.network.set_down(false);
@@ -280,8 +286,13 @@ async fn a_worker_that_dies_with_50_builds_in_flight_loses_none() {
             servers.push(cluster.create().await);
         }
         for _ in 0..3 {
-            tokio::time::sleep(Duration::from_millis(15)).await;
+            cluster
+                .until("a guest is made", async || {
+                    cluster.tasks_at(Some("spawn")).await > 0
+                })
+                .await;
             cluster.kill_worker("w");
+            assert!(cluster.tasks_at(None).await > 0, "nothing was in flight");
             cluster.start_worker("w").await;
         }
         cluster.idle().await;
@@ -377,7 +388,11 @@ async fn what_the_deletion_cannot_do_at_once_is_tried_again() {
     }
     cluster.network.set_down(true);
     cluster.delete(server).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    cluster
+        .until("the network service is asked again", async || {
+            cluster.network.turned_away() > 2
+        })
+        .await;
     assert!(!cluster.server(server).await.deleted);
     cluster.network.set_down(false);
     cluster.idle().await;

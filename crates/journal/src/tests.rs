@@ -420,7 +420,7 @@ async fn a_fenced_runner_changes_nothing() {
                     Direction::Undo => Script::new([failing, held]),
                 };
                 let script = Arc::new(script);
-                let _first = bench.worker("w", &script).await;
+                let first = bench.worker("w", &script).await;
                 script.all_struck().await;
                 let before = bench.task().await.unwrap();
                 let _second = bench.worker("w", &Arc::new(Script::new([]))).await;
@@ -428,7 +428,7 @@ async fn a_fenced_runner_changes_nothing() {
                 let ended = bench.ended().await;
                 assert_eq!(before.epoch, 1);
                 script.release();
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                first.rest().await;
                 assert_eq!(
                     bench.ended().await,
                     ended,
@@ -447,7 +447,7 @@ async fn a_task_that_was_taken_over_ends_for_its_runner() {
                 let bench = Bench::new(&database.store, Toy::default()).await;
                 let held = (at(step, Direction::Do, when), Fault::Hold);
                 let script = Arc::new(Script::new([held]));
-                let _worker = bench.worker("w", &script).await;
+                let worker = bench.worker("w", &script).await;
                 script.all_struck().await;
                 let id = bench.task;
                 let taken: Result<_, sql::Error> = bench
@@ -457,7 +457,7 @@ async fn a_task_that_was_taken_over_ends_for_its_runner() {
                 let taken = taken.unwrap().unwrap();
                 assert_eq!(taken.step.as_deref(), Some(step.as_str()));
                 script.release();
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                worker.rest().await;
                 assert_eq!(bench.toy.world.ends.load(Ordering::SeqCst), 0);
                 assert_eq!(bench.task().await, None);
             }
@@ -479,6 +479,7 @@ async fn a_worker_whose_beats_stand_still_loses_its_tasks() {
         script.all_struck().await;
         let none = Arc::new(Script::new([]));
         let living = bench.worker("two", &none).await;
+        // That it looks again and again and takes nothing is what is tested: nothing comes that could be waited for.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let task = bench.task().await.unwrap();
         assert_eq!((task.owner.as_deref(), task.epoch), (Some("one"), 1));

@@ -15,6 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use types::{ServerId, TaskId};
@@ -64,6 +65,25 @@ pub(crate) struct Shared {
     pub(crate) faults: Arc<dyn Faults>,
     pub(crate) settings: Settings,
     lease: Lease,
+    runs: watch::Sender<usize>,
+}
+
+/// One run that is under way, until this is dropped.
+struct UnderWay(Arc<Shared>);
+
+impl UnderWay {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        shared.runs.send_modify(|runs| *runs += 1);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0
+            .runs
+            .send_modify(|runs| *runs = runs.saturating_sub(1));
+    }
 }
 
 type Running = Pin<Box<dyn Future<Output = Ran> + Send>>;
@@ -121,6 +141,7 @@ impl Journal {
             outcomes,
             faults: Arc::new(Never),
             lease: Lease::new(settings.lease),
+            runs: watch::channel(0).0,
             settings,
         };
         Self {
@@ -178,6 +199,7 @@ impl Journal {
             .write(move |tx| db::tasks::start_worker(tx, &name, process))
             .await?;
         self.shared.lease.renew(begun);
+        let runs = self.shared.runs.subscribe();
         let looping = Loop {
             bell: self.shared.bus.listen(Bell::Tasks),
             name: self.name,
@@ -194,6 +216,7 @@ impl Journal {
         };
         Ok(Worker {
             handle: tokio::spawn(looping.run()),
+            runs,
         })
     }
 }
@@ -201,12 +224,24 @@ impl Journal {
 /// A running worker. Dropping it kills it where it stands, as the death of its process would.
 pub struct Worker {
     handle: JoinHandle<()>,
+    runs: watch::Receiver<usize>,
 }
 
 impl Worker {
     /// Whether it has stopped, for example because of an injected crash.
     pub fn stopped(&self) -> bool {
         self.handle.is_finished()
+    }
+
+    /// Whether it runs no task at the moment, not even one that was taken from it.
+    pub fn at_rest(&self) -> bool {
+        *self.runs.borrow() == 0
+    }
+
+    /// Waits until it runs no task, not even one that was taken from it.
+    pub async fn rest(&self) {
+        // Nobody runs anything when the sender is gone.
+        let _ = self.runs.clone().wait_for(|runs| *runs == 0).await;
     }
 
     /// Waits until it has stopped.
@@ -347,7 +382,9 @@ impl Loop {
         let previous = self.of_server.remove(&task.server);
         let (id, server) = (task.id, task.server);
         let shared = Arc::clone(&self.shared);
+        let under_way = UnderWay::begin(&shared);
         let handle = self.running.spawn(async move {
+            let _under_way = under_way;
             if let Some((_, old)) = previous {
                 old.abort();
                 while !old.is_finished() {

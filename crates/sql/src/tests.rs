@@ -608,7 +608,8 @@ async fn a_restarted_server_is_found_again() {
         let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = front.local_addr().unwrap();
         url.set_port(Some(address.port())).unwrap();
-        let forwarding = tokio::spawn(forward(front, target.clone()));
+        let links = Arc::new(());
+        let forwarding = tokio::spawn(forward(front, target.clone(), Arc::clone(&links)));
         let store = Store::open(url.as_str()).await.unwrap();
         store.write(|tx| insert(tx, "before", 1)).await.unwrap();
         forwarding.abort();
@@ -617,10 +618,11 @@ async fn a_restarted_server_is_found_again() {
             let store = store.clone();
             async move { store.write(|tx| insert(tx, "meanwhile", 1)).await }
         });
+        // That it waits, and does not fail at once, is what is tested.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(!meanwhile.is_finished(), "{}", test.name);
         let front = tokio::net::TcpListener::bind(address).await.unwrap();
-        let forwarding = tokio::spawn(forward(front, target));
+        let forwarding = tokio::spawn(forward(front, target, links));
         meanwhile
             .await
             .unwrap()
@@ -630,14 +632,16 @@ async fn a_restarted_server_is_found_again() {
     }
 }
 
-async fn forward(listener: tokio::net::TcpListener, target: String) {
+/// Every connection that stands has a clone of `standing`.
+async fn forward(listener: tokio::net::TcpListener, target: String, standing: Arc<()>) {
     let mut links = tokio::task::JoinSet::new();
     loop {
         let Ok((mut near, _)) = listener.accept().await else {
             return;
         };
-        let target = target.clone();
+        let (target, standing) = (target.clone(), Arc::clone(&standing));
         links.spawn(async move {
+            let _standing = standing;
             if let Ok(mut far) = tokio::net::TcpStream::connect(target).await {
                 let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
             }
@@ -658,7 +662,8 @@ async fn a_commit_of_unknown_outcome_is_not_repeated() {
         let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         url.set_port(Some(front.local_addr().unwrap().port()))
             .unwrap();
-        let forwarding = tokio::spawn(forward(front, target));
+        let links = Arc::new(());
+        let forwarding = tokio::spawn(forward(front, target, Arc::clone(&links)));
         let store = Store::open_with(
             url.as_str(),
             Options {
@@ -670,12 +675,15 @@ async fn a_commit_of_unknown_outcome_is_not_repeated() {
         .unwrap();
         let tries = Arc::new(AtomicU32::new(0));
         let (tried, cut) = (Arc::clone(&tries), forwarding.abort_handle());
+        let begun = Instant::now();
         let outcome = store
             .write(move |tx| -> Result<(), Error> {
                 insert(tx, "unknown", 1)?;
                 tried.fetch_add(1, Ordering::SeqCst);
                 cut.abort();
-                std::thread::sleep(Duration::from_millis(200));
+                while Arc::strong_count(&links) > 1 && begun.elapsed() < Duration::from_secs(60) {
+                    std::thread::yield_now();
+                }
                 Ok(())
             })
             .await;

@@ -430,6 +430,23 @@ impl Cluster {
         *self.faults.0.lock().unwrap() = faults;
     }
 
+    /// Waits until no worker runs anything, not even what was taken from it.
+    pub async fn at_rest(&self) {
+        self.until("no worker runs anything", async || {
+            let workers = self.workers.lock().unwrap();
+            workers.values().all(Worker::at_rest)
+        })
+        .await;
+    }
+
+    /// How many tasks stand at a step; with none, how many there are.
+    pub async fn tasks_at(&self, step: Option<&str>) -> usize {
+        let open: Result<Vec<_>, sql::Error> = self.store.read(db::tasks::open).await;
+        let open = open.unwrap().into_iter();
+        let there = open.filter(|task| step.is_none() || task.step.as_deref() == step);
+        there.count()
+    }
+
     /// Waits until no task is left; workers that crashed are started again.
     pub async fn idle(&self) {
         self.until("no task is left", async || {

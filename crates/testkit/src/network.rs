@@ -27,6 +27,7 @@ struct Inner {
     ports: BTreeMap<String, Value>,
     made: u32,
     down: bool,
+    turned_away: usize,
     refusing: bool,
     unwired: bool,
 }
@@ -54,6 +55,11 @@ impl Network {
     /// The service answers 503 to everything, or works again.
     pub fn set_down(&self, down: bool) {
         self.lock().down = down;
+    }
+
+    /// How many requests came while it was down.
+    pub fn turned_away(&self) -> usize {
+        self.lock().turned_away
     }
 
     /// New ports are refused with 409.
@@ -157,7 +163,12 @@ fn network() -> Value {
 }
 
 async fn answer(State(network): State<Arc<Network>>, request: Request<Body>) -> Response {
-    if network.lock().down {
+    let down = {
+        let mut inner = network.lock();
+        inner.turned_away += usize::from(inner.down);
+        inner.down
+    };
+    if down {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     assert!(

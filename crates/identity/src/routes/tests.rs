@@ -943,6 +943,7 @@ async fn another_process_sees_a_change_within_a_second() {
         )
         .await;
     assert_eq!(gone.status, 204);
+    // The second is what is tested: no word passes between processes.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     assert_eq!(other.validate(&token).await, Err(AuthError::Invalid));
 }

@@ -126,13 +126,14 @@ async fn a_guest_that_ignores_its_button_times_out() {
         PowerState::Running
     );
 
-    let waiter = {
-        let sim = sim.clone();
-        tokio::spawn(async move { sim.wait_stopped(guest.id, Duration::from_secs(60)).await })
-    };
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut waiting = sim.wait_stopped(guest.id, Duration::from_secs(60));
+    tokio::select! {
+        biased;
+        early = &mut waiting => panic!("it runs: {early:?}"),
+        () = tokio::task::yield_now() => {}
+    }
     sim.guest_powers_off(guest.id).unwrap();
-    waiter.await.unwrap().unwrap();
+    waiting.await.unwrap();
 }
 
 #[tokio::test]
