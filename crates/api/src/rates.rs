@@ -75,7 +75,6 @@ impl Rates {
         }
         let wait = ((1.0 - bucket.left) / per_second).ceil();
         // Between one second and the period, which is a u32.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         Err(wait.max(1.0) as u64)
     }
 }

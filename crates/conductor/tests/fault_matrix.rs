@@ -207,11 +207,6 @@ async fn carry_out(kind: Kind, case: Case) {
             server
         }
         Kinds::Deleted(held, by_another) => {
-            // Nobody gives its host that work any more: it waits for an answer until the step's time is over.
-            let waits = by_another
-                && held
-                    .iter()
-                    .any(|(point, _)| point.step == story.host_step && point.when == When::Before);
             let script = Arc::new(Script::new(held));
             cluster.set_faults(script.clone());
             let server = begin(&cluster, story, server).await;
@@ -226,8 +221,10 @@ async fn carry_out(kind: Kind, case: Case) {
                 })
                 .await;
             script.release();
-            if waits {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            if by_another {
+                // It may wait for a host that nobody gives the work any more, until the step's time is over.
+                let rest = cluster.at_rest();
+                let _ = tokio::time::timeout(Duration::from_millis(20), rest).await;
             } else {
                 cluster.at_rest().await;
             }

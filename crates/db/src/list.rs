@@ -35,39 +35,70 @@ pub enum Condition {
 
 /// Columns a list can be filtered and sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Column {
+    /// The number of the row: the order in which servers came.
     Number,
+    /// The id.
     Uuid,
+    /// The project.
     ProjectId,
+    /// The user who made it.
     UserId,
+    /// The name.
     DisplayName,
+    /// The description.
     Description,
+    /// The name by which the guest knows itself.
     Hostname,
+    /// `vm_state`.
     VmState,
+    /// `task_state`.
     TaskState,
+    /// `power_state`.
     PowerState,
+    /// The host.
     Host,
+    /// The hypervisor.
     Node,
+    /// The availability zone.
     AvailabilityZone,
+    /// The host on which it was first.
     LaunchedOn,
+    /// The flavor.
     FlavorId,
+    /// The image.
     ImageId,
+    /// The key pair.
     KeyName,
+    /// Whether it has a config drive.
     ConfigDrive,
+    /// The address for users, IPv4.
     AccessIpV4,
+    /// The address for users, IPv6.
     AccessIpV6,
+    /// Whether it is locked.
     Locked,
+    /// Who has locked it: `admin` or `owner`.
     LockedBy,
+    /// The request with which it was made.
     ReservationId,
+    /// Its place among those that were made by one request.
     LaunchIndex,
+    /// The device of the root disk.
     RootDeviceName,
+    /// How far its action is, in percent.
     Progress,
+    /// When it was asked for.
     CreatedAt,
+    /// When it was last changed.
     UpdatedAt,
+    /// When it first ran.
     LaunchedAt,
+    /// When it was removed.
     TerminatedAt,
+    /// The memory of its flavor.
     MemoryMb,
+    /// The CPUs of its flavor.
     Vcpus,
     /// The later of created and updated: what `changes-since` looks at.
     ChangedAt,

@@ -42,26 +42,42 @@ impl Kind {
 /// How far a move is. Which of them a move goes through depends on its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
 pub enum Status {
+    /// It was asked for.
     Accepted,
+    /// It waits for its turn on the host.
     Queued,
+    /// The other host makes ready.
     Preparing,
+    /// It is about to begin on both hosts.
     PreMigrating,
+    /// The disk is on its way.
     Migrating,
+    /// The other host takes over.
     PostMigrating,
+    /// Live, and the memory is on its way.
     Running,
     /// Live, and on the other host before all of its memory.
     RunningPostCopy,
+    /// The server is on the other host, and somebody must confirm that.
     Finished,
+    /// What it was before is being removed.
     Confirming,
+    /// What it was before is gone.
     Confirmed,
+    /// It is going back.
     Reverting,
+    /// It is where it was before.
     Reverted,
+    /// It has ended, and nothing is left to do.
     Completed,
+    /// It was called off.
     Cancelled,
+    /// It has failed, and the server is where it was.
     Failed,
+    /// It has failed, and the server needs help.
     Error,
+    /// The server was evacuated.
     Done,
 }
 

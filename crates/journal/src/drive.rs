@@ -398,7 +398,6 @@ impl<F: Flow> Run<F> {
         match self.shared.faults.at(&point) {
             Some(Fault::Crash) => Err(Trouble::Crash),
             Some(Fault::Fail) => Err(injected()),
-            #[allow(clippy::panic)]
             Some(Fault::Panic) => panic!("an injected panic at {point:?}"),
             Some(Fault::Repeat) => Ok(true),
             Some(Fault::Hold) => {

@@ -53,7 +53,6 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-#[allow(clippy::float_cmp)]
 fn compare_numbers(has: &Value, operator: &str, wanted: &[&str]) -> bool {
     let (Some(has), [wanted]) = (number(has), wanted) else {
         return false;

@@ -50,7 +50,6 @@ struct Weigher {
     measure: fn(&HostState, &Request) -> f64,
 }
 
-#[allow(clippy::cast_precision_loss)]
 const WEIGHERS: [Weigher; 9] = [
     Weigher {
         option: "ram_weight_multiplier",
@@ -99,7 +98,6 @@ const WEIGHERS: [Weigher; 9] = [
     },
 ];
 
-#[allow(clippy::cast_precision_loss)]
 fn members(host: &HostState, request: &Request, policy: GroupPolicy) -> f64 {
     match &request.group {
         Some(group) if group.policy == policy => filters::members_here(host, request) as f64,

@@ -83,7 +83,6 @@ impl<'a> Tx<'a> {
     }
 
     #[cfg(not(any(test, feature = "testing")))]
-    #[allow(clippy::unused_self)]
     fn note(&self, _sql: &str, _params: &[Value]) {}
 
     /// Which database this is; only for the few statements that cannot be portable.

@@ -195,7 +195,6 @@ impl Kind {
         match value {
             mysql::Value::NULL => Value::Null,
             mysql::Value::Int(int) => Value::Int(int),
-            #[allow(clippy::cast_precision_loss)]
             mysql::Value::UInt(int) => {
                 i64::try_from(int).map_or(Value::Real(int as f64), Value::Int)
             }

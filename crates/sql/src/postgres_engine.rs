@@ -328,7 +328,6 @@ fn encode_int(int: i64, kind: &Type, out: &mut BytesMut) -> Encoded {
             encode_numeric(int, out);
             Ok(IsNull::No)
         }
-        #[allow(clippy::cast_precision_loss)]
         Type::FLOAT8 | Type::FLOAT4 => encode_real(int as f64, kind, out),
         _ if is_text(kind) => int.to_string().to_sql(&Type::TEXT, out),
         _ => Err(format!("an integer is not a {kind}").into()),
@@ -336,7 +335,6 @@ fn encode_int(int: i64, kind: &Type, out: &mut BytesMut) -> Encoded {
 }
 
 fn encode_real(real: f64, kind: &Type, out: &mut BytesMut) -> Encoded {
-    #[allow(clippy::cast_possible_truncation)]
     match *kind {
         Type::FLOAT8 => real.to_sql(kind, out),
         Type::FLOAT4 => (real as f32).to_sql(kind, out),

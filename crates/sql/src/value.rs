@@ -183,7 +183,6 @@ impl FromValue for f64 {
     fn from_value(value: &Value) -> Result<Self, Error> {
         match value {
             Value::Real(real) => Ok(*real),
-            #[allow(clippy::cast_precision_loss)]
             Value::Int(int) => Ok(*int as f64),
             _ => wrong(value),
         }

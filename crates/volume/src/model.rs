@@ -1,5 +1,4 @@
 //! What the service keeps. The fields are those of the API unless they say otherwise.
-#![allow(missing_docs)]
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,37 +10,61 @@ pub type Map = BTreeMap<String, String>;
 /// The states of volumes, snapshots and groups (Block Storage API, "Volume statuses").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
 pub enum Status {
+    /// It gets its contents.
     Creating,
+    /// Nobody uses it.
     Available,
+    /// Somebody is about to attach it.
     Reserved,
+    /// It is being attached.
     Attaching,
+    /// It is being detached.
     Detaching,
+    /// A server has it.
     InUse,
+    /// An operator has it.
     Maintenance,
+    /// It is being removed.
     Deleting,
+    /// It is offered to another project.
     AwaitingTransfer,
+    /// It could not be made.
     Error,
+    /// It could not be removed.
     #[serde(rename = "error_deleting")]
     ErrorDeleting,
+    /// It could not grow.
     #[serde(rename = "error_extending")]
     ErrorExtending,
+    /// It could not be backed up (set by hand only, as the next ones).
     #[serde(rename = "error_backing-up")]
     ErrorBackingUp,
+    /// A backup could not be restored.
     #[serde(rename = "error_restoring")]
     ErrorRestoring,
+    /// It could not be taken over.
     #[serde(rename = "error_managing")]
     ErrorManaging,
+    /// It is being backed up.
     BackingUp,
+    /// A backup is being restored.
     RestoringBackup,
+    /// An image is being written onto it.
     Downloading,
+    /// It is being sent as an image.
     Uploading,
+    /// It gets another type.
     Retyping,
+    /// It grows.
     Extending,
+    /// It gets the contents of a snapshot.
     Reverting,
+    /// It is being taken over.
     Managing,
+    /// A group changes.
     Updating,
+    /// It is gone.
     Deleted,
 }
 
@@ -137,21 +160,35 @@ pub enum Job {
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Volume {
+    /// Its id.
     pub id: String,
+    /// The project that owns it.
     pub project_id: String,
+    /// Who made it.
     pub user_id: String,
+    /// Its name.
     pub name: Option<String>,
+    /// What its owner says of it.
     pub description: Option<String>,
     /// GiB.
     pub size: u64,
+    /// Its status.
     pub status: Status,
+    /// Its type's id.
     pub type_id: String,
+    /// Its availability zone.
     pub zone: String,
+    /// The snapshot that it was made of.
     pub snapshot_id: Option<String>,
+    /// The volume that it was made of.
     pub source_id: Option<String>,
+    /// The group that it is in.
     pub group_id: Option<String>,
+    /// Whether several servers may have it at once.
     pub multiattach: bool,
+    /// Whether a server may boot from it.
     pub bootable: bool,
+    /// The owner's metadata.
     pub metadata: Map,
     /// What users see among the metadata and only actions change: `readonly`, `attached_mode`.
     pub admin_metadata: Map,
@@ -159,10 +196,13 @@ pub struct Volume {
     pub image_metadata: Map,
     /// Where compute's swap of volumes stands (`os-migrate_volume_completion`).
     pub migration_status: Option<String>,
+    /// What is still to be done.
     pub job: Option<Job>,
     /// The request that gave the job, for messages.
     pub request_id: String,
+    /// When it was made.
     pub created_at: Timestamp,
+    /// When it was last changed.
     pub updated_at: Option<Timestamp>,
 }
 
@@ -186,51 +226,82 @@ impl Volume {
 /// A snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
+    /// Its id.
     pub id: String,
+    /// The project that owns it.
     pub project_id: String,
+    /// Who made it.
     pub user_id: String,
+    /// The volume.
     pub volume_id: String,
+    /// Its name.
     pub name: Option<String>,
+    /// What its owner says of it.
     pub description: Option<String>,
     /// GiB of the volume then.
     pub size: u64,
+    /// Its status.
     pub status: Status,
+    /// How much is there, in percent.
     pub progress: String,
+    /// Its type's id.
     pub type_id: String,
+    /// The snapshot of a group that it is part of.
     pub group_snapshot_id: Option<String>,
+    /// The owner's metadata.
     pub metadata: Map,
     /// What was known of the image in the volume.
     pub image_metadata: Map,
+    /// Whether a server may boot from it.
     pub bootable: bool,
+    /// What is still to be done.
     pub job: Option<Job>,
+    /// The request that gave the job, for messages.
     pub request_id: String,
+    /// When it was made.
     pub created_at: Timestamp,
+    /// When it was last changed.
     pub updated_at: Option<Timestamp>,
 }
 
 /// A volume type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VolumeType {
+    /// Its id.
     pub id: String,
+    /// Its name.
     pub name: String,
+    /// What its owner says of it.
     pub description: Option<String>,
+    /// Whether every project may use it.
     pub is_public: bool,
+    /// What backends and servers read of it.
     pub extra_specs: Map,
+    /// Its QoS specs.
     pub qos_id: Option<String>,
+    /// How its volumes are to be encrypted.
     #[serde(default)]
     pub encryption: Option<Encryption>,
+    /// When it was made.
     pub created_at: Timestamp,
+    /// When it was last changed.
     pub updated_at: Option<Timestamp>,
 }
 
 /// How volumes of a type are to be encrypted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Encryption {
+    /// Its id.
     pub id: String,
+    /// What encrypts (`luks`).
     pub provider: String,
+    /// Who encrypts: `front-end` (the host) or `back-end`.
     pub control_location: String,
+    /// The cipher and its mode.
     pub cipher: Option<String>,
+    /// Bits of the key.
     pub key_size: Option<i64>,
+    /// When it was made.
     pub created_at: Timestamp,
 }
 
@@ -246,104 +317,163 @@ impl VolumeType {
 /// QoS specs. They are kept and shown; a hypervisor applies those whose consumer is `front-end`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Qos {
+    /// Its id.
     pub id: String,
+    /// Its name.
     pub name: String,
+    /// Who applies them: `front-end`, `back-end`, `both`.
     pub consumer: String,
+    /// The limits by their names.
     pub specs: Map,
+    /// When it was made.
     pub created_at: Timestamp,
 }
 
 /// An attachment of a volume to a server (or to somebody who is none).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attachment {
+    /// Its id.
     pub id: String,
+    /// The volume.
     pub volume_id: String,
+    /// The project that owns it.
     pub project_id: String,
+    /// The server.
     pub server_id: Option<String>,
     /// `reserved`, `attaching`, `attached`, `detaching`.
     pub status: String,
     /// `rw`, `ro`, or `null` when nobody has said.
     pub mode: String,
+    /// The device, as the server calls it.
     pub device: Option<String>,
+    /// The server's host.
     pub host: Option<String>,
     /// What the host said of itself.
     pub connector: Option<serde_json::Value>,
     /// The name under which NBD serves it; only who knows it connects.
     pub export: Option<String>,
+    /// When it was made.
     pub created_at: Timestamp,
+    /// When it was completed.
     pub attached_at: Option<Timestamp>,
 }
 
 /// An offer of a volume to another project.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Transfer {
+    /// Its id.
     pub id: String,
+    /// The volume.
     pub volume_id: String,
+    /// The project that owns it.
     pub project_id: String,
+    /// Its name.
     pub name: Option<String>,
     /// Of the secret key, hex.
     pub salt: String,
+    /// Of the salt and the key, hex.
     pub hash: String,
+    /// Whether the volume goes without its snapshots.
     pub no_snapshots: bool,
+    /// Whether somebody has taken it.
     pub accepted: bool,
+    /// Who has taken it.
     pub destination: Option<String>,
+    /// When it was made.
     pub created_at: Timestamp,
 }
 
 /// Something that a user should know about (Block Storage API, "Messages").
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Message {
+    /// Its id.
     pub id: String,
+    /// The project that owns it.
     pub project_id: String,
+    /// Its number among the known events.
     pub event_id: String,
+    /// What it says.
     pub user_message: String,
+    /// How bad it is.
     pub level: String,
+    /// The request that it is about.
     pub request_id: String,
+    /// What it is about (`VOLUME`, ...).
     pub resource_type: String,
+    /// The id of what it is about.
     pub resource_id: String,
+    /// When it was made.
     pub created_at: Timestamp,
+    /// When it goes.
     pub expires_at: Timestamp,
 }
 
 /// A group of volumes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Group {
+    /// Its id.
     pub id: String,
+    /// The project that owns it.
     pub project_id: String,
+    /// Who made it.
     pub user_id: String,
+    /// Its name.
     pub name: Option<String>,
+    /// What its owner says of it.
     pub description: Option<String>,
+    /// Its status.
     pub status: Status,
+    /// Its type's id.
     pub type_id: String,
+    /// The types that its volumes may have.
     pub volume_types: Vec<String>,
+    /// Its availability zone.
     pub zone: String,
+    /// The group that it was made of.
     pub source_group_id: Option<String>,
+    /// The snapshot that it was made of.
     pub group_snapshot_id: Option<String>,
+    /// When it was made.
     pub created_at: Timestamp,
+    /// When it was last changed.
     pub updated_at: Option<Timestamp>,
 }
 
 /// A group type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupType {
+    /// Its id.
     pub id: String,
+    /// Its name.
     pub name: String,
+    /// What its owner says of it.
     pub description: Option<String>,
+    /// Whether every project may use it.
     pub is_public: bool,
+    /// Its group specs.
     pub specs: Map,
+    /// When it was made.
     pub created_at: Timestamp,
 }
 
 /// A snapshot of each volume of a group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupSnapshot {
+    /// Its id.
     pub id: String,
+    /// The project that owns it.
     pub project_id: String,
+    /// The group.
     pub group_id: String,
+    /// The group's type.
     pub group_type_id: String,
+    /// Its name.
     pub name: Option<String>,
+    /// What its owner says of it.
     pub description: Option<String>,
+    /// Its status.
     pub status: Status,
+    /// When it was made.
     pub created_at: Timestamp,
 }
 

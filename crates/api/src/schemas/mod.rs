@@ -233,7 +233,6 @@ pub fn number(value: &Value) -> Option<i64> {
 }
 
 /// JSON does not tell 1.0 from 1.
-#[allow(clippy::cast_possible_truncation)]
 fn whole(number: f64) -> Option<i64> {
     (number.fract() == 0.0).then_some(number as i64)
 }

@@ -52,15 +52,22 @@ pub enum Filter {
 
 /// What lists can be sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum SortKey {
+    /// `name`.
     Name,
+    /// `status`.
     Status,
+    /// `container_format`.
     ContainerFormat,
+    /// `disk_format`.
     DiskFormat,
+    /// `size`.
     Size,
+    /// `id`.
     Id,
+    /// `created_at`.
     CreatedAt,
+    /// `updated_at`.
     UpdatedAt,
 }
 

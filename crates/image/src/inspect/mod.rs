@@ -23,20 +23,32 @@ pub const HEAD: usize = 64 * 1024;
 
 /// A format that content can be recognised as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
 pub enum Format {
+    /// Nothing that is known: bytes of a disk.
     Raw,
+    /// QCOW of QEMU, the first version.
     Qcow,
+    /// QCOW2 of QEMU, versions 2 and 3.
     Qcow2,
+    /// VMware's, sparse.
     Vmdk,
+    /// Virtual PC's and Xen's.
     Vhd,
+    /// Hyper-V's.
     Vhdx,
+    /// VirtualBox's.
     Vdi,
+    /// A CD: ISO 9660.
     Iso,
+    /// A disk with a GUID partition table.
     Gpt,
+    /// A disk with a master boot record.
     Mbr,
+    /// Encrypted by LUKS.
     Luks,
+    /// Virtuozzo's.
     Ploop,
+    /// QEMU's QED.
     Qed,
 }
 

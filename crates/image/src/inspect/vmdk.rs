@@ -60,7 +60,6 @@ pub(super) fn check<S: Source + ?Sized>(source: &S) -> Result<u64, Error> {
     let offset = place
         .checked_mul(SECTOR)
         .ok_or_else(|| refuse(Format::Vmdk, "its descriptor lies outside of the file"))?;
-    #[allow(clippy::cast_possible_truncation)] // at most 2048 sectors
     let text = source.read(offset, (sectors * SECTOR) as usize)?;
     check_descriptor(&text)?;
     Ok(capacity

@@ -10,43 +10,78 @@ use types::ServerId;
 /// The verbs of [`crate::Hypervisor`] that can be disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
 pub enum Verb {
+    /// [`crate::Hypervisor::host`].
     Host,
+    /// [`crate::Hypervisor::ensure_guest`].
     EnsureGuest,
+    /// [`crate::Hypervisor::ensure_absent`].
     EnsureAbsent,
+    /// [`crate::Hypervisor::start`].
     Start,
+    /// [`crate::Hypervisor::stop_hard`].
     StopHard,
+    /// [`crate::Hypervisor::request_shutdown`].
     RequestShutdown,
+    /// [`crate::Hypervisor::wait_stopped`].
     WaitStopped,
+    /// [`crate::Hypervisor::reboot_soft`].
     RebootSoft,
+    /// [`crate::Hypervisor::reboot_hard`].
     RebootHard,
+    /// [`crate::Hypervisor::pause`].
     Pause,
+    /// [`crate::Hypervisor::unpause`].
     Unpause,
+    /// [`crate::Hypervisor::suspend`].
     Suspend,
+    /// [`crate::Hypervisor::resume`].
     Resume,
+    /// [`crate::Hypervisor::interrupt`].
     Interrupt,
+    /// [`crate::Hypervisor::rescue`].
     Rescue,
+    /// [`crate::Hypervisor::unrescue`].
     Unrescue,
+    /// [`crate::Hypervisor::snapshot`].
     Snapshot,
+    /// A snapshot asks the guest to let its file systems stand still.
     Freeze,
+    /// They go on.
     Thaw,
+    /// [`crate::Hypervisor::attach`].
     Attach,
+    /// [`crate::Hypervisor::detach`].
     Detach,
+    /// [`crate::Hypervisor::set_password`].
     SetPassword,
+    /// [`crate::Hypervisor::put_aside`].
     PutAside,
+    /// [`crate::Hypervisor::put_back`].
     PutBack,
+    /// [`crate::Hypervisor::forget_aside`].
     ForgetAside,
+    /// [`crate::Hypervisor::land`].
     Land,
+    /// [`crate::Hypervisor::attach_disk`].
     AttachDisk,
+    /// [`crate::Hypervisor::detach_disk`].
     DetachDisk,
+    /// [`crate::Hypervisor::swap_disk`].
     SwapDisk,
+    /// [`crate::Hypervisor::resize_disk`].
     ResizeDisk,
+    /// [`crate::Hypervisor::migrate_live`].
     MigrateLive,
+    /// [`crate::Hypervisor::adopt`].
     Adopt,
+    /// [`crate::Hypervisor::guest`].
     Guest,
+    /// [`crate::Hypervisor::guests`].
     Guests,
+    /// [`crate::Hypervisor::console_log`].
     ConsoleLog,
+    /// [`crate::Hypervisor::diagnostics`].
     Diagnostics,
 }
 

@@ -634,9 +634,7 @@ pub fn no_room(tx: &mut Tx<'_>, service: &Service, more: u64) -> Result<Option<&
         return Ok(Some("the disk cannot be looked at"));
     };
     let ratio = service.inner.config.over_subscription;
-    #[allow(clippy::cast_precision_loss)]
     let most = gib(space.total) as f64 * ratio;
-    #[allow(clippy::cast_precision_loss)]
     let fits = (promised + more) as f64 <= most;
     Ok((!fits).then_some("no weighed backend has room for it"))
 }
