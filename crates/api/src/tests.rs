@@ -15,6 +15,7 @@ mod lists;
 mod live_migration;
 mod microversions;
 mod migrations;
+mod openapi;
 mod operation;
 mod policies;
 mod resize;

@@ -1,7 +1,8 @@
 //! Every row of the routing table with bodies and queries made from its own schemas, broken ones and raw bytes: never a
-//! 5xx, never a panic, never an answer that takes long.
+//! 5xx, never a panic, never an answer that does not come.
 //!
-//! `KILONOVA_FUZZ_SECONDS` says for how long (5 by default), `KILONOVA_FUZZ_SEED` where it begins.
+//! `KILONOVA_FUZZ_ROUNDS` says how many requests each row gets (a few by default), `KILONOVA_FUZZ_SEED` where it begins: the
+//! same requests come with the same two.
 
 use super::conformance::number_of;
 use super::generate::{any, mutate, value};
@@ -14,7 +15,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use types::{Microversion, VmState};
 
 /// Answer 501 on purpose: path, action or nothing, and why.
@@ -98,6 +99,11 @@ const WAITS: &[(&str, Option<&str>)] = &[
     ("/servers/{id}/action", Some("os-migrateLive")),
     ("/servers/{server_id}/diagnostics", None),
 ];
+
+/// Requests to each row, unless the environment says more.
+const ROUNDS: u64 = 12;
+/// After how long an answer does not come any more, on the slowest of machines.
+const HANGS: Duration = Duration::from_secs(60);
 
 const JUNK: &[&str] = &[
     "",
@@ -222,7 +228,7 @@ fn may_be_501(row: &Route) -> bool {
 #[tokio::test]
 async fn whatever_is_sent() {
     let seed = number_of("KILONOVA_FUZZ_SEED", 1);
-    let until = Instant::now() + Duration::from_secs(number_of("KILONOVA_FUZZ_SECONDS", 5));
+    let rounds = number_of("KILONOVA_FUZZ_ROUNDS", ROUNDS);
     let mut rng = StdRng::seed_from_u64(seed);
     let served: Vec<&Route> = ROUTES
         .iter()
@@ -233,14 +239,11 @@ async fn whatever_is_sent() {
     let (mut wrong, mut statuses, mut good) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
     let mut fixture = fixture().await;
     let mut sent = 0_u64;
-    'all: for round in 0.. {
+    for round in 0..rounds {
         if round % 20 == 19 {
             fixture = super::samples::fixture().await;
         }
         for row in &served {
-            if Instant::now() > until {
-                break 'all;
-            }
             let last = row.until.map_or(Microversion::MAX.0, |until| until.0 - 1);
             let version = if rng.random_bool(0.5) {
                 last
@@ -258,34 +261,37 @@ async fn whatever_is_sent() {
                 ("openstack-api-version", microversion.as_str()),
                 ("content-type", "application/json"),
             ];
-            let started = Instant::now();
-            let answer = fixture
+            let whole = format!("/v2.1{path}");
+            let asked = fixture
                 .cloud
-                .raw(row.verb.as_str(), &format!("/v2.1{path}"), &headers, &body)
-                .await;
+                .raw(row.verb.as_str(), &whole, &headers, &body);
             sent += 1;
+            let Ok(answer) = tokio::time::timeout(HANGS, asked).await else {
+                let body: String = body.chars().take(500).collect();
+                panic!(
+                    "seed {seed}: no answer to {} {path} at 2.{version} by {token}: {body}",
+                    row.verb.as_str()
+                );
+            };
             *statuses.entry(answer.status.as_u16()).or_insert(0_u64) += 1;
             if answer.status.is_success() {
                 good.insert((row.verb.as_str(), row.path, row.action));
             }
             let about_servers =
                 row.path.starts_with("/servers") || row.path.starts_with("/os-volumes_boot");
-            let elapsed = started.elapsed();
             if answer.status == 202 && about_servers {
                 // Nobody works on flows here, and what comes next would wait for them.
                 finish(&fixture.cloud, &fixture.server, VmState::Active).await;
             }
-            let slow = elapsed > Duration::from_secs(3);
             let bad = answer.status.is_server_error() && !(answer.status == 501 && may_be_501(row));
-            if slow || bad {
+            if bad {
                 let body: String = body.chars().take(500).collect();
                 let key = (row.verb.as_str(), row.path, row.action);
                 wrong.entry(key).or_insert_with(|| {
                     format!(
-                        "{} {path} at 2.{version} by {token}: {} after {:?}: {}\n    {body}",
+                        "{} {path} at 2.{version} by {token}: {}: {}\n    {body}",
                         row.verb.as_str(),
                         answer.status,
-                        elapsed,
                         answer.text
                     )
                 });
@@ -305,7 +311,7 @@ async fn whatever_is_sent() {
         lines.join("\n")
     );
     assert!(
-        sent < 3000 || good.len() * 2 > served.len(),
+        good.len() * 2 > served.len(),
         "hardly anything was understood"
     );
 }

@@ -5,12 +5,15 @@ use super::harness::{Cloud, DEMO};
 use super::samples::facts;
 use super::server_create::body;
 use crate::Config;
+use crate::route::{Served, Table, Verb};
+use crate::routes::ROUTES;
 use db::hosts::Ratios;
 use db::instances::Instance;
 use db::migrations::{End, Kind, NewMigration, Status};
 use serde_json::json;
 use sql::testing::{Notes, Statement, TestStore, databases, scanned};
-use types::{FlavorId, MigrationId, NodeId, ServerId, Timestamp, VmState};
+use std::collections::BTreeSet;
+use types::{FlavorId, Microversion, MigrationId, NodeId, ServerId, Timestamp, VmState};
 
 /// Tables that grow with the servers, or with what was ever done to them.
 const GROWING: &[&str] = &[
@@ -124,7 +127,123 @@ const LISTS: &[(&str, u16, &str)] = &[
         "/os-simple-tenant-usage/0de30000000000000000000000000001",
     ),
     ("admin", 104, "/os-instance_usage_audit_log"),
+    (
+        "admin",
+        104,
+        "/os-instance_usage_audit_log/2026-01-01%2000:00:00",
+    ),
+    ("member", 102, "/os-volumes_boot"),
+    ("member", 102, "/os-volumes_boot/detail"),
+    ("member", 104, "/servers/{}/ips"),
+    ("member", 104, "/servers/{}/os-interface"),
+    ("member", 104, "/servers/{}/os-security-groups"),
+    ("member", 104, "/servers/{}/os-server-password"),
+    ("admin", 104, "/servers/{}/topology"),
+    ("member", 104, "/flavors"),
+    ("member", 104, "/flavors/1/os-extra_specs"),
+    ("admin", 104, "/flavors/p/os-flavor-access"),
+    ("member", 104, "/os-server-groups/{group}"),
+    ("admin", 104, "/os-hypervisors"),
+    (
+        "admin",
+        104,
+        "/os-hypervisors/00000000-0000-0000-0000-000000000001?with_servers=1",
+    ),
+    ("admin", 52, "/os-hypervisors/h1/search"),
+    ("admin", 52, "/os-hypervisors/h1/servers"),
+    ("admin", 42, "/os-hosts"),
+    ("admin", 42, "/os-hosts/h1"),
+    ("admin", 104, "/os-aggregates/1"),
+    ("member", 104, "/os-availability-zone"),
 ];
+
+const NEIGHBOURS: &str = "asked of the service that has it: no table here";
+const CONSTANT: &str = "the same for everybody, from no table";
+const ABSENT: &str = "answers 501";
+const ONE: &str = "one thing by its key";
+const HOST: &str = "asked of the server's host";
+
+/// Rows that are read, and are no list of [`LISTS`], each with the reason.
+const NO_LISTS: &[(&str, &str)] = &[
+    ("/extensions", CONSTANT),
+    ("/extensions/{id}", CONSTANT),
+    ("/flavors/{id}", ONE),
+    ("/flavors/{flavor_id}/os-extra_specs/{id}", ONE),
+    ("/images", NEIGHBOURS),
+    ("/images/detail", NEIGHBOURS),
+    ("/images/{id}", NEIGHBOURS),
+    ("/images/{image_id}/metadata", NEIGHBOURS),
+    ("/images/{image_id}/metadata/{id}", NEIGHBOURS),
+    ("/os-baremetal-nodes", ABSENT),
+    ("/os-baremetal-nodes/{id}", ABSENT),
+    ("/os-console-auth-tokens/{id}", ABSENT),
+    ("/os-floating-ip-pools", NEIGHBOURS),
+    ("/os-floating-ips", NEIGHBOURS),
+    ("/os-floating-ips/{id}", NEIGHBOURS),
+    ("/os-hosts/{id}/reboot", ABSENT),
+    ("/os-hosts/{id}/shutdown", ABSENT),
+    ("/os-hosts/{id}/startup", ABSENT),
+    ("/os-hypervisors/{id}/uptime", HOST),
+    ("/os-keypairs/{id}", ONE),
+    ("/os-networks", NEIGHBOURS),
+    ("/os-networks/{id}", NEIGHBOURS),
+    ("/os-quota-class-sets/{id}", ONE),
+    ("/os-quota-sets/{id}/defaults", ONE),
+    ("/os-security-groups", NEIGHBOURS),
+    ("/os-security-groups/{id}", NEIGHBOURS),
+    ("/os-snapshots", NEIGHBOURS),
+    ("/os-snapshots/detail", NEIGHBOURS),
+    ("/os-snapshots/{id}", NEIGHBOURS),
+    ("/os-tenant-networks", NEIGHBOURS),
+    ("/os-tenant-networks/{id}", NEIGHBOURS),
+    ("/os-volumes", NEIGHBOURS),
+    ("/os-volumes/detail", NEIGHBOURS),
+    ("/os-volumes/{id}", NEIGHBOURS),
+    ("/os-volumes_boot/{id}", "as /servers/{id}"),
+    ("/servers/{server_id}/diagnostics", HOST),
+    ("/servers/{server_id}/ips/{id}", ONE),
+    ("/servers/{server_id}/metadata/{id}", ONE),
+    ("/servers/{server_id}/migrations/{id}", ONE),
+    ("/servers/{server_id}/os-instance-actions/{id}", ONE),
+    ("/servers/{server_id}/os-interface/{id}", ONE),
+    ("/servers/{server_id}/os-volume_attachments/{id}", ONE),
+    ("/servers/{server_id}/shares", ABSENT),
+    ("/servers/{server_id}/shares/{id}", ABSENT),
+    ("/servers/{server_id}/tags/{id}", ONE),
+];
+
+/// No list of the routing table is forgotten.
+#[test]
+fn every_row_that_is_read_is_a_list_or_has_its_reason() {
+    let table = Table::new(ROUTES);
+    let mut listed = BTreeSet::new();
+    for (_, version, path) in LISTS {
+        let path = path.split('?').next().unwrap();
+        let found = table.find(Verb::Get, path).unwrap();
+        let row = found.rows[0];
+        assert!(row.exists_at(Microversion(*version)), "{path}");
+        listed.insert(row.path);
+    }
+    let reasons: BTreeSet<&str> = NO_LISTS.iter().map(|(path, _)| *path).collect();
+    assert_eq!(reasons.len(), NO_LISTS.len(), "a path stands there twice");
+    let read = ROUTES.iter().filter(|row| {
+        row.verb == Verb::Get && !matches!(row.served, Served::Gone | Served::NotYet)
+    });
+    let read: BTreeSet<&str> = read.map(|row| row.path).collect();
+    let forgotten: Vec<_> = read
+        .iter()
+        .filter(|path| !listed.contains(*path) && !reasons.contains(*path))
+        .collect();
+    assert!(
+        forgotten.is_empty(),
+        "neither list nor reason: {forgotten:?}"
+    );
+    let stale: Vec<_> = reasons
+        .iter()
+        .filter(|path| listed.contains(*path) || !read.contains(*path))
+        .collect();
+    assert!(stale.is_empty(), "a reason for nothing: {stale:?}");
+}
 
 async fn host(cloud: &Cloud) {
     let write = cloud.store.write(|tx| -> Result<(), sql::Error> {
@@ -149,6 +268,12 @@ async fn host(cloud: &Cloud) {
             .status,
         200
     );
+    let private = json!({"flavor": {"name": "p", "id": "p", "ram": 1, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": false}});
+    let aggregate = json!({"aggregate": {"name": "a", "availability_zone": "z"}});
+    for (path, body) in [("/flavors", private), ("/os-aggregates", aggregate)] {
+        let made = cloud.send("admin", 1, "POST", path, body).await;
+        assert_eq!(made.status, 200, "{}", made.text);
+    }
     let limits = json!({"quota_set": {"instances": -1, "cores": -1, "ram": -1, "server_groups": -1, "key_pairs": -1}});
     let path = format!("/os-quota-sets/{DEMO}");
     assert_eq!(
@@ -213,9 +338,13 @@ async fn fill(cloud: &Cloud, names: &[&str]) -> ServerId {
 /// What each list runs.
 async fn statements(cloud: &Cloud, notes: &Notes, server: ServerId) -> Vec<Vec<Statement>> {
     let mut all = Vec::new();
+    let groups = cloud.get("member", 104, "/os-server-groups").await.json();
+    let group = groups["server_groups"][0]["id"].as_str().unwrap();
     for (token, version, path) in LISTS {
         notes.take();
-        let path = path.replace("{}", &server.to_string());
+        let path = path
+            .replace("{}", &server.to_string())
+            .replace("{group}", group);
         let answer = cloud.get(token, *version, &path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
         all.push(notes.take());

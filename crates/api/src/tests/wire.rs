@@ -1,7 +1,7 @@
 //! What comes over a socket and is no honest HTTP: broken request lines, headers and chunks, huge and odd bodies, bytes
 //! that were turned around. Whatever is sent, the answer is none or a refusal, the connection ends, and nothing is left.
 //!
-//! `KILONOVA_FUZZ_SECONDS` says for how long (5 by default), `KILONOVA_FUZZ_SEED` where it begins.
+//! `KILONOVA_FUZZ_BROKEN` says how many are broken at random (a few by default), `KILONOVA_FUZZ_SEED` where it begins.
 
 use super::conformance::number_of;
 use super::harness::Cloud;
@@ -13,12 +13,17 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use web::serve::Listener;
+
+/// Requests that are broken at random, unless the environment says more.
+const BROKEN: u64 = 300;
+/// After how long an end does not come any more, on the slowest of machines.
+const HANGS: Duration = Duration::from_secs(60);
 
 /// The service on a port, until this is dropped.
 struct Port {
@@ -289,10 +294,7 @@ fn break_up(bytes: &mut Vec<u8>, rng: &mut StdRng) {
 
 /// What is wrong with the answer, if anything is.
 async fn complaint(address: SocketAddr, sent: &[u8]) -> Option<String> {
-    let answering = tokio::time::timeout(
-        Duration::from_secs(20),
-        exchange(address, sent, Duration::from_millis(30)),
-    );
+    let answering = tokio::time::timeout(HANGS, exchange(address, sent, Duration::from_millis(30)));
     let Ok(answer) = answering.await else {
         return Some("no end".to_owned());
     };
@@ -307,7 +309,7 @@ async fn complaint(address: SocketAddr, sent: &[u8]) -> Option<String> {
 #[tokio::test]
 async fn whatever_comes_over_the_wire() {
     let seed = number_of("KILONOVA_FUZZ_SEED", 1);
-    let until = Instant::now() + Duration::from_secs(number_of("KILONOVA_FUZZ_SECONDS", 5));
+    let broken = number_of("KILONOVA_FUZZ_BROKEN", BROKEN);
     let mut rng = StdRng::seed_from_u64(seed);
     let fixture = fixture().await;
     let port = port(&fixture.cloud).await;
@@ -318,17 +320,14 @@ async fn whatever_comes_over_the_wire() {
         }
     }
     let series = fixture.cloud.metrics().await.lines().count();
-    let mut tried = 0;
-    while Instant::now() < until {
+    for _ in 0..broken {
         let mut sent = honest(&fixture, &mut rng);
         break_up(&mut sent, &mut rng);
-        tried += 1;
         if let Some(text) = complaint(port.address, &sent).await {
             let shown: String = sent.escape_ascii().to_string().chars().take(600).collect();
             wrong.insert(shown, text);
         }
     }
-    println!("{tried} broken requests");
     let lines: Vec<String> = wrong
         .iter()
         .map(|(sent, text)| format!("{sent}\n    {text}"))
@@ -339,7 +338,6 @@ async fn whatever_comes_over_the_wire() {
         wrong.len(),
         lines.join("\n")
     );
-    assert!(tried > 20, "only {tried} were tried");
     // It still answers, and what strangers send makes no series of its own: at most one for each row and status.
     let answer = exchange(
         port.address,

@@ -444,29 +444,3 @@ async fn snapshots_are_changed_and_removed() {
     let refused = cloud.call(ALICE, "POST", "/snapshots", of_none).await;
     refused.is(404);
 }
-
-/// OSSA-2012-020.
-#[tokio::test]
-async fn new_volumes_hold_nothing_of_old_ones() {
-    let cloud = Cloud::new().await;
-    let old = cloud.volume(ALICE, json!({})).await;
-    cloud.write(&old, "secret");
-    cloud
-        .delete(ALICE, &format!("/volumes/{old}"))
-        .await
-        .is(202);
-    cloud.wait("volume", &old, "gone").await;
-    let new = cloud.volume(BOB, json!({})).await;
-    assert_eq!(cloud.read(&new, 6), "\0".repeat(6));
-    // Nor what is behind the end of a smaller one when it grows.
-    cloud
-        .act(BOB, &new, "os-extend", json!({"new_size": 2}))
-        .await
-        .is(202);
-    cloud.wait("volume", &new, "available").await;
-    let mut whole = std::io::BufReader::new(std::fs::File::open(cloud.data(&new)).unwrap());
-    std::io::Seek::seek(&mut whole, std::io::SeekFrom::Start((1 << 30) - 4096)).unwrap();
-    let mut around = vec![1; 8192];
-    std::io::Read::read_exact(&mut whole, &mut around).unwrap();
-    assert!(around.iter().all(|byte| *byte == 0));
-}
