@@ -3,7 +3,7 @@
 //! Served on a private socket (or called in the same process); what crosses it is JSON. An agent that repeats a
 //! report or a heartbeat changes nothing.
 
-use crate::guests::{Begun, Rules};
+use crate::guests::{self, Rules};
 use crate::neighbours::Neighbours;
 use axum::Router;
 use axum::body::Body;
@@ -33,6 +33,8 @@ const MOST_WORK: u64 = 64;
 const SECRET_TRIES: u32 = 5;
 /// The pause before it is tried again; doubles.
 const SECRET_PAUSE: Duration = Duration::from_millis(200);
+/// Servers whose guests are followed in one transaction.
+const FOLLOWED: usize = 100;
 /// The longest that a poll is held open.
 const LONGEST_POLL: Duration = Duration::from_secs(25);
 
@@ -280,28 +282,58 @@ impl Agents {
     async fn heartbeat(&self, beat: Heartbeat) -> Result<Noted, sql::Error> {
         let host = beat.host.clone();
         let well = beat.facts.as_ref().is_none_or(|facts| facts.healthy);
-        let (ratios, rules) = (self.inner.ratios, self.inner.rules);
-        let recording = self
-            .inner
-            .with
-            .store
-            .write(move |tx| record(tx, &beat, &ratios, rules));
-        let begun = recording.await?;
+        let (beat, ratios) = (Arc::new(beat), self.inner.ratios);
+        let recorded = Arc::clone(&beat);
+        let store = &self.inner.with.store;
+        store
+            .write(move |tx| record(tx, &recorded, &ratios))
+            .await?;
+        let again = self.follow_guests(&beat).await?;
         let noted = Noted {
             at: Timestamp::now(),
-            again: begun.unsure,
+            again,
         };
-        if begun.tasks {
-            self.inner.bus.ring(Bell::Tasks);
-        }
-        if begun.debts {
-            self.inner.bus.ring(Bell::Host(host.clone()));
-        }
         // Many hosts beat at once: one renewal serves them all, unless this one has news of its own.
         if !well || !self.inner.with.view.is_fresh(&host) {
             self.inner.with.view.refresh().await?;
         }
         Ok(noted)
+    }
+
+    /// Holds the record against the guests that a heartbeat names. A host that has very many servers whose guests have
+    /// all changed keeps nobody from writing for long: they are followed some at a time. What is interrupted is done by
+    /// the next complete list. The servers of which the host has to speak again.
+    async fn follow_guests(&self, beat: &Arc<Heartbeat>) -> Result<Vec<ServerId>, sql::Error> {
+        if beat.guests.is_empty() && !beat.complete {
+            return Ok(Vec::new());
+        }
+        let store = &self.inner.with.store;
+        let read = Arc::clone(beat);
+        let looking = store.read(move |tx| guests::differing(tx, &read, Timestamp::now()));
+        let differing = looking.await?;
+        let mut unsure = differing.unsure;
+        for some in differing.servers.chunks(FOLLOWED) {
+            let (some, beat) = (some.to_vec(), Arc::clone(beat));
+            let following = store.write(move |tx| {
+                let mut unsure = Vec::new();
+                let tasks = guests::follow(tx, &beat, &some, &mut unsure, Timestamp::now())?;
+                Ok::<_, sql::Error>((tasks, unsure))
+            });
+            let (tasks, more) = following.await?;
+            unsure.extend(more);
+            if tasks {
+                self.inner.bus.ring(Bell::Tasks);
+            }
+        }
+        if let Some(strangers) = differing.strangers {
+            let (noted, rules) = (Arc::clone(beat), self.inner.rules);
+            let noting = store
+                .write(move |tx| guests::note(tx, &noted, &strangers, rules, Timestamp::now()));
+            if noting.await? {
+                self.inner.bus.ring(Bell::Host(beat.host.clone()));
+            }
+        }
+        Ok(unsure)
     }
 
     async fn answered(&self, host: HostName, answer: Answer) -> Result<(), sql::Error> {
@@ -316,13 +348,8 @@ impl Agents {
     }
 }
 
-/// Writes what a heartbeat says.
-fn record(
-    tx: &mut sql::Tx<'_>,
-    beat: &Heartbeat,
-    ratios: &Ratios,
-    rules: Rules,
-) -> Result<Begun, sql::Error> {
+/// Writes what a heartbeat says of its host.
+fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<(), sql::Error> {
     let now = Timestamp::now();
     let problem = beat
         .facts
@@ -335,7 +362,7 @@ fn record(
     for moving in &beat.moving {
         progress(tx, &beat.host, moving, now)?;
     }
-    crate::guests::follow(tx, beat, rules, now)
+    Ok(())
 }
 
 /// Writes how far a live migration is, if it is the one that this host sends.

@@ -3,9 +3,10 @@
 
 use db::accept::{self, Accepted, Start};
 use db::actions::Requester;
-use db::instances::Instance;
+use db::instances::{Instance, Standing};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use types::agent::{GuestSeen, Heartbeat};
 use types::{HostName, PowerState, RequestId, ServerId, TaskState, Timestamp, VmState};
@@ -62,79 +63,147 @@ pub struct Rules {
     pub deleted_for: Duration,
 }
 
-/// What a heartbeat has set going.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Begun {
-    /// There are new tasks.
-    pub tasks: bool,
-    /// The host owes something new.
-    pub debts: bool,
-    /// Servers whose guests may have done what was said of them before their servers became what they are.
-    pub unsure: Vec<ServerId>,
-}
-
 /// What to make of a server whose guest was seen with some power state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// Somebody works on it, or nothing has changed.
     Leave,
+    /// Its guest may have done that before its server became what it is: the host has to look again.
+    Unsure,
     /// The server shows that, in this stable state.
     Follow(VmState),
     /// The guest must not run.
     SwitchOff,
 }
 
-/// Writes what a heartbeat says of guests.
-pub(crate) fn follow(
+/// Where the guests of a heartbeat and the record differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Differing {
+    /// Servers that do not show what their guests do, for [`follow`].
+    pub(crate) servers: Vec<ServerId>,
+    /// Servers of which the host has to say again what their guests do.
+    pub(crate) unsure: Vec<ServerId>,
+    /// Guests that are not the host's, some of them, for [`note`]; `None` when there is nothing to write about any.
+    pub(crate) strangers: Option<Vec<GuestSeen>>,
+}
+
+/// Looks where the guests of a heartbeat and the record differ. It only reads, so that a host with many servers, of
+/// which hardly any has changed, keeps nobody from writing.
+pub(crate) fn differing(
     tx: &mut Tx<'_>,
     beat: &Heartbeat,
-    rules: Rules,
     now: Timestamp,
-) -> Result<Begun, sql::Error> {
-    let mut begun = Begun::default();
-    if beat.guests.is_empty() && !beat.complete {
-        return Ok(begun);
-    }
-    let here = db::instances::on_host(tx, &beat.host)?;
-    for instance in &here {
-        let seen = beat.guests.iter().find(|guest| guest.server == instance.id);
-        let power = match seen {
-            Some(guest) => PowerState::from_code(i64::from(guest.power)),
-            None if beat.complete && (beat.introduction || settled(instance, now, ABSENCE)) => {
-                PowerState::Shutdown
-            }
-            None => continue,
-        };
-        let (vm, task) = (instance.vm_state, instance.task_state);
-        match verdict(vm, task, instance.power_state, power) {
+) -> Result<Differing, sql::Error> {
+    let mut differing = Differing::default();
+    let seen = by_server(beat);
+    let here = if beat.complete {
+        db::instances::standing_on(tx, &beat.host)?
+    } else {
+        let named: Vec<ServerId> = seen.keys().copied().collect();
+        db::instances::standing_among(tx, &beat.host, &named)?
+    };
+    for server in &here {
+        match judge(beat, seen.get(&server.id).copied(), server, now).1 {
             Verdict::Leave => {}
-            // Of a deletion that did not wait for its host nothing is known yet.
-            _ if !is_news(instance, beat, now) && !unheard_of(instance) => {
-                begun.unsure.push(instance.id);
-            }
-            Verdict::Follow(state) => {
-                let change = (state != vm).then_some(state);
-                db::instances::follow_guest(tx, instance.id, &beat.host, power, change, now)?;
-            }
-            Verdict::SwitchOff => begun.tasks |= switch_off(tx, instance, now)?,
+            Verdict::Unsure => differing.unsure.push(server.id),
+            Verdict::Follow(_) | Verdict::SwitchOff => differing.servers.push(server.id),
         }
     }
     if beat.complete {
-        begun.debts = leftovers(tx, beat, &here, rules, now)?;
+        let some = strangers(beat, &here);
+        let written = !db::leftovers::of_host(tx, &beat.host)?.is_empty();
+        differing.strangers = (written || !some.is_empty()).then_some(some);
     }
-    Ok(begun)
+    Ok(differing)
+}
+
+fn by_server(beat: &Heartbeat) -> HashMap<ServerId, PowerState> {
+    let guests = beat.guests.iter();
+    guests
+        .map(|guest| (guest.server, PowerState::from_code(i64::from(guest.power))))
+        .collect()
+}
+
+/// Guests, and files without a guest, of servers that are not here: as many as one list makes something of. Pure.
+fn strangers(beat: &Heartbeat, here: &[Standing]) -> Vec<GuestSeen> {
+    let own: HashSet<ServerId> = here.iter().map(|server| server.id).collect();
+    let strays = beat.strays.iter().map(|server| GuestSeen {
+        server: *server,
+        power: PowerState::NoState.code(),
+    });
+    let seen = beat.guests.iter().copied().chain(strays);
+    seen.filter(|guest| !own.contains(&guest.server))
+        .take(MOST_LEFTOVERS)
+        .collect()
+}
+
+/// Has some servers show what their guests do, where that still differs. `true`: there are new tasks. Servers of which
+/// the host has to speak again are added to `unsure`.
+pub(crate) fn follow(
+    tx: &mut Tx<'_>,
+    beat: &Heartbeat,
+    some: &[ServerId],
+    unsure: &mut Vec<ServerId>,
+    now: Timestamp,
+) -> Result<bool, sql::Error> {
+    let seen = by_server(beat);
+    let mut tasks = false;
+    for server in db::instances::standing_among(tx, &beat.host, some)? {
+        let (power, verdict) = judge(beat, seen.get(&server.id).copied(), &server, now);
+        match verdict {
+            Verdict::Leave => {}
+            Verdict::Unsure => unsure.push(server.id),
+            Verdict::Follow(state) => {
+                let change = (state != server.vm_state).then_some(state);
+                db::instances::follow_guest(tx, server.id, &beat.host, power, change, now)?;
+            }
+            Verdict::SwitchOff => {
+                if let Some(instance) = db::instances::get(tx, server.id)? {
+                    tasks |= switch_off(tx, &instance, now)?;
+                }
+            }
+        }
+    }
+    Ok(tasks)
+}
+
+/// What a server's guest does, of which the heartbeat says `seen`, and what to make of it. Pure.
+fn judge(
+    beat: &Heartbeat,
+    seen: Option<PowerState>,
+    server: &Standing,
+    now: Timestamp,
+) -> (PowerState, Verdict) {
+    let power = match seen {
+        Some(power) => power,
+        None if beat.complete && (beat.introduction || settled(server.since, now, ABSENCE)) => {
+            PowerState::Shutdown
+        }
+        None => return (server.power_state, Verdict::Leave),
+    };
+    let verdict = match verdict(
+        server.vm_state,
+        server.task_state,
+        server.power_state,
+        power,
+    ) {
+        Verdict::Leave => Verdict::Leave,
+        // Of a deletion that did not wait for its host nothing is known yet.
+        _ if !is_news(server.since, beat, now) && !unheard_of(server) => Verdict::Unsure,
+        certain => certain,
+    };
+    (power, verdict)
 }
 
 /// Whether the server was deleted, so that it can be restored, without a word of its host. To switch its guest off once
 /// more does no harm.
-fn unheard_of(server: &Instance) -> bool {
+fn unheard_of(server: &Standing) -> bool {
     server.vm_state == VmState::SoftDelete && server.power_state == PowerState::NoState
 }
 
 /// Whether the guests were looked at after the server became what it is. Before, a guest may have done what the end of
 /// an action has made good. One of the future was written before the clock went back.
-fn is_news(server: &Instance, beat: &Heartbeat, now: Timestamp) -> bool {
-    let since = server.updated_at.unwrap_or(server.created_at);
+fn is_news(since: Timestamp, beat: &Heartbeat, now: Timestamp) -> bool {
     let older = match beat.heard {
         Some(heard) => since < heard,
         None => !beat.complete || since < now.minus(LIST_AGE),
@@ -142,10 +211,9 @@ fn is_news(server: &Instance, beat: &Heartbeat, now: Timestamp) -> bool {
     beat.introduction || older || since > now
 }
 
-/// Whether the server's state is older than the list of guests it is held against can be. One of the future was written
-/// before the clock went back.
-fn settled(instance: &Instance, now: Timestamp, age: Duration) -> bool {
-    let since = instance.updated_at.unwrap_or(instance.created_at);
+/// Whether what a server is since then is older than the list of guests it is held against can be. What is of the future
+/// was written before the clock went back.
+fn settled(since: Timestamp, now: Timestamp, age: Duration) -> bool {
     since < now.minus(age) || since > now
 }
 
@@ -201,21 +269,13 @@ fn switch_off(tx: &mut Tx<'_>, server: &Instance, now: Timestamp) -> Result<bool
 
 /// Notes guests, and files without a guest, that are not the host's. Those of servers that were deleted long enough ago
 /// it has to remove, where the rules say so; `true`: there is one. One of a server that is unknown is never touched.
-fn leftovers(
+pub(crate) fn note(
     tx: &mut Tx<'_>,
     beat: &Heartbeat,
-    here: &[Instance],
+    strangers: &[GuestSeen],
     rules: Rules,
     now: Timestamp,
 ) -> Result<bool, sql::Error> {
-    let strays = beat.strays.iter().map(|server| GuestSeen {
-        server: *server,
-        power: PowerState::NoState.code(),
-    });
-    let seen = beat.guests.iter().copied().chain(strays);
-    let strangers = seen
-        .filter(|guest| !here.iter().any(|one| one.id == guest.server))
-        .take(MOST_LEFTOVERS);
     let (mut left, mut owes) = (Vec::new(), false);
     for guest in strangers {
         let id = guest.server;
@@ -276,7 +336,8 @@ fn stranger(server: Option<Instance>, host: &HostName, now: Timestamp) -> Option
         return (gone < now.minus(ABSENCE)).then_some(Stranger::Deleted(gone));
     }
     let is_elsewhere = server.host.as_ref() != Some(host);
-    (is_elsewhere && !moves && settled(&server, now, ABSENCE)).then_some(Stranger::Elsewhere)
+    let since = server.updated_at.unwrap_or(server.created_at);
+    (is_elsewhere && !moves && settled(since, now, ABSENCE)).then_some(Stranger::Elsewhere)
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 
 use clients::NewPort;
 use clients::volumes::Scope;
+use db::instances::Instance;
 use db::repair::{self, Finding};
 use sql::{Error, Tx, Value};
+use std::time::Duration;
 use testkit::{Cluster, Options};
 use types::{PowerState, ServerId, Timestamp, VmState};
 use virt::{GuestSpec, Hypervisor, Power};
@@ -131,6 +133,43 @@ async fn a_server_is_soft_deleted_although_its_host_is_down_and_is_off_when_that
     assert_eq!(off.vm_state, VmState::SoftDelete);
     assert_eq!(off.kept.soft_deleted_at, since, "its time goes on");
     clean(&cluster).await;
+}
+
+/// More than are followed in one transaction.
+#[tokio::test]
+async fn a_host_that_comes_back_without_very_many_of_its_guests() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let model = cluster.server(server).await;
+    let host = cluster.host(model.host.as_ref().unwrap());
+    host.stop();
+    let inserting = cluster.store.write(move |tx| -> Result<(), Error> {
+        for _ in 0..250 {
+            let lost = Instance {
+                id: ServerId::random(),
+                // Nothing has happened to it for an hour.
+                updated_at: Some(Timestamp::now().minus(Duration::from_secs(3600))),
+                ..model.clone()
+            };
+            db::instances::insert(tx, &lost)?;
+        }
+        Ok(())
+    });
+    inserting.await.unwrap();
+    cluster.start_host(host);
+    cluster
+        .until("all of them show it", async || {
+            let name = host.name.clone();
+            let reading = cluster
+                .store
+                .read(move |tx| -> Result<_, Error> { db::instances::standing_on(tx, &name) });
+            let here = reading.await.unwrap();
+            let off = here.iter().filter(|one| one.vm_state == VmState::Stopped);
+            off.count() == 250
+        })
+        .await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
 }
 
 #[tokio::test]
