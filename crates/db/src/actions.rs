@@ -79,7 +79,7 @@ pub fn start(
 
 /// Marks an action as failed.
 pub fn fail(tx: &mut Tx<'_>, action: i64, now: Timestamp) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "UPDATE instance_actions SET message = 'Error', updated_at = ? WHERE id = ?",
         &[now.into(), action.into()],
     )?;
@@ -104,7 +104,7 @@ pub fn start_event(
     host: Option<&str>,
     now: Timestamp,
 ) -> Result<i64, Error> {
-    tx.execute(
+    tx.post(
         "UPDATE instance_actions SET updated_at = ? WHERE id = ?",
         &[now.into(), action.into()],
     )?;
@@ -134,11 +134,11 @@ pub fn finish_event(
         details.into(),
         event.into(),
     ];
-    tx.execute(
+    tx.post(
         "UPDATE instance_action_events SET finish_time = ?, outcome = ?, traceback = ?, details = ? WHERE id = ?",
         &params,
     )?;
-    tx.execute(
+    tx.post(
         "UPDATE instance_actions SET updated_at = ? WHERE id = (SELECT action_id FROM instance_action_events WHERE id = ?)",
         &[now.into(), event.into()],
     )?;

@@ -121,7 +121,7 @@ pub fn update(tx: &mut Tx<'_>, aggregate: &Aggregate, now: Timestamp) -> Result<
     if taken.is_some() {
         return Ok(false);
     }
-    tx.execute(
+    tx.post(
         "UPDATE aggregates SET name = ?, metadata = ?, updated_at = ? WHERE id = ?",
         &[
             (&aggregate.name).into(),
@@ -135,11 +135,11 @@ pub fn update(tx: &mut Tx<'_>, aggregate: &Aggregate, now: Timestamp) -> Result<
 
 /// Removes an aggregate.
 pub fn delete(tx: &mut Tx<'_>, id: i64) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM aggregate_hosts WHERE aggregate = ?",
         &[id.into()],
     )?;
-    tx.execute("DELETE FROM aggregates WHERE id = ?", &[id.into()])?;
+    tx.post("DELETE FROM aggregates WHERE id = ?", &[id.into()])?;
     Ok(())
 }
 
@@ -154,7 +154,7 @@ pub fn add_host(tx: &mut Tx<'_>, id: i64, host: &str) -> Result<bool, Error> {
     {
         return Ok(false);
     }
-    tx.execute(
+    tx.post(
         "INSERT INTO aggregate_hosts (aggregate, host) VALUES (?, ?)",
         &[id.into(), host.into()],
     )?;

@@ -158,7 +158,7 @@ pub fn insert(tx: &mut Tx<'_>, device: &BlockDevice, now: Timestamp) -> Result<(
         "INSERT INTO block_device_mappings ({COLUMNS}, created_at) VALUES ({})",
         sql::placeholders(params.len())
     );
-    tx.execute(&sql, &params)?;
+    tx.post(&sql, &params)?;
     Ok(())
 }
 
@@ -189,7 +189,7 @@ pub fn remove(tx: &mut Tx<'_>, id: Uuid) -> Result<bool, Error> {
 /// Forgets all disks of a server.
 pub fn remove_of_server(tx: &mut Tx<'_>, server: ServerId) -> Result<(), Error> {
     let sql = "DELETE FROM block_device_mappings WHERE instance_uuid = ?";
-    tx.execute(sql, &[server.into()])?;
+    tx.post(sql, &[server.into()])?;
     Ok(())
 }
 

@@ -170,7 +170,7 @@ pub fn describe(
     now: Timestamp,
 ) -> Result<(), Error> {
     let params: [Value; 3] = [description.into(), now.into(), row.into()];
-    tx.execute(
+    tx.post(
         "UPDATE flavors SET description = ?, updated_at = ? WHERE id = ?",
         &params,
     )?;
@@ -185,7 +185,7 @@ pub fn set_extra_specs(
     now: Timestamp,
 ) -> Result<(), Error> {
     let params: [Value; 3] = [to_document(specs)?.into(), now.into(), row.into()];
-    tx.execute(
+    tx.post(
         "UPDATE flavors SET extra_specs = ?, updated_at = ? WHERE id = ?",
         &params,
     )?;
@@ -194,8 +194,8 @@ pub fn set_extra_specs(
 
 /// Removes a flavor; servers keep their copy.
 pub fn delete(tx: &mut Tx<'_>, row: i64) -> Result<(), Error> {
-    tx.execute("DELETE FROM flavor_access WHERE flavor = ?", &[row.into()])?;
-    tx.execute("DELETE FROM flavors WHERE id = ?", &[row.into()])?;
+    tx.post("DELETE FROM flavor_access WHERE flavor = ?", &[row.into()])?;
+    tx.post("DELETE FROM flavors WHERE id = ?", &[row.into()])?;
     Ok(())
 }
 
@@ -213,7 +213,7 @@ pub fn add_access(tx: &mut Tx<'_>, row: i64, project: &str) -> Result<bool, Erro
     if access(tx, row)?.iter().any(|known| known == project) {
         return Ok(false);
     }
-    tx.execute(
+    tx.post(
         "INSERT INTO flavor_access (flavor, project_id) VALUES (?, ?)",
         &[row.into(), project.into()],
     )?;

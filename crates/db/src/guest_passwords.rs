@@ -21,13 +21,13 @@ pub fn put(
         return Ok(false);
     }
     let sql = "INSERT INTO guest_passwords (instance_uuid, password, created_at) VALUES (?, ?, ?)";
-    tx.execute(sql, &[server.into(), password.into(), now.into()])?;
+    tx.post(sql, &[server.into(), password.into(), now.into()])?;
     Ok(true)
 }
 
 /// Forgets the password.
 pub fn remove(tx: &mut Tx<'_>, server: ServerId) -> Result<(), Error> {
     let sql = "DELETE FROM guest_passwords WHERE instance_uuid = ?";
-    tx.execute(sql, &[server.into()])?;
+    tx.post(sql, &[server.into()])?;
     Ok(())
 }

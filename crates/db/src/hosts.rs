@@ -119,7 +119,7 @@ pub fn beat(
     )?;
     if changed == 0 {
         let id = ServiceId::random();
-        tx.execute(
+        tx.post(
             "INSERT INTO services (uuid, host, topic, beats, last_seen_up, disabled, forced_down, version, problem, created_at) \
              VALUES (?, ?, ?, 1, ?, 0, 0, 1, ?, ?)",
             &[id.into(), host.into(), binary.into(), now.into(), problem.into(), now.into()],
@@ -225,7 +225,7 @@ pub fn put_node(
         &[(&facts.hypervisor_hostname).into(), (&text).into(), now.into(), node.into()],
     )?;
     if changed == 0 {
-        tx.execute(
+        tx.post(
             "INSERT INTO compute_nodes (uuid, host, hypervisor_hostname, facts, created_at) VALUES (?, ?, ?, ?, ?)",
             &[node.into(), host.into(), (&facts.hypervisor_hostname).into(), text.into(), now.into()],
         )?;

@@ -38,7 +38,7 @@ pub fn begin(
     oldest: Timestamp,
     now: Timestamp,
 ) -> Result<Option<Kept>, Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM idempotency_keys WHERE created_at < ?",
         &[oldest.into()],
     )?;
@@ -56,7 +56,7 @@ pub fn begin(
     let sql = "INSERT INTO idempotency_keys (project_id, user_id, client_key, request_hash, status, created_at) \
         VALUES (?, ?, ?, ?, 0, ?)";
     let [project, user, key] = of(owner);
-    tx.execute(sql, &[project, user, key, request_hash.into(), now.into()])?;
+    tx.post(sql, &[project, user, key, request_hash.into(), now.into()])?;
     Ok(None)
 }
 
@@ -87,7 +87,7 @@ pub fn finish(
         user,
         key,
     ];
-    tx.execute(sql, &params)?;
+    tx.post(sql, &params)?;
     Ok(())
 }
 
@@ -95,6 +95,6 @@ pub fn finish(
 pub fn release(tx: &mut Tx<'_>, owner: &Owner) -> Result<(), Error> {
     let sql =
         "DELETE FROM idempotency_keys WHERE project_id = ? AND user_id = ? AND client_key = ?";
-    tx.execute(sql, &of(owner))?;
+    tx.post(sql, &of(owner))?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use types::ServerId;
 /// Keeps the files of a new server.
 pub fn put(tx: &mut Tx<'_>, server: ServerId, sealed: &str) -> Result<(), Error> {
     let sql = "INSERT INTO injected_files (instance_uuid, sealed) VALUES (?, ?)";
-    tx.execute(sql, &[server.into(), sealed.into()])?;
+    tx.post(sql, &[server.into(), sealed.into()])?;
     Ok(())
 }
 
@@ -21,6 +21,6 @@ pub fn get(tx: &mut Tx<'_>, server: ServerId) -> Result<Option<String>, Error> {
 /// Forgets them.
 pub fn remove(tx: &mut Tx<'_>, server: ServerId) -> Result<(), Error> {
     let sql = "DELETE FROM injected_files WHERE instance_uuid = ?";
-    tx.execute(sql, &[server.into()])?;
+    tx.post(sql, &[server.into()])?;
     Ok(())
 }

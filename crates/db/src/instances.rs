@@ -618,7 +618,7 @@ pub fn transition(
 
 /// Writes the first host of a server that has none.
 pub fn set_launched_on(tx: &mut Tx<'_>, id: ServerId, host: &HostName) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "UPDATE instances SET launched_on = ? WHERE uuid = ? AND launched_on IS NULL",
         &[host.into(), id.into()],
     )?;
@@ -627,7 +627,7 @@ pub fn set_launched_on(tx: &mut Tx<'_>, id: ServerId, host: &HostName) -> Result
 
 /// Writes what is known of the server's interfaces.
 pub fn set_network_info(tx: &mut Tx<'_>, id: ServerId, info: &[Interface]) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "UPDATE instances SET network_info = ? WHERE uuid = ?",
         &[to_document(&info)?.into(), id.into()],
     )?;
@@ -641,7 +641,7 @@ pub fn mark_deleted(tx: &mut Tx<'_>, id: ServerId, now: Timestamp) -> Result<boo
          network_info = '[]', admin_pass = NULL, power_state = 0, generation = generation + 1 WHERE uuid = ? AND deleted = 0",
         &[now.into(), id.into()],
     )?;
-    tx.execute(
+    tx.post(
         "DELETE FROM instance_tags WHERE instance_uuid = ?",
         &[id.into()],
     )?;
@@ -859,21 +859,21 @@ pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
         to_document(&i.kept)?.into(),
         i.id.into(),
     ];
-    tx.execute(sql, &params)?;
+    tx.post(sql, &params)?;
     Ok(())
 }
 
 /// Writes the networks that the server was asked to have.
 pub fn set_networks(tx: &mut Tx<'_>, id: ServerId, wanted: &WantedNetworks) -> Result<(), Error> {
     let params = [to_document(wanted)?.into(), id.into()];
-    tx.execute("UPDATE instances SET networks = ? WHERE uuid = ?", &params)?;
+    tx.post("UPDATE instances SET networks = ? WHERE uuid = ?", &params)?;
     Ok(())
 }
 
 /// Writes how far what works on the server is.
 pub fn set_progress(tx: &mut Tx<'_>, id: ServerId, percent: i64) -> Result<(), Error> {
     let sql = "UPDATE instances SET progress = ? WHERE uuid = ? AND task_state IS NOT NULL";
-    tx.execute(sql, &[percent.into(), id.into()])?;
+    tx.post(sql, &[percent.into(), id.into()])?;
     Ok(())
 }
 
@@ -881,7 +881,7 @@ pub fn set_progress(tx: &mut Tx<'_>, id: ServerId, percent: i64) -> Result<(), E
 pub fn set_pinned_zone(tx: &mut Tx<'_>, id: ServerId, zone: Option<&str>) -> Result<(), Error> {
     let params = [zone.into(), id.into()];
     let sql = "UPDATE instances SET pinned_zone = ? WHERE uuid = ?";
-    tx.execute(sql, &params)?;
+    tx.post(sql, &params)?;
     Ok(())
 }
 
@@ -893,7 +893,7 @@ pub fn set_security_groups(
 ) -> Result<(), Error> {
     let params = [to_document(&groups)?.into(), id.into()];
     let sql = "UPDATE instances SET security_groups = ? WHERE uuid = ?";
-    tx.execute(sql, &params)?;
+    tx.post(sql, &params)?;
     Ok(())
 }
 
@@ -913,14 +913,14 @@ pub fn set_flavor(
     ];
     let sql =
         "UPDATE instances SET flavor_id = ?, flavor = ?, vcpus = ?, memory_mb = ? WHERE uuid = ?";
-    tx.execute(sql, &params)?;
+    tx.post(sql, &params)?;
     Ok(())
 }
 
 /// Writes what a server remembers, whoever works on it.
 pub fn set_kept(tx: &mut Tx<'_>, id: ServerId, kept: &Kept) -> Result<(), Error> {
     let params = [to_document(kept)?.into(), id.into()];
-    tx.execute("UPDATE instances SET kept = ? WHERE uuid = ?", &params)?;
+    tx.post("UPDATE instances SET kept = ? WHERE uuid = ?", &params)?;
     Ok(())
 }
 

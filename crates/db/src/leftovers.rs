@@ -17,9 +17,9 @@ pub fn replace(
     if known == seen {
         return Ok(());
     }
-    tx.execute("DELETE FROM host_leftovers WHERE host = ?", &[host.into()])?;
+    tx.post("DELETE FROM host_leftovers WHERE host = ?", &[host.into()])?;
     for (server, power) in seen {
-        tx.execute(
+        tx.post(
             "INSERT INTO host_leftovers (host, instance_uuid, power_state, seen_at) VALUES (?, ?, ?, ?)",
             &[host.into(), server.into(), power.code().into(), now.into()],
         )?;
@@ -39,6 +39,6 @@ pub fn of_host(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<(ServerId, PowerS
 /// It is there no more.
 pub fn forget(tx: &mut Tx<'_>, host: &HostName, server: ServerId) -> Result<(), Error> {
     let sql = "DELETE FROM host_leftovers WHERE host = ? AND instance_uuid = ?";
-    tx.execute(sql, &[host.into(), server.into()])?;
+    tx.post(sql, &[host.into(), server.into()])?;
     Ok(())
 }

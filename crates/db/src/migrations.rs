@@ -326,7 +326,7 @@ pub fn evacuated(
 ) -> Result<(), Error> {
     let sql = "UPDATE migrations SET status = 'completed', updated_at = ? \
         WHERE instance_uuid = ? AND source_compute = ? AND migration_type = 'evacuation' AND status = 'done'";
-    tx.execute(sql, &[now.into(), server.into(), from.into()])?;
+    tx.post(sql, &[now.into(), server.into(), from.into()])?;
     Ok(())
 }
 
@@ -334,7 +334,7 @@ pub fn evacuated(
 pub fn cancel_open(tx: &mut Tx<'_>, server: ServerId, now: Timestamp) -> Result<(), Error> {
     let sql = "UPDATE migrations SET status = 'cancelled', updated_at = ? WHERE instance_uuid = ? \
         AND status IN ('accepted', 'queued', 'preparing', 'running', 'post-migrating', 'pre-migrating')";
-    tx.execute(sql, &[now.into(), server.into()])?;
+    tx.post(sql, &[now.into(), server.into()])?;
     Ok(())
 }
 
@@ -344,7 +344,7 @@ pub fn set_dest(tx: &mut Tx<'_>, id: MigrationId, dest: &End, now: Timestamp) ->
         Some(host) => address_of(tx, host)?,
         None => None,
     };
-    tx.execute(
+    tx.post(
         "UPDATE migrations SET dest_compute = ?, dest_node = ?, dest_host = ?, updated_at = ? WHERE uuid = ?",
         &[
             dest.compute.clone().into(),
@@ -375,7 +375,7 @@ pub fn set_progress(
         now.into(),
         id.into(),
     ];
-    tx.execute(
+    tx.post(
         "UPDATE migrations SET memory_total = ?, memory_processed = ?, memory_remaining = ?, disk_total = ?, disk_processed = ?, \
          disk_remaining = ?, updated_at = ? WHERE uuid = ?",
         &params,

@@ -127,7 +127,7 @@ fn rows(tx: &mut Tx<'_>, sql: &str, params: &[Value]) -> Result<Vec<Entry>, Erro
 
 /// Tells the states of a server as they are now in this transaction.
 pub(crate) fn state(tx: &mut Tx<'_>, server: ServerId, now: Timestamp) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, created_at) \
          SELECT 'state', project_id, uuid, vm_state, task_state, power_state, host, ? FROM instances WHERE uuid = ?",
         &[now.into(), server.into()],
@@ -143,7 +143,7 @@ pub(crate) fn action_started(
     by: &crate::actions::Requester<'_>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, action, request_id, user_id, created_at) \
          SELECT 'action_start', project_id, uuid, vm_state, task_state, power_state, host, ?, ?, ?, ? FROM instances WHERE uuid = ?",
         &[action.into(), by.request_id.into(), by.user_id.into(), now.into(), server.into()],
@@ -158,7 +158,7 @@ pub(crate) fn action_ended(
     outcome: &str,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, action, outcome, request_id, user_id, created_at) \
          SELECT 'action_end', i.project_id, i.uuid, i.vm_state, i.task_state, i.power_state, i.host, a.action, ?, a.request_id, a.user_id, ? \
          FROM instance_actions a JOIN instances i ON i.uuid = a.instance_uuid WHERE a.id = ?",
@@ -174,7 +174,7 @@ pub(crate) fn event_ended(
     outcome: &str,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, action, event, outcome, request_id, user_id, created_at) \
          SELECT 'event_end', i.project_id, i.uuid, i.vm_state, i.task_state, i.power_state, e.host, a.action, e.event, ?, a.request_id, a.user_id, ? \
          FROM instance_action_events e JOIN instance_actions a ON a.id = e.action_id JOIN instances i ON i.uuid = a.instance_uuid WHERE e.id = ?",
@@ -190,7 +190,7 @@ pub(crate) fn service(
     service: types::ServiceId,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "INSERT INTO outbox (kind, project_id, subject, host, action, created_at) \
          SELECT ?, '', uuid, host, topic, ? FROM services WHERE uuid = ?",
         &[kind.as_str().into(), now.into(), service.into()],
@@ -315,7 +315,7 @@ pub fn lease(
         (_, None) => {
             // The first time: what is to come, not what was.
             let (_, highest) = bounds(tx)?;
-            tx.execute(
+            tx.post(
                 "INSERT INTO outbox_readers (name, position, owner, until) VALUES (?, ?, ?, ?)",
                 &[reader.into(), highest.into(), owner.into(), until.into()],
             )?;

@@ -133,12 +133,12 @@ pub fn put_provider(
         {
             return Ok(());
         }
-        tx.execute(
+        tx.post(
             "UPDATE resource_providers SET name = ?, generation = generation + 1, updated_at = ? WHERE uuid = ?",
             &[name.into(), now.into(), id.into()],
         )?;
     } else {
-        tx.execute(
+        tx.post(
             "INSERT INTO resource_providers (uuid, name, generation, created_at) VALUES (?, ?, 1, ?)",
             &[id.into(), name.into(), now.into()],
         )?;
@@ -182,7 +182,7 @@ fn put_inventory(tx: &mut Tx<'_>, provider: Uuid, inventory: &Inventory) -> Resu
     if changed == 1 {
         return Ok(());
     }
-    tx.execute(
+    tx.post(
         "INSERT INTO inventories (provider, resource_class, total, reserved, min_unit, max_unit, step_size, allocation_ratio, capacity, used) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
         &[
@@ -239,11 +239,11 @@ pub fn claim_amounts(
         }
     }
     for (class, amount) in wanted {
-        tx.execute(
+        tx.post(
             "UPDATE inventories SET used = used + ? WHERE provider = ? AND resource_class = ?",
             &[(*amount).into(), node.into(), (*class).into()],
         )?;
-        tx.execute(
+        tx.post(
             "INSERT INTO allocations (consumer, provider, resource_class, amount) VALUES (?, ?, ?, ?)",
             &[consumer.into(), node.into(), (*class).into(), (*amount).into()],
         )?;
@@ -255,7 +255,7 @@ pub fn claim_amounts(
     )?;
     if known == 0 {
         let row: [Value; 4] = [consumer.into(), owner.0.into(), owner.1.into(), now.into()];
-        tx.execute(
+        tx.post(
             "INSERT INTO consumers (uuid, project_id, user_id, consumer_type, generation, created_at) VALUES (?, ?, ?, 'INSTANCE', 1, ?)",
             &row,
         )?;
@@ -264,7 +264,7 @@ pub fn claim_amounts(
 }
 
 fn touch_provider(tx: &mut Tx<'_>, provider: Uuid, now: Timestamp) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "UPDATE resource_providers SET generation = generation + 1, updated_at = ? WHERE uuid = ?",
         &[now.into(), provider.into()],
     )?;
@@ -284,8 +284,8 @@ pub fn hand_over(
         return Ok(());
     };
     let sql = "UPDATE allocations SET consumer = ? WHERE consumer = ?";
-    tx.execute(sql, &[to.into(), from.into()])?;
-    tx.execute("DELETE FROM consumers WHERE uuid = ?", &[from.into()])?;
+    tx.post(sql, &[to.into(), from.into()])?;
+    tx.post("DELETE FROM consumers WHERE uuid = ?", &[from.into()])?;
     let row: [Value; 5] = [
         to.into(),
         owner.project_id.into(),
@@ -293,7 +293,7 @@ pub fn hand_over(
         kind.into(),
         now.into(),
     ];
-    tx.execute(
+    tx.post(
         "INSERT INTO consumers (uuid, project_id, user_id, consumer_type, generation, created_at) VALUES (?, ?, ?, ?, 1, ?)",
         &row,
     )?;
@@ -316,7 +316,7 @@ pub fn release_at(
         .into_iter()
         .partition(|allocation| allocation.provider == provider);
     for allocation in here {
-        tx.execute(
+        tx.post(
             "UPDATE inventories SET used = used - ? WHERE provider = ? AND resource_class = ?",
             &[
                 allocation.amount.into(),
@@ -325,12 +325,12 @@ pub fn release_at(
             ],
         )?;
     }
-    tx.execute(
+    tx.post(
         "DELETE FROM allocations WHERE consumer = ? AND provider = ?",
         &[server.into(), provider.into()],
     )?;
     if elsewhere.is_empty() {
-        tx.execute("DELETE FROM consumers WHERE uuid = ?", &[server.into()])?;
+        tx.post("DELETE FROM consumers WHERE uuid = ?", &[server.into()])?;
     }
     touch_provider(tx, provider, now)
 }
@@ -339,7 +339,7 @@ pub fn release_at(
 pub fn release_consumer(tx: &mut Tx<'_>, consumer: Uuid, now: Timestamp) -> Result<(), Error> {
     let held = allocations_of(tx, consumer)?;
     for allocation in &held {
-        tx.execute(
+        tx.post(
             "UPDATE inventories SET used = used - ? WHERE provider = ? AND resource_class = ?",
             &[
                 allocation.amount.into(),
@@ -353,11 +353,11 @@ pub fn release_consumer(tx: &mut Tx<'_>, consumer: Uuid, now: Timestamp) -> Resu
     for provider in providers {
         touch_provider(tx, provider, now)?;
     }
-    tx.execute(
+    tx.post(
         "DELETE FROM allocations WHERE consumer = ?",
         &[consumer.into()],
     )?;
-    tx.execute("DELETE FROM consumers WHERE uuid = ?", &[consumer.into()])?;
+    tx.post("DELETE FROM consumers WHERE uuid = ?", &[consumer.into()])?;
     Ok(())
 }
 
@@ -486,9 +486,9 @@ pub fn release_on(
         ];
         let sql =
             "UPDATE inventories SET used = used - ? WHERE provider = ? AND resource_class = ?";
-        tx.execute(sql, &params)?;
+        tx.post(sql, &params)?;
     }
     let sql = "DELETE FROM allocations WHERE consumer = ? AND provider = ?";
-    tx.execute(sql, &[consumer.into(), provider.into()])?;
+    tx.post(sql, &[consumer.into(), provider.into()])?;
     touch_provider(tx, provider.0, now)
 }

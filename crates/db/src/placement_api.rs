@@ -150,7 +150,7 @@ pub fn create_provider(
         return Err(Refused::Duplicate);
     }
     let row: [Value; 4] = [id.into(), name.into(), now.into(), now.into()];
-    tx.execute("INSERT INTO resource_providers (uuid, name, generation, created_at, updated_at) VALUES (?, ?, 0, ?, ?)", &row)?;
+    tx.post("INSERT INTO resource_providers (uuid, name, generation, created_at, updated_at) VALUES (?, ?, 0, ?, ?)", &row)?;
     Ok(())
 }
 
@@ -187,7 +187,7 @@ pub fn delete_provider(tx: &mut Tx<'_>, id: Uuid) -> Result<(), Refused> {
             provider: id,
         });
     }
-    tx.execute("DELETE FROM inventories WHERE provider = ?", &[id.into()])?;
+    tx.post("DELETE FROM inventories WHERE provider = ?", &[id.into()])?;
     let gone = tx.execute(
         "DELETE FROM resource_providers WHERE uuid = ?",
         &[id.into()],
@@ -210,7 +210,7 @@ fn advance(
     if generation.is_some_and(|expected| expected != known.generation) {
         return Err(Refused::Generation);
     }
-    tx.execute(
+    tx.post(
         "UPDATE resource_providers SET generation = generation + 1, updated_at = ? WHERE uuid = ?",
         &[now.into(), id.into()],
     )?;
@@ -239,7 +239,7 @@ pub fn set_inventories(
                 provider: id,
             });
         }
-        tx.execute(
+        tx.post(
             "DELETE FROM inventories WHERE provider = ? AND resource_class = ?",
             &[id.into(), old.resource_class.into()],
         )?;
@@ -268,7 +268,7 @@ fn put_inventory(tx: &mut Tx<'_>, provider: Uuid, i: &Inventory) -> Result<(), E
         &values,
     )?;
     if changed == 0 {
-        tx.execute(
+        tx.post(
             "INSERT INTO inventories (total, reserved, min_unit, max_unit, step_size, allocation_ratio, capacity, provider, resource_class, used) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             &values,
@@ -302,7 +302,7 @@ pub fn set_allocations(tx: &mut Tx<'_>, wanted: &[Wanted], now: Timestamp) -> Re
         check_consumer(tx, consumer)?;
         for held in placement::allocations_of(tx, consumer.consumer)? {
             touched.insert(held.provider);
-            tx.execute(
+            tx.post(
                 "UPDATE inventories SET used = used - ? WHERE provider = ? AND resource_class = ?",
                 &[
                     held.amount.into(),
@@ -311,7 +311,7 @@ pub fn set_allocations(tx: &mut Tx<'_>, wanted: &[Wanted], now: Timestamp) -> Re
                 ],
             )?;
         }
-        tx.execute(
+        tx.post(
             "DELETE FROM allocations WHERE consumer = ?",
             &[consumer.consumer.into()],
         )?;
@@ -373,11 +373,11 @@ fn take(
     if inventory.used.saturating_add(amount) > inventory.capacity() {
         return Err(Refused::Capacity { class, provider });
     }
-    tx.execute(
+    tx.post(
         "UPDATE inventories SET used = used + ? WHERE provider = ? AND resource_class = ?",
         &[amount.into(), provider.into(), (&class).into()],
     )?;
-    tx.execute(
+    tx.post(
         "INSERT INTO allocations (consumer, provider, resource_class, amount) VALUES (?, ?, ?, ?)",
         &[
             consumer.into(),
@@ -392,11 +392,11 @@ fn take(
 fn put_consumer(tx: &mut Tx<'_>, wanted: &Wanted, now: Timestamp) -> Result<(), Error> {
     let id = wanted.consumer;
     if wanted.amounts.is_empty() {
-        tx.execute("DELETE FROM consumers WHERE uuid = ?", &[id.into()])?;
+        tx.post("DELETE FROM consumers WHERE uuid = ?", &[id.into()])?;
         return Ok(());
     }
     if let Some(consumer_type) = &wanted.consumer_type {
-        tx.execute(
+        tx.post(
             "UPDATE consumers SET consumer_type = ? WHERE uuid = ?",
             &[consumer_type.into(), id.into()],
         )?;
@@ -410,7 +410,7 @@ fn put_consumer(tx: &mut Tx<'_>, wanted: &Wanted, now: Timestamp) -> Result<(), 
             .consumer_type
             .clone()
             .unwrap_or_else(|| "unknown".to_owned());
-        tx.execute(
+        tx.post(
             "INSERT INTO consumers (uuid, project_id, user_id, consumer_type, generation, created_at) VALUES (?, ?, ?, ?, 1, ?)",
             &[id.into(), (&wanted.project_id).into(), (&wanted.user_id).into(), consumer_type.into(), now.into()],
         )?;

@@ -15,7 +15,7 @@ pub fn ask(
     question: &Question,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "INSERT INTO host_questions (id, host, instance_uuid, question, created_at) VALUES (?, ?, ?, ?, ?)",
         &[
             id.into(),
@@ -47,7 +47,7 @@ pub fn open(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Asked>, Error> {
 
 /// Writes a host's answer; nothing when nobody waits for it any more.
 pub fn answer(tx: &mut Tx<'_>, host: &HostName, answer: &Answer) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "UPDATE host_questions SET answer = ? WHERE id = ? AND host = ? AND answer IS NULL",
         &[
             to_document(&answer.result)?.into(),
@@ -75,7 +75,7 @@ pub fn answered<T: serde::de::DeserializeOwned>(
 
 /// Forgets a question.
 pub fn forget(tx: &mut Tx<'_>, id: Uuid) -> Result<(), Error> {
-    tx.execute("DELETE FROM host_questions WHERE id = ?", &[id.into()])?;
+    tx.post("DELETE FROM host_questions WHERE id = ?", &[id.into()])?;
     Ok(())
 }
 

@@ -92,7 +92,7 @@ pub fn count(tx: &mut Tx<'_>, project: &str, user: Option<&str>) -> Result<i64, 
 
 /// Removes a group; its servers live on.
 pub fn delete(tx: &mut Tx<'_>, id: GroupId) -> Result<bool, Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM server_group_members WHERE group_uuid = ?",
         &[id.into()],
     )?;
@@ -101,7 +101,7 @@ pub fn delete(tx: &mut Tx<'_>, id: GroupId) -> Result<bool, Error> {
 
 /// Puts a server into a group.
 pub fn add_member(tx: &mut Tx<'_>, group: GroupId, server: ServerId) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "INSERT INTO server_group_members (group_uuid, instance_uuid) VALUES (?, ?)",
         &[group.into(), server.into()],
     )?;

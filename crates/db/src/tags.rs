@@ -18,7 +18,7 @@ pub fn add(tx: &mut Tx<'_>, server: ServerId, tag: &str) -> Result<bool, Error> 
     if tx.query_opt(known, &[server.into(), tag.into()])?.is_some() {
         return Ok(false);
     }
-    tx.execute(
+    tx.post(
         "INSERT INTO instance_tags (instance_uuid, tag) VALUES (?, ?)",
         &[server.into(), tag.into()],
     )?;
@@ -35,7 +35,7 @@ pub fn remove(tx: &mut Tx<'_>, server: ServerId, tag: &str) -> Result<bool, Erro
 
 /// Replaces all tags.
 pub fn replace(tx: &mut Tx<'_>, server: ServerId, tags: &[String]) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM instance_tags WHERE instance_uuid = ?",
         &[server.into()],
     )?;

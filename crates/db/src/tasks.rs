@@ -114,7 +114,7 @@ pub struct NewTask<'a> {
 
 /// Stores a new task that nobody runs yet.
 pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "INSERT INTO tasks (id, flow, instance_uuid, request_id, action_id, state, phase, epoch, incarnation, created_at, updated_at, trace) \
          VALUES (?, ?, ?, ?, ?, ?, 'running', 0, 0, ?, ?, ?)",
         &[
@@ -266,7 +266,7 @@ pub fn start_worker(tx: &mut Tx<'_>, name: &str, process: Uuid) -> Result<i64, E
         &[process.into(), name.into()],
     )?;
     if changed == 0 {
-        tx.execute(
+        tx.post(
             "INSERT INTO workers (name, incarnation, beats, process) VALUES (?, 1, 1, ?)",
             &[name.into(), process.into()],
         )?;
@@ -293,7 +293,7 @@ pub fn restart_worker(
     let Some(its) = its else { return Ok(None) };
     let stored: i64 = its.get(0)?;
     let next = stored.max(incarnation + 1);
-    tx.execute(
+    tx.post(
         "UPDATE workers SET incarnation = ?, beats = beats + 1 WHERE name = ? AND process = ?",
         &[next.into(), name.into(), process.into()],
     )?;

@@ -63,7 +63,7 @@ pub fn add(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId, by: Held) -> Res
         &[by.instances.into(), by.cores.into(), by.ram_mb.into(), project.into(), user.into()],
     )?;
     if changed == 0 {
-        tx.execute(
+        tx.post(
             "INSERT INTO server_usages (project_id, user_id, instances, cores, ram_mb) VALUES (?, ?, ?, ?, ?)",
             &[project.into(), user.into(), by.instances.into(), by.cores.into(), by.ram_mb.into()],
         )?;

@@ -27,7 +27,7 @@ pub fn put(tx: &mut Tx<'_>, host: &HostName, work: &Work, now: Timestamp) -> Res
     if changed == 1 {
         return Ok(());
     }
-    tx.execute(
+    tx.post(
         "INSERT INTO host_work (task_id, step, direction, epoch, host, instance_uuid, request_id, deadline_seconds, verb, created_at) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         &[
@@ -48,7 +48,7 @@ pub fn put(tx: &mut Tx<'_>, host: &HostName, work: &Work, now: Timestamp) -> Res
 
 /// Forgets the outcome of earlier work under this key, so that it is done anew (a step that is repeated on purpose).
 pub fn remove(tx: &mut Tx<'_>, key: &WorkKey) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM host_work WHERE task_id = ? AND step = ? AND direction = ?",
         &[
             key.task.into(),
@@ -61,7 +61,7 @@ pub fn remove(tx: &mut Tx<'_>, key: &WorkKey) -> Result<(), Error> {
 
 /// Takes back work that no host has answered: its task has turned back, and done late it would undo the undo.
 pub fn withdraw(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM host_work WHERE task_id = ? AND outcome IS NULL",
         &[task.into()],
     )?;
@@ -70,7 +70,7 @@ pub fn withdraw(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
 
 /// Forgets all work of a task.
 pub fn remove_of_task(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
-    tx.execute("DELETE FROM host_work WHERE task_id = ?", &[task.into()])?;
+    tx.post("DELETE FROM host_work WHERE task_id = ?", &[task.into()])?;
     Ok(())
 }
 
@@ -158,12 +158,12 @@ pub fn finish(
                 crate::migrations::evacuated(tx, server, host, Timestamp::now())?;
                 crate::leftovers::forget(tx, host, server)?;
             }
-            tx.execute(
+            tx.post(
                 "DELETE FROM host_debts WHERE id = ? AND host = ?",
                 &[key.task.into(), host.into()],
             )?;
         } else {
-            tx.execute(
+            tx.post(
                 "UPDATE host_debts SET created_at = ? WHERE id = ? AND host = ?",
                 &[Timestamp::now().into(), key.task.into(), host.into()],
             )?;
@@ -227,7 +227,7 @@ pub fn owe(
     if owed > 0 {
         return Ok(());
     }
-    tx.execute(
+    tx.post(
         "INSERT INTO host_debts (id, host, instance_uuid, reason, created_at) VALUES (?, ?, ?, ?, ?)",
         &[Uuid::new_v4().into(), host.into(), server.into(), reason.into(), now.into()],
     )?;

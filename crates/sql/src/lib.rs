@@ -57,6 +57,10 @@ trait Engine {
         let mut rows = self.query(sql, params)?;
         rows.iter_mut().try_for_each(take)
     }
+    /// Like `execute`, for a statement whose answer nobody looks at.
+    fn post(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
+        self.execute(sql, params).map(drop)
+    }
     /// Like `execute`; a failure leaves the transaction usable.
     fn try_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         self.execute(sql, params)
@@ -116,6 +120,16 @@ impl<'a> Tx<'a> {
         self.usable()?;
         self.note(sql, params);
         let result = self.engine.execute(sql, params);
+        self.noted(result)
+    }
+
+    /// Like [`Tx::execute`], for a statement of which the closure need not know how many rows it changed. On PostgreSQL it
+    /// goes along with the next statement, or with the commit, and costs no round trip of its own. One that fails has the
+    /// closure run again there, and fails then where it stands.
+    pub fn post(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
+        self.usable()?;
+        self.note(sql, params);
+        let result = self.engine.post(sql, params);
         self.noted(result)
     }
 
@@ -202,8 +216,7 @@ impl<'a> Tx<'a> {
     ) -> Result<(), Error> {
         let sql = self.dialect.upsert(table, key_columns, row);
         let params: Vec<Value> = row.iter().map(|(_, value)| value.clone()).collect();
-        self.execute(&sql, &params)?;
-        Ok(())
+        self.post(&sql, &params)
     }
 
     fn batch(&mut self, sql: &str) -> Result<(), Error> {

@@ -4,21 +4,35 @@
 //! statement. To mean the same, a closure that goes on after a failed statement is run again with a savepoint around
 //! each statement ("careful"). The usual closure passes the error on and pays nothing; one that expects the failure
 //! uses [`Tx::try_execute`](crate::Tx::try_execute), which takes the savepoint at once.
+//!
+//! What a server costs here is round trips, so what nobody waits for goes along with what somebody waits for: `BEGIN` and
+//! statements that were posted ([`Tx::post`](crate::Tx::post)) with the next statement, or with the `COMMIT`. The end
+//! of a transaction that has only read is sent and not waited for.
 
 use crate::store::{Job, Options};
 use crate::threaded::{self, Connection};
 use crate::{Dialect, Engine, Error, Row, Value};
-use postgres::error::SqlState;
-use postgres::types::private::BytesMut;
-use postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use postgres::{Client, Config, NoTls, Statement};
+use futures_util::future::{join_all, join3};
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::private::BytesMut;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Config, NoTls, Statement};
 
 /// Prepared statements kept per connection.
 const STATEMENTS: usize = 256;
+/// Statements that are sent along with another at most.
+const POSTED: usize = 16;
+/// Predicate locks of a serializable transaction are those of the plan: a small table that is read as a whole is in
+/// conflict with every change of it. (PostgreSQL documentation, "Serializable Isolation Level".)
+const SETTINGS: &str = "SET enable_seqscan = off";
 
 /// The threads with their connections.
 pub(crate) struct Pool(threaded::Pool);
@@ -40,9 +54,23 @@ struct Cached {
     columns: Arc<[String]>,
 }
 
+/// A statement that nobody waits for.
+struct Posted {
+    cached: Arc<Cached>,
+    params: Vec<Value>,
+}
+
 struct Postgres {
     client: Client,
+    /// Drives the connection while this thread waits for an answer.
+    runtime: Runtime,
     statements: HashMap<String, Arc<Cached>>,
+    /// The beginning of the transaction, not sent yet.
+    begin: Option<&'static str>,
+    /// What goes along with the next statement.
+    posted: Vec<Posted>,
+    /// The transaction may write.
+    writes: bool,
     /// Statements are wrapped in savepoints.
     careful: bool,
     /// A statement failed and the transaction with it.
@@ -56,14 +84,24 @@ impl Connection for Postgres {
     fn connect(url: &str) -> Result<Self, Error> {
         let mut config: Config = url
             .parse()
-            .map_err(|error: postgres::Error| Error::Url(error.to_string()))?;
+            .map_err(|error: tokio_postgres::Error| Error::Url(error.to_string()))?;
         config
             .connect_timeout(Duration::from_secs(10))
             .tcp_user_timeout(Duration::from_secs(30))
             .keepalives_idle(Duration::from_secs(60))
             .application_name("kilonova");
-        let client = config
-            .connect(NoTls)
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::Unreachable(error.to_string()))?;
+        let connecting = async {
+            let (client, connection) = config.connect(NoTls).await?;
+            tokio::spawn(connection);
+            client.batch_execute(SETTINGS).await?;
+            Ok(client)
+        };
+        let client = runtime
+            .block_on(connecting)
             .map_err(|error| match convert(&error) {
                 // A wrong password stays wrong.
                 other @ Error::Url(_) => other,
@@ -71,7 +109,11 @@ impl Connection for Postgres {
             })?;
         Ok(Self {
             client,
+            runtime,
             statements: HashMap::new(),
+            begin: None,
+            posted: Vec::new(),
+            writes: false,
             careful: false,
             failed: false,
             lost: false,
@@ -80,12 +122,14 @@ impl Connection for Postgres {
 
     fn begin(&mut self, writes: bool) -> Result<(), Error> {
         self.failed = false;
-        let begin = if writes {
+        self.writes = writes;
+        self.posted.clear();
+        self.begin = Some(if writes {
             "BEGIN ISOLATION LEVEL SERIALIZABLE"
         } else {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        };
-        self.run(begin)
+        });
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), Error> {
@@ -93,11 +137,26 @@ impl Connection for Postgres {
             // PostgreSQL would answer a COMMIT here with a silent rollback.
             return Err(self.wants_care());
         }
+        if self.posted.is_empty() && self.begin.take().is_some() {
+            return Ok(());
+        }
+        if !self.writes {
+            self.send("COMMIT");
+            return Ok(());
+        }
+        if self.begin.is_some() {
+            // Nothing was answered yet: a connection that has been lost meanwhile must not leave a commit in doubt.
+            self.run("")?;
+        }
         self.run("COMMIT")
     }
 
     fn rollback(&mut self) -> Result<(), Error> {
         self.failed = false;
+        self.posted.clear();
+        if self.begin.take().is_some() {
+            return Ok(());
+        }
         self.run("ROLLBACK")
     }
 
@@ -114,13 +173,68 @@ impl Connection for Postgres {
     }
 }
 
+/// Runs statements outside of any transaction.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn run_alone(url: &str, sql: &str) -> Result<(), String> {
+    let mut alone = Postgres::connect(url).map_err(|error| error.to_string())?;
+    alone.run(sql).map_err(|error| error.to_string())
+}
+
 impl Postgres {
     fn run(&mut self, sql: &str) -> Result<(), Error> {
-        let result = self.client.batch_execute(sql);
-        result.map_err(|error| self.noted(&error))
+        self.flight(async |client: &Client| client.batch_execute(sql).await)
     }
 
-    fn noted(&mut self, error: &postgres::Error) -> Error {
+    /// Sends a statement, behind what waits to go along with it, and waits for its answer. All of them are on the way
+    /// at once. (The server answers them in their order; were `BEGIN` refused, the others would be, too.)
+    fn flight<T>(
+        &mut self,
+        last: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
+        let (begin, posted) = (self.begin.take(), std::mem::take(&mut self.posted));
+        let client = &self.client;
+        // Futures of the client send when they are polled first; these are polled in this order.
+        let beginning = async {
+            match begin {
+                Some(sql) => client.batch_execute(sql).await,
+                None => Ok(()),
+            }
+        };
+        let along = join_all(posted.iter().map(async |one| {
+            let params = one.params.iter().map(Param);
+            client.execute_raw(&one.cached.statement, params).await
+        }));
+        let (begun, along, answer) = self.runtime.block_on(join3(beginning, along, last(client)));
+        begun.map_err(|error| self.noted(&error))?;
+        if let Some(error) = along.into_iter().find_map(Result::err) {
+            let error = self.noted(&error);
+            // The next try finds out which statement it was, if it is not the database's wish to run all again.
+            return Err(if error.is_retryable() {
+                error
+            } else {
+                self.wants_care()
+            });
+        }
+        answer.map_err(|error| self.noted(&error))
+    }
+
+    /// Sends a statement without waiting for its answer.
+    fn send(&mut self, sql: &str) {
+        let client = &self.client;
+        self.runtime.block_on(async {
+            let mut sending = pin!(client.batch_execute(sql));
+            poll_fn(|cx| {
+                // The first poll sends; an answer would say that the connection is lost, as the next statement will.
+                let _ = sending.as_mut().poll(cx);
+                Poll::Ready(())
+            })
+            .await;
+            // Meanwhile the connection's task writes it.
+            tokio::task::yield_now().await;
+        });
+    }
+
+    fn noted(&mut self, error: &tokio_postgres::Error) -> Error {
         let converted = convert(error);
         self.lost |= matches!(converted, Error::Unreachable(_));
         if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED)
@@ -145,8 +259,8 @@ impl Postgres {
         if let Some(cached) = self.statements.get(sql) {
             return Ok(Arc::clone(cached));
         }
-        let prepared = self.client.prepare(&Dialect::numbered_placeholders(sql));
-        let statement = prepared.map_err(|error| self.noted(&error))?;
+        let numbered = Dialect::numbered_placeholders(sql);
+        let statement = self.flight(async |client: &Client| client.prepare(&numbered).await)?;
         if self.statements.len() >= STATEMENTS {
             self.statements.clear();
         }
@@ -174,7 +288,10 @@ impl Postgres {
             self.failed = result.is_err();
             return result;
         }
-        self.run("SAVEPOINT statement")?;
+        if let Err(error) = self.run("SAVEPOINT statement") {
+            self.failed = true;
+            return Err(error);
+        }
         let result = work(self);
         let end = if result.is_ok() {
             "RELEASE SAVEPOINT statement"
@@ -190,43 +307,53 @@ impl Postgres {
 
     fn run_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         let cached = self.prepared(sql)?;
-        let params = bound(&cached.statement, params)?;
-        let params: Vec<&(dyn ToSql + Sync)> = params
-            .iter()
-            .map(|param| param as &(dyn ToSql + Sync))
-            .collect();
-        let result = self.client.execute(&cached.statement, &params);
-        result.map_err(|error| self.noted(&error))
+        let statement = &cached.statement;
+        check(statement, params)?;
+        let params = params.iter().map(Param);
+        self.flight(async |client: &Client| client.execute_raw(statement, params).await)
     }
 
     fn run_query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
         let cached = self.prepared(sql)?;
-        let params = bound(&cached.statement, params)?;
+        let statement = &cached.statement;
+        check(statement, params)?;
+        let params: Vec<Param<'_>> = params.iter().map(Param).collect();
         let params: Vec<&(dyn ToSql + Sync)> = params
             .iter()
             .map(|param| param as &(dyn ToSql + Sync))
             .collect();
-        let result = self.client.query(&cached.statement, &params);
-        let rows = result.map_err(|error| self.noted(&error))?;
+        let rows = self.flight(async |client: &Client| client.query(statement, &params).await)?;
         rows.iter()
             .map(|row| read_row(row, &cached.columns))
             .collect()
     }
-}
 
-/// The parameters, if there are as many as the statement has placeholders.
-fn bound<'a>(statement: &Statement, params: &'a [Value]) -> Result<Vec<Param<'a>>, Error> {
-    let wanted = statement.params().len();
-    if wanted != params.len() {
-        return Err(Error::Statement(format!(
-            "{wanted} placeholders but {} parameters",
-            params.len()
-        )));
+    fn run_post(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
+        let cached = self.prepared(sql)?;
+        check(&cached.statement, params)?;
+        if self.posted.len() >= POSTED {
+            let statement = &cached.statement;
+            let params = params.iter().map(Param);
+            self.flight(async |client: &Client| client.execute_raw(statement, params).await)?;
+            return Ok(());
+        }
+        let params = params.to_vec();
+        self.posted.push(Posted { cached, params });
+        Ok(())
     }
-    Ok(params.iter().map(Param).collect())
 }
 
-fn read_row(row: &postgres::Row, columns: &Arc<[String]>) -> Result<Row, Error> {
+/// Whether there are as many parameters as the statement has placeholders.
+fn check(statement: &Statement, params: &[Value]) -> Result<(), Error> {
+    let wanted = statement.params().len();
+    if wanted == params.len() {
+        return Ok(());
+    }
+    let text = format!("{wanted} placeholders but {} parameters", params.len());
+    Err(Error::Statement(text))
+}
+
+fn read_row(row: &tokio_postgres::Row, columns: &Arc<[String]>) -> Result<Row, Error> {
     let mut values = Vec::with_capacity(columns.len());
     for index in 0..columns.len() {
         let cell: Cell = row
@@ -247,6 +374,13 @@ impl Engine for Postgres {
 
     fn try_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         self.guarded(true, |this| this.run_execute(sql, params))
+    }
+
+    fn post(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
+        if self.careful {
+            return self.execute(sql, params).map(drop);
+        }
+        self.guarded(false, |this| this.run_post(sql, params))
     }
 
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
@@ -428,7 +562,7 @@ impl<'a> FromSql<'a> for Cell {
     }
 }
 
-fn convert(error: &postgres::Error) -> Error {
+fn convert(error: &tokio_postgres::Error) -> Error {
     let Some(refusal) = error.as_db_error() else {
         let mut text = error.to_string();
         let mut cause = error.source();
@@ -454,7 +588,7 @@ fn convert(error: &postgres::Error) -> Error {
         "23505" => Error::UniqueViolation(refusal.constraint().map_or(text, str::to_owned)),
         "22001" | "22003" => Error::Constraint(text),
         "40001" | "40P01" | "55P03" => Error::Conflict(text),
-        "42P07" | "42701" => Error::Exists(text),
+        "42P07" | "42701" | "42710" => Error::Exists(text),
         "42P01" => Error::Missing(text),
         "53300" | "57P01" | "57P02" | "57P03" | "57P05" => Error::Unreachable(text),
         code if code.starts_with("23") => Error::Constraint(text),

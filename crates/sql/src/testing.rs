@@ -258,12 +258,7 @@ async fn open(url: &str) -> Store {
 fn run_as_admin(dialect: Dialect, admin: &str, statement: &str) -> Result<(), String> {
     let (admin, statement) = (admin.to_owned(), statement.to_owned());
     let thread = std::thread::spawn(move || match dialect {
-        Dialect::Postgres => postgres::Client::connect(&admin, postgres::NoTls)
-            .and_then(|mut client| client.batch_execute(&statement))
-            .map_err(|error| match error.as_db_error() {
-                Some(reason) => reason.to_string(),
-                None => error.to_string(),
-            }),
+        Dialect::Postgres => crate::postgres_engine::run_alone(&admin, &statement),
         _ => {
             use mysql::prelude::Queryable;
             let opts = mysql::Opts::from_url(&admin).map_err(|error| error.to_string())?;

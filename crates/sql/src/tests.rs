@@ -826,3 +826,74 @@ async fn a_store_that_does_not_migrate_checks() {
         shared.migrate("checked", FIRST).await.unwrap();
     }
 }
+
+/// Statements that were posted count in their order, also very many of them; one that fails fails where it stands, and
+/// undoes only itself.
+#[tokio::test]
+async fn posted_statements() {
+    const MORE: &str = "UPDATE things SET amount = amount + ? WHERE name = ?";
+    for TestStore { name, store, .. } in &with_things().await {
+        let seen = store.write(|tx| -> Result<i64, Error> {
+            tx.post(
+                "INSERT INTO things (name, amount) VALUES (?, ?)",
+                &["a".into(), 0.into()],
+            )?;
+            for _ in 0..50 {
+                tx.post(MORE, &[1.into(), "a".into()])?;
+                tx.post("UPDATE things SET amount = amount * 2", &[])?;
+                tx.post("UPDATE things SET amount = amount / 2", &[])?;
+            }
+            tx.query_one("SELECT amount FROM things", &[])?.get(0)
+        });
+        assert_eq!(seen.await.unwrap(), 50, "{name}");
+        let only_posted = store.write(|tx| tx.post(MORE, &[5.into(), "a".into()]));
+        only_posted.await.unwrap();
+
+        let refused = store.write(|tx| -> Result<(), Error> {
+            tx.post(MORE, &[1.into(), "a".into()])?;
+            tx.post("INSERT INTO things (name) VALUES ('a')", &[])
+        });
+        assert!(refused.await.unwrap_err().is_unique_violation(), "{name}");
+        let went_on = store.write(|tx| -> Result<bool, Error> {
+            let first = tx.post("INSERT INTO things (name) VALUES ('a')", &[]);
+            tx.post(MORE, &[5.into(), "a".into()])?;
+            tx.query("SELECT id FROM things", &[])?;
+            Ok(first.is_err())
+        });
+        assert!(went_on.await.unwrap(), "{name}: known where it stands");
+        let sum = store.read(|tx| tx.query_one("SELECT SUM(amount) FROM things", &[])?.get(0));
+        let sum: i64 = sum.await.unwrap();
+        assert_eq!(sum, 60, "{name}");
+    }
+}
+
+/// Nobody waits for the end of a transaction that has only read; it must end all the same, or the server keeps what
+/// it saw, for ever.
+#[tokio::test]
+async fn a_read_is_over_on_postgres_when_it_is_answered() {
+    for TestStore { store, .. } in &with_things().await {
+        if store.dialect() != Dialect::Postgres {
+            continue;
+        }
+        let own = store.read(|tx| -> Result<i64, Error> {
+            tx.query("SELECT id FROM things", &[])?;
+            tx.query_one("SELECT pg_backend_pid()", &[])?.get(0)
+        });
+        let backend = own.await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let states = store.read(move |tx| -> Result<Vec<String>, Error> {
+                // Of that connection nothing is known while it asks itself.
+                let sql =
+                    "SELECT state FROM pg_stat_activity WHERE pid = ? AND pid <> pg_backend_pid()";
+                let rows = tx.query(sql, &[backend.into()])?;
+                rows.iter().map(|row| row.get(0)).collect()
+            });
+            if states.await.unwrap() == ["idle"] {
+                break;
+            }
+            assert!(Instant::now() < deadline, "it is still open");
+            tokio::task::yield_now().await;
+        }
+    }
+}

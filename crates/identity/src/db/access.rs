@@ -203,13 +203,13 @@ pub fn set_password(
     now: Timestamp,
 ) -> Result<(), Error> {
     let sql = "UPDATE identity_users SET password_hash = ?, tokens_from = ? WHERE id = ?";
-    tx.execute(sql, &[hash.into(), now.into(), user_id.into()])?;
+    tx.post(sql, &[hash.into(), now.into(), user_id.into()])?;
     Ok(())
 }
 
 /// Refuses all tokens of a user made before `now`.
 pub fn end_tokens(tx: &mut Tx<'_>, user_id: &str, now: Timestamp) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "UPDATE identity_users SET tokens_from = ? WHERE id = ?",
         &[now.into(), user_id.into()],
     )?;
@@ -223,7 +223,7 @@ pub fn revoke(
     expires_at: Timestamp,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM identity_revoked_tokens WHERE expires_at < ?",
         &[now.into()],
     )?;

@@ -62,7 +62,7 @@ pub fn insert(tx: &mut Tx<'_>, new: &AppCredential) -> Result<(), Error> {
         new.expires_at.into(),
         new.unrestricted.into(),
     ];
-    tx.execute(
+    tx.post(
         &format!(
             "INSERT INTO identity_app_credentials ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         ),
@@ -71,7 +71,7 @@ pub fn insert(tx: &mut Tx<'_>, new: &AppCredential) -> Result<(), Error> {
     for role in &new.roles {
         let sql =
             "INSERT INTO identity_app_credential_roles (app_credential_id, role_id) VALUES (?, ?)";
-        tx.execute(sql, &[(&new.id).into(), role.into()])?;
+        tx.post(sql, &[(&new.id).into(), role.into()])?;
     }
     Ok(())
 }
@@ -103,8 +103,8 @@ pub fn delete_where(
         "DELETE FROM identity_app_credential_roles WHERE app_credential_id IN \
          (SELECT id FROM identity_app_credentials WHERE {condition})"
     );
-    tx.execute(&sql, params)?;
-    tx.execute(
+    tx.post(&sql, params)?;
+    tx.post(
         &format!("DELETE FROM identity_app_credentials WHERE {condition}"),
         params,
     )?;

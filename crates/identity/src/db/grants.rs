@@ -226,7 +226,7 @@ pub fn forget(tx: &mut Tx<'_>, kind: &str, id: &str) -> Result<(), Error> {
         _ => &[],
     };
     for statement in statements {
-        tx.execute(statement, &[id.into()])?;
+        tx.post(statement, &[id.into()])?;
     }
     match kind {
         "user" => super::app_credentials::delete_where(tx, "user_id = ?", &[id.into()]),

@@ -84,7 +84,7 @@ pub fn insert(tx: &mut Tx<'_>, kind: &Kind, record: &Record) -> Result<(), Error
         kind.table,
         sql::placeholders(values.len())
     );
-    tx.execute(&sql, &values)?;
+    tx.post(&sql, &values)?;
     Ok(())
 }
 
@@ -102,7 +102,7 @@ pub fn replace(tx: &mut Tx<'_>, kind: &Kind, record: &Record) -> Result<(), Erro
         values.push(extra(kind, record).into());
     }
     values.push(attribute(&kind.columns[0]));
-    tx.execute(
+    tx.post(
         &format!("UPDATE {} SET {} WHERE id = ?", kind.table, sets.join(", ")),
         &values,
     )?;
@@ -174,7 +174,7 @@ pub fn tags(tx: &mut Tx<'_>, project_id: &str) -> Result<Vec<String>, Error> {
 
 /// Replaces the tags of a project.
 pub fn set_tags(tx: &mut Tx<'_>, project_id: &str, tags: &[String]) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM identity_project_tags WHERE project_id = ?",
         &[project_id.into()],
     )?;

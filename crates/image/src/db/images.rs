@@ -95,7 +95,7 @@ pub fn insert(tx: &mut Tx<'_>, image: &Image) -> Result<(), Error> {
         "INSERT INTO images ({COLUMNS}) VALUES ({})",
         sql::placeholders(18)
     );
-    tx.execute(
+    tx.post(
         &query,
         &[
             (&image.id).into(),
@@ -123,13 +123,13 @@ pub fn insert(tx: &mut Tx<'_>, image: &Image) -> Result<(), Error> {
 
 fn insert_details(tx: &mut Tx<'_>, image: &Image) -> Result<(), Error> {
     for (name, content) in &image.properties {
-        tx.execute(
+        tx.post(
             "INSERT INTO image_properties (image_id, name, content) VALUES (?, ?, ?)",
             &[(&image.id).into(), name.into(), content.into()],
         )?;
     }
     for tag in &image.tags {
-        tx.execute(
+        tx.post(
             "INSERT INTO image_tags (image_id, tag) VALUES (?, ?)",
             &[(&image.id).into(), tag.into()],
         )?;
@@ -138,17 +138,17 @@ fn insert_details(tx: &mut Tx<'_>, image: &Image) -> Result<(), Error> {
 }
 
 fn delete_details(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM image_properties WHERE image_id = ?",
         &[id.into()],
     )?;
-    tx.execute("DELETE FROM image_tags WHERE image_id = ?", &[id.into()])?;
+    tx.post("DELETE FROM image_tags WHERE image_id = ?", &[id.into()])?;
     Ok(())
 }
 
 /// Writes what users may change: everything but the status and what is known of the data.
 pub fn save(tx: &mut Tx<'_>, image: &Image) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "UPDATE images SET name = ?, visibility = ?, owner = ?, disk_format = ?, container_format = ?, min_disk = ?, \
          min_ram = ?, protected = ?, os_hidden = ?, updated_at = ? WHERE id = ?",
         &[
@@ -218,9 +218,9 @@ pub fn set_active(
 /// Leaves a tombstone.
 pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
     delete_details(tx, id)?;
-    tx.execute("DELETE FROM image_members WHERE image_id = ?", &[id.into()])?;
+    tx.post("DELETE FROM image_members WHERE image_id = ?", &[id.into()])?;
     let now = Timestamp::now();
-    tx.execute(
+    tx.post(
         "UPDATE images SET deleted_at = ?, updated_at = ? WHERE id = ?",
         &[now.into(), now.into(), id.into()],
     )?;
@@ -231,12 +231,12 @@ pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
 /// their staged data. Answers the ids that must have data, and those that must have staged data.
 pub fn recover(tx: &mut Tx<'_>) -> Result<(Vec<String>, Vec<String>), Error> {
     let now = Timestamp::now();
-    tx.execute(
+    tx.post(
         "UPDATE images SET status = 'queued', size_bytes = NULL, virtual_size = NULL, updated_at = ? \
          WHERE status = 'saving' AND deleted_at IS NULL",
         &[now.into()],
     )?;
-    tx.execute(
+    tx.post(
         "UPDATE images SET status = 'uploading', updated_at = ? WHERE status = 'importing' AND deleted_at IS NULL",
         &[now.into()],
     )?;

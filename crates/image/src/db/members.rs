@@ -38,7 +38,7 @@ pub fn members(tx: &mut Tx<'_>, image_id: &str) -> Result<Vec<Member>, Error> {
 
 /// Adds a member; one that is there already is a unique violation.
 pub fn add_member(tx: &mut Tx<'_>, member: &Member) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         &format!("INSERT INTO image_members ({COLUMNS}) VALUES (?, ?, ?, ?, ?)"),
         &[
             (&member.image_id).into(),

@@ -81,7 +81,7 @@ pub fn add_namespace(tx: &mut Tx<'_>, new: &Namespace) -> Result<(), Error> {
         new.created_at.into(),
         new.updated_at.into(),
     ];
-    tx.execute(&sql, &row)?;
+    tx.post(&sql, &row)?;
     Ok(())
 }
 
@@ -98,10 +98,10 @@ pub fn save_namespace(tx: &mut Tx<'_>, old: &str, new: &Namespace) -> Result<(),
         new.updated_at.into(),
         old.into(),
     ];
-    tx.execute(sql, &row)?;
+    tx.post(sql, &row)?;
     if old != new.name {
         let sql = "UPDATE metadef_items SET namespace = ? WHERE namespace = ?";
-        tx.execute(sql, &[(&new.name).into(), old.into()])?;
+        tx.post(sql, &[(&new.name).into(), old.into()])?;
     }
     Ok(())
 }
@@ -125,7 +125,7 @@ pub fn delete_namespace(tx: &mut Tx<'_>, name: &str) -> Result<(), Error> {
         "DELETE FROM metadef_items WHERE namespace = ?",
         "DELETE FROM metadef_namespaces WHERE name = ?",
     ] {
-        tx.execute(sql, &[name.into()])?;
+        tx.post(sql, &[name.into()])?;
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ pub fn add_item(tx: &mut Tx<'_>, namespace: &str, new: &Item) -> Result<(), Erro
         new.created_at.into(),
         new.updated_at.into(),
     ];
-    tx.execute(sql, &row)?;
+    tx.post(sql, &row)?;
     Ok(())
 }
 
@@ -156,7 +156,7 @@ pub fn save_item(tx: &mut Tx<'_>, namespace: &str, old: &str, new: &Item) -> Res
         (&new.kind).into(),
         old.into(),
     ];
-    tx.execute(sql, &row)?;
+    tx.post(sql, &row)?;
     Ok(())
 }
 

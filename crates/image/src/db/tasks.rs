@@ -25,7 +25,7 @@ fn task(row: &Row) -> Result<Task, Error> {
 
 /// Keeps a new task, and forgets those whose time is over.
 pub fn add_task(tx: &mut Tx<'_>, task: &Task) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM image_tasks WHERE expires_at < ?",
         &[Timestamp::now().into()],
     )?;
@@ -47,7 +47,7 @@ pub fn add_task(tx: &mut Tx<'_>, task: &Task) -> Result<(), Error> {
         task.updated_at.into(),
         task.expires_at.into(),
     ];
-    tx.execute(&sql, &row)?;
+    tx.post(&sql, &row)?;
     Ok(())
 }
 
@@ -68,7 +68,7 @@ pub fn end_task(
         expires_at.into(),
         id.into(),
     ];
-    tx.execute(sql, &row)?;
+    tx.post(sql, &row)?;
     Ok(())
 }
 
@@ -81,7 +81,7 @@ pub fn end_interrupted(tx: &mut Tx<'_>, expires_at: Timestamp) -> Result<(), Err
         Timestamp::now().into(),
         expires_at.into(),
     ];
-    tx.execute(sql, &row)?;
+    tx.post(sql, &row)?;
     Ok(())
 }
 

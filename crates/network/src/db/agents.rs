@@ -24,7 +24,7 @@ pub fn know_host(tx: &mut Tx<'_>, host: &str, tunnel: Option<IpAddr>) -> Result<
         &[tunnel.clone().into(), host.into()],
     )?;
     if changed == 0 {
-        tx.execute(
+        tx.post(
             "INSERT INTO net_hosts (host, first_seen, tunnel_ip) VALUES (?, ?, ?)",
             &[host.into(), Timestamp::now().into(), tunnel.into()],
         )?;
@@ -109,7 +109,7 @@ pub fn beat(tx: &mut Tx<'_>, host: &str, agents: &[AgentStatus]) -> Result<(), F
             "".into(),
             configurations.into(),
         ];
-        tx.execute(
+        tx.post(
             &format!("INSERT INTO net_agents ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"),
             &row,
         )?;
@@ -165,13 +165,13 @@ pub fn update(
     description: Option<&str>,
 ) -> Result<(), Fault> {
     if let Some(up) = admin_state_up {
-        tx.execute(
+        tx.post(
             "UPDATE net_agents SET admin_state_up = ? WHERE id = ?",
             &[up.into(), id.into()],
         )?;
     }
     if let Some(text) = description {
-        tx.execute(
+        tx.post(
             "UPDATE net_agents SET description = ? WHERE id = ?",
             &[text.into(), id.into()],
         )?;
@@ -181,6 +181,6 @@ pub fn update(
 
 /// Forgets an agent; one that is alive comes back with its next heartbeat.
 pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<(), Fault> {
-    tx.execute("DELETE FROM net_agents WHERE id = ?", &[id.into()])?;
+    tx.post("DELETE FROM net_agents WHERE id = ?", &[id.into()])?;
     Ok(())
 }

@@ -39,19 +39,19 @@ pub fn insert(tx: &mut Tx<'_>, port: &str, binding: &Binding) -> Result<(), Faul
         binding.vnic_type.as_str().into(),
         binding.profile.to_string().into(),
     ];
-    tx.execute(sql, &values)?;
+    tx.post(sql, &values)?;
     Ok(())
 }
 
 /// Removes one.
 pub fn delete(tx: &mut Tx<'_>, port: &str, host: &str) -> Result<(), Fault> {
     let sql = "DELETE FROM net_bindings WHERE port_id = ? AND host = ?";
-    tx.execute(sql, &[port.into(), host.into()])?;
+    tx.post(sql, &[port.into(), host.into()])?;
     Ok(())
 }
 
 /// Removes all of a port.
 pub fn delete_all(tx: &mut Tx<'_>, port: &str) -> Result<(), Fault> {
-    tx.execute("DELETE FROM net_bindings WHERE port_id = ?", &[port.into()])?;
+    tx.post("DELETE FROM net_bindings WHERE port_id = ?", &[port.into()])?;
     Ok(())
 }

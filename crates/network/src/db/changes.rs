@@ -55,7 +55,7 @@ pub type Change = (What, String, String);
 
 /// Writes down changes under a new revision, which is the answer.
 pub fn record(tx: &mut Tx<'_>, changes: &BTreeSet<Change>) -> Result<u64, Fault> {
-    tx.execute(
+    tx.post(
         "UPDATE net_counters SET amount = amount + 1 WHERE name = 'revision'",
         &[],
     )?;
@@ -74,14 +74,14 @@ pub fn record(tx: &mut Tx<'_>, changes: &BTreeSet<Change>) -> Result<u64, Fault>
                 ]
             })
             .collect();
-        tx.execute(
+        tx.post(
             &format!("INSERT INTO net_changes (revision, kind, object, host) VALUES {rows}"),
             &values,
         )?;
     }
     if revision % 1000 == 0 {
         let oldest = i64::try_from(revision).unwrap_or(i64::MAX) - KEPT;
-        tx.execute(
+        tx.post(
             "DELETE FROM net_changes WHERE revision < ?",
             &[oldest.into()],
         )?;

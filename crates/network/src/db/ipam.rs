@@ -21,7 +21,7 @@ pub fn number(stored: &str) -> u128 {
 /// Takes an address; one that is taken is a unique violation.
 pub fn take(tx: &mut Tx<'_>, subnet: &str, ip: IpAddr, port: &str) -> Result<(), Fault> {
     let row = [subnet.into(), stored(ip).into(), port.into()];
-    tx.execute(
+    tx.post(
         "INSERT INTO net_allocations (subnet_id, address, port_id) VALUES (?, ?, ?)",
         &row,
     )?;
@@ -30,7 +30,7 @@ pub fn take(tx: &mut Tx<'_>, subnet: &str, ip: IpAddr, port: &str) -> Result<(),
 
 /// Gives back one address.
 pub fn give_back(tx: &mut Tx<'_>, subnet: &str, ip: IpAddr) -> Result<(), Fault> {
-    tx.execute(
+    tx.post(
         "DELETE FROM net_allocations WHERE subnet_id = ? AND address = ?",
         &[subnet.into(), stored(ip).into()],
     )?;
@@ -39,7 +39,7 @@ pub fn give_back(tx: &mut Tx<'_>, subnet: &str, ip: IpAddr) -> Result<(), Fault>
 
 /// Gives back all addresses of a port.
 pub fn give_back_all(tx: &mut Tx<'_>, port: &str) -> Result<(), Fault> {
-    tx.execute(
+    tx.post(
         "DELETE FROM net_allocations WHERE port_id = ?",
         &[port.into()],
     )?;

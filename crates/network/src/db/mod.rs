@@ -177,7 +177,7 @@ pub fn insert(tx: &mut Tx<'_>, kind: Kind, doc: &Doc) -> Result<(), Fault> {
         names.join(", "),
         placeholders(names.len())
     );
-    tx.execute(&sql, &values)?;
+    tx.post(&sql, &values)?;
     Ok(())
 }
 
@@ -190,7 +190,7 @@ pub fn save(tx: &mut Tx<'_>, kind: Kind, doc: &Doc) -> Result<(), Fault> {
         values.push(column_value(doc, attribute));
     }
     values.push(doc.id().into());
-    tx.execute(
+    tx.post(
         &format!(
             "UPDATE {} SET {} WHERE id = ?",
             kind.table(),
@@ -203,7 +203,7 @@ pub fn save(tx: &mut Tx<'_>, kind: Kind, doc: &Doc) -> Result<(), Fault> {
 
 /// Removes a row.
 pub fn delete(tx: &mut Tx<'_>, kind: Kind, id: &str) -> Result<(), Fault> {
-    tx.execute(
+    tx.post(
         &format!("DELETE FROM {} WHERE id = ?", kind.table()),
         &[id.into()],
     )?;
@@ -406,7 +406,7 @@ pub fn next_segment(tx: &mut Tx<'_>) -> Result<i64, Fault> {
 
 /// Makes these the security groups of a port.
 pub fn set_port_groups(tx: &mut Tx<'_>, port: &str, groups: &[String]) -> Result<(), Fault> {
-    tx.execute(
+    tx.post(
         "DELETE FROM net_port_groups WHERE port_id = ?",
         &[port.into()],
     )?;
@@ -418,7 +418,7 @@ pub fn set_port_groups(tx: &mut Tx<'_>, port: &str, groups: &[String]) -> Result
         .iter()
         .flat_map(|group| [port.into(), group.into()])
         .collect();
-    tx.execute(
+    tx.post(
         &format!("INSERT INTO net_port_groups (port_id, group_id) VALUES {rows}"),
         &values,
     )?;

@@ -36,7 +36,7 @@ pub fn set(tx: &mut Tx<'_>, project: &str, resource: &str, amount: i64) -> Resul
 
 /// Back to the defaults.
 pub fn reset(tx: &mut Tx<'_>, project: &str) -> Result<(), Fault> {
-    tx.execute(
+    tx.post(
         "DELETE FROM net_quotas WHERE project_id = ?",
         &[project.into()],
     )?;

@@ -13,13 +13,13 @@ pub fn of(tx: &mut Tx<'_>, project: &str) -> Result<Option<(String, String)>, Fa
 /// Notes what was made for a project. Another request that made one first is a unique violation, which is tried again.
 pub fn insert(tx: &mut Tx<'_>, project: &str, network: &str, router: &str) -> Result<(), Fault> {
     let sql = "INSERT INTO net_topologies (project_id, network_id, router_id) VALUES (?, ?, ?)";
-    tx.execute(sql, &[project.into(), network.into(), router.into()])?;
+    tx.post(sql, &[project.into(), network.into(), router.into()])?;
     Ok(())
 }
 
 /// Forgets what had this network.
 pub fn forget_network(tx: &mut Tx<'_>, network: &str) -> Result<(), Fault> {
     let sql = "DELETE FROM net_topologies WHERE network_id = ?";
-    tx.execute(sql, &[network.into()])?;
+    tx.post(sql, &[network.into()])?;
     Ok(())
 }

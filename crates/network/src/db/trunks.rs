@@ -71,12 +71,12 @@ pub fn carrier(tx: &mut Tx<'_>, port: &str) -> Result<Option<String>, Fault> {
 /// Adds a port to what a trunk carries.
 pub fn insert(tx: &mut Tx<'_>, trunk: &str, port: &str, vlan: i64) -> Result<(), Fault> {
     let sql = "INSERT INTO net_subports (port_id, trunk_id, vlan) VALUES (?, ?, ?)";
-    tx.execute(sql, &[port.into(), trunk.into(), vlan.into()])?;
+    tx.post(sql, &[port.into(), trunk.into(), vlan.into()])?;
     Ok(())
 }
 
 /// Takes a port from its trunk.
 pub fn delete(tx: &mut Tx<'_>, port: &str) -> Result<(), Fault> {
-    tx.execute("DELETE FROM net_subports WHERE port_id = ?", &[port.into()])?;
+    tx.post("DELETE FROM net_subports WHERE port_id = ?", &[port.into()])?;
     Ok(())
 }

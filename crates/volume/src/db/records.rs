@@ -273,7 +273,7 @@ pub fn exported(tx: &mut Tx<'_>) -> Result<Vec<Attachment>, Error> {
 
 /// Removes messages that nobody needs any more.
 pub fn remove_expired(tx: &mut Tx<'_>, now: types::Timestamp) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM vol_messages WHERE expires_at < ?",
         &[now.into()],
     )?;

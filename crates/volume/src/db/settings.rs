@@ -77,7 +77,7 @@ pub fn set_default_type(tx: &mut Tx<'_>, project_id: &str, type_id: &str) -> Res
 
 /// Back to the cloud's default type.
 pub fn unset_default_type(tx: &mut Tx<'_>, project_id: &str) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM vol_default_types WHERE project_id = ?",
         &[project_id.into()],
     )?;
@@ -115,7 +115,7 @@ pub fn set_quota(
 
 /// Back to the defaults.
 pub fn reset_quotas(tx: &mut Tx<'_>, scope: &str, owner: &str) -> Result<(), Error> {
-    tx.execute(
+    tx.post(
         "DELETE FROM vol_quotas WHERE scope = ? AND owner = ?",
         &[scope.into(), owner.into()],
     )?;
