@@ -28,7 +28,7 @@ build: ## build the binary (target/debug/kilonova)
 test: ## everything the project tests; installs what the tests need
 	@scripts/test.sh
 
-test-all: ## make test with the whole database matrix, long runs, and a Debian guest with cloud-init
+test-all: ## make test with the whole database matrix, long runs, the release before beside this one, a Debian guest
 	@scripts/test.sh --all
 
 test-real: ## only the end-to-end tests on real guests

@@ -7,7 +7,7 @@ cd "$ROOT"
 
 cache=${KILONOVA_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/kilonova}
 target=${CARGO_TARGET_DIR:-$ROOT/target}
-scripts/install-packages.sh bench
+scripts/install-packages.sh bench test
 mkdir -p "$cache"
 make_venv "$cache/venv-test" scripts/requirements-test.txt "$cache/venv-test.log"
 # The figures are those of an optimized binary, as one would install it; `make build` makes a quicker built one.
@@ -18,7 +18,8 @@ if [ "$(id -u)" = 0 ]; then
     more=(--real --guest-image "$target/guest.qcow2")
 fi
 export KILONOVA_BINARY=$target/release/kilonova
-"$cache/venv-test/bin/python" tests/bench/bench.py --json "$target/bench.json" "${more[@]}" "$@"
+# Beside a PostgreSQL of its own, for creates on it. (It does not wait for the disk.)
+scripts/test-databases.sh "$cache/venv-test/bin/python" tests/bench/bench.py --json "$target/bench.json" "${more[@]}" "$@"
 if [ "$(id -u)" = 0 ]; then
     # Guests that move between hosts: one suite of those at a time on a machine.
     touch /run/lock/kilonova-e2e

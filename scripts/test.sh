@@ -25,13 +25,13 @@ while [ $# -gt 0 ]; do
     case $1 in
     --all) all=1 ;;
     --only) only=,${2:?--only STAGE,...}, && shift ;;
-    --list) printf '%s\n' "${stages[@]}" debian-guest && exit 0 ;;
+    --list) printf '%s\n' "${stages[@]}" two-releases debian-guest && exit 0 ;;
     *) die "usage: $0 [--all] [--only STAGE,...] [--list]" ;;
     esac
     shift
 done
 if [ -n "$all" ]; then
-    stages+=(debian-guest)
+    stages+=(two-releases debian-guest)
     export KILONOVA_TEST_ALL=1 KILONOVA_TEST_LONG=1
     KILONOVA_TEST_SEED=${KILONOVA_TEST_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 fi
@@ -110,6 +110,14 @@ stage_e2e_real() {
     exec 7< /run/lock/kilonova-e2e
     flock 7 || return
     e2e --hypervisor real
+}
+# The release before beside this one: it has to be built first.
+stage_two_releases() {
+    local old
+    old=$(scripts/previous.sh) || return
+    export -f e2e
+    export image venv BINARY KILONOVA_OLD_BINARY=$old
+    scripts/test-databases.sh bash -c 'e2e --hypervisor sim -k two_releases'
 }
 stage_debian_guest() { KILONOVA_DEBIAN_IMAGE=$cache/debian-guest.qcow2 e2e --hypervisor real -m debian; }
 e2e() {

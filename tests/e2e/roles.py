@@ -60,9 +60,9 @@ class Broker:
 class Process:
     """One `kilonova ROLE`."""
 
-    def __init__(self, cloud, role, *settings, home=None, inside=lambda *command: list(command)):
+    def __init__(self, cloud, role, *settings, home=None, binary=BINARY, inside=lambda *command: list(command)):
         self.cloud, self.role = cloud, role
-        command = [BINARY, role, "--home", str(home or cloud.home), "--config-file", str(cloud.home / "kilonova.conf")]
+        command = [binary, role, "--home", str(home or cloud.home), "--config-file", str(cloud.home / "kilonova.conf")]
         for setting in settings:
             command += ["--set", setting]
         self.command = inside(*command)
@@ -118,14 +118,14 @@ class Roles:
         self.log = self.home / "log"
         self.processes = []
 
-    def command(self, *arguments):
+    def command(self, *arguments, binary=BINARY):
         """Runs a command that ends, with this home."""
         return subprocess.run(
-            [BINARY, *arguments, "--home", str(self.home)], capture_output=True, text=True, timeout=120
+            [binary, *arguments, "--home", str(self.home)], capture_output=True, text=True, timeout=120
         )  # fmt: skip
 
-    def sync(self):
-        done = self.command("db", "sync")
+    def sync(self, binary=BINARY):
+        done = self.command("db", "sync", binary=binary)
         assert done.returncode == 0, done.stderr
 
     def start(self, role, *settings, **where):
