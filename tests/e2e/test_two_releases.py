@@ -17,7 +17,7 @@ from test_servers import boot, wait_status
 OLD = os.environ.get("KILONOVA_OLD_BINARY")
 # Processes with two simulated hosts each, between which a guest can move.
 SIDES = ("left", "right")
-SERVICES = ("identity", "image", "network", "placement", "metadata")
+SERVICES = ("identity", "image", "network", "volume", "placement", "metadata")
 pytestmark = pytest.mark.skipif(not OLD, reason="no KILONOVA_OLD_BINARY (scripts/previous.sh builds it)")
 
 
