@@ -135,8 +135,9 @@ class Checks:
                         f"{one.what} of server {server} ({one.request}) has no end: open {open_events} of {shown}"
                     )
                 self.ends[one.what, "failed" if shown["message"] else "done"] += 1
-        # That all refuse or fail politely is not enough.
-        for what in {what for what, _ in self.ends}:
+        # That all refuse or fail politely is not enough. (Simulated hosts of different processes know no way to each other,
+        # so that it is the draw of hosts that decides how many of these are done.)
+        for what in {what for what, _ in self.ends} - {"resize", "migrate"}:
             done, failed = self.ends[what, "done"], self.ends[what, "failed"]
             if failed > 10 and failed > done or what == "create" and done < 9 * failed:
                 self.wrong(f"only {done} of {done + failed} times came {what} to its end")
