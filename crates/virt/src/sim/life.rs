@@ -72,7 +72,10 @@ impl Sim {
             let guests = self.lock();
             guests.get(&id).map_or(1, super::Guest::disk_gib)
         };
-        let path = self.config.folder.join(format!("{name}.snapshot"));
+        let path = self
+            .config
+            .folder
+            .join(format!("{name}.{}", super::SNAPSHOT));
         qcow2::create(&path, gib.max(1) << 30, None)
             .map_err(|error| HypervisorError::disk(path.display(), &error))?;
         Ok(path)

@@ -377,10 +377,18 @@ fn local_gib(spec: &GuestSpec) -> u64 {
     root_gib(spec) + others
 }
 
+/// The ending of a copy of a disk on its way to the image service.
+const SNAPSHOT: &str = "snapshot";
+
 fn load(folder: &Path) -> std::io::Result<HashMap<ServerId, Guest>> {
     let mut guests = HashMap::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
+        if path.extension().is_some_and(|kind| kind == SNAPSHOT) {
+            // Whoever was about to send it was killed; work that is still wanted makes it anew.
+            std::fs::remove_file(&path)?;
+            continue;
+        }
         let other = path.file_name().is_some_and(|name| name == switches::NAME);
         if other || path.extension().is_none_or(|extension| extension != "json") {
             continue;

@@ -273,3 +273,12 @@ async fn a_file_switches_faults_on_and_off() {
     let again = Sim::open(SimConfig::large(folder.path(), "again")).unwrap();
     assert_eq!(again.guests().await.unwrap().len(), 1);
 }
+
+#[test]
+fn a_copy_of_a_disk_that_nobody_sent_is_gone_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = folder.path().join("image.snapshot");
+    std::fs::write(&left, "half").unwrap();
+    let _sim = Sim::open(SimConfig::large(folder.path(), "h")).unwrap();
+    assert!(!left.exists());
+}
