@@ -141,7 +141,7 @@ impl Connection for Postgres {
         if self.posted.is_empty() && self.begin.take().is_some() {
             return Ok(());
         }
-        if !self.writes {
+        if !self.writes && self.posted.is_empty() {
             self.send("COMMIT");
             return Ok(());
         }

@@ -861,6 +861,8 @@ async fn posted_statements() {
             Ok(first.is_err())
         });
         assert!(went_on.await.unwrap(), "{name}: known where it stands");
+        let reads = store.read(|tx| tx.post("DELETE FROM things", &[]));
+        assert!(reads.await.is_err(), "{name}: a read writes nothing");
         let sum = store.read(|tx| tx.query_one("SELECT SUM(amount) FROM things", &[])?.get(0));
         let sum: i64 = sum.await.unwrap();
         assert_eq!(sum, 60, "{name}");
