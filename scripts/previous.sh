@@ -27,7 +27,9 @@ if [ "$(cat "$target/commit" 2>/dev/null)" != "$commit" ]; then
     trap 'rm -rf "$source"' EXIT
     git archive "$commit" | tar -x -C "$source"
     (cd "$source" && CARGO_TARGET_DIR=$target/build cargo build --quiet --locked --package kilonova) >&2
-    cp "$target/build/debug/kilonova" "$target/kilonova"
+    mv "$target/build/debug/kilonova" "$target/kilonova"
+    # Some gigabytes, for a release that does not change.
+    rm -rf "$target/build"
     echo "$commit" > "$target/commit"
 fi
 echo "$target/kilonova"

@@ -79,8 +79,8 @@ enum Verdict {
 /// Where the guests of a heartbeat and the record differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Differing {
-    /// Servers that do not show what their guests do, for [`follow`].
-    pub(crate) servers: Vec<ServerId>,
+    /// Servers that do not show what their guests do, and what is said of these, for [`follow`].
+    pub(crate) servers: Vec<(ServerId, Option<PowerState>)>,
     /// Servers of which the host has to say again what their guests do.
     pub(crate) unsure: Vec<ServerId>,
     /// Guests that are not the host's, some of them, for [`note`]; `None` when there is nothing to write about any.
@@ -95,7 +95,10 @@ pub(crate) fn differing(
     now: Timestamp,
 ) -> Result<Differing, sql::Error> {
     let mut differing = Differing::default();
-    let seen = by_server(beat);
+    let guests = beat.guests.iter();
+    let seen: HashMap<ServerId, PowerState> = guests
+        .map(|guest| (guest.server, PowerState::from_code(i64::from(guest.power))))
+        .collect();
     let here = if beat.complete {
         db::instances::standing_on(tx, &beat.host)?
     } else {
@@ -103,10 +106,11 @@ pub(crate) fn differing(
         db::instances::standing_among(tx, &beat.host, &named)?
     };
     for server in &here {
-        match judge(beat, seen.get(&server.id).copied(), server, now).1 {
+        let its = seen.get(&server.id).copied();
+        match judge(beat, its, server, now).1 {
             Verdict::Leave => {}
             Verdict::Unsure => differing.unsure.push(server.id),
-            Verdict::Follow(_) | Verdict::SwitchOff => differing.servers.push(server.id),
+            Verdict::Follow(_) | Verdict::SwitchOff => differing.servers.push((server.id, its)),
         }
     }
     if beat.complete {
@@ -115,13 +119,6 @@ pub(crate) fn differing(
         differing.strangers = (written || !some.is_empty()).then_some(some);
     }
     Ok(differing)
-}
-
-fn by_server(beat: &Heartbeat) -> HashMap<ServerId, PowerState> {
-    let guests = beat.guests.iter();
-    guests
-        .map(|guest| (guest.server, PowerState::from_code(i64::from(guest.power))))
-        .collect()
 }
 
 /// Guests, and files without a guest, of servers that are not here: as many as one list makes something of. Pure.
@@ -142,14 +139,16 @@ fn strangers(beat: &Heartbeat, here: &[Standing]) -> Vec<GuestSeen> {
 pub(crate) fn follow(
     tx: &mut Tx<'_>,
     beat: &Heartbeat,
-    some: &[ServerId],
+    some: &[(ServerId, Option<PowerState>)],
     unsure: &mut Vec<ServerId>,
     now: Timestamp,
 ) -> Result<bool, sql::Error> {
-    let seen = by_server(beat);
+    let ids: Vec<ServerId> = some.iter().map(|(id, _)| *id).collect();
+    let seen: HashMap<ServerId, Option<PowerState>> = some.iter().copied().collect();
     let mut tasks = false;
-    for server in db::instances::standing_among(tx, &beat.host, some)? {
-        let (power, verdict) = judge(beat, seen.get(&server.id).copied(), &server, now);
+    for server in db::instances::standing_among(tx, &beat.host, &ids)? {
+        let its = seen.get(&server.id).copied().flatten();
+        let (power, verdict) = judge(beat, its, &server, now);
         match verdict {
             Verdict::Leave => {}
             Verdict::Unsure => unsure.push(server.id),

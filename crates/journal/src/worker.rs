@@ -233,11 +233,6 @@ impl Worker {
         self.handle.is_finished()
     }
 
-    /// Whether it runs no task at the moment, not even one that was taken from it.
-    pub fn at_rest(&self) -> bool {
-        *self.runs.borrow() == 0
-    }
-
     /// Waits until it runs no task, not even one that was taken from it.
     pub async fn rest(&self) {
         // Nobody runs anything when the sender is gone.

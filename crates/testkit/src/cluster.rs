@@ -430,15 +430,6 @@ impl Cluster {
         *self.faults.0.lock().unwrap() = faults;
     }
 
-    /// Waits until no worker runs anything, not even what was taken from it.
-    pub async fn at_rest(&self) {
-        self.until("no worker runs anything", async || {
-            let workers = self.workers.lock().unwrap();
-            workers.values().all(Worker::at_rest)
-        })
-        .await;
-    }
-
     /// How many tasks stand at a step; with none, how many there are.
     pub async fn tasks_at(&self, step: Option<&str>) -> usize {
         let open: Result<Vec<_>, sql::Error> = self.store.read(db::tasks::open).await;

@@ -33,6 +33,9 @@ use tokio::sync::{Notify, broadcast};
 use types::agent::{Moving, Quiesce};
 use types::{HostName, PowerState, ServerId};
 
+/// The ending of a copy of a disk on its way to the image service.
+const SNAPSHOT: &str = "snapshot";
+
 /// What a simulated host has.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
@@ -376,9 +379,6 @@ fn local_gib(spec: &GuestSpec) -> u64 {
     let others: u64 = spec.disks.iter().map(Disk::local_gib).sum();
     root_gib(spec) + others
 }
-
-/// The ending of a copy of a disk on its way to the image service.
-const SNAPSHOT: &str = "snapshot";
 
 fn load(folder: &Path) -> std::io::Result<HashMap<ServerId, Guest>> {
     let mut guests = HashMap::new();
