@@ -91,7 +91,7 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
         step: "s".into(),
         direction: Direction::Do,
     };
-    work::outcome(tx, &key)?;
+    work::outcome(tx, &key, 1)?;
     work::remove_of_task(tx, task)?;
     work::debtors(tx, server)?;
     tasks::get(tx, task)?;

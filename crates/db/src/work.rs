@@ -185,23 +185,24 @@ pub fn finish(
     Ok(changed == 1)
 }
 
-/// The outcome of work, if it has one.
-pub fn outcome(tx: &mut Tx<'_>, key: &WorkKey) -> Result<Option<WorkOutcome>, Error> {
+/// The outcome of work, if it has one. For whoever has lost the task since `epoch` it is fenced: what its host reports is
+/// the next one's.
+pub fn outcome(tx: &mut Tx<'_>, key: &WorkKey, epoch: i64) -> Result<Option<WorkOutcome>, Error> {
     let row = tx.query_opt(
-        "SELECT outcome FROM host_work WHERE task_id = ? AND step = ? AND direction = ?",
+        "SELECT t.epoch, w.outcome FROM tasks t LEFT JOIN host_work w ON w.task_id = t.id AND w.step = ? AND w.direction = ? \
+         WHERE t.id = ?",
         &[
-            key.task.into(),
             (&key.step).into(),
             key.direction.as_str().into(),
+            key.task.into(),
         ],
     )?;
-    match row
-        .map(|row| row.get::<Option<String>>(0))
-        .transpose()?
-        .flatten()
-    {
-        Some(text) => Ok(Some(document(&text)?)),
-        None => Ok(None),
+    match row {
+        Some(row) if row.get::<i64>(0)? == epoch => {
+            let outcome: Option<String> = row.get(1)?;
+            outcome.as_deref().map(document).transpose()
+        }
+        _ => Ok(Some(WorkOutcome::Fenced)),
     }
 }
 

@@ -358,7 +358,11 @@ impl<F: Flow> Run<F> {
         let expected = self.shared.outcomes.expect(&key);
         self.shared.bus.ring(Bell::Host(work.host));
         let left = until.saturating_duration_since(Instant::now());
-        match self.shared.outcomes.wait(&key, expected, left).await? {
+        let waiting = self
+            .shared
+            .outcomes
+            .wait(&key, self.task.epoch, expected, left);
+        match waiting.await? {
             Some(WorkOutcome::Fenced) => Err(StepError::Fenced.into()),
             Some(outcome) => Ok(Some(outcome)),
             None => Err(Trouble::Silent),

@@ -76,10 +76,11 @@ impl Outcomes {
         receiver
     }
 
-    /// Waits until the outcome is there or the time is over.
+    /// Waits until the outcome is there, or the time is over, or somebody else has the task: then it is fenced.
     pub(crate) async fn wait(
         &self,
         key: &WorkKey,
+        epoch: i64,
         expected: oneshot::Receiver<WorkOutcome>,
         time: Duration,
     ) -> Result<Option<WorkOutcome>, sql::Error> {
@@ -97,7 +98,7 @@ impl Outcomes {
             let wanted = key.clone();
             if let Some(outcome) = self
                 .store
-                .read(move |tx| db::work::outcome(tx, &wanted))
+                .read(move |tx| db::work::outcome(tx, &wanted, epoch))
                 .await?
             {
                 self.lock().remove(key);

@@ -718,6 +718,36 @@ async fn a_host_is_not_asked_for_what_is_being_undone() {
     }
 }
 
+/// Its slot is free for other work at once, not at the end of the step's time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_lost_a_task_does_not_wait_for_its_host() {
+    for database in stores().await {
+        for gone in [false, true] {
+            let bench = Bench::new(&database.store, with_host(false)).await;
+            let worker = bench.worker("w", &Arc::new(Script::new([]))).await;
+            let mut asked = bench.bus.listen(Bell::Host("h".into()));
+            let read = |tx: &mut Tx<'_>| db::work::pending(tx, &"h".into(), 10);
+            while database.store.read(read).await.unwrap().is_empty() {
+                asked.rung().await;
+            }
+            let task = bench.task().await.unwrap();
+            let taking = database.store.write(move |tx| -> Result<(), sql::Error> {
+                db::work::remove_of_task(tx, task.id)?;
+                let sql = if gone {
+                    "DELETE FROM tasks WHERE id = ?"
+                } else {
+                    "UPDATE tasks SET owner = 'other', epoch = epoch + 1 WHERE id = ?"
+                };
+                tx.execute(sql, &[task.id.into()])?;
+                Ok(())
+            });
+            taking.await.unwrap();
+            let rest = tokio::time::timeout(Duration::from_secs(60), worker.rest());
+            rest.await.unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_undo_that_a_host_refuses_at_first_is_tried_again() {
     for database in stores().await {
