@@ -121,7 +121,12 @@ where
         .store
         .write(move |tx| -> Result<Aggregate, Fault> {
             let mut aggregate = db::aggregates::get(tx, id)?.ok_or_else(|| missing.clone())?;
+            let before = (aggregate.name.clone(), aggregate.metadata.clone());
             how(tx, &mut aggregate, now)?;
+            // Hosts that come and go do not count as a change of it, as in Nova.
+            if (&before.0, &before.1) == (&aggregate.name, &aggregate.metadata) {
+                return Ok(aggregate);
+            }
             if !db::aggregates::update(tx, &aggregate, now)? {
                 return Err(Fault::conflict(format!(
                     "Aggregate {} already exists.",

@@ -134,12 +134,8 @@ fn event(call: &Call, project: &str, event: &Event, whole: bool, details: bool) 
         });
         map.insert("hostId".to_owned(), json!(host_id.unwrap_or_default()));
     }
-    if call.at_least(mv::EVENT_DETAILS) {
-        let failed = event.result.as_deref() == Some("Error");
-        map.insert(
-            "details".to_owned(),
-            json!(event.details.as_deref().filter(|_| failed || details)),
-        );
+    if details && call.at_least(mv::EVENT_DETAILS) {
+        map.insert("details".to_owned(), json!(event.details));
     }
     map.into()
 }

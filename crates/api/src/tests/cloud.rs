@@ -397,6 +397,7 @@ async fn groups_and_aggregates() {
         .await
         .json();
     assert_eq!(changed["aggregate"]["metadata"], json!({"ssd": "true"}));
+    assert!(changed["aggregate"]["updated_at"].is_string());
     assert_eq!(
         cloud
             .send("admin", 1, "DELETE", "/os-aggregates/1", Value::Null)
