@@ -3,6 +3,7 @@
 
 mod action_matrix;
 mod advisories;
+mod answers;
 mod cloud;
 mod conformance;
 mod edge;
@@ -27,5 +28,6 @@ mod server_edit;
 pub(crate) mod server_history;
 mod server_life;
 mod server_volumes;
+mod shape;
 mod shelve;
 mod wire;

@@ -371,6 +371,7 @@ fn of_snapshots(inner: &mut Inner, method: &str, path: &[&str], document: &Value
             let snapshot = json!({
                 "id": id, "volume_id": volume, "status": "available", "name": document["snapshot"]["name"],
                 "size": size.map(|volume| volume["size"].clone()), "metadata": document["snapshot"]["metadata"],
+                "description": document["snapshot"]["description"], "created_at": "2026-01-01T00:00:00.000000",
             });
             inner.snapshots.insert(id, snapshot.clone());
             (

@@ -250,6 +250,11 @@ pub const NETWORK: &str = "11111111-31e7-49b7-b260-868f441e862b";
 pub const SECOND: &str = "22222222-31e7-49b7-b260-868f441e862b";
 /// A free port.
 pub const PORT: &str = "33333333-31e7-49b7-b260-868f441e862b";
+/// The security groups.
+const GROUPS: [&str; 2] = [
+    "66666666-31e7-49b7-b260-868f441e862b",
+    "77777777-31e7-49b7-b260-868f441e862b",
+];
 /// A port in use.
 pub const BUSY: &str = "44444444-31e7-49b7-b260-868f441e862b";
 
@@ -337,13 +342,13 @@ fn network_service() -> Router {
     async fn ports() -> Json<Value> {
         Json(
             json!({ "ports": [{ "id": PORT, "network_id": NETWORK, "mac_address": "fa:16:3e:00:00:01", "device_id": "",
-            "fixed_ips": [{ "subnet_id": "s", "ip_address": "192.168.1.30" }], "status": "ACTIVE", "security_groups": ["g1"] }] }),
+            "fixed_ips": [{ "subnet_id": "55555555-31e7-49b7-b260-868f441e862b", "ip_address": "192.168.1.30" }], "status": "ACTIVE", "security_groups": [GROUPS[0]] }] }),
         )
     }
     async fn groups() -> Json<Value> {
         Json(json!({ "security_groups": [
-                { "id": "g1", "name": "default", "description": "d", "tenant_id": DEMO, "security_group_rules": [] },
-                { "id": "g2", "name": "web", "description": "d", "tenant_id": DEMO, "security_group_rules": [] },
+                { "id": GROUPS[0], "name": "default", "description": "d", "tenant_id": DEMO, "security_group_rules": [] },
+                { "id": GROUPS[1], "name": "web", "description": "d", "tenant_id": DEMO, "security_group_rules": [] },
             ] }))
     }
     async fn new_group(Json(wanted): Json<Value>) -> (StatusCode, Json<Value>) {
@@ -358,7 +363,7 @@ fn network_service() -> Router {
         )
     }
     async fn new_floating_ip() -> (StatusCode, Json<Value>) {
-        let address = json!({ "id": PORT, "floating_ip_address": "172.24.4.9", "floating_network_id": SECOND, "fixed_ip_address": null,
+        let address = json!({ "id": PORT, "floating_ip_address": "172.24.4.9", "floating_network_id": NETWORK, "fixed_ip_address": null,
             "port_id": null });
         (StatusCode::CREATED, Json(json!({ "floatingip": address })))
     }

@@ -62,7 +62,7 @@ fn every_microversion_has_a_line() {
 }
 
 /// What more the probes look at: an event that failed, and a move.
-async fn prepared() -> Fixture {
+pub async fn prepared() -> Fixture {
     let fixture = fixture().await;
     let id: ServerId = fixture.server.parse().unwrap();
     let write = fixture
@@ -90,7 +90,8 @@ async fn prepared() -> Fixture {
                 project_id: DEMO,
                 user_id: "u",
             };
-            db::migrations::insert(tx, &new, now).map(|_| ())
+            db::migrations::insert(tx, &new, now)?;
+            db::migrations::set_status(tx, new.id, new.status, now).map(|_| ())
         });
     write.await.unwrap();
     fixture
