@@ -316,12 +316,14 @@ pub fn places_of(
     let mut found = Vec::new();
     for some in servers.chunks(PLACES) {
         let sql = format!(
-            "SELECT uuid, host FROM instances WHERE deleted = 0 AND host IS NOT NULL AND uuid IN ({})",
+            "SELECT uuid, host FROM instances WHERE uuid IN ({}) AND +deleted = 0",
             sql::placeholders(some.len())
         );
         let ids: Vec<sql::Value> = some.iter().map(|id| (*id).into()).collect();
         for row in tx.query(&sql, &ids)? {
-            found.push((row.get(0)?, row.get(1)?));
+            if let Some(host) = row.get(1)? {
+                found.push((row.get(0)?, host));
+            }
         }
     }
     Ok(found)

@@ -471,6 +471,10 @@ pub fn begin_numbers(tx: &mut Tx<'_>) -> Result<(), Error> {
     tx.start_ids_at("instances", (chance << 16) + 1)
 }
 
+/// Of servers that are named by their ids, those that are not deleted. The plus keeps `deleted` out of the choice of an
+/// index: a database that has counted nothing yet would as soon read all servers that are not deleted.
+const ALIVE: &str = "+deleted = 0";
+
 /// A change of a server's states and place. Only what is `Some` is written.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
@@ -492,6 +496,10 @@ pub struct Change {
     pub progress: Option<i64>,
     /// What it remembers.
     pub kept: Option<Kept>,
+    /// What is known of its interfaces.
+    pub network_info: Option<Vec<Interface>>,
+    /// Its host, if it had none before.
+    pub launched_on: Option<HostName>,
 }
 
 impl Change {
@@ -578,6 +586,9 @@ pub fn transition(
     if let Some(kept) = &change.kept {
         add("kept", to_document(kept)?.into());
     }
+    if let Some(info) = &change.network_info {
+        add("network_info", to_document(info)?.into());
+    }
     if let Some(fault) = &change.fault {
         add("fault_code", fault.as_ref().map(|fault| fault.code).into());
         add(
@@ -593,6 +604,10 @@ pub fn transition(
         );
         add("fault_at", fault.as_ref().map(|fault| fault.created).into());
     }
+    if let Some(host) = &change.launched_on {
+        set.push("launched_on = COALESCE(launched_on, ?)".to_owned());
+        params.push(host.into());
+    }
     let condition = match expected {
         Expected::Generation(generation) => {
             params.extend([id.into(), generation.into()]);
@@ -604,25 +619,16 @@ pub fn transition(
         }
     };
     let sql = format!(
-        "UPDATE instances SET {} WHERE uuid = ? AND deleted = 0 AND {condition}",
+        "UPDATE instances SET {} WHERE uuid = ? AND {ALIVE} AND {condition}",
         set.join(", ")
     );
-    if tx.execute(&sql, &params)? != 1 {
+    if !tx.execute_one(&sql, &params)? {
         return Ok(false);
     }
     if change.is_told() {
         outbox::state(tx, id, now)?;
     }
     Ok(true)
-}
-
-/// Writes the first host of a server that has none.
-pub fn set_launched_on(tx: &mut Tx<'_>, id: ServerId, host: &HostName) -> Result<(), Error> {
-    tx.post(
-        "UPDATE instances SET launched_on = ? WHERE uuid = ? AND launched_on IS NULL",
-        &[host.into(), id.into()],
-    )?;
-    Ok(())
 }
 
 /// Writes what is known of the server's interfaces.
@@ -637,8 +643,10 @@ pub fn set_network_info(tx: &mut Tx<'_>, id: ServerId, info: &[Interface]) -> Re
 /// Marks a server as gone. The row stays for the record; its secrets go.
 pub fn mark_deleted(tx: &mut Tx<'_>, id: ServerId, now: Timestamp) -> Result<bool, Error> {
     let changed = tx.execute(
-        "UPDATE instances SET deleted = id, vm_state = 'deleted', task_state = NULL, task_id = NULL, terminated_at = ?, \
-         network_info = '[]', admin_pass = NULL, power_state = 0, generation = generation + 1 WHERE uuid = ? AND deleted = 0",
+        &format!(
+            "UPDATE instances SET deleted = id, vm_state = 'deleted', task_state = NULL, task_id = NULL, terminated_at = ?, \
+             network_info = '[]', admin_pass = NULL, power_state = 0, generation = generation + 1 WHERE uuid = ? AND {ALIVE}"
+        ),
         &[now.into(), id.into()],
     )?;
     tx.post(
@@ -674,7 +682,7 @@ pub fn follow_guest(
     params.extend([id.into(), host.into()]);
     let sql = format!(
         "UPDATE instances SET power_state = ?, updated_at = ?, generation = generation + 1{state} \
-         WHERE uuid = ? AND host = ? AND deleted = 0 AND task_state IS NULL"
+         WHERE uuid = ? AND COALESCE(host, '') = ? AND {ALIVE} AND task_state IS NULL"
     );
     let changed = tx.execute(&sql, &params)? == 1;
     if changed {
@@ -707,13 +715,12 @@ pub struct Standing {
     pub since: Timestamp,
 }
 
-const STANDING: &str = "SELECT uuid, vm_state, task_state, power_state, COALESCE(updated_at, created_at), host FROM instances \
-    WHERE deleted = 0";
+const STANDING: &str = "SELECT uuid, vm_state, task_state, power_state, COALESCE(updated_at, created_at), host FROM instances";
 
 /// How the servers on a host stand: little of each, for there may be very many.
 pub fn standing_on(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Standing>, Error> {
     let rows = tx.query(
-        &format!("{STANDING} AND host = ? ORDER BY id"),
+        &format!("{STANDING} WHERE host = ? AND deleted = 0 ORDER BY id"),
         &[host.into()],
     )?;
     rows.iter().map(standing).collect()
@@ -729,7 +736,7 @@ pub fn standing_among(
     for some in servers.chunks(500) {
         let marks = sql::placeholders(some.len());
         let params: Vec<Value> = some.iter().map(|id| (*id).into()).collect();
-        let sql = format!("{STANDING} AND uuid IN ({marks}) ORDER BY id");
+        let sql = format!("{STANDING} WHERE uuid IN ({marks}) AND {ALIVE}");
         for row in tx.query(&sql, &params)? {
             // Asked of the database it would look at all servers of the host.
             if row.get::<Option<HostName>>(5)?.as_ref() == Some(host) {
@@ -831,18 +838,22 @@ pub fn update_editable(
         i.id.into(),
         i.generation.into(),
     ];
-    let sql = "UPDATE instances SET display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, \
+    let sql = format!(
+        "UPDATE instances SET display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, \
         metadata = ?, locked = ?, locked_by = ?, locked_reason = ?, pinned_zone = ?, kept = ?, updated_at = ?, generation = generation + 1 \
-        WHERE uuid = ? AND deleted = 0 AND generation = ?";
-    Ok(tx.execute(sql, &params)? == 1)
+        WHERE uuid = ? AND {ALIVE} AND generation = ?"
+    );
+    tx.execute_one(&sql, &params)
 }
 
 /// Writes what a rebuild gives a server anew, beside what its owner may edit.
 pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
     let i = instance;
-    let sql = "UPDATE instances SET image_id = ?, image = ?, key_name = ?, key_data = ?, user_data = ?, admin_pass = ?, \
+    let sql = format!(
+        "UPDATE instances SET image_id = ?, image = ?, key_name = ?, key_data = ?, user_data = ?, admin_pass = ?, \
         display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, metadata = ?, kept = ?, progress = 0 \
-        WHERE uuid = ? AND deleted = 0";
+        WHERE uuid = ? AND {ALIVE}"
+    );
     let params: Vec<Value> = vec![
         i.image.as_ref().map(|image| image.id).into(),
         i.image.as_ref().map(to_document).transpose()?.into(),
@@ -859,7 +870,7 @@ pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
         to_document(&i.kept)?.into(),
         i.id.into(),
     ];
-    tx.post(sql, &params)?;
+    tx.post(&sql, &params)?;
     Ok(())
 }
 

@@ -222,45 +222,91 @@ pub fn claim_amounts(
     wanted: &[(&str, u64)],
     now: Timestamp,
 ) -> Result<bool, Error> {
-    let held = tx.query_opt(
-        "SELECT amount FROM allocations WHERE consumer = ? AND provider = ?",
-        &[consumer.into(), node.into()],
-    )?;
-    if held.is_some() {
-        return Ok(true);
-    }
-    for (class, amount) in wanted {
-        let fits = tx.query_opt(
-            "SELECT used FROM inventories WHERE provider = ? AND resource_class = ? AND used + ? <= capacity AND max_unit >= ?",
-            &[node.into(), (*class).into(), (*amount).into(), (*amount).into()],
-        )?;
-        if fits.is_none() {
-            return Ok(false);
-        }
-    }
-    for (class, amount) in wanted {
-        tx.post(
-            "UPDATE inventories SET used = used + ? WHERE provider = ? AND resource_class = ?",
-            &[(*amount).into(), node.into(), (*class).into()],
-        )?;
-        tx.post(
-            "INSERT INTO allocations (consumer, provider, resource_class, amount) VALUES (?, ?, ?, ?)",
-            &[consumer.into(), node.into(), (*class).into(), (*amount).into()],
-        )?;
-    }
-    touch_provider(tx, node.0, now)?;
-    let known = tx.execute(
-        "UPDATE consumers SET generation = generation + 1 WHERE uuid = ?",
+    let providers = tx.query(
+        "SELECT provider FROM allocations WHERE consumer = ?",
         &[consumer.into()],
     )?;
-    if known == 0 {
-        let row: [Value; 4] = [consumer.into(), owner.0.into(), owner.1.into(), now.into()];
+    for row in &providers {
+        if row.get::<NodeId>(0)? == node {
+            return Ok(true);
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(true);
+    }
+    if !fits(tx, node, wanted)? {
+        return Ok(false);
+    }
+    let mut used = "UPDATE inventories SET used = CASE resource_class".to_owned();
+    let mut params: Vec<Value> = Vec::new();
+    for (class, amount) in wanted {
+        used.push_str(" WHEN ? THEN used + ?");
+        params.extend([(*class).into(), (*amount).into()]);
+    }
+    let classes = wanted.iter().map(|(class, _)| Value::from(*class));
+    params.push(node.into());
+    params.extend(classes);
+    let marks = sql::placeholders(wanted.len());
+    used.push_str(&format!(
+        " ELSE used END WHERE provider = ? AND resource_class IN ({marks})"
+    ));
+    tx.post(&used, &params)?;
+    let rows = vec!["(?, ?, ?, ?)"; wanted.len()].join(", ");
+    let held = format!(
+        "INSERT INTO allocations (consumer, provider, resource_class, amount) VALUES {rows}"
+    );
+    let row = |(class, amount): &(&str, u64)| -> [Value; 4] {
+        [
+            consumer.into(),
+            node.into(),
+            (*class).into(),
+            (*amount).into(),
+        ]
+    };
+    let params: Vec<Value> = wanted.iter().flat_map(row).collect();
+    tx.post(&held, &params)?;
+    touch_provider(tx, node.0, now)?;
+    if providers.is_empty() {
+        // One that holds nothing begins anew, should there be a row of it.
+        let row = [
+            ("uuid", consumer.into()),
+            ("project_id", owner.0.into()),
+            ("user_id", owner.1.into()),
+            ("consumer_type", "INSTANCE".into()),
+            ("generation", 1i64.into()),
+            ("created_at", now.into()),
+        ];
+        tx.upsert("consumers", &["uuid"], &row)?;
+    } else {
         tx.post(
-            "INSERT INTO consumers (uuid, project_id, user_id, consumer_type, generation, created_at) VALUES (?, ?, ?, 'INSTANCE', 1, ?)",
-            &row,
+            "UPDATE consumers SET generation = generation + 1 WHERE uuid = ?",
+            &[consumer.into()],
         )?;
     }
     Ok(true)
+}
+
+/// Whether a node has as much left.
+fn fits(tx: &mut Tx<'_>, node: NodeId, wanted: &[(&str, u64)]) -> Result<bool, Error> {
+    let sql = format!(
+        "SELECT resource_class, capacity, used, max_unit FROM inventories WHERE provider = ? AND resource_class IN ({})",
+        sql::placeholders(wanted.len())
+    );
+    let classes = wanted.iter().map(|(class, _)| Value::from(*class));
+    let params: Vec<Value> = std::iter::once(node.into()).chain(classes).collect();
+    let rows = tx.query(&sql, &params)?;
+    let mut fitting = 0;
+    for row in &rows {
+        let class: String = row.get(0)?;
+        let (capacity, used, most): (u64, u64, u64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        let amount = wanted.iter().find(|(name, _)| *name == class);
+        if amount
+            .is_some_and(|&(_, amount)| amount <= most && used.saturating_add(amount) <= capacity)
+        {
+            fitting += 1;
+        }
+    }
+    Ok(fitting == wanted.len())
 }
 
 fn touch_provider(tx: &mut Tx<'_>, provider: Uuid, now: Timestamp) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! Limits of what projects and users may hold (Nova documentation, "Manage quotas").
 
-use sql::{Error, Tx, Value};
+use sql::{Error, Tx};
 use std::collections::BTreeMap;
 
 /// The resources with limits and their built-in defaults; -1 is unlimited.
@@ -25,13 +25,6 @@ pub const DEFAULTS: &[(&str, i64)] = &[
 /// Limits by resource.
 pub type Limits = BTreeMap<String, i64>;
 
-fn rows(tx: &mut Tx<'_>, sql: &str, params: &[Value], into: &mut Limits) -> Result<(), Error> {
-    for row in tx.query(sql, params)? {
-        into.insert(row.get(0)?, row.get(1)?);
-    }
-    Ok(())
-}
-
 /// The defaults: built in, overridden by the class `default`.
 pub fn defaults(tx: &mut Tx<'_>) -> Result<Limits, Error> {
     of_class(tx, "default")
@@ -39,16 +32,11 @@ pub fn defaults(tx: &mut Tx<'_>) -> Result<Limits, Error> {
 
 /// The limits of a quota class.
 pub fn of_class(tx: &mut Tx<'_>, class: &str) -> Result<Limits, Error> {
-    let mut limits: Limits = DEFAULTS
-        .iter()
-        .map(|&(name, limit)| (name.to_owned(), limit))
-        .collect();
-    rows(
-        tx,
-        "SELECT resource, hard_limit FROM quota_classes WHERE class_name = ?",
-        &[class.into()],
-        &mut limits,
-    )?;
+    let sql = "SELECT resource, hard_limit FROM quota_classes WHERE class_name = ?";
+    let mut limits = built_in();
+    for row in tx.query(sql, &[class.into()])? {
+        limits.insert(row.get(0)?, row.get(1)?);
+    }
     Ok(limits)
 }
 
@@ -64,22 +52,40 @@ pub fn set_class(tx: &mut Tx<'_>, class: &str, resource: &str, limit: i64) -> Re
 
 /// The limits of a project.
 pub fn of_project(tx: &mut Tx<'_>, project: &str) -> Result<Limits, Error> {
-    let mut limits = defaults(tx)?;
-    rows(
-        tx,
-        "SELECT resource, hard_limit FROM quota_limits WHERE project_id = ? AND user_id = ''",
-        &[project.into()],
-        &mut limits,
-    )?;
-    Ok(limits)
+    // What is set for no user in particular is the project's.
+    Ok(of_both(tx, project, "")?.0)
 }
 
 /// The limits of a user within a project.
 pub fn of_user(tx: &mut Tx<'_>, project: &str, user: &str) -> Result<Limits, Error> {
-    let mut limits = of_project(tx, project)?;
-    let sql = "SELECT resource, hard_limit FROM quota_limits WHERE project_id = ? AND user_id = ?";
-    rows(tx, sql, &[project.into(), user.into()], &mut limits)?;
-    Ok(limits)
+    Ok(of_both(tx, project, user)?.1)
+}
+
+/// The limits of a project, and of a user within it, where what is set for the nearest counts.
+pub fn of_both(tx: &mut Tx<'_>, project: &str, user: &str) -> Result<(Limits, Limits), Error> {
+    let rows = tx.query(
+        "SELECT 0, resource, hard_limit FROM quota_classes WHERE class_name = 'default' UNION ALL \
+         SELECT CASE user_id WHEN '' THEN 1 ELSE 2 END, resource, hard_limit FROM quota_limits \
+         WHERE project_id = ? AND user_id IN ('', ?) ORDER BY 1",
+        &[project.into(), user.into()],
+    )?;
+    let mut whole = built_in();
+    let mut own = Limits::new();
+    for row in &rows {
+        let nearest = row.get::<i64>(0)? == 2;
+        let limits = if nearest { &mut own } else { &mut whole };
+        limits.insert(row.get(1)?, row.get(2)?);
+    }
+    let mut of_user = whole.clone();
+    of_user.append(&mut own);
+    Ok((whole, of_user))
+}
+
+fn built_in() -> Limits {
+    let defaults = DEFAULTS.iter();
+    defaults
+        .map(|&(name, limit)| (name.to_owned(), limit))
+        .collect()
 }
 
 /// What was set for users within a project: `(user, resource, limit)`.

@@ -206,23 +206,27 @@ pub fn claim(
         if !task.step.as_deref().is_none_or(known) {
             continue;
         }
-        let taken = tx.execute(
-            "UPDATE tasks SET owner = ?, incarnation = ?, epoch = epoch + 1 WHERE id = ? AND epoch = ?",
-            &[worker.into(), incarnation.into(), task.id.into(), task.epoch.into()],
-        )?;
-        if taken == 1 {
-            task.epoch += 1;
-            task.owner = Some(worker.to_owned());
-            task.incarnation = incarnation;
-            claimed.push(task);
-        }
+        task.epoch += 1;
+        task.owner = Some(worker.to_owned());
+        task.incarnation = incarnation;
+        claimed.push(task);
     }
+    if claimed.is_empty() {
+        return Ok(claimed);
+    }
+    let sql = format!(
+        "UPDATE tasks SET owner = ?, incarnation = ?, epoch = epoch + 1 WHERE id IN ({})",
+        sql::placeholders(claimed.len())
+    );
+    let mut params: Vec<Value> = vec![worker.into(), incarnation.into()];
+    params.extend(claimed.iter().map(|task| Value::from(task.id)));
+    tx.post(&sql, &params)?;
     Ok(claimed)
 }
 
 /// Saves a task's progress. `false`: the task was taken over or has ended.
 pub fn save(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<bool, Error> {
-    let changed = tx.execute(
+    tx.execute_one(
         "UPDATE tasks SET state = ?, phase = ?, step = ?, event_id = ?, failure = ?, updated_at = ? WHERE id = ? AND epoch = ?",
         &[
             (&task.state).into(),
@@ -234,16 +238,15 @@ pub fn save(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<bool, Error>
             task.id.into(),
             task.epoch.into(),
         ],
-    )?;
-    Ok(changed == 1)
+    )
 }
 
 /// Ends a task: the row goes. `false`: it was taken over or has ended.
 pub fn end(tx: &mut Tx<'_>, id: TaskId, epoch: i64) -> Result<bool, Error> {
-    let ended = tx.execute(
+    let ended = tx.execute_one(
         "DELETE FROM tasks WHERE id = ? AND epoch = ?",
         &[id.into(), epoch.into()],
-    )? == 1;
+    )?;
     if ended {
         crate::work::remove_of_task(tx, id)?;
     }

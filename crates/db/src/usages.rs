@@ -1,6 +1,6 @@
 //! What projects and users hold of servers: counters that change with the servers, in the same transactions.
 
-use sql::{Error, Tx};
+use sql::{Error, Row, Tx};
 use types::server::Flavor;
 use types::{ProjectId, UserId};
 
@@ -72,11 +72,14 @@ pub fn add(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId, by: Held) -> Res
 }
 
 fn read(tx: &mut Tx<'_>, sql: &str, params: &[sql::Value]) -> Result<Held, Error> {
-    let row = tx.query_one(sql, params)?;
+    held_from(&tx.query_one(sql, params)?, 0)
+}
+
+fn held_from(row: &Row, from: usize) -> Result<Held, Error> {
     Ok(Held {
-        instances: row.get(0)?,
-        cores: row.get(1)?,
-        ram_mb: row.get(2)?,
+        instances: row.get(from)?,
+        cores: row.get(from + 1)?,
+        ram_mb: row.get(from + 2)?,
     })
 }
 
@@ -91,6 +94,18 @@ pub fn of_user(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId) -> Result<He
     let sql = "SELECT COALESCE(SUM(instances), 0), COALESCE(SUM(cores), 0), COALESCE(SUM(ram_mb), 0) FROM server_usages \
         WHERE project_id = ? AND user_id = ?";
     read(tx, sql, &[project.into(), user.into()])
+}
+
+/// What a project holds, and what one of its users holds of that.
+pub fn of_both(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId) -> Result<(Held, Held), Error> {
+    let row = tx.query_one(
+        "SELECT COALESCE(SUM(instances), 0), COALESCE(SUM(cores), 0), COALESCE(SUM(ram_mb), 0), \
+         COALESCE(SUM(CASE WHEN user_id = ? THEN instances ELSE 0 END), 0), \
+         COALESCE(SUM(CASE WHEN user_id = ? THEN cores ELSE 0 END), 0), \
+         COALESCE(SUM(CASE WHEN user_id = ? THEN ram_mb ELSE 0 END), 0) FROM server_usages WHERE project_id = ?",
+        &[user.into(), user.into(), user.into(), project.into()],
+    )?;
+    Ok((held_from(&row, 0)?, held_from(&row, 3)?))
 }
 
 /// The same, counted anew from the servers: tests and audits hold it against [`of_project`].

@@ -12,38 +12,21 @@ pub const DEBT_STEP: &str = "debt";
 /// Stores work for a host. The same key again (a task that was taken over) raises the epoch of the row and keeps an
 /// outcome that is already there, so that an effect is not repeated.
 pub fn put(tx: &mut Tx<'_>, host: &HostName, work: &Work, now: Timestamp) -> Result<(), Error> {
-    let changed = tx.execute(
-        "UPDATE host_work SET epoch = ?, host = ?, verb = ?, deadline_seconds = ? WHERE task_id = ? AND step = ? AND direction = ?",
-        &[
-            work.epoch.into(),
-            host.into(),
-            to_document(&work.verb)?.into(),
-            work.deadline_seconds.into(),
-            work.key.task.into(),
-            (&work.key.step).into(),
-            work.key.direction.as_str().into(),
-        ],
-    )?;
-    if changed == 1 {
-        return Ok(());
-    }
-    tx.post(
-        "INSERT INTO host_work (task_id, step, direction, epoch, host, instance_uuid, request_id, deadline_seconds, verb, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        &[
-            work.key.task.into(),
-            (&work.key.step).into(),
-            work.key.direction.as_str().into(),
-            work.epoch.into(),
-            host.into(),
-            work.server.into(),
-            (&work.request).into(),
-            work.deadline_seconds.into(),
-            to_document(&work.verb)?.into(),
-            now.into(),
-        ],
-    )?;
-    Ok(())
+    let row = [
+        ("task_id", work.key.task.into()),
+        ("step", (&work.key.step).into()),
+        ("direction", work.key.direction.as_str().into()),
+        ("epoch", work.epoch.into()),
+        ("host", host.into()),
+        ("instance_uuid", work.server.into()),
+        ("request_id", (&work.request).into()),
+        ("deadline_seconds", work.deadline_seconds.into()),
+        ("verb", to_document(&work.verb)?.into()),
+        ("created_at", now.into()),
+    ];
+    // It was stored when it was stored first: agents know by that what they were given already.
+    let key = ["task_id", "step", "direction"];
+    tx.upsert_keeping("host_work", &key, &row, &["created_at"])
 }
 
 /// Forgets the outcome of earlier work under this key, so that it is done anew (a step that is repeated on purpose).
@@ -170,7 +153,7 @@ pub fn finish(
         }
         return Ok(true);
     }
-    let changed = tx.execute(
+    tx.execute_one(
         "UPDATE host_work SET outcome = ? WHERE task_id = ? AND step = ? AND direction = ? AND epoch <= ? AND host = ? \
          AND outcome IS NULL",
         &[
@@ -181,8 +164,7 @@ pub fn finish(
             epoch.into(),
             host.into(),
         ],
-    )?;
-    Ok(changed == 1)
+    )
 }
 
 /// The outcome of work, if it has one. For whoever has lost the task since `epoch` it is fenced: what its host reports is

@@ -142,7 +142,11 @@ impl<F: Flow> Run<F> {
             let Some(&first) = F::Step::ALL.first() else {
                 return Ok(());
             };
-            self.begin(first, Direction::Do, None).await?;
+            if self.flow.only_decides(first) {
+                self.task.step = Some(first.as_str().to_owned());
+            } else {
+                self.begin(first, Direction::Do, None).await?;
+            }
         } else if let Some((step, direction)) = self.position() {
             // Taken over: the work of the step may not have reached its host under this epoch.
             self.begin(step, direction, None).await?;
@@ -189,14 +193,13 @@ impl<F: Flow> Run<F> {
 
     /// Does a step and starts the next one. `true`: the flow has ended.
     async fn forward(&mut self, step: F::Step) -> Result<bool, Trouble> {
-        let next = F::Step::ALL.get(Self::index(step) + 1).copied();
         let mut until = self.deadline(step);
         self.cx.until = until;
         let mut tries = 0;
         loop {
             let failure = match self.attempt(step, Direction::Do, until).await {
-                Ok(()) => match self.done(step, next, None).await {
-                    Ok(()) => return Ok(next.is_none()),
+                Ok(()) => match self.done(step, None).await {
+                    Ok(ended) => return Ok(ended),
                     Err(Trouble::Step(StepError::Fail(failure))) => failure,
                     Err(Trouble::Step(StepError::Retry(reason)))
                         if Instant::now() < until || self.past_pivot(step) =>
@@ -221,16 +224,14 @@ impl<F: Flow> Run<F> {
                 && Instant::now() >= until
                 && let Some(host) = self.flow.host(step, &self.state)
             {
-                self.done(step, next, Some((host, failure.message))).await?;
-                return Ok(next.is_none());
+                return self.done(step, Some((host, failure.message))).await;
             }
             if self.flow.may_pass(step, &self.state) && Instant::now() >= until {
                 tracing::warn!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
                     step = step.as_str(), reason = %failure.message, details = failure.details, "a host did not do its part; going on without it");
                 // Late it would do harm.
                 self.forget_outcome(step, Direction::Do).await?;
-                self.done(step, next, None).await?;
-                return Ok(next.is_none());
+                return self.done(step, None).await;
             }
             if self.past_pivot(step) {
                 self.forget_outcome(step, Direction::Do).await?;
@@ -482,13 +483,14 @@ impl<F: Flow> Run<F> {
     }
 
     /// Saves that a step is done, together with its writes and the start of the next step or the end of the flow.
-    /// `owed`: what the host still has to do, and why it could not.
+    /// `owed`: what the host still has to do, and why it could not. `true`: the flow has ended.
     async fn done(
         &mut self,
         step: F::Step,
-        next: Option<F::Step>,
         owed: Option<(HostName, String)>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<bool, Trouble> {
+        let mut later = F::Step::ALL.iter().skip(Self::index(step) + 1).copied();
+        let next = later.find(|later| !self.flow.skips(*later, &self.state));
         let flow = Arc::clone(&self.flow);
         let (cx, state, task) = (self.cx.clone(), self.state.clone(), self.task.clone());
         let plan = self.planner();
@@ -533,7 +535,7 @@ impl<F: Flow> Run<F> {
         if let Some(bell) = debtor {
             self.shared.bus.ring(bell);
         }
-        Ok(())
+        Ok(next.is_none())
     }
 
     /// What the start of a step needs, as a function that a transaction can call.

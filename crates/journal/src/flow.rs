@@ -159,6 +159,18 @@ pub trait Flow: Send + Sync + 'static {
         false
     }
 
+    /// Whether all that the step changes is in its [`commit`](Flow::commit), so that a flow which begins with it need not
+    /// be on record as being in it.
+    fn only_decides(&self, _step: Self::Step) -> bool {
+        false
+    }
+
+    /// Whether there is nothing to do in a step that would come next. It is not begun then; what comes back from behind it
+    /// undoes it like any other. Pure.
+    fn skips(&self, _step: Self::Step, _state: &Self::State) -> bool {
+        false
+    }
+
     /// The work that a host has to do in this step. Pure.
     fn host_work(
         &self,

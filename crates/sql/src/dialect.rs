@@ -98,12 +98,18 @@ impl Dialect {
         out
     }
 
-    pub(crate) fn upsert(self, table: &str, key_columns: &[&str], row: &[(&str, Value)]) -> String {
+    pub(crate) fn upsert(
+        self,
+        table: &str,
+        key_columns: &[&str],
+        row: &[(&str, Value)],
+        kept: &[&str],
+    ) -> String {
         let columns: Vec<&str> = row.iter().map(|(column, _)| *column).collect();
         let others: Vec<&str> = columns
             .iter()
             .copied()
-            .filter(|column| !key_columns.contains(column))
+            .filter(|column| !key_columns.contains(column) && !kept.contains(column))
             .collect();
         let insert = format!(
             "INSERT INTO {table} ({}) VALUES ({})",

@@ -61,6 +61,10 @@ trait Engine {
     fn post(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
         self.execute(sql, params).map(drop)
     }
+    /// Like `execute`, for a statement that changes one row or none: whether it changed one.
+    fn execute_one(&mut self, sql: &str, params: &[Value]) -> Result<bool, Error> {
+        Ok(self.execute(sql, params)? == 1)
+    }
     /// Like `execute`; a failure leaves the transaction usable.
     fn try_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         self.execute(sql, params)
@@ -130,6 +134,16 @@ impl<'a> Tx<'a> {
         self.usable()?;
         self.note(sql, params);
         let result = self.engine.post(sql, params);
+        self.noted(result)
+    }
+
+    /// Like [`Tx::execute`], for an UPDATE or DELETE of the one row with a key, which is there unless somebody else was
+    /// faster: whether it was. On PostgreSQL this is posted like [`Tx::post`] and taken for granted; where that was wrong
+    /// the closure is run again, and is told the truth.
+    pub fn execute_one(&mut self, sql: &str, params: &[Value]) -> Result<bool, Error> {
+        self.usable()?;
+        self.note(sql, params);
+        let result = self.engine.execute_one(sql, params);
         self.noted(result)
     }
 
@@ -214,7 +228,18 @@ impl<'a> Tx<'a> {
         key_columns: &[&str],
         row: &[(&str, Value)],
     ) -> Result<(), Error> {
-        let sql = self.dialect.upsert(table, key_columns, row);
+        self.upsert_keeping(table, key_columns, row, &[])
+    }
+
+    /// Like [`Tx::upsert`]; a row that is there keeps its values of the columns `kept`.
+    pub fn upsert_keeping(
+        &mut self,
+        table: &str,
+        key_columns: &[&str],
+        row: &[(&str, Value)],
+        kept: &[&str],
+    ) -> Result<(), Error> {
+        let sql = self.dialect.upsert(table, key_columns, row, kept);
         let params: Vec<Value> = row.iter().map(|(_, value)| value.clone()).collect();
         self.post(&sql, &params)
     }

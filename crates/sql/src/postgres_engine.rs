@@ -6,7 +6,8 @@
 //! uses [`Tx::try_execute`](crate::Tx::try_execute), which takes the savepoint at once.
 //!
 //! What a server costs here is round trips, so what nobody waits for goes along with what somebody waits for: `BEGIN` and
-//! statements that were posted ([`Tx::post`](crate::Tx::post)) with the next statement, or with the `COMMIT`. The end
+//! statements that were posted ([`Tx::post`](crate::Tx::post), [`Tx::execute_one`](crate::Tx::execute_one)) with the next
+//! statement, or with the `COMMIT`. The end
 //! of a transaction that has only read is sent and not waited for.
 
 use crate::store::{Job, Options};
@@ -19,7 +20,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::private::BytesMut;
@@ -30,6 +31,8 @@ use tokio_postgres::{Client, Config, NoTls, Statement};
 const STATEMENTS: usize = 256;
 /// Statements that are sent along with another at most.
 const POSTED: usize = 16;
+/// A connection that has answered within this time is held to be there.
+const FRESH: Duration = Duration::from_secs(1);
 /// Predicate locks of a serializable transaction are those of the plan: a small table that is read as a whole is in
 /// conflict with every change of it. (PostgreSQL documentation, "Serializable Isolation Level".) Where there is no index the
 /// plan then looks so dear that PostgreSQL would compile it, each time, which takes longer than any query here.
@@ -77,6 +80,8 @@ struct Postgres {
     /// A statement failed and the transaction with it.
     failed: bool,
     lost: bool,
+    /// When the server last answered.
+    answered: Instant,
 }
 
 impl Connection for Postgres {
@@ -118,6 +123,7 @@ impl Connection for Postgres {
             careful: false,
             failed: false,
             lost: false,
+            answered: Instant::now(),
         })
     }
 
@@ -145,8 +151,8 @@ impl Connection for Postgres {
             self.send("COMMIT");
             return Ok(());
         }
-        if self.begin.is_some() {
-            // Nothing was answered yet: a connection that has been lost meanwhile must not leave a commit in doubt.
+        if self.begin.is_some() && self.answered.elapsed() >= FRESH {
+            // A connection that has been lost meanwhile must not leave a commit in doubt.
             self.run("")?;
         }
         self.run("COMMIT")
@@ -207,6 +213,7 @@ impl Postgres {
         }));
         let (begun, along, answer) = self.runtime.block_on(join3(beginning, along, last(client)));
         begun.map_err(|error| self.noted(&error))?;
+        self.answered = Instant::now();
         if let Some(error) = along.into_iter().find_map(Result::err) {
             let error = self.noted(&error);
             // The next try finds out which statement it was, if it is not the database's wish to run all again.
@@ -382,6 +389,15 @@ impl Engine for Postgres {
             return self.execute(sql, params).map(drop);
         }
         self.guarded(false, |this| this.run_post(sql, params))
+    }
+
+    fn execute_one(&mut self, sql: &str, params: &[Value]) -> Result<bool, Error> {
+        if self.careful || !self.writes {
+            return Ok(self.execute(sql, params)? == 1);
+        }
+        // Where no row was changed this divides by zero: the transaction fails, whatever was sent behind it.
+        let sql = format!("WITH changed AS ({sql} RETURNING 1) SELECT 1 / COUNT(*) FROM changed");
+        self.post(&sql, params).map(|()| true)
     }
 
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {

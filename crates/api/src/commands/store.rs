@@ -82,14 +82,9 @@ impl CreateServer {
         user: &UserId,
         resolved: &Resolved,
     ) -> Result<i64, Fault> {
-        let of_project = (
-            db::quotas::of_project(tx, project.as_str())?,
-            db::usages::of_project(tx, project)?,
-        );
-        let of_user = (
-            db::quotas::of_user(tx, project.as_str(), user.as_str())?,
-            db::usages::of_user(tx, project, user)?,
-        );
+        let limits = db::quotas::of_both(tx, project.as_str(), user.as_str())?;
+        let held = db::usages::of_both(tx, project, user)?;
+        let (of_project, of_user) = ((limits.0, held.0), (limits.1, held.1));
         let each = Held {
             instances: 1,
             cores: i64::from(resolved.flavor.vcpus),
@@ -358,14 +353,9 @@ pub fn within_limits(
     user: &UserId,
     more: Held,
 ) -> Result<(), Fault> {
-    let of_project = (
-        db::quotas::of_project(tx, project.as_str())?,
-        db::usages::of_project(tx, project)?,
-    );
-    let of_user = (
-        db::quotas::of_user(tx, project.as_str(), user.as_str())?,
-        db::usages::of_user(tx, project, user)?,
-    );
+    let limits = db::quotas::of_both(tx, project.as_str(), user.as_str())?;
+    let held = db::usages::of_both(tx, project, user)?;
+    let (of_project, of_user) = ((limits.0, held.0), (limits.1, held.1));
     for of in [of_project, of_user] {
         let mut over = exceeded(&of, &more, 1);
         over.retain(|one| one.asked > 0);

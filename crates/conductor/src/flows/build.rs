@@ -79,6 +79,12 @@ pub struct State {
     /// The disks with their volumes, until they are on record.
     #[serde(skip)]
     devices: Vec<BlockDevice>,
+    /// None of the disks is a volume.
+    #[serde(default)]
+    no_volumes: bool,
+    /// The server as it was when its host was picked; what is used of it stays as it is while it is built.
+    #[serde(skip)]
+    server: Option<Box<Instance>>,
 }
 
 /// The flow.
@@ -93,10 +99,15 @@ impl Build {
     }
 
     async fn plan(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
-        let instance = self.instance(cx).await?;
+        let instance = match state.server.take() {
+            Some(known) => known,
+            None => Box::new(self.instance(cx).await?),
+        };
         let host = place(state)?.host.clone();
         state.interfaces = ports::ensure(&self.with, cx, &instance, &host).await?;
         state.plan = Some(guest_plan(&instance, &state.interfaces));
+        let devices = volumes::devices(&self.with, cx.server).await?;
+        state.no_volumes = !devices.iter().any(BlockDevice::is_volume);
         Ok(())
     }
 
@@ -184,6 +195,14 @@ impl Flow for Build {
         state.choice.place.as_ref().map(|place| place.host.clone())
     }
 
+    fn only_decides(&self, step: Step) -> bool {
+        step == Step::ChooseHost
+    }
+
+    fn skips(&self, step: Step, state: &State) -> bool {
+        step == Step::Volumes && state.no_volumes
+    }
+
     fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::ChooseHost => Duration::from_secs(30),
@@ -220,7 +239,9 @@ impl Flow for Build {
         match step {
             Step::ChooseHost => {
                 let instance = self.instance(cx).await?;
-                state.choice.choose(&self.with, &instance, |_| {}).await
+                state.choice.choose(&self.with, &instance, |_| {}).await?;
+                state.server = Some(Box::new(instance));
+                Ok(())
             }
             Step::Networks => self.plan(cx, state).await,
             Step::Volumes => self.volumes(cx, state).await,
@@ -262,8 +283,9 @@ impl Flow for Build {
         };
         match (step, direction) {
             (Step::ChooseHost, Direction::Do) => {
-                let instance = instances::get(tx, cx.server)?.ok_or(StepError::Fenced)?;
-                let place = state.choice.claim(&self.with, tx, &instance, now)?;
+                let server = state.server.take().ok_or(StepError::Fenced)?;
+                let place = state.choice.claim(&self.with, tx, &server, now)?;
+                state.server = Some(server);
                 let change = Change {
                     place: Some(Some(place)),
                     ..shows(TaskState::Networking)
@@ -284,8 +306,11 @@ impl Flow for Build {
                 )
             }
             (Step::Networks, Direction::Do) => {
-                instances::set_network_info(tx, cx.server, &state.interfaces)?;
-                transition(tx, cx, &shows(TaskState::BlockDeviceMapping), now)
+                let change = Change {
+                    network_info: Some(state.interfaces.clone()),
+                    ..shows(TaskState::BlockDeviceMapping)
+                };
+                transition(tx, cx, &change, now)
             }
             (Step::Networks, Direction::Undo) => {
                 instances::set_network_info(tx, cx.server, &[])?;
@@ -321,6 +346,7 @@ impl Flow for Build {
                 vm_state: Some(VmState::Active),
                 power_state: Some(PowerState::from_code(i64::from(state.power))),
                 launched_at: Some(now),
+                launched_on: state.choice.place.as_ref().map(|place| place.host.clone()),
                 fault: Some(None),
                 progress: Some(0),
                 ..idle()
@@ -333,9 +359,6 @@ impl Flow for Build {
             },
         };
         instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
-        if let Some(place) = &state.choice.place {
-            instances::set_launched_on(tx, cx.server, &place.host)?;
-        }
         Ok(())
     }
 }

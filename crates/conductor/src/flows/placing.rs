@@ -32,6 +32,9 @@ pub struct Choice {
     /// An administrator named the host: server groups do not count.
     #[serde(default)]
     forced: bool,
+    /// The server was in a group when the hosts were picked. It is in none that it was not made in.
+    #[serde(skip)]
+    grouped: bool,
 }
 
 impl Choice {
@@ -47,6 +50,7 @@ impl Choice {
         let mut request = self.request(with, server).await?;
         more(&mut request);
         self.forced = request.forced;
+        self.grouped = request.group.is_some();
         if !self.candidates.is_empty() {
             // An earlier choice could not be claimed: the view is behind.
             with.view.refresh().await?;
@@ -93,10 +97,10 @@ impl Choice {
             .iter()
             .map(|(class, amount)| (class.as_str(), *amount))
             .collect();
-        let neighbours = if self.forced {
-            None
-        } else {
+        let neighbours = if self.grouped && !self.forced {
             group_of(tx, server.id)?
+        } else {
+            None
         };
         for place in std::mem::take(&mut self.candidates) {
             let admits = |(group, hosts): &(Group, Vec<HostName>)| group.admits(&place.host, hosts);

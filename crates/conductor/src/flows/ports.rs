@@ -6,8 +6,8 @@ use clients::{NewPort, PortRecord};
 use db::instances::{Address, Instance, Interface};
 use journal::{Context, Failure, StepError};
 use std::time::Duration;
-use types::HostName;
 use types::server::{WantedInterface, WantedNetworks};
+use types::{HostName, ServerId};
 
 /// Gives the server the ports it asked for, on this host. Ports that it has already are kept, so a repeat makes none
 /// twice.
@@ -366,9 +366,8 @@ pub(super) async fn activate(
 
 /// Waits until the network agent has wired all of the server's ports.
 pub(super) async fn plugged(with: &Neighbours, cx: &Context) -> Result<(), StepError> {
-    let instance = super::instance(with, cx).await?;
     let mut pause = Duration::from_millis(5);
-    while !wired(with, &instance).await? {
+    while !wired(with, cx.server).await? {
         if tokio::time::Instant::now() >= cx.until {
             return Err(StepError::Fail(Failure::new(
                 500,
@@ -382,11 +381,11 @@ pub(super) async fn plugged(with: &Neighbours, cx: &Context) -> Result<(), StepE
 }
 
 /// Whether the network agent has wired all of the server's ports.
-async fn wired(with: &Neighbours, instance: &Instance) -> Result<bool, StepError> {
+async fn wired(with: &Neighbours, server: ServerId) -> Result<bool, StepError> {
     let token = with.token().await?;
     let ports = with
         .networks
-        .ports_of_server(&token, instance.id)
+        .ports_of_server(&token, server)
         .await
         .map_err(retry)?;
     Ok(ports.iter().all(|port| port.status == "ACTIVE"))
