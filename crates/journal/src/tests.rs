@@ -37,7 +37,6 @@ impl StepName for Step {
 struct World {
     effects: Mutex<BTreeSet<&'static str>>,
     runs: [AtomicUsize; 3],
-    ends: AtomicUsize,
 }
 
 impl World {
@@ -64,6 +63,10 @@ struct Toy {
     redo: usize,
     /// The run itself panics so often between two steps.
     panics: Arc<AtomicUsize>,
+    /// There is nothing to do in step b.
+    skips: bool,
+    /// Step a changes nothing outside.
+    decides: bool,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -101,6 +104,14 @@ impl Flow for Toy {
 
     fn may_owe(&self, step: Step) -> bool {
         self.may_owe && step == Step::B
+    }
+
+    fn only_decides(&self, step: Step) -> bool {
+        self.decides && step == Step::A
+    }
+
+    fn skips(&self, step: Step, _state: &State) -> bool {
+        self.skips && step == Step::B
     }
 
     fn host_work(&self, step: Step, _direction: Direction, state: &State) -> Option<HostWork> {
@@ -167,7 +178,6 @@ impl Flow for Toy {
         end: End<'_>,
         now: Timestamp,
     ) -> Result<(), sql::Error> {
-        self.world.ends.fetch_add(1, Ordering::SeqCst);
         let end = match end {
             End::Done => "done".to_owned(),
             End::Unwound(failure) => failure.message.clone(),
@@ -458,7 +468,10 @@ async fn a_task_that_was_taken_over_ends_for_its_runner() {
                 assert_eq!(taken.step.as_deref(), Some(step.as_str()));
                 script.release();
                 worker.rest().await;
-                assert_eq!(bench.toy.world.ends.load(Ordering::SeqCst), 0);
+                // An end would be one more.
+                let server = bench.server;
+                let read = move |tx: &mut Tx<'_>| db::actions::of_server(tx, server);
+                assert_eq!(bench.store.read(read).await.unwrap().len(), 1);
                 assert_eq!(bench.task().await, None);
             }
         }
@@ -715,6 +728,56 @@ async fn a_host_is_not_asked_for_what_is_being_undone() {
         script.release();
         bench.until_gone().await;
         answering.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_without_work_is_passed_on_the_way_there() {
+    for database in stores().await {
+        let toy = || Toy {
+            skips: true,
+            ..Toy::default()
+        };
+        let bench = Bench::new(&database.store, toy()).await;
+        let ended = bench.carry_out(Script::new([])).await;
+        assert_eq!(
+            (ended.trace.as_str(), ended.end.as_str()),
+            ("doa doc", "done")
+        );
+        assert_eq!(ended.effects, ["a", "c"]);
+        let bench = Bench::new(&database.store, toy()).await;
+        let failing = (at(Step::C, Direction::Do, When::After), Fault::Fail);
+        let ended = bench.carry_out(Script::new([failing])).await;
+        assert_eq!(ended.trace, "doa undoc undob undoa");
+        assert!(ended.effects.is_empty(), "{:?}", ended.effects);
+    }
+}
+
+/// It is not on record as begun, and whatever happens in it is as if it had not begun, or is undone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_step_that_only_decides() {
+    for database in stores().await {
+        for when in BOTH {
+            for fault in [Fault::Crash, Fault::Fail, Fault::Repeat] {
+                if fault == Fault::Repeat && when == When::Before {
+                    continue;
+                }
+                let toy = Toy {
+                    decides: true,
+                    ..Toy::default()
+                };
+                let bench = Bench::new(&database.store, toy).await;
+                let ended = bench
+                    .carry_out(Script::new([(at(Step::A, Direction::Do, when), fault)]))
+                    .await;
+                if fault == Fault::Fail {
+                    assert_eq!(ended.trace, "undoa");
+                    assert!(ended.effects.is_empty(), "{:?}", ended.effects);
+                } else {
+                    assert_eq!(ended, done());
+                }
+            }
+        }
     }
 }
 

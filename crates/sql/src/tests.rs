@@ -869,6 +869,52 @@ async fn posted_statements() {
     }
 }
 
+/// Whether the one row was there is known, though not waited for where it was.
+#[tokio::test]
+async fn a_change_of_one_row() {
+    const MORE: &str = "UPDATE things SET amount = amount + 1 WHERE name = ?";
+    for TestStore { name, store, .. } in &with_things().await {
+        store.write(|tx| insert(tx, "a", 0)).await.unwrap();
+        let both = store.write(|tx| -> Result<_, Error> {
+            let there = tx.execute_one(MORE, &["a".into()])?;
+            let missing = tx.execute_one(MORE, &["b".into()])?;
+            Ok((there, missing, tx.execute_one(MORE, &["a".into()])?))
+        });
+        assert_eq!(both.await.unwrap(), (true, false, true), "{name}");
+
+        let kept = store.write(|tx| -> Result<bool, Error> {
+            insert(tx, "c", 0)?;
+            tx.execute_one("DELETE FROM things WHERE name = 'b'", &[])
+        });
+        assert!(!kept.await.unwrap(), "{name}: found out at the commit");
+        let refused = store.write(|tx| -> Result<(), Error> {
+            insert(tx, "d", 0)?;
+            match tx.execute_one(MORE, &["b".into()])? {
+                true => Ok(()),
+                false => Err(Error::NoRow),
+            }
+        });
+        let refused = refused.await;
+        assert!(matches!(refused, Err(Error::NoRow)), "{name}: {refused:?}");
+
+        let row = [
+            ("name", "a".into()),
+            ("amount", 9.into()),
+            ("note", "n".into()),
+        ];
+        let keeping =
+            store.write(move |tx| tx.upsert_keeping("things", &["name"], &row, &["amount"]));
+        keeping.await.unwrap();
+        let read = store.read(|tx| -> Result<Vec<(String, i64, Option<String>)>, Error> {
+            let rows = tx.query("SELECT name, amount, note FROM things ORDER BY name", &[])?;
+            let three = |row: &crate::Row| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            rows.iter().map(three).collect()
+        });
+        let wanted = [("a".into(), 2, Some("n".into())), ("c".into(), 0, None)];
+        assert_eq!(read.await.unwrap(), wanted, "{name}");
+    }
+}
+
 /// Nobody waits for the end of a transaction that has only read; it must end all the same, or the server keeps what
 /// it saw, for ever.
 #[tokio::test]
