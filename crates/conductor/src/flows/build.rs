@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `choose_host` | picks hosts from the view; the claim is in the transaction that ends the step | gives the claim back |
 //! | `networks` | makes or binds ports on the host | deletes or gives back |
-//! | `volumes` | makes or reserves volumes and connects them to the host | deletes or gives back |
+//! | `volumes` (passed where no disk is one) | makes or reserves volumes and connects them to the host | deletes or gives back |
 //! | `plug` | waits until the network agent has wired them | - |
 //! | `spawn` | the host makes the guest and starts it | the host removes all of it |
 //!
