@@ -316,8 +316,9 @@ pub fn places_of(
     let mut found = Vec::new();
     for some in servers.chunks(PLACES) {
         let sql = format!(
-            "SELECT uuid, host FROM instances WHERE uuid IN ({}) AND +deleted = 0",
-            sql::placeholders(some.len())
+            "SELECT uuid, host FROM instances WHERE uuid IN ({}) AND {}",
+            sql::placeholders(some.len()),
+            crate::instances::ALIVE
         );
         let ids: Vec<sql::Value> = some.iter().map(|id| (*id).into()).collect();
         for row in tx.query(&sql, &ids)? {

@@ -473,7 +473,7 @@ pub fn begin_numbers(tx: &mut Tx<'_>) -> Result<(), Error> {
 
 /// Of servers that are named by their ids, those that are not deleted. The plus keeps `deleted` out of the choice of an
 /// index: a database that has counted nothing yet would as soon read all servers that are not deleted.
-const ALIVE: &str = "+deleted = 0";
+pub(crate) const ALIVE: &str = "+deleted = 0";
 
 /// A change of a server's states and place. Only what is `Some` is written.
 #[derive(Clone, Debug, Default)]

@@ -7,8 +7,7 @@
 //!
 //! What a server costs here is round trips, so what nobody waits for goes along with what somebody waits for: `BEGIN` and
 //! statements that were posted ([`Tx::post`](crate::Tx::post), [`Tx::execute_one`](crate::Tx::execute_one)) with the next
-//! statement, or with the `COMMIT`. The end
-//! of a transaction that has only read is sent and not waited for.
+//! statement, or with the `COMMIT`. The end of a transaction that has only read is sent and not waited for.
 
 use crate::store::{Job, Options};
 use crate::threaded::{self, Connection};
