@@ -158,12 +158,9 @@ def test_every_process_may_be_killed(roles, broker, name):
     stranger = Process(roles, "compute", "DEFAULT.host=stranger", host(roles, "left")[1]).spawn()
     roles.processes.append(stranger)
     servers = wait_until(lambda: settled(sdk, ids), 120, lambda: f"all settled\n{roles.tail()}")
-    lost = [server for server in servers if server.status not in ("ACTIVE", "ERROR")]
-    assert not lost, lost
-    assert all(server.fault for server in servers if server.status == "ERROR")
-    active = [server for server in servers if server.status == "ACTIVE"]
-    assert len(active) > len(servers) // 2, [server.fault for server in servers if server.status == "ERROR"]
-    assert {server.compute_host for server in active} == {"left", "right"}
+    failed = {server.name: server.fault for server in servers if server.status != "ACTIVE"}
+    assert not failed, f"a process that is killed costs nobody a server: {failed}\n{roles.tail(200)}"
+    assert {server.compute_host for server in servers} == {"left", "right"}
 
     assert up_hosts(sdk) == {"left", "right"}, "nobody may speak for another host"
     assert "left speaks for itself only" in roles.log.read_text()

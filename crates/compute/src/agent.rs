@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
+use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use types::agent::{
@@ -118,7 +119,7 @@ impl Agent {
 
     /// Works until `stop`. Guests go on when the agent stops.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        self.hypervisor.all_go_on().await;
+        self.hypervisor.recover().await;
         let work = Arc::clone(&self).work_loop();
         let beats = Arc::clone(&self).beat_loop();
         tokio::select! {
@@ -641,21 +642,20 @@ impl Agent {
             .map_err(failure)
     }
 
-    /// The copy is removed whatever becomes of it.
+    /// The copy is removed whatever becomes of it, also where nobody waits for it any more.
     async fn snapshot(
         &self,
         id: ServerId,
         image: ImageId,
         quiesce: Quiesce,
     ) -> Result<(), Failure> {
-        let copy = self
-            .hypervisor
-            .snapshot(id, &image.to_string(), quiesce)
-            .await
-            .map_err(failure)?;
+        let name = image.to_string();
+        let made = self.hypervisor.snapshot(id, &name, quiesce).await;
+        let copy = TempPath::try_from_path(made.map_err(failure)?)
+            .map_err(|error| (FailureKind::Host, error.to_string()))?;
         let sent = upload(&self.conductor, &self.settings.host.0, image, &copy).await;
-        if let Err(error) = tokio::fs::remove_file(&copy).await {
-            tracing::warn!(file = %copy.display(), %error, "a copy of a disk cannot be removed");
+        if let Err(error) = copy.close() {
+            tracing::warn!(%error, "a copy of a disk cannot be removed");
         }
         sent
     }

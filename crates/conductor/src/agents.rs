@@ -77,6 +77,8 @@ struct Desk {
     unready: HashMap<Handed, u32>,
     /// Questions that were handed over.
     asked: HashSet<Uuid>,
+    /// Work of a newer release, of which the log has been told.
+    unknown: HashSet<WorkKey>,
 }
 
 /// The desk at which all agents are served.
@@ -170,8 +172,12 @@ impl Agents {
             polled.asked = asked;
             polled.asked.retain(|asked| !known.contains(&asked.id));
             // What is not pending any more need not be remembered.
+            let known = std::mem::replace(&mut desk.unknown, pending.unknown.into_iter().collect());
+            for key in desk.unknown.difference(&known) {
+                tracing::warn!(%host, task = %key.task, step = %key.step, "a newer conductor's work for this host is left to conductors of that release");
+            }
             let known = std::mem::take(&mut desk.handed);
-            for (work, stored) in pending {
+            for (work, stored) in pending.work {
                 let handed = (work.key.clone(), work.epoch, stored);
                 if !known.contains(&handed) {
                     new.push((work, handed.clone()));

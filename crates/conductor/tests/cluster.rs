@@ -649,6 +649,7 @@ async fn nobody_counts_as_silent_who_waits_for_a_guest_and_no_deletion_waits() {
     let pending: Result<_, sql::Error> = reading.await;
     let time: Vec<u64> = pending
         .unwrap()
+        .work
         .iter()
         .map(|(work, _)| work.deadline_seconds)
         .collect();

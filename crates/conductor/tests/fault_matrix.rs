@@ -194,11 +194,11 @@ async fn carry_out(kind: Kind, case: Case) {
             cluster.set_faults(script.clone());
             let server = begin(&cluster, story, server).await;
             script.all_struck().await;
-            let _stale = cluster.start_worker("w").await;
+            let stale = cluster.start_worker("w").await.expect("it was there");
             cluster.idle().await;
             let before = cluster.server(server).await;
             script.release();
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            stale.rest().await;
             assert_eq!(
                 cluster.server(server).await,
                 before,
@@ -221,7 +221,7 @@ async fn carry_out(kind: Kind, case: Case) {
                 })
                 .await;
             script.release();
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            cluster.rest().await;
             server
         }
         Kinds::Silent => silent(&cluster, story, server).await,

@@ -57,14 +57,22 @@ pub fn remove_of_task(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
     Ok(())
 }
 
-/// The work of a host that has no outcome yet, debts first, each with the time it was stored: work that is stored
-/// anew under the same key and epoch has another time, by which it is known not to be handed over yet.
-pub fn pending(
-    tx: &mut Tx<'_>,
-    host: &HostName,
-    most: u64,
-) -> Result<Vec<(Work, Timestamp)>, Error> {
-    let mut found = debts_as_work(tx, host)?;
+/// What waits for a host.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// Work, each with the time it was stored: work that is stored anew under the same key and epoch has another time, by
+    /// which it is known not to be handed over yet.
+    pub work: Vec<(Work, Timestamp)>,
+    /// What was stored in words that this release does not know: it is for conductors that do.
+    pub unknown: Vec<WorkKey>,
+}
+
+/// The work of a host that has no outcome yet, debts first.
+pub fn pending(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<Pending, Error> {
+    let mut found = Pending {
+        work: debts_as_work(tx, host)?,
+        unknown: Vec::new(),
+    };
     let rows = tx.query(
         "SELECT w.task_id, w.step, w.direction, w.epoch, w.instance_uuid, w.request_id, w.deadline_seconds, w.verb, w.created_at, \
          t.trace FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id \
@@ -72,28 +80,36 @@ pub fn pending(
         &[host.into(), most.into()],
     )?;
     for row in &rows {
-        found.push((work_from(row)?, row.get(8)?));
+        let key = key_from(row)?;
+        match document(&row.get::<String>(7)?) {
+            Ok(verb) => found.work.push((work_from(row, key, verb)?, row.get(8)?)),
+            Err(_) => found.unknown.push(key),
+        }
     }
     Ok(found)
 }
 
-fn work_from(row: &Row) -> Result<Work, Error> {
+fn key_from(row: &Row) -> Result<WorkKey, Error> {
     let direction = if row.get::<String>(2)? == "undo" {
         Direction::Undo
     } else {
         Direction::Do
     };
+    Ok(WorkKey {
+        task: row.get(0)?,
+        step: row.get(1)?,
+        direction,
+    })
+}
+
+fn work_from(row: &Row, key: WorkKey, verb: Verb) -> Result<Work, Error> {
     Ok(Work {
-        key: WorkKey {
-            task: row.get(0)?,
-            step: row.get(1)?,
-            direction,
-        },
+        key,
         epoch: row.get(3)?,
         server: row.get(4)?,
         request: row.get(5)?,
         deadline_seconds: row.get(6)?,
-        verb: document(&row.get::<String>(7)?)?,
+        verb,
         trace: crate::tasks::trace_from(row.get(9)?),
     })
 }

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use types::agent::{Direction, Verb, WorkOutcome, WorkReport};
+use types::agent::{Direction, Verb, Work, WorkKey, WorkOutcome, WorkReport};
 use types::{HostName, PowerState, ServerId, TaskId, Timestamp};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -650,10 +650,10 @@ async fn host(bench: &Bench, failures: usize) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             bell.rung().await;
-            let work: Result<Vec<_>, sql::Error> = store
+            let pending: Result<_, sql::Error> = store
                 .read(|tx| db::work::pending(tx, &"h".into(), 10))
                 .await;
-            for (work, _) in work.unwrap() {
+            for (work, _) in pending.unwrap().work {
                 let fails = work.key.direction == Direction::Undo
                     && failures
                         .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -721,8 +721,12 @@ async fn a_host_is_not_asked_for_what_is_being_undone() {
         let _worker = bench.worker("w", &script).await;
         script.all_struck().await;
         let read = |tx: &mut Tx<'_>| db::work::pending(tx, &"h".into(), 10);
-        let pending: Vec<_> = database.store.read(read).await.unwrap();
-        let pending: Vec<_> = pending.iter().map(|(work, _)| work.key.direction).collect();
+        let pending = database.store.read(read).await.unwrap();
+        let pending: Vec<_> = pending
+            .work
+            .iter()
+            .map(|(work, _)| work.key.direction)
+            .collect();
         assert_eq!(pending, [Direction::Undo]);
         let answering = host(&bench, 0).await;
         script.release();
@@ -790,7 +794,7 @@ async fn who_has_lost_a_task_does_not_wait_for_its_host() {
             let worker = bench.worker("w", &Arc::new(Script::new([]))).await;
             let mut asked = bench.bus.listen(Bell::Host("h".into()));
             let read = |tx: &mut Tx<'_>| db::work::pending(tx, &"h".into(), 10);
-            while database.store.read(read).await.unwrap().is_empty() {
+            while database.store.read(read).await.unwrap().work.is_empty() {
                 asked.rung().await;
             }
             let task = bench.task().await.unwrap();
@@ -821,6 +825,47 @@ async fn an_undo_that_a_host_refuses_at_first_is_tried_again() {
         assert_eq!(ended.trace, "doa dob undoc undob undoa");
         assert_eq!(debts(&database.store).await, 0);
         answering.abort();
+    }
+}
+
+#[tokio::test]
+async fn work_in_words_of_a_newer_release_keeps_nobody_from_the_rest() {
+    for database in stores().await {
+        let pending = database.store.write(|tx| -> Result<_, sql::Error> {
+            let host = "h".into();
+            let work = |step: &str| Work {
+                key: WorkKey {
+                    task: TaskId::random(),
+                    step: step.to_owned(),
+                    direction: Direction::Do,
+                },
+                epoch: 1,
+                server: ServerId::random(),
+                request: String::new(),
+                deadline_seconds: 60,
+                verb: Verb::EnsureRunning,
+                trace: None,
+            };
+            let now = Timestamp::now();
+            for step in ["old", "new", "other"] {
+                db::work::put(tx, &host, &work(step), now)?;
+            }
+            tx.execute(
+                "UPDATE host_work SET verb = ? WHERE step = 'new'",
+                &[r#"{"verb":"ensure_quantum"}"#.into()],
+            )?;
+            db::work::pending(tx, &host, 10)
+        });
+        let pending = pending.await.unwrap();
+        let mut steps: Vec<_> = pending
+            .work
+            .iter()
+            .map(|(work, _)| &*work.key.step)
+            .collect();
+        steps.sort_unstable();
+        assert_eq!(steps, ["old", "other"]);
+        let unknown: Vec<_> = pending.unknown.iter().map(|key| &*key.step).collect();
+        assert_eq!(unknown, ["new"]);
     }
 }
 

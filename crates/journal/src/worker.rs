@@ -233,7 +233,12 @@ impl Worker {
         self.handle.is_finished()
     }
 
-    /// Waits until it runs no task, not even one that was taken from it.
+    /// Whether it runs no task, not even one that was taken from it.
+    pub fn rests(&self) -> bool {
+        *self.runs.borrow() == 0
+    }
+
+    /// Waits until it rests.
     pub async fn rest(&self) {
         // Nobody runs anything when the sender is gone.
         let _ = self.runs.clone().wait_for(|runs| *runs == 0).await;

@@ -438,6 +438,14 @@ impl Cluster {
         there.count()
     }
 
+    /// Waits until no worker runs any task, not even one that was taken from it.
+    pub async fn rest(&self) {
+        self.until("no worker runs anything", async || {
+            self.workers.lock().unwrap().values().all(Worker::rests)
+        })
+        .await;
+    }
+
     /// Waits until no task is left; workers that crashed are started again.
     pub async fn idle(&self) {
         self.until("no task is left", async || {

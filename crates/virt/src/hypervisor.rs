@@ -203,8 +203,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The guest goes on. Succeeds when it did, and when it is not there.
     async fn go_on(&self, id: ServerId) -> Result<()>;
 
-    /// Guests that an earlier process left standing still go on.
-    async fn all_go_on(&self);
+    /// Ends what an earlier process left in the middle, before anything else is done: guests that stand still go on, copies of
+    /// disks are called off and removed.
+    async fn recover(&self);
 
     /// The guest has this interface: at once if it runs, and whenever it is started. Its tap must exist.
     async fn attach(&self, id: ServerId, vif: &Vif) -> Result<GuestInfo>;

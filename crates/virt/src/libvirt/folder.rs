@@ -17,6 +17,8 @@ use uuid::Uuid;
 
 /// The file in a guest's folder that says whose it is.
 const OWNER: &str = "host";
+/// How copies of disks end.
+const COPY: &str = "snapshot";
 /// The file that names the file system.
 const STORAGE: &str = ".storage-id";
 
@@ -294,6 +296,27 @@ impl GuestFolder {
     pub fn write_spec(&self, spec: &GuestSpec) -> std::io::Result<()> {
         let text = serde_json::to_vec(&spec.for_storage()).map_err(std::io::Error::other)?;
         write_whole(&self.spec, &text)
+    }
+
+    /// Where a copy of the disk of this name is made.
+    pub fn copy(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{COPY}"))
+    }
+
+    /// Copies of the disk, whole or not; none where there is no folder.
+    pub fn copies(&self) -> std::io::Result<Vec<PathBuf>> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|kind| kind == COPY) {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 
     /// The last `max_bytes` of the console, from the log rolled over last too when the present one is short.

@@ -218,6 +218,32 @@ impl Libvirt {
         }
     }
 
+    /// What an earlier process left in the middle, guest by guest.
+    async fn end_what_was_left(&self) {
+        let stored = match self.instances.stored() {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::error!(%error, "guests that may stand still, and copies of disks, are not found");
+                return;
+            }
+        };
+        for id in stored.into_iter().map(|spec| spec.id) {
+            let files = self.instances.guest(id);
+            // Of hosts that share the folder each looks after its own.
+            if !files.is_own(&files.folder).unwrap_or(true) {
+                continue;
+            }
+            if files.still.exists()
+                && let Err(error) = self.let_go_on(id).await
+            {
+                tracing::error!(guest = %id, %error, "the guest's file systems may stand still");
+            }
+            if let Err(error) = self.forget_copies(id).await {
+                tracing::error!(guest = %id, %error, "a copy of the guest's disk may be left");
+            }
+        }
+    }
+
     /// One verb at a time per guest.
     async fn exclusive(&self, id: ServerId) -> OwnedMutexGuard<()> {
         let lock = {
@@ -709,8 +735,8 @@ impl Hypervisor for Libvirt {
         self.let_go_on(id).await
     }
 
-    async fn all_go_on(&self) {
-        self.let_all_go_on().await;
+    async fn recover(&self) {
+        self.end_what_was_left().await;
     }
 
     async fn snapshot(&self, id: ServerId, name: &str, quiesce: Quiesce) -> Result<PathBuf> {

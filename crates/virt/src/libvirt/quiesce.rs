@@ -177,23 +177,6 @@ impl Libvirt {
         Ok(())
     }
 
-    /// Guests that an earlier process made stand still go on.
-    pub(super) async fn let_all_go_on(&self) {
-        let stored = self.instances.stored();
-        let stored = stored
-            .inspect_err(
-                |error| tracing::error!(%error, "guests that may stand still are not found"),
-            )
-            .unwrap_or_default();
-        for id in stored.into_iter().map(|spec| spec.id) {
-            if self.instances.guest(id).still.exists()
-                && let Err(error) = self.let_go_on(id).await
-            {
-                tracing::error!(guest = %id, %error, "the guest's file systems may stand still");
-            }
-        }
-    }
-
     /// Makes the guest's file systems stand still, if that is wanted and can be done.
     pub(super) async fn freeze(&self, id: ServerId, wanted: Quiesce) -> Result<Option<Frozen>> {
         if wanted == Quiesce::No {

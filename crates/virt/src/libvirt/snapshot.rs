@@ -1,18 +1,63 @@
 //! Copies of a guest's disk. A running guest's is mirrored by QEMU until it is whole, and cut off at one moment; that
-//! of a guest that is off is copied by `qemu-img`.
+//! of a guest that is off is copied by `qemu-img`. A copy that is given up is called off and removed, by the next process if
+//! need be.
 
-use super::calls::{BlockJob, DomainRef};
+use super::calls::{BlockJob, DomainRef, Link};
+use super::rpc::RpcError;
 use super::{Libvirt, blocking, explain, image};
 use crate::hypervisor::{HypervisorError, Result};
 use crate::spec::RootDisk;
 use quick_xml::escape::escape;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempPath;
+use tokio::sync::OwnedMutexGuard;
 use types::ServerId;
 use types::agent::Quiesce;
 
 /// How often a mirror is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// A disk of a running guest, all whose writes go to a copy as well. Dropped, by a call that was given up for instance, it is
+/// called off before anything else is done with the guest.
+struct Mirror {
+    jobs: Arc<Link>,
+    domain: DomainRef,
+    disk: String,
+    /// There until it has ended.
+    lock: Option<OwnedMutexGuard<()>>,
+}
+
+impl Mirror {
+    /// The copy stays as it is now.
+    async fn end(mut self) -> Result<()> {
+        let ended = self.jobs.abort_block_job(&self.domain, &self.disk).await;
+        self.lock = None;
+        ended.map_err(explain)
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        let (Some(lock), Ok(runtime)) = (self.lock.take(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        let (jobs, domain) = (Arc::clone(&self.jobs), self.domain.clone());
+        let disk = std::mem::take(&mut self.disk);
+        runtime.spawn(async move {
+            match jobs.abort_block_job(&domain, &disk).await {
+                // None was under way.
+                Ok(()) | Err(RpcError::Refused { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(guest = %domain.id, %error, "a copy of the disk may go on until the agent starts again");
+                }
+            }
+            drop(lock);
+        });
+    }
+}
 
 impl Libvirt {
     pub(super) async fn take_snapshot(
@@ -21,7 +66,7 @@ impl Libvirt {
         name: &str,
         quiesce: Quiesce,
     ) -> Result<PathBuf> {
-        let _lock = self.exclusive(id).await;
+        let lock = self.exclusive(id).await;
         let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
         if spec.root == RootDisk::Volume {
             let words = "the guest's root disk is a volume, which the volume service copies";
@@ -29,7 +74,7 @@ impl Libvirt {
         }
         self.check_disk(&spec)?;
         let files = self.instances.guest(id);
-        let copy = files.folder.join(format!("{name}.snapshot"));
+        let copy = files.copy(name);
         let stale = copy.clone();
         blocking(move || match std::fs::remove_file(&stale) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -38,58 +83,85 @@ impl Libvirt {
             _ => Ok(()),
         })
         .await?;
-        let running = self.look(id).await?.is_some_and(|guest| guest.active);
-        let made = if running {
+        let copy = TempPath::try_from_path(copy)
+            .map_err(|error| HypervisorError::disk(files.folder.display(), &error))?;
+        if self.look(id).await?.is_some_and(|guest| guest.active) {
             let quiet = self.quiet(&spec, quiesce).await?;
-            self.mirror(id, &files.disk, &copy, quiet).await
+            self.mirror(lock, id, &files.disk, &copy, quiet).await?;
         } else {
-            image::flatten(&files.disk, &copy).await
-        };
-        if made.is_err() {
-            std::fs::remove_file(&copy).ok();
+            image::flatten(&files.disk, &copy).await?;
         }
-        made.map(|()| copy)
+        copy.keep()
+            .map_err(|error| HypervisorError::disk(error.path.display(), &error.error))
     }
 
-    async fn mirror(&self, id: ServerId, disk: &Path, copy: &Path, quiet: Quiesce) -> Result<()> {
+    async fn mirror(
+        &self,
+        lock: OwnedMutexGuard<()>,
+        id: ServerId,
+        disk: &Path,
+        copy: &Path,
+        quiet: Quiesce,
+    ) -> Result<()> {
         let domain = self.reference(id);
-        let seen = |path: &Path| {
-            let path = self.instances.for_qemu(path).ok_or_else(|| {
-                HypervisorError::Rejected("a file outside of the instances folder".into())
-            })?;
-            Ok::<_, HypervisorError>(path.to_string_lossy().into_owned())
-        };
-        let (disk, copy) = (seen(disk)?, seen(copy)?);
-        // Left by an agent that went away in the middle; without one this is refused.
+        let (disk, copy) = (self.seen_by_qemu(disk)?, self.seen_by_qemu(copy)?);
+        // One that nobody ended; without one this is refused.
         let _ = self.jobs.abort_block_job(&domain, &disk).await;
         let target = format!(
             "<disk type='file'><driver type='qcow2'/><source file='{}'/></disk>",
             escape(&copy)
         );
+        // Before it is asked for: an answer may be lost.
+        let mirror = Mirror {
+            jobs: Arc::clone(&self.jobs),
+            domain: domain.clone(),
+            disk: disk.clone(),
+            lock: Some(lock),
+        };
         self.jobs
             .copy_block(&domain, &disk, &target)
             .await
             .map_err(explain)?;
         self.mirrored(&domain, &disk).await?;
         // Only now, so that file systems stand still for a moment and not for as long as the copy takes.
-        let frozen = match self.freeze(id, quiet).await {
-            Ok(frozen) => frozen,
-            Err(error) => {
-                let _ = self.jobs.abort_block_job(&domain, &disk).await;
-                return Err(error);
-            }
-        };
+        let frozen = self.freeze(id, quiet).await?;
         let cut = match frozen.is_some() {
             // What the guest wrote while it came to a stand is part of the copy.
             true => self.mirrored(&domain, &disk).await,
             false => Ok(()),
         };
-        let ended = self.jobs.abort_block_job(&domain, &disk).await;
+        let ended = mirror.end().await;
         if let Some(frozen) = frozen {
             frozen.thaw().await;
         }
         cut?;
-        ended.map_err(explain)
+        ended
+    }
+
+    fn seen_by_qemu(&self, path: &Path) -> Result<String> {
+        let path = self.instances.for_qemu(path).ok_or_else(|| {
+            HypervisorError::Rejected("a file outside of the instances folder".into())
+        })?;
+        Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// Copies that an earlier process was making are called off and removed.
+    pub(super) async fn forget_copies(&self, id: ServerId) -> Result<()> {
+        let _lock = self.exclusive(id).await;
+        let files = self.instances.guest(id);
+        let wrong = |error| HypervisorError::disk(files.folder.display(), &error);
+        let copies = files.copies().map_err(wrong)?;
+        if copies.is_empty() {
+            return Ok(());
+        }
+        // Refused where none is under way, as when it was being sent.
+        let disk = self.seen_by_qemu(&files.disk)?;
+        let _ = self.jobs.abort_block_job(&self.reference(id), &disk).await;
+        tracing::info!(guest = %id, "a copy of the disk that an earlier process was making is removed");
+        copies
+            .iter()
+            .try_for_each(std::fs::remove_file)
+            .map_err(wrong)
     }
 
     /// Waits until the copy is as the disk is.

@@ -538,7 +538,7 @@ impl Hypervisor for Sim {
         .await
     }
 
-    async fn all_go_on(&self) {
+    async fn recover(&self) {
         self.still().clear();
     }
 
