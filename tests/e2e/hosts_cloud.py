@@ -1,7 +1,9 @@
 """A cloud of processes whose hosts are namespaces of this machine, and what watches a guest that moves between them."""
 
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import tempfile
 
@@ -28,6 +30,7 @@ class HostsCloud:
             "neutron": {"metadata_proxy_shared_secret": "said between hosts and control"},
             "conductor": {"agent_listen": desks[0]},
             "network": {"agent_listen": desks[1]},
+            "volume": {"nbd_listen": wire.address},
             "agent": {"conductors": desks[0], "networks": desks[1]},
         }
         self.roles = Roles(home, settings)
@@ -38,7 +41,7 @@ class HostsCloud:
             done = self.roles.command("manage", "certificates", *arguments)
             assert done.returncode == 0, done.stderr
         self.roles.sync()
-        for role in ("identity", "image", "network", "placement", "metadata", "api", "conductor"):
+        for role in ("identity", "image", "network", "volume", "placement", "metadata", "api", "conductor"):
             self.roles.start(role)
         for number in (1, 2, 3):
             self.raise_host(number)
@@ -102,10 +105,11 @@ class HostsCloud:
 
     def create(self, name, host, **more):
         """Asks for a server on a host."""
-        return self.sdk.compute.create_server(
-            name=name, image_id=self.image, flavor_id=self.flavor.id, key_name="key",
-            networks=[{"uuid": self.network.id}], availability_zone=f"nova:{host}", **more,
-        )  # fmt: skip
+        wanted = {
+            "name": name, "image_id": self.image, "flavor_id": self.flavor.id, "key_name": "key",
+            "networks": [{"uuid": self.network.id}], "availability_zone": f"nova:{host}",
+        }  # fmt: skip
+        return self.sdk.compute.create_server(**wanted | more)
 
     def wait(self, server, status="ACTIVE", seconds=240):
         """Waits until a server is in this status and nothing goes on with it."""
@@ -183,9 +187,26 @@ class HostsCloud:
         running, known = host.run(*virsh), host.run(*virsh, "--all")
         return running.stdout.split(), known.stdout.split()
 
+    def exports(self):
+        """The names of the volumes that hosts can reach; none when nobody serves any."""
+        line = ("qemu-nbd", "--list", "--bind", self.wire.address, "--port", str(self.roles.ports["nbd"]))
+        done = subprocess.run(line, capture_output=True, text=True, timeout=30)
+        return set(re.findall(r"^ export: '([^']+)'", done.stdout, re.MULTILINE))
+
+    def storage_daemon(self):
+        """The process that serves volumes, if there is one. It outlives the volume service, as guests do."""
+        try:
+            pid = int((self.roles.home / "control" / "volumes" / "nbd" / "daemon.pid").read_text())
+            command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+        except OSError:
+            return None
+        return pid if str(self.roles.home) in command else None
+
     def discard(self):
         for host in self.hosts.values():
             host.discard()
+        if daemon := self.storage_daemon():
+            os.kill(daemon, signal.SIGTERM)
         self.roles.discard()
 
 

@@ -191,6 +191,79 @@ def test_a_move_is_called_off_and_another_is_forced(here, clean, name):
     assert here.wait(server).compute_host == others[1]
 
 
+@pytest.fixture
+def small_disk(here, clean):
+    """The last host that has no router keeps its guests on a small disk; gives the host, and what makes it full."""
+    gateway, _ = here.gateway()
+    host = [host for host in here.hosts.values() if host is not gateway][-1]
+    folder = host.folder / "home" / "instances"
+    here.kill_agent(host, "compute")
+    host.run("mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", folder)
+    here.start_agent(host, "compute")
+    here.wait_up(set(here.hosts))
+
+    def shrink():
+        """To what is on it and a little more."""
+        used = int(host.run("df", "--block-size=1K", "--output=used", folder).stdout.split()[-1])
+        host.run("mount", "-o", f"remount,size={used + 2048}k", folder)
+
+    yield host, shrink
+    here.kill_agent(host, "compute")
+    host.run("umount", "-l", folder)
+    here.start_agent(host, "compute")
+
+
+def test_a_disk_that_fills_up_under_a_guest_on_its_way(here, small_disk, name):
+    dest, shrink = small_disk
+    gateway, _ = here.gateway()
+    source = next(host for host in here.hosts.values() if host not in (gateway, dest))
+    api = here.sdk.compute
+    server = here.wait(here.create(name, source.name))
+    address = address_of(server)
+    assert here.wait_ssh(address) == name
+    written = "dd if=/dev/urandom of=/home/cirros/data bs=64k count=768 2>/dev/null; sync; md5sum < /home/cirros/data"
+    data = here.ssh(address, written)
+    (domain,) = here.domains(source)[0]
+    here.virsh(source.name, "migrate-setspeed", domain, "4")
+    watch = Watch(here, address)
+    api.live_migrate_server(server.id, host=dest.name, block_migration="auto")
+
+    def flows():
+        found = next(iter(api.server_migrations(server.id)), None)
+        return found and found.status == "running" and found.disk_processed_bytes
+
+    wait_until(flows, 120, lambda: f"the disk flows\n{here.roles.tail(200)}")
+    shrink()
+    found = here.wait(server)
+    assert (found.compute_host, found.power_state) == (source.name, 1)
+    watch.wait_alive()
+    lost, silence = watch.end()
+    print(f"\na disk that fills up: {lost} pings lost, longest silence {silence:.2f} s")
+    moves = api.get("/os-migrations", microversion="2.59").json()["migrations"]
+    assert [move["status"] for move in moves if move["instance_uuid"] == server.id] == ["error"]
+    assert here.domains(dest) == ([], [])
+    folder = dest.folder / "home" / "instances"
+    assert dest.run("ls", folder).stdout.split() == ["_base"]
+
+    # Why is said to the operator: in the server's events, and in the log.
+    why = f"while the guest was sent to host {dest.name}: .*No space left on device"
+    action = next(one for one in api.server_actions(server.id) if one.action == "live-migration")
+    shown = api.get_server_action(action.request_id, server.id)
+    assert re.search(why, str(shown.events)), shown
+    log = (here.roles.home / "log").read_text(errors="replace")
+    assert re.search(why, log)
+
+    # It is as good as before, and so is the host once it has room.
+    again = "sync; echo 3 | sudo tee /proc/sys/vm/drop_caches > /dev/null; md5sum < /home/cirros/data"
+    assert here.ssh(address, again) == data
+    dest.run("mount", "-o", "remount,size=2g", folder)
+    here.virsh(source.name, "migrate-setspeed", domain, "1000")
+    assert migrate_live(here, server, dest.name).status == "ACTIVE"
+    assert here.ssh(address, again) == data
+    api.delete_server(server.id)
+    wait_until(lambda: not list(api.servers()), 60, lambda: f"it is deleted\n{here.roles.tail()}")
+
+
 def test_a_forced_guest_runs_elsewhere_before_its_memory_is_there(here, clean, name):
     source, dest = here.hosts[POST_COPY], next(host for host in here.hosts if host != POST_COPY)
     server = here.wait(here.create(name, POST_COPY))

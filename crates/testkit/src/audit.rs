@@ -145,6 +145,15 @@ impl Cluster {
                 ));
             }
         }
+        for (volume, server, host) in self.volumes.hosts() {
+            let holder = server.parse().ok().and_then(|id: ServerId| live.get(&id));
+            let at = holder.and_then(|server| server.host.as_ref());
+            if at.is_some_and(|at| at.0 != host) {
+                wrong.push(format!(
+                    "volume {volume} of {server} is said to be used on {host}, the server is on {at:?}"
+                ));
+            }
+        }
         for (volume, status) in self.volumes.all() {
             let used = there.iter().find(|(one, ..)| *one == volume);
             let wanted = match used {

@@ -126,6 +126,14 @@ impl Volumes {
         inner.attachments.values().map(one).collect()
     }
 
+    /// From where volumes are used, as far as that was said: volume, server, host.
+    pub fn hosts(&self) -> Vec<(String, String, String)> {
+        let inner = self.lock();
+        let one = |a: &Value| (text(a, "volume_id"), text(a, "instance"), text(a, "host"));
+        let said = inner.attachments.values().map(one);
+        said.filter(|(_, _, host)| !host.is_empty()).collect()
+    }
+
     /// The volumes that were made for disks of servers: volume and disk.
     pub fn made(&self) -> Vec<(String, String)> {
         let inner = self.lock();
@@ -433,7 +441,9 @@ fn of_attachments(
             let Some(attachment) = inner.attachments.get_mut(*id) else {
                 return missing();
             };
-            assert!(document["attachment"]["connector"]["host"].is_string());
+            let host = &document["attachment"]["connector"]["host"];
+            assert!(host.is_string());
+            attachment["host"] = host.clone();
             attachment["status"] = "attaching".into();
             attachment["connection_info"] = json!({ "driver_volume_type": "nbd", "data": { "path": "/nowhere", "export": id } });
             axum::Json(json!({ "attachment": attachment })).into_response()

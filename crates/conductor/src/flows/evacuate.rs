@@ -3,7 +3,7 @@
 //! | step | does | undo |
 //! |---|---|---|
 //! | `choose_host` | picks hosts; the claim is in the transaction that ends the step | gives the claim back |
-//! | `networks` | binds its ports to the new host | binds them to the old one |
+//! | `networks` | binds its ports and connects its volumes to the new host, and takes these from the old one | gives both back |
 //! | `plug` | waits until the network agent has wired them | - |
 //! | `spawn` | the host makes the guest; the server is there, and the old host owes the removal | the host removes it |
 //! | `take_files` | where the two hosts share the files of guests, they are the new host's from here on | - |
@@ -16,10 +16,11 @@
 //! until nothing can fail any more, and only then the server is on its new one: nobody removes what somebody uses.
 
 use super::placing::Choice;
-use super::{fault, idle, ports, power_after, transition};
+use super::{fault, idle, ports, power_after, transition, volumes};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::accept;
+use db::block_devices::BlockDevice;
 use db::instances::{self, Change, Expected, Instance, Interface};
 use db::migrations::{self, Status};
 use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
@@ -102,6 +103,9 @@ pub struct State {
     plan: Option<GuestPlan>,
     #[serde(default)]
     power: u8,
+    /// Its volumes as they are connected now, until that is on record.
+    #[serde(skip)]
+    volumes: Vec<BlockDevice>,
 }
 
 /// The flow.
@@ -131,7 +135,12 @@ impl Evacuate {
         choosing.await
     }
 
-    async fn networks(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
+    async fn networks(
+        &self,
+        cx: &Context,
+        server: &Instance,
+        state: &mut State,
+    ) -> Result<(), StepError> {
         let place = state.choice.place.clone();
         let place = place.ok_or_else(|| fail("No host was claimed."))?;
         if let Some((from, _)) = &state.from {
@@ -142,6 +151,8 @@ impl Evacuate {
         }
         state.interfaces = ports::bind_to(&self.with, server, &place.host).await?;
         state.plan = Some(super::build::guest_plan(server, &state.interfaces));
+        // A host that is only silent may run the guest still: two that write to one volume destroy what is on it.
+        state.volumes = volumes::take_over(&self.with, cx, server, &place.host).await?;
         Ok(())
     }
 
@@ -293,7 +304,7 @@ impl Flow for Evacuate {
         let server = super::instance(&self.with, cx).await?;
         match step {
             Step::ChooseHost => self.choose_host(&server, state).await,
-            Step::Networks => self.networks(&server, state).await,
+            Step::Networks => self.networks(cx, &server, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
             Step::Spawn => Self::spawned(state, outcome),
             Step::Take if state.kept => power_after(outcome).map(drop),
@@ -311,7 +322,9 @@ impl Flow for Evacuate {
         match (step, &state.from) {
             (Step::Networks, Some((host, _))) => {
                 let server = super::instance(&self.with, cx).await?;
-                ports::bind_to(&self.with, &server, host).await.map(drop)
+                ports::bind_to(&self.with, &server, host).await?;
+                state.volumes = volumes::hand_back(&self.with, cx, &server, host).await?;
+                Ok(())
             }
             (Step::Spawn, _) => power_after(outcome).map(drop),
             _ => Ok(()),
@@ -332,8 +345,9 @@ impl Flow for Evacuate {
             (Step::ChooseHost, Direction::Undo) => Self::give_back(tx, cx, state, now),
             (Step::Networks, Direction::Do) => {
                 instances::set_network_info(tx, cx.server, &state.interfaces)?;
-                Ok(())
+                Ok(volumes::keep(tx, &mut state.volumes)?)
             }
+            (Step::Networks, Direction::Undo) => Ok(volumes::keep(tx, &mut state.volumes)?),
             (Step::Spawn, Direction::Do) if !state.kept => Self::arrive(tx, cx, state, now),
             (Step::Take, Direction::Do) if state.kept => Self::arrive(tx, cx, state, now),
             _ => Ok(()),

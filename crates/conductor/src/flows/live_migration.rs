@@ -8,7 +8,7 @@
 //! | `prepare` | the new host gets ready for the guest | it removes what it made |
 //! | `move` | the old host sends the guest | it stays, or goes on there |
 //! | `arrive` | the guest goes on on the new host, and the server is there | it is switched off there |
-//! | `bind` | its ports are active on the new host; from here on only forward | - |
+//! | `bind` | its ports are active on the new host, and the volume service hears of it; from here on only forward | - |
 //! | `leave` | the old host removes what is left; one that does not answer owes it | - |
 //!
 //! The server holds what it needs on both hosts until it has left the first. A migration that was called off before
@@ -19,7 +19,7 @@
 //! switched off there, the server is there, in ERROR, and a hard reboot starts it.
 
 use super::placing::Choice;
-use super::{fault, idle, ports, power_after, transition};
+use super::{fault, idle, ports, power_after, transition, volumes};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::accept;
@@ -397,14 +397,18 @@ impl Flow for LiveMigration {
                 }
                 Ok(())
             }
-            Step::Networks => match new_host(state) {
-                Some(host) if state.ready => {
+            Step::Networks => {
+                let Some(host) = new_host(state) else {
+                    return Ok(());
+                };
+                if state.ready {
                     let old = old_host(state);
-                    ports::activate(&self.with, &server, old.as_ref(), &host).await
+                    ports::activate(&self.with, &server, old.as_ref(), &host).await?;
+                } else {
+                    ports::bind_to(&self.with, &server, &host).await?;
                 }
-                Some(host) => ports::bind_to(&self.with, &server, &host).await.map(drop),
-                None => Ok(()),
-            },
+                volumes::follow(&self.with, cx, &host).await
+            }
             Step::Prepare | Step::Leave => power_after(outcome).map(drop),
         }
     }

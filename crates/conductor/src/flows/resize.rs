@@ -18,7 +18,7 @@
 use super::build::guest_plan;
 use super::grace::Grace;
 use super::placing::Choice;
-use super::{fault, idle, ports, power_after, transition};
+use super::{fault, idle, ports, power_after, transition, volumes};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::instances::{self, Change, Expected, Instance, Place};
@@ -188,11 +188,12 @@ impl Resize {
         state.choice.answered(outcome, what, again).map(drop)
     }
 
-    /// Binds the ports to one of the two hosts.
+    /// Binds the ports to one of the two hosts; the volume service hears which one it is.
     async fn bind(&self, cx: &Context, host: Option<HostName>) -> Result<(), StepError> {
         let nowhere = || StepError::Fail(Failure::new(500, "No host was claimed."));
         let host = host.ok_or_else(nowhere)?;
-        ports::follow(&self.with, cx, &host).await
+        ports::follow(&self.with, cx, &host).await?;
+        volumes::follow(&self.with, cx, &host).await
     }
 }
 

@@ -5,14 +5,14 @@
 //! |---|---|---|
 //! | `locate` | | finds the hosts; the old one must be up |
 //! | `remove_landed` | new host | removes the guest; one that is silent owes it |
-//! | `rebind` | | binds the ports to the old host |
+//! | `rebind` | | binds the ports to the old host; the volume service hears of it |
 //! | `replug` | | waits until the network agent has wired them |
 //! | `put_back` | old host | brings back what was put aside, and starts it if it ran |
 //!
 //! From `remove_landed` on there is no way back: the steps are tried until the old host has done its part.
 
 use super::resize::unsettled;
-use super::{fault, idle, ports, power_after};
+use super::{fault, idle, ports, power_after, volumes};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::instances::{self, Change, Expected, Instance};
@@ -163,7 +163,10 @@ impl Flow for Revert {
             Step::Remove if state.stayed() => Ok(()),
             Step::Remove => power_after(outcome).map(drop),
             Step::Networks => match state.source() {
-                Some(host) if !state.stayed() => ports::follow(&self.with, cx, &host).await,
+                Some(host) if !state.stayed() => {
+                    ports::follow(&self.with, cx, &host).await?;
+                    volumes::follow(&self.with, cx, &host).await
+                }
                 _ => Ok(()),
             },
             Step::Plug => ports::plugged(&self.with, cx).await,

@@ -10,7 +10,7 @@ use clients::volumes::{AttachmentRecord, NewVolume, Refused, Scope, VolumeRecord
 use db::block_devices::{self, BlockDevice};
 use db::instances::Instance;
 use journal::{Context, Failure, StepError};
-use serde_json::json;
+use serde_json::{Value, json};
 use sql::Tx;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -153,10 +153,7 @@ async fn connected(
             // An earlier run of this task came so far.
             device.connection_info = Some(attachment.connection_info.to_string());
         } else if let Some((address, host)) = &host {
-            let connector = json!({
-                "host": host.as_str(), "ip": address, "platform": std::env::consts::ARCH, "os_type": "linux",
-                "multipath": false, "do_local_attach": false, "mountpoint": device.device_name,
-            });
+            let connector = connector(host, address.as_deref(), device);
             let connected = with.volumes.connect(scope, &attachment.id, &connector);
             let connected = connected
                 .await
@@ -187,6 +184,14 @@ fn name(server: &Instance, devices: &mut [BlockDevice]) -> Result<(), StepError>
         devices[place].device_name = Some(free.map_err(|reason| fail(reason.to_string()))?);
     }
     Ok(())
+}
+
+/// What the volume service is told of a host that uses a volume.
+fn connector(host: &HostName, address: Option<&str>, device: &BlockDevice) -> Value {
+    json!({
+        "host": host.as_str(), "ip": address, "platform": std::env::consts::ARCH, "os_type": "linux",
+        "multipath": false, "do_local_attach": false, "mountpoint": device.device_name,
+    })
 }
 
 /// Where a host is reached.
@@ -445,7 +450,218 @@ pub(super) async fn disconnect(
     Ok(devices)
 }
 
-/// Writes what [`connect`] or [`disconnect`] changed.
+/// Says on which host the server uses its volumes now; how it reaches them stays as it is. A service that does not want to
+/// hear that keeps no server from where it goes. Repeatable.
+///
+/// Another may take over meanwhile. So this goes to its end even when the run is stopped, and when it finds then that the
+/// server is somewhere else, it says that.
+pub(super) async fn follow(
+    with: &Neighbours,
+    cx: &Context,
+    host: &HostName,
+) -> Result<(), StepError> {
+    let server = super::instance(with, cx).await?;
+    if server.task_id != Some(cx.task) {
+        return Err(StepError::Fenced);
+    }
+    let used = in_use(with, server.id).await?;
+    if used.is_empty() {
+        return Ok(());
+    }
+    let (with, cx, host) = (with.clone(), cx.clone(), host.clone());
+    let working = tokio::spawn(async move {
+        let scope = with.scope(&server).await?;
+        let said = say_host(&with, &scope, &used, &host).await;
+        match standing(&with, &cx).await {
+            Standing::Own => return said,
+            Standing::Gone => release(&with, &server, &used).await?,
+            Standing::AtRest(now) => {
+                if let Some(host) = &now.host {
+                    let used = in_use(&with, now.id).await?;
+                    say_host(&with, &scope, &used, host).await?;
+                }
+            }
+        }
+        Err(StepError::Fenced)
+    });
+    working
+        .await
+        .unwrap_or_else(|error| Err(StepError::Retry(error.to_string())))
+}
+
+/// The disks of a server that are volumes in use.
+async fn in_use(with: &Neighbours, server: ServerId) -> Result<Vec<BlockDevice>, StepError> {
+    let mut used = devices(with, server).await?;
+    used.retain(|device| device.is_volume() && device.connection_info.is_some());
+    Ok(used)
+}
+
+async fn say_host(
+    with: &Neighbours,
+    scope: &Scope,
+    used: &[BlockDevice],
+    host: &HostName,
+) -> Result<(), StepError> {
+    let address = address_of(with, host).await?;
+    for device in used {
+        let Some(attachment) = device.attachment_id.as_deref() else {
+            continue;
+        };
+        let connector = connector(host, address.as_deref(), device);
+        let connected = with.volumes.connect(scope, attachment, &connector).await;
+        let heard = match connected.map_err(retry)? {
+            Ok(_) => with
+                .volumes
+                .complete(scope, attachment)
+                .await
+                .map_err(retry)?,
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = heard {
+            tracing::warn!(
+                attachment,
+                %host,
+                reason = reason.message,
+                "the volume service does not take note of the host"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Connects the volumes of a server to another host, each by a new attachment, and ends those that were: whoever still
+/// runs the server's guest on the old host cannot reach them any more. What an earlier run has made is taken. Repeatable.
+///
+/// As in [`connect`], when this finds that it was overtaken it takes back what it did and nobody uses.
+pub(super) async fn take_over(
+    with: &Neighbours,
+    cx: &Context,
+    server: &Instance,
+    host: &HostName,
+) -> Result<Vec<BlockDevice>, StepError> {
+    change_hosts(with, cx, server, host, false).await
+}
+
+/// Undoes [`take_over`], as far as it came: a volume whose old attachment is there keeps that, others are connected to the
+/// old host anew. Repeatable.
+pub(super) async fn hand_back(
+    with: &Neighbours,
+    cx: &Context,
+    server: &Instance,
+    host: &HostName,
+) -> Result<Vec<BlockDevice>, StepError> {
+    change_hosts(with, cx, server, host, true).await
+}
+
+async fn change_hosts(
+    with: &Neighbours,
+    cx: &Context,
+    server: &Instance,
+    host: &HostName,
+    back: bool,
+) -> Result<Vec<BlockDevice>, StepError> {
+    if server.task_id != Some(cx.task) {
+        return Err(StepError::Fenced);
+    }
+    let mut devices = devices(with, server.id).await?;
+    devices.retain(|device| device.is_volume() && device.volume_id.is_some());
+    if devices.is_empty() {
+        return Ok(devices);
+    }
+    let (with, server, cx, host) = (with.clone(), server.clone(), cx.clone(), host.clone());
+    let working = tokio::spawn(async move {
+        let scope = with.scope(&server).await?;
+        let changing = HostChange {
+            with: &with,
+            cx: &cx,
+            scope: &scope,
+            server: &server,
+            host: &host,
+            back,
+        };
+        let changed = changing.of(devices.clone()).await;
+        unless_overtaken(&with, &cx, &scope, &server, &devices, changed).await
+    });
+    working
+        .await
+        .unwrap_or_else(|error| Err(StepError::Retry(error.to_string())))
+}
+
+/// Volumes that another host gets.
+struct HostChange<'a> {
+    with: &'a Neighbours,
+    cx: &'a Context,
+    scope: &'a Scope,
+    server: &'a Instance,
+    host: &'a HostName,
+    /// To the host that had them: what is on record is as good as new.
+    back: bool,
+}
+
+impl HostChange<'_> {
+    async fn of(&self, mut devices: Vec<BlockDevice>) -> Result<Vec<BlockDevice>, StepError> {
+        let volumes = &self.with.volumes;
+        let there = volumes.attachments_of(self.scope, self.server.id).await;
+        let there = there.map_err(retry)?;
+        let address = address_of(self.with, self.host).await?;
+        for device in &mut devices {
+            let volume = device.volume_id.clone().unwrap_or_default();
+            let its = there.iter().filter(|one| one.volume_id == volume);
+            // Only what is on record may be what the old host has.
+            let (known, made): (Vec<_>, Vec<_>) =
+                its.partition(|one| device.attachment_id.as_ref() == Some(&one.id));
+            if self.back && !known.is_empty() {
+                self.release(&made).await?;
+                say_host(self.with, self.scope, &[device.clone()], self.host).await?;
+                continue;
+            }
+            let new = match made.first() {
+                Some(made) => made.id.clone(),
+                None => self.reserve(&volume).await?,
+            };
+            let connector = connector(self.host, address.as_deref(), device);
+            let connected = volumes.connect(self.scope, &new, &connector).await;
+            let connected = connected
+                .map_err(retry)?
+                .map_err(|reason| refused("The volume could not be connected", &reason))?;
+            let rest = made.into_iter().filter(|one| one.id != new);
+            let old: Vec<_> = known.into_iter().chain(rest).collect();
+            self.release(&old).await?;
+            device.attachment_id = Some(new);
+            device.connection_info = Some(connected.connection_info.to_string());
+        }
+        complete(self.with, self.server, &devices).await?;
+        Ok(devices)
+    }
+
+    async fn reserve(&self, volume: &str) -> Result<String, StepError> {
+        let volumes = &self.with.volumes;
+        let reserved = volumes.reserve(self.scope, volume, self.server.id).await;
+        let reserved = reserved.map_err(retry)?;
+        let reserved =
+            reserved.map_err(|reason| refused("The volume could not be reserved", &reason))?;
+        Ok(reserved.id)
+    }
+
+    /// Ends attachments, unless they are another's by now.
+    async fn release(&self, ended: &[&AttachmentRecord]) -> Result<(), StepError> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        if !matches!(standing(self.with, self.cx).await, Standing::Own) {
+            return Err(StepError::Fenced);
+        }
+        for one in ended {
+            let gone = self.with.volumes.release(self.scope, &one.id).await;
+            if let Err(reason) = gone.map_err(retry)? {
+                return Err(StepError::Retry(reason.message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes what [`connect`], [`disconnect`] or [`take_over`] changed.
 pub(super) fn keep(tx: &mut Tx<'_>, devices: &mut Vec<BlockDevice>) -> Result<(), sql::Error> {
     for device in devices.drain(..) {
         block_devices::update(tx, &device)?;
