@@ -284,10 +284,13 @@ pub const ALL: &[(&str, Rule)] = &[
     ("shelve", SHELVE),
     ("shelveOffload", SHELVE_OFFLOAD),
     ("unshelve", UNSHELVE),
+    ("attach interface", ATTACH_INTERFACE),
     ("detach interface", DETACH_INTERFACE),
     ("attach volume", ATTACH_VOLUME),
     ("detach volume", DETACH_VOLUME),
     ("swap volume", SWAP_VOLUME),
+    ("create assisted snapshot", VOLUME_SNAPSHOT_CREATE),
+    ("delete assisted snapshot", VOLUME_SNAPSHOT_DELETE),
 ];
 
 /// What keeps an action from a server.

@@ -220,7 +220,8 @@ pub(crate) struct Configured {
     /// The configuration file [default: DIR/kilonova.conf, else /etc/kilonova/kilonova.conf, if they are there].
     #[arg(long, env = "KILONOVA_CONFIG_FILE", value_name = "FILE")]
     pub(crate) config_file: Option<PathBuf>,
-    /// A setting over the file's, as DEFAULT.osapi_compute_listen_port=8775; may be repeated.
+    /// A setting over the file's and the environment's (OS_SECTION__NAME), as DEFAULT.osapi_compute_listen_port=8775; may be
+    /// repeated.
     #[arg(long = "set", value_name = "SECTION.NAME=VALUE")]
     pub(crate) set: Vec<String>,
 }

@@ -315,9 +315,11 @@ pub(crate) fn read(named: Option<&Path>, home: &Path) -> Result<Read> {
     })
 }
 
-/// The settings of a command: the file's, and over them what it was given with `--set`.
+/// The settings of a command: the file's, over them the environment's, and over all what it was given with `--set`.
 fn read_of(of: &Configured) -> Result<Read> {
     let mut read = read(of.config_file.as_deref(), &of.at.home)?;
+    take_environment(&mut read.settings, |name| std::env::var(name).ok())
+        .map_err(|reason| anyhow!("{reason}"))?;
     for given in &of.set {
         override_one(&mut read.settings, given).map_err(|reason| anyhow!("--set {reason}"))?;
     }
@@ -331,6 +333,20 @@ pub(crate) fn read_warned(of: &Configured) -> Result<Settings> {
         tracing::warn!("{warning}");
     }
     Ok(read.settings)
+}
+
+/// Takes over what the environment says, in variables that are named as oslo.config names them: `OS_SECTION__NAME`.
+fn take_environment(
+    settings: &mut Settings,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<(), String> {
+    for key in KEYS {
+        let name = format!("OS_{}__{}", key.section, key.name).to_uppercase();
+        if let Some(value) = variable(&name) {
+            (key.set)(settings, &value).map_err(|reason| format!("{name}: {reason}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes over `section.name=value`.

@@ -273,3 +273,22 @@ fn a_sites_own_identity_service_is_known_by_its_root() {
         assert_eq!(settings.auth_url(), "http://keystone:5000/v3");
     }
 }
+
+#[test]
+fn the_environment_says_it_as_oslo_does() {
+    let mut settings = Settings::default();
+    let said = |name: &str| match name {
+        "OS_DEFAULT__REPORT_INTERVAL" => Some("3".to_owned()),
+        "OS_DATABASE__CONNECTION" => Some("postgresql://h/nova".to_owned()),
+        _ => None,
+    };
+    take_environment(&mut settings, said).unwrap();
+    assert_eq!(settings.report_interval, 3);
+    assert_eq!(settings.compute_database, "postgresql://h/nova");
+    let wrong = |name: &str| (name == "OS_DEFAULT__REPORT_INTERVAL").then(|| "soon".to_owned());
+    let refused = take_environment(&mut settings, wrong).unwrap_err();
+    assert!(
+        refused.starts_with("OS_DEFAULT__REPORT_INTERVAL: "),
+        "{refused}"
+    );
+}

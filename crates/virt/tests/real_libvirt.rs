@@ -332,7 +332,7 @@ async fn the_daemon_goes_and_comes_back_under_a_running_guest() {
     let daemon = Daemon::ensure(DaemonConfig::system(home.join("libvirt")))
         .await
         .unwrap();
-    let event = tokio::time::timeout(Duration::from_secs(20), async {
+    let event = tokio::time::timeout(BOOT, async {
         while events.recv().await.unwrap().id != guest.id {}
     });
     event.await.expect("what happened meanwhile is announced");

@@ -5,9 +5,11 @@ use super::server_create::cloud;
 use super::server_life::host_is_up;
 use super::server_life::{finish, make};
 use crate::verdict::{self, Refusal};
+use db::block_devices::{self, BlockDevice};
 use db::instances::{Change, Expected, Instance};
 use db::migrations::Status;
 use serde_json::{Value, json};
+use types::disks::{Destination, Source};
 use types::{ServerId, TaskState, Timestamp, VmState};
 
 /// An action as the test knows it: its name, its body and version, the name in refusals, the stable states and the
@@ -100,14 +102,19 @@ const KNOWN: &[Known] = &[
     known("shelve", || json!({"shelve": null}), "shelve", "active stopped paused suspended", "-"),
     known("shelveOffload", || json!({"shelveOffload": null}), "shelveOffload", "shelved", "-"),
     known("unshelve", || json!({"unshelve": null}), "unshelve", "shelved shelved_offloaded", "-"),
+    known("attach interface", || json!(null), "attach_interface", "active paused stopped", "-"),
     known("detach interface", || json!(null), "detach_interface", "active paused stopped", "-"),
     known("attach volume", || json!(null), "attach_volume", "active paused stopped resized soft-delete shelved shelved_offloaded", "-"),
     known("detach volume", || json!(null), "detach_volume", "active paused stopped resized soft-delete shelved shelved_offloaded", "-"),
     known("swap volume", || json!(null), "swap_volume", "active paused resized", "-"),
+    on_host(known("create assisted snapshot", || json!(null), "volume_snapshot_create", "*", "-")),
+    on_host(known("delete assisted snapshot", || json!(null), "volume_snapshot_delete", "*", "-")),
 ];
 
-/// Rules of requests that are no actions: judged here, asked for elsewhere.
+/// Rules of requests that are no actions, or that are answered only when a host has done its part: these are asked for where
+/// they are refused.
 const NO_ACTIONS: &[&str] = &[
+    "attach interface",
     "detach interface",
     "force_complete",
     "abort live migration",
@@ -124,6 +131,9 @@ const NO_ACTIONS: &[&str] = &[
     "attach volume",
     "detach volume",
     "swap volume",
+    // Looked for by the volume, not by the server.
+    "create assisted snapshot",
+    "delete assisted snapshot",
 ];
 
 /// Actions that need not have been launched.
@@ -314,4 +324,183 @@ async fn requests_get_the_verdict() {
             }
         }
     }
+}
+
+/// A request: its method, its path below the server's, its body.
+type Asked = (&'static str, String, Value);
+
+/// How a rule is asked for, with the volume that the server has and another one.
+fn asked(known: &Known, [volume, other]: &[String; 2]) -> Option<Asked> {
+    let attachment = json!({ "volumeAttachment": { "volumeId": other } });
+    let (method, path, body) = match known.action {
+        "attach interface" => (
+            "POST",
+            "/os-interface".to_owned(),
+            json!({"interfaceAttachment": {}}),
+        ),
+        "detach interface" => (
+            "DELETE",
+            format!("/os-interface/{}", super::harness::PORT),
+            json!(null),
+        ),
+        "force_complete" => (
+            "POST",
+            "/migrations/1/action".to_owned(),
+            json!({"force_complete": null}),
+        ),
+        "abort live migration" => ("DELETE", "/migrations/1".to_owned(), json!(null)),
+        "update metadata" => (
+            "POST",
+            "/metadata".to_owned(),
+            json!({"metadata": {"k": "v"}}),
+        ),
+        "delete metadata" => ("DELETE", "/metadata/k".to_owned(), json!(null)),
+        "update tag" => ("PUT", "/tags/t".to_owned(), json!(null)),
+        "update tags" => ("PUT", "/tags".to_owned(), json!({"tags": ["t"]})),
+        "delete tag" => ("DELETE", "/tags/t".to_owned(), json!(null)),
+        "delete tags" => ("DELETE", "/tags".to_owned(), json!(null)),
+        "attach volume" => ("POST", "/os-volume_attachments".to_owned(), attachment),
+        "detach volume" => (
+            "DELETE",
+            format!("/os-volume_attachments/{volume}"),
+            json!(null),
+        ),
+        // These are judged by the volume first.
+        "swap volume" | "create assisted snapshot" | "delete assisted snapshot" => return None,
+        "evacuate" => ("POST", "/action".to_owned(), json!({"evacuate": {}})),
+        "changePassword" => (
+            "POST",
+            "/action".to_owned(),
+            json!({"changePassword": {"adminPass": "x"}}),
+        ),
+        _ => ("POST", "/action".to_owned(), (known.body)()),
+    };
+    Some((method, path, body))
+}
+
+/// The server has what is taken from it. Its volume, and one that is free.
+async fn equip(cloud: &Cloud, id: &str) -> [String; 2] {
+    let volumes = [cloud.volumes.make(), cloud.volumes.make()];
+    let volume = volumes[0].clone();
+    let (tags, metadata) = (
+        format!("/servers/{id}/tags"),
+        format!("/servers/{id}/metadata"),
+    );
+    let tagged = cloud.send("member", 90, "PUT", &tags, json!({"tags": ["t"]}));
+    assert_eq!(tagged.await.status, 200);
+    let body = json!({"metadata": {"k": "v"}});
+    let described = cloud.send("member", 90, "POST", &metadata, body);
+    assert_eq!(described.await.status, 200);
+    let id: ServerId = id.parse().unwrap();
+    let write = move |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
+        let mut device = BlockDevice::new(id, Source::Volume, Destination::Volume);
+        device.volume_id = Some(volume.clone());
+        device.attachment_id = Some("the-attachment".to_owned());
+        device.device_name = Some("/dev/vdb".to_owned());
+        block_devices::insert(tx, &device, Timestamp::now())
+    };
+    cloud.store.write(write).await.unwrap();
+    volumes
+}
+
+#[tokio::test]
+async fn requests_that_are_refused_are_refused_in_novas_words() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    host_is_up(&cloud).await;
+    let volumes = equip(&cloud, &id).await;
+    let mut refused = 0;
+    for known in KNOWN
+        .iter()
+        .filter(|known| NO_ACTIONS.contains(&known.action))
+    {
+        let Some((method, path, body)) = asked(known, &volumes) else {
+            continue;
+        };
+        let stable = VmState::ALL.iter().map(|vm| (*vm, None));
+        let busy = TaskState::ALL
+            .iter()
+            .map(|task| (VmState::Active, Some(*task)));
+        for (vm, task) in stable.chain(busy) {
+            let Some(words) = known.verdict(&id, vm, task) else {
+                continue;
+            };
+            if vm == VmState::Deleted {
+                continue;
+            }
+            put(&cloud, &id, vm, task).await;
+            let path = format!("/servers/{id}{path}");
+            let answer = cloud
+                .send("admin", known.version, method, &path, body.clone())
+                .await;
+            let shown = format!("{} {vm} {task:?}: {}", known.action, answer.text);
+            assert_eq!(answer.status, 409, "{shown}");
+            assert_eq!(
+                answer.fault(),
+                ("conflictingRequest".to_owned(), words),
+                "{shown}"
+            );
+            refused += 1;
+        }
+    }
+    testkit::tell(format_args!("{refused} refusals"));
+}
+
+/// Actions that only administrators may ask for.
+const ADMINS: &[&str] = &[
+    "injectNetworkInfo",
+    "migrate",
+    "os-migrateLive",
+    "force_complete",
+    "abort live migration",
+    "shelveOffload",
+];
+
+#[tokio::test]
+async fn what_is_locked_is_refused_to_its_owner() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    host_is_up(&cloud).await;
+    let volumes = equip(&cloud, &id).await;
+    let path = format!("/servers/{id}/action");
+    let lock = cloud.send("member", 90, "POST", &path, json!({"lock": null}));
+    assert_eq!(lock.await.status, 202);
+    let mut forbidden = Vec::new();
+    for (known, (_, rule)) in KNOWN
+        .iter()
+        .zip(verdict::ALL)
+        .filter(|(_, (_, rule))| rule.lock)
+    {
+        let Some((method, path, body)) = asked(known, &volumes) else {
+            continue;
+        };
+        // Where it would be done but for the lock.
+        let good = VmState::ALL
+            .iter()
+            .copied()
+            .find(|vm| rule.vm_states.is_none_or(|states| states.contains(vm)));
+        let task = match known.tasks {
+            "migrating" => Some(TaskState::Migrating),
+            _ => None,
+        };
+        put(&cloud, &id, good.unwrap(), task).await;
+        let path = format!("/servers/{id}{path}");
+        let answer = cloud
+            .send("member", known.version, method, &path, body)
+            .await;
+        if answer.status == 403 {
+            forbidden.push(known.action);
+            continue;
+        }
+        let shown = format!("{}: {}", known.action, answer.text);
+        assert_eq!(answer.status, 409, "{shown}");
+        assert_eq!(
+            answer.fault().1,
+            format!("Instance {id} is locked"),
+            "{shown}"
+        );
+    }
+    assert_eq!(forbidden, ADMINS);
 }

@@ -61,8 +61,6 @@ pub trait Act: Send + Sync + 'static {
     const NAME: &'static str;
     /// The event shown.
     const EVENT: &'static str;
-    /// What the server shows while its host works; none leaves it as it is.
-    const ACTING: Option<TaskState> = None;
     /// The server's state afterwards; none leaves it as it is.
     const SETTLED: Option<VmState>;
     /// Whether it makes sense for a server without a host, which then is not asked.
@@ -74,6 +72,11 @@ pub trait Act: Send + Sync + 'static {
     const INSISTS: bool = false;
     /// What the request said. Fields may be added with defaults, never removed.
     type Wanted: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+
+    /// What the server shows while its host works; none leaves it as it is.
+    fn acting(_wanted: &Self::Wanted) -> Option<TaskState> {
+        None
+    }
 
     /// How long the host may take.
     fn deadline(_wanted: &Self::Wanted) -> Duration {
@@ -234,11 +237,12 @@ impl<A: Act> Flow for OnHost<A> {
         cx: &Context,
         step: Step,
         direction: Direction,
-        _state: &mut Self::State,
+        state: &mut Self::State,
     ) -> Result<(), StepError> {
-        if let (Step::Locate, Direction::Do, Some(_)) = (step, direction, A::ACTING) {
+        let acting = A::acting(&state.wanted);
+        if let (Step::Locate, Direction::Do, Some(_)) = (step, direction, acting) {
             let change = Change {
-                task_state: Some(A::ACTING),
+                task_state: Some(acting),
                 ..Change::default()
             };
             super::transition(tx, cx, &change, Timestamp::now())?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
 use types::agent::Verb;
-use types::{PowerState, Timestamp, VmState};
+use types::{PowerState, TaskState, Timestamp, VmState};
 
 /// Starts a server.
 pub struct Start;
@@ -97,6 +97,13 @@ impl Act for Reboot {
     const EVENT: &'static str = "compute_reboot_instance";
     const SETTLED: Option<VmState> = Some(VmState::Active);
     type Wanted = How;
+
+    fn acting(how: &How) -> Option<TaskState> {
+        Some(match how.hard {
+            true => TaskState::RebootStartedHard,
+            false => TaskState::RebootStarted,
+        })
+    }
 
     fn deadline(how: &How) -> Duration {
         how.grace.deadline()
