@@ -1,11 +1,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 //! Stories of servers that change their flavor or their host, each ended by the audit.
 
+use db::block_devices::BlockDevice;
 use db::migrations::{Filter, Migration, Status};
 use serde_json::{Value, json};
 use std::time::Duration;
 use testkit::{Cluster, Options};
-use types::{PowerState, ServerId, VmState};
+use types::disks::{Destination, Source};
+use types::{PowerState, ServerId, Timestamp, VmState};
 use virt::sim::Verb;
 use virt::{Hypervisor, HypervisorError};
 
@@ -211,6 +213,34 @@ async fn disks_do_not_shrink() {
     assert_eq!(
         (stays.vm_state, stays.power_state, stays.flavor.root_gb),
         (VmState::Active, PowerState::Running, 4)
+    );
+    let message = stays.fault.unwrap().message;
+    assert_eq!(message, "Resize error: Unable to resize disk down.");
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn empty_disks_do_not_shrink_either() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let server = cluster
+        .create_with(|wanted| wanted.flavor.ephemeral_gb = 2)
+        .await;
+    cluster.idle().await;
+    let write = move |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
+        let mut disk = BlockDevice::new(server, Source::Blank, Destination::Local);
+        disk.volume_size = Some(2);
+        db::block_devices::insert(tx, &disk, Timestamp::now())
+    };
+    cluster.store.write(write).await.unwrap();
+    let mut smaller = cluster.server(server).await.flavor;
+    smaller.id = "smaller".into();
+    smaller.ephemeral_gb = 1;
+    cluster.resize_to(server, smaller, json!({})).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!(
+        (stays.vm_state, stays.flavor.ephemeral_gb),
+        (VmState::Active, 2)
     );
     let message = stays.fault.unwrap().message;
     assert_eq!(message, "Resize error: Unable to resize disk down.");

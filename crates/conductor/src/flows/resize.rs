@@ -168,6 +168,17 @@ impl Resize {
         here.await.or(elsewhere)
     }
 
+    /// Its empty disks go along as they are.
+    async fn empty_disks_fit(&self, server: &Instance) -> Result<(), StepError> {
+        let devices = volumes::devices(&self.with, server.id).await?;
+        let empty = devices.iter().filter(|device| device.is_ephemeral());
+        let has: u64 = empty.filter_map(|device| device.volume_size).sum();
+        if has <= u64::from(unsettled(server)?.new_flavor.ephemeral_gb) {
+            return Ok(());
+        }
+        Err(smaller("Unable to resize disk down."))
+    }
+
     fn claim(&self, tx: &mut Tx<'_>, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let now = Timestamp::now();
         let server = instances::get(tx, cx.server)?.ok_or(StepError::Fenced)?;
@@ -211,12 +222,13 @@ fn put_aside(outcome: Option<WorkOutcome>) -> Result<(), StepError> {
         Some(WorkOutcome::Failed {
             kind: FailureKind::Request,
             message,
-        }) => {
-            let words = format!("Resize error: {message}");
-            Err(StepError::Fail(Failure::new(400, words)))
-        }
+        }) => Err(smaller(&message)),
         outcome => power_after(outcome).map(drop),
     }
+}
+
+fn smaller(message: &str) -> StepError {
+    StepError::Fail(Failure::new(400, format!("Resize error: {message}")))
 }
 
 #[async_trait]
@@ -301,6 +313,7 @@ impl Flow for Resize {
         match step {
             Step::ChooseHost => {
                 let server = super::instance(&self.with, cx).await?;
+                self.empty_disks_fit(&server).await?;
                 self.choose(server, state).await
             }
             Step::Prepare => Self::prepared(state, outcome),
