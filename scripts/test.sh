@@ -96,8 +96,12 @@ stage_e2e_sim() {
     export image venv BINARY
     scripts/test-databases.sh bash -c 'e2e --hypervisor sim'
 }
-# A short run; `make chaos` is longer, with a new seed each time.
-stage_chaos() { scripts/chaos.sh --seconds 60 --tenants 6 --seed "$KILONOVA_TEST_SEED"; }
+# A short run; with --all a long one.
+stage_chaos() {
+    local long=(--seconds 60 --tenants 6)
+    if [ -n "$all" ]; then long=(--seconds 600 --tenants 12); fi
+    scripts/chaos.sh "${long[@]}" --seed "$KILONOVA_TEST_SEED"
+}
 # A fixed selection of OpenStack's own suite; the whole of it is `make tempest`.
 stage_tempest() { scripts/tempest.sh fast; }
 stage_e2e_real() {

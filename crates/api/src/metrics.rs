@@ -153,8 +153,11 @@ struct Cloud {
     servers: HashMap<String, i64>,
     zones: HashMap<String, String>,
     aggregates: Vec<db::aggregates::Aggregate>,
-    flavors: usize,
+    flavors: Vec<db::flavors::Record>,
     tasks: usize,
+    held: Vec<(String, db::usages::Held)>,
+    /// What holds for a project for which nothing was set, and what was set: `(project, resource, limit)`.
+    limits: (db::quotas::Limits, Vec<(String, String, i64)>),
 }
 
 async fn cloud(api: &Inner) -> Result<Cloud, sql::Error> {
@@ -171,8 +174,10 @@ async fn cloud(api: &Inner) -> Result<Cloud, sql::Error> {
             servers: servers.into_iter().map(|(host, n)| (host.0, n)).collect(),
             zones: db::aggregates::zones(tx)?,
             aggregates: db::aggregates::all(tx)?,
-            flavors: db::flavors::all(tx)?.len(),
+            flavors: db::flavors::all(tx)?,
             tasks: db::tasks::open(tx)?.len(),
+            held: db::usages::of_projects(tx)?,
+            limits: (db::quotas::defaults(tx)?, db::quotas::of_projects(tx)?),
         })
     });
     reading.await
@@ -227,7 +232,13 @@ impl Cloud {
 
     fn write(&self, api: &Inner, page: &mut Page) {
         let count = |number: usize| vec![(vec![], number as f64)];
-        page.gauge("openstack_nova_flavors", "flavors", &count(self.flavors));
+        page.gauge(
+            "openstack_nova_flavors",
+            "flavors",
+            &count(self.flavors.len()),
+        );
+        self.write_flavors(page);
+        self.write_limits(page);
         let mut zones: Vec<&str> = self
             .services
             .iter()
@@ -258,6 +269,57 @@ impl Cloud {
         );
         self.write_services(api, page);
         self.write_hosts(api, page);
+    }
+
+    fn write_flavors(&self, page: &mut Page) {
+        page.kind("openstack_nova_flavor", "gauge", "flavor");
+        for record in &self.flavors {
+            let flavor = &record.flavor;
+            let [disk, ram, vcpus] =
+                [flavor.root_gb, flavor.memory_mb, flavor.vcpus].map(|size| size.to_string());
+            let labels = [
+                ("id", flavor.id.as_str()),
+                ("name", flavor.name.as_str()),
+                ("vcpus", vcpus.as_str()),
+                ("ram", ram.as_str()),
+                ("disk", disk.as_str()),
+                ("is_public", if record.is_public { "true" } else { "false" }),
+            ];
+            page.value("openstack_nova_flavor", &labels, 1.0);
+        }
+    }
+
+    /// By project; its name is the identity service's, so its id stands for it. Memory in MiB.
+    fn write_limits(&self, page: &mut Page) {
+        type Used = fn(&db::usages::Held) -> i64;
+        let resources: [(&str, &str, Used); 3] = [
+            ("instances", "instances", |held| held.instances),
+            ("vcpus", "cores", |held| held.cores),
+            ("memory", "ram", |held| held.ram_mb),
+        ];
+        let (defaults, set) = &self.limits;
+        for (name, resource, used) in resources {
+            let default = defaults.get(resource).copied().unwrap_or(-1);
+            let own: HashMap<&str, i64> = set
+                .iter()
+                .filter(|(_, of, _)| of == resource)
+                .map(|(project, _, limit)| (project.as_str(), *limit))
+                .collect();
+            let of_all = |value: &dyn Fn(&str, &db::usages::Held) -> i64| -> Vec<_> {
+                let one =
+                    |(project, held): &'_ (String, db::usages::Held)| value(project, held) as f64;
+                let labels = |project| vec![("tenant", project), ("tenant_id", project)];
+                self.held
+                    .iter()
+                    .map(|of| (labels(of.0.as_str()), one(of)))
+                    .collect()
+            };
+            let (max, in_use) = (format!("limits_{name}_max"), format!("limits_{name}_used"));
+            let most = of_all(&|project, _| own.get(project).copied().unwrap_or(default));
+            page.gauge(&format!("openstack_nova_{max}"), &max, &most);
+            let held = of_all(&|_, held| used(held));
+            page.gauge(&format!("openstack_nova_{in_use}"), &in_use, &held);
+        }
     }
 
     fn write_services(&self, api: &Inner, page: &mut Page) {
@@ -296,7 +358,11 @@ impl Cloud {
         const MIB: f64 = 1_048_576.0;
         const GIB: f64 = 1_073_741_824.0;
         type Amount = fn(&Cloud, &Node) -> f64;
-        let gauges: [(&str, Amount); 7] = [
+        let gauges: [(&str, Amount); 8] = [
+            ("free_disk_bytes", |cloud, node| {
+                let (all, used) = cloud.amount(node, "DISK_GB");
+                (all - used).max(0.0) * GIB
+            }),
             ("running_vms", |cloud, node| {
                 cloud.servers.get(node.host.as_str()).copied().unwrap_or(0) as f64
             }),

@@ -97,6 +97,15 @@ pub fn of_users(tx: &mut Tx<'_>, project: &str) -> Result<Vec<(String, String, i
         .collect()
 }
 
+/// What was set for projects as a whole: `(project, resource, limit)`.
+pub fn of_projects(tx: &mut Tx<'_>) -> Result<Vec<(String, String, i64)>, Error> {
+    let sql = "SELECT project_id, resource, hard_limit FROM quota_limits WHERE user_id = ''";
+    let rows = tx.query(sql, &[])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .collect()
+}
+
 /// Sets a limit of a project, or (with a user) of a user within it.
 pub fn set(
     tx: &mut Tx<'_>,

@@ -89,6 +89,21 @@ pub fn of_project(tx: &mut Tx<'_>, project: &ProjectId) -> Result<Held, Error> {
     read(tx, sql, &[project.into()])
 }
 
+/// What each project holds that ever held something.
+pub fn of_projects(tx: &mut Tx<'_>) -> Result<Vec<(String, Held)>, Error> {
+    let sql = "SELECT project_id, SUM(instances), SUM(cores), SUM(ram_mb) FROM server_usages GROUP BY project_id";
+    let rows = tx.query(sql, &[])?;
+    let one = |row: &sql::Row| {
+        let held = Held {
+            instances: row.get(1)?,
+            cores: row.get(2)?,
+            ram_mb: row.get(3)?,
+        };
+        Ok((row.get(0)?, held))
+    };
+    rows.iter().map(one).collect()
+}
+
 /// What a user holds in a project.
 pub fn of_user(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId) -> Result<Held, Error> {
     let sql = "SELECT COALESCE(SUM(instances), 0), COALESCE(SUM(cores), 0), COALESCE(SUM(ram_mb), 0) FROM server_usages \

@@ -284,7 +284,7 @@ fn the_environment_says_it_as_oslo_does() {
     };
     take_environment(&mut settings, said).unwrap();
     assert_eq!(settings.report_interval, 3);
-    assert_eq!(settings.compute_database, "postgresql://h/nova");
+    assert_eq!(settings.compute_database, "postgres://h/nova");
     let wrong = |name: &str| (name == "OS_DEFAULT__REPORT_INTERVAL").then(|| "soon".to_owned());
     let refused = take_environment(&mut settings, wrong).unwrap_err();
     assert!(

@@ -158,7 +158,30 @@ async fn metrics() {
     cloud.get("member", 1, "/flavors").await;
     cloud.get("member", 1, "/flavors/no-such").await;
     cloud.get("member", 1, "/nothing").await;
+    super::server_life::make(&cloud, "member", "a").await;
+    let quota = format!("/os-quota-sets/{}", super::harness::DEMO);
+    let cores = serde_json::json!({ "quota_set": { "cores": 7 } });
+    assert_eq!(
+        cloud.send("admin", 1, "PUT", &quota, cores).await.status,
+        200
+    );
     let page = cloud.metrics().await;
+    for (name, value) in [
+        ("instances_max", 10),
+        ("instances_used", 1),
+        ("vcpus_max", 7),
+        ("vcpus_used", 1),
+    ] {
+        let project = super::harness::DEMO;
+        let line = format!(
+            "openstack_nova_limits_{name}{{tenant=\"{project}\",tenant_id=\"{project}\"}} {value}"
+        );
+        assert!(page.lines().any(|one| one == line), "{line}\n{page}");
+    }
+    assert!(
+        page.contains("openstack_nova_flavor{id=\"1\",name="),
+        "{page}"
+    );
     for line in [
         "openstack_nova_up 1",
         "openstack_nova_flavors 1",
