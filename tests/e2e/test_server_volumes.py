@@ -30,6 +30,17 @@ def idle(sdk, server):
     wait_until(lambda: sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
 
 
+def swap(sdk, server, old, new):
+    """By an administrator, in the place of a volume service that moves the volume."""
+    moves = {"os-reset_status": {"migration_status": "migrating"}}
+    answer = sdk.block_storage.post(f"/volumes/{old}/action", json=moves)
+    assert answer.status_code == 202, answer.text
+    wanted = {"volumeAttachment": {"volumeId": new}}
+    path = f"/servers/{server}/os-volume_attachments/{old}"
+    answer = sdk.compute.put(path, json=wanted, microversion="2.1")
+    assert answer.status_code == 202, answer.text
+
+
 def test_attach_and_detach(admin, demo, demo_sdk, image, name):
     server = boot(demo_sdk, name, image).id
     first, second = (volume(demo_sdk, f"{name}-{number}") for number in (1, 2))
@@ -63,6 +74,36 @@ def test_attach_and_detach(admin, demo, demo_sdk, image, name):
     wait_volume(demo_sdk, second, "available")
     actions = [row["Action"] for row in admin.get("server", "event", "list", server)]
     assert actions == ["delete", "detach_volume", "start", "attach_volume", "stop", "attach_volume", "create"]
+    demo.run("volume", "delete", first, second)
+
+
+def test_exchange(admin_sdk, demo, demo_sdk, image, name):
+    """The server has the new volume then, and nobody the old one."""
+    server = boot(demo_sdk, name, image).id
+    wait_status(demo_sdk, server, "ACTIVE")
+    first, second = volume(demo_sdk, f"{name}-1"), volume(demo_sdk, f"{name}-2", size=2)
+    demo.run("server", "add", "volume", server, first)
+    wait_volume(demo_sdk, first, "in-use")
+    swap(admin_sdk, server, first, second)
+    wait_until(lambda: volumes_of(demo_sdk, server) == [second], 60, "the server has the new volume")
+    wait_volume(demo_sdk, first, "available")
+    wait_volume(demo_sdk, second, "in-use")
+    assert demo_sdk.block_storage.get_volume(first).attachments == []
+    (attachment,) = demo_sdk.block_storage.get_volume(second).attachments
+    (shown,) = demo_sdk.compute.volume_attachments(server)
+    assert (shown.volume_id, shown.attachment_id) == (second, attachment["attachment_id"])
+    wait_until(lambda: admin_sdk.block_storage.get_volume(first).migration_status == "success", 30, "the move is over")
+
+    # Stopped and started, and without it: what is known of it is of the new one.
+    demo.run("server", "stop", server)
+    wait_status(demo_sdk, server, "SHUTOFF")
+    demo.run("server", "start", server)
+    wait_status(demo_sdk, server, "ACTIVE")
+    assert "is not attached" in demo.fails("server", "remove", "volume", server, first)
+    demo.run("server", "remove", "volume", server, second)
+    wait_volume(demo_sdk, second, "available")
+    wait_until(lambda: volumes_of(demo_sdk, server) == [], 30, "no volume is left")
+    demo.run("server", "delete", "--wait", server)
     demo.run("volume", "delete", first, second)
 
 

@@ -1,9 +1,14 @@
-"""A real guest that boots from a volume: rescued, made of another image, copied while its file systems stand still."""
+"""A real guest that boots from a volume: rescued, made of another image, copied while its file systems stand still. And one
+that writes to a volume, which becomes another one under it."""
+
+import subprocess
 
 import pytest
 
 from cloud import wait_until
-from test_guest import Guest
+from test_guest import Guest, domain_of
+from test_hosts_volumes import Pages
+from test_server_volumes import swap, volume, volumes_of, wait_volume
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
 
@@ -78,3 +83,95 @@ def test_a_guest_on_a_volume_is_copied_rescued_and_renewed(demo, demo_sdk, guest
     made.delete()
     demo.run("image", "delete", copy["id"], quiet["id"])
     made.drop_network()
+
+
+def test_a_volume_becomes_another_one_under_a_guest_that_writes(cloud, admin_sdk, demo, demo_sdk, image, key, name):
+    made = Guest(demo, demo_sdk, key, name, subnet="10.50.0.0/24")
+    made.network()
+    made.allow_ssh()
+    made.create(image)
+    made.floating_ip()
+    made.wait_ssh()
+    first, second = (volume(demo_sdk, f"{name}-{number}") for number in (1, 2))
+    demo.run("server", "add", "volume", made.id, first)
+    wait_volume(demo_sdk, first, "in-use")
+    wait_until(lambda: "vdb" in made.run("ls /dev"), 60, "the guest has the disk")
+    mount = "sudo mkdir -p /mnt/data && sudo mount /dev/vdb /mnt/data"
+    made.run(f"sudo mkfs.ext4 -q /dev/vdb && {mount}")
+
+    class Inside:
+        """How `Pages` runs a command."""
+
+        def ssh(self, _, command):
+            return made.run(command)
+
+    pages = Pages(Inside(), made.address, "/mnt/data")
+    pages.begin()
+    boot = made.run("cat /proc/sys/kernel/random/boot_id")
+    domain = domain_of(admin_sdk, made.id)
+
+    def described():
+        line = ("virsh", "-c", "qemu:///system", "dumpxml", domain)
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+    def exchanged(old, new):
+        wait_until(
+            lambda: volumes_of(demo_sdk, made.id) == [new],
+            240,
+            lambda: f"{new} for {old}: {admin_sdk.compute.get_server(made.id).fault}\n{described()}",
+        )
+        wait_volume(demo_sdk, old, "available")
+        wait_volume(demo_sdk, new, "in-use")
+        assert "<mirror" not in described(), "no copy is being made any more"
+        (attachment,) = demo_sdk.block_storage.get_volume(new).attachments
+        found = admin_sdk.block_storage.get_attachment(attachment["attachment_id"])
+        assert found.connection_info["data"]["export"] in described(), "the guest uses the new volume"
+        assert made.run("cat /proc/sys/kernel/random/boot_id") == boot
+        pages.goes_on()
+        pages.whole()
+
+    before = pages.counted()
+    swap(admin_sdk, made.id, first, second)
+    exchanged(first, second)
+    print(f"\na volume was exchanged: {pages.counted() - before} lines were written meanwhile and after it")
+
+    # Back, while everything but the guest is killed.
+    before = pages.counted()
+    swap(admin_sdk, made.id, second, first)
+    cloud.kill()
+    cloud.start()
+    exchanged(second, first)
+    assert pages.counted() > before
+
+    # And there again, with what the guest starts from the next time.
+    swap(admin_sdk, made.id, first, second)
+    exchanged(first, second)
+    pages.end()
+    count = pages.counted()
+    made.run("sudo umount /mnt/data")
+    demo.run("server", "stop", made.id)
+    wait_until(lambda: demo_sdk.compute.get_server(made.id).status == "SHUTOFF", 120, "SHUTOFF")
+    demo.run("server", "start", made.id)
+    wait_until(lambda: demo_sdk.compute.get_server(made.id).status == "ACTIVE", 60, "ACTIVE")
+    made.wait_ssh()
+    made.run(mount)
+    pages.whole()
+    assert pages.counted() == count, "the guest started with the new volume"
+    made.run("sudo umount /mnt/data")
+
+    # The old one is as it was when it was left: a whole file system, with fewer lines.
+    demo.run("server", "remove", "volume", made.id, second)
+    wait_volume(demo_sdk, second, "available")
+    wait_until(lambda: "vdb" not in made.run("ls /dev"), 60, "the guest has no such disk")
+    demo.run("server", "add", "volume", made.id, first)
+    wait_volume(demo_sdk, first, "in-use")
+    wait_until(lambda: "vdb" in made.run("ls /dev"), 60, "the guest has the old volume")
+    made.run(mount)
+    pages.whole()
+    assert 0 < pages.counted() < count
+    made.delete()
+    made.drop_network()
+    for one in (first, second):
+        wait_volume(demo_sdk, one, "available")
+        demo_sdk.block_storage.delete_volume(one)
+    wait_until(lambda: demo_sdk.block_storage.find_volume(second) is None, 60, "the volumes are deleted")

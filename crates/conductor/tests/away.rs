@@ -745,6 +745,80 @@ async fn a_volume_given_on_the_shelf_has_a_name_once_it_is_on_a_host() {
 }
 
 #[tokio::test]
+async fn a_volume_has_grown_also_where_its_guest_cannot_see_it() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = cluster.first_state("attach_volume", server);
+    let volume = state["volume"].as_str().unwrap().to_owned();
+    cluster.act(server, "attach_volume", state.clone()).await;
+    cluster.idle().await;
+    cluster.volumes.set(&volume, "size", json!(3));
+    let refused = HypervisorError::Rejected("after its next start".to_owned());
+    let controls = cluster.hosts[0].sim.controls();
+    controls.fail_next(Verb::ResizeDisk, refused, 1);
+    cluster.act(server, "extend_volume", state).await;
+    cluster.idle().await;
+    assert!(cluster.last_action_failed(server).await);
+    let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_volume(tx, server, &volume);
+    let found: Result<Option<db::block_devices::BlockDevice>, sql::Error> =
+        cluster.store.read(read).await;
+    assert_eq!(found.unwrap().unwrap().volume_size, Some(3));
+    clean(&cluster).await;
+}
+
+/// Two volumes of their owner, neither of them made for a move: the server has the new one afterwards, or the old one still.
+#[tokio::test]
+async fn a_volume_in_the_place_of_another() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = cluster.first_state("attach_volume", server);
+    let old = state["volume"].as_str().unwrap().to_owned();
+    cluster.act(server, "attach_volume", state).await;
+    cluster.idle().await;
+    let new = cluster.volumes.make_with(&json!({ "size": 2 }));
+    let on_record = async || {
+        let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_server(tx, server);
+        let devices: Result<_, sql::Error> = cluster.store.read(read).await;
+        let devices: Vec<db::block_devices::BlockDevice> = devices.unwrap();
+        let volumes = devices.into_iter().filter(|one| one.is_volume());
+        let told = volumes.map(|one| (one.volume_id.unwrap_or_default(), one.volume_size));
+        told.collect::<Vec<_>>()
+    };
+    let on_host = async || {
+        let sim = cluster.hosts[0].sim.as_ref();
+        let spec = virt::Hypervisor::stored_spec(sim, server).await;
+        let disks = spec.unwrap().unwrap().disks;
+        let volumes = disks.iter().filter_map(virt::Disk::volume_id);
+        volumes.map(str::to_owned).collect::<Vec<String>>()
+    };
+    let before = on_record().await;
+    // After the host has done it: it is taken back there.
+    let point = Point {
+        flow: "swap_volume",
+        step: "swap",
+        direction: Direction::Do,
+        when: When::After,
+    };
+    cluster.set_faults(Arc::new(Script::new([(point, Fault::Fail)])));
+    let wanted = json!({ "old": old, "new": new });
+    cluster.act(server, "swap_volume", wanted.clone()).await;
+    cluster.idle().await;
+    assert!(cluster.last_action_failed(server).await);
+    assert_eq!(on_record().await, before);
+    assert_eq!(on_host().await, [old.as_str()]);
+    clean(&cluster).await;
+
+    cluster.act(server, "swap_volume", wanted).await;
+    cluster.idle().await;
+    assert!(!cluster.last_action_failed(server).await);
+    assert_eq!(on_record().await, [(new.clone(), Some(2))]);
+    assert_eq!(on_host().await, [new.as_str()]);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
 async fn a_volume_of_another_project_is_given_back() {
     let cluster = Cluster::new(Options::default()).await;
     let server = cluster.create().await;

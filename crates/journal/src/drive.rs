@@ -254,7 +254,7 @@ impl<F: Flow> Run<F> {
 
     /// Undoes a step and turns to the one before. `true`: the flow has ended.
     async fn back(&mut self, step: F::Step) -> Result<bool, Trouble> {
-        let until = Instant::now() + self.shared.settings.undo_deadline;
+        let mut until = Instant::now() + self.shared.settings.undo_deadline;
         self.cx.until = until;
         let mut tries = 0;
         let mut owed = None;
@@ -289,6 +289,11 @@ impl<F: Flow> Run<F> {
             self.forget_outcome(step, Direction::Undo).await?;
             self.pause(&reason, &mut tries).await;
             self.begin(step, Direction::Undo, None).await?;
+            if late && self.flow.undo_waits(step) {
+                // Nobody would hear a host that answers now and then.
+                until = Instant::now() + self.shared.settings.undo_deadline;
+                self.cx.until = until;
+            }
         }
         self.undone(step, owed).await
     }

@@ -725,7 +725,10 @@ impl Cluster {
             let (volume, _, _) = its.expect("the server has a volume");
             return match flow {
                 accept::SWAP_VOLUME => {
-                    serde_json::json!({ "old": volume, "new": self.volumes.make() })
+                    // What a volume service makes for its move.
+                    let moves =
+                        serde_json::json!({ "migration_status": format!("target:{volume}") });
+                    serde_json::json!({ "old": volume, "new": self.volumes.make_with(&moves) })
                 }
                 _ => serde_json::json!({ "volume": volume }),
             };

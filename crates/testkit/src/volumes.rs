@@ -316,8 +316,16 @@ fn of_volumes(
     }
 }
 
-/// What the new volume was goes by the id of the old one, which it replaces.
+/// What the new volume was goes by the id of the old one, which it replaces, if it was made for that. Else both stay.
 fn end_move(inner: &mut Inner, old: &str, new: &str) -> Response {
+    let made_for = format!("target:{old}");
+    let moves = |volume: &Value| text(volume, "migration_status") == made_for;
+    // A repeat finds it gone.
+    if inner.volumes.get(new).is_some_and(|volume| !moves(volume)) {
+        list_attachments(inner, old);
+        list_attachments(inner, new);
+        return axum::Json(json!({ "save_volume_id": new })).into_response();
+    }
     inner.volumes.remove(new);
     for attachment in inner.attachments.values_mut() {
         if attachment["volume_id"] == new {

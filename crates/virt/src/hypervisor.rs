@@ -324,10 +324,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// [`HypervisorError::Timeout`] when a running guest does not let go of it.
     async fn detach_disk(&self, id: ServerId, volume_id: &str) -> Result<GuestInfo>;
 
-    /// The disk that was the volume `old` is `disk` now, with the same data. Succeeds when it was so.
+    /// The disk that was the volume `old` is `disk` now, with the same data. Succeeds when it was so. The stored disk is
+    /// found by either, or by its own id.
     ///
     /// # Errors
-    /// [`HypervisorError::Rejected`] where that cannot be done while the guest goes on.
+    /// [`HypervisorError::Rejected`] for a guest that is off, and where that cannot be done while it goes on.
     async fn swap_disk(&self, id: ServerId, old: &str, disk: &Disk) -> Result<GuestInfo>;
 
     /// The guest sees that a volume of it has so many GiB.

@@ -215,6 +215,13 @@ impl Volume {
         }
     }
 
+    /// Whether its data is on its way to another volume. Some statuses tell of a move that is over.
+    pub fn is_migrating(&self) -> bool {
+        let over = ["", "deleting", "error", "success"];
+        let status = self.migration_status.as_deref();
+        status.is_some_and(|status| !over.contains(&status))
+    }
+
     /// Read-only by `os-update_readonly_flag`.
     pub fn is_readonly(&self) -> bool {
         self.admin_metadata

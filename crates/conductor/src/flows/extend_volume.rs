@@ -66,14 +66,28 @@ impl Act for ExtendVolume {
         power: PowerState,
         _: Timestamp,
     ) -> Result<Change, sql::Error> {
-        if let Some(mut device) = block_devices::of_volume(tx, server.id, &grown.volume)? {
-            device.volume_size = Some(grown.size_gib);
-            block_devices::update(tx, &device)?;
-        }
+        note(tx, server, grown)?;
         Ok(at_rest(power))
+    }
+
+    /// It has grown whether its guest sees that now or after its next start.
+    fn left(tx: &mut Tx<'_>, server: &Instance, grown: &Grown) -> Result<(), sql::Error> {
+        note(tx, server, grown)
     }
 
     fn failed(_: &Instance, _: &Grown, _: bool) -> Change {
         idle()
     }
+}
+
+/// The size is on record, once the volume service has told it.
+fn note(tx: &mut Tx<'_>, server: &Instance, grown: &Grown) -> Result<(), sql::Error> {
+    if grown.size_gib == 0 {
+        return Ok(());
+    }
+    if let Some(mut device) = block_devices::of_volume(tx, server.id, &grown.volume)? {
+        device.volume_size = Some(grown.size_gib);
+        block_devices::update(tx, &device)?;
+    }
+    Ok(())
 }

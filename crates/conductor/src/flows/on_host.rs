@@ -115,6 +115,15 @@ pub trait Act: Send + Sync + 'static {
         super::refusal(kind, message)
     }
 
+    /// Writes what holds although it could not be done.
+    fn left(
+        _tx: &mut Tx<'_>,
+        _server: &Instance,
+        _wanted: &Self::Wanted,
+    ) -> Result<(), sql::Error> {
+        Ok(())
+    }
+
     /// What changes when it could not be done; `asked`: the host may have begun.
     fn failed(_server: &Instance, _wanted: &Self::Wanted, _asked: bool) -> Change {
         idle()
@@ -269,10 +278,13 @@ impl<A: Act> Flow for OnHost<A> {
                 let power = PowerState::from_code(i64::from(state.power));
                 A::done(tx, &server, &state.wanted, power, now)?
             }
-            End::Unwound(failure) => Change {
-                fault: Some(Some(fault(failure, now))),
-                ..A::failed(&server, &state.wanted, state.host.is_some())
-            },
+            End::Unwound(failure) => {
+                A::left(tx, &server, &state.wanted)?;
+                Change {
+                    fault: Some(Some(fault(failure, now))),
+                    ..A::failed(&server, &state.wanted, state.host.is_some())
+                }
+            }
         };
         instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
         Ok(())

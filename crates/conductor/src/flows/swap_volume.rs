@@ -1,5 +1,6 @@
-//! A volume that the volume service moves: the guest's disk becomes the new one, with the data of the old one, and goes
-//! by the old one's id. The server shows no task meanwhile, as in Nova.
+//! A volume in the place of another: the guest's disk becomes the new one, with the data of the old one. Where the volume
+//! service made the new one to move the old one there, it goes by the old one's id from then on. The server shows no task
+//! meanwhile, as in Nova.
 //!
 //! | step | does | undo |
 //! |---|---|---|
@@ -64,6 +65,17 @@ pub struct State {
     /// The attachments of the old and of the new volume.
     #[serde(default)]
     attachments: Option<(String, String)>,
+    /// GiB of the new volume.
+    #[serde(default)]
+    size_gib: Option<u64>,
+}
+
+impl State {
+    /// The volume that the server has afterwards, as the host was told.
+    fn goes_by(&self) -> &str {
+        let after = self.disks.as_ref().and_then(|(_, after)| after.volume_id());
+        after.unwrap_or(&self.old)
+    }
 }
 
 /// Exchanges a volume.
@@ -97,6 +109,18 @@ impl Swap {
 
     async fn connect(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let server = super::instance(&self.with, cx).await?;
+        let scope = self.with.scope(&server).await?;
+        let found = self.with.volumes.volume(&scope, &state.new).await;
+        let volume = found.map_err(retry)?.ok_or_else(|| {
+            let words = format!("Volume {} could not be found.", state.new);
+            StepError::Fail(Failure::new(404, words))
+        })?;
+        let id = if volume.migration_status.is_empty() {
+            &state.new
+        } else {
+            &state.old
+        };
+        let id = id.clone();
         let old = self.device(cx, state).await?;
         let wanted = vec![Self::new_device(&old, state)];
         let host = state.host.clone();
@@ -104,8 +128,9 @@ impl Swap {
         let new = connected.pop().ok_or_else(lost)?;
         state.connection.clone_from(&new.connection_info);
         state.attachments = old.attachment_id.clone().zip(new.attachment_id.clone());
+        state.size_gib = Some(volume.size);
         let goes_by = BlockDevice {
-            volume_id: old.volume_id.clone(),
+            volume_id: Some(id),
             ..new
         };
         state.disks = of_device(&old).zip(of_device(&goes_by));
@@ -126,8 +151,14 @@ impl Swap {
             .migrate_completion(&scope, &state.old, &state.new, false)
             .await
             .map_err(retry)?;
-        if let Err(reason) = ended {
-            tracing::warn!(server = %cx.server, reason = reason.message, "the volume service did not end its move");
+        match ended {
+            Ok(remains) if remains == state.goes_by() => {}
+            Ok(remains) => {
+                tracing::warn!(server = %cx.server, remains, "the volume service knows the exchanged volume by another id");
+            }
+            Err(reason) => {
+                tracing::warn!(server = %cx.server, reason = reason.message, "the volume service did not end its move");
+            }
         }
         Ok(())
     }
@@ -157,6 +188,11 @@ impl Flow for Swap {
             Step::Swap => Duration::from_secs(4 * 3600),
             _ => Duration::from_secs(120),
         }
+    }
+
+    // A guest that writes to a volume that is somebody else's again would ruin it.
+    fn undo_waits(&self, step: Step) -> bool {
+        step == Step::Swap
     }
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
@@ -233,6 +269,8 @@ impl Flow for Swap {
         let found = block_devices::of_volume(tx, cx.server, &state.old)?;
         if let (Some(mut device), Some((_, new))) = (found, state.attachments.clone()) {
             device.attachment_id = Some(new);
+            device.volume_id = Some(state.goes_by().to_owned());
+            device.volume_size = state.size_gib.or(device.volume_size);
             device.connection_info = state.connection.take();
             block_devices::update(tx, &device)?;
         }

@@ -123,6 +123,17 @@ pub enum Parameter<'a> {
     Text(&'a str),
 }
 
+/// How a disk is mirrored.
+mod block_copy {
+    /// Onto what is there.
+    const REUSE: u32 = 2;
+    /// The job ends with the domain's process, and the domain's definition does not know of it.
+    pub const TRANSIENT_JOB: u32 = 4;
+    /// Since libvirt 8.0.
+    const SYNCHRONOUS_WRITES: u32 = 8;
+    pub const ONTO: u32 = REUSE | TRANSIENT_JOB | SYNCHRONOUS_WRITES;
+}
+
 /// What to ask of [`Link::stats`].
 pub mod stats {
     /// State and reason.
@@ -714,10 +725,33 @@ impl Link {
         disk: &str,
         target: &str,
     ) -> Result<(), RpcError> {
-        const TRANSIENT_JOB: u32 = 4;
+        self.block_copy(domain, disk, target, block_copy::TRANSIENT_JOB)
+            .await
+    }
+
+    /// Begins to mirror a disk, named by its target, onto what is there and described by `target` (XML). When the mirror is
+    /// whole no write of the guest is done before both have it.
+    pub async fn copy_block_onto(
+        &self,
+        domain: &DomainRef,
+        disk: &str,
+        target: &str,
+    ) -> Result<(), RpcError> {
+        self.block_copy(domain, disk, target, block_copy::ONTO)
+            .await
+    }
+
+    async fn block_copy(
+        &self,
+        domain: &DomainRef,
+        disk: &str,
+        target: &str,
+        flags: u32,
+    ) -> Result<(), RpcError> {
         let body = || {
             let begin = domain.encode(Encoder::default()).string(disk);
-            begin.string(target).u32(0).u32(TRANSIENT_JOB)
+            // No parameters.
+            begin.string(target).u32(0).u32(flags)
         };
         self.call(procedure::DOMAIN_BLOCK_COPY, body, LONG)
             .await
@@ -726,7 +760,22 @@ impl Link {
 
     /// Ends a disk's job; a mirror that is whole stays as it is at this moment.
     pub async fn abort_block_job(&self, domain: &DomainRef, disk: &str) -> Result<(), RpcError> {
-        let body = || domain.encode(Encoder::default()).string(disk).u32(0);
+        self.end_block_job(domain, disk, 0).await
+    }
+
+    /// Ends a disk's job, whose mirror is whole: the guest goes on with the mirror. An error when it is not whole.
+    pub async fn pivot_block_job(&self, domain: &DomainRef, disk: &str) -> Result<(), RpcError> {
+        const PIVOT: u32 = 2;
+        self.end_block_job(domain, disk, PIVOT).await
+    }
+
+    async fn end_block_job(
+        &self,
+        domain: &DomainRef,
+        disk: &str,
+        flags: u32,
+    ) -> Result<(), RpcError> {
+        let body = || domain.encode(Encoder::default()).string(disk).u32(flags);
         self.call(procedure::DOMAIN_BLOCK_JOB_ABORT, body, LONG)
             .await
             .map(drop)

@@ -2,6 +2,7 @@
 //! guest runs. What libvirt says of the domain is the truth about a running guest, the stored specification about its
 //! next start.
 
+use super::described::{elements, of_volume};
 use super::domain::disk_xml;
 use super::folder::GuestFolder;
 use super::{Libvirt, explain};
@@ -133,7 +134,7 @@ impl Libvirt {
         let guest = self.must_look(id).await?;
         if guest.active {
             let now = self.describe(id).await?;
-            if !has(&now, disk) {
+            if !has(&now, disk, &spec.disks) {
                 let device = self.disk_xml(&spec, disk, &now)?;
                 self.jobs
                     .plug(&self.reference(id), &device)
@@ -157,19 +158,19 @@ impl Libvirt {
         };
         let disk = spec.disks.remove(place);
         if guest.active {
-            self.let_disk_go(id, &disk).await?;
+            self.let_disk_go(id, &disk, &spec.disks).await?;
         }
         self.write_spec(spec).await?;
         Ok(guest)
     }
 
-    async fn let_disk_go(&self, id: ServerId, disk: &Disk) -> Result<()> {
+    async fn let_disk_go(&self, id: ServerId, disk: &Disk, others: &[Disk]) -> Result<()> {
         let until = Instant::now() + LETTING_GO;
         let mut asked: Option<Instant> = None;
         loop {
             let now = self.describe(id).await?;
             // The domain's own words name the disk as it is there.
-            let Some(device) = element(&now, disk) else {
+            let Some(device) = element(&now, disk, others) else {
                 return Ok(());
             };
             if Instant::now() >= until {
@@ -189,23 +190,6 @@ impl Libvirt {
         }
     }
 
-    /// QEMU can mirror a disk onto another, but nothing here would keep the two apart after a crash in between.
-    pub(super) async fn exchange_disk(
-        &self,
-        id: ServerId,
-        old: &str,
-        disk: &Disk,
-    ) -> Result<GuestInfo> {
-        let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
-        let new = disk.volume_id();
-        if spec.disks.iter().any(|one| one.volume_id() == new) {
-            return self.must_look(id).await;
-        }
-        Err(HypervisorError::Rejected(format!(
-            "this host does not exchange the volume {old} of a guest"
-        )))
-    }
-
     /// NBD tells the size of an export when a client connects, and never again.
     pub(super) async fn grow_disk(
         &self,
@@ -222,7 +206,7 @@ impl Libvirt {
         )))
     }
 
-    async fn describe(&self, id: ServerId) -> Result<String> {
+    pub(super) async fn describe(&self, id: ServerId) -> Result<String> {
         let reference = self.reference(id);
         self.questions
             .description(&reference)
@@ -230,31 +214,21 @@ impl Libvirt {
             .map_err(explain)
     }
 
-    fn disk_xml(&self, spec: &GuestSpec, disk: &Disk, now: &str) -> Result<String> {
+    /// The XML of a disk for a guest that is now so.
+    pub(super) fn disk_xml(&self, spec: &GuestSpec, disk: &Disk, now: &str) -> Result<String> {
         let made = disk_xml(spec, disk, &names(now), &self.choices);
         made.map_err(|error| HypervisorError::Rejected(error.to_string()))?
             .ok_or_else(|| HypervisorError::Rejected("the volume cannot be connected here".into()))
     }
 }
 
-/// The disks in a domain's description.
-fn elements(description: &str) -> impl Iterator<Item = &str> {
-    description
-        .match_indices("<disk ")
-        .filter_map(|(start, _)| {
-            let end = description[start..].find("</disk>")?;
-            Some(&description[start..start + end + "</disk>".len()])
-        })
+/// The element of a volume's disk; `all`: the disks that the guest is to have.
+fn element<'a>(description: &'a str, disk: &Disk, all: &[Disk]) -> Option<&'a str> {
+    of_volume(description, disk, all).map(|found| found.element)
 }
 
-/// The element of a volume's disk.
-fn element<'a>(description: &'a str, disk: &Disk) -> Option<&'a str> {
-    let serial = format!("<serial>{}</serial>", disk.volume_id()?);
-    elements(description).find(|one| one.contains(&serial))
-}
-
-fn has(description: &str, disk: &Disk) -> bool {
-    element(description, disk).is_some()
+fn has(description: &str, disk: &Disk, all: &[Disk]) -> bool {
+    element(description, disk, all).is_some()
 }
 
 /// The names that disks have.
@@ -308,9 +282,9 @@ mod tests {
     #[test]
     fn disks_are_found_in_a_description() {
         assert_eq!(names(DOMAIN), ["vda", "vdc"]);
-        let found = element(DOMAIN, &volume("v-1")).unwrap();
+        let found = element(DOMAIN, &volume("v-1"), &[]).unwrap();
         assert!(found.starts_with("<disk type='network'") && found.ends_with("</disk>"));
-        assert!(!has(DOMAIN, &volume("v-2")));
+        assert!(!has(DOMAIN, &volume("v-2"), &[]));
         assert_eq!(own_names(DOMAIN), Vec::<String>::new());
         let with = DOMAIN.replace("<target dev='vda'", "<source file='/d'/><target dev='vda'");
         assert_eq!(own_names(&with), ["vda"]);

@@ -10,10 +10,12 @@
 mod calls;
 mod capabilities;
 pub mod daemon;
+mod described;
 mod diagnostics;
 mod disks;
 mod domain;
 mod events;
+mod exchange;
 mod files;
 pub mod folder;
 pub mod image;
@@ -218,7 +220,8 @@ impl Libvirt {
         }
     }
 
-    /// What an earlier process left in the middle, guest by guest.
+    /// What an earlier process left in the middle, guest by guest. An exchange of volumes is left as it is: the work for it,
+    /// or its undo, comes again, and goes on with the copy.
     async fn end_what_was_left(&self) {
         let stored = match self.instances.stored() {
             Ok(stored) => stored,

@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// A disk of a running guest, all whose writes go to a copy as well. Dropped, by a call that was given up for instance, it is
 /// called off before anything else is done with the guest.
-struct Mirror {
+pub(super) struct Mirror {
     jobs: Arc<Link>,
     domain: DomainRef,
     disk: String,
@@ -30,6 +30,26 @@ struct Mirror {
 }
 
 impl Mirror {
+    /// Made before the copy is asked for: an answer may be lost.
+    pub(super) fn new(
+        jobs: &Arc<Link>,
+        domain: &DomainRef,
+        disk: &str,
+        lock: OwnedMutexGuard<()>,
+    ) -> Self {
+        Self {
+            jobs: Arc::clone(jobs),
+            domain: domain.clone(),
+            disk: disk.to_owned(),
+            lock: Some(lock),
+        }
+    }
+
+    /// Nobody calls it off any more; gives the lock back.
+    pub(super) fn keep(mut self) -> Option<OwnedMutexGuard<()>> {
+        self.lock.take()
+    }
+
     /// The copy stays as it is now.
     async fn end(mut self) -> Result<()> {
         let ended = self.jobs.abort_block_job(&self.domain, &self.disk).await;
@@ -111,13 +131,7 @@ impl Libvirt {
             "<disk type='file'><driver type='qcow2'/><source file='{}'/></disk>",
             escape(&copy)
         );
-        // Before it is asked for: an answer may be lost.
-        let mirror = Mirror {
-            jobs: Arc::clone(&self.jobs),
-            domain: domain.clone(),
-            disk: disk.clone(),
-            lock: Some(lock),
-        };
+        let mirror = Mirror::new(&self.jobs, &domain, &disk, lock);
         self.jobs
             .copy_block(&domain, &disk, &target)
             .await
@@ -164,8 +178,8 @@ impl Libvirt {
             .map_err(wrong)
     }
 
-    /// Waits until the copy is as the disk is.
-    async fn mirrored(&self, domain: &DomainRef, disk: &str) -> Result<()> {
+    /// Waits until the copy is as the disk is. An error when there is none, or no guest.
+    pub(super) async fn mirrored(&self, domain: &DomainRef, disk: &str) -> Result<()> {
         loop {
             match self
                 .questions

@@ -659,7 +659,8 @@ impl Hypervisor for Sim {
                     disks.iter().position(has)
                 };
                 let new = disk.volume_id().unwrap_or_default();
-                let Some(at) = place(old).or_else(|| place(new)) else {
+                let own = disks.iter().position(|one| one.id == disk.id);
+                let Some(at) = place(old).or_else(|| place(new)).or(own) else {
                     let words = format!("the guest does not have the volume {old}");
                     return Err(HypervisorError::Rejected(words));
                 };

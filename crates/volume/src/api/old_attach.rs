@@ -78,8 +78,12 @@ pub async fn unreserve(service: &Service, call: Call, id: &str) -> Result<Reply>
 pub async fn begin_detaching(service: &Service, call: Call, id: &str) -> Result<Reply> {
     let rule = "volume_extension:volume_actions:begin_detaching";
     switch(service, call, id, rule, |volume, attachments| {
+        if volume.is_migrating() {
+            // Its users do not see the move.
+            return Ok(());
+        }
         let attached = attachments.iter().any(|one| one.status == ATTACHED);
-        if volume.status != Status::InUse || !attached || volume.migration_status.is_some() {
+        if volume.status != Status::InUse || !attached {
             return Err(Fault::volume(format!(
                 "Unable to detach volume. Volume status must be 'in-use' and attach_status must be 'attached' to \
                  detach. But the status is {}.",

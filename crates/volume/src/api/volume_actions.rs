@@ -287,7 +287,7 @@ async fn retype(service: &Service, call: Call, id: &str) -> Result<Reply> {
     let (config, asked) = (service.inner.config.clone(), call.clone());
     change(service, &call, id, "volume:retype", move |tx, volume| {
         if !matches!(volume.status, Status::Available | Status::InUse)
-            || volume.migration_status.is_some()
+            || volume.is_migrating()
             || volume.group_id.is_some()
         {
             return Err(Fault::volume(format!(
@@ -652,6 +652,10 @@ async fn swapped(service: &Service, call: Call, id: &str) -> Result<Reply> {
                 };
                 db::insert(tx, &moved)?;
             }
+        }
+        if volume.is_migrating() {
+            let over = if failed { "error" } else { "success" };
+            volume.migration_status = Some(over.to_owned());
         }
         refresh(tx, &mut new)?;
         refresh(tx, volume)

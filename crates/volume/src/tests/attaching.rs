@@ -320,6 +320,64 @@ async fn the_older_way() {
     assert_eq!(cloud.status("volume", &volume).await, "available");
 }
 
+/// As compute does it for a server whose volume becomes another one.
+#[tokio::test]
+async fn a_volume_becomes_another_one() {
+    let cloud = Cloud::new().await;
+    let (old, new) = (
+        cloud.volume(ALICE, json!({})).await,
+        cloud.volume(ALICE, json!({})).await,
+    );
+    let server = server();
+    let mut attachments = Vec::new();
+    for volume in [&old, &new] {
+        let made = attach(&cloud, SERVICE, volume, &server).await;
+        let id = made["id"].as_str().unwrap().to_owned();
+        let path = format!("/attachments/{id}");
+        cloud
+            .call(SERVICE, "PUT", &path, connector("h"))
+            .await
+            .is(200);
+        attachments.push(id);
+    }
+    let complete = async |id: &str| {
+        let path = format!("/attachments/{id}/action");
+        let body = json!({"os-complete": {}});
+        cloud.call(SERVICE, "POST", &path, body).await.is(204);
+    };
+    complete(attachments[0].as_str()).await;
+    let moves = json!({"migration_status": "migrating"});
+    cloud
+        .act(ADMIN, &old, "os-reset_status", moves)
+        .await
+        .is(202);
+    // Nobody sees the move.
+    cloud
+        .act(SERVICE, &old, "os-begin_detaching", json!({}))
+        .await
+        .is(202);
+    assert_eq!(cloud.status("volume", &old).await, "in-use");
+    complete(attachments[1].as_str()).await;
+    cloud
+        .delete(SERVICE, &format!("/attachments/{}", attachments[0]))
+        .await
+        .is(200);
+    let done = cloud
+        .act(
+            ADMIN,
+            &old,
+            "os-migrate_volume_completion",
+            json!({"new_volume": new, "error": false}),
+        )
+        .await
+        .is(200);
+    assert_eq!(done["save_volume_id"], json!(new));
+    assert_eq!(cloud.status("volume", &old).await, "available");
+    assert_eq!(cloud.status("volume", &new).await, "in-use");
+    let shown = cloud.get(ADMIN, &format!("/volumes/{old}")).await.is(200);
+    assert_eq!(shown["volume"]["migration_status"], json!("success"));
+}
+
 #[tokio::test]
 async fn read_only_volumes_and_statuses_set_by_hand() {
     let cloud = Cloud::new().await;
