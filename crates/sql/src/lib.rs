@@ -17,6 +17,7 @@ mod error;
 mod migrate;
 mod mysql_engine;
 mod postgres_engine;
+mod security;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
 mod sqlite_engine;
@@ -260,3 +261,5 @@ pub fn placeholders(count: usize) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -1,11 +1,12 @@
 //! MySQL and MariaDB: SERIALIZABLE transactions for writes, a read-only consistent snapshot for reads.
 
+use crate::security::{Security, Tls};
 use crate::store::{Job, Options};
 use crate::threaded::{self, Connection};
 use crate::{Dialect, Engine, Error, Row, Value};
 use mysql::consts::{CapabilityFlags, ColumnType};
 use mysql::prelude::Queryable;
-use mysql::{Conn, Opts, OptsBuilder, Params};
+use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, Params, SslOpts};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ pub(crate) struct Pool(threaded::Pool);
 
 impl Pool {
     pub(crate) fn open(url: &str, options: &Options) -> Result<Self, Error> {
-        opts(url)?;
-        threaded::Pool::open::<Mysql>("mysql", url, options).map(Self)
+        let target = Target::parse(url)?;
+        threaded::Pool::open::<Mysql>("mysql", target, options).map(Self)
     }
 
     pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
@@ -34,9 +35,50 @@ impl Pool {
     }
 }
 
-fn opts(url: &str) -> Result<Opts, Error> {
+/// A server, as a URL names it.
+struct Target {
+    opts: Opts,
+    security: Security,
+}
+
+impl Target {
+    fn parse(url: &str) -> Result<Self, Error> {
+        let (url, security) = Security::of_mysql(url)?;
+        let opts = opts(&url, &security)?;
+        Ok(Self { opts, security })
+    }
+
+    fn connect(&self) -> Result<Conn, Error> {
+        // The driver reads the files itself, and does not name them when it cannot.
+        self.security.config()?;
+        Conn::new(self.opts.clone()).map_err(|error| match convert(&error) {
+            other @ (Error::Url(_) | Error::Unreachable(_)) => other,
+            other => Error::Unreachable(other.to_string()),
+        })
+    }
+}
+
+fn opts(url: &str, security: &Security) -> Result<Opts, Error> {
     let opts = Opts::from_url(url).map_err(|error| Error::Url(error.to_string()))?;
+    if opts.get_ssl_opts().is_some() {
+        // Some of them turn the verification off.
+        let text = "TLS is asked for by ssl_ca=FILE, not by options of the driver";
+        return Err(Error::Url(text.to_owned()));
+    }
+    let secured = match security {
+        Security::Plain => None,
+        // The driver would use it as it is.
+        Security::Tls(_) if opts.get_socket().is_some() => {
+            return Err(Error::Url("ssl_ca does not go with socket".to_owned()));
+        }
+        Security::Tls(tls) => {
+            // The driver uses that of the process. Where there is one already, it is the same.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            Some(ssl_opts(tls))
+        }
+    };
     let builder = OptsBuilder::from_opts(opts)
+        .ssl_opts(secured)
         .stmt_cache_size(STATEMENTS)
         // A unix socket only where the URL says so.
         .prefer_socket(false)
@@ -47,6 +89,23 @@ fn opts(url: &str) -> Result<Opts, Error> {
     Ok(builder.into())
 }
 
+fn ssl_opts(tls: &Tls) -> SslOpts {
+    let identity = tls.identity.clone();
+    let identity = identity.map(|own| ClientIdentity::new(own.certificate, own.key));
+    SslOpts::default()
+        .with_root_cert_path(Some(tls.authority.clone()))
+        .with_client_identity(identity)
+}
+
+/// Runs a statement on a connection of its own.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn run_alone(url: &str, sql: &str) -> Result<(), String> {
+    let mut alone = Target::parse(url)
+        .and_then(|target| target.connect())
+        .map_err(|error| error.to_string())?;
+    alone.query_drop(sql).map_err(|error| error.to_string())
+}
+
 struct Mysql {
     conn: Conn,
     lost: bool,
@@ -55,11 +114,10 @@ struct Mysql {
 impl Connection for Mysql {
     const DIALECT: Dialect = Dialect::Mysql;
 
-    fn connect(url: &str) -> Result<Self, Error> {
-        let conn = Conn::new(opts(url)?).map_err(|error| match convert(&error) {
-            other @ Error::Url(_) => other,
-            other => Error::Unreachable(other.to_string()),
-        })?;
+    type Target = Target;
+
+    fn connect(target: &Target) -> Result<Self, Error> {
+        let conn = target.connect()?;
         let mut this = Self { conn, lost: false };
         this.run("SET NAMES utf8mb4 COLLATE utf8mb4_bin")?;
         this.run(SESSION_MODE)?;
@@ -251,9 +309,10 @@ fn convert(error: &mysql::Error) -> Error {
         mysql::Error::DriverError(
             mysql::DriverError::MismatchedStmtParams(..) | mysql::DriverError::MixedParams,
         ) => Error::Statement(text),
-        mysql::Error::IoError(_) | mysql::Error::CodecError(_) | mysql::Error::DriverError(_) => {
-            Error::Unreachable(text)
-        }
+        mysql::Error::IoError(_)
+        | mysql::Error::CodecError(_)
+        | mysql::Error::DriverError(_)
+        | mysql::Error::TlsError(_) => Error::Unreachable(text),
         _ => Error::Statement(text),
     }
 }

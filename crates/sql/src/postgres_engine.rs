@@ -9,6 +9,7 @@
 //! statements that were posted ([`Tx::post`](crate::Tx::post), [`Tx::execute_one`](crate::Tx::execute_one)) with the next
 //! statement, or with the `COMMIT`. The end of a transaction that has only read is sent and not waited for.
 
+use crate::security::Security;
 use crate::store::{Job, Options};
 use crate::threaded::{self, Connection};
 use crate::{Dialect, Engine, Error, Row, Value};
@@ -21,10 +22,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres::{Client, Config, NoTls, Socket, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Prepared statements kept per connection.
 const STATEMENTS: usize = 256;
@@ -42,13 +46,59 @@ pub(crate) struct Pool(threaded::Pool);
 
 impl Pool {
     pub(crate) fn open(url: &str, options: &Options) -> Result<Self, Error> {
-        url.parse::<Config>()
-            .map_err(|error| Error::Url(error.to_string()))?;
-        threaded::Pool::open::<Postgres>("postgres", url, options).map(Self)
+        let target = Target::parse(url)?;
+        threaded::Pool::open::<Postgres>("postgres", target, options).map(Self)
     }
 
     pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
         self.0.submit(job, writes);
+    }
+}
+
+/// A server, as a URL names it.
+struct Target {
+    config: Config,
+    security: Security,
+}
+
+impl Target {
+    fn parse(url: &str) -> Result<Self, Error> {
+        let (url, security) = Security::of_postgres(url)?;
+        let mut config: Config = url
+            .parse()
+            .map_err(|error: tokio_postgres::Error| Error::Url(error.to_string()))?;
+        let direct = config.get_ssl_negotiation() == SslNegotiation::Direct;
+        let mut hosts = config.get_hosts().iter();
+        let conflict = match security {
+            Security::Plain if direct => Some("sslnegotiation=direct needs sslrootcert=FILE"),
+            Security::Tls(_) if hosts.any(|host| matches!(host, Host::Unix(_))) => {
+                Some("sslrootcert does not go with a unix socket")
+            }
+            _ => None,
+        };
+        if let Some(text) = conflict {
+            return Err(Error::Url(text.to_owned()));
+        }
+        config
+            .ssl_mode(match security {
+                Security::Plain => SslMode::Disable,
+                Security::Tls(_) => SslMode::Require,
+            })
+            .connect_timeout(Duration::from_secs(10))
+            .tcp_user_timeout(Duration::from_secs(30))
+            .keepalives_idle(Duration::from_secs(60))
+            .application_name("kilonova");
+        Ok(Self { config, security })
+    }
+
+    async fn connect<T>(&self, tls: T) -> Result<Client, tokio_postgres::Error>
+    where
+        T: MakeTlsConnect<Socket, Stream: Send + 'static>,
+    {
+        let (client, connection) = self.config.connect(tls).await?;
+        tokio::spawn(connection);
+        client.batch_execute(SETTINGS).await?;
+        Ok(client)
     }
 }
 
@@ -86,30 +136,29 @@ struct Postgres {
 impl Connection for Postgres {
     const DIALECT: Dialect = Dialect::Postgres;
 
-    fn connect(url: &str) -> Result<Self, Error> {
-        let mut config: Config = url
-            .parse()
-            .map_err(|error: tokio_postgres::Error| Error::Url(error.to_string()))?;
-        config
-            .connect_timeout(Duration::from_secs(10))
-            .tcp_user_timeout(Duration::from_secs(30))
-            .keepalives_idle(Duration::from_secs(60))
-            .application_name("kilonova");
+    type Target = Target;
+
+    fn connect(target: &Target) -> Result<Self, Error> {
+        let tls = target.security.config()?.map(|mut config| {
+            // What PostgreSQL 17 wants to hear.
+            config.alpn_protocols = vec![b"postgresql".to_vec()];
+            MakeRustlsConnect::new(config)
+        });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Error::Unreachable(error.to_string()))?;
         let connecting = async {
-            let (client, connection) = config.connect(NoTls).await?;
-            tokio::spawn(connection);
-            client.batch_execute(SETTINGS).await?;
-            Ok(client)
+            match tls {
+                None => target.connect(NoTls).await,
+                Some(tls) => target.connect(tls).await,
+            }
         };
         let client = runtime
             .block_on(connecting)
             .map_err(|error| match convert(&error) {
                 // A wrong password stays wrong.
-                other @ Error::Url(_) => other,
+                other @ (Error::Url(_) | Error::Unreachable(_)) => other,
                 other => Error::Unreachable(other.to_string()),
             })?;
         Ok(Self {
@@ -182,7 +231,9 @@ impl Connection for Postgres {
 /// Runs statements outside of any transaction.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn run_alone(url: &str, sql: &str) -> Result<(), String> {
-    let mut alone = Postgres::connect(url).map_err(|error| error.to_string())?;
+    let mut alone = Target::parse(url)
+        .and_then(|target| Postgres::connect(&target))
+        .map_err(|error| error.to_string())?;
     alone.run(sql).map_err(|error| error.to_string())
 }
 

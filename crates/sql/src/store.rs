@@ -103,6 +103,10 @@ where
 
 impl Store {
     /// Opens `sqlite:///absolute/path`, `postgres://user:password@host:port/database` or `mysql://...`.
+    ///
+    /// With `?sslmode=verify-full&sslrootcert=FILE` (PostgreSQL) or `?ssl_ca=FILE` (MySQL) by TLS, to a server that has a
+    /// certificate of that authority for the host. `sslcert` and `sslkey`, or `ssl_cert` and `ssl_key`, are what a client
+    /// shows of its own.
     pub async fn open(url: &str) -> Result<Self, Error> {
         Self::open_with(url, Options::default()).await
     }

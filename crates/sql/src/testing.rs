@@ -259,14 +259,7 @@ fn run_as_admin(dialect: Dialect, admin: &str, statement: &str) -> Result<(), St
     let (admin, statement) = (admin.to_owned(), statement.to_owned());
     let thread = std::thread::spawn(move || match dialect {
         Dialect::Postgres => crate::postgres_engine::run_alone(&admin, &statement),
-        _ => {
-            use mysql::prelude::Queryable;
-            let opts = mysql::Opts::from_url(&admin).map_err(|error| error.to_string())?;
-            let opts = mysql::OptsBuilder::from_opts(opts).prefer_socket(false);
-            mysql::Conn::new(opts)
-                .and_then(|mut client| client.query_drop(statement))
-                .map_err(|error| error.to_string())
-        }
+        _ => crate::mysql_engine::run_alone(&admin, &statement),
     });
     let ended = thread.join();
     ended.unwrap_or_else(|_| Err("the client panicked".to_owned()))

@@ -633,7 +633,7 @@ async fn a_restarted_server_is_found_again() {
 }
 
 /// Every connection that stands has a clone of `standing`.
-async fn forward(listener: tokio::net::TcpListener, target: String, standing: Arc<()>) {
+pub(crate) async fn forward(listener: tokio::net::TcpListener, target: String, standing: Arc<()>) {
     let mut links = tokio::task::JoinSet::new();
     loop {
         let Ok((mut near, _)) = listener.accept().await else {

@@ -20,8 +20,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) trait Connection: Engine + Sized + 'static {
     /// Which database this is.
     const DIALECT: Dialect;
+    /// Where to connect to, and how.
+    type Target: Send + Sync + 'static;
     /// Connects; called on the thread that will use the connection.
-    fn connect(url: &str) -> Result<Self, Error>;
+    fn connect(target: &Self::Target) -> Result<Self, Error>;
     /// Begins a transaction: serializable for writes, a read-only snapshot otherwise.
     fn begin(&mut self, writes: bool) -> Result<(), Error>;
     /// Commits.
@@ -54,27 +56,28 @@ impl Pool {
     /// the others when they are needed.
     pub(crate) fn open<C: Connection>(
         name: &str,
-        url: &str,
+        target: C::Target,
         options: &Options,
     ) -> Result<Self, Error> {
+        let target = Arc::new(target);
         let (queue, jobs) = channel();
         let jobs = Arc::new(Mutex::new(jobs));
         let (report, opened) = channel();
         for index in 0..options.connections.max(1) {
-            let url = url.to_owned();
+            let target = Arc::clone(&target);
             let jobs = Arc::clone(&jobs);
             let report = (index == 0).then(|| report.clone());
             let body = move || {
                 let mut link = None;
                 if let Some(report) = report {
-                    let first = C::connect(&url).map(|connection| link = Some(connection));
+                    let first = C::connect(&target).map(|connection| link = Some(connection));
                     let failed = first.is_err();
                     let _ = report.send(first);
                     if failed {
                         return;
                     }
                 }
-                work_loop::<C>(&url, link, &jobs);
+                work_loop::<C>(&target, link, &jobs);
             };
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{index}"))
@@ -99,14 +102,18 @@ impl Pool {
     }
 }
 
-fn work_loop<C: Connection>(url: &str, mut link: Option<C>, jobs: &Mutex<Receiver<Queued>>) {
+fn work_loop<C: Connection>(
+    target: &C::Target,
+    mut link: Option<C>,
+    jobs: &Mutex<Receiver<Queued>>,
+) {
     loop {
         let next = match jobs.lock() {
             Ok(queue) => queue.recv(),
             Err(_) => return,
         };
         let Ok(queued) = next else { return };
-        serve(url, &mut link, queued);
+        serve(target, &mut link, queued);
     }
 }
 
@@ -122,7 +129,7 @@ enum Ended {
     Failed(Error),
 }
 
-fn serve<C: Connection>(url: &str, link: &mut Option<C>, queued: Queued) {
+fn serve<C: Connection>(target: &C::Target, link: &mut Option<C>, queued: Queued) {
     let Queued {
         mut job,
         writes,
@@ -132,7 +139,7 @@ fn serve<C: Connection>(url: &str, link: &mut Option<C>, queued: Queued) {
         connection.set_careful(false);
     }
     for tried in 1.. {
-        let ended = attempt(url, link, job.as_mut(), writes);
+        let ended = attempt(target, link, job.as_mut(), writes);
         if link.as_ref().is_some_and(Connection::is_lost) {
             *link = None;
         }
@@ -167,14 +174,14 @@ fn pause(tried: u32) -> Duration {
 }
 
 fn attempt<C: Connection>(
-    url: &str,
+    target: &C::Target,
     link: &mut Option<C>,
     job: &mut dyn Job,
     writes: bool,
 ) -> Ended {
     let connection = match link {
         Some(connection) => connection,
-        None => match C::connect(url) {
+        None => match C::connect(target) {
             Ok(made) => link.insert(made),
             Err(error) => return Ended::Again(error),
         },
