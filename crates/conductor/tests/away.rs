@@ -782,8 +782,10 @@ async fn a_volume_in_the_place_of_another() {
         let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_server(tx, server);
         let devices: Result<_, sql::Error> = cluster.store.read(read).await;
         let devices: Vec<db::block_devices::BlockDevice> = devices.unwrap();
-        let volumes = devices.into_iter().filter(|one| one.is_volume());
-        let told = volumes.map(|one| (one.volume_id.unwrap_or_default(), one.volume_size));
+        let told = devices
+            .into_iter()
+            .map(|one| (one.volume_id.unwrap_or_default(), one.volume_size));
+        let told = told.filter(|(id, _)| *id == old || *id == new);
         told.collect::<Vec<_>>()
     };
     let on_host = async || {
@@ -791,6 +793,7 @@ async fn a_volume_in_the_place_of_another() {
         let spec = virt::Hypervisor::stored_spec(sim, server).await;
         let disks = spec.unwrap().unwrap().disks;
         let volumes = disks.iter().filter_map(virt::Disk::volume_id);
+        let volumes = volumes.filter(|id| *id == old || *id == new);
         volumes.map(str::to_owned).collect::<Vec<String>>()
     };
     let before = on_record().await;

@@ -348,7 +348,7 @@ async fn claims_ports_and_volumes_that_are_left_are_given_back() {
     reserved.unwrap();
     // What a run that died between connecting a volume once more and saying so leaves.
     let its = with.volumes.attachments_of(&scope, server).await.unwrap();
-    let connector = serde_json::json!({ "host": "host-1" });
+    let connector = serde_json::json!({ "host": cluster.server(server).await.host });
     let again = with.volumes.connect(&scope, &its[0].id, &connector).await;
     again.unwrap().unwrap();
     let mut told: Vec<String> = cluster
