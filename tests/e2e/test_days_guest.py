@@ -127,3 +127,74 @@ def test_what_a_guest_writes_outlasts_its_days(cloud, demo, demo_sdk, image, pat
     demo_sdk.block_storage.delete_volume(volume)
     demo.run("image", "delete", f"{name}-2")
     other.drop_network()
+
+
+@pytest.mark.long
+def test_a_guest_grows_on_the_only_host(cloud, admin_sdk, demo, demo_sdk, image, key, name):
+    """Its disk waits aside until the owner has decided; either way one is left, with all that was written."""
+    flavor = admin_sdk.compute.create_flavor(name=name, ram=256, vcpus=1, disk=2)
+    made = Guest(demo, demo_sdk, key, name, subnet="10.51.0.0/24")
+    made.network()
+    made.allow_ssh()
+    made.create(image)
+    made.floating_ip()
+    made.wait_ssh()
+
+    def folders():
+        return sorted(path.name for path in (cloud.home / "instances").glob(f"{made.id}*"))
+
+    def memory():
+        return int(made.run("awk '/MemTotal/ { print $2 }' /proc/meminfo")) // 1024
+
+    def disk():
+        return int(made.run("cat /sys/block/vda/size")) // 2 // 1024 // 1024
+
+    def becomes(status, *command):
+        demo.run("server", *command, made.id)
+
+        def there():
+            found = demo_sdk.compute.get_server(made.id)
+            assert found.status != "ERROR", found.fault
+            return found.status == status and found.task_state is None
+
+        wait_until(there, 180, lambda: f"{status}\n{cloud.tail()}")
+        made.wait_ssh()
+
+    def write(text):
+        made.run(f"echo {text} | sudo tee /root/marker && sync")
+
+    def is_read(text):
+        assert made.run("sudo cat /root/marker") == text
+
+    small = memory()
+    assert small < 128 and disk() == 1
+    write("before")
+    # Taken back: what was written since goes, too.
+    becomes("VERIFY_RESIZE", "resize", "--flavor", flavor.name)
+    is_read("before")
+    assert 192 < memory() < 256 and disk() == 2
+    assert folders() == [made.id, f"{made.id}.aside"]
+    write("lost")
+    becomes("ACTIVE", "resize", "revert")
+    is_read("before")
+    assert memory() == small and disk() == 1
+    assert folders() == [made.id]
+    assert demo_sdk.compute.get_server(made.id).flavor.name == made.flavor
+
+    # For good.
+    becomes("VERIFY_RESIZE", "resize", "--flavor", flavor.name)
+    is_read("before")
+    write("since")
+    becomes("ACTIVE", "resize", "confirm")
+    wait_until(lambda: folders() == [made.id], 60, lambda: f"nothing is aside: {folders()}")
+    is_read("since")
+    demo.run("server", "reboot", "--hard", "--wait", made.id)
+    made.wait_ssh()
+    is_read("since")
+    assert 192 < memory() < 256 and disk() == 2
+    assert demo_sdk.compute.get_server(made.id).flavor.name == flavor.name
+
+    made.delete()
+    assert folders() == []
+    made.drop_network()
+    admin_sdk.compute.delete_flavor(flavor)

@@ -257,6 +257,13 @@ def test_a_disk_that_fills_up_under_a_guest_on_its_way(here, small_disk, name):
     again = "sync; echo 3 | sudo tee /proc/sys/vm/drop_caches > /dev/null; md5sum < /home/cirros/data"
     assert here.ssh(address, again) == data
     dest.run("mount", "-o", "remount,size=2g", folder)
+
+    def has_room():
+        """The host has said so, and it is believed."""
+        shown = api.get("/os-hypervisors/detail", microversion="2.87").json()["hypervisors"]
+        return next(one["local_gb"] for one in shown if one["service"]["host"] == dest.name)
+
+    wait_until(has_room, 120, lambda: f"{dest.name} has room\n{here.roles.tail()}")
     here.virsh(source.name, "migrate-setspeed", domain, "1000")
     assert migrate_live(here, server, dest.name).status == "ACTIVE"
     assert here.ssh(address, again) == data
