@@ -162,8 +162,8 @@ impl CreateServer {
             self.name.clone()
         };
         let mut hints = self.hints.clone();
-        if let Some(host) = &self.host {
-            hints.insert("_host".to_owned(), host.clone().into());
+        if let Some(host) = self.destination() {
+            hints.insert("_host".to_owned(), host.into());
         }
         let drive = self.config_drive
             || boot_properties(&resolved.boot)
