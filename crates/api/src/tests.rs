@@ -31,3 +31,4 @@ mod server_volumes;
 mod shape;
 mod shelve;
 mod wire;
+mod usage;

@@ -17,6 +17,10 @@ pub enum Condition {
     AtLeast(Column, Value),
     /// At most this.
     AtMost(Column, Value),
+    /// Less than this; NULL is not.
+    Below(Column, Value),
+    /// NULL, or more than this.
+    MissingOrAbove(Column, Value),
     /// The (vm_state, task states) pairs a status stands for.
     States(Vec<(Value, Vec<Value>)>),
     /// Has all of these tags.
@@ -320,6 +324,11 @@ fn clause(condition: &Condition, params: &mut Vec<Value>) -> String {
         Condition::States(pairs) => states(pairs, params),
         Condition::AllTags(tags) => tagged(tags, "=", params),
         Condition::NotAllTags(tags) => tagged(tags, "<", params),
+        Condition::Below(column, value) => compare(*column, "<", value, params),
+        Condition::MissingOrAbove(column, value) => {
+            let above = compare(*column, ">", value, params);
+            format!("({} IS NULL OR {above})", column.sql())
+        }
         Condition::AnyTag(tags) => tag_exists("EXISTS", tags, params),
         Condition::NoTag(tags) => tag_exists("NOT EXISTS", tags, params),
         Condition::Deleted(true) => "(deleted <> 0 OR vm_state = 'soft-delete')".to_owned(),
