@@ -305,7 +305,7 @@ pub fn busy_per_host(tx: &mut Tx<'_>) -> Result<Vec<(HostName, i64)>, Error> {
     Ok(busy.into_iter().collect())
 }
 
-/// Servers looked for by one query: more than the hints of any request name.
+/// Servers or hosts looked for by one query: more than any request names or shows.
 const PLACES: usize = 10_000;
 
 /// Where these servers are, as far as they are somewhere.
@@ -315,6 +315,39 @@ pub fn places_of(
 ) -> Result<Vec<(ServerId, HostName)>, Error> {
     let mut found = Vec::new();
     for some in servers.chunks(PLACES) {
+/// The number of servers on these hosts together.
+pub fn servers_on(tx: &mut Tx<'_>, hosts: &[String]) -> Result<i64, Error> {
+    let mut count = 0;
+    for some in hosts.chunks(PLACES) {
+        let sql = format!(
+            "SELECT COUNT(*) FROM instances WHERE host IN ({}) AND deleted = 0",
+            sql::placeholders(some.len())
+        );
+        let names: Vec<sql::Value> = some.iter().map(Into::into).collect();
+        count += tx.query_one(&sql, &names)?.get::<i64>(0)?;
+    }
+    Ok(count)
+}
+
+/// The servers on these hosts: host, id and number of each, oldest first on each host.
+pub fn servers_of(
+    tx: &mut Tx<'_>,
+    hosts: &[HostName],
+) -> Result<Vec<(HostName, ServerId, i64)>, Error> {
+    let mut found = Vec::new();
+    for some in hosts.chunks(PLACES) {
+        let sql = format!(
+            "SELECT host, uuid, id FROM instances WHERE host IN ({}) AND deleted = 0 ORDER BY host, id",
+            sql::placeholders(some.len())
+        );
+        let names: Vec<sql::Value> = some.iter().map(Into::into).collect();
+        for row in tx.query(&sql, &names)? {
+            found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+        }
+    }
+    Ok(found)
+}
+
         let sql = format!(
             "SELECT uuid, host FROM instances WHERE uuid IN ({}) AND {}",
             sql::placeholders(some.len()),
