@@ -6,6 +6,7 @@ mod advisories;
 mod answers;
 mod cloud;
 mod conformance;
+mod consoles;
 mod edge;
 mod evacuate;
 mod events;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use types::{ServerId, TaskState, Timestamp, VmState};
 
 /// An action as the test knows it: its name, its body and version, the name in refusals, the stable states and the
-/// task states in which Nova takes it (`*` is any, `-` is none), and whether it wants a host.
+/// task states in which Nova takes it (`*` is any, `-` is none, `!` all but those that follow), and whether it wants a host.
 struct Known {
     action: &'static str,
     version: u16,
@@ -55,6 +55,12 @@ const fn at(version: u16, mut known: Known) -> Known {
 const fn answered(status: u16, mut known: Known) -> Known {
     known.status = status;
     known
+}
+
+/// There are no proxies: where the states allow one, it is unavailable.
+const fn console(action: &'static str, body: fn() -> Value, name: &'static str) -> Known {
+    let unless = "! deleting migrating";
+    answered(400, at(5, on_host(known(action, body, name, "*", unless))))
 }
 
 #[rustfmt::skip]
@@ -104,6 +110,10 @@ const KNOWN: &[Known] = &[
     known("attach volume", || json!(null), "attach_volume", "active paused stopped resized soft-delete shelved shelved_offloaded", "-"),
     known("detach volume", || json!(null), "detach_volume", "active paused stopped resized soft-delete shelved shelved_offloaded", "-"),
     known("swap volume", || json!(null), "swap_volume", "active paused resized", "-"),
+    console("VNC console", || json!({"os-getVNCConsole": {"type": "novnc"}}), "get_vnc_console"),
+    console("SPICE console", || json!({"os-getSPICEConsole": {"type": "spice-html5"}}), "get_spice_console"),
+    console("serial console", || json!({"os-getSerialConsole": {"type": "serial"}}), "get_serial_console"),
+    console("MKS console", || json!(null), "get_mks_console"),
 ];
 
 /// Rules of requests that are no actions: judged here, asked for elsewhere.
@@ -124,6 +134,8 @@ const NO_ACTIONS: &[&str] = &[
     "attach volume",
     "detach volume",
     "swap volume",
+    // Of a route of its own.
+    "MKS console",
 ];
 
 /// Actions that need not have been launched.
@@ -138,13 +150,19 @@ const UNLAUNCHED: &[&str] = &[
     "update tags",
     "delete tag",
     "delete tags",
+    "VNC console",
+    "SPICE console",
+    "serial console",
+    "MKS console",
 ];
 
 impl Known {
     /// Nova's verdict on a launched server on a host: the words of the refusal, or none.
     fn verdict(&self, id: &str, vm: VmState, task: Option<TaskState>) -> Option<String> {
-        let allowed =
-            |list: &str, text: &str| list == "*" || list.split(' ').any(|one| one == text);
+        let allowed = |list: &str, text: &str| {
+            let named = list.split(' ').any(|one| one == text);
+            list == "*" || named != list.starts_with('!')
+        };
         let cannot = |what: &str, state: &str| {
             Some(format!(
                 "Cannot '{}' instance {id} while it is in {what} {state}",
