@@ -427,12 +427,15 @@ async fn groups_and_aggregates() {
         cloud.get("admin", 1, "/os-aggregates/99").await.fault().1,
         "Aggregate 99 could not be found."
     );
-    let set = json!({"set_metadata": {"metadata": {"ssd": "true", "availability_zone": null}}});
+    let set = json!({"set_metadata": {"metadata": {"ssd": "true", "other": null}}});
     let changed = cloud
         .send("admin", 1, "POST", "/os-aggregates/1/action", set)
         .await
         .json();
-    assert_eq!(changed["aggregate"]["metadata"], json!({"ssd": "true"}));
+    assert_eq!(
+        changed["aggregate"]["metadata"],
+        json!({"ssd": "true", "availability_zone": "z1"})
+    );
     assert!(changed["aggregate"]["updated_at"].is_string());
     assert_eq!(
         cloud
