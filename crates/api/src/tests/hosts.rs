@@ -1,12 +1,13 @@
-//! Aggregates of hosts that have servers.
+//! Aggregates and services of hosts that have servers, and what goes with a host that is forgotten.
 
-use super::harness::{Answer, Cloud};
+use super::harness::{Answer, Cloud, DEMO};
 use super::samples::facts;
 use super::server_create::cloud;
 use super::server_life::{finish, make};
 use db::hosts::Ratios;
+use db::migrations::{End, Kind, NewMigration, Status};
 use serde_json::{Value, json};
-use types::{NodeId, ServerId, Timestamp, VmState};
+use types::{FlavorId, MigrationId, NodeId, ServerId, Timestamp, VmState};
 
 async fn host(cloud: &Cloud, name: &'static str) -> NodeId {
     let node = NodeId::random();
@@ -152,4 +153,99 @@ async fn a_host_is_in_one_zone_and_a_zone_has_a_name() {
         .await;
     let words = "Cannot remove host from aggregate 1. Reason: Host aggregate is not empty.";
     refused(&gone, 400, words);
+}
+
+/// The id of a service, as a path.
+async fn service(cloud: &Cloud, host: &str, binary: &str) -> String {
+    let path = format!("/os-services?host={host}&binary={binary}");
+    let services = cloud.get("admin", 53, &path).await.json();
+    format!(
+        "/os-services/{}",
+        services["services"][0]["id"].as_str().unwrap()
+    )
+}
+
+#[tokio::test]
+async fn a_service_goes_with_everything_of_its_host() {
+    let cloud = cloud().await;
+    let (node, _) = (host(&cloud, "h1").await, host(&cloud, "h2").await);
+    let beat = |tx: &mut sql::Tx<'_>| {
+        db::hosts::beat(tx, &"h1".into(), "nova-conductor", None, Timestamp::now())
+    };
+    cloud.store.write(beat).await.unwrap();
+    aggregates(&cloud, &[("a", None)]).await;
+    act(&cloud, 1, json!({"add_host": {"host": "h1"}})).await;
+    let id = server(&cloud).await;
+    let delete = async |path: &str| cloud.send("admin", 53, "DELETE", path, Value::Null).await;
+
+    let conductor = service(&cloud, "h1", "nova-conductor").await;
+    assert_eq!(
+        delete(&conductor).await.status,
+        204,
+        "servers are not its own"
+    );
+    let compute = service(&cloud, "h1", "nova-compute").await;
+    let words = "Unable to delete compute service that is hosting instances.";
+    refused(&delete(&compute).await, 409, words);
+
+    // It moves away, and nobody has confirmed that yet.
+    let (server, migration): (ServerId, _) = (id.parse().unwrap(), MigrationId::random());
+    let move_away = cloud.store.write(move |tx| -> Result<(), sql::Error> {
+        let now = Timestamp::now();
+        tx.execute(
+            "UPDATE instances SET host = 'h2' WHERE uuid = ?",
+            &[server.into()],
+        )?;
+        let end = |host: &str| End {
+            compute: Some(host.into()),
+            node: Some(format!("{host}.node")),
+        };
+        let flavor = FlavorId("1".to_owned());
+        let new = NewMigration {
+            id: migration,
+            server,
+            kind: Kind::Resize,
+            status: Status::Finished,
+            source: end("h1"),
+            dest: end("h2"),
+            old_flavor: &flavor,
+            new_flavor: &flavor,
+            project_id: DEMO,
+            user_id: "demo-user",
+        };
+        db::migrations::insert(tx, &new, now)?;
+        let owner = (DEMO, "demo-user");
+        let held = db::placement::claim_amounts(tx, server, owner, node, &[("VCPU", 1)], now)?;
+        assert!(held);
+        Ok(())
+    });
+    move_away.await.unwrap();
+    let words = "Unable to delete compute service that has in-progress migrations.";
+    refused(&delete(&compute).await, 409, words);
+    let confirm = move |tx: &mut sql::Tx<'_>| {
+        db::migrations::set_status(tx, migration, Status::Confirmed, Timestamp::now())
+    };
+    cloud.store.write(confirm).await.unwrap();
+    let gone = delete(&compute).await;
+    assert_eq!(gone.status, 204, "{}", gone.text);
+
+    let hypervisors = cloud.get("admin", 53, "/os-hypervisors").await.json();
+    let names: Vec<&Value> = hypervisors["hypervisors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["hypervisor_hostname"])
+        .collect();
+    assert_eq!(names, [&json!("h2.node")]);
+    let aggregate = cloud.get("admin", 1, "/os-aggregates/1").await.json();
+    assert_eq!(aggregate["aggregate"]["hosts"], json!([]));
+    let left = cloud.store.read(move |tx| -> Result<_, sql::Error> {
+        Ok((
+            db::placement::allocations_on(tx, node.0)?,
+            db::placement::inventories(tx, node.0)?,
+            db::placement::providers(tx)?.len(),
+        ))
+    });
+    assert_eq!(left.await.unwrap(), (vec![], vec![], 1));
+    refused(&delete(&compute).await, 404, "could not be found");
 }
