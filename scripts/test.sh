@@ -10,6 +10,7 @@
 # Environment:
 #   KILONOVA_TEST_DBS=sqlite   storage tests on SQLite only (default: also PostgreSQL and MariaDB)
 #   KILONOVA_TEST_ALL=1        the whole fault matrix on every database (default: sampled; --all sets it)
+#   KILONOVA_ORACLE=FOLDER     facts about Nova (default: ../shared/nova, where it is there)
 #   KILONOVA_TEST_SEED=N       the seed of samples, simulated worlds and chaos (default: 1, so that a change is judged by
 #                              the same ones each time; with --all a new one, printed)
 # shellcheck disable=SC2317 # the stages are called by name
@@ -86,6 +87,11 @@ stage_deny() {
 }
 stage_cargo_test() {
     say "seed of the sampled tests: KILONOVA_TEST_SEED=$KILONOVA_TEST_SEED"
+    local facts=$ROOT/../shared/nova
+    if [ -z "${KILONOVA_ORACLE:-}" ] && [ -d "$facts/schemas" ]; then
+        export KILONOVA_ORACLE=$facts
+    fi
+    say "the API is held against facts about Nova: ${KILONOVA_ORACLE:-skipped, KILONOVA_ORACLE names no folder}"
     scripts/test-databases.sh cargo test --locked --workspace --no-fail-fast
 }
 stage_guest() { scripts/guest-image/build.sh "$image" && KILONOVA_GUEST_IMAGE=$image "$venv/bin/pytest" -q -p no:cacheprovider tests/guest; }

@@ -2,6 +2,7 @@
 
 use crate::Inner;
 use crate::faults::Fault;
+use crate::idempotency::Key;
 use crate::links::Links;
 use crate::query::Query;
 use crate::route::Route;
@@ -39,6 +40,8 @@ pub struct Call {
     pub trace: Option<Arc<Trace>>,
     /// The row of the routing table.
     pub route: &'static Route,
+    /// The `Idempotency-Key`, if the request has one that counts.
+    pub key: Option<Arc<Key>>,
 }
 
 impl Call {
@@ -149,7 +152,7 @@ impl Call {
 }
 
 /// An answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reply {
     /// The status.
     pub status: StatusCode,

@@ -344,6 +344,7 @@ fn prepare(
         request_id: request_id.clone(),
         trace: types::trace::current().filter(|_| tracing_context::is_given(request.headers)),
         route,
+        key: None,
     };
     if let Some(rule) = route.policy.filter(|_| route.checked_first) {
         call.require(rule)?;

@@ -1,14 +1,17 @@
 //! `Idempotency-Key` on `POST /servers` and on actions of servers: the same key and request get the first answer again,
-//! for a day. A request that was refused did nothing, so its key is free again.
+//! for a day. A request that was refused did nothing, so its key is free again. A dry run does nothing either way: it takes
+//! no key, and is told nothing that was answered under one.
 
 use crate::Inner;
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
+use crate::handlers::servers_create::is_dry_run;
 use crate::route::{Handler, Route, Verb};
 use db::idempotency::{Kept, Owner};
 use http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::Instrument;
 use types::Timestamp;
 
@@ -42,7 +45,7 @@ impl Given {
     ) -> Result<Option<Self>, Fault> {
         let Some(value) = headers
             .get("idempotency-key")
-            .filter(|_| takes_keys(call.route))
+            .filter(|_| takes_keys(call.route) && !is_dry_run(call))
         else {
             return Ok(None);
         };
@@ -65,8 +68,32 @@ impl Given {
     }
 }
 
+/// A key while its first request is answered.
+pub struct Key {
+    owner: Owner,
+    api: Arc<Inner>,
+    /// The answer is written: whatever comes, it stays.
+    kept: AtomicBool,
+}
+
+impl Key {
+    /// Keeps an answer in the transaction that does what it says: no process that dies afterwards leaves the one without
+    /// the other. [`Key::mark_kept`] is for when that is committed.
+    pub fn keep(&self, tx: &mut sql::Tx<'_>, reply: &Reply) -> Result<(), sql::Error> {
+        let body = reply.body.as_deref().map(String::from_utf8_lossy);
+        let sealed = body.map(|body| self.api.deps.secrets.seal(&body));
+        let (location, status) = (reply.location.as_deref(), reply.status.as_u16());
+        db::idempotency::finish(tx, &self.owner, status, location, sealed.as_deref())
+    }
+
+    /// The transaction with the answer is committed.
+    pub fn mark_kept(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Answers a request under a key. The handler runs to its end even when the client leaves, so that the answer is kept.
-pub async fn answer(handler: Handler, call: Call, given: Given) -> Result<Reply, Fault> {
+pub async fn answer(handler: Handler, mut call: Call, given: Given) -> Result<Reply, Fault> {
     let api = Arc::clone(&call.api);
     let owner = Owner {
         project_id: call.project().to_owned(),
@@ -76,9 +103,15 @@ pub async fn answer(handler: Handler, call: Call, given: Given) -> Result<Reply,
     if let Some(kept) = begin(&api, &owner, &given.hash).await? {
         return again(&api, &given.hash, kept);
     }
+    let key = Arc::new(Key {
+        owner,
+        api,
+        kept: AtomicBool::new(false),
+    });
+    call.key = Some(Arc::clone(&key));
     let answering = async move {
         let reply = handler(call).await;
-        keep(&api, owner, &reply).await;
+        keep(key, &reply).await;
         reply
     };
     let trace = types::trace::current();
@@ -137,26 +170,21 @@ fn frees(fault: &Fault) -> bool {
     !fault.in_doubt
 }
 
-async fn keep(api: &Inner, owner: Owner, reply: &Result<Reply, Fault>) {
-    let written = match reply {
+/// Keeps what was answered, where its handler has not done so, or frees the key.
+async fn keep(key: Arc<Key>, reply: &Result<Reply, Fault>) {
+    if key.kept.load(Ordering::Relaxed) {
+        return;
+    }
+    let store = key.api.deps.store.clone();
+    let written: Result<(), sql::Error> = match reply {
         Ok(reply) if reply.status.is_success() => {
-            let (status, location) = (reply.status.as_u16(), reply.location.clone());
-            let body = reply.body.as_deref().map(String::from_utf8_lossy);
-            let sealed = body.map(|body| api.deps.secrets.seal(&body));
-            let store = &api.deps.store;
-            store
-                .write(move |tx| {
-                    let (location, sealed) = (location.as_deref(), sealed.as_deref());
-                    db::idempotency::finish(tx, &owner, status, location, sealed)
-                })
-                .await
+            let reply = reply.clone();
+            store.write(move |tx| key.keep(tx, &reply)).await
         }
         Err(fault) if !frees(fault) => return,
         _ => {
-            let store = &api.deps.store;
-            store
-                .write(move |tx| db::idempotency::release(tx, &owner))
-                .await
+            let release = move |tx: &mut sql::Tx<'_>| db::idempotency::release(tx, &key.owner);
+            store.write(release).await
         }
     };
     if let Err(error) = written {

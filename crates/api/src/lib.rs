@@ -236,7 +236,7 @@ async fn watch_policies(inner: Weak<Inner>) {
     }
 }
 
-/// The rows that answer 501: method, path and action of what is not built yet.
+/// The rows that would answer 501: method, path and action of what is not built.
 pub fn not_built() -> Vec<String> {
     let rows = routes::ROUTES
         .iter()

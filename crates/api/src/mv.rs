@@ -12,6 +12,12 @@ pub const KEYPAIR_TYPE: Microversion = mv(2);
 pub const MORE_SERVER_ATTRIBUTES: Microversion = mv(3);
 /// The `ip6` filter for everyone.
 pub const IP6_FILTER: Microversion = mv(5);
+/// One route for all consoles.
+pub const REMOTE_CONSOLES: Microversion = mv(6);
+/// Consoles of the kind MKS.
+pub const MKS_CONSOLES: Microversion = mv(8);
+/// Consoles by SPICE without a proxy of HTML 5.
+pub const SPICE_DIRECT: Microversion = mv(99);
 /// Access to a public flavor is refused.
 pub const NO_ACCESS_TO_PUBLIC_FLAVOR: Microversion = mv(7);
 /// `locked` in servers.

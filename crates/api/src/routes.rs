@@ -1,6 +1,6 @@
 //! The routing table: every path, method and action of the Compute API with its versions, policy, schema and handler.
 //!
-//! A row without a handler answers 501; the README's table of what does not work yet is made of these rows.
+//! A row without a handler would answer 501; a test sees to it that there is none.
 
 use crate::handlers::*;
 use crate::queries;
@@ -223,10 +223,10 @@ pub static ROUTES: &[Route] = &[
     Route::action("/servers/{id}/action", "removeFixedIp").until(44).object_policy("os_compute_api:os-multinic:remove").body(&schemas::servers::REMOVE_FIXED_IP).to(at!(server_guest::remove_fixed_ip)),
     Route::action("/servers/{id}/action", "pause").object_policy("os_compute_api:os-pause-server:pause").body(&schemas::servers::PAUSE).to(at!(server_actions::pause)),
     Route::action("/servers/{id}/action", "unpause").object_policy("os_compute_api:os-pause-server:unpause").body(&schemas::servers::UNPAUSE).to(at!(server_actions::unpause)),
-    Route::action("/servers/{id}/action", "os-getVNCConsole").until(6).object_policy("os_compute_api:os-remote-consoles"),
-    Route::action("/servers/{id}/action", "os-getSPICEConsole").until(6).object_policy("os_compute_api:os-remote-consoles"),
-    Route::action("/servers/{id}/action", "os-getRDPConsole").until(6),
-    Route::action("/servers/{id}/action", "os-getSerialConsole").until(6).object_policy("os_compute_api:os-remote-consoles"),
+    Route::action("/servers/{id}/action", "os-getVNCConsole").until(6).object_policy("os_compute_api:os-remote-consoles").body(&schemas::consoles::VNC).to(at!(absent::vnc_console)),
+    Route::action("/servers/{id}/action", "os-getSPICEConsole").until(6).object_policy("os_compute_api:os-remote-consoles").body(&schemas::consoles::SPICE).to(at!(absent::spice_console)),
+    Route::action("/servers/{id}/action", "os-getRDPConsole").until(6).to(at!(absent::rdp_console)),
+    Route::action("/servers/{id}/action", "os-getSerialConsole").until(6).object_policy("os_compute_api:os-remote-consoles").body(&schemas::consoles::SERIAL).to(at!(absent::serial_console)),
     Route::action("/servers/{id}/action", "rescue").object_policy("os_compute_api:os-rescue").body(&schemas::servers::RESCUE).to(at!(server_rescue::rescue)),
     Route::action("/servers/{id}/action", "unrescue").object_policy("os_compute_api:os-unrescue").body(&schemas::servers::UNRESCUE).to(at!(server_rescue::unrescue)),
     Route::action("/servers/{id}/action", "addSecurityGroup").object_policy("os_compute_api:os-security-groups:add").body(&schemas::interfaces::ADD_GROUP).to(at!(server_interfaces::add_group)),
@@ -267,7 +267,7 @@ pub static ROUTES: &[Route] = &[
     Route::new(Verb::Get, "/servers/{server_id}/os-volume_attachments/{id}").object_policy("os_compute_api:os-volumes-attachments:show").to(at!(server_volumes::show)),
     Route::new(Verb::Put, "/servers/{server_id}/os-volume_attachments/{id}").object_policy("os_compute_api:os-volumes-attachments:update").body(&schemas::volumes::UPDATE).to(at!(server_volumes::update)),
     Route::new(Verb::Delete, "/servers/{server_id}/os-volume_attachments/{id}").object_policy("os_compute_api:os-volumes-attachments:delete").to(at!(server_volumes::detach)),
-    Route::new(Verb::Post, "/servers/{server_id}/remote-consoles").since(6).object_policy("os_compute_api:os-remote-consoles"),
+    Route::new(Verb::Post, "/servers/{server_id}/remote-consoles").since(6).object_policy("os_compute_api:os-remote-consoles").body(&schemas::consoles::REMOTE).to(at!(absent::remote_console)),
     Route::new(Verb::Get, "/servers/{server_id}/os-security-groups").object_policy("os_compute_api:os-security-groups:list").query(&queries::NONE_STRICTER).to(at!(security_groups::of_server)),
     Route::new(Verb::Get, "/servers/{server_id}/shares").since(97).object_policy("os_compute_api:os-server-shares:index").query(&queries::SHARES).to(at!(absent::shares)),
     Route::new(Verb::Post, "/servers/{server_id}/shares").since(97).object_policy("os_compute_api:os-server-shares:create").body(&schemas::proxies::SHARE_CREATE).to(at!(absent::shares)),

@@ -17,6 +17,8 @@ pub enum Tasks {
     IdleOr(&'static [TaskState]),
     /// This one.
     Only(TaskState),
+    /// None, or any but these.
+    Not(&'static [TaskState]),
     /// Any.
     Any,
 }
@@ -70,6 +72,14 @@ impl Rule {
             launched: true,
             host: true,
             lock: false,
+        }
+    }
+
+    /// A look at the screen of a server that is on a host and stays there.
+    const fn of_console(name: &'static str) -> Self {
+        Self {
+            tasks: Tasks::Not(&[TaskState::Deleting, TaskState::Migrating]),
+            ..Self::anytime(name).on_host().unlocked()
         }
     }
 
@@ -242,6 +252,15 @@ pub const VOLUME_SNAPSHOT_CREATE: Rule = Rule::of_disk("volume_snapshot_create")
 /// `DELETE /os-assisted-volume-snapshots/{id}`.
 pub const VOLUME_SNAPSHOT_DELETE: Rule = Rule::of_disk("volume_snapshot_delete");
 
+/// `os-getVNCConsole`, and `remote-consoles` of protocol `vnc`.
+pub const VNC_CONSOLE: Rule = Rule::of_console("get_vnc_console");
+/// `os-getSPICEConsole`, and `remote-consoles` of protocol `spice`.
+pub const SPICE_CONSOLE: Rule = Rule::of_console("get_spice_console");
+/// `os-getSerialConsole`, and `remote-consoles` of protocol `serial`.
+pub const SERIAL_CONSOLE: Rule = Rule::of_console("get_serial_console");
+/// `remote-consoles` of protocol `mks`.
+pub const MKS_CONSOLE: Rule = Rule::of_console("get_mks_console");
+
 /// Every rule with the name of its action, for the test of the whole matrix.
 #[cfg(test)]
 pub const ALL: &[(&str, Rule)] = &[
@@ -291,6 +310,10 @@ pub const ALL: &[(&str, Rule)] = &[
     ("swap volume", SWAP_VOLUME),
     ("create assisted snapshot", VOLUME_SNAPSHOT_CREATE),
     ("delete assisted snapshot", VOLUME_SNAPSHOT_DELETE),
+    ("VNC console", VNC_CONSOLE),
+    ("SPICE console", SPICE_CONSOLE),
+    ("serial console", SERIAL_CONSOLE),
+    ("MKS console", MKS_CONSOLE),
 ];
 
 /// What keeps an action from a server.
@@ -331,6 +354,7 @@ impl Rule {
             (Tasks::Any, _) | (_, None) => None,
             (Tasks::Only(allowed), Some(task)) if allowed == task => None,
             (Tasks::IdleOr(allowed), Some(task)) if allowed.contains(&task) => None,
+            (Tasks::Not(refused), Some(task)) if !refused.contains(&task) => None,
             (_, Some(task)) => Some(task),
         };
         if let Some(task) = busy {

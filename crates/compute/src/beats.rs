@@ -85,15 +85,18 @@ impl Agent {
             self.beaten.send_replace(());
             match taken {
                 Ok(answer) => {
+                    known = Some(facts);
                     // A conductor of an older version says nothing.
                     if let Ok(noted) = serde_json::from_value::<Noted>(answer) {
                         heard = Some(noted.at);
-                        if !noted.again.is_empty() {
+                        if noted.forgotten || !noted.again.is_empty() {
                             pause = pause.min(AGAIN);
+                        }
+                        if noted.forgotten {
+                            known = None;
                         }
                         changed.extend(noted.again);
                     }
-                    known = Some(facts);
                     if complete {
                         named = tokio::time::Instant::now();
                     }
@@ -101,7 +104,8 @@ impl Agent {
                 }
                 Err(error) => {
                     tracing::warn!(host = %self.settings.host, %error, "a heartbeat was not taken");
-                    complete = true;
+                    // Perhaps it was, and the answer is lost: everything once more.
+                    (complete, known) = (true, None);
                 }
             }
             let deadline = tokio::time::Instant::now() + pause;

@@ -291,13 +291,13 @@ impl Agents {
         let (beat, ratios) = (Arc::new(beat), self.inner.ratios);
         let recorded = Arc::clone(&beat);
         let store = &self.inner.with.store;
-        store
-            .write(move |tx| record(tx, &recorded, &ratios))
-            .await?;
+        let recording = store.write(move |tx| record(tx, &recorded, &ratios));
+        let known = recording.await?;
         let again = self.follow_guests(&beat).await?;
         let noted = Noted {
             at: Timestamp::now(),
             again,
+            forgotten: !known && beat.facts.is_none(),
         };
         // Many hosts beat at once: one renewal serves them all, unless this one has news of its own.
         if !well || !self.inner.with.view.is_fresh(&host) {
@@ -354,21 +354,21 @@ impl Agents {
     }
 }
 
-/// Writes what a heartbeat says of its host.
-fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<(), sql::Error> {
+/// Writes what a heartbeat says of its host; whether the host was on record before.
+fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<bool, sql::Error> {
     let now = Timestamp::now();
     let problem = beat
         .facts
         .as_ref()
         .and_then(|facts| facts.problem.as_deref());
-    db::hosts::beat(tx, &beat.host, "nova-compute", problem, now)?;
+    let known = db::hosts::beat_known(tx, &beat.host, "nova-compute", problem, now)?;
     if let Some(facts) = beat.facts.as_ref().filter(|facts| facts.healthy) {
         db::hosts::put_node(tx, &beat.host, beat.node, facts, ratios, now)?;
     }
     for moving in &beat.moving {
         progress(tx, &beat.host, moving, now)?;
     }
-    Ok(())
+    Ok(known)
 }
 
 /// Writes how far a live migration is, if it is the one that this host sends.

@@ -68,6 +68,41 @@ async fn what_a_guest_did_before_its_server_became_what_it_is_is_no_news() {
     assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
 }
 
+/// Its service was deleted, and the host lives all the same: a heartbeat says what it is only when that has changed.
+#[tokio::test]
+async fn a_host_that_was_forgotten_says_again_what_it_is() {
+    let cluster = Cluster::new(Options {
+        beat: Duration::from_millis(20),
+        ..Options::default()
+    })
+    .await;
+    let name = cluster.hosts[0].name.clone();
+    let beats = async || -> i64 {
+        let services: Result<Vec<db::hosts::Service>, Error> =
+            cluster.store.read(db::hosts::services).await;
+        let services = services.unwrap();
+        let its = services.iter().find(|service| service.host == name);
+        its.map_or(0, |service| service.beats)
+    };
+    cluster
+        .until("beats without facts", async || beats().await > 5)
+        .await;
+    let host = name.clone();
+    let forget = move |tx: &mut Tx<'_>| -> Result<(), Error> {
+        let services = db::hosts::services(tx)?;
+        let its = services.iter().find(|service| service.host == host);
+        db::hosts::remove_service(tx, its.unwrap().uuid)?;
+        db::hosts::remove_node(tx, &host, Timestamp::now())
+    };
+    cluster.store.write(forget).await.unwrap();
+    let known = async || -> bool {
+        let nodes: Result<Vec<db::hosts::Node>, Error> = cluster.store.read(db::hosts::nodes).await;
+        nodes.unwrap().iter().any(|node| node.host == name)
+    };
+    cluster.until("its node is there again", known).await;
+    assert!(beats().await > 0);
+}
+
 #[tokio::test]
 async fn a_guest_that_was_started_behind_everybodys_back_is_switched_off() {
     let cluster = Cluster::new(Options::default()).await;

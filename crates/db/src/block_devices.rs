@@ -180,6 +180,13 @@ pub fn update(tx: &mut Tx<'_>, device: &BlockDevice) -> Result<bool, Error> {
     Ok(tx.execute(sql, &params)? == 1)
 }
 
+/// Writes whether the volume of a disk goes with the server, and nothing else: a flow may be changing the rest. `false`:
+/// the disk is gone.
+pub fn set_delete_on_termination(tx: &mut Tx<'_>, id: Uuid, goes: bool) -> Result<bool, Error> {
+    let sql = "UPDATE block_device_mappings SET delete_on_termination = ? WHERE uuid = ?";
+    Ok(tx.execute(sql, &[goes.into(), id.into()])? == 1)
+}
+
 /// Forgets a disk.
 pub fn remove(tx: &mut Tx<'_>, id: Uuid) -> Result<bool, Error> {
     let sql = "DELETE FROM block_device_mappings WHERE uuid = ?";

@@ -112,6 +112,17 @@ pub fn beat(
     problem: Option<&str>,
     now: Timestamp,
 ) -> Result<(), Error> {
+    beat_known(tx, host, binary, problem, now).map(drop)
+}
+
+/// The same; whether the service was there before.
+pub fn beat_known(
+    tx: &mut Tx<'_>,
+    host: &HostName,
+    binary: &str,
+    problem: Option<&str>,
+    now: Timestamp,
+) -> Result<bool, Error> {
     let problem = problem.map(|text| text.chars().take(255).collect::<String>());
     let changed = tx.execute(
         "UPDATE services SET beats = beats + 1, last_seen_up = ?, updated_at = ?, problem = ? WHERE host = ? AND topic = ?",
@@ -126,7 +137,7 @@ pub fn beat(
         )?;
         outbox::service(tx, outbox::Kind::ServiceCreate, id, now)?;
     }
-    Ok(())
+    Ok(changed > 0)
 }
 
 /// Whether administrators let new servers go to a host: its compute service is enabled, unless the host was `forced`, and
@@ -180,6 +191,18 @@ pub fn set_forced_down(
 pub fn remove_service(tx: &mut Tx<'_>, service: ServiceId) -> Result<bool, Error> {
     outbox::service(tx, outbox::Kind::ServiceDelete, service, Timestamp::now())?;
     Ok(tx.execute("DELETE FROM services WHERE uuid = ?", &[service.into()])? == 1)
+}
+
+/// Forgets the node of a host that is gone for good: what is still held of it is held no more, its resource provider goes,
+/// and no aggregate has it. A host that reports again is a new one.
+pub fn remove_node(tx: &mut Tx<'_>, host: &HostName, now: Timestamp) -> Result<(), Error> {
+    let sql = "SELECT uuid FROM compute_nodes WHERE host = ?";
+    if let Some(row) = tx.query_opt(sql, &[host.into()])? {
+        placement::remove_provider(tx, row.get(0)?, now)?;
+    }
+    tx.post("DELETE FROM compute_nodes WHERE host = ?", &[host.into()])?;
+    tx.post("DELETE FROM aggregate_hosts WHERE host = ?", &[host.into()])?;
+    Ok(())
 }
 
 /// Shares of a host's resources that servers may use, and what is kept for the host.
@@ -292,6 +315,39 @@ pub fn servers_per_host(tx: &mut Tx<'_>) -> Result<Vec<(HostName, i64)>, Error> 
     Ok(counts)
 }
 
+/// The number of servers on these hosts together.
+pub fn servers_on(tx: &mut Tx<'_>, hosts: &[String]) -> Result<i64, Error> {
+    let mut count = 0;
+    for some in hosts.chunks(PLACES) {
+        let sql = format!(
+            "SELECT COUNT(*) FROM instances WHERE host IN ({}) AND deleted = 0",
+            sql::placeholders(some.len())
+        );
+        let names: Vec<sql::Value> = some.iter().map(Into::into).collect();
+        count += tx.query_one(&sql, &names)?.get::<i64>(0)?;
+    }
+    Ok(count)
+}
+
+/// The servers on these hosts: host, id and number of each, oldest first on each host.
+pub fn servers_of(
+    tx: &mut Tx<'_>,
+    hosts: &[HostName],
+) -> Result<Vec<(HostName, ServerId, i64)>, Error> {
+    let mut found = Vec::new();
+    for some in hosts.chunks(PLACES) {
+        let sql = format!(
+            "SELECT host, uuid, id FROM instances WHERE host IN ({}) AND deleted = 0 ORDER BY host, id",
+            sql::placeholders(some.len())
+        );
+        let names: Vec<sql::Value> = some.iter().map(Into::into).collect();
+        for row in tx.query(&sql, &names)? {
+            found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+        }
+    }
+    Ok(found)
+}
+
 /// The number of servers on each host with which something is going on (a task state).
 pub fn busy_per_host(tx: &mut Tx<'_>) -> Result<Vec<(HostName, i64)>, Error> {
     // CROSS JOIN has SQLite begin at the tasks, which are few however many servers there are; a GROUP BY would have it
@@ -305,7 +361,7 @@ pub fn busy_per_host(tx: &mut Tx<'_>) -> Result<Vec<(HostName, i64)>, Error> {
     Ok(busy.into_iter().collect())
 }
 
-/// Servers looked for by one query: more than the hints of any request name.
+/// Servers or hosts looked for by one query: more than any request names or shows.
 const PLACES: usize = 10_000;
 
 /// Where these servers are, as far as they are somewhere.

@@ -112,6 +112,21 @@ impl Status {
         Self::PostMigrating,
     ];
 
+    /// What is not over: one that waits for confirmation is not, either.
+    pub const OPEN: &'static [Self] = &[
+        Self::Accepted,
+        Self::Queued,
+        Self::Preparing,
+        Self::PreMigrating,
+        Self::Migrating,
+        Self::PostMigrating,
+        Self::Running,
+        Self::RunningPostCopy,
+        Self::Finished,
+        Self::Confirming,
+        Self::Reverting,
+    ];
+
     /// The text shown and stored.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -434,6 +449,18 @@ pub fn under_way(tx: &mut Tx<'_>, server: ServerId) -> Result<Option<Migration>,
     let under_way = "instance_uuid = ? AND status IN ('accepted', 'queued', 'preparing', 'pre-migrating', 'migrating', \
         'running', 'post-migrating')";
     one(tx, under_way, &[server.into()])
+}
+
+/// The moves from or to a host that are not over: neither ended, nor confirmed or taken back.
+pub fn open_of_host(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Migration>, Error> {
+    // The open states are named, and not those that are over: by an index the few open moves are found among many.
+    let sql = format!(
+        "SELECT {COLUMNS} FROM migrations WHERE status IN ({}) AND (source_compute = ? OR dest_compute = ?) ORDER BY id",
+        sql::placeholders(Status::OPEN.len())
+    );
+    let statuses = Status::OPEN.iter().map(|status| status.as_str().into());
+    let params: Vec<Value> = statuses.chain([host.into(), host.into()]).collect();
+    tx.query(&sql, &params)?.iter().map(from_row).collect()
 }
 
 /// Moves in this status that did not change since `before`, oldest first.

@@ -407,6 +407,27 @@ pub fn release_consumer(tx: &mut Tx<'_>, consumer: Uuid, now: Timestamp) -> Resu
     Ok(())
 }
 
+/// Removes a provider with its inventories, and takes back what is held of it.
+pub fn remove_provider(tx: &mut Tx<'_>, provider: Uuid, now: Timestamp) -> Result<(), Error> {
+    let mut consumers: Vec<Uuid> = allocations_on(tx, provider)?
+        .into_iter()
+        .map(|allocation| allocation.consumer)
+        .collect();
+    consumers.dedup();
+    for consumer in consumers {
+        release_at(tx, ServerId(consumer), provider, now)?;
+    }
+    tx.post(
+        "DELETE FROM inventories WHERE provider = ?",
+        &[provider.into()],
+    )?;
+    tx.post(
+        "DELETE FROM resource_providers WHERE uuid = ?",
+        &[provider.into()],
+    )?;
+    Ok(())
+}
+
 /// Everything a consumer holds.
 pub fn allocations_of(tx: &mut Tx<'_>, consumer: Uuid) -> Result<Vec<Allocation>, Error> {
     let sql = "SELECT consumer, provider, resource_class, amount FROM allocations WHERE consumer = ? ORDER BY provider, resource_class";

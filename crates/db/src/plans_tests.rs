@@ -31,7 +31,7 @@ const GROWING: &[&str] = &[
     "server_usages",
 ];
 
-/// What conductors, agents and the clean-up ask by the clock, and what each step of each task asks.
+/// What conductors, agents and the clean-up ask by the clock, what each step of each task asks, and what is asked of hosts.
 fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     let (host, server) = (HostName("h1".to_owned()), ServerId::random());
     let (task, now) = (TaskId::random(), Timestamp::now());
@@ -56,6 +56,9 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     hosts::servers_per_host(tx)?;
     hosts::busy_per_host(tx)?;
     hosts::places_of(tx, &[server])?;
+    hosts::servers_on(tx, &["h1".to_owned()])?;
+    hosts::servers_of(tx, std::slice::from_ref(&host))?;
+    migrations::open_of_host(tx, &host)?;
     instances::at_rest_in(tx, VmState::Shelved)?;
     migrations::at_rest_since(tx, Status::Finished, now)?;
     let owner = Owner {

@@ -577,6 +577,9 @@ pub struct Noted {
     /// they did before: to be looked at again, and said again soon.
     #[serde(default)]
     pub again: Vec<ServerId>,
+    /// The host is on no record any more, and the heartbeat was without [`Heartbeat::facts`]: they are to be said again.
+    #[serde(default)]
+    pub forgotten: bool,
 }
 
 /// How far a live migration is, in bytes.

@@ -62,6 +62,8 @@ pub struct CreateServer {
     pub zone: Option<String>,
     /// The host asked for, by `zone:host` or `host`.
     pub host: Option<String>,
+    /// The hypervisor asked for, by `zone:host:node` or `hypervisor_hostname`; the host's, where both are named.
+    pub node: Option<String>,
     /// Servers at least.
     pub min_count: i64,
     /// Servers at most.
@@ -115,7 +117,7 @@ impl CreateServer {
         if min_count > max_count {
             return Err(Fault::bad_request("min_count must be <= max_count"));
         }
-        let (zone, host) = zone_and_host(call)?;
+        let place = place(call)?;
         let image = text("imageRef").filter(|image| !image.is_empty());
         let devices = WantedDevices::read(call, image.is_some())?;
         if image.is_none() && devices.is_empty() {
@@ -140,8 +142,9 @@ impl CreateServer {
             hostname: text("hostname"),
             tags: tags(field("tags")),
             hints: hints(call),
-            zone,
-            host,
+            zone: place.zone,
+            host: place.host,
+            node: place.node,
             min_count,
             max_count: max_count.min(MOST_AT_ONCE),
             access_ip_v4: editable::address(call, "server", "accessIPv4"),
@@ -228,42 +231,54 @@ pub fn trusted_certs(field: Option<&Value>) -> Option<Vec<String>> {
     (!ids.is_empty()).then_some(ids)
 }
 
-/// `zone`, `zone:host` or `zone:host:node`, and `host` (2.74).
-fn zone_and_host(call: &Call) -> Result<(Option<String>, Option<String>), Fault> {
-    let named = ["host", "hypervisor_hostname"]
-        .iter()
-        .find_map(|name| call.text("server", name))
-        .map(str::to_owned);
-    if named.is_some() {
+/// Where the servers shall be.
+#[derive(Default)]
+struct Place {
+    zone: Option<String>,
+    host: Option<String>,
+    node: Option<String>,
+}
+
+/// `host` and `hypervisor_hostname` (2.74).
+fn requested(call: &Call) -> Result<Place, Fault> {
+    let text = |name| call.text("server", name).map(str::to_owned);
+    let place = Place {
+        zone: None,
+        host: text("host"),
+        node: text("hypervisor_hostname"),
+    };
+    if place.host.is_some() || place.node.is_some() {
         call.require("compute:servers:create:requested_destination")?;
     }
+    Ok(place)
+}
+
+/// `zone`, `zone:host` or `zone:host:node`, or a host that is named otherwise.
+fn place(call: &Call) -> Result<Place, Fault> {
+    let requested = requested(call)?;
     let Some(text) = call.text("server", "availability_zone") else {
-        return Ok((None, named));
+        return Ok(requested);
     };
-    let mut parts = text.split(':');
-    let (zone, host, node, more) = (parts.next(), parts.next(), parts.next(), parts.next());
-    if more.is_some() {
+    let mut parts = text
+        .split(':')
+        .map(|part| Some(part).filter(|part| !part.is_empty()));
+    let mut next = || parts.next().flatten().map(str::to_owned);
+    let (zone, host, node) = (next(), next(), next());
+    if parts.next().is_some() {
         return Err(Fault::bad_request(
             "Unable to parse availability zone: expected zone, zone:host or zone:host:node",
         ));
     }
-    let forced = [host, node]
-        .into_iter()
-        .flatten()
-        .find(|part| !part.is_empty())
-        .map(str::to_owned);
-    if forced.is_some() {
-        call.require("os_compute_api:servers:create:forced_host")?;
-        if named.is_some() {
-            return Err(Fault::bad_request(
-                "One mechanism with host and/or node and another mechanism with zone:host:node are mutually exclusive.",
-            ));
-        }
+    if host.is_none() && node.is_none() {
+        return Ok(Place { zone, ..requested });
     }
-    Ok((
-        zone.filter(|zone| !zone.is_empty()).map(str::to_owned),
-        forced.or(named),
-    ))
+    call.require("os_compute_api:servers:create:forced_host")?;
+    if requested.host.is_some() || requested.node.is_some() {
+        return Err(Fault::bad_request(
+            "One mechanism with host and/or node and another mechanism with zone:host:node are mutually exclusive.",
+        ));
+    }
+    Ok(Place { zone, host, node })
 }
 
 fn flavor_id(value: Option<&Value>) -> String {

@@ -7,23 +7,37 @@ use crate::faults::Fault;
 impl CreateServer {
     /// Refuses zones and hosts that are not there.
     pub fn check_place(&self, tx: &mut sql::Tx<'_>, config: &Config) -> Result<(), Fault> {
-        if self.zone.is_none() && self.host.is_none() {
-            return Ok(());
-        }
-        let nodes = db::hosts::nodes(tx)?;
-        let node = self.host.as_ref().map(|host| {
-            let found = nodes
-                .iter()
-                .find(|node| node.host.as_str() == host || node.hypervisor_hostname == *host);
-            found.ok_or_else(|| {
-                Fault::bad_request(format!("Compute host {host} could not be found."))
-            })
-        });
-        node.transpose()?;
+        self.check_node(tx)?;
         let Some(zone) = &self.zone else {
             return Ok(());
         };
         known_zone(tx, config, zone)
+    }
+
+    /// The host or hypervisor by which the scheduler finds the place.
+    pub fn destination(&self) -> Option<&str> {
+        self.host.as_deref().or(self.node.as_deref())
+    }
+
+    fn check_node(&self, tx: &mut sql::Tx<'_>) -> Result<(), Fault> {
+        let Some(name) = self.destination() else {
+            return Ok(());
+        };
+        let nodes = db::hosts::nodes(tx)?;
+        let found = nodes
+            .iter()
+            .find(|node| node.host.as_str() == name || node.hypervisor_hostname == name);
+        let missing = format!("Compute host {name} could not be found.");
+        let found = found.ok_or_else(|| Fault::bad_request(&missing))?;
+        match &self.node {
+            Some(node) if found.hypervisor_hostname != *node && self.host.is_some() => {
+                let there = &found.hypervisor_hostname;
+                Err(Fault::bad_request(format!(
+                    "{missing} Its hypervisor is {there}, not {node}."
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -17,8 +17,17 @@ use std::collections::BTreeMap;
 use types::{GroupId, PowerState, ProjectId, ServerId, TaskState, Timestamp, UserId, VmState};
 
 impl CreateServer {
-    /// Stores the servers and starts their builds; answers the first.
-    pub async fn accept(self, call: &Call, resolved: Resolved) -> Result<Instance, Fault> {
+    /// Stores the servers and starts their builds; answers the first. `also` writes what belongs to them, in the same
+    /// transaction.
+    pub async fn accept<F>(
+        self,
+        call: &Call,
+        resolved: Resolved,
+        also: F,
+    ) -> Result<Instance, Fault>
+    where
+        F: Fn(&mut Tx<'_>, &Instance) -> Result<(), Fault> + Send + 'static,
+    {
         editable::check_disk_config(resolved.boot.image.as_ref(), self.auto_disk_config)?;
         let sealed = call.api.deps.secrets.seal(&self.admin_pass);
         let (project, user) = (
@@ -67,7 +76,9 @@ impl CreateServer {
                     }
                     first.get_or_insert(instance);
                 }
-                first.ok_or_else(|| Fault::bad_request("min_count must be >= 1"))
+                let first = first.ok_or_else(|| Fault::bad_request("min_count must be >= 1"))?;
+                also(tx, &first)?;
+                Ok(first)
             })
             .await?;
         call.api.deps.bus.ring(bus::Bell::Tasks);
@@ -162,8 +173,8 @@ impl CreateServer {
             self.name.clone()
         };
         let mut hints = self.hints.clone();
-        if let Some(host) = &self.host {
-            hints.insert("_host".to_owned(), host.clone().into());
+        if let Some(host) = self.destination() {
+            hints.insert("_host".to_owned(), host.into());
         }
         let drive = self.config_drive
             || boot_properties(&resolved.boot)

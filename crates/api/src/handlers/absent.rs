@@ -4,6 +4,7 @@
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::mv;
+use crate::verdict::{self, Rule};
 
 /// 400 for everything that would change bare metal: Ironic's own client does that.
 fn use_ironic(command: &str) -> Fault {
@@ -52,12 +53,74 @@ pub async fn shares(call: Call) -> Result<Reply, Fault> {
     ))
 }
 
+/// The rule of a protocol of consoles; none is one of a hypervisor that is gone.
+fn rule_of(protocol: &str) -> Option<Rule> {
+    match protocol {
+        "vnc" => Some(verdict::VNC_CONSOLE),
+        "spice" => Some(verdict::SPICE_CONSOLE),
+        "serial" => Some(verdict::SERIAL_CONSOLE),
+        "mks" => Some(verdict::MKS_CONSOLE),
+        _ => None,
+    }
+}
+
+/// The words of a cloud in which consoles of this kind are switched off, as all are here.
+fn console_unavailable(kind: &str) -> Fault {
+    Fault::bad_request(format!("Unavailable console type {kind}."))
+}
+
+/// `os-getVNCConsole`, `os-getSPICEConsole` and `os-getSerialConsole` (below 2.6).
+async fn console(call: Call, rule: Rule) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    rule.check(&call, &server)?;
+    let action = call.route.action.unwrap_or_default();
+    let kind = call.text(action, "type").unwrap_or_default();
+    Err(console_unavailable(kind))
+}
+
+/// `os-getVNCConsole`.
+pub async fn vnc_console(call: Call) -> Result<Reply, Fault> {
+    console(call, verdict::VNC_CONSOLE).await
+}
+
+/// `os-getSPICEConsole`.
+pub async fn spice_console(call: Call) -> Result<Reply, Fault> {
+    console(call, verdict::SPICE_CONSOLE).await
+}
+
+/// `os-getSerialConsole`.
+pub async fn serial_console(call: Call) -> Result<Reply, Fault> {
+    console(call, verdict::SERIAL_CONSOLE).await
+}
+
+/// `os-getRDPConsole` (below 2.6): gone with its hypervisor, whatever is asked of whatever server.
+pub async fn rdp_console(_: Call) -> Result<Reply, Fault> {
+    Err(malformed())
+}
+
+/// `POST /servers/{id}/remote-consoles`.
+pub async fn remote_console(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
+    let text = |name| call.text("remote_console", name).unwrap_or_default();
+    let protocol = text("protocol");
+    let Some(rule) = rule_of(protocol) else {
+        return Err(console_unavailable(protocol));
+    };
+    rule.check(&call, &server)?;
+    Err(console_unavailable(text("type")))
+}
+
+/// What is refused without a reason.
+fn malformed() -> Fault {
+    Fault::bad_request(
+        "The server could not comply with the request since it is either malformed or otherwise incorrect.",
+    )
+}
+
 /// `GET /os-console-auth-tokens/{token}`: no console was ever given out. Below 2.31 only a kind that is gone was shown.
 pub async fn console_token(call: Call) -> Result<Reply, Fault> {
     if !call.at_least(mv::CONSOLE_TOKENS) {
-        return Err(Fault::bad_request(
-            "The server could not comply with the request since it is either malformed or otherwise incorrect.",
-        ));
+        return Err(malformed());
     }
     if let Some(rule) = call.route.policy {
         call.require(rule)?;

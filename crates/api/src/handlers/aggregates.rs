@@ -7,7 +7,8 @@ use crate::neighbours::unavailable;
 use db::aggregates::{Aggregate, ZONE};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::Arc;
 use types::agent::{GuestImage, Question};
 use types::{HostName, ServerId, Timestamp};
@@ -140,37 +141,118 @@ where
     Reply::ok(&json!({ "aggregate": document(&call, &aggregate) }))
 }
 
-/// A host may be in aggregates of one zone only.
-fn one_zone(tx: &mut sql::Tx<'_>, aggregate: &Aggregate) -> Result<(), Fault> {
-    let Some(zone) = aggregate.zone() else {
-        return Ok(());
-    };
-    for other in db::aggregates::all(tx)?
-        .iter()
-        .filter(|other| other.id != aggregate.id)
-    {
-        let Some(theirs) = other.zone().filter(|theirs| *theirs != zone) else {
-            continue;
+/// What is done with an aggregate: each is refused in its own words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    AddHost,
+    RemoveHost,
+    Update,
+    SetMetadata,
+    Delete,
+}
+
+impl Act {
+    fn refused(self, id: i64, reason: impl Display) -> Fault {
+        let what = match self {
+            Self::AddHost => "add host to aggregate",
+            // Nova has no words of its own for a removal.
+            Self::RemoveHost | Self::Delete => "remove host from aggregate",
+            Self::Update => "update aggregate",
+            Self::SetMetadata => "update metadata of aggregate",
         };
-        if let Some(host) = aggregate
-            .hosts
-            .iter()
-            .find(|host| other.hosts.contains(host))
-        {
-            return Err(Fault::conflict(format!(
-                "Cannot perform action on aggregate {}. Reason: One or more hosts already in availability zone(s) ['{theirs}']: {host}.",
-                aggregate.id
-            )));
+        let message = format!("Cannot {what} {id}. Reason: {reason}.");
+        match self {
+            Self::AddHost | Self::RemoveHost => Fault::conflict(message),
+            Self::Update | Self::SetMetadata | Self::Delete => Fault::bad_request(message),
         }
     }
+}
+
+/// The zones in which these hosts are by other aggregates.
+fn other_zones(
+    tx: &mut sql::Tx<'_>,
+    id: i64,
+    hosts: &[String],
+) -> Result<BTreeSet<String>, sql::Error> {
+    let all = db::aggregates::all(tx)?;
+    let others = all
+        .iter()
+        .filter(|other| other.id != id && other.hosts.iter().any(|theirs| hosts.contains(theirs)));
+    Ok(others
+        .filter_map(Aggregate::zone)
+        .map(str::to_owned)
+        .collect())
+}
+
+/// A host may be in aggregates of one zone only.
+fn one_zone(
+    tx: &mut sql::Tx<'_>,
+    id: i64,
+    zone: &str,
+    hosts: &[String],
+    act: Act,
+) -> Result<(), Fault> {
+    let mut zones = other_zones(tx, id, hosts)?;
+    zones.remove(zone);
+    if zones.is_empty() {
+        return Ok(());
+    }
+    let zones: Vec<String> = zones.iter().map(|zone| format!("'{zone}'")).collect();
+    let zones = zones.join(", ");
+    let reason = format!("One or more hosts already in availability zone(s) [{zones}]");
+    Err(act.refused(id, reason))
+}
+
+/// Gives an aggregate another zone, as far as its hosts are in no other and have no servers: servers do not change their
+/// zone with their host. A zone once given is not taken away, either.
+fn set_zone(
+    tx: &mut sql::Tx<'_>,
+    aggregate: &mut Aggregate,
+    zone: &Value,
+    act: Act,
+) -> Result<(), Fault> {
+    let id = aggregate.id;
+    let Some(zone) = zone.as_str().filter(|zone| !zone.is_empty()) else {
+        let name = &aggregate.name;
+        let reason = format!("Aggregate {name} does not support empty named availability zone");
+        return Err(act.refused(id, reason));
+    };
+    one_zone(tx, id, zone, &aggregate.hosts, act)?;
+    if aggregate.zone() != Some(zone) && db::hosts::servers_on(tx, &aggregate.hosts)? > 0 {
+        return Err(act.refused(id, "One or more hosts contain instances in this zone"));
+    }
+    aggregate.metadata.insert(ZONE.to_owned(), zone.to_owned());
     Ok(())
 }
 
-fn set(metadata: &mut BTreeMap<String, String>, name: &str, value: &Value) {
-    match value.as_str() {
-        Some(text) => metadata.insert(name.to_owned(), text.to_owned()),
-        None => metadata.remove(name),
+/// Refuses what would move a host with servers from one zone to another; none is the default zone.
+fn servers_stay(
+    tx: &mut sql::Tx<'_>,
+    id: i64,
+    host: &str,
+    (from, to): (Option<&str>, Option<&str>),
+    act: Act,
+) -> Result<(), Fault> {
+    if from == to {
+        return Ok(());
+    }
+    let servers = db::hosts::servers_on(tx, &[host.to_owned()])?;
+    if servers == 0 {
+        return Ok(());
+    }
+    let done = match act {
+        Act::AddHost => "added to",
+        _ => "removed from",
     };
+    let (from, to) = (from.unwrap_or("None"), to.unwrap_or("None"));
+    Err(act.refused(
+        id,
+        format!(
+            "The host cannot be {done} the aggregate as the availability zone of the host would change from '{from}' to \
+             '{to}' but the host already has {servers} instance(s). A server changes its zone only when it is shelved and \
+             unshelved: move the servers of this host away first"
+        ),
+    ))
 }
 
 /// `PUT /{id}`.
@@ -180,16 +262,15 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
         if let Some(name) = wanted.get("name").and_then(Value::as_str) {
             name.trim().clone_into(&mut aggregate.name);
         }
-        if let Some(zone) = wanted.get(ZONE) {
-            set(&mut aggregate.metadata, ZONE, zone);
-            one_zone(tx, aggregate)?;
+        match wanted.get(ZONE) {
+            Some(zone) => set_zone(tx, aggregate, zone, Act::Update),
+            None => Ok(()),
         }
-        Ok(())
     })
     .await
 }
 
-/// `set_metadata`: null removes a key.
+/// `set_metadata`: null removes a key, but for the zone.
 pub async fn set_metadata(call: Call) -> Result<Reply, Fault> {
     let wanted = call
         .field("set_metadata", "metadata")
@@ -198,10 +279,15 @@ pub async fn set_metadata(call: Call) -> Result<Reply, Fault> {
         .unwrap_or_default();
     change(call, move |tx, aggregate, _| {
         for (name, value) in &wanted {
-            set(&mut aggregate.metadata, name, value);
-        }
-        if wanted.contains_key(ZONE) {
-            one_zone(tx, aggregate)?;
+            match value.as_str() {
+                _ if name == ZONE => set_zone(tx, aggregate, value, Act::SetMetadata)?,
+                Some(text) => {
+                    aggregate.metadata.insert(name.clone(), text.to_owned());
+                }
+                None => {
+                    aggregate.metadata.remove(name);
+                }
+            }
         }
         Ok(())
     })
@@ -220,15 +306,22 @@ pub async fn add_host(call: Call) -> Result<Reply, Fault> {
                 "Compute host {host} could not be found."
             )));
         }
-        if !db::aggregates::add_host(tx, aggregate.id, &host)? {
+        let id = aggregate.id;
+        if !db::aggregates::add_host(tx, id, &host)? {
             return Err(Fault::conflict(format!(
-                "Aggregate {} already has host {host}.",
-                aggregate.id
+                "Aggregate {id} already has host {host}."
             )));
         }
         aggregate.hosts.push(host.clone());
         aggregate.hosts.sort();
-        one_zone(tx, aggregate)
+        let Some(zone) = aggregate.zone() else {
+            return Ok(());
+        };
+        let alone = std::slice::from_ref(&host);
+        one_zone(tx, id, zone, alone, Act::AddHost)?;
+        let before = other_zones(tx, id, alone)?.pop_first();
+        let zones = (before.as_deref(), Some(zone));
+        servers_stay(tx, id, &host, zones, Act::AddHost)
     })
     .await
 }
@@ -240,14 +333,19 @@ pub async fn remove_host(call: Call) -> Result<Reply, Fault> {
         .unwrap_or_default()
         .to_owned();
     change(call, move |tx, aggregate, _| {
-        if !db::aggregates::remove_host(tx, aggregate.id, &host)? {
+        let id = aggregate.id;
+        if !db::aggregates::remove_host(tx, id, &host)? {
             return Err(Fault::not_found(format!(
-                "Aggregate {} has no host {host}.",
-                aggregate.id
+                "Cannot remove host {host} in aggregate {id}"
             )));
         }
         aggregate.hosts.retain(|other| *other != host);
-        Ok(())
+        let Some(zone) = aggregate.zone() else {
+            return Ok(());
+        };
+        let after = other_zones(tx, id, std::slice::from_ref(&host))?.pop_first();
+        let zones = (Some(zone), after.as_deref());
+        servers_stay(tx, id, &host, zones, Act::RemoveHost)
     })
     .await
 }
@@ -262,9 +360,7 @@ pub async fn delete(call: Call) -> Result<Reply, Fault> {
         .write(move |tx| -> Result<(), Fault> {
             let aggregate = db::aggregates::get(tx, id)?.ok_or_else(|| missing.clone())?;
             if !aggregate.hosts.is_empty() {
-                return Err(Fault::bad_request(format!(
-                    "Cannot perform action on aggregate {id}. Reason: Host aggregate is not empty."
-                )));
+                return Err(Act::Delete.refused(id, "Host aggregate is not empty"));
             }
             Ok(db::aggregates::delete(tx, id)?)
         })

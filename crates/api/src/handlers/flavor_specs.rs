@@ -3,7 +3,7 @@
 use crate::call::{Call, Reply};
 use crate::extra_specs;
 use crate::faults::Fault;
-use crate::handlers::flavors::in_path;
+use crate::handlers::flavors::{Named, in_path};
 use crate::mv;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -56,16 +56,28 @@ async fn merge(call: &Call, specs: &BTreeMap<String, String>) -> Result<(), Faul
             .try_for_each(|(key, value)| extra_specs::check(key, value))
             .map_err(Fault::bad_request)?;
     }
-    let record = in_path(call).await?;
-    let mut all = record.flavor.extra_specs;
-    all.extend(specs.clone());
-    let now = Timestamp::now();
-    call.api
-        .deps
-        .store
-        .write(move |tx| db::flavors::set_extra_specs(tx, record.row, &all, now))
-        .await?;
-    Ok(())
+    let specs = specs.clone();
+    change(call, move |all| {
+        all.extend(specs.clone());
+        Ok(())
+    })
+    .await
+}
+
+/// Changes the specs of the flavor in the path as they are then: nothing that others change meanwhile is lost.
+async fn change<F>(call: &Call, how: F) -> Result<(), Fault>
+where
+    F: Fn(&mut BTreeMap<String, String>) -> Result<(), Fault> + Send + 'static,
+{
+    let (named, now) = (Named::of(call), Timestamp::now());
+    let store = &call.api.deps.store;
+    let changing = store.write(move |tx| -> Result<(), Fault> {
+        let record = named.find(tx)?;
+        let mut specs = record.flavor.extra_specs;
+        how(&mut specs)?;
+        Ok(db::flavors::set_extra_specs(tx, record.row, &specs, now)?)
+    });
+    changing.await
 }
 
 /// `POST`: adds and replaces.
@@ -87,14 +99,11 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
 
 /// `DELETE /{key}`.
 pub async fn delete(call: Call) -> Result<Reply, Fault> {
-    let record = in_path(&call).await?;
-    let mut specs = record.flavor.extra_specs;
-    specs.remove(call.param(1)).ok_or_else(|| missing(&call))?;
-    let now = Timestamp::now();
-    call.api
-        .deps
-        .store
-        .write(move |tx| db::flavors::set_extra_specs(tx, record.row, &specs, now))
-        .await?;
+    let (key, missing) = (call.param(1).to_owned(), missing(&call));
+    change(&call, move |specs| {
+        let gone = specs.remove(&key);
+        gone.map(drop).ok_or_else(|| missing.clone())
+    })
+    .await?;
     Ok(Reply::empty(StatusCode::OK))
 }

@@ -200,15 +200,32 @@ pub async fn detail(call: Call) -> Result<Reply, Fault> {
 
 /// The flavor in the path, as far as the caller may see it.
 pub async fn in_path(call: &Call) -> Result<Record, Fault> {
-    let id: FlavorId = call.param(0).into();
-    let project = (!call.is_admin()).then(|| call.project().to_owned());
-    let found = call
-        .api
-        .deps
-        .store
-        .read(move |tx| db::flavors::visible(tx, &id, project.as_deref()))
-        .await?;
-    found.ok_or_else(|| unknown(call.param(0)))
+    let named = Named::of(call);
+    let store = &call.api.deps.store;
+    store.read(move |tx| named.find(tx)).await
+}
+
+/// A flavor as a path names it.
+pub struct Named {
+    id: FlavorId,
+    /// Whose flavors; none is an administrator, who sees all.
+    project: Option<String>,
+}
+
+impl Named {
+    /// The flavor in the path.
+    pub fn of(call: &Call) -> Self {
+        Self {
+            id: call.param(0).into(),
+            project: (!call.is_admin()).then(|| call.project().to_owned()),
+        }
+    }
+
+    /// Reads it, as far as the caller may see it.
+    pub fn find(&self, tx: &mut sql::Tx<'_>) -> Result<Record, Fault> {
+        let found = db::flavors::visible(tx, &self.id, self.project.as_deref())?;
+        found.ok_or_else(|| unknown(self.id.as_str()))
+    }
 }
 
 /// `GET /flavors/{id}`.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use types::agent::Question;
-use types::{NodeId, ServerId, Timestamp};
+use types::{HostName, NodeId, ServerId, Timestamp};
 use uuid::Uuid;
 
 /// How long a host may take to say how long it runs.
@@ -195,16 +195,21 @@ fn amounts(hosts: &Hosts, node: &Node) -> [(&'static str, i64); 11] {
     ]
 }
 
-/// The servers of a node, where the query or the route asks for them.
-async fn servers_of(call: &Call, node: &Node) -> Result<Vec<Value>, Fault> {
-    let host = node.host.clone();
-    let servers = call
-        .api
-        .deps
-        .store
-        .read(move |tx| db::instances::on_host(tx, &host))
-        .await?;
-    Ok(servers.iter().map(|server| json!({ "uuid": server.id, "name": format!("instance-{:08x}", server.number) })).collect())
+/// The servers of nodes, by host, as they are shown.
+type Servers = HashMap<HostName, Vec<Value>>;
+
+/// The servers of these nodes, all at once.
+async fn servers_of(call: &Call, nodes: &[&Node]) -> Result<Servers, Fault> {
+    let hosts: Vec<HostName> = nodes.iter().map(|node| node.host.clone()).collect();
+    let store = &call.api.deps.store;
+    let reading = store.read(move |tx| db::hosts::servers_of(tx, &hosts));
+    let found: Result<_, sql::Error> = reading.await;
+    let mut servers = Servers::new();
+    for (host, id, number) in found? {
+        let shown = json!({ "uuid": id, "name": format!("instance-{number:08x}") });
+        servers.entry(host).or_default().push(shown);
+    }
+    Ok(servers)
 }
 
 fn wants_servers(call: &Call) -> bool {
@@ -218,12 +223,33 @@ fn wants_servers(call: &Call) -> bool {
 }
 
 /// Adds `servers` to an entry; below 2.75 an empty list is left out.
-async fn add_servers(call: &Call, node: &Node, map: &mut Map<String, Value>) -> Result<(), Fault> {
-    let servers = servers_of(call, node).await?;
+fn add_servers(call: &Call, node: &Node, servers: &mut Servers, map: &mut Map<String, Value>) {
+    let servers = servers.remove(&node.host).unwrap_or_default();
     if !servers.is_empty() || call.at_least(mv::STRICT) {
         map.insert("servers".to_owned(), servers.into());
     }
-    Ok(())
+}
+
+/// An entry for each of these nodes, with its servers where they are wanted.
+async fn entries(
+    call: &Call,
+    hosts: &Hosts,
+    nodes: &[&Node],
+    entry: fn(&Call, &Hosts, &Node) -> Map<String, Value>,
+    with_servers: bool,
+) -> Result<Vec<Value>, Fault> {
+    let mut servers = Servers::new();
+    if with_servers {
+        servers = servers_of(call, nodes).await?;
+    }
+    let entries = nodes.iter().map(|node| {
+        let mut map = entry(call, hosts, node);
+        if with_servers {
+            add_servers(call, node, &mut servers, &mut map);
+        }
+        map.into()
+    });
+    Ok(entries.collect())
 }
 
 async fn listed(
@@ -273,14 +299,8 @@ async fn listed(
         let ids: Vec<NodeId> = shown.iter().map(|node| node.uuid).collect();
         hosts.ask_uptimes(&call, &ids).await;
     }
-    let mut list: Vec<Value> = Vec::with_capacity(shown.len());
-    for node in &shown {
-        let mut map = entry(&call, &hosts, node);
-        if wants_servers(&call) {
-            add_servers(&call, node, &mut map).await?;
-        }
-        list.push(map.into());
-    }
+    let shown: Vec<&Node> = shown.iter().collect();
+    let list = entries(&call, &hosts, &shown, entry, wants_servers(&call)).await?;
     let mut document = json!({ "hypervisors": list });
     if let Some(marker) = next {
         document["hypervisors_links"] = json!(call.links.next(path, call.query.pairs(), &marker));
@@ -357,11 +377,9 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
     if call.at_least(mv::HYPERVISOR_SLIM) {
         hosts.ask_uptimes(&call, &[node.uuid]).await;
     }
-    let mut map = whole(&call, &hosts, &node);
-    if wants_servers(&call) {
-        add_servers(&call, &node, &mut map).await?;
-    }
-    Reply::ok(&json!({ "hypervisor": map }))
+    let list = entries(&call, &hosts, &[&node], whole, wants_servers(&call)).await?;
+    let shown = list.into_iter().next().unwrap_or_default();
+    Reply::ok(&json!({ "hypervisor": shown }))
 }
 
 /// `GET /{id}/uptime` (below 2.88).
@@ -408,11 +426,7 @@ pub async fn search(call: Call) -> Result<Reply, Fault> {
 /// `GET /{pattern}/servers` (below 2.53).
 pub async fn servers(call: Call) -> Result<Reply, Fault> {
     let hosts = read(&call).await?;
-    let mut list: Vec<Value> = Vec::new();
-    for node in matching(&call, &hosts)? {
-        let mut map = brief(&call, &hosts, node);
-        add_servers(&call, node, &mut map).await?;
-        list.push(map.into());
-    }
+    let nodes = matching(&call, &hosts)?;
+    let list = entries(&call, &hosts, &nodes, brief, true).await?;
     Reply::ok(&json!({ "hypervisors": list }))
 }

@@ -43,6 +43,9 @@ impl Patterns {
             "node" => fits(pattern, server.node.as_deref()),
             "reservation_id" => pattern.is_match(&server.reservation_id),
             "root_device_name" => fits(pattern, server.root_device_name.as_deref()),
+            "locked_by" => fits(pattern, server.locked_by.as_deref()),
+            // No server is shown with any.
+            "kernel_id" | "ramdisk_id" => pattern.is_match(""),
             "access_ip_v4" => fits(pattern, server.access_ip_v4.as_deref()),
             "access_ip_v6" => fits(pattern, server.access_ip_v6.as_deref()),
             _ => {
@@ -301,13 +304,30 @@ fn times(
         .get("status")
         .is_some_and(|status| status.eq_ignore_ascii_case("soft_deleted"));
     match filters.get("deleted") {
-        Some(text) => conditions.push(Condition::Deleted(boolean("deleted", text)?)),
+        Some(text) => conditions.push(deleted(is_true(text), filters.get("soft_deleted"))),
         None if of_status => conditions.push(Condition::Deleted(true)),
         None if of_soft_status => conditions.push(Condition::SoftDeleted),
-        None if since.is_none() && before.is_none() => conditions.push(Condition::Deleted(false)),
+        None if since.is_none() && before.is_none() => {
+            conditions.push(deleted(false, filters.get("soft_deleted")));
+        }
         None => {}
     }
     Ok(())
+}
+
+/// A boolean of a query that is false whatever else it says, as Nova reads some.
+fn is_true(text: &str) -> bool {
+    let text = text.trim().to_ascii_lowercase();
+    matches!(text.as_str(), "1" | "t" | "true" | "on" | "y" | "yes")
+}
+
+/// `deleted`, with `soft_deleted`: whether those that can be restored count as deleted, too, or among the living. Unless it
+/// is said they are deleted.
+fn deleted(deleted: bool, soft: Option<&&str>) -> Condition {
+    match soft.map(|text| is_true(text)) {
+        Some(soft) if soft != deleted => Condition::Removed(deleted),
+        _ => Condition::Deleted(deleted),
+    }
 }
 
 /// One filter that stands for itself.
@@ -335,6 +355,11 @@ fn one(
                 Condition::Is(Column::ConfigDrive, boolean("config_drive", value)?.into()),
             );
         }
+        "auto_disk_config" => {
+            let number = i64::from(boolean("auto_disk_config", value)?);
+            let condition = Condition::Is(Column::AutoDiskConfig, number.into());
+            return push(conditions, condition);
+        }
         "power_state" | "progress" | "launch_index" => {
             let number: i64 = value
                 .parse()
@@ -355,6 +380,9 @@ fn one(
         "node" => return pattern(patterns, "node", value),
         "availability_zone" => return pattern(patterns, "availability_zone", value),
         "reservation_id" => return pattern(patterns, "reservation_id", value),
+        "locked_by" => return pattern(patterns, "locked_by", value),
+        "kernel_id" => return pattern(patterns, "kernel_id", value),
+        "ramdisk_id" => return pattern(patterns, "ramdisk_id", value),
         "root_device_name" => return pattern(patterns, "root_device_name", value),
         "access_ip_v4" | "accessIPv4" => return pattern(patterns, "access_ip_v4", value),
         "access_ip_v6" | "accessIPv6" => return pattern(patterns, "access_ip_v6", value),
@@ -395,18 +423,37 @@ fn pattern(patterns: &mut Patterns, field: &'static str, value: &str) -> Result<
     Ok(())
 }
 
+/// Keys of which every server has the same: they order nothing.
+const ALL_ALIKE: &[&str] = &["kernel_id", "ramdisk_id"];
+
+/// Whether a key has no effect at this version, for reasons of old.
+fn is_ignored(call: &Call, key: &str) -> bool {
+    let locked = key == "locked" && !call.at_least(mv::LOCKED_REASON);
+    locked || (column(key).is_none() && !ALL_ALIKE.contains(&key))
+}
+
+/// The keys and directions that count. A key that is ignored takes its direction with it.
+fn keys_and_directions(call: &Call) -> (Vec<&str>, Vec<&str>) {
+    let all = |name, otherwise| {
+        let given: Vec<&str> = call.query.all(name).map(str::trim).collect();
+        if given.is_empty() {
+            vec![otherwise]
+        } else {
+            given
+        }
+    };
+    let (keys, directions) = (all("sort_key", "created_at"), all("sort_dir", "desc"));
+    let goes = |index: usize| keys.get(index).is_some_and(|key| is_ignored(call, key));
+    let kept = directions.iter().enumerate();
+    let kept = kept.filter(|(index, _)| !goes(*index));
+    let directions = kept.map(|(_, direction)| *direction).collect();
+    let keys = keys.into_iter().filter(|key| !is_ignored(call, key));
+    (keys.collect(), directions)
+}
+
 /// The order asked for; newest first unless told otherwise.
 fn order(call: &Call) -> Result<Vec<(Column, bool)>, Fault> {
-    let directions: Vec<&str> = call.query.all("sort_dir").collect();
-    if directions
-        .iter()
-        .any(|direction| !matches!(*direction, "asc" | "desc"))
-    {
-        return Err(Fault::bad_request(
-            "Invalid input received: Unknown sort direction, must be 'desc' or 'asc'",
-        ));
-    }
-    let keys: Vec<&str> = call.query.all("sort_key").collect();
+    let (keys, directions) = keys_and_directions(call);
     if let Some(key) = keys
         .iter()
         .find(|key| matches!(**key, "host" | "node"))
@@ -416,6 +463,7 @@ fn order(call: &Call) -> Result<Vec<(Column, bool)>, Fault> {
             "Only administrators can sort servers by {key}"
         )));
     }
+    check_directions(&keys, &directions)?;
     let descending = |index: usize| {
         directions
             .get(index)
@@ -433,10 +481,28 @@ fn order(call: &Call) -> Result<Vec<(Column, bool)>, Fault> {
     Ok(order)
 }
 
+/// Each direction is one, and is that of a key.
+fn check_directions(keys: &[&str], directions: &[&str]) -> Result<(), Fault> {
+    let wrong = if directions
+        .iter()
+        .any(|direction| !matches!(*direction, "asc" | "desc"))
+    {
+        "Unknown sort direction, must be 'desc' or 'asc'"
+    } else if directions.len() > keys.len() {
+        "Sort direction size exceeds sort key size"
+    } else {
+        return Ok(());
+    };
+    Err(Fault::bad_request(format!(
+        "Invalid input received: {wrong}"
+    )))
+}
+
 fn column(key: &str) -> Option<Column> {
     Some(match key {
         "access_ip_v4" => Column::AccessIpV4,
         "access_ip_v6" => Column::AccessIpV6,
+        "auto_disk_config" => Column::AutoDiskConfig,
         "availability_zone" => Column::AvailabilityZone,
         "config_drive" => Column::ConfigDrive,
         "created_at" => Column::CreatedAt,
@@ -450,6 +516,7 @@ fn column(key: &str) -> Option<Column> {
         "launch_index" => Column::LaunchIndex,
         "launched_at" => Column::LaunchedAt,
         "locked" => Column::Locked,
+        "locked_by" => Column::LockedBy,
         "node" => Column::Node,
         "power_state" => Column::PowerState,
         "progress" => Column::Progress,

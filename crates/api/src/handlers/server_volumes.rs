@@ -391,11 +391,8 @@ async fn change(call: &Call, server: &Instance, volume: &str) -> Result<(), Faul
     let Some(goes) = call.field(OUTER, "delete_on_termination").map(is_true) else {
         return Ok(());
     };
-    let changed = BlockDevice {
-        delete_on_termination: goes,
-        ..found
-    };
-    let write = move |tx: &mut sql::Tx<'_>| block_devices::update(tx, &changed);
+    let id = found.id;
+    let write = move |tx: &mut sql::Tx<'_>| block_devices::set_delete_on_termination(tx, id, goes);
     let there: Result<bool, sql::Error> = call.api.deps.store.write(write).await;
     if there? { Ok(()) } else { Err(unknown()) }
 }

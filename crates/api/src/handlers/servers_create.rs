@@ -4,7 +4,10 @@ use crate::call::{Call, Reply};
 use crate::commands::CreateServer;
 use crate::commands::editable::disk_config;
 use crate::faults::Fault;
+use crate::links::Links;
+use crate::route::Verb;
 use crate::schemas::is_true;
+use db::instances::Instance;
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -13,36 +16,76 @@ pub fn says_yes(text: &str) -> bool {
     is_true(&Value::from(text))
 }
 
+/// Whether a request for new servers only asks what would become of them.
+pub fn is_dry_run(call: &Call) -> bool {
+    let creates = call.route.verb == Verb::Post && call.route.action.is_none();
+    creates && call.query.get("dry_run").is_some_and(says_yes)
+}
+
 /// Accepts new servers; with `?dry_run=true` only says what would become of them.
 pub async fn create(call: Call) -> Result<Reply, Fault> {
     let command = CreateServer::read(&call)?;
     let resolved = command.resolve(&call).await?;
-    if call.query.get("dry_run").is_some_and(says_yes) {
+    if is_dry_run(&call) {
         return Reply::ok(&command.try_out(&call, resolved).await?);
     }
-    let (password, by_reservation) = (command.admin_pass.clone(), command.return_reservation_id);
-    let server = command.accept(&call, resolved).await?;
-    if by_reservation {
-        return Reply::json(
-            StatusCode::ACCEPTED,
-            &json!({ "reservation_id": server.reservation_id }),
-        );
+    let (answer, key) = (NewServer::of(&call, &command), call.key.clone());
+    let also = {
+        let (answer, key) = (answer.clone(), key.clone());
+        move |tx: &mut sql::Tx<'_>, server: &Instance| -> Result<(), Fault> {
+            match &key {
+                Some(key) => Ok(key.keep(tx, &answer.reply(server)?)?),
+                None => Ok(()),
+            }
+        }
+    };
+    let server = command.accept(&call, resolved, also).await?;
+    if let Some(key) = key {
+        key.mark_kept();
     }
-    let id = server.id.to_string();
-    let mut groups: Vec<Value> = server
-        .security_groups
-        .iter()
-        .map(|group| json!({ "name": group.name }))
-        .collect();
-    if groups.is_empty() {
-        groups.push(json!({ "name": "default" }));
+    answer.reply(&server)
+}
+
+/// What the answer says of new servers beside the first of them.
+#[derive(Clone)]
+struct NewServer {
+    links: Links,
+    password: String,
+    /// The reservation alone is wanted.
+    by_reservation: bool,
+}
+
+impl NewServer {
+    fn of(call: &Call, command: &CreateServer) -> Self {
+        Self {
+            links: call.links.clone(),
+            password: command.admin_pass.clone(),
+            by_reservation: command.return_reservation_id,
+        }
     }
-    let document = json!({ "server": {
-        "id": id,
-        "links": call.links.pair("servers", &id),
-        "OS-DCF:diskConfig": disk_config(server.kept.auto_disk_config),
-        "security_groups": groups,
-        "adminPass": password,
-    } });
-    Ok(Reply::json(StatusCode::ACCEPTED, &document)?.at(call.links.own(&format!("/servers/{id}"))))
+
+    fn reply(&self, server: &Instance) -> Result<Reply, Fault> {
+        if self.by_reservation {
+            let document = json!({ "reservation_id": server.reservation_id });
+            return Reply::json(StatusCode::ACCEPTED, &document);
+        }
+        let id = server.id.to_string();
+        let mut groups: Vec<Value> = server
+            .security_groups
+            .iter()
+            .map(|group| json!({ "name": group.name }))
+            .collect();
+        if groups.is_empty() {
+            groups.push(json!({ "name": "default" }));
+        }
+        let document = json!({ "server": {
+            "id": id,
+            "links": self.links.pair("servers", &id),
+            "OS-DCF:diskConfig": disk_config(server.kept.auto_disk_config),
+            "security_groups": groups,
+            "adminPass": self.password,
+        } });
+        let location = self.links.own(&format!("/servers/{id}"));
+        Ok(Reply::json(StatusCode::ACCEPTED, &document)?.at(location))
+    }
 }

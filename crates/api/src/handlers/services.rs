@@ -8,7 +8,7 @@ use db::hosts::Service;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use types::{ServiceId, Timestamp};
+use types::{HostName, ServiceId, Timestamp};
 
 fn document(call: &Call, service: &Service, zones: &HashMap<String, String>) -> Value {
     let config = &call.api.config;
@@ -237,17 +237,31 @@ pub async fn delete(call: Call) -> Result<Reply, Fault> {
             .find(|service| service.id == id)
             .ok_or_else(|| Fault::not_found(format!("Service {id} could not be found.")))?
     };
-    let (id, host) = (service.uuid, service.host.clone());
-    call.api
-        .deps
-        .store
-        .write(move |tx| -> Result<(), Fault> {
-            if !db::instances::on_host(tx, &host)?.is_empty() {
-                return Err(Fault::conflict("Unable to delete compute service that is hosting instances. Migrate or delete the instances first."));
-            }
-            db::hosts::remove_service(tx, id)?;
-            Ok(())
-        })
-        .await?;
+    let service = service.clone();
+    let store = &call.api.deps.store;
+    let removing = store.write(move |tx| -> Result<(), Fault> {
+        if service.binary == "nova-compute" {
+            forget_host(tx, &service.host)?;
+        }
+        db::hosts::remove_service(tx, service.uuid)?;
+        Ok(())
+    });
+    removing.await?;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// Removes what is known of a host with its compute service, unless something there is still somebody's.
+fn forget_host(tx: &mut sql::Tx<'_>, host: &HostName) -> Result<(), Fault> {
+    if db::hosts::servers_on(tx, std::slice::from_ref(&host.0))? > 0 {
+        return Err(Fault::conflict(
+            "Unable to delete compute service that is hosting instances. Migrate or delete the instances first.",
+        ));
+    }
+    if !db::migrations::open_of_host(tx, host)?.is_empty() {
+        return Err(Fault::conflict(
+            "Unable to delete compute service that has in-progress migrations. Complete the migrations or delete the \
+             instances first.",
+        ));
+    }
+    Ok(db::hosts::remove_node(tx, host, Timestamp::now())?)
 }

@@ -40,21 +40,20 @@ fn time_of(text: &str) -> Option<Timestamp> {
 
 fn period(call: &Call) -> Result<Period, Fault> {
     let time = |name: &str, default: Timestamp| match call.query.get(name) {
-        None => Ok(default),
+        None | Some("") => Ok(default),
         Some(text) => time_of(text)
             .ok_or_else(|| Fault::bad_request(format!("Datetime is in invalid format: {text}"))),
     };
     let now = Timestamp::now();
-    let period = Period {
-        start: time("start", now)?,
-        stop: time("end", now)?,
-    };
-    if period.start > period.stop {
+    let (start, stop) = (time("start", now)?, time("end", Timestamp(now.0 + 1))?);
+    if start >= stop {
         return Err(Fault::bad_request(
             "Invalid start time. The start time cannot occur after the end time.",
         ));
     }
-    Ok(period)
+    // What is not over yet has not been used.
+    let stop = stop.min(now);
+    Ok(Period { start, stop })
 }
 
 /// Hours a server ran within the period.
@@ -71,46 +70,54 @@ fn hours(server: &Instance, period: Period) -> f64 {
     }
 }
 
-/// Servers that lived in the period, oldest first.
+/// The marker of the page asked for: the last server of the page before.
+fn after(call: &Call) -> Result<Option<ServerId>, Fault> {
+    let marker = call
+        .query
+        .get("marker")
+        .filter(|_| call.at_least(mv::USAGE_PAGES));
+    let id = marker.map(|text| text.parse::<ServerId>().map_err(|_| no_marker(call)));
+    id.transpose()
+}
+
+fn no_marker(call: &Call) -> Fault {
+    let marker = call.query.get("marker").unwrap_or_default();
+    Fault::bad_request(format!("marker [{marker}] not found"))
+}
+
+/// Servers that an answer counts at most: where there are no pages, what is beyond the limit is left out, as by Nova.
+fn most(call: &Call) -> Result<usize, Fault> {
+    if call.at_least(mv::USAGE_PAGES) {
+        call.limit()
+    } else {
+        Ok(call.api.config.max_limit)
+    }
+}
+
+/// A page of the servers that lived in the period, one project after the other, and in each the oldest first.
 async fn servers(
     call: &Call,
     project: Option<&str>,
     period: Period,
 ) -> Result<Vec<Instance>, Fault> {
-    let mut conditions = vec![Condition::AtMost(Column::CreatedAt, period.stop.into())];
+    let mut conditions = vec![
+        Condition::Below(Column::LaunchedAt, period.stop.into()),
+        Condition::MissingOrAbove(Column::TerminatedAt, period.start.into()),
+    ];
     if let Some(project) = project {
         conditions.push(Condition::Is(Column::ProjectId, project.into()));
     }
-    let mut query = Query {
+    let query = Query {
         conditions,
-        order: vec![(Column::CreatedAt, false)],
+        // Nova has the ids where this has the times: those have an index.
+        order: vec![(Column::ProjectId, false), (Column::CreatedAt, false)],
+        limit: Some(most(call)? as u64),
+        after: after(call)?,
         ..Query::default()
     };
-    if call.at_least(mv::USAGE_PAGES) {
-        query.limit = Some(call.limit()? as u64);
-        if let Some(marker) = call.query.get("marker") {
-            let id = marker
-                .parse::<ServerId>()
-                .map_err(|_| Fault::bad_request(format!("marker [{marker}] not found")))?;
-            query.after = Some(id);
-        }
-    }
-    let found = call
-        .api
-        .deps
-        .store
-        .read(move |tx| db::list::page(tx, &query))
-        .await?;
-    let found = found.ok_or_else(|| {
-        Fault::bad_request(format!(
-            "marker [{}] not found",
-            call.query.get("marker").unwrap_or_default()
-        ))
-    })?;
-    let alive = |server: &Instance| {
-        server.launched_at.is_some() && server.terminated_at.is_none_or(|at| at >= period.start)
-    };
-    Ok(found.into_iter().filter(alive).collect())
+    let store = &call.api.deps.store;
+    let found = store.read(move |tx| db::list::page(tx, &query)).await?;
+    found.ok_or_else(|| no_marker(call))
 }
 
 /// One project's usage.
@@ -133,7 +140,7 @@ impl Usage {
         self.memory_hours += hours * f64::from(flavor.memory_mb);
         self.disk_hours += hours * f64::from(disk);
         let end = server.terminated_at;
-        let until = end.unwrap_or(period.stop).min(period.stop);
+        let until = end.unwrap_or_else(Timestamp::now);
         let uptime = server
             .launched_at
             .map_or(0, |at| (until.micros() - at.micros()).max(0) / 1_000_000);

@@ -3,6 +3,7 @@
 
 mod bounds;
 pub mod cloud;
+pub mod consoles;
 pub mod formats;
 pub mod interfaces;
 pub mod moves;

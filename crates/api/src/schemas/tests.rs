@@ -88,6 +88,7 @@ fn legacy_requests_lose_unknown_keys() {
 fn every_schema_compiles() {
     for (name, schema) in cloud::ALL
         .iter()
+        .chain(consoles::ALL)
         .chain(proxies::ALL)
         .chain(servers::ALL)
         .chain(volumes::ALL)

@@ -13,7 +13,7 @@ use types::disks::{Destination, Source};
 use types::{ServerId, TaskState, Timestamp, VmState};
 
 /// An action as the test knows it: its name, its body and version, the name in refusals, the stable states and the
-/// task states in which Nova takes it (`*` is any, `-` is none), and whether it wants a host.
+/// task states in which Nova takes it (`*` is any, `-` is none, `!` all but those that follow), and whether it wants a host.
 struct Known {
     action: &'static str,
     version: u16,
@@ -57,6 +57,12 @@ const fn at(version: u16, mut known: Known) -> Known {
 const fn answered(status: u16, mut known: Known) -> Known {
     known.status = status;
     known
+}
+
+/// There are no proxies: where the states allow one, it is unavailable.
+const fn console(action: &'static str, body: fn() -> Value, name: &'static str) -> Known {
+    let unless = "! deleting migrating";
+    answered(400, at(5, on_host(known(action, body, name, "*", unless))))
 }
 
 #[rustfmt::skip]
@@ -109,6 +115,10 @@ const KNOWN: &[Known] = &[
     known("swap volume", || json!(null), "swap_volume", "active paused resized", "-"),
     on_host(known("create assisted snapshot", || json!(null), "volume_snapshot_create", "*", "-")),
     on_host(known("delete assisted snapshot", || json!(null), "volume_snapshot_delete", "*", "-")),
+    console("VNC console", || json!({"os-getVNCConsole": {"type": "novnc"}}), "get_vnc_console"),
+    console("SPICE console", || json!({"os-getSPICEConsole": {"type": "spice-html5"}}), "get_spice_console"),
+    console("serial console", || json!({"os-getSerialConsole": {"type": "serial"}}), "get_serial_console"),
+    console("MKS console", || json!(null), "get_mks_console"),
 ];
 
 /// Rules of requests that are no actions, or that are answered only when a host has done its part: these are asked for where
@@ -134,6 +144,8 @@ const NO_ACTIONS: &[&str] = &[
     // Looked for by the volume, not by the server.
     "create assisted snapshot",
     "delete assisted snapshot",
+    // Of a route of its own.
+    "MKS console",
 ];
 
 /// Actions that need not have been launched.
@@ -148,13 +160,19 @@ const UNLAUNCHED: &[&str] = &[
     "update tags",
     "delete tag",
     "delete tags",
+    "VNC console",
+    "SPICE console",
+    "serial console",
+    "MKS console",
 ];
 
 impl Known {
     /// Nova's verdict on a launched server on a host: the words of the refusal, or none.
     fn verdict(&self, id: &str, vm: VmState, task: Option<TaskState>) -> Option<String> {
-        let allowed =
-            |list: &str, text: &str| list == "*" || list.split(' ').any(|one| one == text);
+        let allowed = |list: &str, text: &str| {
+            let named = list.split(' ').any(|one| one == text);
+            list == "*" || named != list.starts_with('!')
+        };
         let cannot = |what: &str, state: &str| {
             Some(format!(
                 "Cannot '{}' instance {id} while it is in {what} {state}",
@@ -364,6 +382,11 @@ fn asked(known: &Known, [volume, other]: &[String; 2]) -> Option<Asked> {
             "DELETE",
             format!("/os-volume_attachments/{volume}"),
             json!(null),
+        ),
+        "MKS console" => (
+            "POST",
+            "/remote-consoles".to_owned(),
+            json!({"remote_console": {"protocol": "mks", "type": "webmks"}}),
         ),
         // These are judged by the volume first.
         "swap volume" | "create assisted snapshot" | "delete assisted snapshot" => return None,

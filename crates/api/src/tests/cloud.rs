@@ -94,6 +94,42 @@ async fn flavors() {
 }
 
 #[tokio::test]
+async fn specs_that_are_changed_at_once_are_all_there() {
+    let cloud = std::sync::Arc::new(Cloud::new().await);
+    let flavor = json!({"flavor": {"name": "f", "id": "f", "ram": 64, "vcpus": 1, "disk": 1}});
+    cloud.send("admin", 1, "POST", "/flavors", flavor).await;
+    let path = "/flavors/f/os-extra_specs";
+    let old = json!({"extra_specs": {"old0": "x", "old1": "x", "old2": "x", "old3": "x"}});
+    cloud.send("admin", 1, "POST", path, old).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..12 {
+        let cloud = std::sync::Arc::clone(&cloud);
+        tasks.spawn(async move {
+            let one = format!("{path}/old{number}");
+            let spec = json!({"extra_specs": {format!("new{number}"): "y"}});
+            let (method, path, body) = match number {
+                0..4 => ("DELETE", one.as_str(), Value::Null),
+                _ => ("POST", path, spec),
+            };
+            let answer = cloud.send("admin", 1, method, path, body).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        });
+    }
+    tasks.join_all().await;
+    let specs = cloud.get("admin", 1, path).await.json()["extra_specs"].clone();
+    let names: Vec<String> = specs.as_object().unwrap().keys().cloned().collect();
+    let mut wanted: Vec<String> = (4..12).map(|number| format!("new{number}")).collect();
+    wanted.sort();
+    assert_eq!(names, wanted);
+    let gone = format!("{path}/old0");
+    let again = cloud.send("admin", 1, "DELETE", &gone, Value::Null).await;
+    assert_eq!(
+        (again.status.as_u16(), again.fault().1.as_str()),
+        (404, "Flavor f has no extra specs with key old0.")
+    );
+}
+
+#[tokio::test]
 async fn private_flavors() {
     let cloud = Cloud::new().await;
     let body = json!({"flavor": {"name": "p", "id": "p", "ram": 64, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": false}});
@@ -391,12 +427,15 @@ async fn groups_and_aggregates() {
         cloud.get("admin", 1, "/os-aggregates/99").await.fault().1,
         "Aggregate 99 could not be found."
     );
-    let set = json!({"set_metadata": {"metadata": {"ssd": "true", "availability_zone": null}}});
+    let set = json!({"set_metadata": {"metadata": {"ssd": "true", "other": null}}});
     let changed = cloud
         .send("admin", 1, "POST", "/os-aggregates/1/action", set)
         .await
         .json();
-    assert_eq!(changed["aggregate"]["metadata"], json!({"ssd": "true"}));
+    assert_eq!(
+        changed["aggregate"]["metadata"],
+        json!({"ssd": "true", "availability_zone": "z1"})
+    );
     assert!(changed["aggregate"]["updated_at"].is_string());
     assert_eq!(
         cloud

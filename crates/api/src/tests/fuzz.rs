@@ -73,6 +73,15 @@ const NOT_HERE: &[(&str, Option<&str>, &str)] = &[
     ),
 ];
 
+/// Refused on purpose, as where consoles are switched off.
+const CONSOLES: &[(&str, Option<&str>)] = &[
+    ("/servers/{id}/action", Some("os-getVNCConsole")),
+    ("/servers/{id}/action", Some("os-getSPICEConsole")),
+    ("/servers/{id}/action", Some("os-getRDPConsole")),
+    ("/servers/{id}/action", Some("os-getSerialConsole")),
+    ("/servers/{server_id}/remote-consoles", None),
+];
+
 /// What needs volumes, which not every cloud has.
 const VOLUMES: &[&str] = &[
     "/os-volumes",
@@ -310,8 +319,11 @@ async fn whatever_is_sent() {
         lines.len(),
         lines.join("\n")
     );
+    let able = served
+        .iter()
+        .filter(|row| !CONSOLES.contains(&(row.path, row.action)));
     assert!(
-        good.len() * 2 > served.len(),
+        good.len() * 2 > able.count(),
         "hardly anything was understood"
     );
 }

@@ -245,20 +245,20 @@ fn every_row_that_is_read_is_a_list_or_has_its_reason() {
     assert!(stale.is_empty(), "a reason for nothing: {stale:?}");
 }
 
-async fn host(cloud: &Cloud) {
-    let write = cloud.store.write(|tx| -> Result<(), sql::Error> {
-        let now = Timestamp::now();
-        db::hosts::beat(tx, &"h1".into(), "nova-compute", None, now)?;
-        db::hosts::put_node(
-            tx,
-            &"h1".into(),
-            NodeId(uuid(1)),
-            &facts(),
-            &Ratios::default(),
-            now,
-        )
+/// A host, the name of whose hypervisor is its own: the pattern `h1` fits all of them.
+async fn add_host(cloud: &Cloud, number: u128, name: &'static str) {
+    let write = cloud.store.write(move |tx| -> Result<(), sql::Error> {
+        let (now, node, host) = (Timestamp::now(), NodeId(uuid(number)), name.into());
+        let mut facts = facts();
+        facts.hypervisor_hostname = name.to_owned();
+        db::hosts::beat(tx, &host, "nova-compute", None, now)?;
+        db::hosts::put_node(tx, &host, node, &facts, &Ratios::default(), now)
     });
     write.await.unwrap();
+}
+
+async fn host(cloud: &Cloud) {
+    add_host(cloud, 1, "h1").await;
     let flavor =
         json!({"flavor": {"name": "m1.tiny", "id": "1", "ram": 512, "vcpus": 1, "disk": 1}});
     assert_eq!(
@@ -286,10 +286,11 @@ fn uuid(number: u128) -> uuid::Uuid {
     uuid::Uuid::from_u128(number)
 }
 
-/// Servers with tags, groups, moves and actions, on the host.
-async fn fill(cloud: &Cloud, names: &[&str]) -> ServerId {
+/// Servers with tags, groups, moves and actions, each on the next of these hosts.
+async fn fill(cloud: &Cloud, names: &[&str], hosts: &[&'static str]) -> ServerId {
     let mut last = None;
-    for name in names {
+    for (name, host) in names.iter().zip(hosts.iter().cycle()) {
+        let host = *host;
         let group = json!({"server_group": {"name": name, "policy": "soft-affinity"}});
         let group = cloud
             .send("member", 104, "POST", "/os-server-groups", group)
@@ -307,8 +308,8 @@ async fn fill(cloud: &Cloud, names: &[&str]) -> ServerId {
         super::server_life::finish(cloud, &id.to_string(), VmState::Active).await;
         let place = cloud.store.write(move |tx| -> Result<(), sql::Error> {
             tx.execute(
-                "UPDATE instances SET host = 'h1' WHERE uuid = ?",
-                &[id.into()],
+                "UPDATE instances SET host = ? WHERE uuid = ?",
+                &[host.into(), id.into()],
             )?;
             let end = || End {
                 compute: Some("h1".into()),
@@ -356,9 +357,13 @@ async fn on(database: &TestStore) -> Result<(), Vec<String>> {
     let notes = Notes::default();
     let cloud = Cloud::on(database.store.noting(&notes), Config::default()).await;
     host(&cloud).await;
-    let server = fill(&cloud, &["a", "b"]).await;
+    let server = fill(&cloud, &["a", "b"], &["h1"]).await;
     let few = statements(&cloud, &notes, server).await;
-    let server = fill(&cloud, &["c", "d", "e", "f", "g"]).await;
+    for (number, name) in [(2, "h12"), (3, "h13"), (4, "h14")] {
+        add_host(&cloud, number, name).await;
+    }
+    let hosts = ["h1", "h12", "h13", "h14"];
+    let server = fill(&cloud, &["c", "d", "e", "f", "g"], &hosts).await;
     let many = statements(&cloud, &notes, server).await;
     let mut wrong = Vec::new();
     for (((_, _, path), few), many) in LISTS.iter().zip(&few).zip(&many) {

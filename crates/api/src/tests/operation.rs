@@ -45,15 +45,23 @@ async fn rate_limits() {
 }
 
 async fn create(cloud: &Cloud, token: &str, key: &str, body: &Value) -> super::harness::Answer {
+    create_at(cloud, "/v2.1/servers", token, key, body).await
+}
+
+async fn create_at(
+    cloud: &Cloud,
+    path: &str,
+    token: &str,
+    key: &str,
+    body: &Value,
+) -> super::harness::Answer {
     let headers = [
         ("x-auth-token", token),
         ("openstack-api-version", "compute 2.90"),
         ("content-type", "application/json"),
         ("idempotency-key", key),
     ];
-    cloud
-        .raw("POST", "/v2.1/servers", &headers, &body.to_string())
-        .await
+    cloud.raw("POST", path, &headers, &body.to_string()).await
 }
 
 #[tokio::test]
@@ -100,6 +108,42 @@ async fn the_same_key_makes_one_server() {
         .await
         .unwrap();
     assert!(!stored.contains("adminPass"), "kept answers are sealed");
+}
+
+#[tokio::test]
+async fn a_dry_run_takes_no_key_and_is_told_nothing_under_one() {
+    let cloud = cloud().await;
+    let wanted = body(json!({"networks": "none"}));
+    let dry = "/v2.1/servers?dry_run=true";
+    let first = create_at(&cloud, dry, "member", "k", &wanted).await;
+    assert_eq!(first.status, 200, "{}", first.text);
+    let real = create(&cloud, "member", "k", &wanted).await;
+    assert_eq!(real.status, 202, "{}", real.text);
+    let again = create_at(&cloud, dry, "member", "k", &wanted).await;
+    assert_eq!(again.status, 200, "{}", again.text);
+    assert!(again.json()["dry_run"].is_object(), "{}", again.text);
+    assert!(!again.headers.contains_key("idempotency-replayed"));
+}
+
+/// A process that dies after the commit has not made a server whose answer nobody knows.
+#[tokio::test]
+async fn a_server_and_its_answer_are_written_at_once() {
+    let cloud = cloud().await;
+    let wanted = body(json!({"networks": "none"}));
+    let trigger = |sql: &'static str| cloud.store.write(move |tx| tx.execute(sql, &[]));
+    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON idempotency_keys BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let done: Result<u64, sql::Error> = trigger(refuse).await;
+    done.unwrap();
+    let failed = create(&cloud, "member", "k", &wanted).await;
+    assert!(failed.status.is_server_error(), "{}", failed.text);
+    let servers = cloud.get("member", 1, "/servers").await.json();
+    assert_eq!(servers["servers"], json!([]), "neither without the other");
+    trigger("DROP TRIGGER refuse").await.unwrap();
+    let made = create(&cloud, "member", "k", &wanted).await;
+    assert_eq!(made.status, 202, "{}", made.text);
+    // Whatever became of the process since: the answer is there.
+    let again = create(&cloud, "member", "k", &wanted).await;
+    assert_eq!((again.status, &again.text), (made.status, &made.text));
 }
 
 #[tokio::test]

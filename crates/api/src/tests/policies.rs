@@ -89,8 +89,8 @@ fn strength(role: &str) -> u8 {
 /// What Nova's defaults say.
 fn verdict(line: &Line, (_, owner, role): (&str, bool, &str)) -> Verdict {
     let admin = role == "admin";
-    // Looked up by the address first, and there is none.
-    if line.action == Some("removeFloatingIp") {
+    // Looked up by the address first, and there is none; refused before anything is looked up.
+    if matches!(line.action, Some("removeFloatingIp" | "os-getRDPConsole")) {
         return Verdict::Pass;
     }
     if role == "no project" && row(line).policy.is_some() {

@@ -572,3 +572,53 @@ async fn a_dry_run_says_why_and_writes_nothing() {
         json!([])
     );
 }
+
+#[tokio::test]
+async fn a_host_and_its_hypervisor() {
+    let cloud = cloud().await;
+    let write = cloud.store.write(|tx| -> Result<(), sql::Error> {
+        for (host, node) in [("h1", "n1"), ("h2", "n2")] {
+            let mut facts = super::samples::facts();
+            facts.hypervisor_hostname = node.to_owned();
+            let (id, ratios) = (types::NodeId::random(), db::hosts::Ratios::default());
+            db::hosts::put_node(tx, &host.into(), id, &facts, &ratios, Timestamp::now())?;
+        }
+        Ok(())
+    });
+    write.await.unwrap();
+    let make = async |change: Value| {
+        let body = body(change);
+        cloud.send("admin", 90, "POST", "/servers", body).await
+    };
+    for good in [
+        json!({"host": "h1", "hypervisor_hostname": "n1"}),
+        json!({"host": "h2"}),
+        json!({"hypervisor_hostname": "n2"}),
+        json!({"availability_zone": "nova:h1:n1"}),
+        json!({"availability_zone": "nova::n1"}),
+    ] {
+        let made = make(good).await;
+        assert_eq!(made.status, 202, "{}", made.text);
+    }
+    let other = "Compute host h1 could not be found. Its hypervisor is n1, not n2.";
+    for (bad, words) in [
+        (json!({"host": "h1", "hypervisor_hostname": "n2"}), other),
+        (json!({"availability_zone": "nova:h1:n2"}), other),
+        (
+            json!({"host": "h3", "hypervisor_hostname": "n1"}),
+            "Compute host h3 could not be found.",
+        ),
+        (
+            json!({"hypervisor_hostname": "n3"}),
+            "Compute host n3 could not be found.",
+        ),
+    ] {
+        let refused = make(bad).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.fault().1.as_str()),
+            (400, words)
+        );
+    }
+    let both = make(json!({"host": "h1", "availability_zone": "nova::n1"})).await;
+    assert_eq!(both.status, 400, "{}", both.text);
+}

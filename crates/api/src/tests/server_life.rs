@@ -184,6 +184,108 @@ async fn lists() {
     }
 }
 
+/// Filters of which administrators alone may have something, and keys that order as little.
+#[tokio::test]
+async fn filters_and_orders_of_administrators() {
+    let cloud = cloud().await;
+    let mut ids = Vec::new();
+    for (name, config) in [("alpha", "AUTO"), ("beta", "MANUAL"), ("gamma", "AUTO")] {
+        let wanted = json!({"name": name, "networks": "none", "OS-DCF:diskConfig": config});
+        let made = cloud
+            .send("member", 90, "POST", "/servers", body(wanted))
+            .await;
+        assert_eq!(made.status, 202, "{}", made.text);
+        let id = made.json()["server"]["id"].as_str().unwrap().to_owned();
+        finish(&cloud, &id, VmState::Active).await;
+        ids.push(id);
+    }
+    let lock = format!("/servers/{}/action", ids[0]);
+    let locked = cloud
+        .send("member", 90, "POST", &lock, json!({"lock": null}))
+        .await;
+    assert_eq!(locked.status, 202, "{}", locked.text);
+    finish(&cloud, &ids[2], VmState::SoftDelete).await;
+    let gone: ServerId = ids[1].parse().unwrap();
+    let list = async |query: &str| {
+        let path = format!("/servers?all_tenants=1&{query}");
+        let answer = cloud.get("admin", 90, &path).await;
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text);
+        names(&answer.json())
+    };
+    for (query, wanted) in [
+        ("locked_by=own", vec!["alpha"]),
+        ("locked_by=admin", vec![]),
+        ("auto_disk_config=true", vec!["alpha"]),
+        ("auto_disk_config=0", vec!["beta"]),
+        // No server has any of these.
+        ("kernel_id=a", vec![]),
+        ("ramdisk_id=a", vec![]),
+        ("kernel_id=^$", vec!["beta", "alpha"]),
+        (
+            "sort_key=auto_disk_config&sort_dir=asc",
+            vec!["beta", "alpha"],
+        ),
+        ("sort_key=auto_disk_config", vec!["alpha", "beta"]),
+        ("sort_key=locked_by&sort_dir=desc", vec!["alpha", "beta"]),
+        (
+            "sort_key=kernel_id&sort_key=display_name&sort_dir=desc&sort_dir=asc",
+            vec!["alpha", "beta"],
+        ),
+        ("sort_key=ramdisk_id&sort_dir=asc", vec!["alpha", "beta"]),
+        ("soft_deleted=1", vec!["gamma", "beta", "alpha"]),
+        ("deleted=bogus", vec!["beta", "alpha"]),
+        ("deleted=", vec!["beta", "alpha"]),
+        ("deleted=1", vec!["gamma"]),
+    ] {
+        assert_eq!(list(query).await, wanted, "{query}");
+    }
+    let delete =
+        move |tx: &mut sql::Tx<'_>| db::instances::mark_deleted(tx, gone, Timestamp::now());
+    assert!(cloud.store.write(delete).await.unwrap());
+    for (query, wanted) in [
+        ("deleted=t", vec!["gamma", "beta"]),
+        ("deleted=t&soft_deleted=on", vec!["gamma", "beta"]),
+        ("deleted=t&soft_deleted=off", vec!["beta"]),
+        ("deleted=off&soft_deleted=on", vec!["gamma", "alpha"]),
+        ("deleted=off&soft_deleted=off", vec!["alpha"]),
+    ] {
+        assert_eq!(list(query).await, wanted, "{query}");
+    }
+    let mut paged = Vec::new();
+    let mut path = "/servers?all_tenants=1&deleted=1&sort_key=auto_disk_config&limit=1".to_owned();
+    while let Some(name) = {
+        let answer = cloud.get("admin", 90, &path).await.json();
+        let next = answer["servers_links"][0]["href"].as_str();
+        path = next.map_or_else(String::new, |next| {
+            next.split("/v2.1").nth(1).unwrap().to_owned()
+        });
+        names(&answer).pop()
+    } {
+        paged.push(name);
+    }
+    assert_eq!(paged, ["gamma", "beta"]);
+    // A key that counts no more takes its direction with it.
+    let old = cloud
+        .get("admin", 1, "/servers?all_tenants=1&deleted=1&sort_key=id&sort_key=display_name&sort_dir=desc&sort_dir=asc")
+        .await;
+    assert_eq!(names(&old.json()), ["beta", "gamma"]);
+    let wrong = "Invalid input received: Sort direction size exceeds sort key size";
+    for query in [
+        "sort_dir=asc&sort_dir=desc",
+        "sort_key=uuid&sort_dir=asc&sort_dir=asc",
+    ] {
+        let answer = cloud.get("member", 90, &format!("/servers?{query}")).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.fault().1.as_str()),
+            (400, wrong)
+        );
+    }
+    let wrong = cloud
+        .get("admin", 90, "/servers?auto_disk_config=perhaps")
+        .await;
+    assert_eq!(wrong.status, 400, "{}", wrong.text);
+}
+
 #[tokio::test]
 async fn actions_and_states() {
     let cloud = cloud().await;

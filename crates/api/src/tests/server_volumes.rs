@@ -607,3 +607,36 @@ async fn an_answer_comes_when_the_volume_shows_it() {
     assert_eq!(moved.unwrap(), 1);
     assert_eq!(sent.await.status, 202);
 }
+
+/// A flow may be writing the rest of it at that moment.
+#[tokio::test]
+async fn changing_an_attachment_writes_what_changes_alone() {
+    let notes = sql::testing::Notes::default();
+    let store = sql::Store::temporary().await.unwrap().noting(&notes);
+    let cloud = Cloud::on(store, super::harness::config()).await;
+    let flavor =
+        json!({"flavor": {"name": "m1.tiny", "id": "1", "ram": 512, "vcpus": 1, "disk": 1}});
+    cloud.send("admin", 1, "POST", "/flavors", flavor).await;
+    let id = server(&cloud).await;
+    let volume = cloud.volumes.make();
+    let made = attach(&cloud, 79, &id, json!({ "volumeId": volume })).await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    attached(&cloud, &id, &volume).await;
+    notes.take();
+    let path = format!("/servers/{id}/os-volume_attachments/{volume}");
+    let body = json!({ "volumeAttachment": { "volumeId": volume, "delete_on_termination": true } });
+    let changed = cloud.send("member", 85, "PUT", &path, body).await;
+    assert_eq!(changed.status, 202, "{}", changed.text);
+    let written: Vec<String> = notes
+        .take()
+        .into_iter()
+        .map(|(sql, _)| sql)
+        .filter(|sql| sql.starts_with("UPDATE block_device_mappings"))
+        .collect();
+    assert_eq!(
+        written,
+        ["UPDATE block_device_mappings SET delete_on_termination = ? WHERE uuid = ?"]
+    );
+    let shown = cloud.get("member", 85, &path).await.json();
+    assert_eq!(shown["volumeAttachment"]["delete_on_termination"], true);
+}

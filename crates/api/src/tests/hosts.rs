@@ -1,0 +1,251 @@
+//! Aggregates and services of hosts that have servers, and what goes with a host that is forgotten.
+
+use super::harness::{Answer, Cloud, DEMO};
+use super::samples::facts;
+use super::server_create::cloud;
+use super::server_life::{finish, make};
+use db::hosts::Ratios;
+use db::migrations::{End, Kind, NewMigration, Status};
+use serde_json::{Value, json};
+use types::{FlavorId, MigrationId, NodeId, ServerId, Timestamp, VmState};
+
+async fn host(cloud: &Cloud, name: &'static str) -> NodeId {
+    let node = NodeId::random();
+    let write = cloud.store.write(move |tx| -> Result<(), sql::Error> {
+        let (now, host) = (Timestamp::now(), name.into());
+        let mut facts = facts();
+        facts.hypervisor_hostname = format!("{name}.node");
+        db::hosts::beat(tx, &host, "nova-compute", None, now)?;
+        db::hosts::put_node(tx, &host, node, &facts, &Ratios::default(), now)
+    });
+    write.await.unwrap();
+    node
+}
+
+/// Aggregates by name and zone; their numbers count from one.
+async fn aggregates(cloud: &Cloud, named: &[(&str, Option<&str>)]) {
+    for (name, zone) in named {
+        let body = json!({"aggregate": {"name": name, "availability_zone": zone}});
+        let made = cloud.send("admin", 1, "POST", "/os-aggregates", body).await;
+        assert_eq!(made.status, 200, "{}", made.text);
+    }
+}
+
+async fn act(cloud: &Cloud, aggregate: u8, action: Value) -> Answer {
+    let path = format!("/os-aggregates/{aggregate}/action");
+    cloud.send("admin", 1, "POST", &path, action).await
+}
+
+async fn put(cloud: &Cloud, aggregate: u8, change: Value) -> Answer {
+    let path = format!("/os-aggregates/{aggregate}");
+    let body = json!({ "aggregate": change });
+    cloud.send("admin", 1, "PUT", &path, body).await
+}
+
+fn zone(name: Value) -> Value {
+    json!({"set_metadata": {"metadata": {"availability_zone": name}}})
+}
+
+fn refused(answer: &Answer, status: u16, words: &str) {
+    let (_, message) = answer.fault();
+    assert_eq!(answer.status.as_u16(), status, "{}", answer.text);
+    assert!(message.contains(words), "{message}");
+}
+
+/// A server of the demo project on `h1`.
+async fn server(cloud: &Cloud) -> String {
+    let id = make(cloud, "member", "a").await;
+    finish(cloud, &id, VmState::Active).await;
+    id
+}
+
+#[tokio::test]
+async fn hosts_with_servers_stay_in_their_zone() {
+    let cloud = cloud().await;
+    host(&cloud, "h1").await;
+    aggregates(
+        &cloud,
+        &[
+            ("a", Some("z1")),
+            ("b", Some("z2")),
+            ("c", None),
+            ("d", None),
+        ],
+    )
+    .await;
+    let add = json!({"add_host": {"host": "h1"}});
+    let remove = json!({"remove_host": {"host": "h1"}});
+    let id = server(&cloud).await;
+    let moved = act(&cloud, 1, add.clone()).await;
+    let words = "Cannot add host to aggregate 1. Reason: The host cannot be added to the aggregate as the \
+                 availability zone of the host would change from 'None' to 'z1' but the host already has 1 instance(s).";
+    refused(&moved, 409, words);
+    let shown = cloud.get("admin", 1, "/os-aggregates/1").await.json();
+    assert_eq!(shown["aggregate"]["hosts"], json!([]), "all or nothing");
+    // Without a zone nothing changes.
+    assert_eq!(act(&cloud, 3, add.clone()).await.status, 200);
+    let words = "Reason: One or more hosts contain instances in this zone.";
+    let set = act(&cloud, 3, zone("z1".into())).await;
+    refused(
+        &set,
+        400,
+        &format!("Cannot update metadata of aggregate 3. {words}"),
+    );
+    let set = put(&cloud, 3, json!({"availability_zone": "z1"})).await;
+    refused(&set, 400, &format!("Cannot update aggregate 3. {words}"));
+    assert_eq!(put(&cloud, 3, json!({"name": "other"})).await.status, 200);
+
+    let path = format!("/servers/{id}");
+    let gone: ServerId = id.parse().unwrap();
+    let delete =
+        move |tx: &mut sql::Tx<'_>| db::instances::mark_deleted(tx, gone, Timestamp::now());
+    assert!(cloud.store.write(delete).await.unwrap(), "{path}");
+    assert_eq!(act(&cloud, 3, zone("z1".into())).await.status, 200);
+    assert_eq!(
+        act(&cloud, 1, add.clone()).await.status,
+        200,
+        "the same zone"
+    );
+    server(&cloud).await;
+    let again = act(&cloud, 3, zone("z1".into())).await;
+    assert_eq!(again.status, 200, "no change: {}", again.text);
+    // The other aggregate keeps it there.
+    assert_eq!(act(&cloud, 3, remove.clone()).await.status, 200);
+    let removed = act(&cloud, 1, remove).await;
+    let words = "Cannot remove host from aggregate 1. Reason: The host cannot be removed from the aggregate as the \
+                 availability zone of the host would change from 'z1' to 'None' but the host already has 1 instance(s).";
+    refused(&removed, 409, words);
+}
+
+#[tokio::test]
+async fn a_host_is_in_one_zone_and_a_zone_has_a_name() {
+    let cloud = cloud().await;
+    host(&cloud, "h1").await;
+    aggregates(&cloud, &[("a", Some("z1")), ("b", Some("z2")), ("c", None)]).await;
+    let add = json!({"add_host": {"host": "h1"}});
+    for aggregate in [1, 3] {
+        assert_eq!(act(&cloud, aggregate, add.clone()).await.status, 200);
+    }
+    let words = "Reason: One or more hosts already in availability zone(s) ['z1'].";
+    let added = act(&cloud, 2, add).await;
+    refused(
+        &added,
+        409,
+        &format!("Cannot add host to aggregate 2. {words}"),
+    );
+    let set = act(&cloud, 3, zone("z2".into())).await;
+    refused(
+        &set,
+        400,
+        &format!("Cannot update metadata of aggregate 3. {words}"),
+    );
+    let set = put(&cloud, 3, json!({"availability_zone": "z2"})).await;
+    refused(&set, 400, &format!("Cannot update aggregate 3. {words}"));
+
+    let words = "Aggregate a does not support empty named availability zone";
+    for name in [Value::Null, "".into()] {
+        refused(&act(&cloud, 1, zone(name)).await, 400, words);
+    }
+    let set = put(&cloud, 1, json!({"availability_zone": null})).await;
+    refused(&set, 400, words);
+    let gone = cloud
+        .send("admin", 1, "DELETE", "/os-aggregates/1", Value::Null)
+        .await;
+    let words = "Cannot remove host from aggregate 1. Reason: Host aggregate is not empty.";
+    refused(&gone, 400, words);
+}
+
+/// The id of a service, as a path.
+async fn service(cloud: &Cloud, host: &str, binary: &str) -> String {
+    let path = format!("/os-services?host={host}&binary={binary}");
+    let services = cloud.get("admin", 53, &path).await.json();
+    format!(
+        "/os-services/{}",
+        services["services"][0]["id"].as_str().unwrap()
+    )
+}
+
+#[tokio::test]
+async fn a_service_goes_with_everything_of_its_host() {
+    let cloud = cloud().await;
+    let (node, _) = (host(&cloud, "h1").await, host(&cloud, "h2").await);
+    let beat = |tx: &mut sql::Tx<'_>| {
+        db::hosts::beat(tx, &"h1".into(), "nova-conductor", None, Timestamp::now())
+    };
+    cloud.store.write(beat).await.unwrap();
+    aggregates(&cloud, &[("a", None)]).await;
+    act(&cloud, 1, json!({"add_host": {"host": "h1"}})).await;
+    let id = server(&cloud).await;
+    let delete = async |path: &str| cloud.send("admin", 53, "DELETE", path, Value::Null).await;
+
+    let conductor = service(&cloud, "h1", "nova-conductor").await;
+    assert_eq!(
+        delete(&conductor).await.status,
+        204,
+        "servers are not its own"
+    );
+    let compute = service(&cloud, "h1", "nova-compute").await;
+    let words = "Unable to delete compute service that is hosting instances.";
+    refused(&delete(&compute).await, 409, words);
+
+    // It moves away, and nobody has confirmed that yet.
+    let (server, migration): (ServerId, _) = (id.parse().unwrap(), MigrationId::random());
+    let move_away = cloud.store.write(move |tx| -> Result<(), sql::Error> {
+        let now = Timestamp::now();
+        tx.execute(
+            "UPDATE instances SET host = 'h2' WHERE uuid = ?",
+            &[server.into()],
+        )?;
+        let end = |host: &str| End {
+            compute: Some(host.into()),
+            node: Some(format!("{host}.node")),
+        };
+        let flavor = FlavorId("1".to_owned());
+        let new = NewMigration {
+            id: migration,
+            server,
+            kind: Kind::Resize,
+            status: Status::Finished,
+            source: end("h1"),
+            dest: end("h2"),
+            old_flavor: &flavor,
+            new_flavor: &flavor,
+            project_id: DEMO,
+            user_id: "demo-user",
+        };
+        db::migrations::insert(tx, &new, now)?;
+        let owner = (DEMO, "demo-user");
+        let held = db::placement::claim_amounts(tx, server, owner, node, &[("VCPU", 1)], now)?;
+        assert!(held);
+        Ok(())
+    });
+    move_away.await.unwrap();
+    let words = "Unable to delete compute service that has in-progress migrations.";
+    refused(&delete(&compute).await, 409, words);
+    let confirm = move |tx: &mut sql::Tx<'_>| {
+        db::migrations::set_status(tx, migration, Status::Confirmed, Timestamp::now())
+    };
+    cloud.store.write(confirm).await.unwrap();
+    let gone = delete(&compute).await;
+    assert_eq!(gone.status, 204, "{}", gone.text);
+
+    let hypervisors = cloud.get("admin", 53, "/os-hypervisors").await.json();
+    let names: Vec<&Value> = hypervisors["hypervisors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["hypervisor_hostname"])
+        .collect();
+    assert_eq!(names, [&json!("h2.node")]);
+    let aggregate = cloud.get("admin", 1, "/os-aggregates/1").await.json();
+    assert_eq!(aggregate["aggregate"]["hosts"], json!([]));
+    let left = cloud.store.read(move |tx| -> Result<_, sql::Error> {
+        Ok((
+            db::placement::allocations_on(tx, node.0)?,
+            db::placement::inventories(tx, node.0)?,
+            db::placement::providers(tx)?.len(),
+        ))
+    });
+    assert_eq!(left.await.unwrap(), (vec![], vec![], 1));
+    refused(&delete(&compute).await, 404, "could not be found");
+}
