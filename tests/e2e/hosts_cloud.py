@@ -15,13 +15,14 @@ from roles import Roles
 DOWN = 12
 # The host from which guests may go in post-copy mode when they are forced.
 POST_COPY = "h3"
+CONTROL = ("identity", "image", "network", "volume", "placement", "metadata", "api", "conductor")
 
 
 class HostsCloud:
     """A cloud of processes whose hosts are namespaces, with an image, a key, and a network that lets pings and SSH in."""
 
-    def __init__(self, wire, home, key, shared=False):
-        """With `shared` there is one folder for the guests of all hosts."""
+    def __init__(self, wire, home, key, shared=False, more=None):
+        """With `shared` there is one folder for the guests of all hosts. `more` are settings by section."""
         self.wire, self.key, self.shared = wire, key, shared
         desks = [f"https://{wire.address}:{port}" for port in free_ports(2)]
         settings = {
@@ -33,16 +34,18 @@ class HostsCloud:
             "volume": {"nbd_listen": wire.address},
             "agent": {"conductors": desks[0], "networks": desks[1]},
         }
+        for section, names in (more or {}).items():
+            settings.setdefault(section, {}).update(names)
         self.roles = Roles(home, settings)
-        self.hosts, self.settings = {}, {}
+        self.hosts, self.settings, self.control = {}, {}, {}
 
     def start(self, guest_image):
         for arguments in (["init"], ["server", self.wire.address]):
             done = self.roles.command("manage", "certificates", *arguments)
             assert done.returncode == 0, done.stderr
         self.roles.sync()
-        for role in ("identity", "image", "network", "volume", "placement", "metadata", "api", "conductor"):
-            self.roles.start(role)
+        for role in CONTROL:
+            self.control[role] = self.roles.start(role)
         for number in (1, 2, 3):
             self.raise_host(number)
         admin = self.roles.client()

@@ -13,7 +13,7 @@ from cloud import free_ports, wait_until
 from roles import Broker, Process, Roles
 from test_servers import boot
 
-DATABASES = {"database": "compute", "identity": "identity", "image": "image", "network": "network"}
+DATABASES = {"database": "compute", "identity": "identity", "image": "image", "network": "network", "volume": "volume"}
 
 
 def databases():

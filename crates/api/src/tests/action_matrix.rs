@@ -118,7 +118,7 @@ const KNOWN: &[Known] = &[
     console("VNC console", || json!({"os-getVNCConsole": {"type": "novnc"}}), "get_vnc_console"),
     console("SPICE console", || json!({"os-getSPICEConsole": {"type": "spice-html5"}}), "get_spice_console"),
     console("serial console", || json!({"os-getSerialConsole": {"type": "serial"}}), "get_serial_console"),
-    console("MKS console", || json!(null), "get_mks_console"),
+    at(8, console("MKS console", || json!(null), "get_mks_console")),
 ];
 
 /// Rules of requests that are no actions, or that are answered only when a host has done its part: these are asked for where

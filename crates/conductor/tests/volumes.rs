@@ -1,0 +1,172 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Stories of servers and their volumes, each ended by the audit.
+
+use journal::faults::{Fault, Point, Script, When};
+use serde_json::json;
+use std::sync::Arc;
+use testkit::{Cluster, Options};
+use types::agent::Direction;
+use types::{ImageId, PowerState, VmState};
+use virt::HypervisorError;
+use virt::sim::Verb;
+
+async fn clean(cluster: &Cluster) {
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}
+
+fn small(hosts: usize, servers_each: u32) -> Options {
+    Options {
+        hosts,
+        size: (servers_each, 256 * 1024, 10 * 1024),
+        ..Options::default()
+    }
+}
+
+#[tokio::test]
+async fn a_volume_has_grown_also_where_its_guest_cannot_see_it() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = cluster.first_state("attach_volume", server);
+    let volume = state["volume"].as_str().unwrap().to_owned();
+    cluster.act(server, "attach_volume", state.clone()).await;
+    cluster.idle().await;
+    cluster.volumes.set(&volume, "size", json!(3));
+    let refused = HypervisorError::Rejected("after its next start".to_owned());
+    let controls = cluster.hosts[0].sim.controls();
+    controls.fail_next(Verb::ResizeDisk, refused, 1);
+    cluster.act(server, "extend_volume", state).await;
+    cluster.idle().await;
+    assert!(cluster.last_action_failed(server).await);
+    let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_volume(tx, server, &volume);
+    let found: Result<Option<db::block_devices::BlockDevice>, sql::Error> =
+        cluster.store.read(read).await;
+    assert_eq!(found.unwrap().unwrap().volume_size, Some(3));
+    clean(&cluster).await;
+}
+
+/// Two volumes of their owner, neither of them made for a move: the server has the new one afterwards, or the old one still.
+#[tokio::test]
+async fn a_volume_in_the_place_of_another() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = cluster.first_state("attach_volume", server);
+    let old = state["volume"].as_str().unwrap().to_owned();
+    cluster.act(server, "attach_volume", state).await;
+    cluster.idle().await;
+    let new = cluster.volumes.make_with(&json!({ "size": 2 }));
+    let on_record = async || {
+        let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_server(tx, server);
+        let devices: Result<_, sql::Error> = cluster.store.read(read).await;
+        let devices: Vec<db::block_devices::BlockDevice> = devices.unwrap();
+        let told = devices
+            .into_iter()
+            .map(|one| (one.volume_id.unwrap_or_default(), one.volume_size));
+        let told = told.filter(|(id, _)| *id == old || *id == new);
+        told.collect::<Vec<_>>()
+    };
+    let on_host = async || {
+        let sim = cluster.hosts[0].sim.as_ref();
+        let spec = virt::Hypervisor::stored_spec(sim, server).await;
+        let disks = spec.unwrap().unwrap().disks;
+        let volumes = disks.iter().filter_map(virt::Disk::volume_id);
+        let volumes = volumes.filter(|id| *id == old || *id == new);
+        volumes.map(str::to_owned).collect::<Vec<String>>()
+    };
+    let before = on_record().await;
+    // After the host has done it: it is taken back there.
+    let point = Point {
+        flow: "swap_volume",
+        step: "swap",
+        direction: Direction::Do,
+        when: When::After,
+    };
+    cluster.set_faults(Arc::new(Script::new([(point, Fault::Fail)])));
+    let wanted = json!({ "old": old, "new": new });
+    cluster.act(server, "swap_volume", wanted.clone()).await;
+    cluster.idle().await;
+    assert!(cluster.last_action_failed(server).await);
+    assert_eq!(on_record().await, before);
+    assert_eq!(on_host().await, [old.as_str()]);
+    clean(&cluster).await;
+
+    cluster.act(server, "swap_volume", wanted).await;
+    cluster.idle().await;
+    assert!(!cluster.last_action_failed(server).await);
+    assert_eq!(on_record().await, [(new.clone(), Some(2))]);
+    assert_eq!(on_host().await, [new.as_str()]);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_volume_of_another_project_is_given_back() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let volume = cluster
+        .volumes
+        .make_with(&json!({ "project_id": "administrators" }));
+    let state = json!({ "volume": volume });
+    cluster.act(server, "attach_volume", state.clone()).await;
+    cluster.idle().await;
+    let status = || {
+        let all = cluster.volumes.all();
+        all.into_iter().find(|(id, _)| *id == volume).unwrap().1
+    };
+    assert_eq!(status(), "in-use");
+    cluster.act(server, "detach_volume", state).await;
+    cluster.idle().await;
+    assert_eq!(status(), "available");
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn another_image_for_the_volume_a_server_boots_from() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create_from_volume().await;
+    cluster.idle().await;
+    let volume = cluster.volumes.attachments()[0].0.clone();
+    let rebuild = async |image: ImageId| {
+        let state = json!({ "reimage": image });
+        cluster.act(server, "rebuild", state).await;
+        cluster.idle().await;
+        cluster.server(server).await
+    };
+    let shown = |server: &db::instances::Instance| (server.vm_state, server.power_state);
+    let running = (VmState::Active, PowerState::Running);
+    let image = ImageId::random();
+    let anew = rebuild(image).await;
+    assert_eq!((shown(&anew), anew.fault), (running, None));
+    assert_eq!(cluster.volumes.image_on(&volume), Some(image.to_string()));
+    clean(&cluster).await;
+    // A service that cannot is asked before anything is touched.
+    cluster.volumes.set_old(true);
+    let as_before = rebuild(ImageId::random()).await;
+    assert_eq!(shown(&as_before), running);
+    let message = as_before.fault.unwrap().message;
+    assert!(message.contains("API version 3.68"), "{message}");
+    assert_eq!(cluster.volumes.image_on(&volume), Some(image.to_string()));
+    clean(&cluster).await;
+    cluster.volumes.set_old(false);
+    // One that breaks the volume leaves it to the server, whose next rebuild mends it.
+    cluster.volumes.set_failing(true);
+    let broken = rebuild(ImageId::random()).await;
+    assert_eq!(broken.vm_state, VmState::Error);
+    let message = broken.fault.unwrap().message;
+    assert!(
+        message.contains(&volume) && message.contains("error"),
+        "{message}"
+    );
+    let held = cluster.volumes.attachments();
+    assert_eq!(
+        held,
+        [(volume.clone(), server.to_string(), "reserved".to_owned())]
+    );
+    cluster.volumes.set_failing(false);
+    let image = ImageId::random();
+    let mended = rebuild(image).await;
+    assert_eq!((shown(&mended), mended.fault), (running, None));
+    assert_eq!(cluster.volumes.image_on(&volume), Some(image.to_string()));
+    clean(&cluster).await;
+}

@@ -1,0 +1,188 @@
+"""Three real hosts and control processes on PostgreSQL and RabbitMQ. Each of these in turn is killed and started again
+while a guest moves and a server is made: nobody loses a server, and the guest does not notice."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+
+import pytest
+
+from cloud import wait_until
+from hosts import Wire
+from hosts_cloud import CONTROL, HostsCloud, Watch, address_of
+from roles import Broker
+from test_roles import databases
+
+pytestmark = [pytest.mark.real, pytest.mark.long]
+
+
+class Postgres:
+    """The private server of scripts/test-databases.sh."""
+
+    def __init__(self, url):
+        self.url = url
+        self.data = pathlib.Path(self.says("SHOW data_directory"))
+        self.folder = self.data.parents[1]
+        assert "kilonova-test-databases" in self.folder.name, f"{self.data} may be of use to somebody"
+        self.process = None
+
+    def says(self, statement):
+        line = ("psql", "-A", "-t", "-q", "-d", self.url, "-c", statement)
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
+
+    def writes(self, databases):
+        """What is committed there is in its files, as on a server that is no test's: this one may hold it back."""
+        for sections in databases.values():
+            database = sections["connection"].rpartition("/")[2]
+            self.says(f"ALTER DATABASE {database} SET synchronous_commit = on")
+
+    def kill(self):
+        """No client hears a word."""
+        pid = int((self.data / "postmaster.pid").read_text().split()[0])
+        command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
+        # Its children would end by themselves only after a while, and until then there can be no other.
+        os.kill(pid, signal.SIGSTOP)
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, children)):
+            os.kill(each, signal.SIGKILL)
+        if self.process:
+            self.process.wait()
+        wait_until(lambda: not any(alive(each) for each in (pid, *children)), 30, "PostgreSQL is gone")
+        # Whose child it was may not have taken note of its end, and the next one would think that it lives.
+        for lock in (self.data / "postmaster.pid", *self.data.parent.glob(".s.PGSQL.*")):
+            lock.unlink()
+        self.command = command
+
+    def start(self):
+        with open(self.folder / "postgres.log", "ab") as log:
+            self.process = subprocess.Popen(
+                self.command, user="postgres", group="postgres", extra_groups=[], cwd=self.data,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        # By this the script finds it when it ends.
+        (self.folder / "postgres.pid").write_text(f"{self.process.pid}\n")
+
+    def wait(self):
+        def answers():
+            try:
+                return self.says("SELECT 1") == "1"
+            except subprocess.CalledProcessError:
+                return False
+
+        wait_until(answers, 60, lambda: f"PostgreSQL answers\n{(self.folder / 'postgres.log').read_text()[-3000:]}")
+
+
+def alive(pid):
+    try:
+        return ") Z " not in pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    server = os.environ.get("KILONOVA_TEST_POSTGRES")
+    if not server:
+        pytest.skip("KILONOVA_TEST_POSTGRES is not set; scripts/test-databases.sh sets it")
+    return Postgres(server)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    made = Broker(tmp_path_factory.mktemp("broker"))
+    if not made.found:
+        pytest.skip("no RabbitMQ (package rabbitmq-server)")
+    made.start()
+    yield made
+    if made.process:
+        made.kill()
+
+
+@pytest.fixture(scope="module")
+def here(key, guest_image, postgres, broker):
+    more = databases()
+    postgres.writes(more)
+    more["DEFAULT"] = {"transport_url": broker.url}
+    wire = Wire(f"kr{os.getpid() % 100000}", f"198.18.{os.getpid() % 250}")
+    home = tempfile.mkdtemp(prefix="kilonova-e2e-restarts-")
+    made = HostsCloud(wire, home, key, more=more)
+    try:
+        broker.wait()
+        made.start(guest_image)
+        yield made
+    finally:
+        made.discard()
+        wire.discard()
+
+
+def test_whatever_is_started_again_costs_nobody_a_server(here, postgres, broker, name):
+    api = here.sdk.compute
+    assert not list((here.roles.home / "control" / "db").glob("*")), "nothing is kept in SQLite"
+    gateway, _ = here.gateway()
+    places = [host for host in here.hosts if host != gateway.name]
+    server = here.wait(here.create(name, places[0]))
+    address = address_of(server)
+    assert here.wait_ssh(address) == name
+    boot = here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id")
+    watch = Watch(here, address)
+
+    def moves():
+        """The state of the move that is under way."""
+        return next((one.status for one in api.server_migrations(server.id)), None)
+
+    def move_and_create(number):
+        """Both have been taken in, and neither is done."""
+        source = api.get_server(server.id).compute_host
+        to = next(host for host in places if host != source)
+        made = here.create(f"{name}-{number}", gateway.name)
+        api.live_migrate_server(server.id, host=to, block_migration="auto")
+        # Every second time the guest is on its way already.
+        if number % 2:
+            wait_until(lambda: moves() in ("running", None), 120, lambda: f"it moves: {moves()}", pause=0.05)
+        return to, made
+
+    class Control:
+        def __init__(self, role):
+            self.process = here.control[role]
+
+        def kill(self):
+            self.process.kill()
+
+        def start(self):
+            self.process.start()
+
+        def wait(self):
+            """It said that it is ready."""
+
+    # The conductor, which does the work, at either moment.
+    victims = [(role, Control(role)) for role in ("conductor", *CONTROL)]
+    victims = [("RabbitMQ", broker), ("PostgreSQL", postgres), *victims]
+    for number, (what, victim) in enumerate(victims):
+        to, made = move_and_create(number)
+        victim.kill()
+        victim.start()
+        victim.wait()
+        found = here.wait(server)
+        assert (found.compute_host, found.power_state) == (to, 1), f"{what}\n{here.roles.tail(200)}"
+        assert here.wait(made).compute_host == gateway.name
+        watch.wait_alive()
+        for host in set(here.hosts) - {to, gateway.name}:
+            assert here.domains(here.hosts[host]) == ([], []), f"{what}: nothing is left where it was"
+        print(f"\n{what}: the guest is on {to}, {made.name} is made")
+        api.delete_server(made.id)
+        wait_until(lambda: [s.id for s in api.servers()] == [server.id], 60, lambda: f"deleted\n{here.roles.tail()}")
+    lost, silence = watch.end()
+    print(f"\n{len(victims)} moves and kills: {lost} pings lost, longest silence {silence:.2f} s")
+    assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") == boot
+
+    # Nothing is owed to anybody.
+    api.delete_server(server.id)
+    wait_until(lambda: not list(api.servers()), 60, lambda: f"all deleted\n{here.roles.tail()}")
+    assert not [port for port in here.sdk.network.ports() if port.device_owner.startswith("compute:")]
+    for host in here.hosts.values():
+        assert here.domains(host) == ([], [])
+        folder = host.folder / "home" / "instances"
+        left = lambda folder=folder: [one.name for one in folder.iterdir() if one.name not in ("_base", ".storage-id")]  # noqa: E731
+        wait_until(lambda left=left: not left(), 60, lambda left=left: f"folders: {left()}")
