@@ -612,7 +612,13 @@ impl HostChange<'_> {
                 its.partition(|one| device.attachment_id.as_ref() == Some(&one.id));
             if self.back && !known.is_empty() {
                 self.release(&made).await?;
-                say_host(self.with, self.scope, &[device.clone()], self.host).await?;
+                say_host(
+                    self.with,
+                    self.scope,
+                    std::slice::from_ref(device),
+                    self.host,
+                )
+                .await?;
                 continue;
             }
             let new = match made.first() {
