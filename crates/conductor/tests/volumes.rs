@@ -45,7 +45,8 @@ async fn a_volume_has_grown_also_where_its_guest_cannot_see_it() {
     clean(&cluster).await;
 }
 
-/// Two volumes of their owner, neither of them made for a move: the server has the new one afterwards, or the old one still.
+/// Two volumes of their owner, neither of them made for a move, though one has moved before: the server has the new one
+/// afterwards, or the old one still.
 #[tokio::test]
 async fn a_volume_in_the_place_of_another() {
     let cluster = Cluster::new(small(1, 1)).await;
@@ -56,6 +57,9 @@ async fn a_volume_in_the_place_of_another() {
     cluster.act(server, "attach_volume", state).await;
     cluster.idle().await;
     let new = cluster.volumes.make_with(&json!({ "size": 2 }));
+    cluster
+        .volumes
+        .set(&new, "migration_status", json!("success"));
     let on_record = async || {
         let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_server(tx, server);
         let devices: Result<_, sql::Error> = cluster.store.read(read).await;

@@ -115,12 +115,9 @@ impl Swap {
             let words = format!("Volume {} could not be found.", state.new);
             StepError::Fail(Failure::new(404, words))
         })?;
-        let id = if volume.migration_status.is_empty() {
-            &state.new
-        } else {
-            &state.old
-        };
-        let id = id.clone();
+        // Cinder's word for the volume that it made to move another one there.
+        let moves = volume.migration_status == format!("target:{}", state.old);
+        let id = if moves { &state.old } else { &state.new }.clone();
         let old = self.device(cx, state).await?;
         let wanted = vec![Self::new_device(&old, state)];
         let host = state.host.clone();
