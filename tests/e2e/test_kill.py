@@ -120,7 +120,8 @@ def test_killed_in(own, name, flow, moment):
     check_books(cloud)
     if end is not None:
         sdk.compute.delete_server(server)
-        sdk.compute.wait_for_delete(sdk.compute.get_server(server), wait=60)
+        # It may be gone before it can be looked at.
+        wait_until(lambda: sdk.compute.find_server(server) is None, 60, "the server is deleted")
 
 
 def check_actions(cloud, server):
