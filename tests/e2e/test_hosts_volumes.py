@@ -152,6 +152,24 @@ def migrate_live(here, server, to, pages):
     return written
 
 
+def visit(here, server, volume, pages, hosts, what):
+    """The server goes to these hosts while its guest writes, which stands still for a moment only."""
+    watch = Watch(here, pages.address)
+    written = []
+    for to in hosts:
+        written.append(migrate_live(here, server, to, pages))
+        watch.wait_alive()
+        attached(here, server, volume, to)
+        pages.whole()
+    lost, silence = watch.end()
+    longest = pages.standstill()
+    print(
+        f"\nlive migration {what}: {written} lines written meanwhile, none for {longest:.1f} s at most;"
+        f" {lost} pings lost, longest silence {silence:.2f} s"
+    )
+    assert min(written) > 2 and longest < STANDSTILL
+
+
 def migrate_cold(here, server):
     """To wherever the scheduler wants."""
     source = here.sdk.compute.get_server(server.id).compute_host
@@ -185,20 +203,7 @@ def test_a_volume_stays_attached_wherever_its_guest_goes(here, clean, name):
     attached(here, server, volume, first)
     pages = Pages(here, address, "/mnt/data")
     pages.begin()
-    watch = Watch(here, address)
-    written = []
-    for to in (second, first):
-        written.append(migrate_live(here, server, to, pages))
-        watch.wait_alive()
-        attached(here, server, volume, to)
-        pages.whole()
-    lost, silence = watch.end()
-    longest = pages.standstill()
-    print(
-        f"\nlive migration with a volume: {written} lines written meanwhile, none for {longest:.1f} s at most;"
-        f" {lost} pings lost, longest silence {silence:.2f} s"
-    )
-    assert min(written) > 2 and longest < STANDSTILL
+    visit(here, server, volume, pages, (second, first), "with a volume")
 
     # It goes, and it comes back with all that is on it.
     pages.end()
@@ -253,20 +258,7 @@ def test_a_server_on_a_volume_moves_and_outlives_its_host(here, clean, name):
     pages = Pages(here, address, "/home/cirros")
     pages.begin()
     boot = pages.run("cat /proc/sys/kernel/random/boot_id")
-    watch = Watch(here, address)
-    written = []
-    for to in (second, first):
-        written.append(migrate_live(here, server, to, pages))
-        watch.wait_alive()
-        attached(here, server, volume, to)
-        pages.whole()
-    lost, silence = watch.end()
-    longest = pages.standstill()
-    print(
-        f"\nlive migration on a volume: {written} lines written meanwhile, none for {longest:.1f} s at most;"
-        f" {lost} pings lost, longest silence {silence:.2f} s"
-    )
-    assert min(written) > 2 and longest < STANDSTILL
+    visit(here, server, volume, pages, (second, first), "on a volume")
     assert pages.run("cat /proc/sys/kernel/random/boot_id") == boot
 
     def is_on(host):
