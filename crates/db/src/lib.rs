@@ -98,6 +98,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "newest",
         sql: include_str!("migrations/0015_newest.sql"),
     },
+    Migration {
+        version: 16,
+        name: "fewer_indexes",
+        sql: include_str!("migrations/0016_fewer_indexes.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.

@@ -16,8 +16,13 @@ pub enum Dialect {
 impl Dialect {
     /// Rewrites portable DDL for this database. The portable column types are `VARCHAR(n)` (whatever is
     /// indexed), `TEXT`, `BIGINT` (integers, booleans, times), `DOUBLE PRECISION`, `BLOB`, and `AUTO_ID` for an
-    /// auto-increment primary key.
+    /// auto-increment primary key. An index is dropped with `DROP INDEX name ON table`.
     pub fn ddl(self, statement: &str) -> String {
+        let statement = match statement.split_once(" ON ") {
+            // Only MySQL wants to know the table.
+            Some((drop, _)) if self != Self::Mysql && drop.starts_with("DROP INDEX ") => drop,
+            _ => statement,
+        };
         let mut out = String::with_capacity(statement.len() + 64);
         for (index, piece) in split_keeping_quotes(statement).into_iter().enumerate() {
             // Odd pieces are quoted literals and stay as they are.
@@ -187,6 +192,14 @@ mod tests {
             "{mysql}"
         );
         assert!(mysql.ends_with("COLLATE=utf8mb4_bin"));
+    }
+
+    #[test]
+    fn indexes_are_dropped_as_each_database_wants_it() {
+        let sql = "DROP INDEX t_a ON t";
+        assert_eq!(Dialect::Sqlite.ddl(sql), "DROP INDEX t_a");
+        assert_eq!(Dialect::Postgres.ddl(sql), "DROP INDEX t_a");
+        assert_eq!(Dialect::Mysql.ddl(sql), sql);
     }
 
     #[test]

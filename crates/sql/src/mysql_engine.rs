@@ -302,7 +302,7 @@ fn convert(error: &mysql::Error) -> Error {
             1040 | 1053 | 1152 | 1158..=1161 | 1184 | 1203 | 1290 | 1836 | 1927 | 3169 | 4031 => {
                 Error::Unreachable(text)
             }
-            1146 => Error::Missing(text),
+            1091 | 1146 => Error::Missing(text),
             1044 | 1045 | 1049 => Error::Url(text),
             _ => Error::Statement(text),
         },

@@ -527,6 +527,26 @@ async fn a_failed_migration_is_continued() {
     }
 }
 
+/// An index may go in any change: a program of the release before goes on without it.
+#[tokio::test]
+async fn indexes_are_dropped() {
+    const FEWER: &[Migration] = &[Migration {
+        version: 1,
+        name: "fewer",
+        sql: "DROP INDEX things_name ON things",
+    }];
+    for TestStore { name, store, .. } in &with_things().await {
+        store
+            .migrate("fewer", FEWER)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let twice = store
+            .write(|tx| insert(tx, "same", 0).and_then(|_| insert(tx, "same", 0)))
+            .await;
+        assert!(twice.is_ok(), "{name}: {twice:?}");
+    }
+}
+
 /// What ends the connection that asks.
 fn suicide(dialect: Dialect) -> &'static str {
     match dialect {
