@@ -1,6 +1,7 @@
 //! The handle that every component holds.
 
 use crate::{Dialect, Error, Migration, Tx, migrate, mysql_engine, postgres_engine, sqlite_engine};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -34,9 +35,13 @@ pub struct Store {
     notes: Option<crate::testing::Notes>,
 }
 
+/// How many things may be waited for in turn at once; names that fall together wait for each other needlessly.
+const TURNS: usize = 64;
+
 struct Inner {
     pool: Pool,
     dialect: Dialect,
+    turns: [tokio::sync::Mutex<()>; TURNS],
     migrates: bool,
     /// Removes a temporary database when the store goes.
     _folder: Option<tempfile::TempDir>,
@@ -120,6 +125,7 @@ impl Store {
             inner: Arc::new(Inner {
                 pool,
                 dialect,
+                turns: turns(),
                 migrates,
                 _folder: None,
             }),
@@ -152,6 +158,7 @@ impl Store {
             inner: Arc::new(Inner {
                 pool,
                 dialect: Dialect::Sqlite,
+                turns: turns(),
                 migrates: true,
                 _folder: Some(folder),
             }),
@@ -166,6 +173,7 @@ impl Store {
         let inner = Inner {
             pool: Pool::Simulated(line),
             dialect: Dialect::Sqlite,
+            turns: turns(),
             migrates: true,
             _folder: None,
         };
@@ -229,6 +237,25 @@ impl Store {
         self.submit(work, true).await
     }
 
+    /// As [`Store::write`], after all units of this process that were given the same name: for those that read and change
+    /// the same row, of which all but one would be rolled back and run again. Other processes are not waited for.
+    pub async fn write_in_turn<T, E, F>(&self, name: &str, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        // SQLite has one writer.
+        if self.inner.dialect == Dialect::Sqlite {
+            return self.write(work).await;
+        }
+        let mut hasher = std::hash::DefaultHasher::new();
+        name.hash(&mut hasher);
+        let turn = (hasher.finish() % TURNS as u64) as usize;
+        let _turn = self.inner.turns[turn].lock().await;
+        self.write(work).await
+    }
+
     async fn submit<T, E, F>(&self, work: F, writes: bool) -> Result<T, E>
     where
         T: Send + 'static,
@@ -252,6 +279,10 @@ impl Store {
         }
         outcome.await.unwrap_or_else(|_| Err(Error::Closed.into()))
     }
+}
+
+fn turns() -> [tokio::sync::Mutex<()>; TURNS] {
+    std::array::from_fn(|_| tokio::sync::Mutex::new(()))
 }
 
 fn connect(url: &str, options: &Options) -> Result<(Pool, Dialect), Error> {

@@ -42,11 +42,13 @@ impl CreateServer {
         );
         let files = sealed_files(call, &self.files)?;
         let config = call.api.config.clone();
+        // The project's usage is read and changed.
+        let turn = project.0.clone();
         let first = call
             .api
             .deps
             .store
-            .write(move |tx| -> Result<Instance, Fault> {
+            .write_in_turn(&turn, move |tx| -> Result<Instance, Fault> {
                 self.check_place(tx, &config)?;
                 within_quota(tx, project.as_str(), self.metadata.len())?;
                 files_within_limits(tx, &self.files, &project, &user)?;
