@@ -5,7 +5,7 @@
 //! | `choose_host` | picks hosts from the view; the claim is in the transaction that ends the step | gives the claim back |
 //! | `networks` | makes or binds ports on the host | deletes or gives back |
 //! | `volumes` (passed where no disk is one) | makes or reserves volumes and connects them to the host | deletes or gives back |
-//! | `plug` | waits until the network agent has wired them | - |
+//! | `plug` (passed where there are none) | waits until the network agent has wired them | - |
 //! | `spawn` | the host makes the guest and starts it | the host removes all of it |
 //!
 //! A host that cannot build the guest is left out and the flow begins again at `choose_host`, three times at most
@@ -93,9 +93,35 @@ pub struct Build {
     pub with: Neighbours,
 }
 
+impl State {
+    /// What the server shows once it has its ports: that it waits for volumes or the wiring, if it does.
+    fn until_spawning(&self) -> TaskState {
+        if self.no_volumes && self.interfaces.is_empty() {
+            TaskState::Spawning
+        } else {
+            TaskState::BlockDeviceMapping
+        }
+    }
+}
+
 impl Build {
     async fn instance(&self, cx: &Context) -> Result<Instance, StepError> {
         super::instance(&self.with, cx).await
+    }
+
+    /// Reads the server, and picks hosts for it.
+    async fn choose(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
+        let id = cx.server;
+        let read = self.with.store.read(move |tx| {
+            let devices = block_devices::of_server(tx, id)?;
+            let server = instances::get(tx, id)?.ok_or(StepError::Fenced)?;
+            Ok::<_, StepError>((server, devices))
+        });
+        let (server, devices) = read.await?;
+        state.no_volumes = !devices.iter().any(BlockDevice::is_volume);
+        state.choice.choose(&self.with, &server, |_| {}).await?;
+        state.server = Some(Box::new(server));
+        Ok(())
     }
 
     async fn plan(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
@@ -106,8 +132,6 @@ impl Build {
         let host = place(state)?.host.clone();
         state.interfaces = ports::ensure(&self.with, cx, &instance, &host).await?;
         state.plan = Some(guest_plan(&instance, &state.interfaces));
-        let devices = volumes::devices(&self.with, cx.server).await?;
-        state.no_volumes = !devices.iter().any(BlockDevice::is_volume);
         Ok(())
     }
 
@@ -200,7 +224,11 @@ impl Flow for Build {
     }
 
     fn skips(&self, step: Step, state: &State) -> bool {
-        step == Step::Volumes && state.no_volumes
+        match step {
+            Step::Volumes => state.no_volumes,
+            Step::Plug => state.interfaces.is_empty(),
+            _ => false,
+        }
     }
 
     fn deadline(&self, step: Step, _state: &State) -> Duration {
@@ -237,12 +265,7 @@ impl Flow for Build {
         outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
         match step {
-            Step::ChooseHost => {
-                let instance = self.instance(cx).await?;
-                state.choice.choose(&self.with, &instance, |_| {}).await?;
-                state.server = Some(Box::new(instance));
-                Ok(())
-            }
+            Step::ChooseHost => self.choose(cx, state).await,
             Step::Networks => self.plan(cx, state).await,
             Step::Volumes => self.volumes(cx, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
@@ -308,7 +331,7 @@ impl Flow for Build {
             (Step::Networks, Direction::Do) => {
                 let change = Change {
                     network_info: Some(state.interfaces.clone()),
-                    ..shows(TaskState::BlockDeviceMapping)
+                    ..shows(state.until_spawning())
                 };
                 transition(tx, cx, &change, now)
             }
@@ -317,7 +340,13 @@ impl Flow for Build {
                 state.interfaces.clear();
                 Ok(())
             }
-            (Step::Volumes, Direction::Do) => Ok(volumes::keep(tx, &mut state.devices)?),
+            (Step::Volumes, Direction::Do) => {
+                volumes::keep(tx, &mut state.devices)?;
+                if !state.interfaces.is_empty() {
+                    return Ok(());
+                }
+                transition(tx, cx, &shows(TaskState::Spawning), now)
+            }
             (Step::Volumes, Direction::Undo) => {
                 let mut devices = block_devices::of_server(tx, cx.server)?;
                 Ok(volumes::forget_connections(tx, &mut devices)?)

@@ -24,6 +24,9 @@ pub(super) async fn ensure(
     if instance.task_id != Some(cx.task) {
         return Err(StepError::Fenced);
     }
+    if matches!(instance.networks, WantedNetworks::None) {
+        return Ok(Vec::new());
+    }
     let cx = cx.clone();
     let making = tokio::spawn(async move {
         let mut made = Vec::new();
