@@ -19,6 +19,8 @@ pub struct View {
     settings: Settings,
     hosts: Hosts,
     renewed: Mutex<Option<Instant>>,
+    /// Those who find it too old wait for one of them to renew it.
+    renewing: tokio::sync::Mutex<()>,
     pulses: Mutex<Pulses>,
 }
 
@@ -31,6 +33,7 @@ impl View {
             settings: Settings::default(),
             hosts: Hosts::new(),
             renewed: Mutex::default(),
+            renewing: tokio::sync::Mutex::default(),
             pulses: Mutex::default(),
         }
     }
@@ -45,8 +48,29 @@ impl View {
 
     /// Whether the view knows this host as up and was renewed within the last second.
     pub fn is_fresh(&self, host: &HostName) -> bool {
+        self.is_younger_than(Duration::from_secs(1)) && self.is_up(host)
+    }
+
+    fn is_younger_than(&self, age: Duration) -> bool {
         let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        renewed.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) && self.is_up(host)
+        renewed.is_some_and(|at| at.elapsed() < age)
+    }
+
+    /// Reads the hosts anew unless that was done within a twelfth of the time after which a host is down. The heartbeats
+    /// of hosts renew the view, too; but they may all go to another conductor, and hosts that died have none.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn renew(&self) -> Result<(), sql::Error> {
+        let enough = self.down_after / 12;
+        if self.is_younger_than(enough) {
+            return Ok(());
+        }
+        let _turn = self.renewing.lock().await;
+        if self.is_younger_than(enough) {
+            return Ok(());
+        }
+        self.refresh().await
     }
 
     /// Reads the hosts anew: a fixed number of queries.

@@ -85,6 +85,36 @@ async fn a_host_that_was_just_disabled_gets_no_server() {
     clean(&cluster).await;
 }
 
+/// No heartbeat renews the view any more.
+#[tokio::test]
+async fn hosts_that_all_died_get_no_server() {
+    let cluster = Cluster::new(Options {
+        beat: Duration::from_millis(20),
+        down_after: Duration::from_secs(2),
+        ..Options::default()
+    })
+    .await;
+    for host in &cluster.hosts {
+        host.stop();
+    }
+    let died = std::time::Instant::now();
+    cluster
+        .until("they are down", async || {
+            died.elapsed() > Duration::from_secs(3)
+        })
+        .await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let refused = cluster.server(server).await;
+    let message = refused.fault.unwrap().message;
+    assert_eq!(refused.vm_state, VmState::Error);
+    assert!(
+        message.starts_with("No valid host was found. 2 hosts considered: 2 down"),
+        "{message}"
+    );
+    clean(&cluster).await;
+}
+
 #[tokio::test]
 async fn a_host_that_cannot_build_is_left_out() {
     let cluster = Cluster::new(Options::default()).await;

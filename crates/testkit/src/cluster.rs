@@ -50,6 +50,8 @@ pub struct Options {
     pub journal: Settings,
     /// How often agents say that they live.
     pub beat: Duration,
+    /// How long after its last word a host is down.
+    pub down_after: Duration,
     /// Whether the hosts share the disks of their guests.
     pub shared: bool,
 }
@@ -70,6 +72,7 @@ impl Default for Options {
             size: (64, 256 * 1024, 10 * 1024),
             journal,
             beat: Duration::from_secs(3600),
+            down_after: Duration::from_secs(3600),
             shared: false,
         }
     }
@@ -220,7 +223,7 @@ impl Cluster {
         let network = Arc::new(Network::default());
         let images = Arc::new(Images::default());
         let volumes = Arc::new(Volumes::default());
-        let view = Arc::new(View::new(store.clone(), Duration::from_secs(3600)));
+        let view = Arc::new(View::new(store.clone(), options.down_after));
         let client = |router| web::client::Client::in_process("a neighbour", router);
         let with = Neighbours {
             store: store.clone(),

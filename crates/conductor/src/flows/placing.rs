@@ -55,6 +55,7 @@ impl Choice {
             // An earlier choice could not be claimed: the view is behind.
             with.view.refresh().await?;
         }
+        with.view.renew().await?;
         let mut chosen = with.view.choose(&request);
         if chosen.is_err() {
             // The view may be behind.

@@ -273,6 +273,7 @@ pub async fn live(chaos: Arc<Chaos>, copies: bool, shared: bool) -> Course {
         },
         beat: Duration::from_secs(10),
         shared,
+        ..Options::default()
     };
     let (bus, rings) = Bus::carried();
     let api = database.store(Arc::new(line(API, Arc::default())));
