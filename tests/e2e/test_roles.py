@@ -173,3 +173,37 @@ def test_every_process_may_be_killed(roles, broker, name):
     assert not [port for port in sdk.network.ports() if port.device_owner.startswith("compute:")]
     for process in roles.processes:
         process.stop()
+
+
+def test_a_scheduler_picks_hosts_while_no_conductor_runs(roles, name):
+    certificates(roles)
+    roles.sync()
+    for role in ("identity", "image", "network", "api"):
+        roles.start(role)
+    conductor = roles.start("conductor", f"conductor.agent_listen={roles.desks[0]}")
+    for host_name in ("left", "right"):
+        roles.start("compute", *host(roles, host_name))
+        roles.start("network-agent", *host(roles, host_name))
+    sdk = roles.client().sdk()
+    wait_until(lambda: up_hosts(sdk) == {"left", "right"}, 30, lambda: f"hosts up\n{roles.tail()}")
+    conductor.kill()
+    roles.start("scheduler", "DEFAULT.host=brain")
+
+    server = boot(sdk, name, {"id": next(iter(sdk.image.images())).id})
+    wait_until(
+        lambda: sdk.compute.get_server(server.id).compute_host,
+        30,
+        lambda: f"a host is picked\n{roles.tail()}",
+    )
+    schedulers = {service.host: service.state for service in sdk.compute.services(binary="nova-scheduler")}
+    assert schedulers["brain"] == "up"
+    # What a host is told, and what it answers, goes through conductors.
+    assert sdk.compute.get_server(server.id).status == "BUILD"
+    conductor.start()
+    wait_until(
+        lambda: sdk.compute.get_server(server.id).status == "ACTIVE",
+        60,
+        lambda: f"ACTIVE\n{roles.tail()}",
+    )
+    for process in roles.processes:
+        process.stop()

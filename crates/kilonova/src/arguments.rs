@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Api(Configured),
     /// Run a conductor, which carries requests out and tells hosts what to do.
     Conductor(Configured),
+    /// Run a scheduler, which carries out what begins with the choice of a host. Conductors do that, too.
+    Scheduler(Configured),
     /// Run the compute agent of this host.
     Compute(Configured),
     /// Run the network agent of this host.

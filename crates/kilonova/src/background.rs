@@ -97,10 +97,11 @@ pub(crate) async fn reconcile(
     }
 }
 
-/// Says that the conductor and the scheduler in this process live, as `os-services` shows them.
+/// Says that the services in this process (`nova-conductor`, `nova-scheduler`) live, as `os-services` shows them.
 pub(crate) async fn beat_control_services(
     store: Store,
     host: HostName,
+    binaries: &'static [&'static str],
     beat: Duration,
     stop: CancellationToken,
 ) {
@@ -108,7 +109,7 @@ pub(crate) async fn beat_control_services(
         let host = host.clone();
         let beaten = store.write(move |tx| -> Result<(), sql::Error> {
             let now = types::Timestamp::now();
-            for binary in ["nova-conductor", "nova-scheduler"] {
+            for &binary in binaries {
                 db::hosts::beat(tx, &host, binary, None, now)?;
             }
             Ok(())

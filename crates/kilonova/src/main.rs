@@ -100,6 +100,7 @@ fn role(command: &Command) -> Option<(Role, &Configured)> {
     Some(match command {
         Command::Api(of) => (Role::Api, of),
         Command::Conductor(of) => (Role::Conductor, of),
+        Command::Scheduler(of) => (Role::Scheduler, of),
         Command::Compute(of) => (Role::Compute, of),
         Command::NetworkAgent(of) => (Role::NetworkAgent, of),
         Command::Metadata(of) => (Role::Metadata, of),

@@ -28,14 +28,15 @@ use types::HostName;
 const WORKER_NAME: usize = 64;
 /// The longest pause between two looks for a database that does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Conductors with one state folder.
-const CONDUCTORS: u32 = 256;
+/// Conductors, or schedulers, with one state folder.
+const WORKERS: u32 = 256;
 
 /// What a process of the cloud does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Api,
     Conductor,
+    Scheduler,
     Compute,
     NetworkAgent,
     Metadata,
@@ -51,6 +52,7 @@ impl Role {
         match self {
             Self::Api => "api",
             Self::Conductor => "conductor",
+            Self::Scheduler => "scheduler",
             Self::Compute => "compute",
             Self::NetworkAgent => "network-agent",
             Self::Metadata => "metadata",
@@ -222,6 +224,11 @@ enum Running {
         _conductor: Conductor,
         _slot: Slot,
     },
+    Scheduler {
+        serving: Serving,
+        _worker: journal::Worker,
+        _slot: Slot,
+    },
     Host {
         serving: Serving,
         hosts: Hosts,
@@ -231,7 +238,9 @@ enum Running {
 impl Running {
     async fn finish(self) {
         match self {
-            Self::Serving(serving) | Self::Conductor { serving, .. } => serving.finish().await,
+            Self::Serving(serving)
+            | Self::Conductor { serving, .. }
+            | Self::Scheduler { serving, .. } => serving.finish().await,
             Self::Host { serving, hosts } => {
                 hosts.finish().await;
                 serving.finish().await;
@@ -331,6 +340,18 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
             let reach = reach(orders, trust)?;
             return start_conductor(orders, &reach, &bus, serving, stop).await;
         }
+        Role::Scheduler => {
+            let reach = reach(orders, trust)?;
+            let slot = Slot::take(&orders.folder, role)?;
+            let name = slot.worker_name(&settings.host_name());
+            let store = services::compute_store(orders).await?;
+            let worker = services::scheduler(orders, &name, store, &reach, &bus, stop).await?;
+            return Ok(Running::Scheduler {
+                serving,
+                _worker: worker,
+                _slot: slot,
+            });
+        }
         Role::Identity | Role::Compute | Role::NetworkAgent => {
             bail!("{} is started elsewhere", role.name())
         }
@@ -349,7 +370,8 @@ async fn needs(role: Role, orders: &Orders, trust: &Trust) -> Result<Vec<Need>> 
         services::watched(orders, database).await?,
         Need::Identity(Arc::clone(&trust.validator)),
     ];
-    if matches!(role, Role::Conductor | Role::Metadata | Role::Volume) {
+    let works = matches!(role, Role::Conductor | Role::Scheduler);
+    if works || matches!(role, Role::Metadata | Role::Volume) {
         let reach = reach(orders, trust.clone())?;
         if role != Role::Metadata {
             needs.push(Need::Image(reach.images()));
@@ -368,8 +390,8 @@ async fn start_conductor(
     mut serving: Serving,
     stop: &CancellationToken,
 ) -> Result<Running> {
-    let slot = Slot::take(&orders.folder)?;
-    let name = worker_name(&orders.settings.host_name(), slot.number);
+    let slot = Slot::take(&orders.folder, Role::Conductor)?;
+    let name = slot.worker_name(&orders.settings.host_name());
     let store = services::compute_store(orders).await?;
     let conductor = Conductor::start(orders, &name, store, reach, bus, None, stop).await?;
     let place = orders.settings.conductor_desk(&orders.socket)?;
@@ -382,17 +404,6 @@ async fn start_conductor(
         _conductor: conductor,
         _slot: slot,
     })
-}
-
-/// The name of a conductor among all; one that would be too long for the database ends in a digest of the host's.
-fn worker_name(host: &HostName, number: u32) -> String {
-    let name = format!("conductor-{host}-{number}");
-    if name.len() <= WORKER_NAME {
-        return name;
-    }
-    let digest = hex::encode(Sha256::digest(host.0.as_bytes()));
-    let kept: String = host.0.chars().take(12).collect();
-    format!("conductor-{kept}-{}-{number}", &digest[..16])
 }
 
 /// How a process of its own reaches the others.
@@ -408,17 +419,19 @@ fn reach(orders: &Orders, trust: Trust) -> Result<Reach> {
     })
 }
 
-/// A number that no other conductor with this state folder has now. One that follows a killed one gets its number, and
-/// with it takes over its work at once.
+/// A number that no other process of this role with this state folder has now. One that follows a killed one gets its
+/// number, and with it takes over its work at once.
 struct Slot {
+    role: Role,
     number: u32,
     _lock: File,
 }
 
 impl Slot {
-    fn take(folder: &Path) -> Result<Self> {
-        let folder = private_folder(folder, "conductors")?;
-        for number in 1..=CONDUCTORS {
+    fn take(folder: &Path, role: Role) -> Result<Self> {
+        let name = role.name();
+        let folder = private_folder(folder, &format!("{name}s"))?;
+        for number in 1..=WORKERS {
             let lock = OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -426,12 +439,25 @@ impl Slot {
                 .open(folder.join(format!("{number}.lock")))?;
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 return Ok(Self {
+                    role,
                     number,
                     _lock: lock,
                 });
             }
         }
-        bail!("{CONDUCTORS} conductors run here already")
+        bail!("{WORKERS} {name}s run here already")
+    }
+
+    /// The name of the worker among all; one that would be too long for the database ends in a digest of the host's.
+    fn worker_name(&self, host: &HostName) -> String {
+        let (role, number) = (self.role.name(), self.number);
+        let name = format!("{role}-{host}-{number}");
+        if name.len() <= WORKER_NAME {
+            return name;
+        }
+        let digest = hex::encode(Sha256::digest(host.0.as_bytes()));
+        let kept: String = host.0.chars().take(12).collect();
+        format!("{role}-{kept}-{}-{number}", &digest[..16])
     }
 }
 
@@ -442,9 +468,11 @@ mod tests {
 
     #[test]
     fn long_hosts_have_short_workers() {
-        assert_eq!(worker_name(&"h1".into(), 2), "conductor-h1-2");
+        let folder = tempfile::tempdir().unwrap();
+        let slot = Slot::take(folder.path(), Role::Conductor).unwrap();
+        assert_eq!(slot.worker_name(&"h1".into()), "conductor-h1-1");
         let long = |end: &str| HostName(format!("{}{end}", "a".repeat(200)));
-        let (left, right) = (worker_name(&long("x"), 256), worker_name(&long("y"), 256));
+        let (left, right) = (slot.worker_name(&long("x")), slot.worker_name(&long("y")));
         assert!(left.len() <= WORKER_NAME && left != right, "{left} {right}");
     }
 
@@ -459,10 +487,11 @@ mod tests {
     #[test]
     fn conductors_have_numbers_and_the_lowest_free_one_is_next() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Slot::take(folder.path()).unwrap();
-        let second = Slot::take(folder.path()).unwrap();
+        let take = |role| Slot::take(folder.path(), role).unwrap();
+        let (first, second) = (take(Role::Conductor), take(Role::Conductor));
         assert_eq!((first.number, second.number), (1, 2));
+        assert_eq!(take(Role::Scheduler).number, 1);
         drop(first);
-        assert_eq!(Slot::take(folder.path()).unwrap().number, 1);
+        assert_eq!(take(Role::Conductor).number, 1);
     }
 }

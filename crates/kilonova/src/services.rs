@@ -433,6 +433,44 @@ impl Conductor {
     }
 }
 
+/// Starts a process that picks hosts: it runs the flows that do so, as conductors do among all others.
+pub(crate) async fn scheduler(
+    orders: &Orders,
+    name: &str,
+    store: Store,
+    reach: &Reach,
+    bus: &Bus,
+    stop: &CancellationToken,
+) -> Result<journal::Worker> {
+    let settings = &orders.settings;
+    let with = neighbours(settings, store.clone(), reach);
+    let outcomes = Outcomes::shared(store.clone(), bus.clone());
+    let journal = Journal::new(
+        name,
+        store.clone(),
+        bus.clone(),
+        outcomes,
+        journal::Settings::default(),
+    );
+    let worker = conductor::flows::register_placing(journal, &with)
+        .start()
+        .await?;
+    tokio::spawn(background::beat_control_services(
+        store.clone(),
+        settings.host_name(),
+        &["nova-scheduler"],
+        settings.beat(),
+        stop.clone(),
+    ));
+    tokio::spawn(bells::watch(
+        store,
+        bus.clone(),
+        settings.look(),
+        stop.clone(),
+    ));
+    Ok(worker)
+}
+
 /// What flows and repairs need from outside.
 pub(crate) fn neighbours(settings: &Settings, store: Store, reach: &Reach) -> Neighbours {
     Neighbours {
@@ -461,6 +499,7 @@ fn spawn_background(
     tokio::spawn(background::beat_control_services(
         store.clone(),
         host,
+        &["nova-conductor", "nova-scheduler"],
         settings.beat(),
         stop.clone(),
     ));

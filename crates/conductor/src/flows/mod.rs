@@ -43,8 +43,7 @@ use types::{HostName, Timestamp};
 
 /// A journal that runs all flows there are.
 pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journal {
-    journal
-        .with(build::Build { with: with.clone() })
+    register_placing(journal, with)
         .with(delete::Delete { with: with.clone() })
         .with(OnHost::<power::Start>::new(with))
         .with(OnHost::<power::Stop>::new(with))
@@ -71,15 +70,21 @@ pub fn register(journal: journal::Journal, with: &Neighbours) -> journal::Journa
         .with(OnHost::<password::ChangePassword>::new(with))
         .with(fixed_ips::Change::<fixed_ips::Add>::new(with))
         .with(fixed_ips::Change::<fixed_ips::Remove>::new(with))
-        .with(evacuate::Evacuate { with: with.clone() })
-        .with(live_migration::LiveMigration { with: with.clone() })
         .with(shelve::Leave::<shelve::Shelve>::new(with))
         .with(shelve::Leave::<shelve::Offload>::new(with))
-        .with(unshelve::Unshelve { with: with.clone() })
         .with(unshelve::UnshelveInPlace { with: with.clone() })
-        .with(resize::Resize { with: with.clone() })
         .with(confirm::Confirm { with: with.clone() })
         .with(revert::Revert { with: with.clone() })
+}
+
+/// Registers the flows that pick a host, for a process that does nothing else.
+pub fn register_placing(journal: journal::Journal, with: &Neighbours) -> journal::Journal {
+    journal
+        .with(build::Build { with: with.clone() })
+        .with(evacuate::Evacuate { with: with.clone() })
+        .with(live_migration::LiveMigration { with: with.clone() })
+        .with(unshelve::Unshelve { with: with.clone() })
+        .with(resize::Resize { with: with.clone() })
 }
 
 /// The server that a flow works on; one that is gone is another task's.
@@ -161,6 +166,7 @@ fn transition(
 
 /// Fails when nobody works on the host.
 async fn must_be_up(with: &Neighbours, host: &HostName) -> Result<(), StepError> {
+    with.view.renew().await?;
     if with.view.is_up(host) {
         return Ok(());
     }
