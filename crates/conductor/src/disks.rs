@@ -9,7 +9,7 @@ pub fn of_guest(devices: &[BlockDevice]) -> Vec<GuestDisk> {
     devices.iter().filter_map(of_device).collect()
 }
 
-/// One of them; none for the image's, and for a volume that is not connected.
+/// One of them; none for the image's, for a volume that is not connected, and for swap space of no size.
 pub fn of_device(device: &BlockDevice) -> Option<GuestDisk> {
     let size = device.volume_size.unwrap_or(0);
     let kind = if device.is_volume() {
@@ -19,6 +19,9 @@ pub fn of_device(device: &BlockDevice) -> Option<GuestDisk> {
                 .unwrap_or(Value::Null),
         }
     } else if device.is_swap() {
+        if size == 0 {
+            return None;
+        }
         DiskKind::Swap { size_mib: size }
     } else if device.is_ephemeral() {
         DiskKind::Ephemeral {

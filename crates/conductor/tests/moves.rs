@@ -247,6 +247,59 @@ async fn empty_disks_do_not_shrink_either() {
     clean(&cluster).await;
 }
 
+/// The sizes of a server's swap space, in MiB: what is on record.
+async fn swap_of(cluster: &Cluster, server: ServerId) -> Vec<u64> {
+    let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_server(tx, server);
+    let devices: Result<Vec<BlockDevice>, sql::Error> = cluster.store.read(read).await;
+    let devices = devices.unwrap().into_iter();
+    devices
+        .filter(BlockDevice::is_swap)
+        .filter_map(|device| device.volume_size)
+        .collect()
+}
+
+#[tokio::test]
+async fn swap_space_is_that_of_the_flavor() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let server = running(&cluster).await;
+    assert_eq!(swap_of(&cluster, server).await, Vec::<u64>::new());
+    let with_swap = |flavor: &types::server::Flavor, swap_mb: u32| types::server::Flavor {
+        id: format!("swap-{swap_mb}").into(),
+        swap_mb,
+        ..flavor.clone()
+    };
+    let flavor = cluster.server(server).await.flavor;
+    for (swap_mb, stays) in [(64, true), (128, false), (32, true), (0, false), (0, true)] {
+        let before = swap_of(&cluster, server).await;
+        let wanted = with_swap(&flavor, swap_mb);
+        cluster.resize_to(server, wanted, json!({})).await;
+        cluster.idle().await;
+        assert_eq!(swap_of(&cluster, server).await, [u64::from(swap_mb)]);
+        if stays {
+            confirm(&cluster, server).await;
+            assert_eq!(swap_of(&cluster, server).await, [u64::from(swap_mb)]);
+        } else {
+            revert(&cluster, server).await;
+            assert_eq!(swap_of(&cluster, server).await, before);
+        }
+        clean(&cluster).await;
+    }
+    // One that cannot arrive leaves it as it was.
+    for host in &cluster.hosts {
+        let full = HypervisorError::Disk {
+            reason: "no space left".to_owned(),
+            full: true,
+        };
+        host.sim.controls().fail_next(Verb::Land, full, 1);
+    }
+    cluster
+        .resize_to(server, with_swap(&flavor, 64), json!({}))
+        .await;
+    cluster.look_again().await;
+    assert_eq!(swap_of(&cluster, server).await, [0]);
+    clean(&cluster).await;
+}
+
 #[tokio::test]
 async fn a_host_that_cannot_make_the_guest_leaves_the_server_as_it_was() {
     let cluster = Cluster::new(hosts(2)).await;

@@ -2,6 +2,7 @@
 
 use sql::{Error, Row, Tx, Value};
 use types::disks::{Destination, Source};
+use types::server::Flavor;
 use types::{ServerId, Timestamp};
 use uuid::Uuid;
 
@@ -185,6 +186,43 @@ pub fn update(tx: &mut Tx<'_>, device: &BlockDevice) -> Result<bool, Error> {
 pub fn set_delete_on_termination(tx: &mut Tx<'_>, id: Uuid, goes: bool) -> Result<bool, Error> {
     let sql = "UPDATE block_device_mappings SET delete_on_termination = ? WHERE uuid = ?";
     Ok(tx.execute(sql, &[goes.into(), id.into()])? == 1)
+}
+
+/// The swap space of a server that goes from one flavor to another: where it is as large as the one's it becomes as large
+/// as the other's. (One that was asked for in another size stays as it is. Without swap space the disk's size is 0.)
+pub fn fit_swap(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    (from, to): (&Flavor, &Flavor),
+    now: Timestamp,
+) -> Result<(), Error> {
+    if from.swap_mb == to.swap_mb {
+        return Ok(());
+    }
+    let size = Some(u64::from(to.swap_mb));
+    let devices = of_server(tx, server)?;
+    if let Some(swap) = devices.into_iter().find(BlockDevice::is_swap) {
+        if swap.volume_size.unwrap_or(0) != u64::from(from.swap_mb) {
+            return Ok(());
+        }
+        let fitting = BlockDevice {
+            volume_size: size,
+            ..swap
+        };
+        return update(tx, &fitting).map(drop);
+    }
+    if from.swap_mb > 0 {
+        return Ok(());
+    }
+    let added = BlockDevice {
+        volume_size: size,
+        guest_format: Some("swap".to_owned()),
+        device_type: Some("disk".to_owned()),
+        delete_on_termination: true,
+        boot_index: Some(-1),
+        ..BlockDevice::new(server, Source::Blank, Destination::Local)
+    };
+    insert(tx, &added, now)
 }
 
 /// Forgets a disk.

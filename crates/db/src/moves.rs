@@ -7,6 +7,7 @@
 
 use crate::accept::{self, Accepted, Start};
 use crate::actions::Requester;
+use crate::block_devices;
 use crate::instances::{self, Instance, Kept, Place};
 use crate::migrations::{self, End, Kind, NewMigration, Status};
 use crate::usages::{self, Held};
@@ -122,9 +123,21 @@ pub fn arrive(tx: &mut Tx<'_>, server: &Instance) -> Result<(), Error> {
     }
 }
 
-/// The move is over, and the server has this flavor.
-pub fn settle(tx: &mut Tx<'_>, server: &Instance, flavor: &Flavor) -> Result<(), Error> {
-    write(tx, server, flavor, None)
+/// The move is over, and the server has the new flavor.
+pub fn settle(tx: &mut Tx<'_>, server: &Instance, moving: &Unsettled) -> Result<(), Error> {
+    write(tx, server, &moving.new_flavor, None)
+}
+
+/// The move is taken back, and the server has the old flavor.
+pub fn take_back(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    moving: &Unsettled,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let flavors = (&moving.new_flavor, &moving.old_flavor);
+    block_devices::fit_swap(tx, server.id, flavors, now)?;
+    write(tx, server, &moving.old_flavor, None)
 }
 
 /// What the server holds is its migration's from now on.

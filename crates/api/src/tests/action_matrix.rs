@@ -222,8 +222,8 @@ async fn put(cloud: &Cloud, id: &str, vm: VmState, task: Option<TaskState>) {
 
 /// What a server remembers that waits for the confirmation of its move; others remember nothing.
 fn resized(tx: &mut sql::Tx<'_>, server: &mut Instance, waits: bool) -> Result<(), sql::Error> {
-    if server.kept.unsettled.is_some() {
-        db::moves::settle(tx, server, &server.flavor)?;
+    if let Some(moving) = server.kept.unsettled.clone() {
+        db::moves::settle(tx, server, &moving)?;
         server.kept.unsettled = None;
     }
     if waits {

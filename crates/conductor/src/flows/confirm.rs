@@ -147,7 +147,7 @@ impl Flow for Confirm {
             return Ok(());
         };
         moves::drop_claim(tx, moving.migration, now)?;
-        moves::settle(tx, &server, &moving.new_flavor)?;
+        moves::settle(tx, &server, &moving)?;
         migrations::set_status(tx, moving.migration, Status::Confirmed, now)?;
         // As its guest is: it may have been switched off from inside.
         let state = match server.power_state {

@@ -189,6 +189,8 @@ impl Resize {
             ..server
         };
         let place = state.choice.claim(&self.with, tx, &wanted, now)?;
+        let flavors = (&moving.old_flavor, &moving.new_flavor);
+        db::block_devices::fit_swap(tx, cx.server, flavors, now)?;
         migrations::set_dest(tx, moving.migration, &end_at(&place), now)?;
         Ok(())
     }
@@ -416,7 +418,7 @@ impl Flow for Resize {
                 }
             }
             End::Unwound(failure) => {
-                moves::settle(tx, &server, &moving.old_flavor)?;
+                moves::take_back(tx, &server, &moving, now)?;
                 migrations::set_status(tx, moving.migration, Status::Error, now)?;
                 Change {
                     fault: Some(Some(fault(failure, now))),

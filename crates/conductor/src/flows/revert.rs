@@ -204,7 +204,7 @@ impl Flow for Revert {
         let change = match end {
             End::Done => {
                 moves::take_claim_back(tx, cx.server, moving.migration, now)?;
-                moves::settle(tx, &server, &moving.old_flavor)?;
+                moves::take_back(tx, &server, &moving, now)?;
                 migrations::set_status(tx, moving.migration, Status::Reverted, now)?;
                 let settled = if moving.ran {
                     VmState::Active

@@ -62,6 +62,22 @@ pub(super) fn make_local(spec: &GuestSpec, files: &GuestFolder) -> Result<()> {
     Ok(())
 }
 
+/// Makes the swap space anew where it is not as large as it shall be, and what there was none of.
+pub(super) fn fit_swap(spec: &GuestSpec, files: &GuestFolder) -> Result<()> {
+    for (id, path) in local(spec, files) {
+        let disk = spec.disks.iter().find(|disk| disk.id == id);
+        let Some(DiskSource::Swap { size_mib }) = disk.map(|disk| &disk.source) else {
+            continue;
+        };
+        let wanted = size_mib << 20;
+        if path.metadata().is_ok_and(|has| has.len() == wanted) {
+            continue;
+        }
+        make_swap(&path, wanted).map_err(|error| HypervisorError::disk(path.display(), &error))?;
+    }
+    Ok(())
+}
+
 fn empty(path: &Path, bytes: u64) -> std::io::Result<()> {
     std::fs::File::create(path)?.set_len(bytes)
 }
@@ -301,6 +317,28 @@ mod tests {
         assert_eq!(&bytes[4086..4096], b"SWAPSPACE2");
         assert_eq!(bytes[1024..1028], 1u32.to_le_bytes());
         assert_eq!(bytes[1028..1032], 2047u32.to_le_bytes());
+    }
+
+    #[test]
+    fn swap_space_gets_the_size_of_the_new_flavor() {
+        let (home, mut spec, all) = made_over_old_data("ext4");
+        let folder = home.path().join("instances");
+        let files = Instances::open(&folder, &home.path().join("run"))
+            .unwrap()
+            .guest(spec.id);
+        let swap = &all[1].1;
+        let length = || std::fs::metadata(swap).unwrap().len();
+        std::fs::write(swap, vec![1; 8 << 20]).unwrap();
+        fit_swap(&spec, &files).unwrap();
+        assert_eq!(std::fs::read(swap).unwrap()[0], 1, "as it was");
+        spec.disks[1].source = DiskSource::Swap { size_mib: 16 };
+        fit_swap(&spec, &files).unwrap();
+        assert_eq!(length(), 16 << 20);
+        let bytes = std::fs::read(swap).unwrap();
+        assert_eq!((bytes[0], &bytes[4086..4096]), (0, &b"SWAPSPACE2"[..]));
+        std::fs::remove_file(swap).unwrap();
+        fit_swap(&spec, &files).unwrap();
+        assert_eq!(length(), 16 << 20);
     }
 
     /// OSSA-2016-002: what a host says of a volume that it cannot connect.

@@ -2,7 +2,7 @@
 //! moved there in one rename; what lands is made beside it, its specification last.
 
 use super::folder::{self, GuestFolder};
-use super::{Libvirt, blocking, image};
+use super::{Libvirt, blocking, disks, image};
 use crate::facts::GuestInfo;
 use crate::hypervisor::{HypervisorError, Luggage, Result};
 use crate::spec::{GuestSpec, Power, RootDisk};
@@ -112,6 +112,7 @@ impl Libvirt {
             self.grow(id, spec).await?;
             let (files, spec) = (self.instances.guest(id), spec.clone());
             blocking(move || {
+                disks::fit_swap(&spec, &files)?;
                 files
                     .write_spec(&spec)
                     .map_err(|error| HypervisorError::disk(files.spec.display(), &error))
