@@ -98,6 +98,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "newest",
         sql: include_str!("migrations/0015_newest.sql"),
     },
+    Migration {
+        version: 16,
+        name: "usage",
+        sql: include_str!("migrations/0016_usage.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.

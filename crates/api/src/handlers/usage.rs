@@ -94,7 +94,7 @@ fn most(call: &Call) -> Result<usize, Fault> {
     }
 }
 
-/// A page of the servers that lived in the period, one project after the other, and in each the oldest first.
+/// A page of the servers that lived in the period, one project after the other, and in each by their ids.
 async fn servers(
     call: &Call,
     project: Option<&str>,
@@ -109,8 +109,7 @@ async fn servers(
     }
     let query = Query {
         conditions,
-        // Nova has the ids where this has the times: those have an index.
-        order: vec![(Column::ProjectId, false), (Column::CreatedAt, false)],
+        order: vec![(Column::ProjectId, false), (Column::Uuid, false)],
         limit: Some(most(call)? as u64),
         after: after(call)?,
         ..Query::default()

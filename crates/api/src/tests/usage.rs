@@ -17,7 +17,8 @@ async fn lived(cloud: &Cloud, number: u128, project: &str, from: Option<&str>, t
     let server = Instance {
         id: ServerId(Uuid::from_u128(number)),
         project_id: project.into(),
-        created_at: Timestamp::from_seconds(1_700_000_000 + i64::try_from(number).unwrap()),
+        // Later ones came earlier: the ids count.
+        created_at: Timestamp::from_seconds(1_700_000_000 - i64::try_from(number).unwrap()),
         launched_at: from.map(at),
         ..instance()
     };
