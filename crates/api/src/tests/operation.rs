@@ -293,7 +293,7 @@ async fn metrics() {
     for line in [
         "openstack_nova_up 1",
         "openstack_nova_flavors 1",
-        "openstack_nova_total_vms 0",
+        "openstack_nova_total_vms 1",
         r#"kilonova_api_requests_total{method="GET",route="/flavors",action="",status="200"} 1"#,
         r#"kilonova_api_requests_total{method="GET",route="/flavors/{id}",action="",status="404"} 1"#,
         r#"kilonova_api_requests_total{method="",route="",action="",status="404"} 1"#,
@@ -301,6 +301,33 @@ async fn metrics() {
     ] {
         assert!(page.lines().any(|one| one == line), "{line}\n{page}");
     }
+    let project = super::harness::DEMO;
+    let quota = |resource, kind, value| {
+        let labels = format!("type=\"{kind}\",tenant=\"{project}\",tenant_id=\"{project}\"");
+        format!("openstack_nova_quota_{resource}{{{labels}}} {value}")
+    };
+    for line in [
+        quota("cores", "limit", 7),
+        quota("cores", "in_use", 1),
+        quota("instances", "limit", 10),
+        quota("key_pairs", "limit", 100),
+        quota("server_groups", "reserved", 0),
+    ] {
+        assert!(page.lines().any(|one| one == line), "{line}\n{page}");
+    }
+    let of_servers = |name: &str| {
+        let line = page
+            .lines()
+            .find(|line| line.starts_with(&format!("openstack_nova_server_{name}{{")));
+        line.unwrap().to_owned()
+    };
+    let status = of_servers("status");
+    assert!(status.contains(",status=\"BUILD\",name=\"a\","), "{status}");
+    assert!(
+        status.contains(",instance_libvirt=\"instance-00000001\"} 1"),
+        "{status}"
+    );
+    assert!(of_servers("local_gb").starts_with("openstack_nova_server_local_gb{name=\"a\",id="));
     let state = page
         .lines()
         .find(|line| line.starts_with("openstack_nova_agent_state{"));
