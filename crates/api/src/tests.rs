@@ -3,6 +3,7 @@
 
 mod action_matrix;
 mod advisories;
+mod alone;
 mod answers;
 mod cloud;
 mod conformance;
