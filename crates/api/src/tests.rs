@@ -4,6 +4,7 @@
 mod action_matrix;
 mod advisories;
 mod alone;
+mod answer_schemas;
 mod answers;
 mod cloud;
 mod conformance;
