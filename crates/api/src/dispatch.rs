@@ -314,9 +314,10 @@ fn prepare(
     };
     if let Some(schema) = route.body {
         if request.legacy {
-            schema.strip(&mut body);
+            schema.check_legacy(&mut body)?;
+        } else {
+            schema.check(version, &body)?;
         }
-        schema.check(version, &body)?;
     }
     let mut query = Query::parse(request.query.unwrap_or_default());
     if let Some(keys) = route.query {

@@ -1,5 +1,7 @@
 //! `Idempotency-Key` on `POST /servers` and on actions of servers: the same key and request get the first answer again,
-//! for a day. A request that was refused did nothing, so its key is free again. A dry run does nothing either way: it takes
+//! for a day. What a request does and the answer to it are one transaction, where the answer is known by then. A request
+//! that was refused did nothing, so its key is free again; so is, after a while, the key of one that a stopped process left
+//! behind before it did anything: whoever took it cannot do it any more. A dry run does nothing either way: it takes
 //! no key, and is told nothing that was answered under one.
 
 use crate::Inner;
@@ -7,7 +9,7 @@ use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::handlers::servers_create::is_dry_run;
 use crate::route::{Handler, Route, Verb};
-use db::idempotency::{Kept, Owner};
+use db::idempotency::{ACCEPTED, Kept, Owner, Times};
 use http::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -18,14 +20,35 @@ use types::Timestamp;
 /// Microseconds for which answers are kept.
 const KEEP_MICROS: i64 = 24 * 3600 * 1_000_000;
 
+/// Microseconds after which a request that has done nothing may be taken over by the same one.
+const STALE_MICROS: i64 = 60 * 1_000_000;
+
+/// What is answered to a request that was accepted.
+pub enum Answer {
+    /// This, whatever becomes of it.
+    Now(Reply),
+    /// It is known only later.
+    Later,
+}
+
+impl Answer {
+    /// 202, and nothing more.
+    pub fn accepted() -> Self {
+        Self::Now(Reply::empty(StatusCode::ACCEPTED))
+    }
+}
+
 /// A key as given, and what was asked under it.
 pub struct Given {
     key: String,
     hash: String,
 }
 
+/// Characters of a key at most.
+pub const LONGEST: usize = 255;
+
 /// Whether requests of this row may carry a key.
-fn takes_keys(route: &Route) -> bool {
+pub fn takes_keys(route: &Route) -> bool {
     let paths = [
         "/servers",
         "/servers/{id}/action",
@@ -50,7 +73,7 @@ impl Given {
             return Ok(None);
         };
         let key = value.to_str().map(str::trim).unwrap_or_default();
-        if key.is_empty() || key.len() > 255 {
+        if key.is_empty() || key.len() > LONGEST {
             return Err(Fault::bad_request(
                 "Idempotency-Key must have 1 to 255 printable ASCII characters.",
             ));
@@ -71,6 +94,8 @@ impl Given {
 /// A key while its first request is answered.
 pub struct Key {
     owner: Owner,
+    /// When it was taken: what names this attempt.
+    attempt: Timestamp,
     api: Arc<Inner>,
     /// The answer is written: whatever comes, it stays.
     kept: AtomicBool,
@@ -79,11 +104,35 @@ pub struct Key {
 impl Key {
     /// Keeps an answer in the transaction that does what it says: no process that dies afterwards leaves the one without
     /// the other. [`Key::mark_kept`] is for when that is committed.
-    pub fn keep(&self, tx: &mut sql::Tx<'_>, reply: &Reply) -> Result<(), sql::Error> {
+    pub fn keep(&self, tx: &mut sql::Tx<'_>, reply: &Reply) -> Result<(), Fault> {
         let body = reply.body.as_deref().map(String::from_utf8_lossy);
         let sealed = body.map(|body| self.api.deps.secrets.seal(&body));
         let (location, status) = (reply.location.as_deref(), reply.status.as_u16());
-        db::idempotency::finish(tx, &self.owner, status, location, sealed.as_deref())
+        self.write(tx, status, location, sealed.as_deref())
+    }
+
+    /// The same with what is known of the answer.
+    pub fn settle(&self, tx: &mut sql::Tx<'_>, answer: &Answer) -> Result<(), Fault> {
+        match answer {
+            Answer::Now(reply) => self.keep(tx, reply),
+            Answer::Later => self.write(tx, ACCEPTED, None, None),
+        }
+    }
+
+    fn write(
+        &self,
+        tx: &mut sql::Tx<'_>,
+        status: u16,
+        location: Option<&str>,
+        sealed: Option<&str>,
+    ) -> Result<(), Fault> {
+        let (owner, attempt) = (&self.owner, self.attempt);
+        if db::idempotency::finish(tx, owner, attempt, status, location, sealed)? {
+            return Ok(());
+        }
+        Err(Fault::conflict(
+            "Another request with this Idempotency-Key has taken the place of this one.",
+        ))
     }
 
     /// The transaction with the answer is committed.
@@ -100,11 +149,13 @@ pub async fn answer(handler: Handler, mut call: Call, given: Given) -> Result<Re
         user_id: call.caller.user_id.clone(),
         key: given.key,
     };
-    if let Some(kept) = begin(&api, &owner, &given.hash).await? {
-        return again(&api, &given.hash, kept);
-    }
+    let attempt = match begin(&api, &owner, &given.hash).await? {
+        Begun::Taken(attempt) => attempt,
+        Begun::Known(kept) => return again(&api, &given.hash, kept),
+    };
     let key = Arc::new(Key {
         owner,
+        attempt,
         api,
         kept: AtomicBool::new(false),
     });
@@ -119,20 +170,35 @@ pub async fn answer(handler: Handler, mut call: Call, given: Given) -> Result<Re
     running.await.map_err(Fault::internal)?
 }
 
-async fn begin(api: &Inner, owner: &Owner, hash: &str) -> Result<Option<Kept>, Fault> {
+/// Whose key it is now.
+enum Begun {
+    /// This request's, since then.
+    Taken(Timestamp),
+    /// An earlier one's.
+    Known(Kept),
+}
+
+async fn begin(api: &Inner, owner: &Owner, hash: &str) -> Result<Begun, Fault> {
     let mut last = None;
     // Two requests at once: the database lets one of them in, and the other one then finds it.
     for _ in 0..2 {
         let (owner, hash) = (owner.clone(), hash.to_owned());
         let now = Timestamp::now();
-        let oldest = Timestamp(now.0 - KEEP_MICROS);
+        let times = Times {
+            oldest: Timestamp(now.0 - KEEP_MICROS),
+            stale: Timestamp(now.0 - STALE_MICROS),
+            now,
+        };
         let begun = api
             .deps
             .store
-            .write(move |tx| db::idempotency::begin(tx, &owner, &hash, oldest, now));
+            .write(move |tx| db::idempotency::begin(tx, &owner, &hash, times));
         match begun.await {
             Err(error) if error.is_unique_violation() => last = Some(error),
-            other => return Ok(other?),
+            other => {
+                let known = other?;
+                return Ok(known.map_or(Begun::Taken(now), Begun::Known));
+            }
         }
     }
     Err(last.map_or_else(Fault::no_such_resource, Fault::internal))
@@ -147,8 +213,13 @@ fn again(api: &Inner, hash: &str, kept: Kept) -> Result<Reply, Fault> {
     }
     if kept.status == 0 {
         return Err(Fault::conflict(
-            "The first request with this Idempotency-Key has no answer yet. If this stays so, the cloud was stopped while \
-             it answered: see whether the request had its effect, and use another key.",
+            "The first request with this Idempotency-Key has no answer yet: ask again.",
+        ));
+    }
+    if kept.status == ACCEPTED {
+        return Err(Fault::conflict(
+            "The first request with this Idempotency-Key was accepted and has no answer yet. If this stays so, the cloud was \
+             stopped while it answered: see what became of the server.",
         ));
     }
     let body = kept.sealed.map(|sealed| {
@@ -176,19 +247,25 @@ async fn keep(key: Arc<Key>, reply: &Result<Reply, Fault>) {
         return;
     }
     let store = key.api.deps.store.clone();
-    let written: Result<(), sql::Error> = match reply {
+    let written: Result<(), Fault> = match reply {
         Ok(reply) if reply.status.is_success() => {
             let reply = reply.clone();
             store.write(move |tx| key.keep(tx, &reply)).await
         }
         Err(fault) if !frees(fault) => return,
         _ => {
-            let release = move |tx: &mut sql::Tx<'_>| db::idempotency::release(tx, &key.owner);
+            let release = move |tx: &mut sql::Tx<'_>| -> Result<(), Fault> {
+                Ok(db::idempotency::release(tx, &key.owner, key.attempt)?)
+            };
             store.write(release).await
         }
     };
-    if let Err(error) = written {
-        tracing::error!(%error, "the answer to a request with an Idempotency-Key is not kept");
+    if let Err(fault) = written {
+        let error = &fault.message;
+        tracing::error!(
+            error,
+            "the answer to a request with an Idempotency-Key is not kept"
+        );
     }
 }
 

@@ -203,7 +203,7 @@ impl Service {
             .route("/healthcheck", get(health::alive))
             .route("/healthcheck/ready", get(health::ready))
             .route("/openapi.json", get(openapi::serve))
-            .route("/events", get(events::serve))
+            .route(events::PATH, get(events::serve))
             .fallback(dispatch::serve)
             .with_state(Arc::clone(&self.inner))
             .layer(CompressionLayer::new())

@@ -1,11 +1,15 @@
 //! `/metrics` in Prometheus' text format: requests of this process, and the cloud under the names of the common
 //! OpenStack exporter. It needs no token, so it is served apart from the API, where only the operator can reach it.
 
+mod servers;
+
 use crate::Inner;
 use crate::route::Route;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use db::hosts::{Node, Service};
+use db::instances::Instance;
+use db::list::{Condition, Query};
 use db::placement::Inventory;
 use http::{StatusCode, header};
 use std::collections::{BTreeMap, HashMap};
@@ -150,12 +154,17 @@ struct Cloud {
     services: Vec<Service>,
     nodes: Vec<Node>,
     inventories: HashMap<Uuid, Vec<Inventory>>,
-    servers: HashMap<String, i64>,
+    /// All that are not gone, without their documents.
+    servers: Vec<Instance>,
+    /// How many servers there are on each host.
+    on_hosts: HashMap<String, i64>,
     zones: HashMap<String, String>,
     aggregates: Vec<db::aggregates::Aggregate>,
     flavors: Vec<db::flavors::Record>,
     tasks: usize,
     held: Vec<(String, db::usages::Held)>,
+    /// How many server groups each project has.
+    groups: HashMap<String, i64>,
     /// What holds for a project for which nothing was set, and what was set: `(project, resource, limit)`.
     limits: (db::quotas::Limits, Vec<(String, String, i64)>),
 }
@@ -166,12 +175,24 @@ async fn cloud(api: &Inner) -> Result<Cloud, sql::Error> {
         for (provider, inventory) in db::placement::all_inventories(tx)? {
             inventories.entry(provider).or_default().push(inventory);
         }
-        let servers = db::hosts::servers_per_host(tx)?;
+        let on_hosts = db::hosts::servers_per_host(tx)?.into_iter();
+        let mut groups = HashMap::new();
+        for group in db::server_groups::list(tx, None)? {
+            *groups.entry(group.project_id).or_default() += 1;
+        }
+        let all = Query {
+            conditions: vec![Condition::Removed(false)],
+            order: vec![(db::list::Column::Number, false)],
+            brief: true,
+            ..Query::default()
+        };
         Ok(Cloud {
             services: db::hosts::services(tx)?,
             nodes: db::hosts::nodes(tx)?,
             inventories,
-            servers: servers.into_iter().map(|(host, n)| (host.0, n)).collect(),
+            servers: db::list::page(tx, &all)?.unwrap_or_default(),
+            on_hosts: on_hosts.map(|(host, n)| (host.0, n)).collect(),
+            groups,
             zones: db::aggregates::zones(tx)?,
             aggregates: db::aggregates::all(tx)?,
             flavors: db::flavors::all(tx)?,
@@ -239,6 +260,7 @@ impl Cloud {
         );
         self.write_flavors(page);
         self.write_limits(page);
+        self.write_quotas(page);
         let mut zones: Vec<&str> = self
             .services
             .iter()
@@ -256,11 +278,10 @@ impl Cloud {
                     .count(),
             ),
         );
-        let total: i64 = self.servers.values().sum();
         page.gauge(
             "openstack_nova_total_vms",
             "total_vms",
-            &[(vec![], total as f64)],
+            &count(self.servers.len()),
         );
         page.gauge(
             "kilonova_tasks_open",
@@ -269,6 +290,7 @@ impl Cloud {
         );
         self.write_services(api, page);
         self.write_hosts(api, page);
+        self.write_servers(page);
     }
 
     fn write_flavors(&self, page: &mut Page) {
@@ -358,13 +380,17 @@ impl Cloud {
         const MIB: f64 = 1_048_576.0;
         const GIB: f64 = 1_073_741_824.0;
         type Amount = fn(&Cloud, &Node) -> f64;
-        let gauges: [(&str, Amount); 8] = [
+        let gauges: [(&str, Amount); 9] = [
             ("free_disk_bytes", |cloud, node| {
                 let (all, used) = cloud.amount(node, "DISK_GB");
                 (all - used).max(0.0) * GIB
             }),
             ("running_vms", |cloud, node| {
-                cloud.servers.get(node.host.as_str()).copied().unwrap_or(0) as f64
+                let on = cloud.on_hosts.get(node.host.as_str());
+                on.copied().unwrap_or(0) as f64
+            }),
+            ("current_workload", |cloud, node| {
+                cloud.workload(node.host.as_str())
             }),
             ("vcpus_available", |cloud, node| {
                 cloud.amount(node, "VCPU").0

@@ -1,4 +1,5 @@
-//! The microversions at which something changes, by name. No other module of the tree writes these numbers.
+//! The microversions at which something changes, by name. Only the table of routes writes the numbers at which its rows begin
+//! and end itself.
 
 use types::Microversion;
 

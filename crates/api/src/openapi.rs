@@ -1,6 +1,8 @@
 //! The API as an OpenAPI 3.1 document, one for each microversion, made of the table that routes requests and of the
 //! schemas that check them. It can therefore not say anything else than what the API does.
 
+mod beside;
+
 use crate::call::Reply;
 use crate::faults::Fault;
 use crate::policy_rules;
@@ -75,10 +77,11 @@ fn build(version: Microversion) -> Value {
             .or_default()
             .push(row);
     }
-    let paths: Map<String, Value> = paths
+    let mut paths: Map<String, Value> = paths
         .into_iter()
         .map(|(path, verbs)| (path.to_owned(), path_item(path, verbs, version)))
         .collect();
+    paths.insert(crate::events::PATH.to_owned(), beside::events());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -179,6 +182,7 @@ fn operation(verb: &str, path: &str, rows: &[&Route], version: Microversion) -> 
         operation["requestBody"] =
             json!({ "required": required, "content": { "application/json": { "schema": body } } });
     }
+    beside::add(&mut operation, rows);
     operation
 }
 
@@ -269,7 +273,7 @@ mod tests {
             let mut ids = HashSet::new();
             for (path, item) in document["paths"].as_object().unwrap() {
                 for (verb, operation) in item.as_object().unwrap() {
-                    if verb == "parameters" {
+                    if ["parameters", "servers"].contains(&verb.as_str()) {
                         continue;
                     }
                     let id = operation["operationId"].as_str().unwrap().to_owned();

@@ -3,6 +3,8 @@
 
 mod action_matrix;
 mod advisories;
+mod alone;
+mod answer_schemas;
 mod answers;
 mod cloud;
 mod conformance;

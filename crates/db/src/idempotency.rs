@@ -19,7 +19,8 @@ pub struct Owner {
 pub struct Kept {
     /// Hex SHA-256 of what was asked.
     pub request_hash: String,
-    /// The status; 0 while the first request is still being answered.
+    /// The status; 0 while the first request is still being answered, [`ACCEPTED`] when it was accepted and has no answer
+    /// yet.
     pub status: u16,
     /// `Location`.
     pub location: Option<String>,
@@ -29,15 +30,29 @@ pub struct Kept {
     pub created_at: Timestamp,
 }
 
+/// The status of a request that has had its effect, whose answer is not known yet.
+pub const ACCEPTED: u16 = 1;
+
+/// The times that count for a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Keys from before are free.
+    pub oldest: Timestamp,
+    /// Who took a key before and has come to nothing loses it to the next with the same request.
+    pub stale: Timestamp,
+    /// Now: names the attempt, for [`finish`] and [`release`].
+    pub now: Timestamp,
+}
+
 /// Takes the key for a request. `None`: it was free, and the caller answers the request and calls [`finish`] or
-/// [`release`]. Otherwise what is known of the first request. Keys that came before `oldest` are free again.
+/// [`release`]. Otherwise what is known of the first request.
 pub fn begin(
     tx: &mut Tx<'_>,
     owner: &Owner,
     request_hash: &str,
-    oldest: Timestamp,
-    now: Timestamp,
+    times: Times,
 ) -> Result<Option<Kept>, Error> {
+    let Times { oldest, stale, now } = times;
     tx.post(
         "DELETE FROM idempotency_keys WHERE created_at < ?",
         &[oldest.into()],
@@ -45,13 +60,23 @@ pub fn begin(
     let sql = "SELECT request_hash, status, location, sealed, created_at FROM idempotency_keys \
         WHERE project_id = ? AND user_id = ? AND client_key = ?";
     if let Some(row) = tx.query_opt(sql, &of(owner))? {
-        return Ok(Some(Kept {
+        let kept = Kept {
             request_hash: row.get(0)?,
             status: u16::try_from(row.get::<i64>(1)?).unwrap_or_default(),
             location: row.get(2)?,
             sealed: row.get(3)?,
             created_at: row.get(4)?,
-        }));
+        };
+        let is_stale = kept.status == 0 && kept.created_at < stale;
+        if !is_stale || kept.request_hash != request_hash {
+            return Ok(Some(kept));
+        }
+        let sql = "UPDATE idempotency_keys SET created_at = ? WHERE project_id = ? AND user_id = ? AND client_key = ? \
+            AND status = 0 AND created_at = ?";
+        let [project, user, key] = of(owner);
+        let taken = [now.into(), project, user, key, kept.created_at.into()];
+        // Another one may have been faster.
+        return Ok((!tx.execute_one(sql, &taken)?).then_some(kept));
     }
     let sql = "INSERT INTO idempotency_keys (project_id, user_id, client_key, request_hash, status, created_at) \
         VALUES (?, ?, ?, ?, 0, ?)";
@@ -68,16 +93,17 @@ fn of(owner: &Owner) -> [Value; 3] {
     ]
 }
 
-/// Keeps the answer.
+/// Keeps the answer of the attempt that took the key at this time. False: another one has taken it over.
 pub fn finish(
     tx: &mut Tx<'_>,
     owner: &Owner,
+    attempt: Timestamp,
     status: u16,
     location: Option<&str>,
     sealed: Option<&str>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let sql = "UPDATE idempotency_keys SET status = ?, location = ?, sealed = ? \
-        WHERE project_id = ? AND user_id = ? AND client_key = ?";
+        WHERE project_id = ? AND user_id = ? AND client_key = ? AND created_at = ?";
     let [project, user, key] = of(owner);
     let params = [
         i64::from(status).into(),
@@ -86,15 +112,15 @@ pub fn finish(
         project,
         user,
         key,
+        attempt.into(),
     ];
-    tx.post(sql, &params)?;
-    Ok(())
+    tx.execute_one(sql, &params)
 }
 
-/// Frees the key, because nothing was done.
-pub fn release(tx: &mut Tx<'_>, owner: &Owner) -> Result<(), Error> {
-    let sql =
-        "DELETE FROM idempotency_keys WHERE project_id = ? AND user_id = ? AND client_key = ?";
-    tx.post(sql, &of(owner))?;
+/// Frees the key of an attempt, because nothing was done.
+pub fn release(tx: &mut Tx<'_>, owner: &Owner, attempt: Timestamp) -> Result<(), Error> {
+    let sql = "DELETE FROM idempotency_keys WHERE project_id = ? AND user_id = ? AND client_key = ? AND created_at = ?";
+    let [project, user, key] = of(owner);
+    tx.post(sql, &[project, user, key, attempt.into()])?;
     Ok(())
 }

@@ -100,8 +100,13 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration {
         version: 16,
+        name: "usage",
+        sql: include_str!("migrations/0016_usage.sql"),
+    },
+    Migration {
+        version: 17,
         name: "fewer_indexes",
-        sql: include_str!("migrations/0016_fewer_indexes.sql"),
+        sql: include_str!("migrations/0017_fewer_indexes.sql"),
     },
 ];
 

@@ -161,7 +161,7 @@ impl Column {
 pub struct Query {
     /// All must hold.
     pub conditions: Vec<Condition>,
-    /// Order; `true` is descending. The row number is always the last key.
+    /// Order; `true` is descending. The row number is the last key where nothing before it tells all servers apart.
     pub order: Vec<(Column, bool)>,
     /// Continue after this server.
     pub after: Option<ServerId>,
@@ -183,7 +183,8 @@ pub fn page(tx: &mut Tx<'_>, query: &Query) -> Result<Option<Vec<Instance>>, Err
         clauses.push(clause(condition, &mut params));
     }
     let mut order = query.order.clone();
-    if !order.iter().any(|(column, _)| *column == Column::Number) {
+    let is_unique = |column| matches!(column, Column::Number | Column::Uuid);
+    if !order.iter().any(|(column, _)| is_unique(*column)) {
         let descending = order.first().is_none_or(|(_, descending)| *descending);
         order.push((Column::Number, descending));
     }

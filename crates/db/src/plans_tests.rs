@@ -1,7 +1,7 @@
 //! What is asked again and again in the background finds its rows by an index, on every database there is.
 #![allow(clippy::unwrap_used)]
 
-use crate::idempotency::{self, Owner};
+use crate::idempotency::{self, Owner, Times};
 use crate::migrations::{self, Status};
 use crate::repair::Finding;
 use crate::usages::Held;
@@ -66,7 +66,14 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
         user_id: "u".into(),
         key: "k".into(),
     };
-    idempotency::begin(tx, &owner, "h", now, now)?;
+    let times = Times {
+        oldest: now,
+        stale: now,
+        now,
+    };
+    idempotency::begin(tx, &owner, "h", times)?;
+    idempotency::finish(tx, &owner, now, 202, None, None)?;
+    idempotency::release(tx, &owner, now)?;
     let mut found = repair::audit(tx)?;
     found.extend([
         Finding::Stuck {

@@ -1,7 +1,7 @@
 //! What guests leave, files for them, and first answers, on every database there is.
 #![allow(clippy::unwrap_used)]
 
-use crate::idempotency::{self, Owner};
+use crate::idempotency::{self, ACCEPTED, Owner, Times};
 use crate::{guest_passwords, injected_files};
 use types::{ServerId, Timestamp};
 
@@ -43,16 +43,44 @@ async fn first_answers() {
             key: "k".into(),
         };
         let run = database.store.write(move |tx| -> Result<(), sql::Error> {
-            let (old, now) = (Timestamp(5), Timestamp(10));
+            let at = |oldest, stale, now| Times {
+                oldest: Timestamp(oldest),
+                stale: Timestamp(stale),
+                now: Timestamp(now),
+            };
+            let (u, v, first) = (owner("u"), owner("v"), at(5, 8, 10));
+            let mut begin =
+                |owner: &Owner, hash: &str, times| idempotency::begin(tx, owner, hash, times);
+            assert_eq!(begin(&u, "h", first)?, None, "{name}");
+            let running = begin(&u, "h", first)?.unwrap();
+            assert_eq!((running.status, &*running.request_hash), (0, "h"), "{name}");
+            // Whoever has come to nothing for a while loses it, to the same request only.
+            let later = at(5, 11, 12);
+            assert_eq!(begin(&u, "x", later)?.unwrap().status, 0, "{name}");
+            assert_eq!(begin(&u, "h", later)?, None, "{name}");
             assert_eq!(
-                idempotency::begin(tx, &owner("u"), "h", old, now)?,
-                None,
+                begin(&u, "h", later)?.unwrap().created_at,
+                later.now,
                 "{name}"
             );
-            let running = idempotency::begin(tx, &owner("u"), "h", old, now)?.unwrap();
-            assert_eq!((running.status, &*running.request_hash), (0, "h"), "{name}");
-            idempotency::finish(tx, &owner("u"), 202, Some("there"), Some("body"))?;
-            let done = idempotency::begin(tx, &owner("u"), "x", old, now)?.unwrap();
+            let late = idempotency::finish(tx, &u, first.now, 202, None, None)?;
+            assert!(!late, "{name}: it is another's");
+            idempotency::release(tx, &u, first.now)?;
+            assert!(
+                idempotency::finish(tx, &u, later.now, ACCEPTED, None, None)?,
+                "{name}"
+            );
+            let accepted = idempotency::begin(tx, &u, "h", at(5, 20, 20))?.unwrap();
+            assert_eq!(accepted.status, ACCEPTED, "{name}: never twice");
+            assert!(idempotency::finish(
+                tx,
+                &u,
+                later.now,
+                202,
+                Some("there"),
+                Some("body")
+            )?);
+            let done = idempotency::begin(tx, &u, "x", at(5, 20, 20))?.unwrap();
             assert_eq!(
                 (
                     done.status,
@@ -63,13 +91,12 @@ async fn first_answers() {
                 "{name}"
             );
             // Another user's key of the same name is another key.
-            assert_eq!(idempotency::begin(tx, &owner("v"), "h", old, now)?, None);
-            idempotency::release(tx, &owner("v"))?;
-            assert_eq!(idempotency::begin(tx, &owner("v"), "h", old, now)?, None);
+            assert_eq!(idempotency::begin(tx, &v, "h", first)?, None);
+            idempotency::release(tx, &v, first.now)?;
+            assert_eq!(idempotency::begin(tx, &v, "h", first)?, None);
             // Old keys are free again.
-            let later = Timestamp(11);
             assert_eq!(
-                idempotency::begin(tx, &owner("u"), "h", later, later)?,
+                idempotency::begin(tx, &u, "h", at(13, 13, 13))?,
                 None,
                 "{name}"
             );

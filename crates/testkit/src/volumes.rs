@@ -383,10 +383,12 @@ fn of_snapshots(inner: &mut Inner, method: &str, path: &[&str], document: &Value
         ("POST", []) => {
             let id = uuid::Uuid::new_v4().to_string();
             let volume = &document["snapshot"]["volume_id"];
-            let size = inner.volumes.get(volume.as_str().unwrap_or_default());
+            let Some(of) = inner.volumes.get(volume.as_str().unwrap_or_default()) else {
+                return refusal(StatusCode::NOT_FOUND, "Volume could not be found.");
+            };
             let snapshot = json!({
                 "id": id, "volume_id": volume, "status": "available", "name": document["snapshot"]["name"],
-                "size": size.map(|volume| volume["size"].clone()), "metadata": document["snapshot"]["metadata"],
+                "size": of["size"], "metadata": document["snapshot"]["metadata"],
                 "description": document["snapshot"]["description"], "created_at": "2026-01-01T00:00:00.000000",
             });
             inner.snapshots.insert(id, snapshot.clone());

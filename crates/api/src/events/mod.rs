@@ -7,5 +7,5 @@ mod stream;
 mod wait;
 
 pub use hub::Hub;
-pub use stream::serve;
-pub use wait::{Wish, answer};
+pub use stream::{KEYS, PATH, POLICIES, serve};
+pub use wait::{ENDS, Wish, answer, may_wait};

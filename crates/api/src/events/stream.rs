@@ -6,7 +6,7 @@ use super::hub::{Following, Told};
 use super::wait::{refused, stopped};
 use crate::Inner;
 use crate::faults::{self, Fault};
-use crate::query::Query;
+use crate::query::{self, Key, Query, key};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -25,6 +25,19 @@ use types::{Caller, Timestamp};
 use web::auth::AuthError;
 use web::serve::Stopping;
 
+/// Where it is served, below no version.
+pub const PATH: &str = "/events";
+/// The keys of its query, each with what it is for.
+pub const KEYS: [(Key, &str); 3] = [
+    (ALL_PROJECTS, "Events of the servers of all projects"),
+    (SERVER, "Events of this server only"),
+    (LAST_EVENT_ID, "As the header Last-Event-ID"),
+];
+const ALL_PROJECTS: Key = key("all_projects", query::Kind::Any).once();
+const SERVER: Key = key("server", query::Kind::Any).once();
+const LAST_EVENT_ID: Key = key("last_event_id", query::Kind::Digits).once();
+/// The rules that guard it.
+pub const POLICIES: [&str; 2] = [OWN, ALL];
 /// The rule of one's own project.
 const OWN: &str = "kilonova:events";
 /// The rule of all projects.
@@ -89,14 +102,14 @@ async fn begin(api: &Arc<Inner>, request: &Parts, caller: Arc<Caller>) -> Result
         false => Err(Fault::denied(rule)),
     };
     require(OWN)?;
-    let all = match query.get("all_projects") {
+    let all = match query.get(ALL_PROJECTS.name) {
         None => false,
         Some(text) => crate::handlers::servers_create::says_yes(text),
     };
     if all {
         require(ALL)?;
     }
-    let server = match query.get("server") {
+    let server = match query.get(SERVER.name) {
         None => None,
         Some(text) => {
             let id = text.parse::<types::ServerId>();
@@ -141,7 +154,7 @@ fn cursor(headers: &HeaderMap, query: &Query) -> Result<Option<i64>, Fault> {
     let header = headers.get("last-event-id");
     let text = match header {
         Some(value) => Some(value.to_str().unwrap_or("?")),
-        None => query.get("last_event_id"),
+        None => query.get(LAST_EVENT_ID.name),
     };
     let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else {
         return Ok(None);

@@ -6,7 +6,7 @@ use super::hub::{Hub, Refusal};
 use super::preference::{self, LONGEST};
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
-use crate::route::{Handler, Verb};
+use crate::route::{Handler, Route, Verb};
 use db::instances::Instance;
 use http::{HeaderMap, StatusCode};
 use std::sync::Arc;
@@ -48,6 +48,11 @@ const STATUSES: [&str; 19] = [
     "VERIFY_RESIZE",
 ];
 
+/// Whether requests of this row may wait.
+pub fn may_wait(route: &Route) -> bool {
+    route.verb == Verb::Get && route.path == "/servers/{id}"
+}
+
 /// A client's wish to wait.
 pub struct Wish {
     goal: Goal,
@@ -62,7 +67,7 @@ impl Wish {
         call: &Call,
         stopping: Option<Stopping>,
     ) -> Result<Option<Self>, Fault> {
-        if call.route.verb != Verb::Get || call.route.path != "/servers/{id}" {
+        if !may_wait(call.route) {
             return Ok(None);
         }
         let Some(wanted) = preference::read(headers).map_err(Fault::bad_request)? else {
@@ -87,6 +92,13 @@ impl Wish {
     }
 }
 
+/// How a wait ends, as the client is told.
+pub const ENDS: [&str; 3] = [
+    "wait; result=reached",
+    "wait; result=error",
+    "wait; result=timeout",
+];
+
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
@@ -98,10 +110,11 @@ enum Ended {
 
 impl Ended {
     fn as_str(self) -> &'static str {
+        let [reached, missed, over] = ENDS;
         match self {
-            Self::Reached => "wait; result=reached",
-            Self::Missed => "wait; result=error",
-            Self::TimeOver => "wait; result=timeout",
+            Self::Reached => reached,
+            Self::Missed => missed,
+            Self::TimeOver => over,
         }
     }
 }

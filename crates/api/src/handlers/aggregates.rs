@@ -73,7 +73,7 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
 pub async fn create(call: Call) -> Result<Reply, Fault> {
     let zone = call
         .text("aggregate", "availability_zone")
-        .map(str::to_owned);
+        .map(|zone| zone.trim().to_owned());
     let mut aggregate = Aggregate {
         id: 0,
         uuid: uuid::Uuid::new_v4(),

@@ -67,10 +67,10 @@ fn common<M: SerializeMap>(
     out.always("id", &migration.number)?;
     out.always("status", migration.status.as_str())?;
     out.always("created_at", &migration.created_at.iso_micros())?;
-    out.always(
-        "updated_at",
-        &migration.updated_at.map(Timestamp::iso_micros),
-    )?;
+    // The first change of a live migration is here its beginning.
+    let begun = (migration.kind == Kind::LiveMigration).then_some(migration.created_at);
+    let updated = migration.updated_at.or(begun);
+    out.always("updated_at", &updated.map(Timestamp::iso_micros))?;
     ends(migration, hosts, out)?;
     out.since(mv::MIGRATION_PAGES, "uuid", &migration.id)?;
     out.since(mv::MIGRATION_OWNER, "project_id", &migration.project_id)?;

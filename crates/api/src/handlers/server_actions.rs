@@ -3,6 +3,7 @@
 use crate::call::{Call, Reply};
 use crate::commands::within_limits;
 use crate::faults::Fault;
+use crate::idempotency::Answer;
 use crate::schemas::number;
 use crate::verdict::{self, Rule};
 use base64::Engine;
@@ -32,6 +33,8 @@ pub struct Wanted {
     pub state: Value,
     /// What the server shows meanwhile.
     pub task_state: Option<TaskState>,
+    /// What the client is told.
+    pub answer: Answer,
 }
 
 /// Starts a flow on a server, if its state allows it.
@@ -39,7 +42,8 @@ pub async fn start_flow(call: &Call, wanted: Wanted) -> Result<Instance, Fault> 
     start_flow_and(call, wanted, |_, _| Ok(())).await
 }
 
-/// The same, with writes that belong to it: in the same transaction, after the server's state was found to allow it.
+/// The same, with writes that belong to it: in the same transaction, after the server's state was found to allow it. The
+/// answer is kept in that transaction too, for the request's `Idempotency-Key`.
 pub async fn start_flow_and<F>(call: &Call, wanted: Wanted, writes: F) -> Result<Instance, Fault>
 where
     F: Fn(&mut Tx<'_>, &mut Instance) -> Result<(), Fault> + Clone + Send + 'static,
@@ -49,25 +53,32 @@ where
     let wanted = Arc::new(wanted);
     loop {
         let (asker, now) = (call.requester(), Timestamp::now());
-        let (may_override, wanted, writes) = (call.is_admin(), Arc::clone(&wanted), writes.clone());
+        let (may_override, asked, writes) = (call.is_admin(), Arc::clone(&wanted), writes.clone());
+        let key = call.key.clone();
         let accepting = call.api.deps.store.write(move |tx| {
             let mut server =
                 db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
-            wanted.rule.check_as(&server, may_override)?;
+            asked.rule.check_as(&server, may_override)?;
             let start = Start {
-                flow: wanted.flow,
-                state: wanted.state.clone(),
-                action: wanted.action,
+                flow: asked.flow,
+                state: asked.state.clone(),
+                action: asked.action,
                 by: asker.as_requester(),
             };
-            let accepted = accept::action(tx, &server, wanted.task_state, &start, now)?;
+            let accepted = accept::action(tx, &server, asked.task_state, &start, now)?;
             if accepted == Accepted::Yes {
                 writes(tx, &mut server)?;
+                if let Some(key) = &key {
+                    key.settle(tx, &asked.answer)?;
+                }
             }
             Ok::<_, Fault>((accepted, server))
         });
         let (accepted, server) = accepting.await?;
         if accepted == Accepted::Yes {
+            if let (Some(key), Answer::Now(_)) = (&call.key, &wanted.answer) {
+                key.mark_kept();
+            }
             call.api.deps.bus.ring(bus::Bell::Tasks);
             return Ok(server);
         }
@@ -93,6 +104,7 @@ async fn plain(
         flow,
         state: json!({}),
         task_state: Some(task_state),
+        answer: Answer::accepted(),
     };
     start_flow(&call, wanted).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
@@ -156,6 +168,7 @@ pub async fn reboot(call: Call) -> Result<Reply, Fault> {
         flow: accept::REBOOT,
         state: json!({ "hard": hard }),
         task_state: Some(task_state),
+        answer: Answer::accepted(),
     };
     start_flow(&call, wanted).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
@@ -169,6 +182,7 @@ pub async fn crash_dump(call: Call) -> Result<Reply, Fault> {
         flow: accept::CRASH_DUMP,
         state: json!({}),
         task_state: None,
+        answer: Answer::accepted(),
     };
     start_flow(&call, wanted).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
@@ -182,6 +196,7 @@ pub async fn restore(call: Call) -> Result<Reply, Fault> {
         flow: accept::RESTORE,
         state: json!({}),
         task_state: Some(TaskState::Restoring),
+        answer: Answer::accepted(),
     };
     start_flow_and(&call, wanted, |tx, server| {
         let again = Instance {
@@ -200,25 +215,40 @@ pub async fn restore(call: Call) -> Result<Reply, Fault> {
 }
 
 /// Changes fields of the server in one transaction, and records the action.
-async fn edit<F>(call: &Call, rule: Rule, mut how: F) -> Result<(), Fault>
+async fn edit<F>(call: &Call, rule: Rule, mut how: F) -> Result<Reply, Fault>
 where
     F: FnMut(&mut Instance) -> Result<(), Fault> + Send + 'static,
 {
     let (id, asker, now) = (call.server().await?.id, call.requester(), Timestamp::now());
     let may_override = call.is_admin();
-    call.api
-        .deps
-        .store
-        .write(move |tx| -> Result<(), Fault> {
-            let mut server =
-                db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
-            rule.check_as(&server, may_override)?;
-            how(&mut server)?;
-            db::instances::update_editable(tx, &server, now)?;
-            db::actions::start(tx, id, rule.name, &asker.as_requester(), now)?;
-            Ok(())
-        })
-        .await
+    at_once(call, move |tx| {
+        let mut server =
+            db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
+        rule.check_as(&server, may_override)?;
+        how(&mut server)?;
+        db::instances::update_editable(tx, &server, now)?;
+        db::actions::start(tx, id, rule.name, &asker.as_requester(), now)?;
+        Ok(())
+    })
+    .await
+}
+
+/// An action that is done with one transaction, in which its 202 is kept for the request's `Idempotency-Key`.
+pub async fn at_once<F>(call: &Call, mut how: F) -> Result<Reply, Fault>
+where
+    F: FnMut(&mut Tx<'_>) -> Result<(), Fault> + Send + 'static,
+{
+    let (key, reply) = (call.key.clone(), Reply::empty(StatusCode::ACCEPTED));
+    let kept = reply.clone();
+    let writing = call.api.deps.store.write(move |tx| -> Result<(), Fault> {
+        how(tx)?;
+        key.as_ref().map_or(Ok(()), |key| key.keep(tx, &kept))
+    });
+    writing.await?;
+    if let Some(key) = &call.key {
+        key.mark_kept();
+    }
+    Ok(reply)
 }
 
 /// `lock`.
@@ -232,8 +262,7 @@ pub async fn lock(call: Call) -> Result<Reply, Fault> {
         server.locked_reason.clone_from(&reason);
         Ok(())
     })
-    .await?;
-    Ok(Reply::empty(StatusCode::ACCEPTED))
+    .await
 }
 
 /// `unlock`.
@@ -249,8 +278,7 @@ pub async fn unlock(call: Call) -> Result<Reply, Fault> {
         server.locked_reason = None;
         Ok(())
     })
-    .await?;
-    Ok(Reply::empty(StatusCode::ACCEPTED))
+    .await
 }
 
 /// `os-resetState`: for administrators, when the shown state is wrong. What works on the server goes on, and writes the
@@ -263,29 +291,20 @@ pub async fn reset_state(call: Call) -> Result<Reply, Fault> {
         VmState::Error
     };
     let (asker, now) = (call.requester(), Timestamp::now());
-    call.api
-        .deps
-        .store
-        .write(move |tx| -> Result<(), Fault> {
-            let server =
-                db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
-            let change = Change {
-                vm_state: Some(state),
-                task_state: Some(None),
-                ..Change::default()
-            };
-            db::instances::transition(
-                tx,
-                id,
-                Expected::Generation(server.generation),
-                &change,
-                now,
-            )?;
-            db::actions::start(tx, id, "resetState", &asker.as_requester(), now)?;
-            Ok(())
-        })
-        .await?;
-    Ok(Reply::empty(StatusCode::ACCEPTED))
+    at_once(&call, move |tx| {
+        let server =
+            db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
+        let change = Change {
+            vm_state: Some(state),
+            task_state: Some(None),
+            ..Change::default()
+        };
+        let expected = Expected::Generation(server.generation);
+        db::instances::transition(tx, id, expected, &change, now)?;
+        db::actions::start(tx, id, "resetState", &asker.as_requester(), now)?;
+        Ok(())
+    })
+    .await
 }
 
 /// `injectNetworkInfo`: hypervisors that need it are long gone; a network's data reaches guests by itself.
@@ -297,8 +316,7 @@ pub async fn inject_network_info(call: Call) -> Result<Reply, Fault> {
 
 /// `forceDelete`: deletes now, whatever the state.
 pub async fn force_delete(call: Call) -> Result<Reply, Fault> {
-    crate::handlers::servers::delete_now(&call).await?;
-    Ok(Reply::empty(StatusCode::ACCEPTED))
+    crate::handlers::servers::delete_now(&call).await
 }
 
 /// Bytes of a console log at most.

@@ -4,6 +4,7 @@ use crate::call::{Call, Reply};
 use crate::commands::password;
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
+use crate::idempotency::Answer;
 use crate::mv;
 use crate::schemas::is_true;
 use crate::verdict;
@@ -11,7 +12,7 @@ use db::accept;
 use db::instances::Instance;
 use db::migrations::{self, End, Kind, NewMigration, Status};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 use types::{HostName, MigrationId, TaskState, Timestamp};
 
 /// The password that the new guest gets; none when it would keep its disk.
@@ -84,6 +85,7 @@ pub async fn evacuate(call: Call) -> Result<Reply, Fault> {
     verdict::EVACUATE.check(&call, &server)?;
     must_be_gone(&call, &server).await?;
     let migration = MigrationId::random();
+    let reply = answer(&call, pass.as_deref())?;
     let wanted = Wanted {
         rule: verdict::EVACUATE,
         action: "evacuate",
@@ -97,6 +99,7 @@ pub async fn evacuate(call: Call) -> Result<Reply, Fault> {
             "told": !call.at_least(mv::EVACUATE_FINDS_STORAGE),
         }),
         task_state: Some(TaskState::Rebuilding),
+        answer: Answer::Now(reply.clone()),
     };
     let sealed = pass.as_deref().map(|pass| call.api.deps.secrets.seal(pass));
     let (user, now) = (call.caller.user_id.clone(), Timestamp::now());
@@ -127,12 +130,16 @@ pub async fn evacuate(call: Call) -> Result<Reply, Fault> {
         Ok(())
     })
     .await?;
+    Ok(reply)
+}
+
+fn answer(call: &Call, pass: Option<&str>) -> Result<Reply, Fault> {
     if call.at_least(mv::EVACUATE_FINDS_STORAGE) {
         return Ok(Reply::empty(StatusCode::OK));
     }
     let mut shown = json!({});
     if let Some(pass) = pass {
-        shown["adminPass"] = Value::String(pass);
+        shown["adminPass"] = pass.into();
     }
     Reply::ok(&shown)
 }

@@ -3,6 +3,7 @@
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow};
+use crate::idempotency::Answer;
 use crate::verdict::{self, Rule};
 use db::accept;
 use db::instances::Instance;
@@ -25,6 +26,7 @@ pub async fn change_password(call: Call) -> Result<Reply, Fault> {
         flow: accept::CHANGE_PASSWORD,
         state: json!({ "password": sealed }),
         task_state: Some(TaskState::UpdatingPassword),
+        answer: Answer::Later,
     };
     let server = start_flow(&call, wanted).await?;
     match ended(&call, &server).await?.fault {
@@ -77,6 +79,7 @@ async fn change_addresses(
         flow,
         state,
         task_state: None,
+        answer: Answer::accepted(),
     };
     start_flow(call, wanted).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))

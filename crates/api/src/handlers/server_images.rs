@@ -5,6 +5,7 @@ use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow};
 use crate::handlers::server_metadata::within_quota;
+use crate::idempotency::Answer;
 use crate::mv;
 use crate::neighbours::unavailable;
 use crate::schemas::number;
@@ -67,12 +68,12 @@ fn document(call: &Call, server: &Instance, kind: &str, name: &str, metadata: &V
 /// Makes the image, then accepts the flow that fills it; when that is refused the image goes.
 async fn begin(
     call: &Call,
-    wanted: impl FnOnce(ImageId) -> Wanted,
+    wanted: impl FnOnce(ImageId) -> Result<Wanted, Fault>,
     rule: &Rule,
     kind: &str,
     action: &str,
     more: &[(&str, &str)],
-) -> Result<ImageId, Fault> {
+) -> Result<Reply, Fault> {
     let server = call.server().await?;
     rule.check(call, &server)?;
     let mut metadata = call
@@ -94,7 +95,7 @@ async fn begin(
     }
     let name = call.text(action, "name").unwrap_or_default().trim();
     let id = make(call, &server, kind, name, &metadata).await?;
-    fill(call, id, wanted(id)).await
+    fill(call, id, wanted(id)?).await
 }
 
 /// Makes the image of a server, which waits for its data.
@@ -121,9 +122,13 @@ async fn make(
 }
 
 /// Starts the flow that fills an image; when that is refused the image goes.
-async fn fill(call: &Call, id: ImageId, wanted: Wanted) -> Result<ImageId, Fault> {
+async fn fill(call: &Call, id: ImageId, wanted: Wanted) -> Result<Reply, Fault> {
+    let reply = match &wanted.answer {
+        Answer::Now(reply) => reply.clone(),
+        Answer::Later => Reply::empty(StatusCode::ACCEPTED),
+    };
     match start_flow(call, wanted).await {
-        Ok(_) => Ok(id),
+        Ok(_) => Ok(reply),
         Err(refused) => {
             if let Err(error) = call.api.deps.images.delete(&call.token, id).await {
                 tracing::warn!(image = %id, %error, "an image that gets no data cannot be deleted");
@@ -186,18 +191,22 @@ pub async fn create_image(call: Call) -> Result<Reply, Fault> {
         verdict::CREATE_IMAGE.check(&call, &server)?;
         room_for_snapshots(&call, &server).await?;
     }
-    let wanted = |id| Wanted {
-        rule: verdict::CREATE_IMAGE,
-        action: "createImage",
-        flow: if of_volumes {
-            accept::SNAPSHOT_VOLUMES
-        } else {
-            accept::SNAPSHOT
-        },
-        state: json!({ "image": id }),
-        task_state: Some(TaskState::ImageSnapshotPending),
+    let wanted = |id| {
+        let url = call.api.config.image_url.trim_end_matches('/');
+        Ok(Wanted {
+            rule: verdict::CREATE_IMAGE,
+            action: "createImage",
+            flow: if of_volumes {
+                accept::SNAPSHOT_VOLUMES
+            } else {
+                accept::SNAPSHOT
+            },
+            state: json!({ "image": id }),
+            task_state: Some(TaskState::ImageSnapshotPending),
+            answer: Answer::Now(answer(&call, id, Some(format!("{url}/images/{id}")))?),
+        })
     };
-    let id = begin(
+    begin(
         &call,
         wanted,
         &verdict::CREATE_IMAGE,
@@ -205,10 +214,7 @@ pub async fn create_image(call: Call) -> Result<Reply, Fault> {
         "createImage",
         &[],
     )
-    .await?;
-    let url = &call.api.config.image_url;
-    let location = format!("{}/images/{id}", url.trim_end_matches('/'));
-    answer(&call, id, Some(location))
+    .await
 }
 
 /// `createBackup`: a snapshot, after which only the newest few of its kind are kept.
@@ -228,15 +234,19 @@ pub async fn create_backup(call: Call) -> Result<Reply, Fault> {
         .field("createBackup", "rotation")
         .and_then(number)
         .unwrap_or(0);
-    let wanted = |id| Wanted {
-        rule: verdict::CREATE_BACKUP,
-        action: "createBackup",
-        flow: accept::BACKUP,
-        state: json!({ "image": id, "rotation": { "kind": kind, "keep": keep } }),
-        task_state: Some(TaskState::ImageBackup),
+    let wanted = |id| {
+        let location = (keep > 0).then(|| call.links.own(&format!("/images/{id}")));
+        Ok(Wanted {
+            rule: verdict::CREATE_BACKUP,
+            action: "createBackup",
+            flow: accept::BACKUP,
+            state: json!({ "image": id, "rotation": { "kind": kind, "keep": keep } }),
+            task_state: Some(TaskState::ImageBackup),
+            answer: Answer::Now(answer(&call, id, location)?),
+        })
     };
     let more = [("backup_type", &kind[..])];
-    let id = begin(
+    begin(
         &call,
         wanted,
         &verdict::CREATE_BACKUP,
@@ -244,7 +254,5 @@ pub async fn create_backup(call: Call) -> Result<Reply, Fault> {
         "createBackup",
         &more,
     )
-    .await?;
-    let location = (keep > 0).then(|| call.links.own(&format!("/images/{id}")));
-    answer(&call, id, location)
+    .await
 }

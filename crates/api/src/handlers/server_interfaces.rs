@@ -4,6 +4,7 @@ use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
 use crate::handlers::server_parts::described;
+use crate::idempotency::Answer;
 use crate::neighbours::unavailable;
 use crate::verdict;
 use clients::PortRecord;
@@ -55,6 +56,7 @@ pub async fn attach(call: Call) -> Result<Reply, Fault> {
         flow: accept::ATTACH_INTERFACE,
         state: json!({ "wanted": wanted }),
         task_state: None,
+        answer: Answer::Later,
     };
     let before = start_flow_and(&call, action, move |tx, server| {
         if matches!(wanted, WantedInterface::Port { .. }) {
@@ -181,6 +183,7 @@ pub async fn detach(call: Call) -> Result<Reply, Fault> {
         flow: accept::DETACH_INTERFACE,
         state: json!({ "port": port }),
         task_state: None,
+        answer: Answer::Later,
     };
     start_flow_and(&call, action, move |_, server| {
         let has = server.network_info.iter().any(|one| one.port_id == port);

@@ -4,6 +4,7 @@ use crate::call::{Call, Reply};
 use crate::commands::known_host;
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, ask, start_flow_and};
+use crate::idempotency::Answer;
 use crate::mv;
 use crate::schemas::is_true;
 use crate::verdict::{self, Rule};
@@ -52,12 +53,18 @@ pub async fn migrate_live(call: Call) -> Result<Reply, Fault> {
         store.read(move |tx| known_host(tx, &host)).await?;
     }
     let migration = MigrationId::random();
+    let answer = if call.at_least(mv::LIVE_ASYNC) {
+        Answer::accepted()
+    } else {
+        Answer::Later
+    };
     let wanted = Wanted {
         rule: verdict::MIGRATE_LIVE,
         action: "live-migration",
         flow: accept::LIVE_MIGRATION,
         state: json!({ "migration": migration, "to": to, "force": force, "block": block }),
         task_state: Some(TaskState::Migrating),
+        answer,
     };
     let (user, now) = (call.caller.user_id.clone(), Timestamp::now());
     start_flow_and(&call, wanted, move |tx, server| {

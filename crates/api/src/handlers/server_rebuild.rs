@@ -6,6 +6,7 @@ use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
 use crate::handlers::server_metadata::within_quota;
 use crate::handlers::servers::shown_document;
+use crate::idempotency::Answer;
 use crate::mv;
 use crate::neighbours::unavailable;
 use crate::schemas::{formats, is_true};
@@ -270,6 +271,7 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
             "reimage": rebuild.reimage.as_ref().map(|(image, _)| image),
         }),
         task_state: Some(TaskState::Rebuilding),
+        answer: Answer::Later,
     };
     start_flow_and(&call, wanted, move |tx, server| {
         rebuild.apply(server);

@@ -4,6 +4,7 @@ use crate::call::{Call, Reply};
 use crate::commands::password;
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow, start_flow_and};
+use crate::idempotency::Answer;
 use crate::mv;
 use crate::neighbours::unavailable;
 use crate::verdict;
@@ -33,12 +34,14 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
         None if server.is_volume_backed() => Some(image_of_volume(&call, &server).await?),
         None => server.image,
     };
+    let reply = Reply::ok(&json!({ "adminPass": pass }))?;
     let wanted = Wanted {
         rule: verdict::RESCUE,
         action: "rescue",
         flow: accept::RESCUE,
         state: json!({ "image": image }),
         task_state: Some(TaskState::Rescuing),
+        answer: Answer::Now(reply.clone()),
     };
     let sealed = call.api.deps.secrets.seal(&pass);
     start_flow_and(&call, wanted, move |tx, server| {
@@ -49,7 +52,7 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
         Ok(db::instances::set_kept(tx, server.id, &kept)?)
     })
     .await?;
-    Reply::ok(&json!({ "adminPass": pass }))
+    Ok(reply)
 }
 
 /// The image that the volume was made of from which a server boots.
@@ -92,6 +95,7 @@ pub async fn unrescue(call: Call) -> Result<Reply, Fault> {
         flow: accept::UNRESCUE,
         state: json!({}),
         task_state: Some(TaskState::Unrescuing),
+        answer: Answer::accepted(),
     };
     start_flow(&call, wanted).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))

@@ -5,6 +5,7 @@ use crate::call::{Call, Reply};
 use crate::commands::{holds, within_limits};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
+use crate::idempotency::Answer;
 use crate::mv;
 use crate::verdict::{self, Rule};
 use db::accept;
@@ -136,6 +137,7 @@ async fn start(
         flow: accept::RESIZE,
         state,
         task_state: Some(TaskState::ResizePrep),
+        answer: Answer::accepted(),
     };
     let user = call.caller.user_id.clone();
     // Not said is MANUAL, whatever it was before, as in Nova.
@@ -243,6 +245,7 @@ pub async fn confirm(call: Call) -> Result<Reply, Fault> {
         flow: accept::CONFIRM_RESIZE,
         state: json!({}),
         task_state: Some(TaskState::ResizeConfirming),
+        answer: Answer::Now(Reply::empty(StatusCode::NO_CONTENT)),
     };
     end(&call, wanted, Status::Confirming).await?;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
@@ -256,6 +259,7 @@ pub async fn revert(call: Call) -> Result<Reply, Fault> {
         flow: accept::REVERT_RESIZE,
         state: json!({}),
         task_state: Some(TaskState::ResizeReverting),
+        answer: Answer::accepted(),
     };
     end(&call, wanted, Status::Reverting).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))

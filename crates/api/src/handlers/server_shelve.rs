@@ -5,6 +5,7 @@ use crate::commands::{known_host, known_zone, zone_of};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow, start_flow_and};
 use crate::handlers::server_images::shelve_into;
+use crate::idempotency::Answer;
 use crate::mv;
 use crate::verdict;
 use db::accept;
@@ -24,6 +25,7 @@ pub async fn shelve(call: Call) -> Result<Reply, Fault> {
         flow,
         state,
         task_state: Some(TaskState::Shelving),
+        answer: Answer::accepted(),
     };
     if server.image.is_none() {
         // Its disk is a volume, which stays: there is nothing to wait for.
@@ -47,6 +49,7 @@ pub async fn shelve_offload(call: Call) -> Result<Reply, Fault> {
         flow: accept::SHELVE_OFFLOAD,
         state: json!({ "offload": true }),
         task_state: Some(TaskState::ShelvingOffloading),
+        answer: Answer::accepted(),
     };
     start_flow(&call, wanted).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
@@ -129,6 +132,7 @@ pub async fn unshelve(call: Call) -> Result<Reply, Fault> {
         flow,
         state,
         task_state: Some(TaskState::Unshelving),
+        answer: Answer::accepted(),
     };
     let seen = server.vm_state;
     start_flow_and(&call, wanted, move |tx, server| {

@@ -4,6 +4,7 @@ use crate::call::{Call, Reply};
 use crate::devices;
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
+use crate::idempotency::Answer;
 use crate::mv;
 use crate::neighbours::unavailable;
 use crate::schemas::is_true;
@@ -213,6 +214,7 @@ pub async fn attach(call: Call) -> Result<Reply, Fault> {
         flow: accept::ATTACH_VOLUME,
         state: json!({ "volume": volume.id }),
         task_state: None,
+        answer: Answer::Later,
     };
     let (multiattach, id) = (volume.multiattach, new.id);
     start_flow_and(&call, action, move |tx, server| {
@@ -285,6 +287,7 @@ pub async fn detach(call: Call) -> Result<Reply, Fault> {
         flow: accept::DETACH_VOLUME,
         state: json!({ "volume": volume.id }),
         task_state: None,
+        answer: Answer::Later,
     };
     let gone = not_attached(&call, &volume_id);
     start_flow_and(&call, action, move |tx, server| {
@@ -436,6 +439,7 @@ async fn swap(call: &Call, server: &Instance, old: &str, new: &str) -> Result<()
         flow: accept::SWAP_VOLUME,
         state: json!({ "old": old, "new": new }),
         task_state: None,
+        answer: Answer::Later,
     };
     let multiattach = new_volume.multiattach;
     start_flow_and(call, action, move |tx, server| {

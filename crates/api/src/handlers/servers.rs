@@ -346,32 +346,38 @@ pub async fn delete(call: Call) -> Result<Reply, Fault> {
     } else {
         accept::delete
     };
-    accept_deletion(&call, how).await?;
-    Ok(Reply::empty(StatusCode::NO_CONTENT))
+    accept_deletion(&call, how, StatusCode::NO_CONTENT).await
 }
 
 /// Accepts a deletion that cannot be taken back.
-pub async fn delete_now(call: &Call) -> Result<(), Fault> {
-    accept_deletion(call, accept::delete).await
+pub async fn delete_now(call: &Call) -> Result<Reply, Fault> {
+    accept_deletion(call, accept::delete, StatusCode::ACCEPTED).await
 }
 
 /// A way to accept a deletion.
 type Deletion = fn(&mut Tx<'_>, ServerId, Requester<'_>, Timestamp) -> Result<bool, sql::Error>;
 
-async fn accept_deletion(call: &Call, how: Deletion) -> Result<(), Fault> {
+async fn accept_deletion(call: &Call, how: Deletion, status: StatusCode) -> Result<Reply, Fault> {
     let server = call.server().await?;
     verdict::DELETE.check(call, &server)?;
     let (id, asker, now) = (server.id, call.requester(), Timestamp::now());
-    let accepting = call
-        .api
-        .deps
-        .store
-        .write(move |tx| how(tx, id, asker.as_requester(), now));
+    let (reply, key) = (Reply::empty(status), call.key.clone());
+    let kept = reply.clone();
+    let accepting = call.api.deps.store.write(move |tx| -> Result<bool, Fault> {
+        let accepted = how(tx, id, asker.as_requester(), now)?;
+        if let Some(key) = key.as_ref().filter(|_| accepted) {
+            key.keep(tx, &kept)?;
+        }
+        Ok(accepted)
+    });
     if !accepting.await? {
         return Err(Fault::no_server(call.param(0)));
     }
+    if let Some(key) = &call.key {
+        key.mark_kept();
+    }
     call.api.deps.bus.ring(bus::Bell::Tasks);
-    Ok(())
+    Ok(reply)
 }
 
 /// Refuses changes of a locked server by those who may not override the lock.

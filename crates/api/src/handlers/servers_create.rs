@@ -5,7 +5,8 @@ use crate::commands::CreateServer;
 use crate::commands::editable::disk_config;
 use crate::faults::Fault;
 use crate::links::Links;
-use crate::route::Verb;
+use crate::query::{Key, Kind, key};
+use crate::route::{Route, Verb};
 use crate::schemas::is_true;
 use db::instances::Instance;
 use http::StatusCode;
@@ -16,10 +17,17 @@ pub fn says_yes(text: &str) -> bool {
     is_true(&Value::from(text))
 }
 
+/// The key of the query that makes a request for new servers a question.
+pub const DRY_RUN: Key = key("dry_run", Kind::Any);
+
+/// Whether the row makes servers.
+pub fn has_dry_run(route: &Route) -> bool {
+    route.verb == Verb::Post && ["/servers", "/os-volumes_boot"].contains(&route.path)
+}
+
 /// Whether a request for new servers only asks what would become of them.
 pub fn is_dry_run(call: &Call) -> bool {
-    let creates = call.route.verb == Verb::Post && call.route.action.is_none();
-    creates && call.query.get("dry_run").is_some_and(says_yes)
+    has_dry_run(call.route) && call.query.get(DRY_RUN.name).is_some_and(says_yes)
 }
 
 /// Accepts new servers; with `?dry_run=true` only says what would become of them.

@@ -94,7 +94,7 @@ fn most(call: &Call) -> Result<usize, Fault> {
     }
 }
 
-/// A page of the servers that lived in the period, one project after the other, and in each the oldest first.
+/// A page of the servers that lived in the period, one project after the other, and in each by their ids.
 async fn servers(
     call: &Call,
     project: Option<&str>,
@@ -109,8 +109,7 @@ async fn servers(
     }
     let query = Query {
         conditions,
-        // Nova has the ids where this has the times: those have an index.
-        order: vec![(Column::ProjectId, false), (Column::CreatedAt, false)],
+        order: vec![(Column::ProjectId, false), (Column::Uuid, false)],
         limit: Some(most(call)? as u64),
         after: after(call)?,
         ..Query::default()
@@ -232,8 +231,10 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
     Reply::ok(&document)
 }
 
-/// The month before this time, as `usage audit` periods are by default.
+/// The last whole month that was over before this time, as periods of usage audits are by default.
 fn month_before(at: Timestamp) -> (Timestamp, Timestamp) {
+    // What ends at this time is not over yet.
+    let at = Timestamp(at.0 - 1);
     let text = at.iso_micros();
     let (year, month): (i32, i32) = (
         text[..4].parse().unwrap_or(1970),
@@ -258,11 +259,15 @@ async fn audit(call: Call, root: &str, at: Timestamp) -> Result<Reply, Fault> {
         .filter(|service| service.binary == "nova-compute")
         .map(|service| service.host.to_string())
         .collect();
+    let done = match hosts.len() {
+        0 => "ALL".to_owned(),
+        some => format!("0 of {some}"),
+    };
     Reply::ok(&json!({ root: {
         "period_beginning": begin.sql_seconds(), "period_ending": end.sql_seconds(),
         "num_hosts": hosts.len(), "num_hosts_done": 0, "num_hosts_running": 0, "num_hosts_not_run": hosts.len(),
         "hosts_not_run": hosts, "total_instances": 0, "total_errors": 0, "log": {},
-        "overall_status": format!("0 of {} hosts done. 0 errors.", hosts.len()),
+        "overall_status": format!("{done} hosts done. 0 errors."),
     } }))
 }
 
@@ -274,8 +279,9 @@ pub async fn audit_log(call: Call) -> Result<Reply, Fault> {
 /// `GET /os-instance_usage_audit_log/{before}`.
 pub async fn audit_log_until(call: Call) -> Result<Reply, Fault> {
     let text = call.param(0).to_owned();
-    let at = Timestamp::parse(&text)
-        .ok_or_else(|| Fault::bad_request(format!("Invalid timestamp for date {text}")))?;
+    // A blank between day and time, as the answers have it, and nothing else.
+    let at = time_of(&text.replacen(' ', "T", 1)).filter(|_| text.contains(' '));
+    let at = at.ok_or_else(|| Fault::bad_request(format!("Invalid timestamp for date {text}")))?;
     audit(call, "instance_usage_audit_log", at).await
 }
 
@@ -292,6 +298,15 @@ mod tests {
             ("2025-12-01 00:00:00", "2026-01-01 00:00:00")
         );
     }
+
+    #[test]
+    fn a_month_that_ends_now_is_not_over() {
+        let at = Timestamp::parse("2026-01-01T00:00:00").unwrap_or_default();
+        assert_eq!(month_before(at).1.sql_seconds(), "2025-12-01 00:00:00");
+        let after = Timestamp(at.0 + 1);
+        assert_eq!(month_before(after).1.sql_seconds(), "2026-01-01 00:00:00");
+    }
+
     #[test]
     fn forms_of_times() {
         for good in [

@@ -1,6 +1,6 @@
 //! Bodies of requests that are not about servers: flavors, key pairs, quotas, groups, aggregates, services.
 
-use super::{Range, Schema, boolean, integer, object, positive, text, wrapped};
+use super::{Range, Schema, boolean, integer, loose, object, positive, text, wrapped};
 use crate::mv;
 use serde_json::{Value, json};
 use types::Microversion;
@@ -42,7 +42,8 @@ pub static FLAVOR_CREATE: Schema = Schema::new(&[
     Range::new(FIRST, || flavor_create(false, true)),
     Range::new(mv::FLAVOR_DESCRIPTION, || flavor_create(true, true)),
     Range::new(mv::STRICTER, || flavor_create(true, false)),
-]);
+])
+.legacy(|| loose(flavor_create(false, true)));
 
 fn flavor_description() -> Value {
     json!({ "type": ["string", "null"], "minLength": 0, "maxLength": 65535, "format": "printable" })
@@ -138,7 +139,8 @@ pub static KEYPAIR_CREATE: Schema = Schema::new(&[
     Range::new(mv::KEYPAIR_IMPORT_ONLY, || {
         keypair(true, true, "keypair_name_292", &["name", "public_key"])
     }),
-]);
+])
+.legacy(|| loose(keypair(false, false, "keypair_name_20", &["name"])));
 
 fn keypair(kind: bool, user: bool, format: &str, required: &[&str]) -> Value {
     let mut properties = json!({
@@ -298,7 +300,10 @@ fn zone() -> Value {
 }
 
 /// `POST /os-aggregates`.
-pub static AGGREGATE_CREATE: Schema = Schema::new(&[Range::new(FIRST, || {
+pub static AGGREGATE_CREATE: Schema =
+    Schema::new(&[Range::new(FIRST, aggregate_create)]).legacy(|| loose(aggregate_create()));
+
+fn aggregate_create() -> Value {
     wrapped(
         "aggregate",
         object(
@@ -306,16 +311,19 @@ pub static AGGREGATE_CREATE: Schema = Schema::new(&[Range::new(FIRST, || {
             json!({ "name": name(), "availability_zone": zone() }),
         ),
     )
-})]);
+}
 
 /// `PUT /os-aggregates/{id}`.
-pub static AGGREGATE_UPDATE: Schema = Schema::new(&[Range::new(FIRST, || {
+pub static AGGREGATE_UPDATE: Schema =
+    Schema::new(&[Range::new(FIRST, aggregate_update)]).legacy(|| loose(aggregate_update()));
+
+fn aggregate_update() -> Value {
     // The old name may have blanks around it, and may be sent back.
     let name = json!({ "type": "string", "minLength": 1, "maxLength": 255, "format": "name_with_leading_trailing_spaces" });
     let mut aggregate = object(&[], json!({ "name": name, "availability_zone": zone() }));
     aggregate["anyOf"] = json!([{ "required": ["name"] }, { "required": ["availability_zone"] }]);
     wrapped("aggregate", aggregate)
-})]);
+}
 
 /// `add_host`.
 pub static AGGREGATE_ADD_HOST: Schema = Schema::new(&[Range::new(FIRST, || {

@@ -21,6 +21,9 @@ pub const ALL: &[(&str, Check)] = &[
     ("name_with_leading_trailing_spaces", |text| {
         printable(text) && !blank(text)
     }),
+    ("az_name_with_leading_trailing_spaces", |text| {
+        printable(text) && !blank(text) && !text.contains(':')
+    }),
     ("printable", printable),
     ("keypair_name_20", keypair_name_20),
     ("keypair_name_292", keypair_name_292),
@@ -34,6 +37,10 @@ pub fn whole_message(format: &str) -> Option<&'static str> {
         ),
         "name_with_leading_trailing_spaces" => Some(
             "An invalid 'name' value was provided. The name must be: printable characters with at least one non space character",
+        ),
+        "az_name_with_leading_trailing_spaces" => Some(
+            "An invalid 'name' value was provided. The name must be: printable characters except :, with at least one non space \
+             character",
         ),
         "az_name" => Some(
             "An invalid 'name' value was provided. The name must be: printable characters except :.Can not start or end with \

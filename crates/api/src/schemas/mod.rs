@@ -34,10 +34,12 @@ impl Range {
     }
 }
 
-/// The schemas of one request, oldest first, and their compiled forms.
+/// The schemas of one request, oldest first, what `/v2` takes where that is another, and their compiled forms.
 pub struct Schema {
     ranges: &'static [Range],
+    legacy: Option<fn() -> Value>,
     compiled: OnceLock<Vec<OnceLock<Result<Validator, String>>>>,
+    compiled_legacy: OnceLock<Result<(Value, Validator), String>>,
 }
 
 impl Schema {
@@ -45,8 +47,17 @@ impl Schema {
     pub const fn new(ranges: &'static [Range]) -> Self {
         Self {
             ranges,
+            legacy: None,
             compiled: OnceLock::new(),
+            compiled_legacy: OnceLock::new(),
         }
+    }
+
+    /// With a schema of its own for `/v2`.
+    #[must_use]
+    pub const fn legacy(mut self, build: fn() -> Value) -> Self {
+        self.legacy = Some(build);
+        self
     }
 
     fn validator(&self, index: usize) -> Result<&Validator, Fault> {
@@ -82,22 +93,45 @@ impl Schema {
         }
     }
 
-    /// What `/v2` does instead of refusing unknown keys: it drops them, at every depth the schema knows.
-    pub fn strip(&self, body: &mut Value) {
-        if let Some(range) = self.ranges.first() {
-            strip(&(range.build)(), body);
+    /// Checks a body of `/v2`, which loses the keys that its schema does not know, at every depth, instead of being refused.
+    pub fn check_legacy(&self, body: &mut Value) -> Result<(), Fault> {
+        let compiled = self.compiled_legacy.get_or_init(|| {
+            let schema = self.legacy_document();
+            compile(&schema).map(|validator| (schema, validator))
+        });
+        let (schema, validator) = compiled.as_ref().map_err(Fault::internal)?;
+        strip(schema, body);
+        match validator.validate(body) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Fault::bad_request(words::describe(&error))),
+        }
+    }
+
+    /// What `/v2` takes, as a document.
+    pub fn legacy_document(&self) -> Value {
+        match self.legacy {
+            Some(build) => build(),
+            None => self.document(Microversion::MIN).unwrap_or(true.into()),
         }
     }
 }
 
 /// A validator with Nova's formats and its bounds of numbers in texts.
 pub fn compile(schema: &Value) -> Result<Validator, String> {
+    compile_with(schema, formats::ALL)
+}
+
+/// The same with these formats.
+pub fn compile_with(
+    schema: &Value,
+    all: &[(&'static str, formats::Check)],
+) -> Result<Validator, String> {
     let mut options = jsonschema::options()
         .with_draft(jsonschema::Draft::Draft202012)
         .with_keyword("minimum", bounds::minimum)
         .with_keyword("maximum", bounds::maximum)
         .should_validate_formats(true);
-    for (name, check) in formats::ALL {
+    for (name, check) in all {
         options = options.with_format(*name, *check);
     }
     options
@@ -105,7 +139,8 @@ pub fn compile(schema: &Value) -> Result<Validator, String> {
         .map_err(|error| format!("a request schema is wrong: {error}"))
 }
 
-fn strip(schema: &Value, body: &mut Value) {
+/// Takes away what a schema does not know, where it takes nothing unknown.
+pub fn strip(schema: &Value, body: &mut Value) {
     match body {
         Value::Object(map) => {
             let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
@@ -127,6 +162,31 @@ fn strip(schema: &Value, body: &mut Value) {
                 items.iter_mut().for_each(|item| strip(inner, item));
             }
         }
+        _ => {}
+    }
+}
+
+/// The same schema for `/v2`, where names may have blanks around them.
+pub fn loose(mut schema: Value) -> Value {
+    loosen(&mut schema);
+    schema
+}
+
+fn loosen(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::String(format)) = map.get_mut("format") {
+                match format.as_str() {
+                    "name" | "keypair_name_20" => {
+                        "name_with_leading_trailing_spaces".clone_into(format);
+                    }
+                    "az_name" => "az_name_with_leading_trailing_spaces".clone_into(format),
+                    _ => {}
+                }
+            }
+            map.values_mut().for_each(loosen);
+        }
+        Value::Array(items) => items.iter_mut().for_each(loosen),
         _ => {}
     }
 }

@@ -1,7 +1,7 @@
 //! The body of `rebuild`.
 
 use super::servers::{description, hostname, metadata, name};
-use super::{Range, Schema, boolean, object, wrapped};
+use super::{Range, Schema, boolean, loose, object, wrapped};
 use crate::mv;
 use serde_json::{Value, json};
 use types::Microversion;
@@ -62,4 +62,5 @@ pub static REBUILD: Schema = Schema::new(&[
     Range::new(mv::TRUSTED_CERTS, || rebuild(mv::TRUSTED_CERTS)),
     Range::new(mv::HOSTNAME, || rebuild(mv::HOSTNAME)),
     Range::new(mv::HOSTNAME_FQDN, || rebuild(mv::HOSTNAME_FQDN)),
-]);
+])
+.legacy(|| loose(rebuild(Microversion::MIN)));

@@ -1,7 +1,8 @@
 //! Bodies of requests about servers.
 
 use super::{
-    Range, Schema, any_action, boolean, integer, null_action, object, positive, text, wrapped,
+    Range, Schema, any_action, boolean, integer, loose, null_action, object, positive, text,
+    wrapped,
 };
 use crate::mv;
 use serde_json::{Value, json};
@@ -260,7 +261,14 @@ pub static CREATE: Schema = Schema::new(&[
     Range::new(mv::REQUESTED_HOST, || create(mv::REQUESTED_HOST)),
     Range::new(mv::HOSTNAME, || create(mv::HOSTNAME)),
     Range::new(mv::HOSTNAME_FQDN, || create(mv::HOSTNAME_FQDN)),
-]);
+])
+.legacy(|| {
+    let mut body = create(FIRST);
+    let server = &mut body["properties"]["server"];
+    *server = loose(server.take());
+    server["properties"]["user_data"]["type"] = json!(["string", "null"]);
+    body
+});
 
 fn update(version: Microversion) -> Value {
     let mut properties = json!({
@@ -289,7 +297,8 @@ pub static UPDATE: Schema = Schema::new(&[
     Range::new(mv::HOSTNAME, || update(mv::HOSTNAME)),
     Range::new(mv::HOSTNAME_FQDN, || update(mv::HOSTNAME_FQDN)),
     Range::new(mv::PIN_ZONE, || update(mv::PIN_ZONE)),
-]);
+])
+.legacy(|| loose(update(FIRST)));
 
 /// `os-start`.
 pub static START: Schema = Schema::new(&[Range::new(FIRST, || any_action("os-start"))]);
@@ -314,14 +323,18 @@ pub static CREATE_IMAGE: Schema = Schema::new(&[Range::new(FIRST, || {
     wrapped("createImage", image)
 })]);
 /// `createBackup`.
-pub static CREATE_BACKUP: Schema = Schema::new(&[Range::new(FIRST, || {
+pub static CREATE_BACKUP: Schema =
+    Schema::new(&[Range::new(FIRST, create_backup)]).legacy(|| loose(create_backup()));
+
+fn create_backup() -> Value {
     let rotation = json!({ "type": ["integer", "string"], "pattern": "^[0-9]*$", "minLength": 1, "minimum": 0 });
     let backup = object(
         &["backup_type", "name", "rotation"],
         json!({ "name": name(), "metadata": metadata(), "backup_type": { "type": "string" }, "rotation": rotation }),
     );
     wrapped("createBackup", backup)
-})]);
+}
+
 /// `rescue`.
 pub static RESCUE: Schema = Schema::new(&[Range::new(FIRST, || {
     let mut how = object(

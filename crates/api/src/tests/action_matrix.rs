@@ -418,7 +418,7 @@ async fn equip(cloud: &Cloud, id: &str) -> [String; 2] {
     let write = move |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
         let mut device = BlockDevice::new(id, Source::Volume, Destination::Volume);
         device.volume_id = Some(volume.clone());
-        device.attachment_id = Some("the-attachment".to_owned());
+        device.attachment_id = Some(super::server_volumes::ATTACHMENT.to_owned());
         device.device_name = Some("/dev/vdb".to_owned());
         block_devices::insert(tx, &device, Timestamp::now())
     };

@@ -327,6 +327,66 @@ async fn versions_in_headers() {
     assert!(legacy.headers.get("openstack-api-version").is_none());
 }
 
+/// `/v2` takes blanks around names, and what it does not know, and forgets both.
+#[tokio::test]
+async fn the_first_version_is_lenient() {
+    let cloud = Cloud::new().await;
+    let key =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILKtINNmdMwrgtzsI5Z0wKWrdk0rjNl1Hi4SvhMRdpg a@b";
+    let bodies = [
+        (
+            "/flavors",
+            json!({"flavor": {"name": " f ", "id": "f", "ram": 1, "vcpus": 1, "disk": 1, "x": 1}, "y": 1}),
+        ),
+        (
+            "/os-aggregates",
+            json!({"aggregate": {"name": " f ", "availability_zone": " z ", "x": 1}}),
+        ),
+        (
+            "/os-keypairs",
+            json!({"keypair": {"name": " f ", "public_key": key, "type": "x509"}}),
+        ),
+        (
+            "/servers",
+            json!({"server": {"name": " f ", "flavorRef": "f", "imageRef": super::harness::IMAGE, "user_data": null, "x": 1,
+                "networks": [{"uuid": super::harness::NETWORK, "x": 1}]}}),
+        ),
+    ];
+    for (path, body) in bodies {
+        let headers = [("x-auth-token", "admin")];
+        let strict = cloud
+            .raw("POST", &format!("/v2.1{path}"), &headers, &body.to_string())
+            .await;
+        assert_eq!(strict.status, 400, "{path}");
+        let answer = cloud
+            .raw("POST", &format!("/v2{path}"), &headers, &body.to_string())
+            .await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text);
+        let made = answer.json();
+        let made = made.as_object().unwrap().values().next().unwrap();
+        if path == "/servers" {
+            let shown = format!("/v2/servers/{}", made["id"].as_str().unwrap());
+            let shown = cloud.raw("GET", &shown, &headers, "").await.json();
+            assert_eq!(shown["server"]["name"], "f");
+            continue;
+        }
+        assert_eq!(made["name"], "f", "{path}");
+        let zone = made.get("availability_zone");
+        assert!(zone.is_none_or(|zone| zone == "z"), "{zone:?}");
+        assert!(made.get("type").is_none(), "{made}");
+    }
+    let blank = json!({"keypair": {"name": "  "}}).to_string();
+    let headers = [("x-auth-token", "member")];
+    let refused = cloud.raw("POST", "/v2/os-keypairs", &headers, &blank).await;
+    assert_eq!(refused.status, 400);
+    assert!(
+        refused
+            .fault()
+            .1
+            .contains("at least one non space character")
+    );
+}
+
 /// Nothing of the table is silently missing.
 #[test]
 fn every_row_has_a_handler() {

@@ -1,16 +1,17 @@
 //! A service on a temporary database, and a validator that knows a few tokens.
 
+use super::answer_schemas::hold;
 use crate::{Config, Deps, Secrets, Service};
 use async_trait::async_trait;
 use axum::body::Body;
-use axum::extract::{Path, Query};
+use axum::extract::{Path, Query, State};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use clients::{HostQuestions, Images, Networks};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tower::ServiceExt;
 use types::agent::{FailureKind, Question};
@@ -78,7 +79,12 @@ pub struct Cloud {
     pub service: Service,
     pub store: sql::Store,
     pub volumes: Arc<testkit::Volumes>,
+    /// The server to which the floating IP leads, by the port.
+    pub leads_to: Leads,
 }
+
+/// A server by its id, or nothing.
+pub type Leads = Arc<Mutex<String>>;
 
 /// What came back.
 #[derive(Debug)]
@@ -126,13 +132,14 @@ impl Cloud {
     /// The same on a database that is given.
     pub async fn on(store: sql::Store, config: Config) -> Self {
         let volumes = Arc::new(testkit::Volumes::default());
+        let leads_to = Leads::default();
         let deps = Deps {
             store: store.clone(),
             validator: Arc::new(Tokens),
             images: Images::new(web::client::Client::in_process("image", image_service())),
             networks: Networks::new(web::client::Client::in_process(
                 "network",
-                network_service(),
+                network_service(Arc::clone(&leads_to)),
             )),
             volumes: clients::Volumes::new(web::client::Client::in_process(
                 "volume",
@@ -146,6 +153,7 @@ impl Cloud {
             service: Service::open(deps, config).await.unwrap(),
             store,
             volumes,
+            leads_to,
         }
     }
 
@@ -190,7 +198,7 @@ impl Cloud {
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        sent: &str,
     ) -> (StatusCode, HeaderMap, Vec<u8>) {
         let mut request = Request::builder()
             .method(method.parse::<Method>().unwrap())
@@ -199,10 +207,11 @@ impl Cloud {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let request = request.body(Body::from(sent.to_owned())).unwrap();
         let answer = self.service.router().oneshot(request).await.unwrap();
         let (parts, body) = answer.into_parts();
         let bytes = web::body::bytes(body, 1 << 24).await.unwrap();
+        hold(method, path, sent, parts.status, &parts.headers, &bytes);
         (parts.status, parts.headers, bytes.to_vec())
     }
 
@@ -250,8 +259,10 @@ pub const NETWORK: &str = "11111111-31e7-49b7-b260-868f441e862b";
 pub const SECOND: &str = "22222222-31e7-49b7-b260-868f441e862b";
 /// A free port.
 pub const PORT: &str = "33333333-31e7-49b7-b260-868f441e862b";
-/// The security groups.
-const GROUPS: [&str; 2] = [
+/// A floating IP that leads nowhere, and its address.
+pub const FLOATING: (&str, &str) = ("88888888-31e7-49b7-b260-868f441e862b", "172.24.4.9");
+/// The security groups: that of the tests' port, and another.
+pub const GROUPS: [&str; 2] = [
     "66666666-31e7-49b7-b260-868f441e862b",
     "77777777-31e7-49b7-b260-868f441e862b",
 ];
@@ -312,7 +323,7 @@ fn network(id: &str) -> Value {
         "project_id": OTHER, "port_security_enabled": true })
 }
 
-fn network_service() -> Router {
+fn network_service(leads_to: Leads) -> Router {
     async fn networks(Query(query): Query<HashMap<String, String>>) -> Json<Value> {
         let list = match query.get("project_id").map(String::as_str) {
             Some(OTHER) => vec![network(SECOND)],
@@ -328,10 +339,13 @@ fn network_service() -> Router {
             Err(StatusCode::NOT_FOUND)
         }
     }
-    async fn port(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
+    async fn port(
+        State(leads_to): State<Leads>,
+        Path(id): Path<String>,
+    ) -> Result<Json<Value>, StatusCode> {
         let device = match id.as_str() {
-            PORT => "",
-            BUSY => "someone",
+            PORT => leads_to.lock().unwrap().clone(),
+            BUSY => "someone".to_owned(),
             _ => return Err(StatusCode::NOT_FOUND),
         };
         Ok(Json(
@@ -345,60 +359,115 @@ fn network_service() -> Router {
             "fixed_ips": [{ "subnet_id": "55555555-31e7-49b7-b260-868f441e862b", "ip_address": "192.168.1.30" }], "status": "ACTIVE", "security_groups": [GROUPS[0]] }] }),
         )
     }
+    fn group_named(id: &str) -> Option<Value> {
+        let name = ["default", "web"][GROUPS.iter().position(|known| *known == id)?];
+        Some(
+            json!({ "id": id, "name": name, "description": "d", "tenant_id": DEMO, "security_group_rules": [] }),
+        )
+    }
     async fn groups() -> Json<Value> {
-        Json(json!({ "security_groups": [
-                { "id": GROUPS[0], "name": "default", "description": "d", "tenant_id": DEMO, "security_group_rules": [] },
-                { "id": GROUPS[1], "name": "web", "description": "d", "tenant_id": DEMO, "security_group_rules": [] },
-            ] }))
+        Json(json!({ "security_groups": GROUPS.map(group_named) }))
+    }
+    async fn group(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
+        let found = group_named(&id).ok_or(StatusCode::NOT_FOUND)?;
+        Ok(Json(json!({ "security_group": found })))
+    }
+    async fn no_group(Path(id): Path<String>) -> StatusCode {
+        group_named(&id).map_or(StatusCode::NOT_FOUND, |_| StatusCode::NO_CONTENT)
+    }
+    async fn new_rule(Json(wanted): Json<Value>) -> (StatusCode, Json<Value>) {
+        let mut rule = wanted["security_group_rule"].clone();
+        rule["id"] = PORT.into();
+        (
+            StatusCode::CREATED,
+            Json(json!({ "security_group_rule": rule })),
+        )
+    }
+    async fn no_rule(Path(id): Path<String>) -> StatusCode {
+        if id == PORT {
+            StatusCode::NO_CONTENT
+        } else {
+            StatusCode::NOT_FOUND
+        }
     }
     async fn new_group(Json(wanted): Json<Value>) -> (StatusCode, Json<Value>) {
         let (name, text) = (
             &wanted["security_group"]["name"],
             &wanted["security_group"]["description"],
         );
-        let group = json!({ "id": "g3", "name": name, "description": text, "tenant_id": DEMO, "security_group_rules": [] });
+        let group = json!({ "id": PORT, "name": name, "description": text, "tenant_id": DEMO, "security_group_rules": [] });
         (
             StatusCode::CREATED,
             Json(json!({ "security_group": group })),
         )
     }
-    async fn new_floating_ip() -> (StatusCode, Json<Value>) {
-        let address = json!({ "id": PORT, "floating_ip_address": "172.24.4.9", "floating_network_id": NETWORK, "fixed_ip_address": null,
-            "port_id": null });
-        (StatusCode::CREATED, Json(json!({ "floatingip": address })))
+    fn address(leads_to: &Leads) -> Value {
+        let port = (!leads_to.lock().unwrap().is_empty()).then_some(PORT);
+        json!({ "id": FLOATING.0, "floating_ip_address": FLOATING.1, "floating_network_id": NETWORK, "fixed_ip_address": null,
+            "port_id": port, "port_details": null })
     }
-    async fn no_floating_ips() -> Json<Value> {
-        Json(json!({ "floatingips": [] }))
+    async fn new_floating_ip(State(leads_to): State<Leads>) -> (StatusCode, Json<Value>) {
+        let made = address(&leads_to);
+        (StatusCode::CREATED, Json(json!({ "floatingip": made })))
+    }
+    /// The other project has none.
+    async fn floating_ips(
+        State(leads_to): State<Leads>,
+        Query(query): Query<HashMap<String, String>>,
+    ) -> Json<Value> {
+        let project = query
+            .get("project_id")
+            .is_none_or(|project| project != OTHER);
+        let asked = query
+            .get("floating_ip_address")
+            .is_none_or(|asked| asked == FLOATING.1);
+        let found: Vec<Value> = (project && asked)
+            .then(|| address(&leads_to))
+            .into_iter()
+            .collect();
+        Json(json!({ "floatingips": found }))
+    }
+    async fn floating_ip(
+        State(leads_to): State<Leads>,
+        Path(id): Path<String>,
+    ) -> Result<Json<Value>, StatusCode> {
+        let found = (id == FLOATING.0).then(|| address(&leads_to));
+        let found = found.ok_or(StatusCode::NOT_FOUND)?;
+        Ok(Json(json!({ "floatingip": found })))
+    }
+    async fn no_floating_ip(Path(id): Path<String>) -> StatusCode {
+        if id == FLOATING.0 {
+            StatusCode::NO_CONTENT
+        } else {
+            StatusCode::NOT_FOUND
+        }
     }
     Router::new()
         .route("/v2.0/networks", get(networks))
         .route("/v2.0/networks/{id}", get(one))
         .route("/v2.0/ports", get(ports))
-        .route("/v2.0/ports/{id}", get(port))
+        .route("/v2.0/ports/{id}", get(port).put(port))
         .route("/v2.0/security-groups", get(groups).post(new_group))
         .route(
             "/v2.0/security-groups/{id}",
-            get(async || StatusCode::NOT_FOUND)
-                .put(async || StatusCode::NOT_FOUND)
-                .delete(async || StatusCode::NOT_FOUND),
+            get(group).put(group).delete(no_group),
         )
-        .route(
-            "/v2.0/security-group-rules",
-            post(async || StatusCode::NOT_FOUND),
-        )
-        .route(
-            "/v2.0/security-group-rules/{id}",
-            delete(async || StatusCode::NOT_FOUND),
-        )
-        .route(
-            "/v2.0/floatingips",
-            get(no_floating_ips).post(new_floating_ip),
-        )
+        .route("/v2.0/security-group-rules", post(new_rule))
+        .route("/v2.0/security-group-rules/{id}", delete(no_rule))
+        .route("/v2.0/floatingips", get(floating_ips).post(new_floating_ip))
         .route(
             "/v2.0/floatingips/{id}",
-            get(async || StatusCode::NOT_FOUND),
+            get(floating_ip).put(floating_ip).delete(no_floating_ip),
         )
+        .with_state(leads_to)
 }
+
+/// What a host tells of a guest with one CPU, one disk and one interface.
+const DIAGNOSTICS: &str = r#"{"power": "Running", "driver": "libvirt", "hypervisor": "kvm", "memory_maximum_mib": 512,
+    "memory_used_mib": 256, "cpus": [{"id": 0, "time_ns": 17300000000}],
+    "nics": [{"device": "vnet1", "mac": "01:23:45:67:89:ab", "rx_bytes": 1, "rx_packets": 1, "rx_errors": 0, "rx_drop": 0,
+        "tx_bytes": 1, "tx_packets": 1, "tx_errors": 0, "tx_drop": 0}],
+    "disks": [{"device": "vda", "read_bytes": 1, "read_requests": 1, "write_bytes": 1, "write_requests": 1, "errors": 0}]}"#;
 
 /// A host whose guests print three lines.
 struct Host;
@@ -414,7 +483,7 @@ impl HostQuestions for Host {
         match question {
             // "a\nb\nc\n"
             Question::ConsoleLog { .. } => Ok("YQpiCmMK".to_owned()),
-            Question::Diagnostics => Ok(r#"{"state": "running", "driver": "libvirt"}"#.to_owned()),
+            Question::Diagnostics => Ok(DIAGNOSTICS.to_owned()),
             Question::AbortLive | Question::ForceLive => Ok(String::new()),
             Question::CacheImage(_) => Ok("cached".to_owned()),
             Question::Uptime => Ok(

@@ -1,6 +1,7 @@
 //! What each microversion changed, before and after: the lines of `microversions.txt`.
 
-use super::harness::{Answer, DEMO, IMAGE, NETWORK};
+use super::harness::{Answer, DEMO, FLOATING, GROUPS, IMAGE, NETWORK, PORT};
+use super::resize::arrived;
 use super::samples::{Fixture, fixture};
 use super::server_life::finish;
 use db::migrations::{End, Kind, NewMigration, Status};
@@ -38,7 +39,8 @@ fn lines() -> Vec<(u16, Vec<&'static str>)> {
 #[test]
 fn every_microversion_has_a_line() {
     let lines = lines();
-    let versions: Vec<u16> = lines.iter().map(|(version, _)| *version).collect();
+    let mut versions: Vec<u16> = lines.iter().map(|(version, _)| *version).collect();
+    versions.dedup();
     let all: Vec<u16> = (Microversion::MIN.0 + 1..=Microversion::MAX.0).collect();
     assert_eq!(versions, all);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -97,7 +99,27 @@ pub async fn prepared() -> Fixture {
     fixture
 }
 
-async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
+/// The server has another flavor, and waits until that is confirmed.
+async fn resized(fixture: &Fixture, id: ServerId) {
+    let settle = move |tx: &mut sql::Tx<'_>| -> Result<bool, sql::Error> {
+        let server = db::instances::get(tx, id)?.unwrap();
+        let kept = db::instances::Kept {
+            unsettled: None,
+            ..server.kept
+        };
+        db::instances::set_kept(tx, id, &kept)?;
+        Ok(server.flavor.id.as_str() == "1")
+    };
+    let first = fixture.cloud.store.write(settle).await.unwrap();
+    let other = json!({"resize": {"flavorRef": if first { "2" } else { "1" }}});
+    let path = format!("/servers/{id}/action");
+    let moved = fixture.cloud.send("admin", 50, "POST", &path, other).await;
+    assert_eq!(moved.status, 202, "{}", moved.text);
+    arrived(&fixture.cloud, &fixture.server).await;
+}
+
+/// Sends a request as the lines have them.
+pub async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
     let (token, request) = match request.strip_prefix("plain: ") {
         Some(rest) => ("plain", rest),
         None => ("admin", request),
@@ -111,6 +133,15 @@ async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
                 "shelved_offloaded" => {
                     finish(&fixture.cloud, &fixture.server, VmState::ShelvedOffloaded).await
                 }
+                "migrating" => {
+                    let write = move |tx: &mut sql::Tx<'_>| {
+                        let sql = "UPDATE instances SET task_state = 'migrating' WHERE uuid = ?";
+                        tx.execute(sql, &[id.into()])
+                    };
+                    let set: Result<u64, sql::Error> = fixture.cloud.store.write(write).await;
+                    assert_eq!(set.unwrap(), 1);
+                }
+                "resized" => resized(fixture, id).await,
                 "deleted" => {
                     let gone = move |tx: &mut sql::Tx<'_>| {
                         db::instances::mark_deleted(tx, id, Timestamp::now())
@@ -139,6 +170,19 @@ async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
             fixture.path("/os-hypervisors/{id}", version)["/os-hypervisors/".len()..].to_owned(),
         ),
         ("{request}", fixture.request.clone()),
+        (
+            "{migration}",
+            fixture.migration.unwrap_or_default().to_string(),
+        ),
+        ("{attached}", fixture.volume.clone()),
+        (
+            "{snapshot}",
+            fixture.path("/os-snapshots/{id}", version)["/os-snapshots/".len()..].to_owned(),
+        ),
+        ("{floating}", FLOATING.0.to_owned()),
+        ("{address}", FLOATING.1.to_owned()),
+        ("{security_group}", GROUPS[0].to_owned()),
+        ("{port}", PORT.to_owned()),
     ] {
         text = text.replace(name, &value);
     }
@@ -150,6 +194,22 @@ async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
             "{multiattach}",
             &volumes.make_with(&json!({ "multiattach": true })),
         );
+    }
+    for (name, binary) in [
+        ("{service}", "nova-compute"),
+        ("{scheduler}", "nova-scheduler"),
+    ] {
+        if text.contains(name) {
+            let path = format!("/os-services?binary={binary}");
+            let found = fixture.cloud.get("admin", 53, &path).await.json();
+            let id = found["services"][0]["id"].as_str().unwrap();
+            text = text.replace(name, id);
+        }
+    }
+    if text.contains("removeFloatingIp") {
+        fixture
+            .server
+            .clone_into(&mut fixture.cloud.leads_to.lock().unwrap());
     }
     let mut parts = text.splitn(3, ' ');
     let (method, path) = (parts.next().unwrap(), parts.next().unwrap());

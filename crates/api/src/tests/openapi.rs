@@ -44,7 +44,10 @@ fn specification() -> Value {
     let verbs = [
         "get", "put", "post", "delete", "options", "head", "patch", "trace",
     ];
-    let mut item = vec![("parameters", list_of(or_reference("parameter")))];
+    let mut item = vec![
+        ("parameters", list_of(or_reference("parameter"))),
+        ("servers", list_of(object(&["url"], &[("url", text())]))),
+    ];
     item.extend(verbs.map(|verb| (verb, to("operation"))));
     let mut parameter = object(
         &["name", "in", "schema"],
@@ -126,7 +129,8 @@ fn specification() -> Value {
         "reference": { "type": "object", "required": ["$ref"], "maxProperties": 1, "properties": { "$ref": { "type": "string", "pattern": "^#/components/" } } },
         "schema": { "type": ["object", "boolean"] },
         "media": object(&["schema"], &[("schema", to("schema"))]),
-        "response": object(&["description"], &[("description", text()), ("content", content.clone())]),
+        "response": object(&["description"], &[("description", text()), ("content", content.clone()),
+            ("headers", map_of(object(&["schema"], &[("description", text()), ("schema", to("schema"))])))]),
         "scheme": object(&["type", "name", "in"], &[
             ("type", json!({ "const": "apiKey" })),
             ("name", text()),
@@ -170,7 +174,7 @@ fn beyond_the_schema(document: &Value) {
             assert!(wanted.insert(part.split_once('}').unwrap().0), "{path}");
         }
         for (verb, operation) in item.as_object().unwrap() {
-            if verb == "parameters" {
+            if ["parameters", "servers"].contains(&verb.as_str()) {
                 continue;
             }
             let id = operation["operationId"].as_str().unwrap();
@@ -250,7 +254,8 @@ fn keys(keys: Option<&Keys>, version: Microversion) -> BTreeSet<&'static str> {
 
 /// The document has what lives at the version, and nothing else.
 fn has_every_row(document: &Value, version: Microversion) {
-    let mut expected: BTreeSet<(String, String)> = BTreeSet::new();
+    let events = ("/events".to_owned(), "get".to_owned());
+    let mut expected = BTreeSet::from([events]);
     for row in ROUTES {
         if !row.exists_at(version) || matches!(row.served, Served::Gone) {
             continue;
@@ -296,7 +301,7 @@ fn has_every_row(document: &Value, version: Microversion) {
         .iter()
         .flat_map(|(path, item)| {
             let verbs = item.as_object().unwrap().keys();
-            let verbs = verbs.filter(|verb| *verb != "parameters");
+            let verbs = verbs.filter(|verb| !["parameters", "servers"].contains(&verb.as_str()));
             verbs.map(|verb| (path.clone(), verb.clone()))
         })
         .collect();
@@ -340,6 +345,47 @@ async fn the_documents_are_openapi_and_have_every_route() {
         (refused.status.as_u16(), refused.fault().0),
         (400, "badRequest".to_owned())
     );
+}
+
+/// What there is beside Nova's API stands where it is served, and nowhere else.
+#[test]
+fn what_is_beside_nova_is_told() {
+    let document = crate::openapi("2.90").unwrap();
+    let mut found = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (verb, operation) in item.as_object().unwrap() {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            for one in parameters {
+                let name = one["name"].as_str().unwrap();
+                if one["in"] == "header" || name == "dry_run" {
+                    found.insert(format!("{verb} {path} {name}"));
+                }
+            }
+        }
+    }
+    let wanted = [
+        "get /events Last-Event-ID",
+        "get /servers/{id} Prefer",
+        "post /os-volumes_boot Idempotency-Key",
+        "post /os-volumes_boot dry_run",
+        "post /os-volumes_boot/{id}/action Idempotency-Key",
+        "post /servers Idempotency-Key",
+        "post /servers dry_run",
+        "post /servers/{id}/action Idempotency-Key",
+    ];
+    assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), wanted);
+    let create = &document["paths"]["/servers"]["post"]["responses"]["2XX"]["headers"];
+    assert!(create.get("Idempotency-Replayed").is_some());
+    let keys = &document["paths"]["/events"]["get"]["parameters"];
+    for name in ["all_projects", "server", "last_event_id"] {
+        assert!(
+            keys.as_array()
+                .unwrap()
+                .iter()
+                .any(|key| key["name"] == name),
+            "{name}"
+        );
+    }
 }
 
 /// What is wrong with a document is found.

@@ -146,6 +146,70 @@ async fn a_server_and_its_answer_are_written_at_once() {
     assert_eq!((again.status, &again.text), (made.status, &made.text));
 }
 
+/// The same of actions, of whatever kind.
+#[tokio::test]
+async fn an_action_and_its_answer_are_written_at_once() {
+    let cloud = cloud().await;
+    let server = super::server_life::make(&cloud, "member", "a").await;
+    super::server_life::finish(&cloud, &server, types::VmState::Active).await;
+    let path = format!("/v2.1/servers/{server}/action");
+    let write = |sql: &'static str| cloud.store.write(move |tx| tx.execute(sql, &[]));
+    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON idempotency_keys BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let actions = [
+        json!({"os-stop": null}),
+        json!({"lock": {"locked_reason": "why"}}),
+    ];
+    let shown = || async {
+        let shown = cloud.get("member", 90, &format!("/servers/{server}")).await;
+        let server = &shown.json()["server"];
+        json!([server["OS-EXT-STS:task_state"], server["locked"]])
+    };
+    for (number, action) in actions.iter().enumerate() {
+        let key = format!("k{number}");
+        let before = shown().await;
+        let done: Result<u64, sql::Error> = write(refuse).await;
+        done.unwrap();
+        let failed = create_at(&cloud, &path, "member", &key, action).await;
+        assert!(failed.status.is_server_error(), "{}", failed.text);
+        assert_eq!(shown().await, before, "{action}");
+        write("DROP TRIGGER refuse").await.unwrap();
+        let done = create_at(&cloud, &path, "member", &key, action).await;
+        assert_eq!(done.status, 202, "{}", done.text);
+        assert_ne!(shown().await, before, "{action}");
+        let again = create_at(&cloud, &path, "member", &key, action).await;
+        assert_eq!(again.status, 202, "{}", again.text);
+        assert_eq!(again.headers["idempotency-replayed"], "true");
+    }
+}
+
+/// What a process that was killed has taken and not done may be asked for again, after a while.
+#[tokio::test]
+async fn a_key_is_taken_over_from_the_dead() {
+    let cloud = cloud().await;
+    let wanted = body(json!({"networks": "none"}));
+    let taken = create(&cloud, "member", "k", &wanted).await;
+    assert_eq!(taken.status, 202, "{}", taken.text);
+    let forget = |since: i64| {
+        let then = types::Timestamp(types::Timestamp::now().0 - since * 1_000_000);
+        cloud.store.write(move |tx| {
+            let sql = "UPDATE idempotency_keys SET status = 0, location = NULL, sealed = NULL, created_at = ?";
+            tx.execute(sql, &[then.into()])
+        })
+    };
+    let done: Result<u64, sql::Error> = forget(30).await;
+    done.unwrap();
+    let waits = create(&cloud, "member", "k", &wanted).await;
+    assert_eq!(waits.status, 409, "{}", waits.text);
+    forget(61).await.unwrap();
+    let other = body(json!({"networks": "none", "name": "b"}));
+    assert_eq!(create(&cloud, "member", "k", &other).await.status, 422);
+    let done = create(&cloud, "member", "k", &wanted).await;
+    assert_eq!(done.status, 202, "{}", done.text);
+    assert!(!done.headers.contains_key("idempotency-replayed"));
+    let again = create(&cloud, "member", "k", &wanted).await;
+    assert_eq!(again.text, done.text);
+}
+
 #[tokio::test]
 async fn a_refused_request_leaves_its_key_free() {
     let cloud = cloud().await;
@@ -229,7 +293,7 @@ async fn metrics() {
     for line in [
         "openstack_nova_up 1",
         "openstack_nova_flavors 1",
-        "openstack_nova_total_vms 0",
+        "openstack_nova_total_vms 1",
         r#"kilonova_api_requests_total{method="GET",route="/flavors",action="",status="200"} 1"#,
         r#"kilonova_api_requests_total{method="GET",route="/flavors/{id}",action="",status="404"} 1"#,
         r#"kilonova_api_requests_total{method="",route="",action="",status="404"} 1"#,
@@ -237,6 +301,33 @@ async fn metrics() {
     ] {
         assert!(page.lines().any(|one| one == line), "{line}\n{page}");
     }
+    let project = super::harness::DEMO;
+    let quota = |resource, kind, value| {
+        let labels = format!("type=\"{kind}\",tenant=\"{project}\",tenant_id=\"{project}\"");
+        format!("openstack_nova_quota_{resource}{{{labels}}} {value}")
+    };
+    for line in [
+        quota("cores", "limit", 7),
+        quota("cores", "in_use", 1),
+        quota("instances", "limit", 10),
+        quota("key_pairs", "limit", 100),
+        quota("server_groups", "reserved", 0),
+    ] {
+        assert!(page.lines().any(|one| one == line), "{line}\n{page}");
+    }
+    let of_servers = |name: &str| {
+        let line = page
+            .lines()
+            .find(|line| line.starts_with(&format!("openstack_nova_server_{name}{{")));
+        line.unwrap().to_owned()
+    };
+    let status = of_servers("status");
+    assert!(status.contains(",status=\"BUILD\",name=\"a\","), "{status}");
+    assert!(
+        status.contains(",instance_libvirt=\"instance-00000001\"} 1"),
+        "{status}"
+    );
+    assert!(of_servers("local_gb").starts_with("openstack_nova_server_local_gb{name=\"a\",id="));
     let state = page
         .lines()
         .find(|line| line.starts_with("openstack_nova_agent_state{"));

@@ -55,7 +55,7 @@ async fn used(cloud: &Cloud) -> (Value, Value) {
 }
 
 /// What the flow does at its end.
-async fn arrived(cloud: &Cloud, id: &str) {
+pub async fn arrived(cloud: &Cloud, id: &str) {
     let id: ServerId = id.parse().unwrap();
     let write = move |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
         let server = db::instances::get(tx, id)?.unwrap();

@@ -2,18 +2,20 @@
 //!
 //! The samples are no part of this repository: where `KILONOVA_ORACLE` names no folder, the test says so and passes.
 
-use super::harness::{Cloud, DEMO, IMAGE, PORT};
+use super::harness::{Cloud, DEMO, FLOATING, GROUPS, IMAGE, NETWORK, PORT};
 use super::policies::oracle;
 use super::server_create::body;
 use super::server_life::{finish, host_is_up};
+use super::server_volumes::ATTACHMENT;
 use super::shape::{Comparison, Unlike, table, wrong_headers};
 use db::hosts::Ratios;
 use db::instances::{Address, Interface};
+use db::migrations::{Bytes, End, Kind, NewMigration, Status};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use types::agent::HostFacts;
-use types::{NodeId, ServerId, Timestamp, VmState};
+use types::{FlavorId, MigrationId, NodeId, ServerId, Timestamp, VmState};
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILKtINNmdMwrgtzsI5Z0wKWrdk0rjNl1Hi4SvhMRdpg a@b";
@@ -21,26 +23,16 @@ const KEY: &str =
 /// Samples that this cloud answers differently on purpose, or that need what is not there; each with its reason.
 const DIFFERENT: &[(&str, &str)] = &[
     ("v2.69/", "there are no cells that can be down"),
+    ("floating-ips-list-empty", "there is one"),
     ("down-cell", "there are no cells that can be down"),
     (
         "hypervisors-without-servers",
         "the host of the test has a server",
     ),
-    ("-rescue", "a rescued server is another state"),
-    (
-        "server-diagnostics-get-resp",
-        "counters of the guest, by name below 2.48",
-    ),
     ("servers-topology", "guests are given no NUMA topology"),
-    ("floating", "the test's network service has none"),
-    ("security-groups-get", "the test's network service has none"),
     ("host-get-reboot", "hosts are not switched from here"),
     ("host-get-shutdown", "hosts are not switched from here"),
     ("host-get-startup", "hosts are not switched from here"),
-    (
-        "server-migrations/",
-        "no server of the test is on its way: see the tests of migrations",
-    ),
     ("audit-log", "the hosts are the keys of the document"),
 ];
 
@@ -49,17 +41,8 @@ const EXCUSED: &str = "samples.txt";
 
 /// Paths whose samples are not compared, each with its reason.
 const SKIPPED_PATHS: &[(&str, &str)] = &[
-    (
-        "/os-volumes",
-        "Nova's tests have volumes with a story of their own: see volumes in the end-to-end tests",
-    ),
-    ("/os-snapshots", "as /os-volumes"),
     ("/os-baremetal-nodes", "there is no bare metal service"),
     ("/os-console-auth-tokens", "there are no console proxies"),
-    (
-        "/servers/{server_id}/os-volume_attachments",
-        "no volume of the test is attached: see server_volumes",
-    ),
     ("/servers/{server_id}/shares", "there is no share service"),
 ];
 
@@ -74,6 +57,11 @@ pub struct Fixture {
     aggregate: String,
     node: (String, String),
     pub request: String,
+    /// A volume, and a snapshot of it.
+    pub volume: String,
+    snapshot: String,
+    /// The number of a live migration, if there is one.
+    pub migration: Option<i64>,
 }
 
 async fn send(cloud: &Cloud, version: u16, method: &str, path: &str, body: Value) -> Value {
@@ -106,7 +94,7 @@ pub fn facts() -> HostFacts {
     }
 }
 
-fn interface() -> Interface {
+pub fn interface() -> Interface {
     Interface {
         port_id: PORT.into(),
         network_id: "11111111-31e7-49b7-b260-868f441e862b".into(),
@@ -235,7 +223,10 @@ pub async fn fixture_with(has: &Has) -> Fixture {
     let mut wanted =
         json!({ "metadata": { "a": "b" }, "accessIPv4": "1.2.3.4", "accessIPv6": "80fe::" });
     let mut hints = json!({});
-    for (name, more) in optional(&group, &cloud.volumes.make()) {
+    let volume = cloud
+        .volumes
+        .make_with(&json!({ "name": "v", "description": "d" }));
+    for (name, more) in optional(&group, &volume) {
         let (to, more) = match more.get("hints") {
             Some(hint) => (&mut hints, hint),
             None => (&mut wanted, &more),
@@ -284,14 +275,66 @@ pub async fn fixture_with(has: &Has) -> Fixture {
     let actions = cloud.get("admin", 90, &path).await.json();
     let request = actions["instanceActions"][0]["request_id"].as_str();
     let request = request.unwrap().to_owned();
+    let snapshot =
+        json!({"snapshot": {"volume_id": volume, "display_name": "s", "display_description": "d"}});
+    let snapshot = send(&cloud, 30, "POST", "/os-snapshots", snapshot).await;
+    let snapshot = snapshot["snapshot"]["id"].as_str().unwrap().to_owned();
     Fixture {
         request,
+        volume,
+        snapshot,
+        migration: None,
         cloud,
         server,
         group,
         aggregate,
         node: (number, uuid),
     }
+}
+
+/// The same with a story: a server with a volume that was attached, and under way to another host.
+pub async fn storied() -> Fixture {
+    let mut fixture = super::microversions::prepared().await;
+    let (cloud, server, volume) = (&fixture.cloud, &fixture.server, &fixture.volume);
+    let path = format!("/servers/{server}/os-volume_attachments");
+    let wanted = json!({"volumeAttachment": {"volumeId": volume, "tag": "t", "delete_on_termination": true}});
+    send(cloud, 79, "POST", &path, wanted).await;
+    super::server_volumes::attached(cloud, server, volume).await;
+    let attachment = json!([{ "id": volume, "attachment_id": ATTACHMENT, "server_id": server, "volume_id": volume,
+        "device": "/dev/vdb", "host_name": null, "attached_at": "2026-01-01T00:00:00.000000" }]);
+    cloud.volumes.set(volume, "attachments", attachment);
+    cloud.volumes.set(volume, "status", "in-use".into());
+    let id: ServerId = server.parse().unwrap();
+    let write = cloud.store.write(move |tx| -> Result<i64, sql::Error> {
+        let now = Timestamp::now();
+        let end = |host: &str| End {
+            compute: Some(host.into()),
+            node: Some(host.to_owned()),
+        };
+        let flavor = FlavorId("1".to_owned());
+        let new = NewMigration {
+            id: MigrationId::random(),
+            server: id,
+            kind: Kind::LiveMigration,
+            status: Status::Running,
+            source: end("h1"),
+            dest: end("h1"),
+            old_flavor: &flavor,
+            new_flavor: &flavor,
+            project_id: DEMO,
+            user_id: "u",
+        };
+        let number = db::migrations::insert(tx, &new, now)?;
+        let some = || Bytes {
+            total: Some(3),
+            processed: Some(2),
+            remaining: Some(1),
+        };
+        db::migrations::set_progress(tx, new.id, some(), some(), now)?;
+        Ok(number)
+    });
+    fixture.migration = Some(write.await.unwrap());
+    fixture
 }
 
 impl Fixture {
@@ -316,14 +359,22 @@ impl Fixture {
             "flavors" => "1",
             "os-quota-class-sets" => "default",
             "extensions" => "os-agents",
+            "os-volumes" => &self.volume,
+            "os-snapshots" => &self.snapshot,
+            "os-floating-ips" => FLOATING.0,
+            "os-security-groups" => GROUPS[0],
+            "os-networks" | "os-tenant-networks" => NETWORK,
             _ => "ad000000000000000000000000000000",
         };
+        let migration = self.migration.unwrap_or_default().to_string();
         let second = match pattern.split('/').nth(3).unwrap_or_default() {
             "os-instance-actions" => self.request.as_str(),
             "os-interface" => PORT,
             "ips" => "private",
             "os-extra_specs" => "hw:numa_nodes",
             "metadata" if word == "images" => "os_distro",
+            "os-volume_attachments" => self.volume.as_str(),
+            "migrations" => migration.as_str(),
             _ => "a",
         };
         let mut ids = [id, second].into_iter();
@@ -351,6 +402,7 @@ async fn answers_have_the_shape_of_the_samples() {
         serde_json::from_slice(&std::fs::read(folder.join(path)).unwrap()).unwrap()
     };
     let moved = Rc::new(super::microversions::prepared().await);
+    let storied = Rc::new(storied().await);
     let mut alike: BTreeMap<Has, Rc<Fixture>> = BTreeMap::new();
     let index = read("samples-index.json");
     let (mut wrong, mut compared) = (BTreeMap::new(), 0);
@@ -403,9 +455,20 @@ async fn answers_have_the_shape_of_the_samples() {
             None => Rc::new(fixture_with(&wanted).await),
         };
         alike.insert(wanted, like.clone());
+        let state = match name.ends_with("-rescue.json") {
+            true => VmState::Rescued,
+            false => VmState::Active,
+        };
+        finish(&like.cloud, &like.server, state).await;
         // Some samples are an administrator's, some are not; in some something has moved or failed.
         let mut answers = Vec::new();
-        for (fixture, token) in [(&like, "plain"), (&like, "admin"), (&moved, "admin")] {
+        let asked = [
+            (&like, "plain"),
+            (&like, "admin"),
+            (&moved, "admin"),
+            (&storied, "admin"),
+        ];
+        for (fixture, token) in asked {
             let path = format!("{}{query}", fixture.path(pattern, version));
             host_is_up(&fixture.cloud).await;
             let answer = fixture.cloud.get(token, version, &path).await;

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use types::{Timestamp, VmState};
 
+/// The attachment of a volume that is on record.
+pub const ATTACHMENT: &str = "4b8d6a2e-5c3f-4a69-9d0e-0d5f8f2c9b11";
+
 /// A server that runs, without anything working on it.
 async fn server(cloud: &Cloud) -> String {
     let id = make(cloud, "member", "a").await;
@@ -27,11 +30,11 @@ async fn attach(cloud: &Cloud, version: u16, server: &str, body: Value) -> Answe
 }
 
 /// What the flow would write: the attachment.
-async fn attached(cloud: &Cloud, server: &str, volume: &str) {
+pub async fn attached(cloud: &Cloud, server: &str, volume: &str) {
     let (id, volume) = (server.parse().unwrap(), volume.to_owned());
     let write = move |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
         let mut device = db::block_devices::of_volume(tx, id, &volume)?.unwrap();
-        device.attachment_id = Some("the-attachment".to_owned());
+        device.attachment_id = Some(ATTACHMENT.to_owned());
         db::block_devices::update(tx, &device)?;
         Ok(())
     };
@@ -513,7 +516,7 @@ async fn the_volume_service_asks_for_a_snapshot() {
     );
     let take = |volume: &str| {
         json!({ "snapshot": { "volume_id": volume, "create_info": {
-            "snapshot_id": "s", "type": "qcow2", "new_file": "n", "id": "i",
+            "snapshot_id": "s", "type": "qcow2", "new_file": "n", "id": ATTACHMENT,
         } } })
     };
     let post = |volume: String| {
@@ -531,7 +534,7 @@ async fn the_volume_service_asks_for_a_snapshot() {
     attached(&cloud, &id, &volume).await;
     let taken = post(volume.clone()).await;
     assert_eq!(taken.status, 200, "{}", taken.text);
-    let snapshot = json!({ "snapshot": { "id": "i", "volumeId": volume } });
+    let snapshot = json!({ "snapshot": { "id": ATTACHMENT, "volumeId": volume } });
     assert_eq!(taken.json(), snapshot);
     let other = server(&cloud).await;
     for server in [&id, &other] {

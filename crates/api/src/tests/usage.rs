@@ -17,7 +17,8 @@ async fn lived(cloud: &Cloud, number: u128, project: &str, from: Option<&str>, t
     let server = Instance {
         id: ServerId(Uuid::from_u128(number)),
         project_id: project.into(),
-        created_at: Timestamp::from_seconds(1_700_000_000 + i64::try_from(number).unwrap()),
+        // Later ones came earlier: the ids count.
+        created_at: Timestamp::from_seconds(1_700_000_000 - i64::try_from(number).unwrap()),
         launched_at: from.map(at),
         ..instance()
     };
@@ -135,6 +136,42 @@ async fn without_pages_an_answer_ends_at_the_limit() {
     let shown = cloud.get("admin", 39, &path).await.json();
     assert_eq!(numbers(&shown), [6, 5]);
     assert!(shown.get("tenant_usages_links").is_none());
+}
+
+/// No audit runs here; what Nova says of a cloud where none has run.
+#[tokio::test]
+async fn the_log_of_audits() {
+    let cloud = Cloud::new().await;
+    let path = "/os-instance_usage_audit_log";
+    let log = cloud.get("admin", 1, path).await.json();
+    let log = &log["instance_usage_audit_logs"];
+    assert_eq!(log["overall_status"], "ALL hosts done. 0 errors.");
+    let beat = |tx: &mut sql::Tx<'_>| {
+        db::hosts::beat(tx, &"h1".into(), "nova-compute", None, Timestamp::now())
+    };
+    let beaten: Result<(), sql::Error> = cloud.store.write(beat).await;
+    beaten.unwrap();
+    for (time, end) in [
+        ("2026-02-01%2000:00:00", "2026-01-01 00:00:00"),
+        ("2026-02-01%2000:00:00.5", "2026-02-01 00:00:00"),
+    ] {
+        let log = cloud
+            .get("admin", 1, &format!("{path}/{time}"))
+            .await
+            .json();
+        let log = &log["instance_usage_audit_log"];
+        assert_eq!(log["period_ending"], end);
+        assert_eq!(log["overall_status"], "0 of 1 hosts done. 0 errors.");
+        assert_eq!(log["hosts_not_run"], json!(["h1"]));
+    }
+    for bad in ["x", "2026-02-01", "2026-02-01T00:00:00"] {
+        let refused = cloud.get("admin", 1, &format!("{path}/{bad}")).await;
+        assert_eq!(refused.status, 400, "{bad}");
+        assert_eq!(
+            refused.fault().1,
+            format!("Invalid timestamp for date {bad}")
+        );
+    }
 }
 
 #[tokio::test]

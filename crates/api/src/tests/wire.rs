@@ -3,6 +3,7 @@
 //!
 //! `KILONOVA_FUZZ_BROKEN` says how many are broken at random (a few by default), `KILONOVA_FUZZ_SEED` where it begins.
 
+use super::alone::{alone, resident};
 use super::conformance::number_of;
 use super::harness::Cloud;
 use super::samples::{Fixture, fixture};
@@ -24,6 +25,9 @@ use web::serve::Listener;
 const BROKEN: u64 = 300;
 /// After how long an end does not come any more, on the slowest of machines.
 const HANGS: Duration = Duration::from_secs(60);
+
+/// MiB by which the process may grow while it is sent such things, after it was warm.
+const GROWS: u64 = 32;
 
 /// The service on a port, until this is dropped.
 struct Port {
@@ -308,6 +312,9 @@ async fn complaint(address: SocketAddr, sent: &[u8]) -> Option<String> {
 
 #[tokio::test]
 async fn whatever_comes_over_the_wire() {
+    if !alone("tests::wire::whatever_comes_over_the_wire") {
+        return;
+    }
     let seed = number_of("KILONOVA_FUZZ_SEED", 1);
     let broken = number_of("KILONOVA_FUZZ_BROKEN", BROKEN);
     let mut rng = StdRng::seed_from_u64(seed);
@@ -320,7 +327,11 @@ async fn whatever_comes_over_the_wire() {
         }
     }
     let series = fixture.cloud.metrics().await.lines().count();
-    for _ in 0..broken {
+    let mut warm = 0;
+    for number in 0..broken {
+        if number == broken / 3 {
+            warm = resident();
+        }
         let mut sent = honest(&fixture, &mut rng);
         break_up(&mut sent, &mut rng);
         if let Some(text) = complaint(port.address, &sent).await {
@@ -351,6 +362,9 @@ async fn whatever_comes_over_the_wire() {
         grown < series + 400,
         "{series} lines of metrics became {grown}"
     );
+    let now = resident();
+    println!("{warm} MiB became {now}");
+    assert!(now < warm + GROWS, "{warm} MiB became {now}");
 }
 
 /// The same broken things get the same refusal, not only none.

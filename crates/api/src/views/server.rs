@@ -51,7 +51,7 @@ impl ServerView {
 }
 
 /// sha224 of project and host, so that owners can tell hosts apart without knowing them.
-fn host_id(instance: &Instance) -> String {
+pub fn host_id(instance: &Instance) -> String {
     let Some(host) = &instance.host else {
         return String::new();
     };
@@ -62,6 +62,11 @@ fn host_id(instance: &Instance) -> String {
     let written = hex::encode_to_slice(hash.finalize(), &mut text);
     debug_assert!(written.is_ok(), "a digest has 28 bytes");
     String::from_utf8(text.to_vec()).unwrap_or_default()
+}
+
+/// What the guest is called on its host.
+pub fn domain(instance: &Instance) -> String {
+    format!("instance-{:08x}", instance.number)
 }
 
 fn seconds(at: Timestamp) -> String {
@@ -205,10 +210,7 @@ impl ServerView {
         if self.sight.extended {
             out.always("OS-EXT-SRV-ATTR:host", &server.host)?;
             out.always("OS-EXT-SRV-ATTR:hypervisor_hostname", &server.node)?;
-            out.always(
-                "OS-EXT-SRV-ATTR:instance_name",
-                &format!("instance-{:08x}", server.number),
-            )?;
+            out.always("OS-EXT-SRV-ATTR:instance_name", &domain(server))?;
             out.since(
                 mv::MORE_SERVER_ATTRIBUTES,
                 "OS-EXT-SRV-ATTR:reservation_id",
