@@ -50,7 +50,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def meta_data(key, name="web-1.novalocal", password=None):
+def meta_data(key, name="web-1.novalocal", password=None, files=()):
     public = key.with_suffix(".pub").read_text().strip()
     document = {
         "uuid": UUID,
@@ -63,6 +63,10 @@ def meta_data(key, name="web-1.novalocal", password=None):
     }
     if password:
         document["admin_pass"] = password
+    if files:
+        document["files"] = [
+            {"content_path": f"/content/{number:04}", "path": path} for number, path in enumerate(files)
+        ]
     return json.dumps(document)
 
 
@@ -265,7 +269,12 @@ def test_config_drive_wins_and_sets_the_password(boot, key, tmp_path, make_drive
     tree = tmp_path / "drive"
     latest = tree / "openstack" / "latest"
     latest.mkdir(parents=True)
-    (latest / "meta_data.json").write_text(meta_data(key, name="drive", password='s3cret "x"\\'))
+    files = ["/test.txt", "srv/new folder/other.txt"]
+    told = meta_data(key, name="drive", password='s3cret "x"\\', files=files)
+    (latest / "meta_data.json").write_text(told)
+    (tree / "openstack" / "content").mkdir()
+    for number, path in enumerate(files):
+        (tree / "openstack" / "content" / f"{number:04}").write_text(f"to {path}")
     (latest / "user_data").write_text(USER_DATA)
     make_drive(tree, tmp_path / "config")
     media = "cdrom" if bus == "ide-cd" else "disk"
@@ -279,6 +288,8 @@ def test_config_drive_wins_and_sets_the_password(boot, key, tmp_path, make_drive
         made = guest.ssh(f"printf '%s' 's3cret \"x\"\\' | mkpasswd -m sha512 -P 0 -S {salt}")
         assert stored == made
         assert guest.ssh("sudo sudo -n cat /root/marker") == "user-data ran as root"
+        for path in files:
+            assert guest.ssh(f"cat '/{path}'") == f"to {path}"
         label = "CONFIG-2" if make_drive is vfat_drive else "config-2"
         found = guest.ssh(f"blkid -L {label} -o device")
         assert found.startswith("/dev/"), "a user without rights does not find it"

@@ -851,7 +851,7 @@ pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
     let i = instance;
     let sql = format!(
         "UPDATE instances SET image_id = ?, image = ?, key_name = ?, key_data = ?, user_data = ?, admin_pass = ?, \
-        display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, metadata = ?, kept = ?, progress = 0 \
+        display_name = ?, display_description = ?, hostname = ?, access_ip_v4 = ?, access_ip_v6 = ?, metadata = ?, config_drive = ?, kept = ?, progress = 0 \
         WHERE uuid = ? AND {ALIVE}"
     );
     let params: Vec<Value> = vec![
@@ -867,6 +867,7 @@ pub fn rewrite(tx: &mut Tx<'_>, instance: &Instance) -> Result<(), Error> {
         i.access_ip_v4.clone().into(),
         i.access_ip_v6.clone().into(),
         to_document(&i.metadata)?.into(),
+        i.config_drive.into(),
         to_document(&i.kept)?.into(),
         i.id.into(),
     ];

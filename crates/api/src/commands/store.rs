@@ -178,7 +178,9 @@ impl CreateServer {
         if let Some(host) = self.destination() {
             hints.insert("_host".to_owned(), host.into());
         }
+        // Files reach a guest by a config drive only.
         let drive = self.config_drive
+            || !self.files.is_empty()
             || boot_properties(&resolved.boot)
                 .and_then(|properties| properties.get("img_config_drive"))
                 .is_some_and(|wish| wish == "mandatory");

@@ -131,6 +131,10 @@ impl Rebuild {
         if let Some(certs) = &self.trusted_certs {
             server.kept.trusted_certs.clone_from(certs);
         }
+        if self.files.as_ref().is_some_and(|files| !files.is_empty()) {
+            // Files reach a guest by a config drive only.
+            server.config_drive = true;
+        }
         if let Some(key) = &self.key {
             (server.key_name, server.key_data) = key.clone().unzip();
         }

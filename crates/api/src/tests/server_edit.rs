@@ -141,6 +141,26 @@ async fn a_rebuild_brings_other_files() {
     assert!(kept.contains("/b") && !kept.contains("/a"), "{kept}");
 }
 
+/// They would not reach the guest without one.
+#[tokio::test]
+async fn files_bring_a_config_drive() {
+    let cloud = cloud().await;
+    let files = json!([{ "path": "/a", "contents": "aGFsbG8=" }]);
+    let drive = async |id: &str| {
+        let shown = cloud.get("member", 40, &format!("/servers/{id}")).await;
+        shown.json()["server"]["config_drive"].clone()
+    };
+    let new = json!({ "networks": "none", "personality": files });
+    assert_eq!(drive(&made(&cloud, new).await).await, "True");
+    let id = made(&cloud, json!({ "networks": "none" })).await;
+    assert_eq!(drive(&id).await, "");
+    let rebuild = json!({ "rebuild": { "imageRef": IMAGE, "personality": files } });
+    let action = format!("/servers/{id}/action");
+    let taken = cloud.send("member", 40, "POST", &action, rebuild).await;
+    assert_eq!(taken.status, 202, "{}", taken.text);
+    assert_eq!(drive(&id).await, "True");
+}
+
 #[tokio::test]
 async fn certificates_are_kept_and_shown() {
     let cloud = cloud().await;
