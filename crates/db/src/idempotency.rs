@@ -76,7 +76,7 @@ pub fn begin(
         let [project, user, key] = of(owner);
         let taken = [now.into(), project, user, key, kept.created_at.into()];
         // Another one may have been faster.
-        return Ok((!tx.execute_one(sql, &taken)?).then_some(kept));
+        return Ok((tx.execute(sql, &taken)? != 1).then_some(kept));
     }
     let sql = "INSERT INTO idempotency_keys (project_id, user_id, client_key, request_hash, status, created_at) \
         VALUES (?, ?, ?, ?, 0, ?)";
@@ -114,7 +114,7 @@ pub fn finish(
         key,
         attempt.into(),
     ];
-    tx.execute_one(sql, &params)
+    Ok(tx.execute(sql, &params)? == 1)
 }
 
 /// Frees the key of an attempt, because nothing was done.
