@@ -5,6 +5,7 @@
 
 use crate::guests::{self, Rules};
 use crate::neighbours::Neighbours;
+use crate::uploads;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -531,11 +532,12 @@ async fn image(
 /// The data of an image that waits for it, sent on under the service user's token.
 async fn put_image(
     State(agents): State<Agents>,
-    Path((_, id)): Path<(String, ImageId)>,
+    Path((host, id)): Path<(String, ImageId)>,
     data: Body,
 ) -> Result<StatusCode, Refusal> {
     let gateway = |error: clients::ClientError| (StatusCode::BAD_GATEWAY, error.to_string());
     let with = &agents.inner.with;
+    uploads::begins(&with.store, &agents.inner.bus, HostName(host), id).await;
     let token = with.tokens.token().await.map_err(gateway)?;
     match with
         .images

@@ -18,6 +18,7 @@ mod pulse;
 pub mod questions;
 pub mod reclaim;
 pub mod reconcile;
+mod uploads;
 pub mod view;
 
 pub use neighbours::Neighbours;

@@ -466,6 +466,35 @@ async fn server_with(cluster: &Cluster, properties: &[(&str, &str)]) -> ServerId
     server
 }
 
+/// The task states that a server has shown, in their order.
+async fn shown(cluster: &Cluster, server: ServerId) -> Vec<String> {
+    let entries = cluster.store.read(|tx| db::outbox::after(tx, 0, 1000));
+    let entries: Result<Vec<_>, sql::Error> = entries.await;
+    let of_server = entries.unwrap().into_iter();
+    of_server
+        .filter(|entry| entry.subject == server.to_string())
+        .filter_map(|entry| entry.task_state)
+        .collect()
+}
+
+#[tokio::test]
+async fn a_disk_is_copied_and_then_sent() {
+    let image = ["image_pending_upload", "image_uploading"];
+    let shelving = ["shelving_image_pending_upload", "shelving_image_uploading"];
+    for (flow, wanted) in [("snapshot", image), ("backup", image), ("shelve", shelving)] {
+        let cluster = Cluster::new(Options::default()).await;
+        let server = server_with(&cluster, &[]).await;
+        let state = cluster.first_state(flow, server);
+        cluster.act(server, flow, state).await;
+        cluster.idle().await;
+        let mut shown = shown(&cluster, server).await;
+        shown.dedup();
+        let uploads = shown.iter().filter(|state| state.contains("upload"));
+        assert_eq!(uploads.collect::<Vec<_>>(), wanted, "{flow}: {shown:?}");
+        clean(&cluster).await;
+    }
+}
+
 #[tokio::test]
 async fn an_agent_that_is_silent_or_absent_costs_a_snapshot_only_where_it_must_not() {
     type Case = (

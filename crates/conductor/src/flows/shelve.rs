@@ -290,7 +290,7 @@ impl<K: Kind> Flow for Leave<K> {
         match (step, direction) {
             (Step::Stop, Direction::Do) if state.image.is_some() => {
                 let change = Change {
-                    task_state: Some(Some(TaskState::ShelvingImageUploading)),
+                    task_state: Some(Some(TaskState::ShelvingImagePendingUpload)),
                     ..Change::default()
                 };
                 transition(tx, cx, &change, now)

@@ -230,7 +230,7 @@ impl<K: Kind> Flow for Copy<K> {
             return Ok(());
         }
         let change = Change {
-            task_state: Some(Some(TaskState::ImageUploading)),
+            task_state: Some(Some(TaskState::ImagePendingUpload)),
             ..Change::default()
         };
         transition(tx, cx, &change, Timestamp::now())
