@@ -12,6 +12,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bus::{Bell, Bus};
+use db::block_devices::BlockDevice;
 use db::hosts::Ratios;
 use db::migrations::{Bytes, Status};
 use http::StatusCode;
@@ -153,10 +154,18 @@ impl Agents {
     async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
         let wanted = host.clone();
         let waiting = move |tx: &mut sql::Tx<'_>| -> Result<_, sql::Error> {
-            let pending = db::work::pending(tx, &wanted, MOST_WORK)?;
-            Ok((pending, db::questions::open(tx, &wanted)?))
+            let mut pending = db::work::pending(tx, &wanted, MOST_WORK)?;
+            let mut with_disks = Vec::new();
+            for (work, _) in &mut pending.work {
+                if work.verb.awaits_disks() {
+                    with_disks.push(work.server);
+                }
+            }
+            let devices = db::block_devices::of_servers(tx, &with_disks)?;
+            let asked = db::questions::open(tx, &wanted)?;
+            Ok((pending, devices, asked))
         };
-        let (pending, asked) = self.inner.with.store.read(waiting).await?;
+        let (pending, devices, asked) = self.inner.with.store.read(waiting).await?;
         let mut polled = Polled::default();
         let mut new = Vec::new();
         {
@@ -191,7 +200,9 @@ impl Agents {
             unready.retain(|one, _| handed.contains(one));
         }
         for (mut work, handed) in new {
-            match self.fill_in(&mut work).await {
+            let server = work.server;
+            let devices = devices.iter().filter(|one| one.server == server);
+            match self.fill_in(&mut work, devices.collect()).await {
                 Ok(()) => polled.work.push(work),
                 Err(error) => self.put_off(host, work.server, handed, error),
             }
@@ -200,44 +211,17 @@ impl Agents {
     }
 
     /// Adds what is secret, and the disks as they are on record now. A guest must not get a drive without it.
-    async fn fill_in(&self, work: &mut Work) -> Result<(), String> {
+    async fn fill_in(&self, work: &mut Work, devices: Vec<&BlockDevice>) -> Result<(), String> {
         if let Some(sealed) = work.verb.sealed_mut() {
             let clear = self.inner.drives.open(sealed);
             *sealed = clear.ok_or("what was stored sealed cannot be opened")?;
         }
-        self.fill_in_disks(work).await?;
+        fill_in_disks(work, &devices)?;
         let Some(plan) = work.verb.plan_mut() else {
             return Ok(());
         };
         if plan.config_drive.is_some() {
             plan.config_drive = Some(self.inner.drives.files(work.server).await?);
-        }
-        Ok(())
-    }
-
-    async fn fill_in_disks(&self, work: &mut Work) -> Result<(), String> {
-        let wanted = work.verb.volume_mut();
-        if wanted.is_none() && work.verb.plan_of_disks_mut().is_none() {
-            return Ok(());
-        }
-        let server = work.server;
-        let reading = self
-            .inner
-            .with
-            .store
-            .read(move |tx| db::block_devices::of_server(tx, server));
-        let devices = reading
-            .await
-            .map_err(|error: sql::Error| error.to_string())?;
-        if let Some(plan) = work.verb.plan_of_disks_mut() {
-            plan.disks = crate::disks::of_guest(&devices);
-        }
-        if let Some((volume, disk)) = work.verb.volume_mut() {
-            let its = devices
-                .iter()
-                .find(|device| device.volume_id.as_deref() == Some(&*volume));
-            let found = its.and_then(crate::disks::of_device);
-            *disk = Some(Box::new(found.ok_or("the volume is not on record")?));
         }
         Ok(())
     }
@@ -527,6 +511,19 @@ async fn image(
         Some(body) => Ok(Response::new(body)),
         None => Err((StatusCode::NOT_FOUND, format!("image {id} has no data"))),
     }
+}
+
+fn fill_in_disks(work: &mut Work, devices: &[&BlockDevice]) -> Result<(), String> {
+    if let Some(plan) = work.verb.plan_of_disks_mut() {
+        plan.disks = crate::disks::of_guest(devices.iter().copied());
+    }
+    if let Some((volume, disk)) = work.verb.volume_mut() {
+        let mut its = devices.iter();
+        let its = its.find(|device| device.volume_id.as_deref() == Some(&*volume));
+        let found = its.and_then(|device| crate::disks::of_device(device));
+        *disk = Some(Box::new(found.ok_or("the volume is not on record")?));
+    }
+    Ok(())
 }
 
 /// The data of an image that waits for it, sent on under the service user's token.

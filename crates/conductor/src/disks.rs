@@ -5,8 +5,8 @@ use serde_json::Value;
 use types::disks::{DiskKind, GuestDisk};
 
 /// The disks beside the one made of the server's image.
-pub fn of_guest(devices: &[BlockDevice]) -> Vec<GuestDisk> {
-    devices.iter().filter_map(of_device).collect()
+pub fn of_guest<'a>(devices: impl IntoIterator<Item = &'a BlockDevice>) -> Vec<GuestDisk> {
+    devices.into_iter().filter_map(of_device).collect()
 }
 
 /// One of them; none for the image's, for a volume that is not connected, and for swap space of no size.

@@ -11,7 +11,7 @@
 //! A host that cannot build the guest is left out and the flow begins again at `choose_host`, three times at most
 //! (Nova's `scheduler.max_attempts`).
 
-use super::placing::Choice;
+use super::placing::{Asked, Choice};
 use super::{fault, idle, ports, transition, volumes};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
@@ -115,11 +115,13 @@ impl Build {
         let read = self.with.store.read(move |tx| {
             let devices = block_devices::of_server(tx, id)?;
             let server = instances::get(tx, id)?.ok_or(StepError::Fenced)?;
-            Ok::<_, StepError>((server, devices))
+            let asked = Asked::read(tx, &server)?;
+            Ok::<_, StepError>((server, devices, asked))
         });
-        let (server, devices) = read.await?;
+        let (server, devices, asked) = read.await?;
         state.no_volumes = !devices.iter().any(BlockDevice::is_volume);
-        state.choice.choose(&self.with, &server, |_| {}).await?;
+        let choosing = state.choice.choose_asked(&self.with, asked, |_| {});
+        choosing.await?;
         state.server = Some(Box::new(server));
         Ok(())
     }

@@ -14,6 +14,25 @@ const CANDIDATES: usize = 8;
 /// Hosts that may fail before the server does (Nova's `scheduler.max_attempts`).
 const ATTEMPTS: usize = 3;
 
+/// What a server asks of a host.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    request: Request,
+    /// Hosts that still have to remove something of the server.
+    debtors: Vec<HostName>,
+}
+
+impl Asked {
+    /// Of a server as it was read in this transaction.
+    pub fn read(tx: &mut Tx<'_>, server: &Instance) -> Result<Self, StepError> {
+        let mut request = wish(server)?.with_hints(server);
+        request.group = group_of(tx, server.id)?.map(|(group, _)| group);
+        request.locate(tx)?;
+        let debtors = db::work::debtors(tx, server.id)?;
+        Ok(Self { request, debtors })
+    }
+}
+
 /// What a flow knows of its server's new place.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Choice {
@@ -47,7 +66,23 @@ impl Choice {
         server: &Instance,
         more: impl FnOnce(&mut Request),
     ) -> Result<(), StepError> {
-        let mut request = self.request(with, server).await?;
+        let read = server.clone();
+        let asked = with.store.read(move |tx| Asked::read(tx, &read)).await?;
+        self.choose_asked(with, asked, more).await
+    }
+
+    /// The same, of what has been read already.
+    pub async fn choose_asked(
+        &mut self,
+        with: &Neighbours,
+        asked: Asked,
+        more: impl FnOnce(&mut Request),
+    ) -> Result<(), StepError> {
+        let Asked {
+            mut request,
+            debtors,
+        } = asked;
+        request.ignore_hosts = self.failed.iter().cloned().chain(debtors).collect();
         more(&mut request);
         self.forced = request.forced;
         self.grouped = request.group.is_some();
@@ -65,21 +100,6 @@ impl Choice {
         self.candidates = chosen.map_err(|refusal| StepError::Fail(self.no_host(&refusal)))?;
         self.candidates.truncate(CANDIDATES);
         Ok(())
-    }
-
-    /// What the server asks of a host.
-    async fn request(&self, with: &Neighbours, server: &Instance) -> Result<Request, StepError> {
-        let id = server.id;
-        let wanted = wish(server)?.with_hints(server);
-        let found = with.store.read(move |tx| {
-            let mut request = wanted.clone();
-            request.group = group_of(tx, id)?.map(|(group, _)| group);
-            request.locate(tx)?;
-            Ok::<_, sql::Error>((request, db::work::debtors(tx, id)?))
-        });
-        let (mut request, debtors) = found.await?;
-        request.ignore_hosts = self.failed.iter().cloned().chain(debtors).collect();
-        Ok(request)
     }
 
     /// Claims the first candidate that still has room for the server as it shall be; the place is noted here, and is
