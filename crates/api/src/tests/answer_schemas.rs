@@ -5,7 +5,7 @@
 
 use super::microversions::ask;
 use super::policies::oracle;
-use super::samples::{Fixture, interface, storied};
+use super::samples::storied;
 use super::server_life::{finish, host_is_up};
 use crate::route::{Route, Served, Table, Verb};
 use crate::routes::ROUTES;
@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, OnceLock};
-use types::{Microversion, ServerId, VmState};
+use types::{Microversion, VmState};
 
 /// The schema of an answer, in a range of versions.
 struct Theirs {
@@ -142,7 +142,6 @@ pub fn hold(
     headers: &HeaderMap,
     bytes: &[u8],
 ) {
-    let Some(known) = &*KNOWN else { return };
     // What Nova does not have, and what is not text.
     let other = path.contains("dry_run=") || headers.contains_key("content-encoding");
     if other || !status.is_success() {
@@ -151,6 +150,8 @@ pub fn hold(
     let Some((version, below)) = version(path, headers) else {
         return;
     };
+    let answer: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let Some(known) = &*KNOWN else { return };
     let Some(key) = row(known, method, below, sent) else {
         return;
     };
@@ -165,7 +166,6 @@ pub fn hold(
         let schema = read(&oracle().unwrap().join("schemas").join(&theirs.file));
         schemas::compile_with(&schema, &formats()).unwrap()
     });
-    let answer: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let wrong: Vec<String> = validator
         .iter_errors(&answer)
         .filter(|error| !is_excused(&theirs.file, &error.instance_path().to_string()))
@@ -328,24 +328,6 @@ const AWAITED: &[(u16, &str)] = &[
     ),
 ];
 
-/// What a host does of a flow: an interface more, and nothing works on the server any longer.
-async fn host_works(fixture: &Fixture) {
-    let id: ServerId = fixture.server.parse().unwrap();
-    let read = || {
-        let reading = fixture
-            .cloud
-            .store
-            .read(move |tx| db::instances::get(tx, id));
-        async { reading.await.unwrap().unwrap().task_id.is_some() }
-    };
-    while !read().await {
-        tokio::task::yield_now().await;
-    }
-    let give = move |tx: &mut sql::Tx<'_>| db::instances::set_network_info(tx, id, &[interface()]);
-    fixture.cloud.store.write(give).await.unwrap();
-    finish(&fixture.cloud, &fixture.server, VmState::Active).await;
-}
-
 /// Schemas of what this cloud has not: bare metal, shares, consoles, hosts that are switched from here.
 const NOT_HERE: &[&str] = &[
     "baremetal_nodes/",
@@ -385,10 +367,8 @@ pub async fn all_are_held() {
         finish(&fixture.cloud, &fixture.server, VmState::Active).await;
     }
     for (version, request) in AWAITED {
-        let id: ServerId = fixture.server.parse().unwrap();
-        let take = move |tx: &mut sql::Tx<'_>| db::instances::set_network_info(tx, id, &[]);
-        fixture.cloud.store.write(take).await.unwrap();
-        let (answer, ()) = tokio::join!(ask(&fixture, *version, request), host_works(&fixture));
+        fixture.unplug().await;
+        let answer = fixture.with_host(ask(&fixture, *version, request)).await;
         let status = answer.status;
         assert!(status.is_success(), "{request}: {status} {}", answer.text);
     }
