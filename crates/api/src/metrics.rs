@@ -158,6 +158,8 @@ struct Cloud {
     servers: Vec<Instance>,
     /// How many servers there are on each host.
     on_hosts: HashMap<String, i64>,
+    /// On how many of them something is being done.
+    at_work: HashMap<String, i64>,
     zones: HashMap<String, String>,
     aggregates: Vec<db::aggregates::Aggregate>,
     flavors: Vec<db::flavors::Record>,
@@ -186,11 +188,13 @@ async fn cloud(api: &Inner) -> Result<Cloud, sql::Error> {
             brief: true,
             ..Query::default()
         };
+        let servers = db::list::page(tx, &all)?.unwrap_or_default();
         Ok(Cloud {
             services: db::hosts::services(tx)?,
             nodes: db::hosts::nodes(tx)?,
             inventories,
-            servers: db::list::page(tx, &all)?.unwrap_or_default(),
+            at_work: servers::workloads(&servers),
+            servers,
             on_hosts: on_hosts.map(|(host, n)| (host.0, n)).collect(),
             groups,
             zones: db::aggregates::zones(tx)?,
@@ -390,7 +394,8 @@ impl Cloud {
                 on.copied().unwrap_or(0) as f64
             }),
             ("current_workload", |cloud, node| {
-                cloud.workload(node.host.as_str())
+                let on = cloud.at_work.get(node.host.as_str());
+                on.copied().unwrap_or(0) as f64
             }),
             ("vcpus_available", |cloud, node| {
                 cloud.amount(node, "VCPU").0

@@ -1,6 +1,7 @@
 //! The API as an OpenAPI 3.1 document, one for each microversion, made of the table that routes requests and of the
 //! schemas that check them. It can therefore not say anything else than what the API does.
 
+mod answers;
 mod beside;
 
 use crate::call::Reply;
@@ -165,6 +166,10 @@ fn operation(verb: &str, path: &str, rows: &[&Route], version: Microversion) -> 
     operation["description"] = guards.join("\n").into();
     if built {
         operation["responses"]["2XX"] = json!({ "description": "Done, or accepted" });
+        if let Some(schema) = answers::schema(path, version).filter(|_| verb == "get") {
+            operation["responses"]["2XX"]["content"] =
+                json!({ "application/json": { "schema": schema } });
+        }
     } else {
         operation["responses"]["501"] = json!({ "description": "Not built yet in this cloud" });
     }
@@ -228,6 +233,9 @@ fn parameter(key: &Key) -> Value {
     }
     parameter
 }
+
+#[cfg(test)]
+pub use answers::schema as of_answer;
 
 #[cfg(test)]
 mod tests {
@@ -307,6 +315,13 @@ mod tests {
         };
         assert_eq!(create("2.36"), json!(["name", "flavorRef"]));
         assert_eq!(create("latest"), json!(["name", "flavorRef", "networks"]));
+        let swap = |version| {
+            at(version)["paths"]["/flavors/{id}"]["get"]["responses"]["2XX"]["content"]["application/json"]["schema"]
+                ["properties"]["flavor"]["properties"]["swap"]["type"]
+                .clone()
+        };
+        assert_eq!(swap("2.74"), json!(["null", "string"]));
+        assert_eq!(swap("2.75"), json!(["null", "number"]));
         assert_eq!(
             (document("2.105"), document("2.0"), document("x")),
             (None, None, None)

@@ -42,20 +42,20 @@ async fn first_answers() {
             user_id: user.into(),
             key: "k".into(),
         };
+        let at = |oldest, stale, now| Times {
+            oldest: Timestamp(oldest),
+            stale: Timestamp(stale),
+            now: Timestamp(now),
+        };
+        let (first, later) = (at(5, 8, 10), at(5, 11, 12));
         let run = database.store.write(move |tx| -> Result<(), sql::Error> {
-            let at = |oldest, stale, now| Times {
-                oldest: Timestamp(oldest),
-                stale: Timestamp(stale),
-                now: Timestamp(now),
-            };
-            let (u, v, first) = (owner("u"), owner("v"), at(5, 8, 10));
+            let u = owner("u");
             let mut begin =
                 |owner: &Owner, hash: &str, times| idempotency::begin(tx, owner, hash, times);
             assert_eq!(begin(&u, "h", first)?, None, "{name}");
             let running = begin(&u, "h", first)?.unwrap();
             assert_eq!((running.status, &*running.request_hash), (0, "h"), "{name}");
             // Whoever has come to nothing for a while loses it, to the same request only.
-            let later = at(5, 11, 12);
             assert_eq!(begin(&u, "x", later)?.unwrap().status, 0, "{name}");
             assert_eq!(begin(&u, "h", later)?, None, "{name}");
             assert_eq!(
@@ -63,9 +63,17 @@ async fn first_answers() {
                 later.now,
                 "{name}"
             );
-            let late = idempotency::finish(tx, &u, first.now, 202, None, None)?;
-            assert!(!late, "{name}: it is another's");
-            idempotency::release(tx, &u, first.now)?;
+            Ok(())
+        });
+        run.await.unwrap();
+        // A unit of work of its own: in one, PostgreSQL is believed to have changed the row until the end.
+        let late = database.store.write(move |tx| -> Result<bool, sql::Error> {
+            idempotency::release(tx, &owner("u"), first.now)?;
+            idempotency::finish(tx, &owner("u"), first.now, 202, None, None)
+        });
+        assert!(!late.await.unwrap(), "{name}: it is another's");
+        let run = database.store.write(move |tx| -> Result<(), sql::Error> {
+            let (u, v) = (owner("u"), owner("v"));
             assert!(
                 idempotency::finish(tx, &u, later.now, ACCEPTED, None, None)?,
                 "{name}"

@@ -178,7 +178,7 @@ fn new_volume(inner: &mut Inner, wanted: &Value, status: &str) -> Value {
     let volume = json!({
         "id": id, "name": wanted["name"], "description": wanted["description"], "size": wanted["size"], "status": status,
         "bootable": if wanted["imageRef"].is_string() { "true" } else { "false" }, "multiattach": false,
-        "availability_zone": "nova", "metadata": wanted.get("metadata").cloned().unwrap_or_else(|| json!({})),
+        "availability_zone": "nova", "metadata": wanted.get("metadata").filter(|all| all.is_object()).cloned().unwrap_or_else(|| json!({})),
         "volume_type": "lvm", "snapshot_id": wanted["snapshot_id"], "attachments": [], "migration_status": null,
         "created_at": "2026-01-01T00:00:00.000000",
     });
@@ -258,6 +258,13 @@ fn of_volumes(
     match (method, path) {
         ("POST", []) if inner.refusing => {
             refusal(StatusCode::PAYLOAD_TOO_LARGE, "VolumeLimitExceeded")
+        }
+        ("POST", [])
+            if !document["volume"]["metadata"]
+                .as_object()
+                .is_none_or(|all| all.values().all(Value::is_string)) =>
+        {
+            refusal(StatusCode::BAD_REQUEST, "Metadata are texts.")
         }
         ("POST", []) => {
             let status = if inner.failing { "error" } else { "available" };

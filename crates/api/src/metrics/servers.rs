@@ -2,6 +2,7 @@
 
 use super::{Cloud, Page};
 use crate::views;
+use db::instances::Instance;
 use std::collections::HashMap;
 use types::states;
 
@@ -33,6 +34,16 @@ const STATUSES: [&str; 21] = [
 fn number(status: &str) -> f64 {
     let at = STATUSES.iter().position(|known| *known == status);
     at.map_or(-1.0, |at| at as f64)
+}
+
+/// Servers of each host on which something is being done.
+pub(super) fn workloads(servers: &[Instance]) -> HashMap<String, i64> {
+    let mut at_work = HashMap::new();
+    let busy = servers.iter().filter(|server| server.task_state.is_some());
+    for host in busy.filter_map(|server| server.host.as_ref()) {
+        *at_work.entry(host.0.clone()).or_default() += 1;
+    }
+    at_work
 }
 
 impl Cloud {
@@ -85,15 +96,6 @@ impl Cloud {
         }
     }
 
-    /// Servers of a host on which something is being done.
-    pub(super) fn workload(&self, host: &str) -> f64 {
-        let on = |server: &&db::instances::Instance| {
-            server.task_state.is_some()
-                && server.host.as_ref().is_some_and(|on| on.as_str() == host)
-        };
-        self.servers.iter().filter(on).count() as f64
-    }
-
     /// What projects may have and what they have. Nothing is reserved here: what is accepted counts.
     pub(super) fn write_quotas(&self, page: &mut Page) {
         let (defaults, set) = &self.limits;
@@ -135,6 +137,23 @@ impl Cloud {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::server_history::instance;
+
+    #[test]
+    fn what_hosts_work_at() {
+        let server = |host: Option<&str>, busy: bool| Instance {
+            host: host.map(Into::into),
+            task_state: busy.then_some(types::TaskState::Rebooting),
+            ..instance()
+        };
+        let all = [
+            server(Some("a"), true),
+            server(Some("a"), true),
+            server(Some("b"), false),
+            server(None, true),
+        ];
+        assert_eq!(workloads(&all), HashMap::from([("a".to_owned(), 2)]));
+    }
 
     #[test]
     fn every_status_has_a_number() {

@@ -100,7 +100,7 @@ pub async fn prepared() -> Fixture {
 }
 
 /// The server has another flavor, and waits until that is confirmed.
-async fn resized(fixture: &Fixture, id: ServerId) {
+pub async fn resized(fixture: &Fixture, id: ServerId) {
     let settle = move |tx: &mut sql::Tx<'_>| -> Result<bool, sql::Error> {
         let server = db::instances::get(tx, id)?.unwrap();
         let kept = db::instances::Kept {
@@ -118,6 +118,16 @@ async fn resized(fixture: &Fixture, id: ServerId) {
     arrived(&fixture.cloud, &fixture.server).await;
 }
 
+/// The server shows that it is on its way.
+pub async fn migrating(fixture: &Fixture, id: ServerId) {
+    let write = move |tx: &mut sql::Tx<'_>| {
+        let sql = "UPDATE instances SET task_state = 'migrating' WHERE uuid = ?";
+        tx.execute(sql, &[id.into()])
+    };
+    let set: Result<u64, sql::Error> = fixture.cloud.store.write(write).await;
+    assert_eq!(set.unwrap(), 1);
+}
+
 /// Sends a request as the lines have them.
 pub async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
     let (token, request) = match request.strip_prefix("plain: ") {
@@ -133,14 +143,7 @@ pub async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
                 "shelved_offloaded" => {
                     finish(&fixture.cloud, &fixture.server, VmState::ShelvedOffloaded).await
                 }
-                "migrating" => {
-                    let write = move |tx: &mut sql::Tx<'_>| {
-                        let sql = "UPDATE instances SET task_state = 'migrating' WHERE uuid = ?";
-                        tx.execute(sql, &[id.into()])
-                    };
-                    let set: Result<u64, sql::Error> = fixture.cloud.store.write(write).await;
-                    assert_eq!(set.unwrap(), 1);
-                }
+                "migrating" => migrating(fixture, id).await,
                 "resized" => resized(fixture, id).await,
                 "deleted" => {
                     let gone = move |tx: &mut sql::Tx<'_>| {
