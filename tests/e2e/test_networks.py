@@ -2,6 +2,9 @@
 
 import ipaddress
 
+from cloud import wait_until
+from test_servers import boot, wait_status
+
 
 def test_network_to_floating_ip(demo, name):
     network = demo.get("network", "create", name)
@@ -113,6 +116,27 @@ def test_networks_of_another_project_are_not_there(admin, demo, name):
         assert "No Network found" in demo.fails("network", "show", name)
     finally:
         admin.run("network", "delete", name)
+
+
+def test_a_server_on_a_network_without_port_security(demo_sdk, image, name):
+    """Nobody asked for a security group, so there is none; one that is asked for cannot be had."""
+    network = demo_sdk.network.create_network(name=name, is_port_security_enabled=False)
+    demo_sdk.network.create_subnet(network_id=network.id, ip_version=4, cidr="10.32.0.0/24")
+    group = demo_sdk.network.create_security_group(name=name)
+    server = boot(demo_sdk, name, image, networks=[{"uuid": network.id}])
+    wait_status(demo_sdk, server.id, "ACTIVE")
+    ports = list(demo_sdk.network.ports(device_id=server.id))
+    assert [port.security_group_ids for port in ports] == [[]]
+    refused = boot(demo_sdk, name, image, networks=[{"uuid": network.id}], security_groups=[{"name": name}])
+    fault = wait_status(demo_sdk, refused.id, "ERROR").fault
+    assert "Port security must be enabled" in fault["message"], fault
+    for one in (server, refused):
+        demo_sdk.compute.delete_server(one.id)
+        demo_sdk.compute.wait_for_delete(one)
+    for one in (server, refused):
+        wait_until(lambda one=one: not list(demo_sdk.network.ports(device_id=one.id)), 30, "no ports")
+    demo_sdk.network.delete_security_group(group.id)
+    demo_sdk.network.delete_network(network.id)
 
 
 def test_agents_extensions_and_quota(admin, demo):

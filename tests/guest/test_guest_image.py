@@ -218,6 +218,7 @@ def test_openstack_metadata_and_tools(boot, key):
         assert " dev eth0 " in guest.ssh("ip route get 203.0.113.1")
         made = "truncate -s 8M /tmp/disk && sudo mkfs -t vfat /tmp/disk >/dev/null"
         assert guest.ssh(f"{made} && blkid -p -o value -s TYPE /tmp/disk") == "vfat"
+        guest.ssh("ping -c 1 -w 5 127.0.0.1 && ping -6 -c 1 -w 5 ::1")
         assert guest.ssh("cat /var/run/udhcpc.eth0.pid").isdigit()
         assert guest.ssh("whoami", password=True) == "cirros"
         assert guest.ask_agent("guest-ping") == {"return": {}}

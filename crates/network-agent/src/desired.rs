@@ -93,7 +93,7 @@ pub struct Space {
     pub sysctls: Vec<(String, String)>,
     /// Packet rules.
     pub ruleset: Ruleset,
-    /// DHCP and DNS server.
+    /// DHCP and DNS server, or what speaks to the guests of IPv6 subnets for a router.
     pub dnsmasq: Option<Dnsmasq>,
     /// Where the metadata proxy listens.
     pub metadata: Option<SocketAddr>,
@@ -278,7 +278,7 @@ fn add_router(
             .collect(),
         sysctls: router::sysctls(router),
         ruleset: router::ruleset(router),
-        dnsmasq: None,
+        dnsmasq: dnsmasq::advertiser(config, router, networks),
         metadata: Some(SocketAddr::from((
             Ipv4Addr::UNSPECIFIED,
             names::METADATA_PORT,

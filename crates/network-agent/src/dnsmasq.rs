@@ -1,15 +1,18 @@
-//! The DHCP and DNS server of a network: its configuration and host files, as text. Pure.
+//! The DHCP and DNS server of a network, and what speaks to the guests of IPv6 subnets for a router: configuration and
+//! host files, as text. Pure.
 //!
 //! New guests are files dropped into folders that dnsmasq watches (`dhcp-hostsdir`,
 //! `dhcp-optsdir`, `hostsdir`); a changed configuration, or a guest that went, restarts it. It
 //! keeps no lease file: every lease is static, so a fresh server confirms what guests hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use types::network_wanted::{DhcpHost, DhcpPort, ExtraDhcpOpt, Network, Subnet};
+use types::network_wanted::{
+    Advertised, DhcpHost, DhcpPort, ExtraDhcpOpt, Network, Router, Subnet,
+};
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -60,6 +63,70 @@ pub fn desired(config: &Config, network: &Network, dhcp: &DhcpPort) -> Dnsmasq {
         dir,
         files,
     }
+}
+
+/// Works out the server of a router: it tells guests of IPv6 subnets that the router is there and how they get their
+/// addresses. None where no subnet wants that.
+#[must_use]
+pub fn advertiser(
+    config: &Config,
+    router: &Router,
+    networks: &BTreeMap<Uuid, &Network>,
+) -> Option<Dnsmasq> {
+    let dir = folder(config, &router.id);
+    let mut text = format!(
+        "pid-file={}/pid\nport=0\nexcept-interface=lo\nbind-interfaces\nleasefile-ro\nenable-ra\n",
+        dir.display()
+    );
+    let mut lines = BTreeSet::new();
+    for interface in &router.interfaces {
+        let subnets = networks.get(&interface.network_id);
+        let subnet = subnets.and_then(|network| {
+            let mut subnets = network.subnets.iter();
+            subnets.find(|subnet| subnet.cidr.contains(&interface.ip))
+        });
+        if let Some(subnet) = subnet
+            && router.admin_state_up
+            && advertised_text(subnet, &mut lines)
+        {
+            let name = names::router_interface(&interface.port_id);
+            lines.insert(format!("interface={name}"));
+        }
+    }
+    for one in &lines {
+        line(&mut text, format_args!("{one}"));
+    }
+    (!lines.is_empty()).then_some(Dnsmasq {
+        dir,
+        config: text,
+        files: BTreeMap::new(),
+    })
+}
+
+/// What a router says of a subnet; false if it says nothing.
+fn advertised_text(subnet: &Subnet, lines: &mut BTreeSet<String>) -> bool {
+    let (Some(advertised), ipnet::IpNet::V6(cidr)) = (subnet.advertised, subnet.cidr) else {
+        return false;
+    };
+    // Half of an address that a guest makes is its own.
+    if cidr.prefix_len() != 64 {
+        return false;
+    }
+    let (tag, network) = (subnet_tag(&subnet.id), cidr.network());
+    let mode = match advertised {
+        Advertised::Slaac => "ra-only",
+        Advertised::SlaacAndDhcp => "ra-stateless",
+    };
+    lines.insert(format!("dhcp-range=set:{tag},{network},{mode},64"));
+    let servers = subnet.dns_nameservers.iter().filter(|ip| ip.is_ipv6());
+    let servers: Vec<String> = servers.map(|ip| format!("[{ip}]")).collect();
+    if !servers.is_empty() {
+        let servers = servers.join(",");
+        lines.insert(format!(
+            "dhcp-option=tag:{tag},option6:dns-server,{servers}"
+        ));
+    }
+    true
 }
 
 fn subnet_tag(subnet: &Uuid) -> String {

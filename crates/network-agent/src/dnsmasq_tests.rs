@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::config::{CloudId, Secret};
-use types::network_wanted::{Mac, Route, SubnetIp};
+use types::network_wanted::{Mac, Route, RouterInterface, SubnetIp};
 
 const SUBNET: Uuid = Uuid::from_u128(7);
 
@@ -29,6 +29,7 @@ fn network() -> Network {
         enable_dhcp: true,
         dns_nameservers: vec![],
         host_routes: vec![],
+        advertised: None,
     };
     let own = SubnetIp {
         subnet_id: SUBNET,
@@ -152,4 +153,70 @@ fn hostile_words_never_reach_a_file() {
         "{:?}",
         server.files
     );
+}
+
+#[test]
+fn what_a_router_tells_the_guests_of_ipv6_subnets() {
+    let config = Config::new(CloudId::new("c1").unwrap(), "h1", Secret::new("s"));
+    let mut network = network();
+    let six = |number: u128, advertised: Option<Advertised>| Subnet {
+        id: Uuid::from_u128(number),
+        cidr: format!("2001:db8:0:{number:x}::/64").parse().unwrap(),
+        gateway_ip: None,
+        enable_dhcp: true,
+        dns_nameservers: vec![
+            "192.0.2.53".parse().unwrap(),
+            "2001:db8::53".parse().unwrap(),
+        ],
+        host_routes: vec![],
+        advertised,
+    };
+    network.subnets.extend([
+        six(8, Some(Advertised::Slaac)),
+        six(9, Some(Advertised::SlaacAndDhcp)),
+        six(10, None),
+    ]);
+    let interface = |port: u128, ip: &str, prefix: u8| RouterInterface {
+        port_id: Uuid::from_u128(port << 96),
+        network_id: network.id,
+        ip: ip.parse().unwrap(),
+        prefix,
+        mac: Mac([2; 6]),
+    };
+    let mut router = Router {
+        id: Uuid::from_u128(3),
+        project_id: "p".into(),
+        admin_state_up: true,
+        interfaces: vec![
+            interface(1, "10.0.0.1", 24),
+            interface(2, "2001:db8:0:8::1", 64),
+            interface(2, "2001:db8:0:9::1", 64),
+            interface(3, "2001:db8:0:a::1", 64),
+        ],
+        gateway: None,
+        routes: vec![],
+        floating_ips: vec![],
+    };
+    let networks = BTreeMap::from([(network.id, &network)]);
+    let server = advertiser(&config, &router, &networks).unwrap();
+    let text = &server.config;
+    let wanted = [
+        "dhcp-option=tag:s00000000000000000000000000000008,option6:dns-server,[2001:db8::53]",
+        "dhcp-option=tag:s00000000000000000000000000000009,option6:dns-server,[2001:db8::53]",
+        "dhcp-range=set:s00000000000000000000000000000008,2001:db8:0:8::,ra-only,64",
+        "dhcp-range=set:s00000000000000000000000000000009,2001:db8:0:9::,ra-stateless,64",
+        "interface=qr-00000002-00",
+    ];
+    let said: Vec<&str> = text
+        .lines()
+        .skip_while(|line| *line != "enable-ra")
+        .collect();
+    assert_eq!(said[1..], wanted, "{text}");
+    assert!(text.contains("\nport=0\n"), "names are not its business");
+
+    router.admin_state_up = false;
+    assert_eq!(advertiser(&config, &router, &networks), None);
+    router.admin_state_up = true;
+    router.interfaces.truncate(1);
+    assert_eq!(advertiser(&config, &router, &networks), None);
 }

@@ -32,6 +32,7 @@ fn network(id: Uuid, external: bool, cidr: &str) -> Network {
         enable_dhcp: true,
         dns_nameservers: vec![],
         host_routes: vec![],
+        advertised: None,
     };
     let dhcp = DhcpPort {
         port_id: Uuid::from_u128(8),

@@ -29,6 +29,7 @@ fn network(id: Uuid, external: bool, cidr: &str, gateway: &str) -> Network {
         enable_dhcp: !external,
         dns_nameservers: vec![],
         host_routes: vec![],
+        advertised: None,
     };
     let dhcp = DhcpPort {
         port_id: Uuid::from_u128(8),

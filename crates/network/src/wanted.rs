@@ -301,6 +301,11 @@ fn subnet(doc: &Doc) -> Option<w::Subnet> {
             .filter_map(|ip| parse(ip))
             .collect(),
         host_routes: doc.list("host_routes").iter().filter_map(route).collect(),
+        advertised: match doc.text("ipv6_ra_mode") {
+            "slaac" => Some(w::Advertised::Slaac),
+            "dhcpv6-stateless" => Some(w::Advertised::SlaacAndDhcp),
+            _ => None,
+        },
     })
 }
 

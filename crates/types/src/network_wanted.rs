@@ -137,6 +137,19 @@ pub struct Subnet {
     /// Further routes handed to guests.
     #[serde(default)]
     pub host_routes: Vec<Route>,
+    /// What routers say of the subnet to its guests (`ipv6_ra_mode`); absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertised: Option<Advertised>,
+}
+
+/// How guests of an IPv6 subnet get what they need (RFC 4861, 4862). Addresses by DHCPv6 are not here: nobody gives any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Advertised {
+    /// They make their addresses themselves.
+    Slaac,
+    /// So they do, and ask by DHCPv6 for the rest.
+    SlaacAndDhcp,
 }
 
 /// A route to `destination` through `nexthop`.

@@ -79,11 +79,11 @@ async fn wanted(
             .as_deref()
             .unwrap_or(crate::view::DEFAULT_ZONE)
     );
-    let groups: Vec<String> = instance
-        .security_groups
-        .iter()
-        .map(|group| group.id.clone())
-        .collect();
+    let groups: Vec<String> = match instance.security_groups.as_slice() {
+        // The network service's to give: to a port without port security it gives none, and refuses one.
+        [only] if only.name == "default" => Vec::new(),
+        groups => groups.iter().map(|group| group.id.clone()).collect(),
+    };
     let mut interfaces = Vec::new();
     for one in &wanted {
         let (port, preexisting, tag) = match one {
