@@ -155,6 +155,7 @@ impl Cloud {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::tests::server_history::instance;
 
