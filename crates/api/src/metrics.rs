@@ -8,8 +8,6 @@ use crate::route::Route;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use db::hosts::{Node, Service};
-use db::instances::Instance;
-use db::list::{Condition, Query};
 use db::placement::Inventory;
 use http::{StatusCode, header};
 use std::collections::{BTreeMap, HashMap};
@@ -154,12 +152,9 @@ struct Cloud {
     services: Vec<Service>,
     nodes: Vec<Node>,
     inventories: HashMap<Uuid, Vec<Inventory>>,
-    /// All that are not gone, without their documents.
-    servers: Vec<Instance>,
+    servers: servers::Servers,
     /// How many servers there are on each host.
     on_hosts: HashMap<String, i64>,
-    /// On how many of them something is being done.
-    at_work: HashMap<String, i64>,
     zones: HashMap<String, String>,
     aggregates: Vec<db::aggregates::Aggregate>,
     flavors: Vec<db::flavors::Record>,
@@ -182,19 +177,11 @@ async fn cloud(api: &Inner) -> Result<Cloud, sql::Error> {
         for group in db::server_groups::list(tx, None)? {
             *groups.entry(group.project_id).or_default() += 1;
         }
-        let all = Query {
-            conditions: vec![Condition::Removed(false)],
-            order: vec![(db::list::Column::Number, false)],
-            brief: true,
-            ..Query::default()
-        };
-        let servers = db::list::page(tx, &all)?.unwrap_or_default();
         Ok(Cloud {
             services: db::hosts::services(tx)?,
             nodes: db::hosts::nodes(tx)?,
             inventories,
-            at_work: servers::workloads(&servers),
-            servers,
+            servers: servers::Servers::read(tx)?,
             on_hosts: on_hosts.map(|(host, n)| (host.0, n)).collect(),
             groups,
             zones: db::aggregates::zones(tx)?,
@@ -285,7 +272,7 @@ impl Cloud {
         page.gauge(
             "openstack_nova_total_vms",
             "total_vms",
-            &count(self.servers.len()),
+            &count(self.servers.count),
         );
         page.gauge(
             "kilonova_tasks_open",
@@ -294,7 +281,7 @@ impl Cloud {
         );
         self.write_services(api, page);
         self.write_hosts(api, page);
-        self.write_servers(page);
+        self.servers.write(page);
     }
 
     fn write_flavors(&self, page: &mut Page) {
@@ -394,7 +381,7 @@ impl Cloud {
                 on.copied().unwrap_or(0) as f64
             }),
             ("current_workload", |cloud, node| {
-                let on = cloud.at_work.get(node.host.as_str());
+                let on = cloud.servers.at_work.get(node.host.as_str());
                 on.copied().unwrap_or(0) as f64
             }),
             ("vcpus_available", |cloud, node| {

@@ -3,6 +3,7 @@
 use super::{Cloud, Page};
 use crate::views;
 use db::instances::Instance;
+use db::list::{Column, Condition, Query};
 use std::collections::HashMap;
 use types::states;
 
@@ -36,66 +37,84 @@ fn number(status: &str) -> f64 {
     at.map_or(-1.0, |at| at as f64)
 }
 
-/// Servers of each host on which something is being done.
-pub(super) fn workloads(servers: &[Instance]) -> HashMap<String, i64> {
-    let mut at_work = HashMap::new();
-    let busy = servers.iter().filter(|server| server.task_state.is_some());
-    for host in busy.filter_map(|server| server.host.as_ref()) {
-        *at_work.entry(host.0.clone()).or_default() += 1;
+/// Servers that are read and written at once: of a large cloud only the lines are kept.
+const AT_ONCE: u64 = 1000;
+
+/// What is shown of all servers that are not gone.
+#[derive(Default)]
+pub(super) struct Servers {
+    pub(super) count: usize,
+    /// On how many of each host something is being done.
+    pub(super) at_work: HashMap<String, i64>,
+    statuses: Page,
+    disks: Page,
+}
+
+impl Servers {
+    pub(super) fn read(tx: &mut sql::Tx<'_>) -> Result<Self, sql::Error> {
+        let mut all = Self::default();
+        let mut query = Query {
+            conditions: vec![Condition::Removed(false)],
+            order: vec![(Column::Number, false)],
+            limit: Some(AT_ONCE),
+            brief: true,
+            ..Query::default()
+        };
+        while let Some(page) = db::list::page(tx, &query)? {
+            page.iter().for_each(|server| all.add(server));
+            match page.last() {
+                Some(last) if page.len() as u64 == AT_ONCE => query.after = Some(last.id),
+                _ => break,
+            }
+        }
+        Ok(all)
     }
-    at_work
+
+    fn add(&mut self, server: &Instance) {
+        self.count += 1;
+        if let Some(host) = server.host.as_ref().filter(|_| server.task_state.is_some()) {
+            *self.at_work.entry(host.0.clone()).or_default() += 1;
+        }
+        let status = states::status(server.vm_state, server.task_state);
+        let (id, host_id) = (server.id.to_string(), views::server::host_id(server));
+        let domain = views::server::domain(server);
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let labels = [
+            ("id", id.as_str()),
+            ("status", status),
+            ("name", &server.display_name),
+            ("tenant_id", server.project_id.as_str()),
+            ("user_id", server.user_id.as_str()),
+            ("address_ipv4", &text(&server.access_ip_v4)),
+            ("address_ipv6", &text(&server.access_ip_v6)),
+            ("host_id", &host_id),
+            ("hypervisor_hostname", &text(&server.node)),
+            ("uuid", &id),
+            ("availability_zone", &text(&server.availability_zone)),
+            ("flavor_id", server.flavor.id.as_str()),
+            ("instance_libvirt", &domain),
+        ];
+        self.statuses
+            .value("openstack_nova_server_status", &labels, number(status));
+        let labels = [
+            ("name", server.display_name.as_str()),
+            ("id", &id),
+            ("tenant_id", server.project_id.as_str()),
+        ];
+        let size = f64::from(server.flavor.root_gb + server.flavor.ephemeral_gb);
+        self.disks
+            .value("openstack_nova_server_local_gb", &labels, size);
+    }
+
+    pub(super) fn write(&self, page: &mut Page) {
+        page.kind("openstack_nova_server_status", "gauge", "server_status");
+        page.0.push_str(&self.statuses.0);
+        page.kind("openstack_nova_server_local_gb", "gauge", "server_local_gb");
+        page.0.push_str(&self.disks.0);
+    }
 }
 
 impl Cloud {
-    /// One line for each server that is not gone, two with its disk.
-    pub(super) fn write_servers(&self, page: &mut Page) {
-        page.kind("openstack_nova_server_status", "gauge", "server_status");
-        for server in &self.servers {
-            let status = states::status(server.vm_state, server.task_state);
-            let (id, host_id) = (server.id.to_string(), views::server::host_id(server));
-            let domain = views::server::domain(server);
-            let labels = [
-                ("id", id.as_str()),
-                ("status", status),
-                ("name", &server.display_name),
-                ("tenant_id", server.project_id.as_str()),
-                ("user_id", server.user_id.as_str()),
-                (
-                    "address_ipv4",
-                    server.access_ip_v4.as_deref().unwrap_or_default(),
-                ),
-                (
-                    "address_ipv6",
-                    server.access_ip_v6.as_deref().unwrap_or_default(),
-                ),
-                ("host_id", &host_id),
-                (
-                    "hypervisor_hostname",
-                    server.node.as_deref().unwrap_or_default(),
-                ),
-                ("uuid", &id),
-                (
-                    "availability_zone",
-                    server.availability_zone.as_deref().unwrap_or_default(),
-                ),
-                ("flavor_id", server.flavor.id.as_str()),
-                ("instance_libvirt", &domain),
-            ];
-            page.value("openstack_nova_server_status", &labels, number(status));
-        }
-        page.kind("openstack_nova_server_local_gb", "gauge", "server_local_gb");
-        for server in &self.servers {
-            let id = server.id.to_string();
-            let labels = [
-                ("name", server.display_name.as_str()),
-                ("id", &id),
-                ("tenant_id", server.project_id.as_str()),
-            ];
-            let size = server.flavor.root_gb + server.flavor.ephemeral_gb;
-            page.value("openstack_nova_server_local_gb", &labels, f64::from(size));
-        }
-    }
-
     /// What projects may have and what they have. Nothing is reserved here: what is accepted counts.
     pub(super) fn write_quotas(&self, page: &mut Page) {
         let (defaults, set) = &self.limits;
@@ -136,8 +155,30 @@ impl Cloud {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::tests::server_history::instance;
+
+    #[tokio::test]
+    async fn all_are_read_page_by_page() {
+        let store = sql::Store::temporary().await.unwrap();
+        db::migrate(&store).await.unwrap();
+        let write = store.write(|tx| -> Result<(), sql::Error> {
+            for _ in 0..=AT_ONCE {
+                let server = Instance {
+                    id: types::ServerId::random(),
+                    ..instance()
+                };
+                db::instances::insert(tx, &server)?;
+            }
+            Ok(())
+        });
+        write.await.unwrap();
+        let all = store.read(Servers::read).await.unwrap();
+        assert_eq!(all.count as u64, AT_ONCE + 1);
+        assert_eq!(all.statuses.0.lines().count(), all.count);
+        assert_eq!(all.disks.0.lines().count(), all.count);
+    }
 
     #[test]
     fn what_hosts_work_at() {
@@ -152,7 +193,10 @@ mod tests {
             server(Some("b"), false),
             server(None, true),
         ];
-        assert_eq!(workloads(&all), HashMap::from([("a".to_owned(), 2)]));
+        let mut servers = Servers::default();
+        all.iter().for_each(|server| servers.add(server));
+        assert_eq!(servers.count, 4);
+        assert_eq!(servers.at_work, HashMap::from([("a".to_owned(), 2)]));
     }
 
     #[test]
