@@ -1,5 +1,6 @@
 //! A whole cloud in one process.
 
+use crate::accepted::{new_instance, shown_while};
 use crate::host::Host;
 use crate::images::Images;
 use crate::network::{NETWORK, Network};
@@ -24,12 +25,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use types::disks::{Destination, Source};
-use types::server::{Flavor, WantedInterface, WantedNetworks};
-use types::{GroupId, PowerState, ServerId, TaskState, Timestamp, VmState};
+use types::server::{Flavor, WantedInterface};
+use types::{GroupId, ServerId, Timestamp};
 
 /// The project of all servers that a cluster makes.
 pub const PROJECT: &str = "demo";
-const USER: &str = "tester";
+pub(crate) const USER: &str = "tester";
 pub(crate) const BY: Requester<'static> = Requester {
     request_id: "req-1",
     user_id: USER,
@@ -912,91 +913,5 @@ fn given_volume(server: ServerId, volume: &str) -> BlockDevice {
     BlockDevice {
         volume_id: Some(volume.to_owned()),
         ..BlockDevice::new(server, Source::Volume, Destination::Volume)
-    }
-}
-
-/// What a server shows while a flow works on it.
-fn shown_while(flow: &str, hard: bool) -> Option<TaskState> {
-    Some(match flow {
-        accept::START => TaskState::PoweringOn,
-        accept::STOP => TaskState::PoweringOff,
-        accept::REBOOT if hard => TaskState::RebootingHard,
-        accept::REBOOT => TaskState::Rebooting,
-        accept::PAUSE => TaskState::Pausing,
-        accept::UNPAUSE => TaskState::Unpausing,
-        accept::SUSPEND => TaskState::Suspending,
-        accept::RESUME => TaskState::Resuming,
-        accept::SOFT_DELETE => TaskState::SoftDeleting,
-        accept::RESTORE => TaskState::Restoring,
-        accept::RESCUE => TaskState::Rescuing,
-        accept::UNRESCUE => TaskState::Unrescuing,
-        accept::REBUILD => TaskState::Rebuilding,
-        accept::SNAPSHOT | accept::SNAPSHOT_VOLUMES => TaskState::ImageSnapshotPending,
-        accept::BACKUP => TaskState::ImageBackup,
-        accept::CHANGE_PASSWORD => TaskState::UpdatingPassword,
-        accept::EVACUATE => TaskState::Rebuilding,
-        accept::LIVE_MIGRATION => TaskState::Migrating,
-        accept::SHELVE => TaskState::Shelving,
-        accept::RESIZE => TaskState::ResizePrep,
-        accept::CONFIRM_RESIZE => TaskState::ResizeConfirming,
-        accept::REVERT_RESIZE => TaskState::ResizeReverting,
-        accept::SHELVE_OFFLOAD => TaskState::ShelvingOffloading,
-        accept::UNSHELVE | accept::UNSHELVE_IN_PLACE => TaskState::Unshelving,
-        _ => return None,
-    })
-}
-
-fn new_instance() -> Instance {
-    Instance {
-        number: 0,
-        id: ServerId::random(),
-        project_id: PROJECT.into(),
-        user_id: USER.into(),
-        display_name: "server".to_owned(),
-        description: None,
-        hostname: "server".to_owned(),
-        vm_state: VmState::Building,
-        task_state: Some(TaskState::Scheduling),
-        power_state: PowerState::NoState,
-        generation: 0,
-        task_id: None,
-        host: None,
-        node: None,
-        node_id: None,
-        availability_zone: None,
-        pinned_zone: None,
-        launched_on: None,
-        flavor: Cluster::flavor(),
-        image: None,
-        key_name: None,
-        key_data: None,
-        user_data: None,
-        config_drive: false,
-        access_ip_v4: None,
-        access_ip_v6: None,
-        metadata: BTreeMap::new(),
-        networks: WantedNetworks::These(vec![WantedInterface::Network {
-            network_id: NETWORK.to_owned(),
-            fixed_ip: None,
-            tag: None,
-        }]),
-        network_info: Vec::new(),
-        security_groups: Vec::new(),
-        scheduler_hints: serde_json::json!({}),
-        admin_pass: None,
-        locked: false,
-        locked_by: None,
-        locked_reason: None,
-        reservation_id: "r-00000001".to_owned(),
-        launch_index: 0,
-        root_device_name: Some("/dev/vda".to_owned()),
-        progress: 0,
-        fault: None,
-        created_at: Timestamp::now(),
-        updated_at: None,
-        launched_at: None,
-        terminated_at: None,
-        deleted: false,
-        kept: db::instances::Kept::default(),
     }
 }

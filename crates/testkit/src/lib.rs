@@ -5,6 +5,7 @@
 //! that should not be.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod accepted;
 mod audit;
 mod beats;
 mod cluster;
