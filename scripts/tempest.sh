@@ -17,7 +17,7 @@ cargo build --locked --package kilonova
 export KILONOVA_BINARY=${KILONOVA_BINARY:-$BINARY} PYTHONDONTWRITEBYTECODE=1
 python=$cache/venv-tempest/bin/python
 case " $* " in
-*" --hypervisor real "*)
+*" --hypervisor real "* | *" --hypervisor hosts "*)
     scripts/install-packages.sh run
     scripts/guest-image/build.sh "$target/guest.qcow2"
     # Bridges and namespaces are the machine's own: one suite at a time.

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Others' verdict: Tempest against a cloud of its own.
 
-    run.py [compute|smoke|fast|identity|image|network|volume|all|REGEX] [--hypervisor sim|real] [--ssh]
+    run.py [compute|smoke|fast|identity|image|network|volume|all|REGEX] [--hypervisor sim|real|hosts] [--ssh]
 
-Starts `kilonova up` in a temporary home on free ports, finds what the cloud has, writes tempest.conf from cloud.ini and
-that, runs, and prints every failure and the counts. The exit code is 0 when all is as expected.txt says: no failure
-that it does not name, no skip that it gives no reason for. `fast` is the selection of fast.txt, for `make test`.
+Starts `kilonova up` in a temporary home on free ports (with `hosts` a process for each service, and three hosts with
+real guests in namespaces), finds what the cloud has, writes tempest.conf from cloud.ini and that, runs, and prints every
+failure and the counts. The exit code is 0 when all is as expected.txt says: no failure that it does not name, no skip
+that it gives no reason for. `fast` is the selection of fast.txt, for `make test`.
 
 Needs the environment of scripts/requirements-tempest.txt; `make tempest` makes it.
 """
@@ -32,6 +33,8 @@ import yaml
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
 from cloud import Cloud, wait_until  # noqa: E402
+from hosts import Wire  # noqa: E402
+from hosts_cloud import HostsCloud  # noqa: E402
 
 SETS = {
     "compute": r"^tempest\.(api\.compute|serial_tests)",
@@ -44,6 +47,7 @@ SETS = {
 }
 # Simulated guests have no SSH server.
 HOSTS = 3
+PATIENT = {"DEFAULT": {"service_down_time": 60}}
 # It has the network service make a network for a project that finds none, and skips itself where one is shared.
 ALONE = "tempest.api.compute.admin.test_auto_allocate_network.AutoAllocateNetworkTest"
 Expected = collections.namedtuple("Expected", "verdict pattern reason")
@@ -87,7 +91,9 @@ class Findings:
         yield from self.volume()
 
     def compute(self):
-        images = sorted((i for i in self.sdk.image.images() if i.status == "active"), key=lambda i: i.name)
+        images = sorted(
+            (i for i in self.sdk.image.images(visibility="public") if i.status == "active"), key=lambda i: i.name
+        )
         flavors = sorted((f for f in self.sdk.compute.flavors() if f.disk), key=lambda f: (f.disk, f.ram))
         kinds = {h.hypervisor_type for h in self.sdk.compute.hypervisors(details=True)}
         hosts = [s for s in self.sdk.compute.services() if s.binary == "nova-compute" and s.state == "up"]
@@ -96,6 +102,9 @@ class Findings:
         yield "compute", "flavor_ref", flavors[0].id
         yield "compute", "flavor_ref_alt", flavors[1].id
         yield "compute", "min_compute_nodes", len(hosts)
+        if len(hosts) > 1:
+            yield "compute", "migration_source_host", hosts[0].host
+            yield "compute", "migration_dest_host", hosts[1].host
         yield "compute", "hypervisor_type", kinds.pop()
 
     def network(self):
@@ -133,10 +142,13 @@ def configure(path, workspace, cloud, arguments):
     if arguments.guest_image:
         # Scenarios upload it by themselves.
         found.append(("scenario", "img_file", arguments.guest_image.resolve()))
-    if arguments.hypervisor == "real":
+    if arguments.hypervisor != "sim":
         # Guests are emulated, perhaps: polling takes their time, and they need more of it.
         for section in ("compute", "image", "network", "volume"):
             found += [(section, "build_interval", 1), (section, "build_timeout", 300)]
+        found.append(("validation", "ssh_timeout", 300))
+        # The test asks a guest that still boots, and takes the address away that the rest of its class logs in at.
+        found.append(("compute-feature-enabled", "change_password", False))
     for section, option, value in found:
         if section != "DEFAULT" and not config.has_section(section):
             config.add_section(section)
@@ -167,9 +179,10 @@ def selections(arguments):
     return every
 
 
-def run(workspace, arguments, selection):
+def run(workspace, arguments, selection, inside):
     """Runs Tempest; gives {test: (status, seconds, text)}."""
     command = [
+        *inside,
         str(pathlib.Path(sys.executable).parent / "tempest"), "run", *selection, "--subunit",
         "--concurrency", str(arguments.concurrency),
     ]  # fmt: skip
@@ -236,7 +249,7 @@ def judge(results, expected):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", default="compute", help="a set, or a regular expression over names of tests")
-    parser.add_argument("--hypervisor", choices=("sim", "real"), default="sim")
+    parser.add_argument("--hypervisor", choices=("sim", "real", "hosts"), default="sim")
     parser.add_argument("--ssh", action="store_true", help="log in to guests (real ones)")
     parser.add_argument("--concurrency", type=int, default=2)
     parser.add_argument("--guest-image", type=pathlib.Path, help="what real guests boot")
@@ -253,8 +266,29 @@ def prepare(cloud, arguments):
     for name in ("cirros-kilonova-disk", "cirros-kilonova-alt-disk"):
         sdk.create_image(
             name, filename=str(arguments.guest_image), disk_format="qcow2", container_format="bare",
-            visibility="public", wait=True,
+            visibility="public", wait=True, hw_qemu_guest_agent="yes", os_admin_user="cirros",
         )  # fmt: skip
+
+
+def start(arguments, cleanup):
+    """A cloud that is ready, and the beginning of a command line that can reach its floating addresses."""
+    if arguments.hypervisor != "hosts":
+        hypervisor = "libvirt" if arguments.hypervisor == "real" else "sim"
+        cloud = Cloud(tempfile.mkdtemp(prefix="kilonova-e2e-"), hypervisor, hosts=HOSTS)
+        cleanup.callback(cloud.discard)
+        cloud.start()
+        return cloud, []
+    keys = pathlib.Path(tempfile.mkdtemp(prefix="kilonova-key-"))
+    cleanup.callback(shutil.rmtree, keys, ignore_errors=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / "key")], check=True)
+    wire = Wire(f"kw{os.getpid() % 100000}", f"198.18.{os.getpid() % 250}")
+    cleanup.callback(wire.discard)
+    # Emulated guests leave a host little time to say that it is there.
+    here = HostsCloud(wire, tempfile.mkdtemp(prefix="kilonova-e2e-hosts-"), keys / "key", more=PATIENT)
+    cleanup.callback(here.discard)
+    here.start(arguments.guest_image)
+    gateway, _ = here.gateway()
+    return here.roles, ["nsenter", "-t", str(gateway.pid), "-n", "--"]
 
 
 def share_nothing(sdk):
@@ -277,10 +311,7 @@ def main():
         workspace = out / "workspace"
         shutil.rmtree(workspace, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
-        hypervisor = "libvirt" if arguments.hypervisor == "real" else "sim"
-        cloud = Cloud(tempfile.mkdtemp(prefix="kilonova-e2e-"), hypervisor, hosts=HOSTS)
-        cleanup.callback(cloud.discard)
-        cloud.start()
+        cloud, inside = start(arguments, cleanup)
         prepare(cloud, arguments)
         prepare_workspace(workspace)
         sdk = cloud.client("kilonova").sdk()
@@ -291,7 +322,7 @@ def main():
         for turn, selection in enumerate(selections(arguments)):
             if turn == 1:
                 share_nothing(sdk)
-            results.update(run(workspace, arguments, selection))
+            results.update(run(workspace, arguments, selection, inside))
         if not results:
             raise SystemExit(f"Tempest ran no test:\n{(workspace / 'run.err').read_text()[-2000:]}")
         fine = judge(results, expected)
