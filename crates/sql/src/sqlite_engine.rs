@@ -1,4 +1,5 @@
-//! SQLite: one writer thread that commits many units of work at once, and reader threads with snapshots.
+//! SQLite: one writer thread that commits many units of work at once, and reader threads with snapshots. Units that read a
+//! few rows are done by the threads that ask, as long as a connection is free.
 
 use crate::store::{Job, Options};
 use crate::{Dialect, Engine, Error, Row, Tx, Value};
@@ -8,7 +9,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Units of work in one commit at most, and how long one batch may collect: a bound on latency.
@@ -21,6 +22,8 @@ const KNOWN_COLUMNS: usize = 512;
 pub(crate) struct Pool {
     writer: Sender<Box<dyn Job>>,
     readers: Sender<Box<dyn Job>>,
+    /// For those who read a few rows themselves.
+    free: Mutex<Vec<Sqlite>>,
 }
 
 impl Pool {
@@ -37,7 +40,28 @@ impl Pool {
             let jobs = Arc::clone(&jobs);
             spawn("sqlite-reader", move || read_loop(connection, &jobs))?;
         }
-        Ok(Self { writer, readers })
+        let free = (0..options.connections.max(1))
+            .map(|_| connection(path, options, true).map(Sqlite::over))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            writer,
+            readers,
+            free: Mutex::new(free),
+        })
+    }
+
+    /// Reads at once, on this thread. Where too many do so already, a reader does it.
+    pub(crate) fn look(&self, job: Box<dyn Job>) {
+        let Some(mut engine) = self.free().pop() else {
+            return self.submit(job, false);
+        };
+        read(&mut engine, job);
+        self.free().push(engine);
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<Sqlite>> {
+        // Each connection in it is at rest, whatever happened elsewhere.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
@@ -104,17 +128,22 @@ fn read_loop(connection: Connection, jobs: &Mutex<Receiver<Box<dyn Job>>>) {
             Ok(queue) => queue.recv(),
             Err(_) => return,
         };
-        let Ok(mut job) = next else { return };
-        let outcome = engine
-            .run("BEGIN DEFERRED")
-            .and_then(|()| attempt(&mut engine, job.as_mut()));
-        let closed = engine.run("ROLLBACK");
-        match outcome.and_then(|outcome| closed.map(|()| outcome)) {
-            Ok(Some(_)) => job.finish(),
-            // Dropping the job tells the caller that there is no answer.
-            Ok(None) => {}
-            Err(error) => job.fail(error),
-        }
+        let Ok(job) = next else { return };
+        read(&mut engine, job);
+    }
+}
+
+/// Runs a job on a snapshot.
+fn read(engine: &mut Sqlite, mut job: Box<dyn Job>) {
+    let outcome = engine
+        .run("BEGIN DEFERRED")
+        .and_then(|()| attempt(engine, job.as_mut()));
+    let closed = engine.run("ROLLBACK");
+    match outcome.and_then(|outcome| closed.map(|()| outcome)) {
+        Ok(Some(_)) => job.finish(),
+        // Dropping the job tells the caller that there is no answer.
+        Ok(None) => {}
+        Err(error) => job.fail(error),
     }
 }
 

@@ -227,6 +227,22 @@ impl Store {
         self.submit(work, false).await
     }
 
+    /// As [`Store::read`], for a few rows by their keys: where that takes less time than to wake another thread (SQLite), it
+    /// is done by the one that asks.
+    pub async fn look<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        let (job, outcome) = self.job(work);
+        match &self.inner.pool {
+            Pool::Sqlite(pool) => pool.look(job),
+            other => other.submit(job, false),
+        }
+        outcome.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+    }
+
     /// Runs a unit of work that may write. `Ok` is answered after the commit; `Err` rolls back.
     pub async fn write<T, E, F>(&self, work: F) -> Result<T, E>
     where
@@ -262,22 +278,38 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
     {
+        let (job, outcome) = self.job(work);
+        self.inner.pool.submit(job, writes);
+        outcome.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+    }
+
+    fn job<T, E, F>(&self, work: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T, E>>)
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
         let (answer, outcome) = oneshot::channel();
-        let job: Box<dyn Job> = Box::new(Unit {
+        let job = Box::new(Unit {
             work,
             outcome: None,
             answer,
             #[cfg(any(test, feature = "testing"))]
             notes: self.notes.clone(),
         });
-        match &self.inner.pool {
-            Pool::Sqlite(pool) => pool.submit(job, writes),
+        (job, outcome)
+    }
+}
+
+impl Pool {
+    fn submit(&self, job: Box<dyn Job>, writes: bool) {
+        match self {
+            Self::Sqlite(pool) => pool.submit(job, writes),
             #[cfg(any(test, feature = "testing"))]
-            Pool::Simulated(line) => line.submit(job, writes),
-            Pool::Postgres(pool) => pool.submit(job, writes),
-            Pool::Mysql(pool) => pool.submit(job, writes),
+            Self::Simulated(line) => line.submit(job, writes),
+            Self::Postgres(pool) => pool.submit(job, writes),
+            Self::Mysql(pool) => pool.submit(job, writes),
         }
-        outcome.await.unwrap_or_else(|_| Err(Error::Closed.into()))
     }
 }
 

@@ -527,6 +527,29 @@ async fn a_failed_migration_is_continued() {
     }
 }
 
+/// Whoever looks at a few rows sees what was committed; more at once than there are connections for it, and one that
+/// panics, take nothing from the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looks() {
+    for TestStore { name, store, .. } in with_things().await {
+        store.write(|tx| insert(tx, "one", 7)).await.unwrap();
+        let looks = (0..32).map(|number| {
+            let store = store.clone();
+            let look = move |tx: &mut Tx<'_>| -> Result<i64, Error> {
+                assert!(number % 4 > 0, "every fourth panics");
+                let sql = "SELECT amount FROM things WHERE name = 'one'";
+                tx.query_one(sql, &[])?.get(0)
+            };
+            tokio::spawn(async move { store.look(look).await })
+        });
+        let seen = futures_util::future::join_all(looks).await;
+        for (number, seen) in seen.into_iter().enumerate() {
+            let seen = seen.unwrap();
+            assert_eq!(seen.ok(), (number % 4 > 0).then_some(7), "{name} {number}");
+        }
+    }
+}
+
 /// An index may go in any change: a program of the release before goes on without it.
 #[tokio::test]
 async fn indexes_are_dropped() {

@@ -258,11 +258,11 @@ async fn view_of_one(call: &Call, server: Instance, full: bool) -> Result<Server
     Ok(view)
 }
 
-/// `GET /servers/{id}`. One unit of work reads and renders: threads need to be woken only once.
+/// `GET /servers/{id}`. One unit of work reads and renders.
 pub async fn show(call: Call) -> Result<Reply, Fault> {
     let id = call.server_id()?;
     let store = call.api.deps.store.clone();
-    let reading = store.read(move |tx| {
+    let reading = store.look(move |tx| {
         let server = call.permitted(db::instances::get(tx, id)?)?;
         let looks = Looks::of(&call, true);
         let mut beside = looks.read(tx, &[placed(&server)])?;
