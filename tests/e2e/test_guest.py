@@ -354,6 +354,27 @@ def test_11_two_tenants_with_the_same_range(admin, demo, demo_sdk, image, key):
         made.drop_network()
 
 
+def test_12_a_guest_hears_of_its_ipv6_subnet(demo, demo_sdk, image, key):
+    made = Guest(demo, demo_sdk, key, "six", subnet="10.45.0.0/24")
+    made.network()
+    made.allow_ssh()
+    modes = ("--ip-version", "6", "--ipv6-ra-mode", "slaac", "--ipv6-address-mode", "slaac")
+    demo.run("subnet", "create", "--network", "six", "--subnet-range", "2001:db8:45::/64", *modes, "six-six")
+    demo.run("router", "add", "subnet", "six", "six-six")
+    made.create(image)
+    made.floating_ip()
+    made.wait_ssh()
+    port = next(iter(demo_sdk.network.ports(device_id=made.id)))
+    address = next(ip["ip_address"] for ip in port.fixed_ips if ":" in ip["ip_address"])
+    seen = "ip -6 addr show dev eth0; ip -6 route"
+    wait_until(lambda: address in made.run(seen), 60, lambda: f"{address}:\n{made.run(seen)}", pause=1)
+    assert "default via fe80::" in made.run("ip -6 route")
+    made.run("ping -6 -c 1 -w 10 2001:db8:45::1")
+    made.delete()
+    demo.run("router", "remove", "subnet", "six", "six-six")
+    made.drop_network()
+
+
 def test_98_down_takes_guests_and_start_finds_them_off(cloud, before, demo, demo_sdk, image, key):
     made = Guest(demo, demo_sdk, key, "down", subnet="10.44.0.0/24")
     made.network()

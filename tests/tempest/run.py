@@ -149,6 +149,7 @@ def configure(path, workspace, cloud, arguments):
         found.append(("validation", "ssh_timeout", 300))
         # The test asks a guest that still boots, and takes the address away that the rest of its class logs in at.
         found.append(("compute-feature-enabled", "change_password", False))
+        found.append(("volume-feature-enabled", "extend_attached_volume", False))
     for section, option, value in found:
         if section != "DEFAULT" and not config.has_section(section):
             config.add_section(section)
