@@ -11,6 +11,8 @@ use virt::GuestInfo;
 
 /// The pause before a conductor hears again what it was not sure of.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How long what happens to guests gathers after a heartbeat: the first of many events is told at once, the others together.
+const GATHER: Duration = Duration::from_millis(500);
 
 impl Agent {
     /// Says for the first time what the host is and holds, until a conductor has taken it. Afterwards the host is known
@@ -82,6 +84,7 @@ impl Agent {
             };
             let mut pause = self.settings.beat;
             let taken = self.post("heartbeat", &beat).await;
+            let spoke = tokio::time::Instant::now();
             self.beaten.send_replace(());
             match taken {
                 Ok(answer) => {
@@ -108,11 +111,12 @@ impl Agent {
                     (complete, known) = (true, None);
                 }
             }
-            let deadline = tokio::time::Instant::now() + pause;
+            let deadline = spoke + pause;
             match tokio::time::timeout_at(deadline, events.recv()).await {
                 Err(_) => {}
                 Ok(Ok(event)) => {
                     changed.insert(event.id);
+                    tokio::time::sleep_until(deadline.min(spoke + GATHER)).await;
                     while let Ok(more) = events.try_recv() {
                         changed.insert(more.id);
                     }

@@ -165,7 +165,7 @@ impl Agents {
             let asked = db::questions::open(tx, &wanted)?;
             Ok((pending, devices, asked))
         };
-        let (pending, devices, asked) = self.inner.with.store.read(waiting).await?;
+        let (pending, devices, asked) = self.inner.with.store.look(waiting).await?;
         let mut polled = Polled::default();
         let mut new = Vec::new();
         {

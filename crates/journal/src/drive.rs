@@ -127,7 +127,7 @@ impl<F: Flow> Run<F> {
         let stored: Option<Task> = self
             .shared
             .store
-            .read(move |tx| db::tasks::get(tx, id).map_err(StepError::from))
+            .look(move |tx| db::tasks::get(tx, id).map_err(StepError::from))
             .await?;
         let Some(stored) = stored.filter(|stored| stored.epoch == self.task.epoch) else {
             return Ok(false);

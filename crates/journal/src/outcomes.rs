@@ -98,7 +98,7 @@ impl Outcomes {
             let wanted = key.clone();
             if let Some(outcome) = self
                 .store
-                .read(move |tx| db::work::outcome(tx, &wanted, epoch))
+                .look(move |tx| db::work::outcome(tx, &wanted, epoch))
                 .await?
             {
                 self.lock().remove(key);

@@ -106,7 +106,7 @@ async fn run(runner: Runner, shared: Arc<Shared>, mut task: Task) -> Ran {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             let stored: Result<Option<Task>, sql::Error> =
-                shared.store.read(move |tx| db::tasks::get(tx, id)).await;
+                shared.store.look(move |tx| db::tasks::get(tx, id)).await;
             match stored {
                 Ok(Some(stored)) if stored.epoch == epoch => {
                     task = stored;

@@ -1,7 +1,7 @@
 //! MySQL and MariaDB: SERIALIZABLE transactions for writes, a read-only consistent snapshot for reads.
 
 use crate::security::{Security, Tls};
-use crate::store::{Job, Options};
+use crate::store::{Access, Job, Options};
 use crate::threaded::{self, Connection};
 use crate::{Dialect, Engine, Error, Row, Value};
 use mysql::consts::{CapabilityFlags, ColumnType};
@@ -30,8 +30,8 @@ impl Pool {
         threaded::Pool::open::<Mysql>("mysql", target, options).map(Self)
     }
 
-    pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
-        self.0.submit(job, writes);
+    pub(crate) fn submit(&self, job: Box<dyn Job>, access: Access) {
+        self.0.submit(job, access);
     }
 }
 
@@ -125,8 +125,8 @@ impl Connection for Mysql {
         Ok(this)
     }
 
-    fn begin(&mut self, writes: bool) -> Result<(), Error> {
-        if writes {
+    fn begin(&mut self, access: Access) -> Result<(), Error> {
+        if access == Access::Write {
             return self.run("START TRANSACTION READ WRITE");
         }
         // For the next transaction only. Both statements go in one message.

@@ -10,7 +10,7 @@
 //! statement, or with the `COMMIT`. The end of a transaction that has only read is sent and not waited for.
 
 use crate::security::Security;
-use crate::store::{Job, Options};
+use crate::store::{Access, Job, Options};
 use crate::threaded::{self, Connection};
 use crate::{Dialect, Engine, Error, Row, Value};
 use futures_util::future::{join_all, join3};
@@ -41,6 +41,14 @@ const FRESH: Duration = Duration::from_secs(1);
 /// plan then looks so dear that PostgreSQL would compile it, each time, which takes longer than any query here.
 const SETTINGS: &str = "SET enable_seqscan = off; SET jit = off";
 
+/// What finds rows by their keys needs no plan for each set of keys: making one takes longer than such a query. Lists get
+/// one for what they ask for. (PostgreSQL documentation, "PREPARE".)
+const BEGIN_WRITE: &str =
+    "BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL plan_cache_mode = force_generic_plan";
+const BEGIN_LOOK: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+    SET LOCAL plan_cache_mode = force_generic_plan";
+const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
 /// The threads with their connections.
 pub(crate) struct Pool(threaded::Pool);
 
@@ -50,8 +58,8 @@ impl Pool {
         threaded::Pool::open::<Postgres>("postgres", target, options).map(Self)
     }
 
-    pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
-        self.0.submit(job, writes);
+    pub(crate) fn submit(&self, job: Box<dyn Job>, access: Access) {
+        self.0.submit(job, access);
     }
 }
 
@@ -175,14 +183,14 @@ impl Connection for Postgres {
         })
     }
 
-    fn begin(&mut self, writes: bool) -> Result<(), Error> {
+    fn begin(&mut self, access: Access) -> Result<(), Error> {
         self.failed = false;
-        self.writes = writes;
+        self.writes = access == Access::Write;
         self.posted.clear();
-        self.begin = Some(if writes {
-            "BEGIN ISOLATION LEVEL SERIALIZABLE"
-        } else {
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        self.begin = Some(match access {
+            Access::Write => BEGIN_WRITE,
+            Access::Look => BEGIN_LOOK,
+            Access::Read => BEGIN_READ,
         });
         Ok(())
     }

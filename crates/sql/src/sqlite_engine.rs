@@ -1,7 +1,7 @@
 //! SQLite: one writer thread that commits many units of work at once, and reader threads with snapshots. Units that read a
 //! few rows are done by the threads that ask, as long as a connection is free.
 
-use crate::store::{Job, Options};
+use crate::store::{Access, Job, Options};
 use crate::{Dialect, Engine, Error, Row, Tx, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags};
@@ -50,25 +50,29 @@ impl Pool {
         })
     }
 
-    /// Reads at once, on this thread. Where too many do so already, a reader does it.
-    pub(crate) fn look(&self, job: Box<dyn Job>) {
-        let Some(mut engine) = self.free().pop() else {
-            return self.submit(job, false);
+    /// Hands the job to the writer or a reader. A look is done at once, on this thread, unless too many do so already.
+    pub(crate) fn submit(&self, job: Box<dyn Job>, access: Access) {
+        let queue = match access {
+            Access::Write => &self.writer,
+            Access::Read => &self.readers,
+            Access::Look => {
+                // Nothing else happens while it is locked.
+                let taken = self.free().pop();
+                let Some(mut engine) = taken else {
+                    return self.submit(job, Access::Read);
+                };
+                read(&mut engine, job);
+                return self.free().push(engine);
+            }
         };
-        read(&mut engine, job);
-        self.free().push(engine);
+        if let Err(refused) = queue.send(job) {
+            refused.0.fail(Error::Closed);
+        }
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<Sqlite>> {
         // Each connection in it is at rest, whatever happened elsewhere.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
-        let queue = if writes { &self.writer } else { &self.readers };
-        if let Err(refused) = queue.send(job) {
-            refused.0.fail(Error::Closed);
-        }
     }
 }
 

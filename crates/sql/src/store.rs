@@ -55,6 +55,17 @@ enum Pool {
     Mysql(mysql_engine::Pool),
 }
 
+/// What a unit of work does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Reads whatever it likes.
+    Read,
+    /// Reads a few rows by their keys.
+    Look,
+    /// May write.
+    Write,
+}
+
 /// A unit of work as the engines see it: run it in a transaction, then say how it ended.
 pub(crate) trait Job: Send {
     /// Runs the closure. `Ok(true)`: commit; `Ok(false)`: roll back, with the answer kept; `Err`: run again.
@@ -224,7 +235,7 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
     {
-        self.submit(work, false).await
+        self.submit(work, Access::Read).await
     }
 
     /// As [`Store::read`], for a few rows by their keys: where that takes less time than to wake another thread (SQLite), it
@@ -235,12 +246,7 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
     {
-        let (job, outcome) = self.job(work);
-        match &self.inner.pool {
-            Pool::Sqlite(pool) => pool.look(job),
-            other => other.submit(job, false),
-        }
-        outcome.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+        self.submit(work, Access::Look).await
     }
 
     /// Runs a unit of work that may write. `Ok` is answered after the commit; `Err` rolls back.
@@ -250,7 +256,7 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
     {
-        self.submit(work, true).await
+        self.submit(work, Access::Write).await
     }
 
     /// As [`Store::write`], after all units of this process that were given the same name: for those that read and change
@@ -272,44 +278,28 @@ impl Store {
         self.write(work).await
     }
 
-    async fn submit<T, E, F>(&self, work: F, writes: bool) -> Result<T, E>
-    where
-        T: Send + 'static,
-        E: From<Error> + Send + 'static,
-        F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
-    {
-        let (job, outcome) = self.job(work);
-        self.inner.pool.submit(job, writes);
-        outcome.await.unwrap_or_else(|_| Err(Error::Closed.into()))
-    }
-
-    fn job<T, E, F>(&self, work: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T, E>>)
+    async fn submit<T, E, F>(&self, work: F, access: Access) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<Error> + Send + 'static,
         F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
     {
         let (answer, outcome) = oneshot::channel();
-        let job = Box::new(Unit {
+        let job: Box<dyn Job> = Box::new(Unit {
             work,
             outcome: None,
             answer,
             #[cfg(any(test, feature = "testing"))]
             notes: self.notes.clone(),
         });
-        (job, outcome)
-    }
-}
-
-impl Pool {
-    fn submit(&self, job: Box<dyn Job>, writes: bool) {
-        match self {
-            Self::Sqlite(pool) => pool.submit(job, writes),
+        match &self.inner.pool {
+            Pool::Sqlite(pool) => pool.submit(job, access),
             #[cfg(any(test, feature = "testing"))]
-            Self::Simulated(line) => line.submit(job, writes),
-            Self::Postgres(pool) => pool.submit(job, writes),
-            Self::Mysql(pool) => pool.submit(job, writes),
+            Pool::Simulated(line) => line.submit(job, access == Access::Write),
+            Pool::Postgres(pool) => pool.submit(job, access),
+            Pool::Mysql(pool) => pool.submit(job, access),
         }
+        outcome.await.unwrap_or_else(|_| Err(Error::Closed.into()))
     }
 }
 

@@ -4,7 +4,7 @@
 //! the commit was sent is made again and the unit run again; one that is lost while the commit is under way leaves an
 //! unknown outcome, so the caller gets [`Error::InDoubt`] and nothing is repeated.
 
-use crate::store::{Job, Options};
+use crate::store::{Access, Job, Options};
 use crate::{Dialect, Engine, Error, Tx};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -25,7 +25,7 @@ pub(crate) trait Connection: Engine + Sized + 'static {
     /// Connects; called on the thread that will use the connection.
     fn connect(target: &Self::Target) -> Result<Self, Error>;
     /// Begins a transaction: serializable for writes, a read-only snapshot otherwise.
-    fn begin(&mut self, writes: bool) -> Result<(), Error>;
+    fn begin(&mut self, access: Access) -> Result<(), Error>;
     /// Commits.
     fn commit(&mut self) -> Result<(), Error>;
     /// Rolls back.
@@ -42,7 +42,7 @@ pub(crate) trait Connection: Engine + Sized + 'static {
 
 struct Queued {
     job: Box<dyn Job>,
-    writes: bool,
+    access: Access,
     since: Instant,
 }
 
@@ -90,10 +90,10 @@ impl Pool {
     }
 
     /// Hands a unit of work to the next free thread.
-    pub(crate) fn submit(&self, job: Box<dyn Job>, writes: bool) {
+    pub(crate) fn submit(&self, job: Box<dyn Job>, access: Access) {
         let queued = Queued {
             job,
-            writes,
+            access,
             since: Instant::now(),
         };
         if let Err(refused) = self.queue.send(queued) {
@@ -132,14 +132,14 @@ enum Ended {
 fn serve<C: Connection>(target: &C::Target, link: &mut Option<C>, queued: Queued) {
     let Queued {
         mut job,
-        writes,
+        access,
         since,
     } = queued;
     if let Some(connection) = link {
         connection.set_careful(false);
     }
     for tried in 1.. {
-        let ended = attempt(target, link, job.as_mut(), writes);
+        let ended = attempt(target, link, job.as_mut(), access);
         if link.as_ref().is_some_and(Connection::is_lost) {
             *link = None;
         }
@@ -177,7 +177,7 @@ fn attempt<C: Connection>(
     target: &C::Target,
     link: &mut Option<C>,
     job: &mut dyn Job,
-    writes: bool,
+    access: Access,
 ) -> Ended {
     let connection = match link {
         Some(connection) => connection,
@@ -186,7 +186,7 @@ fn attempt<C: Connection>(
             Err(error) => return Ended::Again(error),
         },
     };
-    if let Err(error) = connection.begin(writes) {
+    if let Err(error) = connection.begin(access) {
         let retry = error.is_retryable();
         *link = None;
         return if retry {
@@ -209,7 +209,7 @@ fn attempt<C: Connection>(
                 *link = None;
                 match error {
                     // Nothing was written, so nothing can happen twice.
-                    Error::Unreachable(_) if !writes => Ended::Again(error),
+                    Error::Unreachable(_) if access != Access::Write => Ended::Again(error),
                     Error::Unreachable(text) => Ended::Failed(Error::InDoubt(text)),
                     other => Ended::Failed(other),
                 }

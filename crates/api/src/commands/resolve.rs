@@ -46,7 +46,7 @@ impl CreateServer {
             .api
             .deps
             .store
-            .read(move |tx| -> Result<_, sql::Error> {
+            .look(move |tx| -> Result<_, sql::Error> {
                 let flavor = db::flavors::visible(tx, &id, project.as_deref())?;
                 let key = match &key {
                     Some(name) => {

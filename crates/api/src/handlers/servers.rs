@@ -41,7 +41,7 @@ impl Call {
             .api
             .deps
             .store
-            .read(move |tx| db::instances::get(tx, id))
+            .look(move |tx| db::instances::get(tx, id))
             .await?;
         self.permitted(found)
     }

@@ -112,7 +112,7 @@ impl Build {
     /// Reads the server, and picks hosts for it.
     async fn choose(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let id = cx.server;
-        let read = self.with.store.read(move |tx| {
+        let read = self.with.store.look(move |tx| {
             let devices = block_devices::of_server(tx, id)?;
             let server = instances::get(tx, id)?.ok_or(StepError::Fenced)?;
             let asked = Asked::read(tx, &server)?;

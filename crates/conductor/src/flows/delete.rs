@@ -117,7 +117,7 @@ impl Delete {
         Ok(self
             .with
             .store
-            .read(move |tx| instances::get(tx, server))
+            .look(move |tx| instances::get(tx, server))
             .await?)
     }
 

@@ -92,7 +92,7 @@ async fn instance(with: &Neighbours, cx: &Context) -> Result<Instance, StepError
     let server = cx.server;
     let found = with
         .store
-        .read(move |tx| db::instances::get(tx, server))
+        .look(move |tx| db::instances::get(tx, server))
         .await?;
     found.ok_or(StepError::Fenced)
 }

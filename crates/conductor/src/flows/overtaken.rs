@@ -26,7 +26,7 @@ pub(super) enum Standing {
 pub(super) async fn standing(with: &Neighbours, cx: &Context) -> Standing {
     loop {
         let run = cx.clone();
-        match with.store.read(move |tx| look(tx, &run)).await {
+        match with.store.look(move |tx| look(tx, &run)).await {
             Ok(Some(standing)) => return standing,
             Ok(None) => {}
             Err(error) => {

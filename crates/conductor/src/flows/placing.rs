@@ -67,7 +67,7 @@ impl Choice {
         more: impl FnOnce(&mut Request),
     ) -> Result<(), StepError> {
         let read = server.clone();
-        let asked = with.store.read(move |tx| Asked::read(tx, &read)).await?;
+        let asked = with.store.look(move |tx| Asked::read(tx, &read)).await?;
         self.choose_asked(with, asked, more).await
     }
 

@@ -52,7 +52,7 @@ pub(super) async fn devices(
 ) -> Result<Vec<BlockDevice>, StepError> {
     let found = with
         .store
-        .read(move |tx| block_devices::of_server(tx, server));
+        .look(move |tx| block_devices::of_server(tx, server));
     Ok(found.await?)
 }
 

@@ -233,7 +233,7 @@ pub(super) async fn show(
     let (image, _) = service
         .inner
         .store
-        .read(move |tx| seen(tx, &id, &access))
+        .look(move |tx| seen(tx, &id, &access))
         .await?;
     Ok(Json(view::image(&image)))
 }

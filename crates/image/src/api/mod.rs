@@ -213,7 +213,7 @@ async fn allowed(
     service
         .inner
         .store
-        .read(move |tx| {
+        .look(move |tx| {
             let (image, member) = seen(tx, &id, &access)?;
             access.require(rule, &image, member)?;
             Ok(image)
