@@ -353,17 +353,22 @@ impl Loop {
             if flows.is_empty() {
                 return;
             }
-            let most = u64::try_from(free.min(64)).unwrap_or(1);
+            let most = free.min(64);
+            let limit = u64::try_from(most).unwrap_or(1);
             let claimed = self
                 .shared
                 .store
-                .write(move |tx| db::tasks::claim(tx, &name, incarnation, &dead, &flows, most))
+                .write(move |tx| db::tasks::claim(tx, &name, incarnation, &dead, &flows, limit))
                 .await;
             match claimed {
-                Ok(tasks) if tasks.is_empty() => return,
                 Ok(tasks) => {
+                    // Fewer than were asked for: whoever brings another one rings.
+                    let all = tasks.len() < most;
                     for task in tasks {
                         self.launch(task).await;
+                    }
+                    if all {
+                        return;
                     }
                 }
                 Err(error) => {
