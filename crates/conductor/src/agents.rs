@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use bus::{Bell, Bus};
+use bus::{Bell, Bus, Listener};
 use db::block_devices::BlockDevice;
 use db::hosts::Ratios;
 use db::migrations::{Bytes, Status};
@@ -81,6 +81,8 @@ struct Desk {
     asked: HashSet<Uuid>,
     /// Work of a newer release, of which the log has been told.
     unknown: HashSet<WorkKey>,
+    /// Has rung if there may be something that the last look has not seen.
+    bell: Option<Listener>,
 }
 
 /// The desk at which all agents are served.
@@ -137,17 +139,26 @@ impl Agents {
     }
 
     async fn poll(&self, host: &HostName, ask: Poll) -> Result<Polled, sql::Error> {
-        let mut bell = self.inner.bus.listen(Bell::Host(host.clone()));
         let until =
             tokio::time::Instant::now() + Duration::from_millis(ask.wait_ms).min(LONGEST_POLL);
+        let kept = self.desks().get_mut(host).and_then(|desk| {
+            let known = desk.incarnation == ask.incarnation;
+            desk.bell.take().filter(|_| known)
+        });
+        let mut looked = kept.is_some();
+        let mut bell = kept.unwrap_or_else(|| self.inner.bus.listen(Bell::Host(host.clone())));
         loop {
-            let polled = self.look(host, ask.incarnation).await?;
-            if !polled.work.is_empty() || !polled.asked.is_empty() {
-                return Ok(polled);
-            }
-            if tokio::time::timeout_at(until, bell.rung()).await.is_err() {
+            if looked && tokio::time::timeout_at(until, bell.rung()).await.is_err() {
                 return Ok(Polled::default());
             }
+            let polled = self.look(host, ask.incarnation).await?;
+            if !polled.work.is_empty() || !polled.asked.is_empty() {
+                if let Some(desk) = self.desks().get_mut(host) {
+                    desk.bell = Some(bell);
+                }
+                return Ok(polled);
+            }
+            looked = true;
         }
     }
 
