@@ -165,7 +165,7 @@ impl Agents {
     async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
         let wanted = host.clone();
         let waiting = move |tx: &mut sql::Tx<'_>| -> Result<_, sql::Error> {
-            let mut pending = db::work::pending(tx, &wanted, MOST_WORK)?;
+            let (mut pending, asked) = db::work::for_host(tx, &wanted, MOST_WORK)?;
             let mut with_disks = Vec::new();
             for (work, _) in &mut pending.work {
                 if work.verb.awaits_disks() {
@@ -173,7 +173,6 @@ impl Agents {
                 }
             }
             let devices = db::block_devices::of_servers(tx, &with_disks)?;
-            let asked = db::questions::open(tx, &wanted)?;
             Ok((pending, devices, asked))
         };
         let (pending, devices, asked) = self.inner.with.store.look(waiting).await?;
@@ -311,8 +310,12 @@ impl Agents {
         }
         let store = &self.inner.with.store;
         let read = Arc::clone(beat);
-        let looking = store.read(move |tx| guests::differing(tx, &read, Timestamp::now()));
-        let differing = looking.await?;
+        let looking = move |tx: &mut sql::Tx<'_>| guests::differing(tx, &read, Timestamp::now());
+        let differing = if beat.complete {
+            store.read(looking).await?
+        } else {
+            store.look(looking).await?
+        };
         let mut unsure = differing.unsure;
         for some in differing.servers.chunks(FOLLOWED) {
             let (some, beat) = (some.to_vec(), Arc::clone(beat));

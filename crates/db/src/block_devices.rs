@@ -106,7 +106,7 @@ const COLUMNS: &str = "uuid, instance_uuid, source_type, destination_type, devic
     snapshot_id, volume_size, delete_on_termination, tag, disk_bus, device_type, guest_format, volume_type, attachment_id, \
     connection_info";
 
-fn from_row(mut row: Row) -> Result<BlockDevice, Error> {
+pub(crate) fn from_row(mut row: Row) -> Result<BlockDevice, Error> {
     let (source, destination): (String, String) = (row.get(2)?, row.get(3)?);
     let unknown = |text: &str| Error::Column(format!("'{text}' is no kind of disk"));
     Ok(BlockDevice {
@@ -248,12 +248,17 @@ pub fn of_servers(tx: &mut Tx<'_>, servers: &[ServerId]) -> Result<Vec<BlockDevi
     if servers.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = format!(
-        "SELECT {COLUMNS} FROM block_device_mappings WHERE instance_uuid IN ({}) ORDER BY id",
-        sql::placeholders(servers.len())
-    );
+    let sql = select(servers.len());
     let params: Vec<Value> = servers.iter().map(|server| (*server).into()).collect();
     tx.query(&sql, &params)?.into_iter().map(from_row).collect()
+}
+
+/// The query for the disks of so many servers, whose rows are for [`from_row`].
+pub(crate) fn select(servers: usize) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM block_device_mappings WHERE instance_uuid IN ({}) ORDER BY id",
+        sql::placeholders(servers)
+    )
 }
 
 /// The volumes of these servers: `(server, volume, whether it goes with the server)`, in the order in which they got them.

@@ -140,12 +140,14 @@ pub fn beat_known(
     Ok(changed > 0)
 }
 
+/// What administrators say of a host, for [`takes_servers`].
+pub(crate) const SAID_OF: &str =
+    "SELECT disabled, forced_down FROM services WHERE host = ? AND topic = 'nova-compute'";
+
 /// Whether administrators let new servers go to a host: its compute service is enabled, unless the host was `forced`, and
 /// not forced down.
-pub fn takes_servers(tx: &mut Tx<'_>, host: &HostName, forced: bool) -> Result<bool, Error> {
-    let sql =
-        "SELECT disabled, forced_down FROM services WHERE host = ? AND topic = 'nova-compute'";
-    let Some(row) = tx.query_opt(sql, &[host.into()])? else {
+pub(crate) fn takes_servers(service: &[Row], forced: bool) -> Result<bool, Error> {
+    let Some(row) = service.first() else {
         return Ok(true);
     };
     let (disabled, down): (bool, bool) = (row.get(0)?, row.get(1)?);

@@ -381,11 +381,13 @@ pub(crate) fn from_row_knowing(row: &mut Row, before: &mut Known) -> Result<Inst
 
 /// A server, deleted ones included.
 pub fn find(tx: &mut Tx<'_>, id: ServerId) -> Result<Option<Instance>, Error> {
-    let row = tx.query_opt(
-        &format!("SELECT {COLUMNS} FROM instances WHERE uuid = ?"),
-        &[id.into()],
-    )?;
+    let row = tx.query_opt(&select(), &[id.into()])?;
     row.map(from_row).transpose()
+}
+
+/// The query for one server, whose row is for [`from_row`].
+pub(crate) fn select() -> String {
+    format!("SELECT {COLUMNS} FROM instances WHERE uuid = ?")
 }
 
 /// A server that is not deleted.

@@ -21,6 +21,7 @@ pub mod moves;
 pub mod outbox;
 pub mod placement;
 pub mod placement_api;
+pub mod placing;
 pub mod questions;
 pub mod quotas;
 pub mod repair;

@@ -1,8 +1,9 @@
 //! Inventories and allocations: what hosts have and who uses it. Claims are atomic.
 
+use crate::hosts;
 use sql::{Error, Row, Tx, Value};
 use types::server::Resources;
-use types::{NodeId, ServerId, Timestamp};
+use types::{HostName, NodeId, ServerId, Timestamp};
 use uuid::Uuid;
 
 /// An amount of one resource class on a provider.
@@ -222,11 +223,45 @@ pub fn claim_amounts(
     wanted: &[(&str, u64)],
     now: Timestamp,
 ) -> Result<bool, Error> {
-    let providers = tx.query(
-        "SELECT provider FROM allocations WHERE consumer = ?",
-        &[consumer.into()],
-    )?;
-    for row in &providers {
+    let (left, of_node) = left_of(node, wanted);
+    let [held, left] = tx.queries([(HELD, &[consumer.into()]), (&left, &of_node)])?;
+    settle(tx, consumer, owner, node, wanted, (&held, &left), now)
+}
+
+/// The same at a host, if administrators let servers go there; see [`crate::hosts`].
+pub fn claim_at(
+    tx: &mut Tx<'_>,
+    consumer: ServerId,
+    owner: (&str, &str),
+    (host, node): (&HostName, NodeId),
+    wanted: &[(&str, u64)],
+    forced: bool,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let (left, of_node) = left_of(node, wanted);
+    let [said, held, left] = tx.queries([
+        (hosts::SAID_OF, &[host.into()]),
+        (HELD, &[consumer.into()]),
+        (&left, &of_node),
+    ])?;
+    Ok(hosts::takes_servers(&said, forced)?
+        && settle(tx, consumer, owner, node, wanted, (&held, &left), now)?)
+}
+
+/// Where a consumer holds something.
+const HELD: &str = "SELECT provider FROM allocations WHERE consumer = ?";
+
+/// Claims what fits, by what is `held` and what is `left`.
+fn settle(
+    tx: &mut Tx<'_>,
+    consumer: ServerId,
+    owner: (&str, &str),
+    node: NodeId,
+    wanted: &[(&str, u64)],
+    (providers, left): (&[Row], &[Row]),
+    now: Timestamp,
+) -> Result<bool, Error> {
+    for row in providers {
         if row.get::<NodeId>(0)? == node {
             return Ok(true);
         }
@@ -234,7 +269,7 @@ pub fn claim_amounts(
     if wanted.is_empty() {
         return Ok(true);
     }
-    if !fits(tx, node, wanted)? {
+    if !fits(left, wanted)? {
         return Ok(false);
     }
     let mut used = "UPDATE inventories SET used = CASE resource_class".to_owned();
@@ -286,17 +321,25 @@ pub fn claim_amounts(
     Ok(true)
 }
 
-/// Whether a node has as much left.
-fn fits(tx: &mut Tx<'_>, node: NodeId, wanted: &[(&str, u64)]) -> Result<bool, Error> {
+/// The query for what a node has of the wanted classes.
+fn left_of(node: NodeId, wanted: &[(&str, u64)]) -> (String, Vec<Value>) {
     let sql = format!(
         "SELECT resource_class, capacity, used, max_unit FROM inventories WHERE provider = ? AND resource_class IN ({})",
-        sql::placeholders(wanted.len())
+        sql::placeholders(wanted.len().max(1))
     );
-    let classes = wanted.iter().map(|(class, _)| Value::from(*class));
-    let params: Vec<Value> = std::iter::once(node.into()).chain(classes).collect();
-    let rows = tx.query(&sql, &params)?;
+    // A list without anything in it is no SQL.
+    let classes: Vec<&str> = match wanted {
+        [] => vec![""],
+        some => some.iter().map(|(class, _)| *class).collect(),
+    };
+    let classes = classes.into_iter().map(Value::from);
+    (sql, std::iter::once(node.into()).chain(classes).collect())
+}
+
+/// Whether a node has as much left as is wanted.
+fn fits(left: &[Row], wanted: &[(&str, u64)]) -> Result<bool, Error> {
     let mut fitting = 0;
-    for row in &rows {
+    for row in left {
         let class: String = row.get(0)?;
         let (capacity, used, most): (u64, u64, u64) = (row.get(1)?, row.get(2)?, row.get(3)?);
         let amount = wanted.iter().find(|(name, _)| *name == class);

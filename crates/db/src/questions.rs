@@ -1,7 +1,7 @@
 //! Short questions to hosts, for as long as somebody waits for the answer.
 
 use crate::{document, to_document};
-use sql::{Error, Tx};
+use sql::{Error, Row, Tx};
 use types::agent::{Answer, Asked, Question};
 use types::{HostName, ServerId, Timestamp};
 use uuid::Uuid;
@@ -30,10 +30,13 @@ pub fn ask(
 
 /// What a host has not answered, oldest first.
 pub fn open(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Asked>, Error> {
-    let rows = tx.query(
-        "SELECT id, instance_uuid, question FROM host_questions WHERE host = ? AND answer IS NULL ORDER BY created_at, id",
-        &[host.into()],
-    )?;
+    from_rows(&tx.query(OPEN, &[host.into()])?)
+}
+
+pub(crate) const OPEN: &str = "SELECT id, instance_uuid, question FROM host_questions \
+     WHERE host = ? AND answer IS NULL ORDER BY created_at, id";
+
+pub(crate) fn from_rows(rows: &[Row]) -> Result<Vec<Asked>, Error> {
     rows.iter()
         .map(|row| {
             Ok(Asked {

@@ -1,6 +1,6 @@
 //! Limits of what projects and users may hold (Nova documentation, "Manage quotas").
 
-use sql::{Error, Tx};
+use sql::{Error, Row, Tx};
 use std::collections::BTreeMap;
 
 /// The resources with limits and their built-in defaults; -1 is unlimited.
@@ -63,15 +63,17 @@ pub fn of_user(tx: &mut Tx<'_>, project: &str, user: &str) -> Result<Limits, Err
 
 /// The limits of a project, and of a user within it, where what is set for the nearest counts.
 pub fn of_both(tx: &mut Tx<'_>, project: &str, user: &str) -> Result<(Limits, Limits), Error> {
-    let rows = tx.query(
-        "SELECT 0, resource, hard_limit FROM quota_classes WHERE class_name = 'default' UNION ALL \
-         SELECT CASE user_id WHEN '' THEN 1 ELSE 2 END, resource, hard_limit FROM quota_limits \
-         WHERE project_id = ? AND user_id IN ('', ?) ORDER BY 1",
-        &[project.into(), user.into()],
-    )?;
+    both_from(&tx.query(OF_BOTH, &[project.into(), user.into()])?)
+}
+
+pub(crate) const OF_BOTH: &str = "SELECT 0, resource, hard_limit FROM quota_classes WHERE class_name = 'default' UNION ALL \
+     SELECT CASE user_id WHEN '' THEN 1 ELSE 2 END, resource, hard_limit FROM quota_limits \
+     WHERE project_id = ? AND user_id IN ('', ?) ORDER BY 1";
+
+pub(crate) fn both_from(rows: &[Row]) -> Result<(Limits, Limits), Error> {
     let mut whole = built_in();
     let mut own = Limits::new();
-    for row in &rows {
+    for row in rows {
         let nearest = row.get::<i64>(0)? == 2;
         let limits = if nearest { &mut own } else { &mut whole };
         limits.insert(row.get(1)?, row.get(2)?);

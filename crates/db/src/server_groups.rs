@@ -130,11 +130,13 @@ pub fn members(
 
 /// The group of a server.
 pub fn of_server(tx: &mut Tx<'_>, server: ServerId) -> Result<Option<GroupId>, Error> {
-    let sql = "SELECT group_uuid FROM server_group_members WHERE instance_uuid = ?";
-    tx.query_opt(sql, &[server.into()])?
+    tx.query_opt(OF_SERVER, &[server.into()])?
         .map(|row| row.get(0))
         .transpose()
 }
+
+pub(crate) const OF_SERVER: &str =
+    "SELECT group_uuid FROM server_group_members WHERE instance_uuid = ?";
 
 /// A group's servers without `except` that have a host, with their hosts.
 pub fn placed_members(

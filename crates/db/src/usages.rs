@@ -1,5 +1,6 @@
 //! What projects and users hold of servers: counters that change with the servers, in the same transactions.
 
+use crate::quotas::{self, Limits};
 use sql::{Error, Row, Tx};
 use types::server::Flavor;
 use types::{ProjectId, UserId};
@@ -111,17 +112,31 @@ pub fn of_user(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId) -> Result<He
     read(tx, sql, &[project.into(), user.into()])
 }
 
-/// What a project holds, and what one of its users holds of that.
-pub fn of_both(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId) -> Result<(Held, Held), Error> {
-    let row = tx.query_one(
-        "SELECT COALESCE(SUM(instances), 0), COALESCE(SUM(cores), 0), COALESCE(SUM(ram_mb), 0), \
+/// The limits of a project and what it holds, and the same of one of its users.
+pub fn with_limits(
+    tx: &mut Tx<'_>,
+    project: &ProjectId,
+    user: &UserId,
+) -> Result<[(Limits, Held); 2], Error> {
+    let [limits, held] = tx.queries([
+        (quotas::OF_BOTH, &[project.into(), user.into()]),
+        (
+            OF_BOTH,
+            &[user.into(), user.into(), user.into(), project.into()],
+        ),
+    ])?;
+    let (of_project, of_user) = quotas::both_from(&limits)?;
+    let held = held.first().ok_or(Error::NoRow)?;
+    Ok([
+        (of_project, held_from(held, 0)?),
+        (of_user, held_from(held, 3)?),
+    ])
+}
+
+const OF_BOTH: &str = "SELECT COALESCE(SUM(instances), 0), COALESCE(SUM(cores), 0), COALESCE(SUM(ram_mb), 0), \
          COALESCE(SUM(CASE WHEN user_id = ? THEN instances ELSE 0 END), 0), \
          COALESCE(SUM(CASE WHEN user_id = ? THEN cores ELSE 0 END), 0), \
-         COALESCE(SUM(CASE WHEN user_id = ? THEN ram_mb ELSE 0 END), 0) FROM server_usages WHERE project_id = ?",
-        &[user.into(), user.into(), user.into(), project.into()],
-    )?;
-    Ok((held_from(&row, 0)?, held_from(&row, 3)?))
-}
+         COALESCE(SUM(CASE WHEN user_id = ? THEN ram_mb ELSE 0 END), 0) FROM server_usages WHERE project_id = ?";
 
 /// The same, counted anew from the servers: tests and audits hold it against [`of_project`].
 pub fn recount(tx: &mut Tx<'_>, project: &ProjectId) -> Result<Held, Error> {

@@ -2,7 +2,7 @@
 
 use crate::{document, to_document};
 use sql::{Error, Row, Tx};
-use types::agent::{Direction, Verb, Work, WorkKey, WorkOutcome};
+use types::agent::{Asked, Direction, Verb, Work, WorkKey, WorkOutcome};
 use types::{HostName, ServerId, TaskId, Timestamp};
 use uuid::Uuid;
 
@@ -69,16 +69,27 @@ pub struct Pending {
 
 /// The work of a host that has no outcome yet, debts first.
 pub fn pending(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<Pending, Error> {
+    Ok(for_host(tx, host, most)?.0)
+}
+
+/// The same, and the questions that it has not answered.
+pub fn for_host(
+    tx: &mut Tx<'_>,
+    host: &HostName,
+    most: u64,
+) -> Result<(Pending, Vec<Asked>), Error> {
+    let [debts, rows, questions] = tx.queries([
+        (
+            "SELECT id, instance_uuid, created_at FROM host_debts WHERE host = ? ORDER BY created_at",
+            &[host.into()],
+        ),
+        (WAITING, &[host.into(), most.into()]),
+        (crate::questions::OPEN, &[host.into()]),
+    ])?;
     let mut found = Pending {
-        work: debts_as_work(tx, host)?,
+        work: debts.iter().map(debt_as_work).collect::<Result<_, _>>()?,
         unknown: Vec::new(),
     };
-    let rows = tx.query(
-        "SELECT w.task_id, w.step, w.direction, w.epoch, w.instance_uuid, w.request_id, w.deadline_seconds, w.verb, w.created_at, \
-         t.trace FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id \
-         WHERE w.host = ? AND w.outcome IS NULL ORDER BY w.created_at LIMIT ?",
-        &[host.into(), most.into()],
-    )?;
     for row in &rows {
         let key = key_from(row)?;
         match document(&row.get::<String>(7)?) {
@@ -86,8 +97,12 @@ pub fn pending(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<Pending, E
             Err(_) => found.unknown.push(key),
         }
     }
-    Ok(found)
+    Ok((found, crate::questions::from_rows(&questions)?))
 }
+
+const WAITING: &str = "SELECT w.task_id, w.step, w.direction, w.epoch, w.instance_uuid, w.request_id, w.deadline_seconds, w.verb, w.created_at, \
+         t.trace FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id \
+         WHERE w.host = ? AND w.outcome IS NULL ORDER BY w.created_at LIMIT ?";
 
 fn key_from(row: &Row) -> Result<WorkKey, Error> {
     let direction = if row.get::<String>(2)? == "undo" {
@@ -114,30 +129,22 @@ fn work_from(row: &Row, key: WorkKey, verb: Verb) -> Result<Work, Error> {
     })
 }
 
-fn debts_as_work(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<(Work, Timestamp)>, Error> {
-    let rows = tx.query(
-        "SELECT id, instance_uuid, created_at FROM host_debts WHERE host = ? ORDER BY created_at",
-        &[host.into()],
-    )?;
-    rows.iter()
-        .map(|row| {
-            let id: Uuid = row.get(0)?;
-            let work = Work {
-                key: WorkKey {
-                    task: TaskId(id),
-                    step: DEBT_STEP.to_owned(),
-                    direction: Direction::Undo,
-                },
-                epoch: 1,
-                server: row.get(1)?,
-                request: String::new(),
-                deadline_seconds: 600,
-                verb: Verb::EnsureAbsent,
-                trace: None,
-            };
-            Ok((work, row.get(2)?))
-        })
-        .collect()
+fn debt_as_work(row: &Row) -> Result<(Work, Timestamp), Error> {
+    let id: Uuid = row.get(0)?;
+    let work = Work {
+        key: WorkKey {
+            task: TaskId(id),
+            step: DEBT_STEP.to_owned(),
+            direction: Direction::Undo,
+        },
+        epoch: 1,
+        server: row.get(1)?,
+        request: String::new(),
+        deadline_seconds: 600,
+        verb: Verb::EnsureAbsent,
+        trace: None,
+    };
+    Ok((work, row.get(2)?))
 }
 
 /// Writes how work of this host ended; `false` when nobody waits for it any more, or for a higher epoch. A debt that could not be
@@ -246,10 +253,11 @@ pub fn debts(tx: &mut Tx<'_>) -> Result<Vec<(HostName, ServerId, String)>, Error
 
 /// The hosts that still have to remove something of a server: it must not come back to them before they have.
 pub fn debtors(tx: &mut Tx<'_>, server: ServerId) -> Result<Vec<HostName>, Error> {
-    let sql = "SELECT host FROM host_debts WHERE instance_uuid = ?";
-    let rows = tx.query(sql, &[server.into()])?;
+    let rows = tx.query(DEBTORS, &[server.into()])?;
     rows.iter().map(|row| row.get(0)).collect()
 }
+
+pub(crate) const DEBTORS: &str = "SELECT host FROM host_debts WHERE instance_uuid = ?";
 
 /// The hosts for which something is stored that they have not done or answered.
 pub fn hosts_with_work(tx: &mut Tx<'_>) -> Result<Vec<HostName>, Error> {

@@ -48,6 +48,11 @@ trait Engine {
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error>;
     fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error>;
     fn batch(&mut self, sql: &str) -> Result<(), Error>;
+    /// Like `query`, for several at once.
+    fn queries(&mut self, queries: &[(&str, &[Value])]) -> Result<Vec<Vec<Row>>, Error> {
+        let mut rows = queries.iter().map(|(sql, params)| self.query(sql, params));
+        rows.by_ref().collect()
+    }
     /// Like `query`, one row at a time; the row is of no use afterwards.
     fn each(
         &mut self,
@@ -164,6 +169,21 @@ impl<'a> Tx<'a> {
         self.note(sql, params);
         let result = self.engine.query(sql, params);
         self.noted(result)
+    }
+
+    /// Runs queries of which none needs to know what another finds, and returns the rows of each. On PostgreSQL they are on
+    /// the way together, and cost one round trip.
+    pub fn queries<const N: usize>(
+        &mut self,
+        queries: [(&str, &[Value]); N],
+    ) -> Result<[Vec<Row>; N], Error> {
+        self.usable()?;
+        for (sql, params) in queries {
+            self.note(sql, params);
+        }
+        let result = self.engine.queries(&queries);
+        let rows = self.noted(result)?;
+        rows.try_into().map_err(|_| Error::NoRow)
     }
 
     /// Runs a query and gives each row to `take`, which may empty it: long results need not be held twice.

@@ -394,6 +394,34 @@ impl Postgres {
             .collect()
     }
 
+    fn run_queries(&mut self, queries: &[(&str, &[Value])]) -> Result<Vec<Vec<Row>>, Error> {
+        let mut asked = Vec::with_capacity(queries.len());
+        for (sql, params) in queries {
+            let cached = self.prepared(sql)?;
+            check(&cached.statement, params)?;
+            asked.push((cached, params.iter().map(Param).collect::<Vec<_>>()));
+        }
+        let answers = self.flight(async |client: &Client| {
+            // Polled in this order, so also sent in it; the first error is the one that the others follow from.
+            let asking = asked.iter().map(async |(cached, params)| {
+                let params: Vec<&(dyn ToSql + Sync)> = params
+                    .iter()
+                    .map(|param| param as &(dyn ToSql + Sync))
+                    .collect();
+                client.query(&cached.statement, &params).await
+            });
+            let answers = join_all(asking).await;
+            answers.into_iter().collect::<Result<Vec<_>, _>>()
+        })?;
+        let answers = answers.iter().zip(&asked);
+        answers
+            .map(|(rows, (cached, _))| {
+                let rows = rows.iter().map(|row| read_row(row, &cached.columns));
+                rows.collect()
+            })
+            .collect()
+    }
+
     fn run_post(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
         let cached = self.prepared(sql)?;
         check(&cached.statement, params)?;
@@ -460,6 +488,10 @@ impl Engine for Postgres {
 
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
         self.guarded(self.careful, |this| this.run_query(sql, params))
+    }
+
+    fn queries(&mut self, queries: &[(&str, &[Value])]) -> Result<Vec<Vec<Row>>, Error> {
+        self.guarded(self.careful, |this| this.run_queries(queries))
     }
 
     fn insert_id(&mut self, sql: &str, params: &[Value]) -> Result<i64, Error> {

@@ -2,6 +2,7 @@
 
 use crate::neighbours::Neighbours;
 use db::instances::{Instance, Place};
+use db::placing::Ties;
 use journal::{Failure, StepError};
 use scheduler::{Group, Request};
 use serde::{Deserialize, Serialize};
@@ -25,10 +26,18 @@ pub struct Asked {
 impl Asked {
     /// Of a server as it was read in this transaction.
     pub fn read(tx: &mut Tx<'_>, server: &Instance) -> Result<Self, StepError> {
+        let ties = db::placing::ties(tx, server.id)?;
+        Self::with(tx, server, ties)
+    }
+
+    /// Of a server as it was read in this transaction, with what binds it.
+    pub fn with(tx: &mut Tx<'_>, server: &Instance, ties: Ties) -> Result<Self, StepError> {
         let mut request = wish(server)?.with_hints(server);
-        request.group = group_of(tx, server.id)?.map(|(group, _)| group);
+        if let Some(group) = ties.group {
+            request.group = Group::read(tx, group, server.id)?.map(|(group, _)| group);
+        }
         request.locate(tx)?;
-        let debtors = db::work::debtors(tx, server.id)?;
+        let debtors = ties.debtors;
         Ok(Self { request, debtors })
     }
 }
@@ -129,10 +138,8 @@ impl Choice {
                 continue;
             }
             // An administrator's word counts at once, whatever the view still thinks.
-            if !db::hosts::takes_servers(tx, &place.host, self.forced)? {
-                continue;
-            }
-            if !db::placement::claim_amounts(tx, server.id, owner, place.node_id, &wanted, now)? {
+            let there = (&place.host, place.node_id);
+            if !db::placement::claim_at(tx, server.id, owner, there, &wanted, self.forced, now)? {
                 continue;
             }
             with.view.note_claim(place.node_id, server.id, &request);

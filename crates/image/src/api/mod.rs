@@ -14,7 +14,7 @@ mod view;
 use crate::access::Access;
 use crate::db;
 use crate::fault::{self, Fault};
-use crate::model::Image;
+use crate::model::{Image, Visibility};
 use crate::schema;
 use crate::service::Service;
 use axum::Router;
@@ -192,8 +192,11 @@ fn seen(tx: &mut Tx<'_>, id: &str, access: &Access) -> Result<(Image, bool), Fau
     }
     let image = db::get(tx, id)?.ok_or_else(|| Fault::no_image(id))?;
     let member = match access.project() {
-        Some(project) => db::member(tx, id, project)?.is_some(),
-        None => false,
+        // Only shared images have members.
+        Some(project) if image.visibility == Visibility::Shared => {
+            db::member(tx, id, project)?.is_some()
+        }
+        _ => false,
     };
     if access.sees(&image, member) {
         Ok((image, member))

@@ -44,33 +44,39 @@ pub(super) fn complete(tx: &mut Tx<'_>, images: &mut [Image]) -> Result<(), Erro
         return Ok(());
     }
     let ids: Vec<Value> = images.iter().map(|image| Value::from(&image.id)).collect();
+    let [properties, tags] = tx.queries([
+        (&select_properties(ids.len()), &ids),
+        (&select_tags(ids.len()), &ids),
+    ])?;
+    fill(images, &properties, &tags)
+}
+
+fn select_properties(images: usize) -> String {
+    let marks = sql::placeholders(images);
+    format!("SELECT image_id, name, content FROM image_properties WHERE image_id IN ({marks})")
+}
+
+fn select_tags(images: usize) -> String {
+    let marks = sql::placeholders(images);
+    format!("SELECT image_id, tag FROM image_tags WHERE image_id IN ({marks})")
+}
+
+/// Gives each image its properties and tags.
+fn fill(images: &mut [Image], properties: &[Row], tags: &[Row]) -> Result<(), Error> {
     let places: HashMap<String, usize> = images
         .iter()
         .enumerate()
         .map(|(place, image)| (image.id.clone(), place))
         .collect();
-    let marks = sql::placeholders(ids.len());
-    for row in tx.query(
-        &format!(
-            "SELECT image_id, name, content FROM image_properties WHERE image_id IN ({marks})"
-        ),
-        &ids,
-    )? {
-        if let Some(image) = places
-            .get(&row.get::<String>(0)?)
-            .and_then(|place| images.get_mut(*place))
-        {
+    for row in properties {
+        let place = places.get(&row.get::<String>(0)?);
+        if let Some(image) = place.and_then(|place| images.get_mut(*place)) {
             image.properties.insert(row.get(1)?, row.get(2)?);
         }
     }
-    for row in tx.query(
-        &format!("SELECT image_id, tag FROM image_tags WHERE image_id IN ({marks})"),
-        &ids,
-    )? {
-        if let Some(image) = places
-            .get(&row.get::<String>(0)?)
-            .and_then(|place| images.get_mut(*place))
-        {
+    for row in tags {
+        let place = places.get(&row.get::<String>(0)?);
+        if let Some(image) = place.and_then(|place| images.get_mut(*place)) {
             image.tags.insert(row.get(1)?);
         }
     }
@@ -80,11 +86,17 @@ pub(super) fn complete(tx: &mut Tx<'_>, images: &mut [Image]) -> Result<(), Erro
 /// The image, unless it is deleted.
 pub fn get(tx: &mut Tx<'_>, id: &str) -> Result<Option<Image>, Error> {
     let query = format!("SELECT {COLUMNS} FROM images WHERE id = ? AND deleted_at IS NULL");
-    let Some(row) = tx.query_opt(&query, &[id.into()])? else {
+    let key = [id.into()];
+    let [found, properties, tags] = tx.queries([
+        (&query, &key),
+        (&select_properties(1), &key),
+        (&select_tags(1), &key),
+    ])?;
+    let Some(row) = found.first() else {
         return Ok(None);
     };
-    let mut image = [from_row(&row)?];
-    complete(tx, &mut image)?;
+    let mut image = [from_row(row)?];
+    fill(&mut image, &properties, &tags)?;
     let [image] = image;
     Ok(Some(image))
 }
