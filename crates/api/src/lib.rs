@@ -131,11 +131,16 @@ pub struct Deps {
     pub volumes: Volumes,
     /// Rung after a commit.
     pub bus: Bus,
+    /// Hands a new task over to a worker of this process; `false` when there is none that takes it.
+    pub hand_over: HandOver,
     /// Short answers from hosts.
     pub questions: Arc<dyn HostQuestions>,
     /// Encrypts what is stored of secrets.
     pub secrets: Arc<dyn Secrets>,
 }
+
+/// See [`Deps::hand_over`].
+pub type HandOver = Arc<dyn Fn(db::tasks::Task) -> bool + Send + Sync>;
 
 /// Encrypts with the cloud's own key, so that the database never holds a secret in clear.
 pub trait Secrets: Send + Sync + 'static {

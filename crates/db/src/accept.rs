@@ -136,7 +136,7 @@ fn start_task(
     server: ServerId,
     start: &Start<'_>,
     now: Timestamp,
-) -> Result<(), Error> {
+) -> Result<tasks::Task, Error> {
     let action = if start.action.is_empty() {
         None
     } else {
@@ -158,8 +158,12 @@ fn start_task(
 }
 
 /// Accepts a new server: stores it (in `building`/`scheduling`), counts it, and starts the build. Quota must have been
-/// checked in the same transaction. Returns the server's number.
-pub fn create(tx: &mut Tx<'_>, instance: &Instance, by: Requester<'_>) -> Result<i64, Error> {
+/// checked in the same transaction. Returns the server's number, and the task that builds it.
+pub fn create(
+    tx: &mut Tx<'_>,
+    instance: &Instance,
+    by: Requester<'_>,
+) -> Result<(i64, tasks::Task), Error> {
     let task = TaskId::random();
     let accepted = Instance {
         task_id: Some(task),
@@ -173,8 +177,8 @@ pub fn create(tx: &mut Tx<'_>, instance: &Instance, by: Requester<'_>) -> Result
         action: "create",
         by,
     };
-    start_task(tx, task, instance.id, &start, instance.created_at)?;
-    Ok(number)
+    let task = start_task(tx, task, instance.id, &start, instance.created_at)?;
+    Ok((number, task))
 }
 
 /// What a server counts as; a soft-deleted one counts as nothing. One whose resize is not settled counts as the larger

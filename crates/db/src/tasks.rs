@@ -67,6 +67,22 @@ pub struct Task {
     pub trace: Option<Trace>,
 }
 
+/// The epoch of whoever is the first to run a task.
+pub const FIRST_EPOCH: i64 = 1;
+
+impl Task {
+    /// Whether nobody has run it yet.
+    pub fn is_new(&self) -> bool {
+        self.epoch < FIRST_EPOCH
+    }
+
+    /// Whether it is run by the same worker, under the same epoch, as `other`.
+    pub fn is_run_as(&self, other: &Self) -> bool {
+        (self.epoch, &self.owner, self.incarnation)
+            == (other.epoch, &other.owner, other.incarnation)
+    }
+}
+
 const COLUMNS: &str = "id, flow, instance_uuid, request_id, action_id, event_id, state, phase, step, epoch, owner, incarnation, failure, trace";
 
 fn from_row(mut row: Row) -> Result<Task, Error> {
@@ -112,8 +128,8 @@ pub struct NewTask<'a> {
     pub trace: Option<&'a Trace>,
 }
 
-/// Stores a new task that nobody runs yet.
-pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<(), Error> {
+/// Stores a new task that nobody runs yet, and returns it as it is stored.
+pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<Task, Error> {
     tx.post(
         "INSERT INTO tasks (id, flow, instance_uuid, request_id, action_id, state, phase, epoch, incarnation, created_at, updated_at, trace) \
          VALUES (?, ?, ?, ?, ?, ?, 'running', 0, 0, ?, ?, ?)",
@@ -129,7 +145,36 @@ pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<(),
             task.trace.map(crate::to_document).transpose()?.into(),
         ],
     )?;
-    Ok(())
+    Ok(Task {
+        id: task.id,
+        flow: task.flow.to_owned(),
+        server: task.server,
+        request_id: task.request_id.to_owned(),
+        action: task.action,
+        event: None,
+        state: task.state.to_owned(),
+        phase: Phase::Running,
+        step: None,
+        epoch: 0,
+        owner: None,
+        incarnation: 0,
+        failure: None,
+        trace: task.trace.cloned(),
+    })
+}
+
+/// Makes a new task the one of its owner, who knows it without having claimed it. `false`: somebody else has taken it, or
+/// it has ended.
+pub fn adopt(tx: &mut Tx<'_>, task: &Task) -> Result<bool, Error> {
+    tx.execute_one(
+        "UPDATE tasks SET owner = ?, incarnation = ?, epoch = ? WHERE id = ? AND epoch = 0",
+        &[
+            task.owner.clone().into(),
+            task.incarnation.into(),
+            FIRST_EPOCH.into(),
+            task.id.into(),
+        ],
+    )
 }
 
 /// A task, if it has not ended.

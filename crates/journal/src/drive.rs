@@ -2,6 +2,7 @@
 
 use crate::faults::{Fault, Point, When};
 use crate::flow::{Context, End, Failure, Flow, StepError, StepName};
+use crate::outcomes::{Expected, Told};
 use crate::worker::Shared;
 use bus::Bell;
 use db::tasks::{Phase, Task};
@@ -58,6 +59,12 @@ struct Run<F: Flow> {
     task: Task,
     state: F::State,
     cx: Context,
+    /// The database does not show yet that this run has the task.
+    new: bool,
+    /// A wait that began before the work of the next step was stored.
+    expected: Option<Expected>,
+    /// An outcome that is not stored yet; what comes of it will be.
+    told: Option<(WorkKey, Told)>,
 }
 
 /// Runs `task` until it ends, as a part of its request's trace.
@@ -70,7 +77,9 @@ pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task
     types::trace::within(Arc::new(trace), driving).await
 }
 
-async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task) -> Ran {
+async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran {
+    let new = task.is_new();
+    task.epoch = task.epoch.max(db::tasks::FIRST_EPOCH);
     let state = match serde_json::from_str(&task.state) {
         Ok(state) => state,
         Err(error) => {
@@ -91,6 +100,9 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task) -> Ran {
         task,
         state,
         cx,
+        new,
+        expected: None,
+        told: None,
     };
     let mut tries = 0;
     loop {
@@ -123,17 +135,23 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task) -> Ran {
 impl<F: Flow> Run<F> {
     /// Goes back to what is stored, as after a crash. `false`: somebody else runs the task now, or it is gone.
     async fn read_again(&mut self) -> Result<bool, StepError> {
+        (self.expected, self.told) = (None, None);
         let id = self.task.id;
         let stored: Option<Task> = self
             .shared
             .store
             .look(move |tx| db::tasks::get(tx, id).map_err(StepError::from))
             .await?;
-        let Some(stored) = stored.filter(|stored| stored.epoch == self.task.epoch) else {
+        if stored.as_ref().is_some_and(Task::is_new) {
+            // It is anybody's.
+            self.shared.bus.ring(Bell::Tasks);
+        }
+        let Some(stored) = stored.filter(|stored| stored.is_run_as(&self.task)) else {
             return Ok(false);
         };
         self.state = decode(&stored.state)?;
         self.task = stored;
+        self.new = false;
         Ok(true)
     }
 
@@ -352,7 +370,7 @@ impl<F: Flow> Run<F> {
     }
 
     async fn host_outcome(
-        &self,
+        &mut self,
         step: F::Step,
         direction: Direction,
         until: Instant,
@@ -361,18 +379,25 @@ impl<F: Flow> Run<F> {
             return Ok(None);
         };
         let key = self.key(step, direction);
-        let expected = self.shared.outcomes.expect(&key);
-        self.shared.bus.ring(Bell::Host(work.host));
-        let left = until.saturating_duration_since(Instant::now());
-        let waiting = self
-            .shared
-            .outcomes
-            .wait(&key, self.task.epoch, expected, left);
-        match waiting.await? {
-            Some(WorkOutcome::Fenced) => Err(StepError::Fenced.into()),
-            Some(outcome) => Ok(Some(outcome)),
-            None => Err(Trouble::Silent),
+        if let Some((_, told)) = self.told.as_ref().filter(|(of, _)| *of == key) {
+            // The step is tried again.
+            return Ok(Some(told.outcome.clone()));
         }
+        let begun = self.expected.take().filter(|expected| expected.key == key);
+        let stored = begun.is_none();
+        let expected = begun.unwrap_or_else(|| self.shared.outcomes.expect(&key));
+        self.shared.bus.ring(Bell::Host(work.host.clone()));
+        let left = until.saturating_duration_since(Instant::now());
+        let waiting = expected.wait(&work.host, self.task.epoch, stored, left);
+        let told = waiting.await?.ok_or(Trouble::Silent)?;
+        if told.outcome == WorkOutcome::Fenced {
+            return Err(StepError::Fenced.into());
+        }
+        let outcome = told.outcome.clone();
+        if told.unsaved.is_some() {
+            self.told = Some((key, told));
+        }
+        Ok(Some(outcome))
     }
 
     fn key(&self, step: F::Step, direction: Direction) -> WorkKey {
@@ -429,7 +454,7 @@ impl<F: Flow> Run<F> {
                 .map_or(time, |most| time.min(most))
     }
 
-    async fn forget_outcome(&self, step: F::Step, direction: Direction) -> Result<(), Trouble> {
+    async fn forget_outcome(&mut self, step: F::Step, direction: Direction) -> Result<(), Trouble> {
         let key = self.key(step, direction);
         self.persist(move |tx| db::work::remove(tx, &key).map_err(StepError::from))
             .await
@@ -500,10 +525,15 @@ impl<F: Flow> Run<F> {
         let (cx, state, task) = (self.cx.clone(), self.state.clone(), self.task.clone());
         let plan = self.planner();
         let debtor = owed.as_ref().map(|(host, _)| Bell::Host(host.clone()));
+        let answered = self.told.as_ref().map(|(key, _)| key.clone());
+        let expected = next.map(|next| self.shared.outcomes.expect(&self.key(next, Direction::Do)));
         let saved = self
             .persist(move |tx| {
                 let now = Timestamp::now();
                 let (mut state, mut task) = (state.clone(), task.clone());
+                if let Some(key) = &answered {
+                    db::work::remove(tx, key)?;
+                }
                 flow.commit(tx, &cx, step, Direction::Do, &mut state)?;
                 if let Some((host, reason)) = &owed {
                     db::work::withdraw(tx, task.id)?;
@@ -537,6 +567,7 @@ impl<F: Flow> Run<F> {
             })
             .await?;
         (self.state, self.task) = saved;
+        self.expected = expected;
         if let Some(bell) = debtor {
             self.shared.bus.ring(bell);
         }
@@ -634,13 +665,29 @@ impl<F: Flow> Run<F> {
         Ok(next.is_none())
     }
 
-    /// Writes; what goes wrong is passed on.
-    async fn persist<T, W>(&self, work: W) -> Result<T, Trouble>
+    /// Writes; what goes wrong is passed on. A new task is this run's with its first write.
+    async fn persist<T, W>(&mut self, mut work: W) -> Result<T, Trouble>
     where
         T: Send + 'static,
         W: FnMut(&mut sql::Tx<'_>) -> Result<T, StepError> + Send + 'static,
     {
-        let done = self.shared.store.write(work).await?;
+        let adopted = self.new.then(|| self.task.clone());
+        let writing = self.shared.store.write(move |tx| {
+            if let Some(task) = &adopted
+                && !db::tasks::adopt(tx, task)?
+            {
+                return Err(StepError::Fenced);
+            }
+            work(tx)
+        });
+        let done = writing.await?;
+        self.new = false;
+        if let Some((_, told)) = self.told.take()
+            && let Some(unsaved) = told.unsaved
+        {
+            // Nobody may wait for this any more.
+            let _ = unsaved.send(());
+        }
         self.shared.bus.hint(&Bell::Servers);
         Ok(done)
     }

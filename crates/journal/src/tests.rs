@@ -237,7 +237,7 @@ impl Bench {
                 state: r#"{"failed":0,"trace":[]}"#,
                 trace: None,
             };
-            db::tasks::insert(tx, &task, now)
+            db::tasks::insert(tx, &task, now).map(drop)
         };
         store.write(insert).await.unwrap();
         Self {

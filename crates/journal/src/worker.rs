@@ -15,7 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use types::{ServerId, TaskId};
@@ -23,6 +23,9 @@ use uuid::Uuid;
 
 /// The longest pause after a panic.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// New tasks that wait to be taken over by a worker of their process.
+const HANDED_OVER: usize = 256;
 
 /// Times and bounds.
 #[derive(Clone, Debug)]
@@ -93,7 +96,9 @@ type Runner = Arc<dyn Fn(Arc<Shared>, Task) -> Running + Send + Sync>;
 async fn run(runner: Runner, shared: Arc<Shared>, mut task: Task) -> Ran {
     let mut pause = shared.settings.retry;
     loop {
-        let (id, epoch) = (task.id, task.epoch);
+        let mut known = task.clone();
+        known.epoch = known.epoch.max(db::tasks::FIRST_EPOCH);
+        let id = task.id;
         let panic = match AssertUnwindSafe(runner(Arc::clone(&shared), task))
             .catch_unwind()
             .await
@@ -108,11 +113,16 @@ async fn run(runner: Runner, shared: Arc<Shared>, mut task: Task) -> Ran {
             let stored: Result<Option<Task>, sql::Error> =
                 shared.store.look(move |tx| db::tasks::get(tx, id)).await;
             match stored {
-                Ok(Some(stored)) if stored.epoch == epoch => {
+                Ok(Some(stored)) if stored.is_run_as(&known) => {
                     task = stored;
                     break;
                 }
-                Ok(_) => return Ran::Fenced,
+                Ok(stored) => {
+                    if stored.is_some_and(|stored| stored.is_new()) {
+                        shared.bus.ring(Bell::Tasks);
+                    }
+                    return Ran::Fenced;
+                }
                 Err(error) => tracing::warn!(task = %id, %error, "the task cannot be read"),
             }
         }
@@ -200,7 +210,9 @@ impl Journal {
             .await?;
         self.shared.lease.renew(begun);
         let runs = self.shared.runs.subscribe();
+        let (intake, handed_over) = mpsc::channel(HANDED_OVER);
         let looping = Loop {
+            handed_over,
             bell: self.shared.bus.listen(Bell::Tasks),
             name: self.name,
             process,
@@ -217,6 +229,7 @@ impl Journal {
         Ok(Worker {
             handle: tokio::spawn(looping.run()),
             runs,
+            intake: Intake(intake),
         })
     }
 }
@@ -225,9 +238,27 @@ impl Journal {
 pub struct Worker {
     handle: JoinHandle<()>,
     runs: watch::Receiver<usize>,
+    intake: Intake,
+}
+
+/// Where a process hands new tasks over to its own worker, which then need not look for them.
+#[derive(Clone)]
+pub struct Intake(mpsc::Sender<Task>);
+
+impl Intake {
+    /// Hands a stored task over that nobody has run yet. It stays anybody's until the worker's first write about it, so
+    /// nothing is lost with the process. `false`: the worker has too many, or none; whoever rings finds one that has time.
+    pub fn hand_over(&self, task: Task) -> bool {
+        self.0.try_send(task).is_ok()
+    }
 }
 
 impl Worker {
+    /// Where new tasks are handed over to it.
+    pub fn intake(&self) -> Intake {
+        self.intake.clone()
+    }
+
     /// Whether it has stopped, for example because of an injected crash.
     pub fn stopped(&self) -> bool {
         self.handle.is_finished()
@@ -257,6 +288,7 @@ impl Drop for Worker {
 }
 
 struct Loop {
+    handed_over: mpsc::Receiver<Task>,
     bell: bus::Listener,
     name: String,
     process: Uuid,
@@ -309,6 +341,11 @@ impl Loop {
                         continue;
                     }
                 }
+                Some(task) = self.handed_over.recv() => {
+                    if self.take(task).await {
+                        continue;
+                    }
+                }
                 () = self.bell.rung() => {}
             }
             self.claim(&dead).await;
@@ -335,6 +372,19 @@ impl Loop {
                 false
             }
         }
+    }
+
+    /// Runs a new task that was handed over. `false`: it is to be claimed like any other, when there is time.
+    async fn take(&mut self, mut task: Task) -> bool {
+        let free = self.running.len() < self.shared.settings.concurrency;
+        let taken = self.of_server.contains_key(&task.server);
+        if taken || !free || !self.shared.lease.holds() {
+            return false;
+        }
+        task.owner = Some(self.name.clone());
+        task.incarnation = self.incarnation;
+        self.launch(task).await;
+        true
     }
 
     async fn claim(&mut self, dead: &[(String, i64)]) {

@@ -55,7 +55,15 @@ impl Control {
         let desk = conductor.desk.clone().merge(filled.network.agent_router());
         serving.unix(&orders.socket, desk)?;
         services::keep_volumes(&volume, stop).await?;
-        open_ports(orders, filled, &volume, &reach, &bus, &mut serving).await?;
+        let compute = services::compute_api(
+            orders,
+            filled.compute.clone(),
+            &reach,
+            &bus,
+            Some(conductor.worker.intake()),
+        )
+        .await?;
+        open_ports(orders, filled, &volume, &reach, &compute, &mut serving).await?;
         Ok(Self {
             serving,
             _conductor: conductor,
@@ -90,12 +98,11 @@ async fn open_ports(
     filled: Filled,
     volume: &volume::Service,
     reach: &Reach,
-    bus: &Bus,
+    compute: &api::Service,
     serving: &mut Serving,
 ) -> Result<()> {
     let settings = &orders.settings;
     let store = filled.compute;
-    let compute = services::compute_api(orders, store.clone(), reach, bus).await?;
     let metadata = services::metadata(orders, store.clone(), reach)?;
     let validator = Arc::clone(&reach.validator);
     let placement = services::placement(orders, store, validator).await?;
@@ -112,5 +119,5 @@ async fn open_ports(
     serving
         .plain("metadata", settings.metadata_port, metadata)
         .await?;
-    services::serve_compute_api(orders, &compute, serving).await
+    services::serve_compute_api(orders, compute, serving).await
 }

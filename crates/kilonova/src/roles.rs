@@ -332,7 +332,7 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
         Role::Api => {
             let store = services::compute_store(orders).await?;
             let reach = reach(orders, trust)?;
-            let compute = services::compute_api(orders, store, &reach, &bus).await?;
+            let compute = services::compute_api(orders, store, &reach, &bus, None).await?;
             services::serve_compute_api(orders, &compute, &mut serving).await?;
             return Ok(Running::Serving(serving));
         }

@@ -309,6 +309,7 @@ pub(crate) async fn compute_api(
     store: Store,
     reach: &Reach,
     bus: &Bus,
+    worker: Option<journal::Intake>,
 ) -> Result<api::Service> {
     let settings = &orders.settings;
     let deps = api::Deps {
@@ -318,6 +319,10 @@ pub(crate) async fn compute_api(
         networks: reach.networks(),
         volumes: reach.volumes(),
         bus: bus.clone(),
+        hand_over: Arc::new(move |task| {
+            let worker = worker.as_ref();
+            worker.is_some_and(|worker| worker.hand_over(task))
+        }),
         questions: Arc::new(Questions::new(store, bus.clone())),
         secrets: Arc::new(Sealer(secret_box(orders)?)),
     };
@@ -362,7 +367,7 @@ pub(crate) async fn serve_compute_api(
 pub(crate) struct Conductor {
     /// What agents of hosts ask.
     pub(crate) desk: Router,
-    _worker: journal::Worker,
+    pub(crate) worker: journal::Worker,
 }
 
 impl Conductor {
@@ -428,7 +433,7 @@ impl Conductor {
         }
         Ok(Self {
             desk: agents.router(),
-            _worker: worker,
+            worker,
         })
     }
 }

@@ -523,10 +523,19 @@ impl Cluster {
             }
             accept::create(tx, &instance, BY)
         };
-        let accepted: Result<i64, sql::Error> = self.store.write(write).await;
-        accepted.unwrap();
-        self.bus.ring(Bell::Tasks);
+        let accepted: Result<_, sql::Error> = self.store.write(write).await;
+        let (_, task) = accepted.unwrap();
+        if !self.hand_over(task) {
+            self.bus.ring(Bell::Tasks);
+        }
         id
+    }
+
+    /// Hands a new task over to a worker, as an API does that has one in its process.
+    fn hand_over(&self, task: db::tasks::Task) -> bool {
+        let workers = self.workers.lock().unwrap();
+        let worker = workers.values().next();
+        worker.is_some_and(|worker| worker.intake().hand_over(task))
     }
 
     /// Accepts a server that boots from a volume of its owner's.
@@ -544,7 +553,7 @@ impl Cluster {
             db::block_devices::insert(tx, &root, Timestamp::now())?;
             accept::create(tx, &instance, BY)
         };
-        let accepted: Result<i64, sql::Error> = self.store.write(write).await;
+        let accepted: Result<_, sql::Error> = self.store.write(write).await;
         accepted.unwrap();
         self.bus.ring(Bell::Tasks);
         id

@@ -22,12 +22,10 @@ impl CreateServer {
             self.groups(call)
         );
         let boot = boot?;
-        let networks = networks?;
-        let security_groups = if networks == WantedNetworks::None {
-            Vec::new()
-        } else {
-            groups?
-        };
+        let (networks, mut security_groups) = (networks?, groups?);
+        if networks == WantedNetworks::None {
+            security_groups.clear();
+        }
         Ok(Resolved {
             flavor,
             boot,
@@ -152,8 +150,12 @@ impl CreateServer {
         }
     }
 
-    /// The groups named, or `default`.
+    /// The groups named, or `default`. A server without networks is in none, but must not name one that is not there.
     async fn groups(&self, call: &Call) -> Result<Vec<SecurityGroupRef>, Fault> {
+        let named = self.security_groups.iter().any(|name| name != "default");
+        if self.networks == NetworkWish::None && !named {
+            return Ok(Vec::new());
+        }
         let all = call
             .api
             .deps

@@ -44,17 +44,18 @@ impl CreateServer {
         let config = call.api.config.clone();
         // The project's usage is read and changed.
         let turn = project.0.clone();
-        let first = call
+        let (first, tasks) = call
             .api
             .deps
             .store
-            .write_in_turn(&turn, move |tx| -> Result<Instance, Fault> {
+            .write_in_turn(&turn, move |tx| -> Result<_, Fault> {
                 self.check_place(tx, &config)?;
                 within_quota(tx, project.as_str(), self.metadata.len())?;
                 files_within_limits(tx, &self.files, &project, &user)?;
                 let count = self.within_limits(tx, &project, &user, &resolved)?;
                 let group = self.group(tx, &project, &user, count)?;
                 let mut first = None;
+                let mut tasks = Vec::new();
                 for index in 0..count {
                     let id = ids[usize::try_from(index).unwrap_or(0)];
                     let mut instance = self.instance(&resolved, id, index, count);
@@ -66,7 +67,9 @@ impl CreateServer {
                     for device in &resolved.boot.devices {
                         keep(tx, id, device, &resolved.boot.shared, now)?;
                     }
-                    instance.number = db::accept::create(tx, &instance, asker.as_requester())?;
+                    let (number, task) = db::accept::create(tx, &instance, asker.as_requester())?;
+                    instance.number = number;
+                    tasks.push(task);
                     if let Some(files) = &files {
                         db::injected_files::put(tx, id, files)?;
                     }
@@ -80,10 +83,15 @@ impl CreateServer {
                 }
                 let first = first.ok_or_else(|| Fault::bad_request("min_count must be >= 1"))?;
                 also(tx, &first)?;
-                Ok(first)
+                Ok((first, tasks))
             })
             .await?;
-        call.api.deps.bus.ring(bus::Bell::Tasks);
+        let deps = &call.api.deps;
+        // One that is not taken here is for whoever hears the bell.
+        let taken = tasks.into_iter().map(|task| (deps.hand_over)(task));
+        if !taken.fold(true, |all, one| all && one) {
+            deps.bus.ring(bus::Bell::Tasks);
+        }
         Ok(first)
     }
 
@@ -95,9 +103,7 @@ impl CreateServer {
         user: &UserId,
         resolved: &Resolved,
     ) -> Result<i64, Fault> {
-        let limits = db::quotas::of_both(tx, project.as_str(), user.as_str())?;
-        let held = db::usages::of_both(tx, project, user)?;
-        let (of_project, of_user) = ((limits.0, held.0), (limits.1, held.1));
+        let [of_project, of_user] = db::usages::with_limits(tx, project, user)?;
         let each = Held {
             instances: 1,
             cores: i64::from(resolved.flavor.vcpus),
@@ -368,10 +374,7 @@ pub fn within_limits(
     user: &UserId,
     more: Held,
 ) -> Result<(), Fault> {
-    let limits = db::quotas::of_both(tx, project.as_str(), user.as_str())?;
-    let held = db::usages::of_both(tx, project, user)?;
-    let (of_project, of_user) = ((limits.0, held.0), (limits.1, held.1));
-    for of in [of_project, of_user] {
+    for of in db::usages::with_limits(tx, project, user)? {
         let mut over = exceeded(&of, &more, 1);
         over.retain(|one| one.asked > 0);
         if !over.is_empty() {

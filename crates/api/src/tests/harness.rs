@@ -146,6 +146,7 @@ impl Cloud {
                 volumes.router(),
             )),
             bus: bus::Bus::new(),
+            hand_over: Arc::new(|_| false),
             questions: Arc::new(Host),
             secrets: Arc::new(Backwards),
         };

@@ -3,7 +3,7 @@
 //! | step | does | undo |
 //! |---|---|---|
 //! | `choose_host` | picks hosts from the view; the claim is in the transaction that ends the step | gives the claim back |
-//! | `networks` | makes or binds ports on the host | deletes or gives back |
+//! | `networks` (passed where it shall have none) | makes or binds ports on the host | deletes or gives back |
 //! | `volumes` (passed where no disk is one) | makes or reserves volumes and connects them to the host | deletes or gives back |
 //! | `plug` (passed where there are none) | waits until the network agent has wired them | - |
 //! | `spawn` | the host makes the guest and starts it | the host removes all of it |
@@ -23,6 +23,7 @@ use sql::Tx;
 use std::time::Duration;
 use types::agent::{Direction, GuestImage, GuestPlan, GuestVif, Verb, WorkOutcome};
 use types::network_wanted::tap_name;
+use types::server::WantedNetworks;
 use types::{HostName, PowerState, TaskState, Timestamp, VmState};
 
 /// The steps.
@@ -82,6 +83,9 @@ pub struct State {
     /// None of the disks is a volume.
     #[serde(default)]
     no_volumes: bool,
+    /// It was asked for without networks.
+    #[serde(default)]
+    no_networks: bool,
     /// The server as it was when its host was picked; what is used of it stays as it is while it is built.
     #[serde(skip)]
     server: Option<Box<Instance>>,
@@ -94,6 +98,15 @@ pub struct Build {
 }
 
 impl State {
+    /// What the server shows once it has a host.
+    fn when_placed(&self) -> TaskState {
+        if self.no_networks {
+            self.until_spawning()
+        } else {
+            TaskState::Networking
+        }
+    }
+
     /// What the server shows once it has its ports: that it waits for volumes or the wiring, if it does.
     fn until_spawning(&self) -> TaskState {
         if self.no_volumes && self.interfaces.is_empty() {
@@ -113,13 +126,15 @@ impl Build {
     async fn choose(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let id = cx.server;
         let read = self.with.store.look(move |tx| {
-            let devices = block_devices::of_server(tx, id)?;
-            let server = instances::get(tx, id)?.ok_or(StepError::Fenced)?;
-            let asked = Asked::read(tx, &server)?;
+            let whole = db::placing::to_be_placed(tx, id)?.ok_or(StepError::Fenced)?;
+            let (server, devices) = (whole.server, whole.devices);
+            let asked = Asked::with(tx, &server, whole.ties)?;
             Ok::<_, StepError>((server, devices, asked))
         });
         let (server, devices, asked) = read.await?;
         state.no_volumes = !devices.iter().any(BlockDevice::is_volume);
+        state.no_networks =
+            server.networks == WantedNetworks::None && server.network_info.is_empty();
         let choosing = state.choice.choose_asked(&self.with, asked, |_| {});
         choosing.await?;
         state.server = Some(Box::new(server));
@@ -227,6 +242,7 @@ impl Flow for Build {
 
     fn skips(&self, step: Step, state: &State) -> bool {
         match step {
+            Step::Networks => state.no_networks,
             Step::Volumes => state.no_volumes,
             Step::Plug => state.interfaces.is_empty(),
             _ => false,
@@ -310,10 +326,13 @@ impl Flow for Build {
             (Step::ChooseHost, Direction::Do) => {
                 let server = state.server.take().ok_or(StepError::Fenced)?;
                 let place = state.choice.claim(&self.with, tx, &server, now)?;
+                if state.no_networks {
+                    state.plan = Some(guest_plan(&server, &[]));
+                }
                 state.server = Some(server);
                 let change = Change {
                     place: Some(Some(place)),
-                    ..shows(TaskState::Networking)
+                    ..shows(state.when_placed())
                 };
                 transition(tx, cx, &change, now)
             }
