@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 //! A toy flow under every fault at every step, on every database.
 
+mod handed_over;
+
 use crate::faults::{Fault, Point, Script, When};
 use crate::{
     Context, End, Failure, Flow, HostWork, Journal, Outcomes, Settings, StepError, StepName,
@@ -218,8 +220,28 @@ fn quick() -> Settings {
 
 impl Bench {
     async fn new(store: &Store, toy: Toy) -> Self {
-        let (task, server) = (TaskId::random(), ServerId::random());
-        let insert = move |tx: &mut Tx<'_>| -> Result<(), sql::Error> {
+        let bench = Self::empty(store, toy);
+        bench.put().await;
+        bench
+    }
+
+    /// Without the task.
+    fn empty(store: &Store, toy: Toy) -> Self {
+        Self {
+            store: store.clone(),
+            bus: Bus::new(),
+            outcomes: Outcomes::new(store.clone()),
+            task: TaskId::random(),
+            server: ServerId::random(),
+            toy,
+            settings: quick(),
+        }
+    }
+
+    /// Stores the task.
+    async fn put(&self) -> db::tasks::Task {
+        let (task, server) = (self.task, self.server);
+        let insert = move |tx: &mut Tx<'_>| -> Result<_, sql::Error> {
             let by = db::actions::Requester {
                 request_id: "req",
                 user_id: "u",
@@ -237,18 +259,9 @@ impl Bench {
                 state: r#"{"failed":0,"trace":[]}"#,
                 trace: None,
             };
-            db::tasks::insert(tx, &task, now).map(drop)
+            db::tasks::insert(tx, &task, now)
         };
-        store.write(insert).await.unwrap();
-        Self {
-            store: store.clone(),
-            bus: Bus::new(),
-            outcomes: Outcomes::new(store.clone()),
-            task,
-            server,
-            toy,
-            settings: quick(),
-        }
+        self.store.write(insert).await.unwrap()
     }
 
     async fn worker(&self, name: &str, script: &Arc<Script>) -> crate::Worker {
@@ -287,7 +300,11 @@ impl Bench {
     /// Runs the task to its end; a worker that crashes is started again under its name.
     async fn carry_out(&self, script: Script) -> Ended {
         let script = Arc::new(script);
-        let mut worker = self.worker("w", &script).await;
+        let worker = self.worker("w", &script).await;
+        self.carry_out_with(worker, script).await
+    }
+
+    async fn carry_out_with(&self, mut worker: crate::Worker, script: Arc<Script>) -> Ended {
         loop {
             tokio::select! {
                 () = self.until_gone() => break,
@@ -653,7 +670,8 @@ async fn host(bench: &Bench, failures: usize) -> tokio::task::JoinHandle<()> {
             let pending: Result<_, sql::Error> = store
                 .read(|tx| db::work::pending(tx, &"h".into(), 10))
                 .await;
-            for (work, _) in pending.unwrap().work {
+            for (work, stored) in pending.unwrap().work {
+                let asked = (work.key.clone(), stored);
                 let fails = work.key.direction == Direction::Undo
                     && failures
                         .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -679,6 +697,12 @@ async fn host(bench: &Bench, failures: usize) -> tokio::task::JoinHandle<()> {
                     .await
                     .unwrap();
                 outcomes.report(&"h".into(), report.clone()).await.unwrap();
+                let left: Result<_, sql::Error> = store
+                    .read(|tx| db::work::pending(tx, &"h".into(), 10))
+                    .await;
+                let mut left = left.unwrap().work.into_iter();
+                let again = left.any(|(work, stored)| (work.key, stored) == asked);
+                assert!(!again, "what was reported is asked for again");
                 // A report may come twice.
                 outcomes.report(&"h".into(), report).await.unwrap();
             }

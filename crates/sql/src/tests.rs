@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod together;
+
 use crate::testing::{TestStore, databases};
 use crate::{Dialect, Error, Migration, Options, Store, Tx, Value};
 use std::sync::Arc;
@@ -867,94 +869,6 @@ async fn a_store_that_does_not_migrate_checks() {
         assert!(older.to_string().contains("this program needs 2"));
         test.store.migrate("checked", SECOND).await.unwrap();
         shared.migrate("checked", FIRST).await.unwrap();
-    }
-}
-
-/// Statements that were posted count in their order, also very many of them; one that fails fails where it stands, and
-/// undoes only itself.
-#[tokio::test]
-async fn posted_statements() {
-    const MORE: &str = "UPDATE things SET amount = amount + ? WHERE name = ?";
-    for TestStore { name, store, .. } in &with_things().await {
-        let seen = store.write(|tx| -> Result<i64, Error> {
-            tx.post(
-                "INSERT INTO things (name, amount) VALUES (?, ?)",
-                &["a".into(), 0.into()],
-            )?;
-            for _ in 0..50 {
-                tx.post(MORE, &[1.into(), "a".into()])?;
-                tx.post("UPDATE things SET amount = amount * 2", &[])?;
-                tx.post("UPDATE things SET amount = amount / 2", &[])?;
-            }
-            tx.query_one("SELECT amount FROM things", &[])?.get(0)
-        });
-        assert_eq!(seen.await.unwrap(), 50, "{name}");
-        let only_posted = store.write(|tx| tx.post(MORE, &[5.into(), "a".into()]));
-        only_posted.await.unwrap();
-
-        let refused = store.write(|tx| -> Result<(), Error> {
-            tx.post(MORE, &[1.into(), "a".into()])?;
-            tx.post("INSERT INTO things (name) VALUES ('a')", &[])
-        });
-        assert!(refused.await.unwrap_err().is_unique_violation(), "{name}");
-        let went_on = store.write(|tx| -> Result<bool, Error> {
-            let first = tx.post("INSERT INTO things (name) VALUES ('a')", &[]);
-            tx.post(MORE, &[5.into(), "a".into()])?;
-            tx.query("SELECT id FROM things", &[])?;
-            Ok(first.is_err())
-        });
-        assert!(went_on.await.unwrap(), "{name}: known where it stands");
-        let reads = store.read(|tx| tx.post("DELETE FROM things", &[]));
-        assert!(reads.await.is_err(), "{name}: a read writes nothing");
-        let sum = store.read(|tx| tx.query_one("SELECT SUM(amount) FROM things", &[])?.get(0));
-        let sum: i64 = sum.await.unwrap();
-        assert_eq!(sum, 60, "{name}");
-    }
-}
-
-/// Whether the one row was there is known, though not waited for where it was.
-#[tokio::test]
-async fn a_change_of_one_row() {
-    const MORE: &str = "UPDATE things SET amount = amount + 1 WHERE name = ?";
-    for TestStore { name, store, .. } in &with_things().await {
-        store.write(|tx| insert(tx, "a", 0)).await.unwrap();
-        let both = store.write(|tx| -> Result<_, Error> {
-            let there = tx.execute_one(MORE, &["a".into()])?;
-            let missing = tx.execute_one(MORE, &["b".into()])?;
-            Ok((there, missing, tx.execute_one(MORE, &["a".into()])?))
-        });
-        assert_eq!(both.await.unwrap(), (true, false, true), "{name}");
-
-        let kept = store.write(|tx| -> Result<bool, Error> {
-            insert(tx, "c", 0)?;
-            tx.execute_one("DELETE FROM things WHERE name = 'b'", &[])
-        });
-        assert!(!kept.await.unwrap(), "{name}: found out at the commit");
-        let refused = store.write(|tx| -> Result<(), Error> {
-            insert(tx, "d", 0)?;
-            match tx.execute_one(MORE, &["b".into()])? {
-                true => Ok(()),
-                false => Err(Error::NoRow),
-            }
-        });
-        let refused = refused.await;
-        assert!(matches!(refused, Err(Error::NoRow)), "{name}: {refused:?}");
-
-        let row = [
-            ("name", "a".into()),
-            ("amount", 9.into()),
-            ("note", "n".into()),
-        ];
-        let keeping =
-            store.write(move |tx| tx.upsert_keeping("things", &["name"], &row, &["amount"]));
-        keeping.await.unwrap();
-        let read = store.read(|tx| -> Result<Vec<(String, i64, Option<String>)>, Error> {
-            let rows = tx.query("SELECT name, amount, note FROM things ORDER BY name", &[])?;
-            let three = |row: &crate::Row| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-            rows.iter().map(three).collect()
-        });
-        let wanted = [("a".into(), 2, Some("n".into())), ("c".into(), 0, None)];
-        assert_eq!(read.await.unwrap(), wanted, "{name}");
     }
 }
 

@@ -176,6 +176,12 @@ async fn refusals() {
             400,
             "Security group nope not found for project",
         ),
+        (
+            37,
+            json!({"networks": "none", "security_groups": [{"name": "nope"}]}),
+            400,
+            "Security group nope not found for project",
+        ),
         (1, json!({"networks": [{"uuid": gone}]}), 400, gone),
         (
             1,

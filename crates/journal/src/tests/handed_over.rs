@@ -1,0 +1,114 @@
+//! New tasks that are handed over to a worker of their process.
+
+use super::*;
+
+fn deciding(decides: bool) -> Toy {
+    Toy {
+        decides,
+        ..Toy::default()
+    }
+}
+
+/// Workers that do not look for tasks by themselves.
+fn waiting() -> Settings {
+    Settings {
+        beat: Duration::from_secs(3600),
+        ..quick()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_needs_to_look_for_it() {
+    for database in stores().await {
+        for decides in [false, true] {
+            let bench = Bench {
+                settings: waiting(),
+                ..Bench::empty(&database.store, deciding(decides))
+            };
+            let script = Arc::new(Script::new([]));
+            let worker = bench.worker("w", &script).await;
+            assert!(worker.intake().hand_over(bench.put().await));
+            assert_eq!(bench.carry_out_with(worker, script).await, done());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_fault_at_every_step() {
+    for database in stores().await {
+        for decides in [false, true] {
+            for &step in Step::ALL {
+                for when in BOTH {
+                    for fault in [Fault::Fail, Fault::Panic, Fault::Crash] {
+                        let bench = Bench::empty(&database.store, deciding(decides));
+                        let script = Script::new([(at(step, Direction::Do, when), fault)]);
+                        let script = Arc::new(script);
+                        let worker = bench.worker("w", &script).await;
+                        worker.intake().hand_over(bench.put().await);
+                        let ended = bench.carry_out_with(worker, script).await;
+                        let name = format!("{} {step:?} {when:?} {fault:?}", database.name);
+                        // Before its first write another may take the task, to which nothing happens.
+                        let anew = decides && step == Step::A;
+                        if fault == Fault::Crash || (anew && ended.end == "done") {
+                            assert_eq!(ended, done(), "{name}");
+                        } else {
+                            assert!(ended.effects.is_empty(), "{name}: {ended:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A task that a worker has begun and has not written about yet.
+async fn begun(store: &Store, when: When) -> (Bench, Arc<Script>, crate::Worker) {
+    loop {
+        let bench = Bench {
+            settings: waiting(),
+            ..Bench::empty(store, deciding(true))
+        };
+        let held = (at(Step::A, Direction::Do, when), Fault::Hold);
+        let script = Arc::new(Script::new([held]));
+        let worker = bench.worker("w", &script).await;
+        assert!(worker.intake().hand_over(bench.put().await));
+        script.all_struck().await;
+        if bench.task().await.unwrap().is_new() {
+            return (bench, script, worker);
+        }
+        // The look with which a worker starts was late, and found it.
+        script.release();
+        bench.until_gone().await;
+    }
+}
+
+/// Until its first write it is anybody's: whoever comes first has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_may_be_faster() {
+    for database in stores().await {
+        for when in BOTH {
+            let (bench, script, slow) = begun(&database.store, when).await;
+            let _fast = bench.worker("fast", &Arc::new(Script::new([]))).await;
+            bench.until_gone().await;
+            let ended = bench.ended().await;
+            script.release();
+            slow.rest().await;
+            assert_eq!(bench.ended().await, ended, "{when:?}");
+        }
+    }
+}
+
+/// The process dies before the first write: the task is as new as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_with_the_process() {
+    for database in stores().await {
+        let (bench, _script, worker) = begun(&database.store, When::Before).await;
+        let intake = worker.intake();
+        let task = bench.task().await.unwrap();
+        drop(worker);
+        let _other = bench.worker("other", &Arc::new(Script::new([]))).await;
+        bench.until_gone().await;
+        assert_eq!(bench.ended().await.end, "done");
+        assert!(!intake.hand_over(task), "nobody is there");
+    }
+}
