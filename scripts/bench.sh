@@ -20,6 +20,7 @@ fi
 export KILONOVA_BINARY=$target/release/kilonova
 # Beside a PostgreSQL of its own, for creates on it. (It does not wait for the disk.)
 scripts/test-databases.sh "$cache/venv-test/bin/python" tests/bench/bench.py --json "$target/bench.json" "${more[@]}" "$@"
+scripts/test-databases.sh cargo bench --locked --package kilonova-journal --bench steps
 if [ "$(id -u)" = 0 ]; then
     # Guests that move between hosts: one suite of those at a time on a machine.
     touch /run/lock/kilonova-e2e
