@@ -45,7 +45,9 @@ async fn look(api: &Inner) -> (StatusCode, Value) {
     let identity = within(Box::pin(identity(api)));
     let image = within(Box::pin(image(api)));
     let network = within(Box::pin(network(api)));
-    let (database, identity, image, network) = tokio::join!(database, identity, image, network);
+    let volume = within(Box::pin(volume(api)));
+    let (database, identity, image, network, volume) =
+        tokio::join!(database, identity, image, network, volume);
     let mut parts = Map::new();
     let mut well = true;
     for (name, answer) in [
@@ -53,6 +55,7 @@ async fn look(api: &Inner) -> (StatusCode, Value) {
         ("identity", identity),
         ("image", image),
         ("network", network),
+        ("volume", volume),
     ] {
         let state = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         well &= state.is_ok();
@@ -111,4 +114,8 @@ async fn image(api: &Inner) -> Result<String, String> {
 
 async fn network(api: &Inner) -> Result<String, String> {
     answered(api.deps.networks.forward("", Method::GET, "/", None).await)
+}
+
+async fn volume(api: &Inner) -> Result<String, String> {
+    answered(api.deps.volumes.versions().await)
 }

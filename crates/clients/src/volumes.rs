@@ -150,6 +150,12 @@ impl Volumes {
         Self { client }
     }
 
+    /// The list of versions, which needs no token: whether the service answers.
+    pub async fn versions(&self) -> Result<Answer, ClientError> {
+        let headers = http::HeaderMap::new();
+        self.client.call(Method::GET, "/", headers, None).await
+    }
+
     /// Any request below the project, for the proxies of old API versions and for what has no method here.
     pub async fn request(
         &self,

@@ -720,3 +720,100 @@ async fn no_rebuild_preserves_the_ephemeral_disk() {
     assert_eq!((shown.vm_state, shown.fault), (VmState::Active, None));
     clean(&cluster).await;
 }
+
+/// What neighbours have of the server is given back when they are there again; its owner does not wait for that, and
+/// operators see what the task waits for.
+#[tokio::test]
+async fn a_deletion_wins_over_services_that_are_away() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    // As if everybody had waited for long.
+    let short = |settings: &mut journal::Settings| {
+        settings.longest_step = Some(Duration::from_millis(200));
+    };
+    cluster.change_settings(short).await;
+    cluster.network.set_down(true);
+    cluster.volumes.set_down(true);
+    cluster.delete(server).await;
+    cluster
+        .until("the server is gone for its owner", async || {
+            cluster.server(server).await.deleted
+        })
+        .await;
+    let held = cluster
+        .store
+        .read(|tx| db::usages::of_project(tx, &types::ProjectId(testkit::PROJECT.to_owned())));
+    let held: Result<_, sql::Error> = held.await;
+    assert_eq!(held.unwrap(), db::usages::Held::default());
+    cluster
+        .until("operators see why the task waits", async || {
+            let open: Result<Vec<_>, sql::Error> = cluster.store.read(db::tasks::open).await;
+            let open = open.unwrap();
+            assert_eq!(open.len(), 1, "the task goes on: {open:?}");
+            let waits = open[0].waits.as_ref();
+            waits
+                .is_some_and(|waits| waits.reason.contains("the volume service") && waits.tries > 1)
+        })
+        .await;
+    cluster.volumes.set_down(false);
+    cluster.network.set_down(false);
+    cluster.idle().await;
+    clean(&cluster).await;
+}
+
+/// Tasks that wait for a host, or for a service, take nobody's turn.
+#[tokio::test]
+async fn what_waits_keeps_nobody_else_waiting() {
+    let mut options = small(2, 4);
+    options.journal.concurrency = 1;
+    let cluster = Cluster::new(options).await;
+    let servers = [cluster.create().await, cluster.create().await];
+    cluster.idle().await;
+    let mut by_host = Vec::new();
+    for server in servers {
+        by_host.push((cluster.server(server).await.host.unwrap(), server));
+    }
+    by_host.sort();
+    let [(silent, of_silent), (_, of_other)] = &by_host[..] else {
+        panic!("{by_host:?}");
+    };
+    let silent = cluster
+        .hosts
+        .iter()
+        .find(|host| host.name == *silent)
+        .unwrap();
+    let (of_silent, of_other) = (*of_silent, *of_other);
+    silent.stop();
+    cluster.stop(of_silent).await;
+    cluster
+        .until("a task waits for its host", async || {
+            cluster.tasks_at(Some("act")).await == 1
+        })
+        .await;
+    cluster.stop(of_other).await;
+    cluster
+        .until("the other one is stopped", async || {
+            cluster.server(of_other).await.vm_state == VmState::Stopped
+        })
+        .await;
+    cluster.network.set_down(true);
+    let waits = cluster.create().await;
+    cluster
+        .until("a task waits for the network service", async || {
+            cluster.network.turned_away() > 2
+        })
+        .await;
+    cluster.start(of_other).await;
+    cluster
+        .until("the other one is started", async || {
+            cluster.server(of_other).await.vm_state == VmState::Active
+        })
+        .await;
+    cluster.network.set_down(false);
+    cluster.start_host(silent);
+    cluster.idle().await;
+    assert_eq!(cluster.server(waits).await.vm_state, VmState::Active);
+    assert_eq!(cluster.server(of_silent).await.vm_state, VmState::Stopped);
+    clean(&cluster).await;
+}

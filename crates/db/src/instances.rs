@@ -657,7 +657,6 @@ pub fn mark_deleted(tx: &mut Tx<'_>, id: ServerId, now: Timestamp) -> Result<boo
     )?;
     crate::guest_passwords::remove(tx, id)?;
     crate::injected_files::remove(tx, id)?;
-    crate::block_devices::remove_of_server(tx, id)?;
     if changed == 1 {
         outbox::state(tx, id, now)?;
     }

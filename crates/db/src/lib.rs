@@ -109,6 +109,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "fewer_indexes",
         sql: include_str!("migrations/0017_fewer_indexes.sql"),
     },
+    Migration {
+        version: 18,
+        name: "waits",
+        sql: include_str!("migrations/0018_waits.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.

@@ -3,6 +3,7 @@
 //! Every write of a running task carries its epoch. A task whose epoch was raised by somebody else answers
 //! `false` to all of them, and its old runner stops.
 
+use serde::{Deserialize, Serialize};
 use sql::{Error, Row, Tx, Value};
 use types::{ServerId, TaskId, Timestamp, Trace};
 use uuid::Uuid;
@@ -65,6 +66,19 @@ pub struct Task {
     pub failure: Option<String>,
     /// The trace of the request, when that came with one.
     pub trace: Option<Trace>,
+    /// What it has been waiting for for some time.
+    pub waits: Option<Waits>,
+}
+
+/// Why a task does not go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waits {
+    /// What went wrong the last time.
+    pub reason: String,
+    /// When it began to wait.
+    pub since: Timestamp,
+    /// How often it has tried since then.
+    pub tries: u32,
 }
 
 /// The epoch of whoever is the first to run a task.
@@ -83,7 +97,7 @@ impl Task {
     }
 }
 
-const COLUMNS: &str = "id, flow, instance_uuid, request_id, action_id, event_id, state, phase, step, epoch, owner, incarnation, failure, trace";
+const COLUMNS: &str = "id, flow, instance_uuid, request_id, action_id, event_id, state, phase, step, epoch, owner, incarnation, failure, trace, waits";
 
 fn from_row(mut row: Row) -> Result<Task, Error> {
     Ok(Task {
@@ -101,6 +115,10 @@ fn from_row(mut row: Row) -> Result<Task, Error> {
         incarnation: row.get(11)?,
         failure: row.get(12)?,
         trace: trace_from(row.get(13)?),
+        // Nothing but words depends on it.
+        waits: row
+            .get::<Option<String>>(14)?
+            .and_then(|text| serde_json::from_str(&text).ok()),
     })
 }
 
@@ -160,6 +178,7 @@ pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<Tas
         incarnation: 0,
         failure: None,
         trace: task.trace.cloned(),
+        waits: None,
     })
 }
 
@@ -272,7 +291,7 @@ pub fn claim(
 /// Saves a task's progress. `false`: the task was taken over or has ended.
 pub fn save(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<bool, Error> {
     tx.execute_one(
-        "UPDATE tasks SET state = ?, phase = ?, step = ?, event_id = ?, failure = ?, updated_at = ? WHERE id = ? AND epoch = ?",
+        "UPDATE tasks SET state = ?, phase = ?, step = ?, event_id = ?, failure = ?, updated_at = ?, waits = ? WHERE id = ? AND epoch = ?",
         &[
             (&task.state).into(),
             task.phase.as_str().into(),
@@ -280,9 +299,18 @@ pub fn save(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<bool, Error>
             task.event.into(),
             task.failure.clone().into(),
             now.into(),
+            task.waits.as_ref().map(crate::to_document).transpose()?.into(),
             task.id.into(),
             task.epoch.into(),
         ],
+    )
+}
+
+/// Writes down what a task waits for.
+pub fn note_waits(tx: &mut Tx<'_>, id: TaskId, epoch: i64, waits: &Waits) -> Result<(), Error> {
+    tx.post(
+        "UPDATE tasks SET waits = ? WHERE id = ? AND epoch = ?",
+        &[crate::to_document(waits)?.into(), id.into(), epoch.into()],
     )
 }
 

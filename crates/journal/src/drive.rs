@@ -65,7 +65,23 @@ struct Run<F: Flow> {
     expected: Option<Expected>,
     /// An outcome that is not stored yet; what comes of it will be.
     told: Option<(WorkKey, Told)>,
+    /// Since when it has been waiting, if it is.
+    waiting: Option<Waiting>,
 }
+
+/// A step that does not go on.
+struct Waiting {
+    since: Timestamp,
+    begun: Instant,
+    tries: u32,
+    /// When operators were told, and what.
+    noted: Option<(Instant, String)>,
+}
+
+/// A step that waits for longer is told of.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
+/// How often it is told of while nothing changes.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs `task` until it ends, as a part of its request's trace.
 pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task) -> Ran {
@@ -103,6 +119,7 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran 
         new,
         expected: None,
         told: None,
+        waiting: None,
     };
     let mut tries = 0;
     loop {
@@ -246,7 +263,7 @@ impl<F: Flow> Run<F> {
             }
             if self.flow.may_pass(step, &self.state) && Instant::now() >= until {
                 tracing::warn!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
-                    step = step.as_str(), reason = %failure.message, details = failure.details, "a host did not do its part; going on without it");
+                    step = step.as_str(), reason = %failure.message, details = failure.details, "what a step asks for is not done in time; going on without it");
                 // Late it would do harm.
                 self.forget_outcome(step, Direction::Do).await?;
                 return self.done(step, None).await;
@@ -389,7 +406,8 @@ impl<F: Flow> Run<F> {
         self.shared.bus.ring(Bell::Host(work.host.clone()));
         let left = until.saturating_duration_since(Instant::now());
         let waiting = expected.wait(&work.host, self.task.epoch, stored, left);
-        let told = waiting.await?.ok_or(Trouble::Silent)?;
+        let told = self.shared.resting(waiting).await?;
+        let told = told.ok_or(Trouble::Silent)?;
         if told.outcome == WorkOutcome::Fenced {
             return Err(StepError::Fenced.into());
         }
@@ -531,6 +549,7 @@ impl<F: Flow> Run<F> {
             .persist(move |tx| {
                 let now = Timestamp::now();
                 let (mut state, mut task) = (state.clone(), task.clone());
+                task.waits = None;
                 if let Some(key) = &answered {
                     db::work::remove(tx, key)?;
                 }
@@ -567,6 +586,7 @@ impl<F: Flow> Run<F> {
             })
             .await?;
         (self.state, self.task) = saved;
+        self.waiting = None;
         self.expected = expected;
         if let Some(bell) = debtor {
             self.shared.bus.ring(bell);
@@ -623,6 +643,7 @@ impl<F: Flow> Run<F> {
             .persist(move |tx| {
                 let now = Timestamp::now();
                 let (mut state, mut task) = (state.clone(), task.clone());
+                task.waits = None;
                 flow.commit(tx, &cx, step, Direction::Undo, &mut state)?;
                 db::work::withdraw(tx, task.id)?;
                 if let Some((host, reason)) = &owed {
@@ -659,6 +680,7 @@ impl<F: Flow> Run<F> {
             })
             .await?;
         (self.state, self.task) = saved;
+        self.waiting = None;
         if let Some(bell) = debtor {
             self.shared.bus.ring(bell);
         }
@@ -692,7 +714,8 @@ impl<F: Flow> Run<F> {
         Ok(done)
     }
 
-    async fn pause(&self, reason: &str, tries: &mut u32) {
+    async fn pause(&mut self, reason: &str, tries: &mut u32) {
+        self.note_wait(reason).await;
         tracing::debug!(task = %self.task.id, flow = F::NAME, step = self.task.step, reason, tries, "trying again");
         let base = self
             .shared
@@ -700,8 +723,39 @@ impl<F: Flow> Run<F> {
             .retry
             .saturating_mul(1 << (*tries).min(6));
         let jitter = rand::rng().random_range(0.5..1.0);
-        tokio::time::sleep(base.min(Duration::from_secs(10)).mul_f64(jitter)).await;
+        let pause = tokio::time::sleep(base.min(Duration::from_secs(10)).mul_f64(jitter));
+        self.shared.resting(pause).await;
         *tries = tries.saturating_add(1);
+    }
+
+    /// Tells operators, in the log and with the task, what it has been waiting for for some time.
+    async fn note_wait(&mut self, reason: &str) {
+        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+            since: Timestamp::now(),
+            begun: Instant::now(),
+            tries: 0,
+            noted: None,
+        });
+        waiting.tries = waiting.tries.saturating_add(1);
+        let known = waiting.noted.as_ref();
+        let known = known.is_some_and(|(at, text)| text == reason && at.elapsed() < TOLD_EVERY);
+        if known || waiting.begun.elapsed() < TOLD_AFTER {
+            return;
+        }
+        waiting.noted = Some((Instant::now(), reason.to_owned()));
+        let waits = db::tasks::Waits {
+            reason: reason.to_owned(),
+            since: waiting.since,
+            tries: waiting.tries,
+        };
+        tracing::warn!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
+            step = self.task.step, reason, tries = waits.tries, "a step waits");
+        self.task.waits = Some(waits.clone());
+        let (id, epoch) = (self.task.id, self.task.epoch);
+        let writing = move |tx: &mut sql::Tx<'_>| db::tasks::note_waits(tx, id, epoch, &waits);
+        if let Err(error) = self.shared.store.write(writing).await {
+            tracing::debug!(task = %id, %error, "what a task waits for cannot be written down");
+        }
     }
 }
 

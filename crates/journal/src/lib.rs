@@ -20,7 +20,7 @@ mod worker;
 
 pub use flow::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 pub use outcomes::Outcomes;
-pub use worker::{Intake, Journal, Settings, Worker};
+pub use worker::{Intake, Journal, Settings, WITH_WAITING, Worker};
 
 #[cfg(test)]
 mod tests;

@@ -14,8 +14,9 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use types::{ServerId, TaskId};
@@ -24,13 +25,17 @@ use uuid::Uuid;
 /// The longest pause after a panic.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How many tasks a worker has at most, for each that may run.
+pub const WITH_WAITING: usize = 32;
+
 /// New tasks that wait to be taken over by a worker of their process.
 const HANDED_OVER: usize = 256;
 
 /// Times and bounds.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Tasks that run at once in one worker.
+    /// Tasks that run at once in one worker. Those that wait, for a host or before they try again, are not among them; of
+    /// both together there are [`WITH_WAITING`] times as many at most.
     pub concurrency: usize,
     /// How often a worker says that it lives and looks for tasks nobody rang for.
     pub beat: Duration,
@@ -69,6 +74,44 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     lease: Lease,
     runs: watch::Sender<usize>,
+    /// Runs that do not wait.
+    active: AtomicUsize,
+    /// Told when a run begins to wait while there was no room for others.
+    room: Notify,
+}
+
+impl Shared {
+    /// How many more tasks may run now, where there are `all`.
+    fn free(&self, all: usize) -> usize {
+        let most = self.settings.concurrency;
+        let free = most.saturating_sub(self.active.load(Ordering::Relaxed));
+        free.min(most.saturating_mul(WITH_WAITING).saturating_sub(all))
+    }
+
+    /// Waits for something, and gives room to others meanwhile.
+    pub(crate) async fn resting<T>(&self, what: impl Future<Output = T>) -> T {
+        let _resting = Resting::begin(self);
+        what.await
+    }
+}
+
+/// A run that waits, until this is dropped.
+struct Resting<'a>(&'a Shared);
+
+impl<'a> Resting<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        let before = shared.active.fetch_sub(1, Ordering::Relaxed);
+        if before >= shared.settings.concurrency {
+            shared.room.notify_one();
+        }
+        Self(shared)
+    }
+}
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.active.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// One run that is under way, until this is dropped.
@@ -77,12 +120,14 @@ struct UnderWay(Arc<Shared>);
 impl UnderWay {
     fn begin(shared: &Arc<Shared>) -> Self {
         shared.runs.send_modify(|runs| *runs += 1);
+        shared.active.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(shared))
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
         self.0
             .runs
             .send_modify(|runs| *runs = runs.saturating_sub(1));
@@ -152,6 +197,8 @@ impl Journal {
             faults: Arc::new(Never),
             lease: Lease::new(settings.lease),
             runs: watch::channel(0).0,
+            active: AtomicUsize::new(0),
+            room: Notify::new(),
             settings,
         };
         Self {
@@ -336,11 +383,12 @@ impl Loop {
                     if self.ended(ended) {
                         return;
                     }
-                    // Slots are free again; while there are many, the bell or the beat is soon enough.
-                    if self.running.len() + 1 < self.shared.settings.concurrency {
+                    // There is room again; while there is much, the bell or the beat is soon enough.
+                    if self.shared.free(self.running.len()) > 1 {
                         continue;
                     }
                 }
+                () = self.shared.room.notified() => {}
                 Some(task) = self.handed_over.recv() => {
                     if self.take(task).await {
                         continue;
@@ -376,7 +424,7 @@ impl Loop {
 
     /// Runs a new task that was handed over. `false`: it is to be claimed like any other, when there is time.
     async fn take(&mut self, mut task: Task) -> bool {
-        let free = self.running.len() < self.shared.settings.concurrency;
+        let free = self.shared.free(self.running.len()) > 0;
         let taken = self.of_server.contains_key(&task.server);
         if taken || !free || !self.shared.lease.holds() {
             return false;
@@ -389,11 +437,7 @@ impl Loop {
 
     async fn claim(&mut self, dead: &[(String, i64)]) {
         loop {
-            let free = self
-                .shared
-                .settings
-                .concurrency
-                .saturating_sub(self.running.len());
+            let free = self.shared.free(self.running.len());
             if free == 0 {
                 return;
             }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use clients::{Images, Networks};
+use clients::{Images, Networks, Volumes};
 use http::{Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 use sql::Store;
@@ -34,6 +34,8 @@ pub(crate) enum Need {
     Image(Images),
     /// The network service.
     Network(Networks),
+    /// The volume service.
+    Volume(Volumes),
     /// What runs guests.
     Libvirt(Arc<Libvirt>),
     /// What an agent asks all the time, by the name its client has.
@@ -47,6 +49,7 @@ impl Need {
             Self::Identity(_) => "identity",
             Self::Image(_) => "image",
             Self::Network(_) => "network",
+            Self::Volume(_) => "volume",
             Self::Libvirt(_) => "libvirt",
             Self::Asked(service) => service.trim_start_matches("the "),
         }
@@ -64,6 +67,7 @@ impl Need {
             },
             Self::Image(images) => answered(images.forward("", Method::GET, "/").await),
             Self::Network(networks) => answered(networks.forward("", Method::GET, "/", None).await),
+            Self::Volume(volumes) => answered(volumes.versions().await),
             Self::Libvirt(libvirt) => {
                 let guests = virt::Hypervisor::guests(libvirt.as_ref()).await;
                 guests.map(drop).map_err(|error| error.to_string())

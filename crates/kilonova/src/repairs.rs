@@ -107,13 +107,16 @@ fn gone(id: TaskId) -> Result<()> {
 }
 
 fn line(task: &Task) -> String {
+    let waits = task.waits.as_ref();
+    let waits = waits.map(|waits| format!("  waits: {}", waits.reason));
     format!(
-        "{} {} {:20} {:20} {}",
+        "{} {} {:20} {:20} {}{}",
         task.id,
         task.server,
         task.flow,
         task.step.as_deref().unwrap_or("-"),
-        task.owner.as_deref().unwrap_or("-")
+        task.owner.as_deref().unwrap_or("-"),
+        waits.unwrap_or_default()
     )
 }
 
@@ -129,6 +132,17 @@ fn show(task: &Task) {
         ("owner", task.owner.clone().unwrap_or_else(none)),
         ("epoch", task.epoch.to_string()),
         ("failure", task.failure.clone().unwrap_or_else(none)),
+        (
+            "waits",
+            task.waits.as_ref().map_or_else(none, |waits| {
+                format!(
+                    "{}, since {}, {} tries",
+                    waits.reason,
+                    waits.since.iso_seconds_z(),
+                    waits.tries
+                )
+            }),
+        ),
         ("state", task.state.clone()),
     ] {
         println!("{name:8} {value}");

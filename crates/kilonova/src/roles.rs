@@ -379,6 +379,9 @@ async fn needs(role: Role, orders: &Orders, trust: &Trust) -> Result<Vec<Need>> 
         if role != Role::Volume {
             needs.push(Need::Network(reach.networks()));
         }
+        if works {
+            needs.push(Need::Volume(reach.volumes()));
+        }
     }
     Ok(needs)
 }

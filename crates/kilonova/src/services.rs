@@ -127,7 +127,7 @@ impl Reach {
         Networks::new(self.networks.client("the network service"))
     }
 
-    fn volumes(&self) -> Volumes {
+    pub(crate) fn volumes(&self) -> Volumes {
         Volumes::new(self.volumes.client("the volume service"))
     }
 }

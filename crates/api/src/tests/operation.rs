@@ -247,9 +247,18 @@ async fn health() {
     let ready = ready.json();
     assert_eq!(ready["ready"], true);
     assert_eq!(ready["parts"]["database"], "ok, 0 of 0 hosts are up");
-    for part in ["identity", "image", "network"] {
+    for part in ["identity", "image", "network", "volume"] {
         assert_eq!(ready["parts"][part], "ok");
     }
+}
+
+#[tokio::test]
+async fn without_its_volume_service_it_is_not_ready() {
+    let cloud = Cloud::new().await;
+    cloud.volumes.set_down(true);
+    let ready = cloud.raw("GET", "/healthcheck/ready", &[], "").await;
+    assert_eq!(ready.status, 503, "{}", ready.text);
+    assert_eq!(ready.json()["parts"]["volume"], "does not answer");
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@
 //! | `ports` | ports are deleted or given back |
 //! | `forget` | allocations, usage and the server's row, in one transaction |
 //!
-//! There is no undo: every step only goes forward.
+//! There is no undo: every step only goes forward. Where the volume or the network service does not do its part in
+//! time, `forget` comes first: the server is gone for its owner, and the task goes on until nothing is left.
 
 use super::{
     build, evacuate, live_migration, ports, resize, shelve, snapshot, snapshot_volumes, unshelve,
@@ -24,8 +25,15 @@ use journal::{Context, End, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
+use tokio::time::Instant;
 use types::agent::{Direction, Verb, WorkOutcome};
-use types::{HostName, ImageId, Timestamp, VmState};
+use types::server::WantedNetworks;
+use types::{HostName, ImageId, ServerId, Timestamp, VmState};
+
+/// How long a deletion is seen to wait for the volume and the network service.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The time of a step that waits for them; then it begins anew.
+const ASKING: Duration = Duration::from_secs(300);
 
 /// The steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -111,14 +119,28 @@ pub struct Delete {
 }
 
 impl Delete {
-    /// The server; one that is gone already leaves nothing to do.
+    /// The server, also when it is gone for its owner.
     async fn instance(&self, cx: &Context) -> Result<Option<Instance>, StepError> {
         let server = cx.server;
         Ok(self
             .with
             .store
-            .look(move |tx| instances::get(tx, server))
+            .look(move |tx| instances::find(tx, server))
             .await?)
+    }
+
+    /// Takes the server from the record where others keep a step waiting; the step itself goes on.
+    async fn or_forget(&self, cx: &Context, tried: Result<(), StepError>) -> Result<(), StepError> {
+        let left = cx.until.saturating_duration_since(Instant::now());
+        if matches!(tried, Err(StepError::Retry(_))) && left + PATIENCE <= ASKING {
+            let server = cx.server;
+            let forgetting = self
+                .with
+                .store
+                .write(move |tx| forget(tx, server, Timestamp::now()));
+            forgetting.await?;
+        }
+        tried
     }
 
     async fn inspect(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
@@ -166,10 +188,34 @@ impl Delete {
             images.delete(&token, image).await.map_err(retry)?;
         }
         match server {
-            Some(server) => ports::remove(&self.with, &server).await,
-            None => Ok(()),
+            Some(server) if may_have_ports(&server, task) => {
+                ports::remove(&self.with, &server).await
+            }
+            _ => Ok(()),
         }
     }
+}
+
+/// Whether the network service may know of the server. What was under way may have asked it for a port.
+fn may_have_ports(server: &Instance, task: Option<&Superseded>) -> bool {
+    // Of a server that is gone for its owner nobody knows any more what it had.
+    let none = server.networks == WantedNetworks::None && server.network_info.is_empty();
+    !none || task.is_some() || server.deleted
+}
+
+/// Takes the server from the record, and what it holds. The rows of its disks say what is to be done with its volumes, and
+/// stay.
+fn forget(tx: &mut Tx<'_>, server: ServerId, now: Timestamp) -> Result<(), sql::Error> {
+    let Some(instance) = instances::get(tx, server)? else {
+        return Ok(());
+    };
+    db::placement::release(tx, server, now)?;
+    end_move(tx, &instance, now)?;
+    db::migrations::cancel_open(tx, server, now)?;
+    let gone = db::usages::Held::default().minus(db::accept::holds(&instance));
+    db::usages::add(tx, &instance.project_id, &instance.user_id, gone)?;
+    instances::mark_deleted(tx, server, now)?;
+    Ok(())
 }
 
 /// The image that a snapshot would have filled.
@@ -268,7 +314,7 @@ impl Flow for Delete {
     fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::Destroy | Step::DestroyOther => Duration::from_secs(60),
-            _ => Duration::from_secs(300),
+            _ => ASKING,
         }
     }
 
@@ -298,10 +344,16 @@ impl Flow for Delete {
                 _ => Ok(()),
             },
             Step::Volumes => match self.instance(cx).await? {
-                Some(instance) => volumes::remove(&self.with, &instance).await,
+                Some(instance) => {
+                    let tried = volumes::remove(&self.with, &instance).await;
+                    self.or_forget(cx, tried).await
+                }
                 None => Ok(()),
             },
-            Step::Ports => self.leftovers(cx, state).await,
+            Step::Ports => {
+                let tried = self.leftovers(cx, state).await;
+                self.or_forget(cx, tried).await
+            }
             Step::Forget => Ok(()),
         }
     }
@@ -334,16 +386,8 @@ impl Flow for Delete {
                 _ => Ok(()),
             },
             Step::Forget => {
-                let Some(instance) = instances::get(tx, cx.server)? else {
-                    return Ok(());
-                };
-                db::placement::release(tx, cx.server, now)?;
-                end_move(tx, &instance, now)?;
-                db::migrations::cancel_open(tx, cx.server, now)?;
-                let gone = db::usages::Held::default().minus(db::accept::holds(&instance));
-                db::usages::add(tx, &instance.project_id, &instance.user_id, gone)?;
-                instances::mark_deleted(tx, cx.server, now)?;
-                Ok(())
+                forget(tx, cx.server, now)?;
+                Ok(db::block_devices::remove_of_server(tx, cx.server)?)
             }
             _ => Ok(()),
         }
