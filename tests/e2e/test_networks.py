@@ -127,6 +127,7 @@ def test_a_server_on_a_network_without_port_security(demo_sdk, image, name):
     wait_status(demo_sdk, server.id, "ACTIVE")
     ports = list(demo_sdk.network.ports(device_id=server.id))
     assert [port.security_group_ids for port in ports] == [[]]
+    assert not demo_sdk.compute.get_server(server.id).security_groups
     refused = boot(demo_sdk, name, image, networks=[{"uuid": network.id}], security_groups=[{"name": name}])
     fault = wait_status(demo_sdk, refused.id, "ERROR").fault
     assert "Port security must be enabled" in fault["message"], fault

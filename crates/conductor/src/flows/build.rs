@@ -86,6 +86,9 @@ pub struct State {
     /// It was asked for without networks.
     #[serde(default)]
     no_networks: bool,
+    /// None of the ports has a security group.
+    #[serde(skip)]
+    no_groups: bool,
     /// The server as it was when its host was picked; what is used of it stays as it is while it is built.
     #[serde(skip)]
     server: Option<Box<Instance>>,
@@ -147,7 +150,8 @@ impl Build {
             None => Box::new(self.instance(cx).await?),
         };
         let host = place(state)?.host.clone();
-        state.interfaces = ports::ensure(&self.with, cx, &instance, &host).await?;
+        let made = ports::ensure(&self.with, cx, &instance, &host).await?;
+        (state.interfaces, state.no_groups) = (made.interfaces, made.no_groups);
         state.plan = Some(guest_plan(&instance, &state.interfaces));
         Ok(())
     }
@@ -350,6 +354,10 @@ impl Flow for Build {
                 )
             }
             (Step::Networks, Direction::Do) => {
+                if state.no_groups {
+                    // It shows what its ports have, not what `default` was put down for.
+                    instances::set_security_groups(tx, cx.server, &[])?;
+                }
                 let change = Change {
                     network_info: Some(state.interfaces.clone()),
                     ..shows(state.until_spawning())

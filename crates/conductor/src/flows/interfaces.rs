@@ -98,7 +98,7 @@ impl Attach {
         // Only the new one, as if the server were built with it alone.
         server.networks = WantedNetworks::These(vec![state.wanted.clone()]);
         let made = ports::ensure(&self.with, cx, &server, &host).await?;
-        state.interface = made.into_iter().next();
+        state.interface = made.interfaces.into_iter().next();
         Ok(())
     }
 }

@@ -9,6 +9,14 @@ use std::time::Duration;
 use types::server::{WantedInterface, WantedNetworks};
 use types::{HostName, ServerId};
 
+/// The ports of a server that was given them.
+#[derive(Default)]
+pub(super) struct Made {
+    pub(super) interfaces: Vec<Interface>,
+    /// There are ports, and none has a security group: so it is in networks without port security.
+    pub(super) no_groups: bool,
+}
+
 /// Gives the server the ports it asked for, on this host. Ports that it has already are kept, so a repeat makes none
 /// twice.
 ///
@@ -19,13 +27,13 @@ pub(super) async fn ensure(
     cx: &Context,
     instance: &Instance,
     host: &HostName,
-) -> Result<Vec<Interface>, StepError> {
+) -> Result<Made, StepError> {
     let (with, instance, host) = (with.clone(), instance.clone(), host.clone());
     if instance.task_id != Some(cx.task) {
         return Err(StepError::Fenced);
     }
     if matches!(instance.networks, WantedNetworks::None) {
-        return Ok(Vec::new());
+        return Ok(Made::default());
     }
     let cx = cx.clone();
     let making = tokio::spawn(async move {
@@ -58,9 +66,9 @@ async fn wanted(
     instance: &Instance,
     host: &HostName,
     made: &mut Vec<String>,
-) -> Result<Vec<Interface>, StepError> {
+) -> Result<Made, StepError> {
     let wanted = match &instance.networks {
-        WantedNetworks::None => return Ok(Vec::new()),
+        WantedNetworks::None => return Ok(Made::default()),
         WantedNetworks::These(wanted) => wanted.clone(),
         WantedNetworks::Auto => automatic(with, instance).await?,
     };
@@ -85,6 +93,7 @@ async fn wanted(
         groups => groups.iter().map(|group| group.id.clone()).collect(),
     };
     let mut interfaces = Vec::new();
+    let mut no_groups = !wanted.is_empty();
     for one in &wanted {
         let (port, preexisting, tag) = match one {
             WantedInterface::Port { port_id, tag } => {
@@ -145,9 +154,13 @@ async fn wanted(
                 (port, false, tag)
             }
         };
+        no_groups &= port.security_groups.is_empty();
         interfaces.push(interface(with, &token, port, preexisting, tag.clone()).await?);
     }
-    Ok(interfaces)
+    Ok(Made {
+        interfaces,
+        no_groups,
+    })
 }
 
 /// A port left by an earlier try on another host moves here.
