@@ -213,6 +213,9 @@ fn v6_list(nets: &[Ipv6Net]) -> String {
 fn guard(port: &Port, chain: &mut Chain) {
     let sources = sources(port);
     let macs = list(sources.keys());
+    // First: the kernel has taken the tag out, so that `ip saddr` finds the packet behind it, but the
+    // inet family is not shown tagged frames. Frames of a trunk's VLANs do not come by here.
+    chain.rule("ether type { 8021q, 8021ad } drop");
     chain.rule(format!("ether saddr != {{ {macs} }} drop"));
     guard_ipv4(&sources, chain);
     guard_ipv6(&sources, chain);
@@ -221,7 +224,7 @@ fn guard(port: &Port, chain: &mut Chain) {
     for mac in sources.keys() {
         chain.rule(format!("ether type 0x8035 ether saddr {mac} return"));
     }
-    // Neither IP nor ARP: VLAN and MPLS frames and the like could carry forged packets.
+    // Neither IP nor ARP: MPLS frames and the like could carry forged packets.
     chain.rule("drop");
 }
 
