@@ -29,6 +29,8 @@ pub struct Config {
     pub nat_external: bool,
     /// Name servers that the networks' DNS asks for foreign names; empty: it knows only the guests.
     pub dns_forwarders: Vec<IpAddr>,
+    /// How trunks' VLANs are made; none: as the kernel can.
+    pub vlans: Option<Vlans>,
     /// How often everything is compared with the machine even when nothing changed.
     pub resync: Duration,
     /// How often a heartbeat goes to the network service.
@@ -52,11 +54,21 @@ impl Config {
             metadata_secret,
             nat_external: true,
             dns_forwarders: Vec::new(),
+            vlans: None,
             resync: Duration::from_secs(60),
             heartbeat: Duration::from_secs(20),
             command_timeout: Duration::from_secs(20),
         }
     }
+}
+
+/// What makes a VLAN of a trunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vlans {
+    /// VLAN links of the kernel's 8021q.
+    Links,
+    /// Programs of its packet classifier ([`crate::vlans`]).
+    Programs,
 }
 
 /// The name of a cloud among the clouds of one machine: 1 to 12 of `a-z0-9`.

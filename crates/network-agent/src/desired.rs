@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
-use types::network_wanted::{HostWanted, Mac, Network, Router, tap_name};
+use types::network_wanted::{HostWanted, Mac, Network, Port, Router, tap_name};
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, Vlans};
 use crate::dnsmasq::{self, Dnsmasq};
 use crate::names;
 use crate::nft::Ruleset;
@@ -61,6 +61,15 @@ pub enum LinkKind {
         parent: String,
         /// The VLAN's number.
         id: u16,
+    },
+    /// The same by a cable, where the kernel has no VLANs ([`crate::vlans`]).
+    VlanCable {
+        /// The tap.
+        parent: String,
+        /// The VLAN's number.
+        id: u16,
+        /// The end that is in no bridge.
+        inner: String,
     },
     /// The end of a network's tunnel to other hosts (VXLAN). Which guest is where it learns from what they send.
     Vxlan {
@@ -132,13 +141,7 @@ pub fn desired(config: &Config, wanted: &HostWanted) -> Desired {
             continue;
         };
         let link = Link {
-            kind: match port.trunk {
-                Some(under) => LinkKind::Vlan {
-                    parent: tap_name(&under.parent),
-                    id: under.vlan,
-                },
-                None => LinkKind::Tap,
-            },
+            kind: port_kind(config, port),
             mtu: network.mtu,
             master: Some(names::bridge(&network.id)),
             up: port.admin_state_up,
@@ -151,6 +154,21 @@ pub fn desired(config: &Config, wanted: &HostWanted) -> Desired {
         add_router(config, router, &networks, &mut all);
     }
     all
+}
+
+fn port_kind(config: &Config, port: &Port) -> LinkKind {
+    let Some(under) = &port.trunk else {
+        return LinkKind::Tap;
+    };
+    let (parent, id) = (tap_name(&under.parent), under.vlan);
+    match config.vlans {
+        Some(Vlans::Programs) => LinkKind::VlanCable {
+            parent,
+            id,
+            inner: names::vlan_inner(&port.id),
+        },
+        Some(Vlans::Links) | None => LinkKind::Vlan { parent, id },
+    }
 }
 
 fn bridge(network: &Network) -> Link {

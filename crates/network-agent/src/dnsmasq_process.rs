@@ -92,14 +92,18 @@ pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
 }
 
 fn make_folders(dir: &Path) -> Result<(), Error> {
-    for folder in FOLDERS.iter().map(|name| dir.join(name)) {
-        let missing: Vec<&Path> = folder.ancestors().take_while(|dir| !dir.exists()).collect();
-        fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-        for made in missing {
-            // dnsmasq reads them without root's rights, whatever the agent's umask is.
-            fs::set_permissions(made, fs::Permissions::from_mode(0o755))
-                .map_err(Error::file(made))?;
-        }
+    FOLDERS
+        .iter()
+        .try_for_each(|name| make_folder(&dir.join(name)))
+}
+
+/// Makes a folder and those above it.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), Error> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|dir| !dir.exists()).collect();
+    fs::create_dir_all(folder).map_err(Error::file(folder))?;
+    for made in missing {
+        // dnsmasq reads them without root's rights, whatever the agent's umask is.
+        fs::set_permissions(made, fs::Permissions::from_mode(0o755)).map_err(Error::file(made))?;
     }
     Ok(())
 }

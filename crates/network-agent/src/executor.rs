@@ -6,7 +6,7 @@ use std::path::Path;
 use types::network_wanted::{HostWanted, ObjectStatus, Status, tap_name};
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, Vlans};
 use crate::conntrack;
 use crate::desired::{self, Desired, LinkKind};
 use crate::dnsmasq_process as server;
@@ -16,8 +16,9 @@ use crate::forward_policy;
 use crate::machine::{Error, Machine, Space};
 use crate::names;
 use crate::nft::Ruleset;
-use crate::observe::{self, Observed, SeenSpace};
+use crate::observe::{self, Observed, SeenLink, SeenSpace};
 use crate::plan::{self, Plan, Step};
+use crate::vlans::{self, Filter};
 
 /// Realises wanted states on one machine, one after the other.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Executor {
     loaded: HashMap<String, Ruleset>,
     /// Namespaces that are known to be as described here.
     settled: BTreeMap<String, desired::Space>,
+    /// Programs of VLANs that are known to be there.
+    joined: Option<Vec<Filter>>,
     marks: BTreeMap<Uuid, u16>,
     prepared: bool,
     /// What was applied last, to see what was taken away since then.
@@ -78,6 +81,7 @@ impl Executor {
             machine,
             loaded: HashMap::new(),
             settled: BTreeMap::new(),
+            joined: None,
             marks: BTreeMap::new(),
             prepared: false,
             before: None,
@@ -94,6 +98,7 @@ impl Executor {
     pub fn forget(&mut self) {
         self.loaded.clear();
         self.settled.clear();
+        self.joined = None;
         self.prepared = false;
     }
 
@@ -107,6 +112,9 @@ impl Executor {
             prepare_host(&self.machine)?;
             forward_policy::open(&self.machine, &names::table(&self.config.cloud))?;
             self.prepared = true;
+        }
+        if self.config.vlans.is_none() && wanted.ports.iter().any(|port| port.trunk.is_some()) {
+            self.config.vlans = Some(find_vlans(&self.machine)?);
         }
         let mut desired = desired::desired(&self.config, wanted);
         let mut faults = Faults::default();
@@ -128,6 +136,7 @@ impl Executor {
             &plan.floods,
             &mut faults,
         )?;
+        self.join_vlans(&desired, &mut faults);
         self.apply_spaces(wanted, &desired, &plan, &mut faults);
         self.cut_forbidden(wanted, &zones);
         let existing: BTreeSet<&String> = desired.spaces.keys().collect();
@@ -137,12 +146,17 @@ impl Executor {
         Ok(outcome(wanted, desired, &faults))
     }
 
-    fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
-        let links = observe::links(&self.machine.run(
+    fn links(&self) -> Result<BTreeMap<String, SeenLink>, Error> {
+        let argv = ["ip", "-j", "-d", "addr", "show"];
+        Ok(observe::links(&self.machine.run(
             &Space::Host,
-            &["ip", "-j", "-d", "addr", "show"],
+            &argv,
             "",
-        )?)?;
+        )?)?)
+    }
+
+    fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
+        let links = self.links()?;
         let mut spaces = BTreeMap::new();
         for name in self.machine.spaces()? {
             if !names::is_own_space(&self.config.cloud, &name) {
@@ -253,6 +267,63 @@ impl Executor {
         cut(&self.machine, &Space::Host, |flow| rules.forbids(flow));
     }
 
+    /// Joins the cables of ports that trunks carry to the trunks' taps. What fails is the ports' alone.
+    fn join_vlans(&mut self, desired: &Desired, faults: &mut Faults) {
+        let cables = desired.links.values();
+        let mut ports: Vec<Uuid> = cables
+            .filter(|link| matches!(link.kind, LinkKind::VlanCable { .. }))
+            .map(|link| link.object)
+            .collect();
+        if ports.is_empty() && !vlans::folder(&self.config).exists() {
+            return;
+        }
+        if let Err(error) = self.try_join_vlans(desired, faults) {
+            if ports.is_empty() {
+                ports.push(Uuid::nil());
+            }
+            for port in ports {
+                faults.add(port, &error);
+            }
+        }
+    }
+
+    fn try_join_vlans(&mut self, desired: &Desired, faults: &mut Faults) -> Result<(), Error> {
+        // The interfaces as they are by now.
+        let links = &self.links()?;
+        let wanted = vlans::wanted(desired, links);
+        for (port, name) in &wanted.missing {
+            faults.add(
+                *port,
+                format!("its trunk needs interface {name}, which is not there"),
+            );
+        }
+        let filters = wanted.filters;
+        if self.joined.as_ref() != Some(&filters) {
+            self.joined = None;
+            let queues = ["tc", "-j", "qdisc", "show"];
+            let queues = self.machine.run(&Space::Host, &queues, "")?;
+            let hooks = vlans::hooks(&queues, &self.config.cloud, links, &filters)?;
+            let show: String = hooks
+                .iter()
+                .map(|link| format!("filter show dev {link} ingress\n"))
+                .collect();
+            let shown = ["tc", "-j", "-batch", "-"];
+            let seen = vlans::seen(&self.machine.run(&Space::Host, &shown, &show)?, &hooks)?;
+            let folder = vlans::folder(&self.config);
+            server::make_folder(&folder)?;
+            vlans::write(&folder, &filters)?;
+            let steps = vlans::plan(&filters, &seen, &folder);
+            let before = faults.0.len();
+            batch(&self.machine, &Space::Host, "tc", &steps, faults)?;
+            if faults.0.len() == before {
+                vlans::tidy(&folder, &filters)?;
+                self.joined = Some(filters);
+            }
+        }
+        let ends = vlans::ends(desired, links, |port| !faults.0.contains_key(port));
+        batch(&self.machine, &Space::Host, "ip", &ends, faults)
+    }
+
     fn apply_spaces(
         &mut self,
         wanted: &HostWanted,
@@ -330,6 +401,19 @@ fn prepare_host(machine: &Machine) -> Result<(), Error> {
     machine.sysctl(&Space::Host, "ipv4/ip_forward", "1")
 }
 
+/// Whether the kernel has VLAN links. It loads a module for them when it is asked for one; without a
+/// number it makes none.
+fn find_vlans(machine: &Machine) -> Result<Vlans, Error> {
+    let ask = ["ip", "link", "add", "name", "kvlprobe", "type", "vlan"];
+    let said = machine.try_run(&Space::Host, &ask, "")?.stderr;
+    let unknown = ["not supported", "Unknown device type"];
+    if unknown.iter().any(|words| said.contains(words)) {
+        tracing::info!("the kernel has no VLAN links (8021q): trunks are joined by programs");
+        return Ok(Vlans::Programs);
+    }
+    Ok(Vlans::Links)
+}
+
 fn cut(machine: &Machine, space: &Space, unwanted: impl Fn(&conntrack::Flow) -> bool + Send) {
     match machine.within(space, || conntrack::cut(unwanted)) {
         Ok(Ok(0)) => {}
@@ -380,18 +464,7 @@ fn batch(
     }
     for (number, text) in found {
         if let Some(step) = number.checked_sub(1).and_then(|index| steps.get(index)) {
-            let hint = match step.line.contains(" type vlan ")
-                && ["not supported", "Unknown device type"]
-                    .iter()
-                    .any(|words| text.contains(words))
-            {
-                true => " (this kernel has no VLANs, which trunks need: module 8021q)",
-                false => "",
-            };
-            faults.add(
-                step.object,
-                format!("{program} {}: {text}{hint}", step.line),
-            );
+            faults.add(step.object, format!("{program} {}: {text}", step.line));
         }
     }
     Ok(())

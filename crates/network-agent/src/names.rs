@@ -35,6 +35,12 @@ pub fn router_veth(port: &Uuid) -> String {
     short_name("kqr", port)
 }
 
+/// The inner end of the cable of a port that a trunk carries, where the kernel has no VLANs.
+#[must_use]
+pub fn vlan_inner(port: &Uuid) -> String {
+    short_name("kvl", port)
+}
+
 /// A router's interface in a tenant network, inside the namespace.
 #[must_use]
 pub fn router_interface(port: &Uuid) -> String {

@@ -29,6 +29,10 @@ pub struct SeenLink {
     pub tunnel: Option<(u32, IpAddr)>,
     /// The interface that a VLAN is a part of, and its number.
     pub vlan: Option<(String, u16)>,
+    /// The other end of a cable, if it is in the same namespace.
+    pub peer: Option<String>,
+    /// Its number in the kernel.
+    pub index: u32,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// MAC address, if it has one.
@@ -62,6 +66,8 @@ pub struct BadOutput(#[from] serde_json::Error);
 #[derive(Deserialize)]
 struct RawLink {
     ifname: String,
+    #[serde(default)]
+    ifindex: u32,
     #[serde(default)]
     flags: Vec<String>,
     mtu: u32,
@@ -145,13 +151,16 @@ fn seen(raw: RawLink) -> SeenLink {
         let id = u16::try_from(data["id"].as_u64()?).ok()?;
         raw.link.clone().filter(|_| is_vlan).zip(Some(id))
     });
+    let kind = raw
+        .linkinfo
+        .and_then(|info| info.info_kind)
+        .unwrap_or_default();
     SeenLink {
         tunnel,
         vlan,
-        kind: raw
-            .linkinfo
-            .and_then(|info| info.info_kind)
-            .unwrap_or_default(),
+        peer: raw.link.filter(|_| kind == "veth"),
+        index: raw.ifindex,
+        kind,
         mtu: raw.mtu,
         mac: raw.address.and_then(|mac| mac.parse().ok()),
         master: raw.master,
@@ -220,6 +229,8 @@ mod tests {
             "addr_info":[{"family":"inet","local":"203.0.113.1","prefixlen":24},{"family":"inet6","local":"fe80::1","prefixlen":64}]},
             {"ifindex":4,"link":"tapa","ifname":"tapb","flags":["UP"],"mtu":1450,"address":"02:00:00:00:00:02",
             "linkinfo":{"info_kind":"vlan","info_data":{"protocol":"802.1Q","id":42,"flags":["REORDER_HDR"]}},"addr_info":[]},
+            {"ifindex":5,"link":"kvlc","ifname":"tapc","flags":[],"mtu":1450,"linkinfo":{"info_kind":"veth"},"addr_info":[]},
+            {"ifindex":6,"link_index":2,"link_netnsid":1,"ifname":"kdha","flags":[],"mtu":1450,"linkinfo":{"info_kind":"veth"},"addr_info":[]},
             {"ifindex":3,"ifname":"eth0","flags":[],"mtu":1500,"address":"02:00:00:00:00:01","addr_info":[]}]"#;
         let links = links(json).unwrap();
         let bridge = &links["kbr1"];
@@ -233,6 +244,12 @@ mod tests {
             BTreeSet::from(["203.0.113.1/24".parse().unwrap()])
         );
         assert_eq!(links["tapb"].vlan, Some(("tapa".to_owned(), 42)));
+        assert_eq!(
+            (links["tapb"].peer.as_deref(), links["tapb"].index),
+            (None, 4)
+        );
+        assert_eq!(links["tapc"].peer.as_deref(), Some("kvlc"));
+        assert_eq!(links["kdha"].peer, None);
         assert_eq!((links["eth0"].kind.as_str(), links["eth0"].up), ("", false));
     }
 

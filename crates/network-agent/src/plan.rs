@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::config::CloudId;
 use crate::desired::{Desired, Inner, Link, LinkKind, Space};
-use crate::names::Alias;
+use crate::names::{self, Alias};
 use crate::observe::{Observed, SeenLink, SeenSpace};
 
 /// The port of VXLAN (RFC 7348).
@@ -273,6 +273,9 @@ impl Planner<'_> {
             LinkKind::Vlan { parent, id } => {
                 format!("link add link {parent} name {name} mtu {mtu} type vlan id {id}")
             }
+            LinkKind::VlanCable { inner, .. } => {
+                format!("link add name {name} mtu {mtu} type veth peer name {inner} mtu {mtu}")
+            }
             LinkKind::Vxlan { vni, local, .. } => format!(
                 "link add name {name} mtu {mtu} type vxlan id {vni} local {local} dstport {VXLAN_PORT}"
             ),
@@ -428,13 +431,16 @@ fn address_steps(name: &str, have: &BTreeSet<IpNet>, want: &BTreeSet<IpNet>) -> 
     lines
 }
 
-/// A tunnel of another segment, or from another address; another VLAN, or of another tap.
+/// A tunnel of another segment, or from another address; another VLAN, or of another tap; a cable
+/// that lost its other end; the cable of a port that a trunk has carried until now.
 fn leads_elsewhere(wanted: &Link, seen: &SeenLink) -> bool {
     match &wanted.kind {
         LinkKind::Vxlan { vni, local, .. } => seen.tunnel != Some((*vni, *local)),
         LinkKind::Vlan { parent, id } => {
             seen.vlan.as_ref().map(|(on, id)| (on, *id)) != Some((parent, *id))
         }
+        LinkKind::VlanCable { inner, .. } => seen.peer.as_ref() != Some(inner),
+        LinkKind::Tap => seen.peer == Some(names::vlan_inner(&wanted.object)),
         _ => false,
     }
 }
@@ -447,7 +453,7 @@ fn fits(wanted: &LinkKind, seen: &str) -> bool {
         LinkKind::Vxlan { .. } => seen == "vxlan",
         LinkKind::Tap => seen == "tun" || seen == "veth",
         LinkKind::Vlan { .. } => seen == "vlan",
-        LinkKind::Veth { .. } => seen == "veth",
+        LinkKind::Veth { .. } | LinkKind::VlanCable { .. } => seen == "veth",
     }
 }
 

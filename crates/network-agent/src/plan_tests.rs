@@ -118,7 +118,7 @@ fn realised(desired: &Desired) -> Observed {
             LinkKind::Bridge { mac, .. } => ("bridge", Some(*mac)),
             LinkKind::Tap => ("tun", None),
             LinkKind::Vlan { .. } => ("vlan", None),
-            LinkKind::Veth { .. } => ("veth", None),
+            LinkKind::Veth { .. } | LinkKind::VlanCable { .. } => ("veth", None),
             LinkKind::Vxlan { .. } => ("vxlan", None),
         };
         let tunnel = match &link.kind {
@@ -135,6 +135,11 @@ fn realised(desired: &Desired) -> Observed {
                 LinkKind::Vlan { parent, id } => Some((parent.clone(), *id)),
                 _ => None,
             },
+            peer: match &link.kind {
+                LinkKind::VlanCable { inner, .. } => Some(inner.clone()),
+                _ => None,
+            },
+            index: 0,
             mtu: link.mtu,
             mac,
             master: link.master.clone(),
@@ -541,6 +546,55 @@ fn a_port_under_a_trunk_is_a_vlan_of_its_tap() {
         [
             format!("link del dev {name}"),
             format!("link del dev {tap}")
+        ]
+    );
+}
+
+/// A port under the trunk of [`PORT`], as programs make it.
+fn carried_by_programs(vlan: u16) -> (HostWanted, Desired, String) {
+    let mut wanted = wanted();
+    let mut port = wanted.ports[0].clone();
+    port.id = Uuid::from_u128(0x01010101_6666_0000_0000_000000000007);
+    port.trunk = Some(UnderTrunk { parent: PORT, vlan });
+    let name = tap_name(&port.id);
+    wanted.ports.push(port);
+    let mut config = Config::new(cloud(), "h1", Secret::new("s"));
+    config.vlans = Some(crate::Vlans::Programs);
+    let desired = desired(&config, &wanted);
+    (wanted, desired, name)
+}
+
+#[test]
+fn without_vlans_a_port_under_a_trunk_is_a_cable() {
+    let (wanted, desired, name) = carried_by_programs(42);
+    let inner = name.replace("tap", "kvl");
+    let made = format!("link add name {name} mtu 1450 type veth peer name {inner} mtu 1450");
+    let bridge = names::bridge(&NET);
+    let root = planned(&desired, &Observed::default()).root;
+    let root = lines(&root);
+    let at = root.iter().position(|line| **line == made).unwrap();
+    assert!(root[at + 1].starts_with(&format!("link set dev {name} alias ")));
+    assert!(root[at + 1].ends_with(&format!("master {bridge} up")));
+    let there = realised(&desired);
+    assert!(planned(&desired, &there).is_empty());
+    // Another number is the programs' business.
+    assert!(planned(&carried_by_programs(43).1, &there).is_empty());
+    // The other end is gone, or a machine that has VLANs now.
+    let mut broken = there.clone();
+    broken.links.get_mut(&name).unwrap().peer = None;
+    for (desired, observed) in [(&desired, &broken), (&objects(&wanted), &there)] {
+        let first = &planned(desired, observed).root[0];
+        assert_eq!(first.line, format!("link del dev {name}"));
+    }
+    // No longer under a trunk: a cable that the agent laid is no tap.
+    let mut free = wanted.clone();
+    free.ports[1].trunk = None;
+    let root = planned(&objects(&free), &there).root;
+    assert_eq!(
+        lines(&root)[..2],
+        [
+            format!("link del dev {name}"),
+            format!("tuntap add dev {name} mode tap")
         ]
     );
 }

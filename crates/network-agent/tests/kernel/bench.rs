@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use ipnet::IpNet;
 use network_agent::machine::{Machine, Space};
-use network_agent::{Agent, CloudId, Config, Secret, SourceError, WantedSource};
+use network_agent::{Agent, CloudId, Config, Secret, SourceError, Vlans, WantedSource};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::network_wanted::*;
 use uuid::Uuid;
+
+use crate::tap::TapGuest;
 
 const GROUP: Uuid = Uuid::from_u128(0x6700);
 
@@ -73,7 +75,7 @@ fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("not root".into());
     }
-    for tool in ["ip", "nft", "dnsmasq", "busybox"] {
+    for tool in ["ip", "tc", "nft", "dnsmasq", "busybox", "python3"] {
         let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
             .iter()
             .any(|dir| Path::new(dir).join(tool).exists());
@@ -335,7 +337,7 @@ impl Bench {
         (id, router)
     }
 
-    fn add_port(&mut self, network: Uuid, ip: &str) -> Port {
+    pub fn add_port(&mut self, network: Uuid, ip: &str) -> Port {
         let id = self.id();
         let port = Port {
             id,
@@ -408,27 +410,30 @@ impl Bench {
         guest
     }
 
-    /// A port whose tap the agent makes: the tap's name.
     /// A port that the trunk of another one carries.
-    pub fn under_trunk(&mut self, network: Uuid, ip: &str, guest: &Guest, vlan: u16) -> Port {
+    pub fn under_trunk(&mut self, network: Uuid, ip: &str, parent: &Port, vlan: u16) -> Port {
         let port = self.add_port(network, ip);
         let last = self.wanted.ports.last_mut().unwrap();
         last.trunk = Some(UnderTrunk {
-            parent: guest.port,
+            parent: parent.id,
             vlan,
         });
         port
     }
 
-    /// Whether this kernel has VLANs.
-    pub fn has_vlans(&self) -> bool {
-        let dummy = "link add link lo name knvlan type vlan id 7\nlink del dev knvlan\n";
-        let output = self
-            .machine
-            .try_run(&Space::Host, &["ip", "-batch", "-"], dummy);
-        output.unwrap().success
+    /// Says how the agent makes the VLANs of trunks.
+    pub fn make_vlans(&mut self, how: Option<Vlans>) {
+        self.config.vlans = how;
+        self.stop();
+        self.run_agent();
     }
 
+    /// A guest on the tap of a port, which is there.
+    pub fn on_tap(&self, port: &Port) -> TapGuest {
+        TapGuest::start(&self.machine, port)
+    }
+
+    /// A port whose tap the agent makes: the tap's name.
     pub fn tap_port(&mut self, network: Uuid, ip: &str) -> String {
         tap_name(&self.add_port(network, ip).id)
     }
@@ -529,6 +534,10 @@ impl Bench {
 
     pub fn no_groups(&mut self, guest: &Guest) {
         self.port(guest).security_group_ids.clear();
+    }
+
+    pub fn groups(&mut self, guest: &Guest) {
+        self.port(guest).security_group_ids = vec![GROUP];
     }
 
     pub fn port_security(&mut self, guest: &Guest, on: bool) {

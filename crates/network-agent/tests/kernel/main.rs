@@ -1,22 +1,26 @@
 //! The agent on a real kernel, in a network namespace of its own: nothing touches the machine's
 //! network. Guests are namespaces on cables named like taps. Needs root, iproute2, nftables,
-//! dnsmasq and busybox; without them the tests say so and pass.
+//! dnsmasq, busybox and python3; without them the tests say so and pass.
 #![allow(clippy::unwrap_used)]
 
 extern crate kilonova_network_agent as network_agent;
 
 mod bench;
 mod talk;
+mod tap;
 
 use std::time::{Duration, Instant};
 
 use bench::Bench;
+use network_agent::Vlans;
 use talk::{http_get, ping, tcp_echo, tcp_talk, udp_echo, udp_talk};
-use types::network_wanted::{Direction, Status};
+use types::network_wanted::{Direction, ObjectStatus, Port, Status, tap_name};
 
 /// Long enough for one answer on a busy machine, short enough to prove silence often.
 const SOON: Duration = Duration::from_millis(1500);
 const NEVER: Duration = Duration::from_millis(700);
+/// For who asks until there is an answer.
+const LONG: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_guest_gets_its_network() {
@@ -641,41 +645,139 @@ fn rules_of_every_kind_load() {
     assert!(rules == again, "{different:?}");
 }
 
-/// Where the kernel has VLANs a guest reaches another network by its trunk; elsewhere the port says what is missing.
+/// A guest reaches other networks by its trunk, as this kernel makes VLANs.
 #[test]
 fn a_port_under_a_trunk() {
     let Some(mut bench) = Bench::start("trunk") else {
         return;
     };
-    let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
-    let (other, _) = bench.tenant("10.1.0.0/24", "203.0.113.11");
-    let guest = bench.guest(network, "10.0.0.11");
-    let far = bench.guest(other, "10.1.0.12");
-    let port = bench.under_trunk(other, "10.1.0.11", &guest, 42);
-    let report = bench.apply();
-    let told = |id| report.ports.iter().find(|port| port.id == id).unwrap();
-    assert_eq!(told(guest.port).status, Status::Active, "{report:?}");
-    if !bench.has_vlans() {
-        let told = told(port.id);
-        assert_eq!(told.status, Status::Error);
-        assert!(
-            told.detail.as_deref().unwrap().contains("8021q"),
-            "{told:?}"
-        );
+    talk_by_a_trunk(&mut bench);
+    bench.stop();
+    bench.teardown();
+    assert_eq!(bench.links(), ["lo"]);
+    assert!(!bench.state_dir().exists());
+}
+
+/// The same where the kernel has no VLANs, or as if it had none.
+#[test]
+fn a_port_under_a_trunk_without_vlans() {
+    let Some(mut bench) = Bench::start("novlan") else {
         return;
+    };
+    bench.make_vlans(Some(Vlans::Programs));
+    let (parent, [one, two]) = talk_by_a_trunk(&mut bench);
+    let tap = tap_name(&parent.id);
+    let inner = |port: &Port| tap_name(&port.id).replace("tap", "kvl");
+    let programs = |bench: &Bench| {
+        let shown = bench.host_output(&["tc", "filter", "show", "dev", &tap, "ingress"]);
+        let lines = shown.lines().filter(|line| line.contains(" id "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+
+    // An agent that starts again finds all as it should be; what someone took away it makes again.
+    let before = programs(&bench);
+    assert_eq!(before.len(), 2, "{before:?}");
+    bench.restart();
+    assert_eq!(programs(&bench), before);
+    bench.host_output(&["tc", "qdisc", "del", "dev", &inner(&one), "clsact"]);
+    bench.host_output(&["ip", "link", "del", &inner(&two)]);
+    bench.host_output(&["ip", "link", "del", &tap]);
+    bench.restart();
+    assert_eq!(programs(&bench).len(), 2);
+    let mut guest = bench.on_tap(&parent);
+    for (vlan, port, to) in [(42, &one, "10.1.0.12"), (43, &two, "10.2.0.12")] {
+        guest.have(vlan, port);
+        assert!(guest.ping(vlan, &port.fixed_ips[0].to_string(), to, LONG));
     }
-    assert_eq!(told(port.id).status, Status::Active, "{report:?}");
-    guest.configure("10.0.0.1");
-    far.configure("10.1.0.1");
-    let mac = port.mac.to_string();
-    guest.ip(&[
-        "link", "add", "link", "eth0", "name", "eth0.42", "address", &mac, "type", "vlan", "id",
-        "42",
-    ]);
-    guest.ip(&["addr", "add", "10.1.0.11/24", "dev", "eth0.42"]);
-    guest.ip(&["link", "set", "dev", "eth0.42", "up"]);
-    assert!(ping(&guest, "10.1.0.12", SOON), "the other network");
-    assert!(ping(&guest, "10.0.0.1", SOON), "its own");
+
+    // The host is no neighbour by the inner end, whose frames all have a receiver.
+    let shown = bench.host_output(&["ip", "addr", "show", "dev", &inner(&one)]);
+    assert!(
+        shown.contains("NOARP") && !shown.contains("inet"),
+        "{shown}"
+    );
+
+    // They leave one after the other.
+    bench.drop_port("10.2.0.11");
+    bench.apply();
+    let left = programs(&bench);
+    assert!(left.len() == 1 && left[0].contains("-42-to-"), "{left:?}");
+    assert!(!bench.links().contains(&inner(&two)));
+    assert!(guest.ping(42, "10.1.0.11", "10.1.0.12", LONG));
+    bench.drop_port("10.1.0.11");
+    bench.apply();
+    assert!(!bench.links().iter().any(|link| link.starts_with("kvl")));
+    assert_eq!(
+        bench.host_output(&["tc", "filter", "show", "dev", &tap, "ingress"]),
+        ""
+    );
+    assert!(
+        !bench
+            .host_output(&["tc", "qdisc", "show"])
+            .contains("clsact")
+    );
+    assert!(!bench.state_dir().join("vlans").exists());
+    assert!(
+        guest.ping(0, "10.0.0.11", "10.0.0.1", LONG),
+        "its own network"
+    );
+}
+
+/// Two ports under the trunk of a guest on a tap: the guest's port, and theirs (VLANs 42, 43).
+fn talk_by_a_trunk(bench: &mut Bench) -> (Port, [Port; 2]) {
+    let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    let parent = bench.add_port(network, "10.0.0.11");
+    let near = bench.add_port(network, "10.0.0.12");
+    let carried = [(42, "10.1.0"), (43, "10.2.0")].map(|(vlan, net)| {
+        let (other, _) = bench.tenant(&format!("{net}.0/24"), &format!("203.0.113.{vlan}"));
+        let far = bench.guest(other, &format!("{net}.12"));
+        let port = bench.under_trunk(other, &format!("{net}.11"), &parent, vlan);
+        (vlan, port, far)
+    });
+    let report = bench.apply();
+    let active = |port: &ObjectStatus| port.status == Status::Active;
+    assert!(report.ports.iter().all(active), "{report:?}");
+    let mut guest = bench.on_tap(&parent);
+    assert!(
+        guest.ping(0, "10.0.0.11", "10.0.0.1", LONG),
+        "its own network"
+    );
+    for (vlan, port, far) in &carried {
+        far.configure(&far.ip.replace(".12", ".1"));
+        guest.have(*vlan, port);
+        let own = port.fixed_ips[0].to_string();
+        assert!(guest.ping(*vlan, &own, &far.ip, LONG), "out, VLAN {vlan}");
+        assert!(ping(far, &own, SOON), "in, VLAN {vlan}");
+        // What the port may not send.
+        guest.have_address(*vlan, port.mac, &own.replace(".11", ".99"));
+        assert!(!guest.ping(*vlan, &own.replace(".11", ".99"), &far.ip, NEVER));
+        guest.have_address(*vlan, parent.mac, &own);
+        assert!(
+            !guest.ping(*vlan, &own, &far.ip, NEVER),
+            "another MAC address"
+        );
+        guest.have(*vlan, port);
+        // What may not reach it.
+        bench.no_groups(far);
+        bench.apply();
+        assert!(!guest.ping(*vlan, &own, &far.ip, NEVER), "a security group");
+        bench.groups(far);
+        bench.apply();
+        assert!(guest.ping(*vlan, &own, &far.ip, LONG));
+    }
+    let [(_, one, _), (_, two, _)] = carried;
+    guest.have_address(43, one.mac, "10.1.0.11");
+    assert!(
+        !guest.ping(43, "10.1.0.11", "10.1.0.12", NEVER),
+        "another VLAN"
+    );
+    // Frames of a VLAN that no port has go nowhere, though they are from the guest's own addresses.
+    let mut listener = bench.on_tap(&near);
+    for vlan in [44, 0] {
+        guest.shout(vlan, "10.0.0.11");
+    }
+    assert_eq!(listener.heard(LONG, 0), "0");
+    (parent, [one, two])
 }
 
 #[test]
