@@ -88,8 +88,11 @@ impl CreateServer {
             .await?;
         let deps = &call.api.deps;
         // One that is not taken here is for whoever hears the bell.
-        let taken = tasks.into_iter().map(|task| (deps.hand_over)(task));
-        if !taken.fold(true, |all, one| all && one) {
+        let mut all_taken = true;
+        for task in tasks {
+            all_taken &= (deps.hand_over)(task);
+        }
+        if !all_taken {
             deps.bus.ring(bus::Bell::Tasks);
         }
         Ok(first)
