@@ -6,6 +6,7 @@ use crate::handlers::*;
 use crate::queries;
 use crate::route::{Route, Verb};
 use crate::schemas;
+use crate::versions;
 
 /// A handler as the table keeps it.
 macro_rules! at {
@@ -280,4 +281,5 @@ pub static ROUTES: &[Route] = &[
     Route::new(Verb::Put, "/servers/{server_id}/tags/{id}").since(26).object_policy("os_compute_api:os-server-tags:update").body(&schemas::servers::TAG_ADD).to(at!(server_tags::add)),
     Route::new(Verb::Delete, "/servers/{server_id}/tags/{id}").since(26).object_policy("os_compute_api:os-server-tags:delete").to(at!(server_tags::delete)),
     Route::new(Verb::Get, "/servers/{server_id}/topology").since(78).object_policy("compute:server:topology:index").query(&queries::NONE_STRICTER).to(at!(server_parts::topology)),
+    Route::new(Verb::Get, "/versions/{id}").to(at!(versions::show)),
 ];

@@ -1,6 +1,6 @@
 //! Version documents: what is served where, for clients that look before they ask.
 
-use crate::call::Reply;
+use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -46,6 +46,17 @@ pub fn one(origin: &str, legacy: bool) -> Result<Reply, Fault> {
     }
     document["media-types"] = media_types(number);
     Reply::ok(&json!({ "version": document }))
+}
+
+/// `GET /versions/{id}`. Below `/v2` there is only that version, whatever is asked for.
+pub async fn show(call: Call) -> Result<Reply, Fault> {
+    let below_v2 = call.links.version == "v2";
+    match call.param(0) {
+        _ if below_v2 => one(&call.links.origin, true),
+        "v2.0" => one(&call.links.origin, true),
+        "v2.1" => one(&call.links.origin, false),
+        _ => Err(Fault::no_such_resource()),
+    }
 }
 
 /// A path without a version: 300 with the choices.

@@ -33,6 +33,48 @@ async fn version_documents_need_no_token() {
 }
 
 #[tokio::test]
+async fn version_documents_below_a_version() {
+    let cloud = Cloud::new().await;
+    let member = [("x-auth-token", "member")];
+    let project = format!("/{DEMO}");
+    for (version, in_path) in [
+        ("v2.1", ""),
+        ("v2.1", project.as_str()),
+        ("v2", ""),
+        ("v2", &project),
+    ] {
+        for (id, below_v21) in [
+            ("v2.1", Some("v2.1")),
+            ("v2.0", Some("v2.0")),
+            ("v3", None),
+            ("x", None),
+        ] {
+            let path = format!("/{version}{in_path}/versions/{id}");
+            let answer = cloud.raw("GET", &path, &member, "").await;
+            let wanted = if version == "v2" {
+                Some("v2.0")
+            } else {
+                below_v21
+            };
+            let Some(wanted) = wanted else {
+                assert_eq!(answer.status, 404, "{path}");
+                let words = "The resource could not be found.".to_owned();
+                assert_eq!(answer.fault(), ("itemNotFound".to_owned(), words), "{path}");
+                continue;
+            };
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+            let alone = if wanted == "v2.0" { "/v2/" } else { "/v2.1/" };
+            let alone = cloud.raw("GET", alone, &[], "").await;
+            assert_eq!(answer.json(), alone.json(), "{path}");
+            let header = answer.headers.get("openstack-api-version");
+            assert_eq!(header.is_some(), version == "v2.1", "{path}");
+        }
+        let path = format!("/{version}{in_path}/versions/v2.1");
+        assert_eq!(cloud.raw("GET", &path, &[], "").await.status, 401, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn mime_types_choose_a_version_where_the_url_does_not() {
     let cloud = Cloud::new().await;
     let mime = "application/vnd.openstack.compute.v2.1+json";

@@ -167,6 +167,7 @@ const HOST: &str = "asked of the server's host";
 const NO_LISTS: &[(&str, &str)] = &[
     ("/extensions", CONSTANT),
     ("/extensions/{id}", CONSTANT),
+    ("/versions/{id}", CONSTANT),
     ("/flavors/{id}", ONE),
     ("/flavors/{flavor_id}/os-extra_specs/{id}", ONE),
     ("/images", NEIGHBOURS),

@@ -409,6 +409,7 @@ impl Fixture {
             "flavors" => "1",
             "os-quota-class-sets" => "default",
             "extensions" => "os-agents",
+            "versions" => "v2.1",
             "os-volumes" => &self.volume,
             "os-snapshots" => &self.snapshot,
             "os-floating-ips" => FLOATING.0,
