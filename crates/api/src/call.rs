@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use policy::Target;
 use serde::Serialize;
 use serde_json::Value;
+use std::num::IntErrorKind;
 use std::sync::Arc;
 use types::{Caller, Microversion, RequestId, Trace};
 
@@ -124,9 +125,9 @@ impl Call {
         let Some(text) = self.query.get("limit") else {
             return Ok(most);
         };
-        match text.parse::<usize>() {
-            Ok(limit) => Ok(limit.min(most)),
-            Err(_) => Err(Fault::bad_request(format!(
+        match count(text) {
+            Some(limit) => Ok(limit.min(most)),
+            None => Err(Fault::bad_request(format!(
                 "limit [{text}] is not a number"
             ))),
         }
@@ -134,10 +135,7 @@ impl Call {
 
     /// The offset of a list paged by numbers.
     pub fn offset(&self) -> usize {
-        self.query
-            .get("offset")
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0)
+        self.query.get("offset").and_then(count).unwrap_or(0)
     }
 
     /// A field of the object `outer` in the body.
@@ -148,6 +146,14 @@ impl Call {
     /// A text of the object `outer` in the body.
     pub fn text(&self, outer: &str, name: &str) -> Option<&str> {
         self.field(outer, name).and_then(Value::as_str)
+    }
+}
+
+/// A number of things; more than can be counted are as many as can be.
+fn count(text: &str) -> Option<usize> {
+    match text.parse::<usize>() {
+        Ok(number) => Some(number),
+        Err(error) => (*error.kind() == IntErrorKind::PosOverflow).then_some(usize::MAX),
     }
 }
 

@@ -295,8 +295,8 @@ pub static SERVERS: Keys = Keys {
         key("security_groups", Any),
         key("services", Any),
         key("soft_deleted", Any),
-        key("sort_dir", Any),
-        key("status", Any),
+        key("sort_dir", Any).each(),
+        key("status", Any).each(),
         key("system_metadata", Any),
         key("task_state", Any),
         key("tenant_id", Any),
@@ -336,8 +336,10 @@ pub static SERVERS: Keys = Keys {
         key("tags", Regex).since(mv::TAGS),
         key("tags-any", Regex).since(mv::TAGS),
         key("locked", Any).since(mv::LOCKED_REASON),
-        key("sort_key", OneOf(SERVER_SORT_LENIENT)).until(mv::STRICT),
-        key("sort_key", OneOf(SERVER_SORT)).since(mv::STRICT),
+        key("sort_key", OneOf(SERVER_SORT_LENIENT))
+            .each()
+            .until(mv::STRICT),
+        key("sort_key", OneOf(SERVER_SORT)).each().since(mv::STRICT),
     ],
     strict: Some(mv::STRICT),
     prefix: Some("_"),

@@ -2,6 +2,7 @@
 
 use crate::faults::Fault;
 use crate::schemas::{formats, python};
+use std::collections::HashSet;
 use types::{Microversion, Timestamp};
 
 /// What the values of a key look like.
@@ -35,6 +36,8 @@ pub struct Key {
     pub until: Microversion,
     /// Whether it may be given more than once.
     pub many: bool,
+    /// Whether each value counts where several are given; else the last one does.
+    pub each: bool,
 }
 
 /// A key of any version, given any number of times.
@@ -45,6 +48,7 @@ pub const fn key(name: &'static str, kind: Kind) -> Key {
         since: Microversion::MIN,
         until: Microversion(u16::MAX),
         many: true,
+        each: false,
     }
 }
 
@@ -60,6 +64,13 @@ impl Key {
     #[must_use]
     pub const fn until(mut self, until: Microversion) -> Self {
         self.until = until;
+        self
+    }
+
+    /// Each of several values counts.
+    #[must_use]
+    pub const fn each(mut self) -> Self {
+        self.each = true;
         self
     }
 
@@ -95,7 +106,8 @@ impl Keys {
     }
 }
 
-/// A checked query: the known keys, in the order given.
+/// A checked query: the known keys, in the order given. Of a key that is given several times only the last value counts, as
+/// in Nova; so the link to the next page has only that one, too.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     pairs: Vec<(String, String)>,
@@ -110,11 +122,11 @@ impl Query {
         Self { pairs }
     }
 
-    /// The first value of a key.
+    /// The last value of a key.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.pairs
             .iter()
-            .find(|(key, _)| key == name)
+            .rfind(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
     }
 
@@ -160,8 +172,19 @@ impl Query {
                 )));
             }
         }
-        self.pairs
-            .retain(|(name, _)| known(name).is_some() || keys.has_prefix(name));
+        let mut seen = HashSet::new();
+        let mut counting: Vec<(String, String)> = std::mem::take(&mut self.pairs)
+            .into_iter()
+            .rev()
+            .filter(|(name, _)| {
+                let key = known(name);
+                let last = seen.insert(name.clone());
+                (key.is_some() || keys.has_prefix(name))
+                    && (last || key.is_some_and(|key| key.each))
+            })
+            .collect();
+        counting.reverse();
+        self.pairs = counting;
         Ok(())
     }
 }
@@ -223,7 +246,7 @@ mod tests {
     static KEYS: Keys = Keys {
         keys: &[
             key("limit", Kind::Digits),
-            key("sort_key", Kind::OneOf(&["a", "b"])),
+            key("sort_key", Kind::OneOf(&["a", "b"])).each(),
             key("changes-since", Kind::Time),
             key("new", Kind::Any).since(Microversion(10)),
             key("single", Kind::Any).once(),
@@ -244,6 +267,10 @@ mod tests {
     fn keys_and_values() {
         assert_eq!(check("limit=1&bogus=2&new=3", 1).unwrap(), ["limit"]);
         assert_eq!(check("new=3", 10).unwrap(), ["new"]);
+        assert_eq!(
+            check("limit=1&sort_key=b&limit=2&sort_key=a", 1).unwrap(),
+            ["sort_key", "limit", "sort_key"]
+        );
         let table = [
             (
                 "limit=abc",

@@ -111,9 +111,9 @@ impl View for Live<'_> {
     }
 }
 
-/// The conditions of the query; Nova takes the last value of a key that is given twice.
+/// The conditions of the query.
 fn filter(call: &Call) -> Result<Filter, Fault> {
-    let text = |name: &str| call.query.all(name).last().map(str::to_owned);
+    let text = |name: &str| call.query.get(name).map(str::to_owned);
     let time = |name: &str| call.query.get(name).and_then(Timestamp::parse);
     let filter = Filter {
         host: text("host"),
@@ -138,7 +138,7 @@ fn filter(call: &Call) -> Result<Filter, Fault> {
 
 /// Whether the query wants hidden moves, which are never shown.
 fn wants_hidden(call: &Call) -> bool {
-    let hidden = call.query.all("hidden").last();
+    let hidden = call.query.get("hidden");
     hidden.is_some_and(|text| ["1", "true", "True"].contains(&text))
 }
 

@@ -74,6 +74,91 @@ async fn version_documents_below_a_version() {
     }
 }
 
+/// Of a key that is given twice the last value counts, and it alone is in the link to the next page; but for keys of which
+/// each counts.
+#[tokio::test]
+async fn keys_given_twice() {
+    let cloud = Cloud::new().await;
+    let next = |answer: &super::harness::Answer, links: &str| {
+        let next = answer.json()[links][0]["href"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        next.split_once('?').map(|(_, query)| query.to_owned())
+    };
+    for id in ["a", "b", "c"] {
+        let flavor = json!({"flavor": {"name": id, "id": id, "ram": 1024, "vcpus": 1, "disk": 1}});
+        let made = cloud.send("admin", 90, "POST", "/flavors", flavor).await;
+        assert_eq!(made.status, 200, "{}", made.text);
+    }
+    let ids = |answer: &super::harness::Answer| -> Vec<String> {
+        let list = answer.json()["flavors"].as_array().unwrap().clone();
+        list.iter()
+            .map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for (query, wanted, link) in [
+        ("limit=1&limit=2", &["a", "b"][..], Some("limit=2&marker=b")),
+        ("limit=2&limit=1", &["a"], Some("limit=1&marker=a")),
+        (
+            "marker=b&marker=a&limit=1",
+            &["b"],
+            Some("limit=1&marker=b"),
+        ),
+        ("minRam=1&minRam=999999", &[], None),
+        ("minRam=999999&minRam=1", &["a", "b", "c"], None),
+        ("minDisk=1&minDisk=99", &[], None),
+        (
+            "sort_dir=desc&sort_dir=asc&limit=1",
+            &["a"],
+            Some("limit=1&sort_dir=asc&marker=a"),
+        ),
+    ] {
+        let answer = cloud.get("member", 1, &format!("/flavors?{query}")).await;
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text);
+        assert_eq!(ids(&answer), wanted, "{query}");
+        assert_eq!(next(&answer, "flavors_links").as_deref(), link, "{query}");
+    }
+}
+
+/// More than can be counted is as much as there may be.
+#[tokio::test]
+async fn limits_beyond_all_numbers() {
+    let cloud = Cloud::new().await;
+    let many = "99999999999999999999";
+    for path in [
+        "/servers",
+        "/servers/detail",
+        "/flavors",
+        "/flavors/detail",
+        "/os-simple-tenant-usage",
+        "/os-keypairs",
+        "/os-server-groups",
+        "/os-migrations",
+    ] {
+        let answer = cloud
+            .get("admin", 74, &format!("{path}?limit={many}"))
+            .await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+    }
+    let usage = format!("/os-simple-tenant-usage/{DEMO}?limit={many}");
+    assert_eq!(cloud.get("admin", 74, &usage).await.status, 200);
+    let group = json!({"server_group": {"name": "g", "policy": "affinity"}});
+    let made = cloud
+        .send("member", 64, "POST", "/os-server-groups", group)
+        .await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    for (offset, count) in [("0", 1), (many, 0)] {
+        let path = format!("/os-server-groups?offset={offset}");
+        let list = cloud.get("member", 64, &path).await.json();
+        assert_eq!(
+            list["server_groups"].as_array().unwrap().len(),
+            count,
+            "{offset}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn mime_types_choose_a_version_where_the_url_does_not() {
     let cloud = Cloud::new().await;
