@@ -31,6 +31,8 @@ pub struct Call {
     pub params: Vec<String>,
     /// The query.
     pub query: Query,
+    /// It only asks what would become of the servers that it wants.
+    pub dry_run: bool,
     /// The whole JSON body; null when there was none.
     pub body: Value,
     /// Where links begin.

@@ -6,6 +6,7 @@
 use crate::call::{Call, Reply};
 use crate::events::{self, Wish};
 use crate::faults::{self, Fault};
+use crate::handlers::servers_create::is_dry_run;
 use crate::idempotency::{self, Given};
 use crate::links::Links;
 use crate::negotiation::{self, Refusal};
@@ -323,8 +324,10 @@ fn prepare(
     if let Some(keys) = route.query {
         query.check(keys, version)?;
     }
+    let dry_run = is_dry_run(route, &query)?;
     let call = Call {
         api: Arc::clone(api),
+        dry_run,
         token: request
             .headers
             .get("x-auth-token")

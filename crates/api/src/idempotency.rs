@@ -7,7 +7,6 @@
 use crate::Inner;
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
-use crate::handlers::servers_create::is_dry_run;
 use crate::route::{Handler, Route, Verb};
 use db::idempotency::{ACCEPTED, Kept, Owner, Times};
 use http::{HeaderMap, StatusCode};
@@ -68,7 +67,7 @@ impl Given {
     ) -> Result<Option<Self>, Fault> {
         let Some(value) = headers
             .get("idempotency-key")
-            .filter(|_| takes_keys(call.route) && !is_dry_run(call))
+            .filter(|_| takes_keys(call.route) && !call.dry_run)
         else {
             return Ok(None);
         };

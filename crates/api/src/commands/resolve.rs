@@ -3,7 +3,6 @@
 use super::create_server::{CreateServer, NetworkWish, Resolved};
 use crate::call::Call;
 use crate::faults::Fault;
-use crate::handlers::servers_create::says_yes;
 use crate::neighbours::unavailable;
 use clients::{ImageRecord, NetworkRecord};
 use db::flavors::Record;
@@ -180,9 +179,8 @@ impl CreateServer {
 /// A network that is made for the project. Whoever asks again, also another request at the same time, gets the same; so
 /// it does no harm when this request fails later. What only asks makes none.
 async fn made_for(call: &Call) -> Result<WantedNetworks, Fault> {
-    let dry = call.query.get("dry_run").is_some_and(says_yes);
     let networks = &call.api.deps.networks;
-    let made = networks.auto_allocate(&call.token, call.project(), dry);
+    let made = networks.auto_allocate(&call.token, call.project(), call.dry_run);
     let made = made.await.map_err(unavailable)?.map_err(|reason| {
         Fault::bad_request(format!(
             "Unable to automatically allocate a network for project {}: {reason}",

@@ -5,7 +5,7 @@ use crate::commands::CreateServer;
 use crate::commands::editable::disk_config;
 use crate::faults::Fault;
 use crate::links::Links;
-use crate::query::{Key, Kind, key};
+use crate::query::{Key, Kind, Query, key};
 use crate::route::{Route, Verb};
 use crate::schemas::is_true;
 use db::instances::Instance;
@@ -25,16 +25,31 @@ pub fn has_dry_run(route: &Route) -> bool {
     route.verb == Verb::Post && ["/servers", "/os-volumes_boot"].contains(&route.path)
 }
 
-/// Whether a request for new servers only asks what would become of them.
-pub fn is_dry_run(call: &Call) -> bool {
-    has_dry_run(call.route) && call.query.get(DRY_RUN.name).is_some_and(says_yes)
+/// Whether a request only asks what would become of the servers that it wants. One that cannot be understood, or that wants
+/// something else, is refused: it would do for good what its sender only wants to try.
+pub fn is_dry_run(route: &Route, query: &Query) -> Result<bool, Fault> {
+    let Some(text) = query.get(DRY_RUN.name).filter(|_| route.verb != Verb::Get) else {
+        return Ok(false);
+    };
+    if !has_dry_run(route) {
+        return Err(Fault::bad_request(
+            "Only new servers can be tried: dry_run is for POST /servers.",
+        ));
+    }
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "on" | "yes" => Ok(true),
+        "false" | "0" | "off" | "no" => Ok(false),
+        _ => Err(Fault::bad_request(format!(
+            "Invalid input for query parameters dry_run. Value: {text}. It is 'true' (or 1, on, yes) or 'false' (or 0, off, no)."
+        ))),
+    }
 }
 
 /// Accepts new servers; with `?dry_run=true` only says what would become of them.
 pub async fn create(call: Call) -> Result<Reply, Fault> {
     let command = CreateServer::read(&call)?;
     let resolved = command.resolve(&call).await?;
-    if is_dry_run(&call) {
+    if call.dry_run {
         return Reply::ok(&command.try_out(&call, resolved).await?);
     }
     let (answer, key) = (NewServer::of(&call, &command), call.key.clone());

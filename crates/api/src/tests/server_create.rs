@@ -579,6 +579,71 @@ async fn a_dry_run_says_why_and_writes_nothing() {
     );
 }
 
+/// What is not understood would be done for good.
+#[tokio::test]
+async fn a_dry_run_that_is_none_is_refused() {
+    let cloud = cloud().await;
+    let made = cloud
+        .send(
+            "member",
+            90,
+            "POST",
+            "/servers",
+            body(json!({"networks": "none"})),
+        )
+        .await;
+    let server = format!("/servers/{}", made.json()["server"]["id"].as_str().unwrap());
+    for value in ["maybe", "", "t", "false&dry_run=2", "true%20"] {
+        for path in ["/servers", "/os-volumes_boot"] {
+            let path = format!("{path}?dry_run={value}");
+            let refused = cloud
+                .send("member", 90, "POST", &path, body(json!({})))
+                .await;
+            assert_eq!(refused.status, 400, "{path}: {}", refused.text);
+            assert!(refused.fault().1.contains("'true'"), "{}", refused.text);
+        }
+    }
+    for value in ["true", "false", "maybe"] {
+        for (method, path, body) in [
+            ("POST", format!("{server}/action"), json!({"pause": null})),
+            ("DELETE", server.clone(), Value::Null),
+            ("PUT", server.clone(), json!({"server": {"name": "n"}})),
+        ] {
+            let path = format!("{path}?dry_run={value}");
+            let refused = cloud.send("member", 90, method, &path, body).await;
+            assert_eq!(refused.status, 400, "{method} {path}: {}", refused.text);
+            assert!(
+                refused.fault().1.contains("Only new servers"),
+                "{}",
+                refused.text
+            );
+        }
+    }
+    let list = cloud.get("member", 90, "/servers").await.json();
+    assert_eq!(list["servers"].as_array().unwrap().len(), 1, "{list}");
+    for (value, status) in [
+        ("TRUE", 200),
+        ("yes", 200),
+        ("1", 200),
+        ("maybe&dry_run=on", 200),
+        ("false", 202),
+        ("0", 202),
+        ("Off", 202),
+    ] {
+        let path = format!("/servers?dry_run={value}");
+        let answer = cloud
+            .send(
+                "member",
+                90,
+                "POST",
+                &path,
+                body(json!({"networks": "none"})),
+            )
+            .await;
+        assert_eq!(answer.status, status, "{value}: {}", answer.text);
+    }
+}
+
 #[tokio::test]
 async fn a_host_and_its_hypervisor() {
     let cloud = cloud().await;
