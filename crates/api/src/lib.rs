@@ -13,6 +13,7 @@ mod dispatch;
 mod events;
 mod extra_specs;
 mod faults;
+mod front;
 mod handlers;
 mod health;
 mod idempotency;
@@ -211,6 +212,7 @@ impl Service {
             .route(events::PATH, get(events::serve))
             .fallback(dispatch::serve)
             .with_state(Arc::clone(&self.inner))
+            .layer(axum::middleware::from_fn(front::door))
             .layer(CompressionLayer::new())
     }
 

@@ -12,6 +12,7 @@ mod consoles;
 mod edge;
 mod evacuate;
 mod events;
+mod front;
 mod fuzz;
 mod generate;
 mod harness;
