@@ -41,6 +41,8 @@ pub struct PortRecord {
     pub mac: String,
     /// `(subnet, address)` pairs.
     pub fixed_ips: Vec<(String, String)>,
+    /// When it gets them: `immediate` (or nothing), `deferred` or `none`.
+    pub ip_allocation: String,
     /// The server that uses it, or empty.
     pub device_id: String,
     /// `compute:zone`, or empty.
@@ -207,6 +209,22 @@ impl Networks {
             .get(token, &format!("/v2.0/ports/{}", escape(id)))
             .await?;
         Ok(found.map(|document| port(&document["port"])))
+    }
+
+    /// Whose an address of a network is: the device of the port that has it, which may be nobody's. Ports of others that the
+    /// token's holder may not see are not found.
+    pub async fn device_with(
+        &self,
+        token: &str,
+        network_id: &str,
+        address: &str,
+    ) -> Result<Option<String>, ClientError> {
+        let (network_id, address) = (escape(network_id), escape(address));
+        let path = format!(
+            "/v2.0/ports?network_id={network_id}&fixed_ips=ip_address%3D{address}&fields=device_id"
+        );
+        let ports = self.list(token, &path, "ports").await?;
+        Ok(ports.first().map(|port| text(port, "device_id")))
     }
 
     /// The ports of a server.
@@ -588,6 +606,7 @@ fn port(document: &Value) -> PortRecord {
             .iter()
             .map(|ip| (text(ip, "subnet_id"), text(ip, "ip_address")))
             .collect(),
+        ip_allocation: text(document, "ip_allocation"),
         device_id: text(document, "device_id"),
         device_owner: text(document, "device_owner"),
         project_id: text(document, "project_id"),

@@ -112,14 +112,17 @@ impl CreateServer {
 
     async fn usable(&self, call: &Call, interface: &WantedInterface) -> Result<(), Fault> {
         match interface {
-            WantedInterface::Network { network_id, .. } => {
-                let found = call
-                    .api
-                    .deps
-                    .networks
-                    .network(&call.token, network_id)
-                    .await
-                    .map_err(unavailable)?;
+            WantedInterface::Network {
+                network_id,
+                fixed_ip,
+                ..
+            } => {
+                let (free, found) = tokio::join!(
+                    is_free(call, network_id, fixed_ip.as_deref()),
+                    call.api.deps.networks.network(&call.token, network_id)
+                );
+                free?;
+                let found = found.map_err(unavailable)?;
                 let found = found.ok_or_else(|| {
                     Fault::bad_request(format!("Network {network_id} could not be found."))
                 })?;
@@ -143,6 +146,12 @@ impl CreateServer {
                 }
                 if !port.device_id.is_empty() {
                     return Err(Fault::conflict(format!("Port {port_id} is still in use.")));
+                }
+                let gets_none = ["deferred", "none"].contains(&port.ip_allocation.as_str());
+                if port.fixed_ips.is_empty() && !gets_none {
+                    return Err(Fault::bad_request(format!(
+                        "Port {port_id} requires a FixedIP in order to be used."
+                    )));
                 }
                 Ok(())
             }
@@ -173,6 +182,21 @@ impl CreateServer {
             .iter()
             .map(|wanted| group(&all, wanted, call.project()))
             .collect()
+    }
+}
+
+/// Refuses an address that another port of the network has. Nothing is asked where none is named.
+async fn is_free(call: &Call, network_id: &str, address: Option<&str>) -> Result<(), Fault> {
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let networks = &call.api.deps.networks;
+    let device = networks.device_with(&call.token, network_id, address);
+    match device.await.map_err(unavailable)? {
+        Some(device) => Err(Fault::bad_request(format!(
+            "Fixed IP address {address} is already in use on instance {device}."
+        ))),
+        None => Ok(()),
     }
 }
 

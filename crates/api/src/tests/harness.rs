@@ -254,10 +254,20 @@ pub const HUNGRY: &str = "70a599e0-31e7-49b7-b260-868f441e862c";
 pub const LARGE: &str = "70a599e0-31e7-49b7-b260-868f441e862d";
 /// An image for other machines than the tests' hosts.
 pub const FOREIGN: &str = "70a599e0-31e7-49b7-b260-868f441e862e";
+/// An image that needs UEFI.
+pub const UEFI: &str = "70a599e0-31e7-49b7-b260-868f441e862f";
 /// The demo project's network; the other project sees it and one more.
 pub const NETWORK: &str = "11111111-31e7-49b7-b260-868f441e862b";
 /// A second network, of the other project.
 pub const SECOND: &str = "22222222-31e7-49b7-b260-868f441e862b";
+/// A free port without an address.
+pub const BARE: &str = "99999999-31e7-49b7-b260-868f441e862b";
+/// The same that is to have none.
+pub const ADDRESSLESS: &str = "aaaaaaaa-31e7-49b7-b260-868f441e862b";
+/// The server that has the tests' address.
+pub const SERVER_THERE: &str = "bbbbbbbb-31e7-49b7-b260-868f441e862b";
+/// The address of the tests' port.
+pub const ADDRESS: &str = "192.168.1.30";
 /// A free port.
 pub const PORT: &str = "33333333-31e7-49b7-b260-868f441e862b";
 /// A floating IP that leads nowhere, and its address.
@@ -276,7 +286,7 @@ fn image_service() -> Router {
             IMAGE => (0, 1000),
             HUNGRY => (4096, 1000),
             LARGE => (0, 9_000_000_000_u64),
-            FOREIGN => (0, 1000),
+            FOREIGN | UEFI => (0, 1000),
             _ => return Err(StatusCode::NOT_FOUND),
         };
         let mut image = json!({
@@ -284,6 +294,9 @@ fn image_service() -> Router {
             "disk_format": "qcow2", "container_format": "bare", "owner": "x", "os_distro": "cirros", "auto_disk_config": "True",
             "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
         });
+        if id == UEFI {
+            image["hw_firmware_type"] = "uefi".into();
+        }
         if id == FOREIGN {
             image["hw_architecture"] = "aarch64".into();
         }
@@ -347,14 +360,25 @@ fn network_service(leads_to: Leads) -> Router {
         let device = match id.as_str() {
             PORT => leads_to.lock().unwrap().clone(),
             BUSY => "someone".to_owned(),
+            BARE | ADDRESSLESS => String::new(),
             _ => return Err(StatusCode::NOT_FOUND),
         };
-        Ok(Json(
-            json!({ "port": { "id": id, "network_id": NETWORK, "mac_address": "fa:16:3e:00:00:01", "fixed_ips": [],
-            "device_id": device, "device_owner": "", "project_id": DEMO, "binding:host_id": "", "status": "DOWN", "security_groups": [] } }),
-        ))
+        let mut port = json!({ "id": id, "network_id": NETWORK, "mac_address": "fa:16:3e:00:00:01", "fixed_ips": [],
+            "device_id": device, "device_owner": "", "project_id": DEMO, "binding:host_id": "", "status": "DOWN", "security_groups": [] });
+        if id == ADDRESSLESS {
+            port["ip_allocation"] = "none".into();
+        } else if id != BARE {
+            let subnet = "55555555-31e7-49b7-b260-868f441e862b";
+            port["fixed_ips"] = json!([{ "subnet_id": subnet, "ip_address": ADDRESS }]);
+        }
+        Ok(Json(json!({ "port": port })))
     }
-    async fn ports() -> Json<Value> {
+    async fn ports(Query(query): Query<HashMap<String, String>>) -> Json<Value> {
+        if let Some(address) = query.get("fixed_ips") {
+            let taken = *address == format!("ip_address={ADDRESS}");
+            let device = json!({ "device_id": SERVER_THERE });
+            return Json(json!({ "ports": if taken { vec![device] } else { vec![] } }));
+        }
         Json(
             json!({ "ports": [{ "id": PORT, "network_id": NETWORK, "mac_address": "fa:16:3e:00:00:01", "device_id": "",
             "fixed_ips": [{ "subnet_id": "55555555-31e7-49b7-b260-868f441e862b", "ip_address": "192.168.1.30" }], "status": "ACTIVE", "security_groups": [GROUPS[0]] }] }),

@@ -1,6 +1,9 @@
 //! `POST /servers`: what is accepted, what is refused and how.
 
-use super::harness::{BUSY, Cloud, DEMO, HUNGRY, IMAGE, LARGE, NETWORK, PORT};
+use super::harness::{
+    ADDRESS, ADDRESSLESS, BARE, BUSY, Cloud, DEMO, HUNGRY, IMAGE, LARGE, NETWORK, PORT,
+    SERVER_THERE,
+};
 use serde_json::{Value, json};
 use types::Timestamp;
 
@@ -577,6 +580,28 @@ async fn a_dry_run_says_why_and_writes_nothing() {
         cloud.get("member", 90, "/servers").await.json()["servers"],
         json!([])
     );
+}
+
+#[tokio::test]
+async fn addresses_that_are_taken_and_ports_without_one() {
+    let cloud = cloud().await;
+    let make = async |networks: Value| {
+        let body = body(json!({ "networks": networks }));
+        cloud.send("member", 74, "POST", "/servers", body).await
+    };
+    let on = |address: &str| json!([{ "uuid": NETWORK, "fixed_ip": address }]);
+    let port = |id: &str| json!([{ "port": id }]);
+    let taken = format!("Fixed IP address {ADDRESS} is already in use on instance {SERVER_THERE}.");
+    let bare = format!("Port {BARE} requires a FixedIP in order to be used.");
+    for (networks, words) in [(on(ADDRESS), taken), (port(BARE), bare)] {
+        let refused = make(networks).await;
+        let wanted = ("badRequest".to_owned(), words);
+        assert_eq!((refused.status.as_u16(), refused.fault()), (400, wanted));
+    }
+    for networks in [on("192.168.1.31"), port(PORT), port(ADDRESSLESS)] {
+        let made = make(networks).await;
+        assert_eq!(made.status, 202, "{}", made.text);
+    }
 }
 
 /// What is not understood would be done for good.

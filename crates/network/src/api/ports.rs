@@ -58,6 +58,9 @@ pub fn create_on(work: &mut Work<'_, '_>, network: &Doc, request: Request) -> Re
     let wanted = given.has("fixed_ips").then(|| given.list("fixed_ips"));
     let fixed = addressing::take(work, &subnets, &doc, wanted, &[])?;
     doc.set("fixed_ips", addressing::shown(&fixed));
+    // Whether it is meant to have no address: a server may use it all the same then.
+    let none = wanted.is_some_and(|wanted| wanted.is_empty());
+    doc.set("ip_allocation", if none { "none" } else { "immediate" });
     choose_groups(work, &mut doc, given.has("security_groups"))?;
     check_security(&doc)?;
     // Nobody realises the port of a floating IP: the address is the router's.
