@@ -56,7 +56,7 @@ fn is_test(file: &str, name: &str, source: &str) -> bool {
 #[test]
 fn every_advisory_has_its_reason() {
     let rows = rows();
-    assert_eq!(rows.len(), 57);
+    assert_eq!(rows.len(), 58);
     assert!(rows.is_sorted_by(|a, b| a.0 < b.0), "in order, each once");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for (number, why, tests) in rows {
@@ -256,4 +256,53 @@ async fn details_of_faults_are_for_administrators() {
         .await
         .text;
     assert!(shown.contains("/srv/secret"), "{shown}");
+}
+
+/// OSSA-2026-022, CVE-2026-46448.
+#[tokio::test]
+async fn hints_of_the_clouds_own_are_not_the_users() {
+    let cloud = cloud().await;
+    let host = cloud.store.write(|tx| -> Result<(), sql::Error> {
+        let (now, h1) = (Timestamp::now(), types::HostName::from("h1"));
+        db::hosts::beat(tx, &h1, "nova-compute", None, now)?;
+        let mut facts = facts();
+        facts.vcpus = 1;
+        let ratios = Ratios {
+            cpu: 1.0,
+            ..Ratios::default()
+        };
+        db::hosts::put_node(tx, &h1, NodeId::random(), &facts, &ratios, now)
+    });
+    host.await.unwrap();
+    let secret = json!({ "_nova_check_type": ["rebuild"], "_host": "h9", "_x": "y" });
+    for key in ["os:scheduler_hints", "OS-SCH-HNT:scheduler_hints"] {
+        let new = |count: u64, hints: &Value| {
+            let mut new = body(json!({ "networks": "none", "min_count": count }));
+            new[key] = hints.clone();
+            new
+        };
+        for (count, fits) in [(1, true), (2, false)] {
+            for hints in [json!({}), secret.clone()] {
+                let asked = new(count, &hints);
+                let path = "/servers?dry_run=true";
+                let tried = cloud.send("member", 74, "POST", path, asked).await;
+                let placed = &tried.json()["dry_run"]["would_be_placed"];
+                assert_eq!(*placed, fits, "{count} {hints}: {}", tried.text);
+            }
+        }
+        let made = cloud
+            .send("member", 74, "POST", "/servers", new(1, &secret))
+            .await;
+        assert_eq!(made.status, 202, "{}", made.text);
+        let id = made.json()["server"]["id"].as_str().unwrap().to_owned();
+        for token in ["member", "admin"] {
+            let shown = cloud.get(token, 104, &format!("/servers/{id}")).await;
+            assert_eq!(shown.json()["server"]["scheduler_hints"], json!({}));
+            assert!(!shown.text.contains("_nova_check_type"), "{}", shown.text);
+        }
+        let id: ServerId = id.parse().unwrap();
+        let stored = cloud.store.read(move |tx| db::instances::get(tx, id)).await;
+        let stored: Result<_, sql::Error> = stored;
+        assert_eq!(stored.unwrap().unwrap().scheduler_hints, json!({}));
+    }
 }
