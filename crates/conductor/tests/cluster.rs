@@ -43,8 +43,32 @@ async fn no_valid_host_says_how_many_failed_for_which_reason() {
     for reason in ["2 without enough vCPUs (need 2)", "1 down"] {
         assert!(message.contains(reason), "{message}");
     }
+    let (action, events) = last_action(&cluster, server).await;
+    assert_eq!(action, format!("Error: {message}"), "for the owner");
+    let [event] = events.as_slice() else {
+        panic!("{events:?}");
+    };
+    assert_eq!(event.event, "conductor_schedule_and_build_instances");
+    assert_eq!(event.result.as_deref(), Some("Error"));
+    for told in [&event.details, &event.traceback] {
+        let told = told.as_ref().unwrap();
+        assert!(told.contains("[host-"), "for administrators: {told}");
+    }
     assert_eq!(cluster.server(fits).await.vm_state, VmState::Active);
     clean(&cluster).await;
+}
+
+/// What the newest action of a server says, and its events.
+async fn last_action(
+    cluster: &Cluster,
+    server: types::ServerId,
+) -> (String, Vec<db::actions::Event>) {
+    let read = move |tx: &mut sql::Tx<'_>| -> Result<_, sql::Error> {
+        let newest = db::actions::of_server(tx, server)?.remove(0);
+        let events = db::actions::events(tx, newest.id)?;
+        Ok((newest.message.unwrap_or_default(), events))
+    };
+    cluster.store.read(read).await.unwrap()
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ pub struct Action {
     pub user_id: String,
     /// For which project.
     pub project_id: String,
-    /// `Error` when it failed.
+    /// `Error` when it failed, with the reason as its owner may know it.
     pub message: Option<String>,
     /// When it was accepted.
     pub start_time: Timestamp,
@@ -44,7 +44,7 @@ pub struct Event {
     pub traceback: Option<String>,
     /// For administrators.
     pub host: Option<String>,
-    /// For everyone (2.84).
+    /// The same, cut short: for those whom the policy lets see it (2.84), by default administrators.
     pub details: Option<String>,
 }
 
@@ -77,11 +77,15 @@ pub fn start(
     )
 }
 
-/// Marks an action as failed.
-pub fn fail(tx: &mut Tx<'_>, action: i64, now: Timestamp) -> Result<(), Error> {
+/// Characters of what is told of a failure at most.
+const TOLD: usize = 255;
+
+/// Marks an action as failed. The reason is for everyone: it names no host.
+pub fn fail(tx: &mut Tx<'_>, action: i64, reason: &str, now: Timestamp) -> Result<(), Error> {
+    let message: String = format!("Error: {reason}").chars().take(TOLD).collect();
     tx.post(
-        "UPDATE instance_actions SET message = 'Error', updated_at = ? WHERE id = ?",
-        &[now.into(), action.into()],
+        "UPDATE instance_actions SET message = ?, updated_at = ? WHERE id = ?",
+        &[message.into(), now.into(), action.into()],
     )?;
     outbox::action_ended(tx, action, "Error", now)
 }
@@ -126,7 +130,7 @@ pub fn finish_event(
     } else {
         "Success"
     };
-    let details = failure.map(|text| text.chars().take(255).collect::<String>());
+    let details = failure.map(|text| text.chars().take(TOLD).collect::<String>());
     let params: [Value; 5] = [
         now.into(),
         outcome.into(),

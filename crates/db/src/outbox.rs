@@ -89,6 +89,8 @@ pub struct Entry {
     pub event: Option<String>,
     /// `Success` or `Error`, of what has ended.
     pub outcome: Option<String>,
+    /// Why an action failed, as its owner may know it.
+    pub message: Option<String>,
     /// The request that asked for it.
     pub request_id: Option<String>,
     /// Who asked.
@@ -97,8 +99,11 @@ pub struct Entry {
     pub at: Timestamp,
 }
 
+/// What a failed action says stands with the action; of what has not failed nothing is looked for.
 const COLUMNS: &str = "id, kind, project_id, subject, vm_state, task_state, power_state, host, action, event, outcome, \
-    request_id, user_id, created_at";
+    request_id, user_id, created_at, \
+    CASE WHEN kind = 'action_end' AND outcome = 'Error' THEN (SELECT MAX(a.message) FROM instance_actions a \
+    WHERE a.instance_uuid = outbox.subject AND a.request_id = outbox.request_id AND a.action = outbox.action) END";
 
 fn from_row(row: &Row) -> Result<Entry, Error> {
     let kind: String = row.get(1)?;
@@ -118,6 +123,7 @@ fn from_row(row: &Row) -> Result<Entry, Error> {
         request_id: row.get(11)?,
         user_id: row.get(12)?,
         at: row.get(13)?,
+        message: row.get(14)?,
     })
 }
 

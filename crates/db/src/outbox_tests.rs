@@ -121,7 +121,7 @@ async fn actions_are_told_with_the_server_they_are_of() {
             let action = actions::start(tx, server, "stop", &by, now)?;
             let event = actions::start_event(tx, action, "compute_stop_instance", Some("h1"), now)?;
             actions::finish_event(tx, event, Some("broken"), now)?;
-            actions::fail(tx, action, now)?;
+            actions::fail(tx, action, "It broke.", now)?;
             let told = of_project_after(tx, "owner", 0, 9)?;
             let shown: Vec<_> = told
                 .iter()
@@ -130,15 +130,26 @@ async fn actions_are_told_with_the_server_they_are_of() {
                         one.kind,
                         one.event.as_deref(),
                         one.outcome.as_deref(),
+                        one.message.as_deref(),
                     )
                 })
                 .collect();
             assert_eq!(
                 shown,
                 [
-                    (Kind::ActionStart, None, None),
-                    (Kind::EventEnd, Some("compute_stop_instance"), Some("Error")),
-                    (Kind::ActionEnd, None, Some("Error")),
+                    (Kind::ActionStart, None, None, None),
+                    (
+                        Kind::EventEnd,
+                        Some("compute_stop_instance"),
+                        Some("Error"),
+                        None
+                    ),
+                    (
+                        Kind::ActionEnd,
+                        None,
+                        Some("Error"),
+                        Some("Error: It broke.")
+                    ),
                 ],
                 "{name}"
             );

@@ -36,7 +36,7 @@ pub fn abandon(
         actions::finish_event(tx, event, Some(reason), now)?;
     }
     if let Some(action) = task.action {
-        actions::fail(tx, action, now)?;
+        actions::fail(tx, action, reason, now)?;
     }
     let server = instances::get(tx, task.server)?;
     for host in hosts {

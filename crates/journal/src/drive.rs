@@ -490,6 +490,13 @@ impl<F: Flow> Run<F> {
             self.task.failure = Some(encode(failure)?);
         }
         let closing = if failed { self.task.event.take() } else { None };
+        let unseen = if failed && closing.is_none() {
+            let host = self.flow.host(step, &self.state).map(|host| host.0);
+            let event = self.flow.event_of_failure(step);
+            event.map(|event| (event, host))
+        } else {
+            None
+        };
         let message = failure.map(|failure| failure.details.unwrap_or(failure.message));
         self.task.phase = if direction == Direction::Do {
             Phase::Running
@@ -504,6 +511,16 @@ impl<F: Flow> Run<F> {
         let event = self
             .persist(move |tx| {
                 let now = Timestamp::now();
+                let closing = match (&unseen, task.action) {
+                    (Some((event, host)), Some(action)) => Some(db::actions::start_event(
+                        tx,
+                        action,
+                        event,
+                        host.as_deref(),
+                        now,
+                    )?),
+                    _ => closing,
+                };
                 if let Some(event) = closing {
                     db::actions::finish_event(tx, event, message.as_deref(), now)?;
                 }
@@ -672,7 +689,7 @@ impl<F: Flow> Run<F> {
                         }
                         flow.finish(tx, &cx, &state, End::Unwound(&failure), now)?;
                         if let Some(action) = task.action {
-                            db::actions::fail(tx, action, now)?;
+                            db::actions::fail(tx, action, &failure.message, now)?;
                         }
                     }
                 }

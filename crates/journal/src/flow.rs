@@ -125,6 +125,11 @@ pub trait Flow: Send + Sync + 'static {
         None
     }
 
+    /// The event that shows the failure of a step that had none open: one that only decides is not shown while it goes well.
+    fn event_of_failure(&self, step: Self::Step) -> Option<&'static str> {
+        self.event(step)
+    }
+
     /// How long a step may take, retries included, before it counts as failed. Pure.
     fn deadline(&self, _step: Self::Step, _state: &Self::State) -> Duration {
         Duration::from_secs(300)

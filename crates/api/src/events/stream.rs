@@ -313,6 +313,7 @@ fn written(entry: &Entry, cursor: i64, shows_hosts: bool) -> Bytes {
         ("action", &entry.action),
         ("event", &entry.event),
         ("result", &entry.outcome),
+        ("message", &entry.message),
         ("request_id", &entry.request_id),
         ("user_id", &entry.user_id),
     ];

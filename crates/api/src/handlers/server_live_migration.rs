@@ -109,7 +109,10 @@ async fn checked(call: &Call, server: &Instance, id: MigrationId) -> Result<(), 
             Some(Status::Queued | Status::Preparing) => tokio::time::sleep(LOOK).await,
             Some(Status::Error) => {
                 let fault = now.and_then(|now| now.fault);
-                let words = fault.map_or_else(String::new, |fault| fault.message);
+                let words = fault.map_or_else(String::new, |fault| match fault.details {
+                    Some(details) if call.is_admin() => details,
+                    _ => fault.message,
+                });
                 return Err(Fault::bad_request(words));
             }
             _ => return Ok(()),

@@ -131,6 +131,42 @@ async fn who_may_follow() {
 }
 
 #[tokio::test]
+async fn a_failed_action_says_why() {
+    let cloud = cloud().await;
+    let mut stream = open(&cloud, "member", "/events", &[]).await;
+    let id = make(&cloud, "member", "a").await;
+    let server: ServerId = id.parse().unwrap();
+    let fail = cloud.store.write(move |tx| -> Result<(), sql::Error> {
+        let now = Timestamp::now();
+        let action = db::actions::of_server(tx, server)?[0].id;
+        let event = db::actions::start_event(tx, action, "e", None, now)?;
+        let details = "No valid host was found. 1 disabled [h1]";
+        db::actions::finish_event(tx, event, Some(details), now)?;
+        db::actions::fail(tx, action, "No valid host was found. 1 disabled", now)
+    });
+    fail.await.unwrap();
+    let mut end = stream.next().await.unwrap();
+    while end.name != "action.end" {
+        assert!(end.data.get("message").is_none(), "{}", end.data);
+        end = stream.next().await.unwrap();
+    }
+    let words = "Error: No valid host was found. 1 disabled";
+    assert_eq!(end.data["message"], words);
+    assert_eq!(end.data["result"], "Error");
+    let request = end.data["request_id"].as_str().unwrap();
+    let path = format!("/servers/{id}/os-instance-actions/{request}");
+    let shown = cloud.get("member", 84, &path).await;
+    assert_eq!(shown.json()["instanceAction"]["message"], words);
+    assert!(!shown.text.contains("h1"), "{}", shown.text);
+    let shown = cloud.get("admin", 84, &path).await.json();
+    let event = &shown["instanceAction"]["events"][0];
+    assert!(
+        event["details"].as_str().unwrap().contains("[h1]"),
+        "{event}"
+    );
+}
+
+#[tokio::test]
 async fn a_project_hears_of_its_servers() {
     let cloud = cloud().await;
     let mut own = open(&cloud, "reader", "/events", &[]).await;

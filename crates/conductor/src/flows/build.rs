@@ -233,6 +233,13 @@ impl Flow for Build {
         (step != Step::ChooseHost).then_some("compute__do_build_and_run_instance")
     }
 
+    fn event_of_failure(&self, step: Step) -> Option<&'static str> {
+        match step {
+            Step::ChooseHost => Some("conductor_schedule_and_build_instances"),
+            other => self.event(other),
+        }
+    }
+
     fn host(&self, step: Step, state: &State) -> Option<HostName> {
         if step == Step::ChooseHost {
             return None;

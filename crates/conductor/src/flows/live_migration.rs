@@ -130,6 +130,11 @@ fn fail(words: impl Into<String>) -> StepError {
     StepError::Fail(Failure::new(500, words))
 }
 
+/// The same of a host, whose name is for administrators.
+fn fail_of(words: String, with_host: String) -> StepError {
+    StepError::Fail(Failure::new(500, words).details(with_host))
+}
+
 /// The guest is off, and what it had in memory is gone.
 fn lost(message: &str) -> Failure {
     let words = "The live migration failed after the server went on on its new host without all of its memory (post-copy), \
@@ -164,8 +169,9 @@ impl LiveMigration {
         let from = place_of(server).ok_or_else(|| fail("The server is on no host."))?;
         if state.force && state.to.as_ref() == Some(&from.host) {
             let (id, host) = (server.id, &from.host);
-            let words = format!("Unable to migrate instance ({id}) to current host ({host}).");
-            return Err(fail(words));
+            let words =
+                |host: &str| format!("Unable to migrate instance ({id}) to current host{host}.");
+            return Err(fail_of(words(""), words(&format!(" ({host})"))));
         }
         self.must_be_up(&from.host).await?;
         if let (true, Some(to)) = (state.force, &state.to) {
@@ -188,9 +194,8 @@ impl LiveMigration {
         if self.with.view.is_up(host) {
             return Ok(());
         }
-        Err(fail(format!(
-            "Compute service of {host} is unavailable at this time."
-        )))
+        let words = |host| format!("Compute service of {host} is unavailable at this time.");
+        Err(fail_of(words("the host"), words(host.as_str())))
     }
 
     /// What is wanted must fit to whether the two hosts share the guest's files; who wants nothing gets what fits.
@@ -199,14 +204,15 @@ impl LiveMigration {
             state.shared = super::share_storage(&self.with, &from, &to).await?;
         }
         let host = old_host(state).unwrap_or_else(|| HostName(String::new()));
+        let refused = |why: &str| fail_of(format!("The host {why}"), format!("{host} {why}"));
         match (state.block, state.shared, &server.image) {
-            (Some(false), false, Some(_)) => Err(fail(format!(
-                "{host} is not on shared storage: Shared storage live-migration requires either shared storage or \
-                 boot-from-volume with no local disks."
-            ))),
-            (Some(true), true, _) => Err(fail(format!(
-                "{host} is not on local storage: Block migration can not be used with shared storage."
-            ))),
+            (Some(false), false, Some(_)) => Err(refused(
+                "is not on shared storage: Shared storage live-migration requires either shared storage or \
+                 boot-from-volume with no local disks.",
+            )),
+            (Some(true), true, _) => Err(refused(
+                "is not on local storage: Block migration can not be used with shared storage.",
+            )),
             _ => {
                 let plan = super::build::guest_plan(server, &server.network_info);
                 state.plan = Some(plan);

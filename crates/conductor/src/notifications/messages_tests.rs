@@ -59,6 +59,7 @@ fn entry(kind: Kind, action: Option<&str>, outcome: Option<&str>) -> Entry {
         action: action.map(str::to_owned),
         event: None,
         outcome: outcome.map(str::to_owned),
+        message: None,
         request_id: Some("req-1".to_owned()),
         user_id: Some("u".to_owned()),
         at: Timestamp(3_600_000_000),
