@@ -30,6 +30,11 @@ impl Fault {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
+    /// 400 for a flavor and an image that cannot be meant so.
+    pub fn unmeant(wrong: scheduler::WrongHardware) -> Self {
+        Self::bad_request(wrong.0)
+    }
+
     /// 403 `forbidden`.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, message)

@@ -15,6 +15,7 @@ mod events;
 mod front;
 mod fuzz;
 mod generate;
+mod hardware;
 mod harness;
 mod hosts;
 mod lists;

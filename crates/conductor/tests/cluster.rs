@@ -71,6 +71,47 @@ async fn last_action(
     cluster.store.read(read).await.unwrap()
 }
 
+/// Nobody gets a guest without what its flavor asks for: not at first, and not by a resize.
+#[tokio::test]
+async fn hardware_that_no_host_has() {
+    let cluster = Cluster::new(Options::default()).await;
+    let asks = |flavor: &mut types::server::Flavor| {
+        let specs = &mut flavor.extra_specs;
+        specs.insert("hw:cpu_policy".to_owned(), "dedicated".to_owned());
+    };
+    let reason = "2 without CPUs for one guest alone (hw:cpu_policy=dedicated)";
+    let server = cluster.create_with(|wanted| asks(&mut wanted.flavor)).await;
+    cluster.idle().await;
+    let refused = cluster.server(server).await;
+    assert_eq!((refused.vm_state, refused.host), (VmState::Error, None));
+    let message = refused.fault.unwrap().message;
+    assert!(message.ends_with(reason), "{message}");
+
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let mut flavor = Cluster::twice(&Cluster::flavor());
+    asks(&mut flavor);
+    let state = serde_json::json!({ "same_host": "last" });
+    cluster.resize_to(server, flavor, state).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!((stays.vm_state, stays.flavor.vcpus), (VmState::Active, 1));
+    let (action, events) = last_action(&cluster, server).await;
+    assert!(
+        action.starts_with("Error: No valid host was found. "),
+        "{action}"
+    );
+    let reason = "1 without CPUs for one guest alone (hw:cpu_policy=dedicated)";
+    assert!(
+        action.contains(reason) && !action.contains("host-"),
+        "{action}"
+    );
+    let details = events[0].details.as_ref().unwrap();
+    assert_eq!(events[0].event, "conductor_migrate_server");
+    assert!(details.contains("[host-"), "{details}");
+    clean(&cluster).await;
+}
+
 #[tokio::test]
 async fn a_view_that_is_behind_is_renewed_when_the_claim_fails() {
     let cluster = Cluster::new(small(2, 2)).await;

@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use types::ServerId;
 
-/// A filter that can be switched on. Resources, traits, the zone, named and excluded hosts are always checked.
+/// A filter that can be switched on. Resources, hardware, traits, the zone, named and excluded
+/// hosts are always checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Filter {
     /// Up and enabled.
@@ -101,6 +102,7 @@ pub(crate) fn check(
         return Err(Reason::Down(host.down.clone()));
     }
     if request.forced {
+        hardware(request)?;
         return resources(host, request);
     }
     zone(host, request)?;
@@ -108,6 +110,7 @@ pub(crate) fn check(
     if settings.filters.contains(&Filter::Compute) {
         compute(host)?;
     }
+    hardware(request)?;
     resources(host, request)?;
     traits(host, request)?;
     settings
@@ -164,6 +167,14 @@ fn resources(host: &HostState, request: &Request) -> Result<(), Reason> {
         }
     }
     Ok(())
+}
+
+/// What Nova's `NUMATopologyFilter`, `PciPassthroughFilter` and traits decide: no host has any of it.
+fn hardware(request: &Request) -> Result<(), Reason> {
+    match request.demands.first() {
+        Some(demand) => Err(Reason::Hardware(demand.clone())),
+        None => Ok(()),
+    }
 }
 
 fn clone(text: &str) -> String {

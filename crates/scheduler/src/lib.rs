@@ -8,6 +8,7 @@
 //! "Compute schedulers").
 
 mod filters;
+mod hardware;
 mod host;
 mod hosts;
 mod load;
@@ -19,6 +20,7 @@ mod weighers;
 mod wish;
 
 pub use filters::Filter;
+pub use hardware::{Demand, WrongHardware, demands};
 pub use host::{Aggregate, HostState};
 pub use hosts::{Hosts, UsageChange};
 pub use load::{Rows, host_states};

@@ -1,5 +1,6 @@
 //! Why no host will do.
 
+use crate::Demand;
 use std::fmt;
 use types::HostName;
 
@@ -43,6 +44,8 @@ pub enum Reason {
         /// How much is asked for.
         need: u64,
     },
+    /// Lacks hardware that the flavor or the image asks for.
+    Hardware(Demand),
     /// A required trait is missing, or a forbidden one is there.
     Trait(String),
     /// Disabled by an administrator.
@@ -93,6 +96,7 @@ impl fmt::Display for Reason {
                     "too small for one server with so much {what} (need {need}{unit})"
                 )
             }
+            Self::Hardware(Demand { spec, what }) => write!(f, "without {what} ({spec})"),
             Self::Trait(name) => write!(f, "not fit for the trait {name}"),
             Self::Disabled => f.write_str("disabled"),
             Self::Down(why) => write!(f, "down ({})", why.plain()),

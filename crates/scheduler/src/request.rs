@@ -1,5 +1,6 @@
 //! What a server wants of its host.
 
+use crate::{Demand, WrongHardware, demands};
 use db::instances::Instance;
 use std::collections::{BTreeMap, BTreeSet};
 use types::server::{Flavor, ImageRef};
@@ -90,6 +91,9 @@ pub struct Request {
     pub tried: BTreeSet<NodeId>,
     /// The owner.
     pub project: Option<ProjectId>,
+    /// What it asks of its hardware that no host has. Only new servers, and those that get another flavor or image, are held
+    /// against that: what runs goes on as it is.
+    pub demands: Vec<Demand>,
 }
 
 /// An extra spec that cannot be understood.
@@ -149,6 +153,15 @@ impl Request {
             .collect();
         request.required_traits.extend(image_traits);
         Ok(request)
+    }
+
+    /// With what the flavor and the image ask of the hardware.
+    ///
+    /// # Errors
+    /// See [`demands`].
+    pub fn demanding(mut self, flavor: &Flavor) -> Result<Self, WrongHardware> {
+        self.demands = demands(flavor, &self.image_properties)?;
+        Ok(self)
     }
 
     fn apply(&mut self, name: &str, value: &str) -> Result<(), WrongRequest> {

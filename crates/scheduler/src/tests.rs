@@ -852,3 +852,36 @@ fn servers_that_were_there_before_count_by_their_places() {
         ["host2"]
     );
 }
+
+/// Every host lacks it, and everybody is told what it is; where an administrator named the host, too.
+#[test]
+fn hardware_that_no_host_has() {
+    let flavor = flavor(&[("hw:cpu_policy", "dedicated"), ("hw:numa_nodes", "1")]);
+    let wanted = || {
+        Request::new(&flavor, None)
+            .unwrap()
+            .demanding(&flavor)
+            .unwrap()
+    };
+    let forced = Request {
+        only_host: Some("host1".into()),
+        forced: true,
+        ..wanted()
+    };
+    let words = "1 host considered: 1 without CPUs for one guest alone (hw:cpu_policy=dedicated)";
+    for request in [wanted(), forced] {
+        let refusal = pick(&[host(1)], &request, &Settings::default()).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            format!("No valid host was found. {words}")
+        );
+    }
+    let down = HostState {
+        up: false,
+        ..host(2)
+    };
+    let refusal = pick(&[host(1), down], &wanted(), &Settings::default()).unwrap_err();
+    assert!(refusal.to_string().contains("1 down"), "{refusal}");
+    let as_it_is = Request::new(&flavor, None).unwrap();
+    assert!(pick(&[host(1)], &as_it_is, &Settings::default()).is_ok());
+}

@@ -35,9 +35,10 @@ impl CreateServer {
             let id = ServerId::random();
             let mut server = self.instance(&resolved, id, 0, 1);
             server.project_id.clone_from(&project);
-            let request = Request::new(&server.flavor, server.image.as_ref());
+            let request = Request::of(&server);
             let request = request.map_err(|wrong| Fault::bad_request(wrong.to_string()))?;
             let mut request = request.with_hints(&server);
+            request.demands = resolved.demands()?;
             if let Some(group) = self.group(tx, &project, &user, count)? {
                 request.group = Group::read(tx, group, id)?.map(|(group, _)| group);
             }

@@ -298,6 +298,15 @@ pub fn files_within_limits(
     Ok(())
 }
 
+impl Resolved {
+    /// What flavor and image ask of the hardware, which they must be able to mean.
+    pub fn demands(&self) -> Result<Vec<scheduler::Demand>, Fault> {
+        let nothing = BTreeMap::new();
+        let image = boot_properties(&self.boot).unwrap_or(&nothing);
+        scheduler::demands(&self.flavor, image).map_err(Fault::unmeant)
+    }
+}
+
 /// What image properties say about the machine.
 fn boot_properties(boot: &Boot) -> Option<&BTreeMap<String, String>> {
     let of_volume = boot.volume.as_ref().map(|volume| &volume.properties);

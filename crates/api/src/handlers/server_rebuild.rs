@@ -169,6 +169,17 @@ async fn image(call: &Call) -> Result<ImageRecord, Fault> {
         .ok_or_else(|| Fault::bad_request("Cannot find image for rebuild"))
 }
 
+/// What another image asks of the hardware; what was there before stays as it is.
+fn new_demands(server: &Instance, image: &ImageRef) -> Result<Vec<scheduler::Demand>, Fault> {
+    let flavor = &server.flavor;
+    let mut new = scheduler::demands(flavor, &image.properties).map_err(Fault::unmeant)?;
+    let old = server.image_properties();
+    let old = old.and_then(|properties| scheduler::demands(flavor, properties).ok());
+    let old = old.unwrap_or_default();
+    new.retain(|demand| !old.contains(demand));
+    Ok(new)
+}
+
 /// Another image must fit the server's host as the scheduler would want it, of which it has no word: resources stay, and
 /// whether the host takes new servers does not matter.
 async fn host_runs(call: &Call, server: &Instance, image: &ImageRef) -> Result<(), Fault> {
@@ -179,6 +190,7 @@ async fn host_runs(call: &Call, server: &Instance, image: &ImageRef) -> Result<(
     let mut request = Request::new(&server.flavor, Some(image))
         .map_err(|wrong| Fault::bad_request(wrong.to_string()))?;
     request.resources.clear();
+    request.demands = new_demands(server, image)?;
     let store = &call.api.deps.store;
     let nodes: Result<_, sql::Error> = store.read(db::hosts::nodes).await;
     let rows = Rows {

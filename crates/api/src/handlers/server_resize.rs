@@ -15,6 +15,7 @@ use db::moves::{self, Unsettled};
 use http::StatusCode;
 use serde_json::{Value, json};
 use sql::Tx;
+use std::collections::BTreeMap;
 use types::server::Flavor;
 use types::{FlavorId, HostName, TaskState, Timestamp};
 
@@ -98,10 +99,13 @@ fn suits(call: &Call, server: &Instance, flavor: &Flavor) -> Result<(), Fault> {
             "When resizing, instances must change flavor!",
         ));
     }
-    match &server.image {
-        Some(image) => holds(call, flavor, image),
-        None => Ok(()),
+    if let Some(image) = &server.image {
+        holds(call, flavor, image)?;
     }
+    let nothing = BTreeMap::new();
+    let properties = server.image_properties().unwrap_or(&nothing);
+    scheduler::demands(flavor, properties).map_err(Fault::unmeant)?;
+    Ok(())
 }
 
 /// What belongs to the acceptance of a move, in its transaction.

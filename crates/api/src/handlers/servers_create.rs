@@ -49,6 +49,7 @@ pub fn is_dry_run(route: &Route, query: &Query) -> Result<bool, Fault> {
 pub async fn create(call: Call) -> Result<Reply, Fault> {
     let command = CreateServer::read(&call)?;
     let resolved = command.resolve(&call).await?;
+    resolved.demands()?;
     if call.dry_run {
         return Reply::ok(&command.try_out(&call, resolved).await?);
     }

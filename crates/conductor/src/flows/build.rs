@@ -131,7 +131,7 @@ impl Build {
         let read = self.with.store.look(move |tx| {
             let whole = db::placing::to_be_placed(tx, id)?.ok_or(StepError::Fenced)?;
             let (server, devices) = (whole.server, whole.devices);
-            let asked = Asked::with(tx, &server, whole.ties)?;
+            let asked = Asked::with(tx, &server, whole.ties)?.demanding(&server.flavor)?;
             Ok::<_, StepError>((server, devices, asked))
         });
         let (server, devices, asked) = read.await?;

@@ -8,6 +8,7 @@ use scheduler::{Group, Request};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use types::agent::{FailureKind, WorkOutcome};
+use types::server::Flavor;
 use types::{HostName, ServerId, Timestamp};
 
 /// Claims tried in one transaction.
@@ -39,6 +40,12 @@ impl Asked {
         request.locate(tx)?;
         let debtors = ties.debtors;
         Ok(Self { request, debtors })
+    }
+
+    /// With what a new server asks of its hardware.
+    pub fn demanding(mut self, flavor: &Flavor) -> Result<Self, StepError> {
+        self.request = self.request.demanding(flavor).map_err(refused)?;
+        Ok(self)
     }
 }
 
@@ -195,7 +202,12 @@ impl Choice {
 }
 
 fn wish(server: &Instance) -> Result<Request, StepError> {
-    Request::of(server).map_err(|wrong| StepError::Fail(Failure::new(400, wrong.to_string())))
+    Request::of(server).map_err(refused)
+}
+
+/// What is asked for makes no sense.
+pub(super) fn refused(wrong: impl std::error::Error) -> StepError {
+    StepError::Fail(Failure::new(400, wrong.to_string()))
 }
 
 /// The group of a server with the other members that have a host, and these hosts.

@@ -148,7 +148,9 @@ impl Resize {
         state.grace = Grace::of(&self.with, &wanted);
         let (to, same_host) = (state.to.clone(), state.same_host);
         let failed_here = state.choice.failed.contains(&source);
+        let demands = new_demands(state, &wanted)?;
         let elsewhere = state.choice.choose(&self.with, &wanted, |request| {
+            request.demands.clone_from(&demands);
             // The host that the server was once built on by force is not where it must stay.
             request.only_host = to;
             request.forced = false;
@@ -161,6 +163,7 @@ impl Resize {
             return elsewhere;
         }
         let here = state.choice.choose(&self.with, &wanted, |request| {
+            request.demands = demands;
             request.only_host = Some(source.clone());
             request.forced = false;
         });
@@ -208,6 +211,17 @@ impl Resize {
         ports::follow(&self.with, cx, &host).await?;
         volumes::follow(&self.with, cx, &host).await
     }
+}
+
+/// What another flavor asks of the hardware; with the one that it has a server goes on as it is.
+fn new_demands(state: &State, wanted: &Instance) -> Result<Vec<scheduler::Demand>, StepError> {
+    let moving = state.moving.as_ref();
+    if moving.is_none_or(|moving| moving.old_flavor.id == moving.new_flavor.id) {
+        return Ok(Vec::new());
+    }
+    let nothing = std::collections::BTreeMap::new();
+    let image = wanted.image_properties().unwrap_or(&nothing);
+    scheduler::demands(&wanted.flavor, image).map_err(super::placing::refused)
 }
 
 /// A place as migrations show it.
