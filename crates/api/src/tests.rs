@@ -14,6 +14,7 @@ mod evacuate;
 mod events;
 mod front;
 mod fuzz;
+mod fuzz_beside;
 mod generate;
 mod hardware;
 mod harness;

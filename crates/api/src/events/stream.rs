@@ -141,7 +141,7 @@ async fn begin(api: &Arc<Inner>, request: &Parts, caller: Arc<Caller>) -> Result
     stream.ready.push_back(hello(cursor.unwrap_or(since)));
     if let Some(cursor) = cursor {
         let (lowest, _) = api.deps.store.read(db::outbox::bounds).await?;
-        if cursor + 1 < lowest {
+        if cursor < lowest.saturating_sub(1) {
             stream.ready.push_back(lost(cursor));
         }
         stream.replay = Some(cursor);

@@ -7,7 +7,7 @@
 use super::alone::{alone, resident};
 use super::conformance::number_of;
 use super::generate::{any, mutate, value};
-use super::harness::Answer;
+use super::harness::{Answer, DEMO};
 use super::samples::{Fixture, fixture};
 use super::server_life::finish;
 use crate::route::{Route, Served};
@@ -173,6 +173,66 @@ fn body(row: &Route, version: u16, rng: &mut StdRng) -> String {
     text
 }
 
+/// Where the API is: with the token's project in the path, or not, and in both versions.
+fn mount(token: &str, rng: &mut StdRng) -> String {
+    let project = match token {
+        "admin" => "ad000000000000000000000000000000",
+        _ => DEMO,
+    };
+    match rng.random_range(0..8) {
+        0 => format!("/v2.1/{project}"),
+        1 => "/v2".to_owned(),
+        2 => format!("/v2/{project}"),
+        _ => "/v2.1".to_owned(),
+    }
+}
+
+/// Headers that mean something here, with values that mostly do not. No wait is long.
+pub fn odd_header(rng: &mut StdRng) -> (&'static str, &'static str) {
+    let names = [
+        "prefer",
+        "idempotency-key",
+        "last-event-id",
+        "openstack-api-version",
+        "x-openstack-nova-api-version",
+        "accept",
+        "x-forwarded-proto",
+        "traceparent",
+        "x-openstack-request-id",
+    ];
+    let values = [
+        "",
+        " ",
+        "\t",
+        ",",
+        ";;=",
+        "wait",
+        "wait=0",
+        "wait=0; for=ACTIVE",
+        "wait=1;for=\"\"",
+        "wait=-1",
+        "wait=99999999999999999999",
+        "WAIT=0;for=\"ACTIVE",
+        "-1",
+        "0",
+        "9223372036854775808",
+        "compute",
+        "compute 2.",
+        "compute 2.1, compute 2.2",
+        "compute 99999999999999999999.1",
+        "compute latest",
+        "latest",
+        "2.1 compute",
+        "application/json;version=2",
+        "https",
+        "00-00000000000000000000000000000000-0000000000000000-00",
+        "req-",
+        "'; DROP TABLE instances; --",
+        "a b",
+    ];
+    (names.choose(rng).unwrap(), values.choose(rng).unwrap())
+}
+
 /// The words of the 501 that a row may answer.
 fn not_here(row: &Route) -> Option<&'static str> {
     let mut all = NOT_HERE.iter();
@@ -252,12 +312,15 @@ async fn whatever_is_sent() {
                 .choose(&mut rng)
                 .unwrap();
             let microversion = format!("compute 2.{version}");
-            let headers = [
+            let mut headers = vec![
                 ("x-auth-token", token),
                 ("openstack-api-version", microversion.as_str()),
                 ("content-type", "application/json"),
             ];
-            let whole = format!("/v2.1{path}");
+            if rng.random_bool(0.1) {
+                headers.push(odd_header(&mut rng));
+            }
+            let whole = mount(token, &mut rng) + &path;
             let asked = fixture
                 .cloud
                 .raw(row.verb.as_str(), &whole, &headers, &body);
@@ -266,7 +329,7 @@ async fn whatever_is_sent() {
             let Ok(answer) = tokio::time::timeout(HANGS, asked).await else {
                 let body: String = body.chars().take(500).collect();
                 panic!(
-                    "seed {seed}: no answer to {} {path} at 2.{version} by {token}: {body}",
+                    "seed {seed}: no answer to {} {whole} at 2.{version} by {token}, {headers:?}: {body}",
                     row.verb.as_str()
                 );
             };
@@ -290,7 +353,7 @@ async fn whatever_is_sent() {
                 let key = (row.verb.as_str(), row.path, row.action);
                 wrong.entry(key).or_insert_with(|| {
                     format!(
-                        "{} {path} at 2.{version} by {token}: {}: {}\n    {body}",
+                        "{} {whole} at 2.{version} by {token}, {headers:?}: {}: {}\n    {body}",
                         row.verb.as_str(),
                         answer.status,
                         answer.text
