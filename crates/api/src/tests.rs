@@ -26,6 +26,7 @@ mod migrations;
 mod openapi;
 mod operation;
 mod policies;
+mod probes;
 mod resize;
 mod routes;
 mod samples;
