@@ -358,6 +358,7 @@ const EXTENSIONS: &[(&str, &str)] = &[
     ("filter-validation", "Filter parameters validation"),
     ("fip-port-details", "Floating IP Port Details Extension"),
     ("ip-substring-filtering", "IP address substring filtering"),
+    ("ip_allocation", "IP Allocation"),
     ("net-mtu", "Network MTU"),
     ("net-mtu-writable", "Network MTU (writable)"),
     ("network-ip-availability", "Network IP Availability"),

@@ -315,6 +315,28 @@ async fn many_at_once_get_different_addresses() {
     assert_eq!(ips.len(), 200);
 }
 
+/// Whoever makes a server asks whether a port without an address is meant to be so.
+#[tokio::test]
+async fn a_port_says_whether_it_is_to_have_addresses() {
+    let cloud = Cloud::new().await;
+    let (network, _) = cloud.network(DEMO, "10.0.0.0/24").await;
+    for (more, said) in [
+        (json!({}), "immediate"),
+        (
+            json!({"fixed_ips": [{"ip_address": "10.0.0.9"}]}),
+            "immediate",
+        ),
+        (json!({"fixed_ips": []}), "none"),
+    ] {
+        let mut port = more;
+        port["network_id"] = json!(network);
+        let port = cloud.make("ports", DEMO, json!({ "port": port })).await;
+        assert_eq!(port["ip_allocation"], said, "{port}");
+        let path = format!("ports/{}", text(&port["id"]));
+        assert_eq!(cloud.get(&path, DEMO).await["port"]["ip_allocation"], said);
+    }
+}
+
 #[tokio::test]
 async fn changing_a_port() {
     let cloud = Cloud::new().await;
