@@ -59,7 +59,8 @@ async fn a_shelved_server_needs_no_host_and_comes_back_to_any() {
     assert_eq!(stays.vm_state, VmState::ShelvedOffloaded);
     let message = stays.fault.unwrap().message;
     assert!(message.starts_with("No valid host was found"), "{message}");
-    assert!(cluster.last_action_failed(server).await);
+    let told = cluster.last_action_says(server).await;
+    assert_eq!(told, Some(format!("Error: {message}")));
     clean(&cluster).await;
     let free = cluster.server(others[0]).await.host.unwrap();
     cluster.delete(others[0]).await;
@@ -407,6 +408,8 @@ async fn an_evacuation_that_fails_leaves_the_old_host_what_it_has() {
         assert_eq!(failed.host, Some(gone.name.clone()));
         let message = failed.fault.unwrap().message;
         assert!(message.starts_with(words), "{message}");
+        let told = cluster.last_action_says(server).await;
+        assert_eq!(told, Some(format!("Error: {message}")));
         assert_eq!(status(&cluster, migration).await, Status::Error);
     }
     assert_eq!(cluster.debts().await, []);
@@ -702,6 +705,8 @@ async fn what_keeps_a_guest_from_migrating_is_said() {
         let (message, details) = (fault.message, fault.details.unwrap());
         assert!(message.contains(words), "{message}");
         assert!(!message.contains("host-"), "for everyone: {message}");
+        let told: String = format!("Error: {message}").chars().take(255).collect();
+        assert_eq!(cluster.last_action_says(server).await, Some(told));
         assert!(details.contains("host-"), "for administrators: {details}");
         assert_eq!(status(&cluster, migration).await, Status::Error);
         clean(&cluster).await;

@@ -21,15 +21,20 @@ impl Cluster {
 
     /// Whether the newest action of a server that somebody asked for shows an error.
     pub async fn last_action_failed(&self, server: ServerId) -> bool {
+        self.last_action_says(server).await.is_some()
+    }
+
+    /// Why it failed, as everyone is told.
+    pub async fn last_action_says(&self, server: ServerId) -> Option<String> {
         let actions: Result<Vec<_>, Error> = self
             .store
             .read(move |tx| db::actions::of_server(tx, server))
             .await;
         actions
             .unwrap()
-            .iter()
+            .into_iter()
             .find(|action| action.request_id == crate::cluster::BY.request_id)
-            .is_some_and(|newest| newest.message.is_some())
+            .and_then(|newest| newest.message)
     }
 
     async fn look(&self, with_guests: bool) -> Vec<String> {
