@@ -35,7 +35,9 @@ fn version_of(text: &str) -> Option<Microversion> {
 /// `GET /openapi.json?version=2.79`. Like the version documents it needs no token.
 pub async fn serve(RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
-    let asked = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "version");
+    let asked = url::form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, _)| name == "version")
+        .last();
     let asked = asked.map_or_else(|| "latest".into(), |(_, value)| value);
     let Some(version) = version_of(&asked) else {
         let (min, max) = (Microversion::MIN, Microversion::MAX);

@@ -17,7 +17,7 @@ pub fn add(operation: &mut Value, rows: &[&Route]) {
     if any(servers_create::has_dry_run) {
         let words = "Only says whether and where the servers would be placed, and writes nothing";
         let mut key = told(&servers_create::DRY_RUN, words);
-        key["schema"] = json!({ "type": "string" });
+        key["schema"] = json!({ "type": "string", "enum": ["true", "false"] });
         parameters.push(key);
     }
     if any(idempotency::takes_keys) {
