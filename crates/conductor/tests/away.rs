@@ -863,3 +863,47 @@ async fn a_live_migration_whose_new_host_fills_up_leaves_the_guest_running() {
     assert_eq!(status(&cluster, migration).await, Status::Error);
     clean(&cluster).await;
 }
+
+/// A guest that changes its memory faster than it can be sent: slowed down it comes to an end, else its time does.
+#[tokio::test]
+async fn a_restless_guest_leaves_only_where_it_may_be_slowed_down() {
+    for auto_converge in [false, true] {
+        let cluster = Cluster::new(Options {
+            live: virt::LiveChoices {
+                auto_converge,
+                post_copy: false,
+            },
+            // A guest of up to 2 GiB, and as much of a disk.
+            live_limit: Some(testkit::LiveLimit {
+                for_each_gib: Duration::from_millis(if auto_converge { 60_000 } else { 100 }),
+                action: testkit::LiveAction::Abort,
+            }),
+            ..small(2, 4)
+        })
+        .await;
+        let server = cluster.create().await;
+        cluster.idle().await;
+        let before = cluster.server(server).await.host;
+        for host in &cluster.hosts {
+            let controls = host.sim.controls();
+            controls.set_restless(true);
+            controls.set_live_time(Duration::from_millis(300));
+        }
+        let migration = on_its_way(&cluster, server, json!({})).await;
+        cluster.idle().await;
+        let after = cluster.server(server).await;
+        let status = status(&cluster, migration).await;
+        assert_eq!(after.vm_state, VmState::Active);
+        match auto_converge {
+            true => {
+                assert_eq!(status, Status::Completed);
+                assert_ne!(after.host, before);
+            }
+            false => {
+                assert_eq!(status, Status::Cancelled);
+                assert_eq!(after.host, before);
+            }
+        }
+        clean(&cluster).await;
+    }
+}

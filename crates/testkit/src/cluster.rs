@@ -55,6 +55,10 @@ pub struct Options {
     pub down_after: Duration,
     /// Whether the hosts share the disks of their guests.
     pub shared: bool,
+    /// How guests go to other hosts while they run.
+    pub live: virt::LiveChoices,
+    /// How long that may take.
+    pub live_limit: Option<compute::LiveLimit>,
 }
 
 impl Default for Options {
@@ -75,6 +79,8 @@ impl Default for Options {
             beat: Duration::from_secs(3600),
             down_after: Duration::from_secs(3600),
             shared: false,
+            live: virt::LiveChoices::default(),
+            live_limit: None,
         }
     }
 }

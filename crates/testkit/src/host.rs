@@ -19,6 +19,7 @@ pub struct Host {
     pub sim: Arc<Sim>,
     node: NodeId,
     beat: Duration,
+    live_limit: Option<compute::LiveLimit>,
     ledger: PathBuf,
     folder: PathBuf,
     peers: Arc<Neighbourhood>,
@@ -36,6 +37,7 @@ impl Host {
             vcpus: options.size.0,
             memory_mib: options.size.1,
             disk_gib: options.size.2,
+            live: options.live,
             storage: options.shared.then(|| {
                 let storage = folder.join("storage");
                 std::fs::create_dir_all(&storage).unwrap();
@@ -51,6 +53,7 @@ impl Host {
             peers: Arc::clone(peers),
             node: NodeId::random(),
             beat: options.beat,
+            live_limit: options.live_limit,
             ledger: folder.join(format!("{name}.ledger")),
             folder: folder.join(name),
             agent: Mutex::default(),
@@ -67,7 +70,7 @@ impl Host {
             beat: self.beat,
             guests: None,
             strays: Duration::ZERO,
-            live_limit: None,
+            live_limit: self.live_limit,
             unused_images: None,
         };
         let agent = Agent::new(

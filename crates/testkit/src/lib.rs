@@ -16,6 +16,7 @@ mod told;
 mod volumes;
 
 pub use cluster::{Cluster, Conductor, Options, PROJECT, Switch};
+pub use compute::{LiveAction, LiveLimit};
 pub use host::Host;
 pub use images::Images;
 pub use network::{NETWORK, Network};

@@ -114,6 +114,7 @@ struct State {
     passwords: HashMap<ServerId, (String, String)>,
     live_time: Duration,
     post_copy: Option<(Duration, bool)>,
+    restless: bool,
 }
 
 impl Controls {
@@ -169,6 +170,16 @@ impl Controls {
     /// How long live migrations take from now on.
     pub fn set_live_time(&self, time: Duration) {
         self.state().live_time = time;
+    }
+
+    /// Guests change their memory faster than it can be sent: live migrations do not end by themselves, but where guests
+    /// may be slowed down ([`crate::LiveChoices::auto_converge`]).
+    pub fn set_restless(&self, restless: bool) {
+        self.state().restless = restless;
+    }
+
+    pub(super) fn restless(&self) -> bool {
+        self.state().restless
     }
 
     pub(super) fn live_time(&self) -> Duration {

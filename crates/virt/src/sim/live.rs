@@ -24,10 +24,10 @@ pub(super) struct Live {
 }
 
 impl Live {
-    fn is_over(&self, rest: Duration) -> bool {
+    fn is_over(&self, rest: Duration, converges: bool) -> bool {
         match self.follows {
             Some(since) => since.elapsed() >= rest,
-            None => self.begun.elapsed() >= self.time,
+            None => converges && self.begun.elapsed() >= self.time,
         }
     }
 }
@@ -76,12 +76,19 @@ impl Sim {
                 Some(Live {
                     end: Some(ending), ..
                 }) => return ending,
-                Some(live) if !live.is_over(self.controls.post_copy_time()) => {
+                Some(live) if !live.is_over(self.controls.post_copy_time(), self.converges()) => {
                     tokio::time::sleep(LOOK).await;
                 }
                 _ => return Ending::Forced,
             }
         }
+    }
+
+    /// Whether memory is sent faster than the guest changes it. Who may go on by post-copy is not slowed down, as with
+    /// libvirt.
+    fn converges(&self) -> bool {
+        let choices = self.config.live;
+        !self.controls.restless() || (choices.auto_converge && !choices.post_copy)
     }
 
     /// `false`: it is not on its way.
