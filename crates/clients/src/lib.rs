@@ -10,7 +10,7 @@ pub mod volumes;
 
 pub use images::{ImageRecord, Images, properties};
 pub use keystone::{Keystone, Login};
-pub use networks::{NetworkRecord, Networks, NewPort, PortRecord, Subnet, refusal};
+pub use networks::{BoundPort, NetworkRecord, Networks, NewPort, PortRecord, Subnet, refusal};
 pub use volumes::Volumes;
 pub use web::client::{Answer, ClientError};
 

@@ -57,6 +57,19 @@ pub struct PortRecord {
     pub security_groups: Vec<String>,
 }
 
+/// A port that a server has, as far as all of them are listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundPort {
+    /// The id.
+    pub id: String,
+    /// The server.
+    pub server: ServerId,
+    /// Whether compute has bound it (`compute:zone`).
+    pub by_compute: bool,
+    /// Its addresses, in the order in which it has them.
+    pub addresses: Vec<String>,
+}
+
 /// A subnet, as far as guests must know it (`network_data.json`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subnet {
@@ -241,19 +254,26 @@ impl Networks {
             .collect())
     }
 
-    /// All ports that are bound to servers: port and server. For administrators.
-    pub async fn ports_of_servers(
-        &self,
-        token: &str,
-    ) -> Result<Vec<(String, ServerId)>, ClientError> {
-        let path = "/v2.0/ports?fields=id&fields=device_id&fields=device_owner";
-        let all = self.list(token, path, "ports").await?;
-        let of_server = |port: &Value| {
-            let bound = text(port, "device_owner").starts_with("compute:");
-            let server = text(port, "device_id").parse().ok().filter(|_| bound)?;
-            Some((text(port, "id"), server))
+    /// All ports that servers have. For administrators. Whoever asks concludes from what is missing, so only a list is an
+    /// answer.
+    pub async fn ports_of_servers(&self, token: &str) -> Result<Vec<BoundPort>, ClientError> {
+        let path = "/v2.0/ports?fields=id&fields=device_id&fields=device_owner&fields=fixed_ips";
+        let answer = self.client.call(Method::GET, path, headers(token), None);
+        let answer = answer.await?;
+        let all = match (answer.status, answer.json()["ports"].take()) {
+            (StatusCode::OK, Value::Array(all)) => all,
+            _ => return Err(unexpected(SERVICE, path, &answer)),
         };
-        Ok(all.iter().filter_map(of_server).collect())
+        let bound = |port: &Value| {
+            let addresses = fixed_ips(port).into_iter().map(|(_, ip)| ip);
+            Some(BoundPort {
+                id: text(port, "id"),
+                server: text(port, "device_id").parse().ok()?,
+                by_compute: text(port, "device_owner").starts_with("compute:"),
+                addresses: addresses.collect(),
+            })
+        };
+        Ok(all.iter().filter_map(bound).collect())
     }
 
     /// The security groups of a project: `(id, name)`.
@@ -593,19 +613,18 @@ fn network(document: &Value) -> NetworkRecord {
     }
 }
 
+fn fixed_ips(port: &Value) -> Vec<(String, String)> {
+    let ips = port["fixed_ips"].as_array().into_iter().flatten();
+    ips.map(|ip| (text(ip, "subnet_id"), text(ip, "ip_address")))
+        .collect()
+}
+
 fn port(document: &Value) -> PortRecord {
-    let ips = document["fixed_ips"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
     PortRecord {
         id: text(document, "id"),
         network_id: text(document, "network_id"),
         mac: text(document, "mac_address"),
-        fixed_ips: ips
-            .iter()
-            .map(|ip| (text(ip, "subnet_id"), text(ip, "ip_address")))
-            .collect(),
+        fixed_ips: fixed_ips(document),
         ip_allocation: text(document, "ip_allocation"),
         device_id: text(document, "device_id"),
         device_owner: text(document, "device_owner"),

@@ -1,11 +1,14 @@
-//! Keeps the floating addresses that servers show as the network service has them.
+//! Keeps the ports and addresses that servers show as the network service has them.
 //!
 //! Lists of servers show addresses without asking the network service; what is kept with the servers follows its
-//! changes here (Nova's `_heal_instance_info_cache` and its `network-changed` events).
+//! changes here (Nova's `_heal_instance_info_cache`, and its events `network-changed` and `network-vif-deleted`).
 
-use crate::neighbours::Neighbours;
-use clients::ClientError;
-use db::instances::{self, Address, Interface};
+use crate::drift;
+use crate::neighbours::{Neighbours, retry};
+use bus::Bus;
+use clients::{BoundPort, ClientError};
+use db::instances::{self, Address, Interface, Shown};
+use journal::StepError;
 
 /// `(fixed address, floating address, port)`.
 type Floating = (String, String, String);
@@ -21,40 +24,82 @@ pub enum Error {
     Database(#[from] sql::Error),
 }
 
+impl From<Error> for StepError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Neighbour(error) => retry(error),
+            Error::Database(error) => error.into(),
+        }
+    }
+}
+
 /// What was seen last, so that nothing is read when nothing changed.
 #[derive(Default)]
 pub struct Addresses {
-    seen: Option<Vec<Floating>>,
+    seen: Option<(Vec<Floating>, Vec<BoundPort>)>,
 }
 
 impl Addresses {
-    /// Asks for all floating addresses and, when they changed, writes them to the servers they lead to. Returns how
-    /// many servers changed.
+    /// Asks for all floating addresses and ports and, when they changed, has the servers follow. Returns how many
+    /// differences that mended.
     ///
     /// # Errors
     /// A neighbour or the database does not answer; call again later.
-    pub async fn renew(&mut self, with: &Neighbours) -> Result<usize, Error> {
+    pub async fn renew(&mut self, with: &Neighbours, bus: &Bus) -> Result<usize, Error> {
         let token = with.tokens.token().await?;
         let mut floating = with.networks.all_floating_ips(&token).await?;
         floating.sort();
-        if self.seen.as_ref() == Some(&floating) {
+        let mut ports = with.networks.ports_of_servers(&token).await?;
+        ports.sort_by(|one, other| one.id.cmp(&other.id));
+        let now = (floating, ports);
+        if self.seen.as_ref() == Some(&now) {
             return Ok(0);
         }
-        let wanted = floating.clone();
-        let changed = with.store.write(move |tx| -> Result<usize, sql::Error> {
-            let mut changed = 0;
-            for (server, mut interfaces) in instances::with_interfaces(tx)? {
-                if lead(&mut interfaces, &wanted) {
-                    instances::set_network_info(tx, server, &interfaces)?;
-                    changed += 1;
-                }
-            }
-            Ok(changed)
-        });
-        let changed = changed.await?;
-        self.seen = Some(floating);
+        self.seen = None;
+        let shown: Vec<Shown> = with.store.read(instances::with_interfaces).await?;
+        let mut changed = follow_floating(with, &shown, &now.0).await?;
+        let mut different = drift::compare(&shown, &now.1);
+        if !different.is_empty() {
+            // A server may have got a port after they were listed.
+            let ports = with.networks.ports_of_servers(&token).await?;
+            different = drift::compare(&shown, &ports);
+        }
+        let mended = drift::mend(with, bus, &different).await?;
+        changed += mended;
+        if mended == different.len() {
+            self.seen = Some(now);
+        }
         Ok(changed)
     }
+
+    /// Whether there is something left to do, although nothing changes: somebody works on a server, or its host is away.
+    pub fn waits(&self) -> bool {
+        self.seen.is_none()
+    }
+}
+
+/// Writes the floating addresses to the servers that show others; returns how many did.
+async fn follow_floating(
+    with: &Neighbours,
+    shown: &[Shown],
+    floating: &[Floating],
+) -> Result<usize, Error> {
+    let due = |one: &Shown| lead(&mut one.interfaces.clone(), floating);
+    if !shown.iter().any(due) {
+        return Ok(0);
+    }
+    let wanted = floating.to_vec();
+    let changed = with.store.write(move |tx| -> Result<usize, sql::Error> {
+        let mut changed = 0;
+        for mut server in instances::with_interfaces(tx)? {
+            if lead(&mut server.interfaces, &wanted) {
+                instances::set_network_info(tx, server.id, &server.interfaces)?;
+                changed += 1;
+            }
+        }
+        Ok(changed)
+    });
+    Ok(changed.await?)
 }
 
 /// Gives the interfaces the floating addresses that lead to them, each behind its fixed one. `true`: something changed.

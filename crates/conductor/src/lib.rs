@@ -8,6 +8,7 @@ pub mod agents;
 pub mod bells;
 pub mod confirmations;
 mod disks;
+pub mod drift;
 pub mod flows;
 pub mod guests;
 mod neighbours;

@@ -1,12 +1,14 @@
 //! What should not be as it is: in the database, on hosts, and what the network and volume services hold for servers that
-//! are deleted or think of servers that are there. `kilonova manage audit` shows it, and mends it with `--fix`; conductors
-//! mend it now and then.
+//! are deleted or think of servers that are there; and servers that show ports which they do not have. `kilonova manage
+//! audit` shows it, and mends it with `--fix`; conductors mend it now and then.
 
+use crate::drift::{self, Difference};
 use crate::flows::ports;
 use crate::neighbours::{Neighbours, retry};
 use bus::{Bell, Bus};
+use clients::BoundPort;
 use clients::volumes::{AttachmentRecord, Scope};
-use db::instances::Instance;
+use db::instances::{Instance, Shown};
 use db::repair;
 use journal::StepError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +33,8 @@ pub enum Finding {
         /// The server as it was.
         server: Box<Instance>,
     },
+    /// A server shows a port that is not its own any more, or other addresses than its port has.
+    Interface(Difference),
     /// The volume service holds a volume for a server that is deleted.
     Held(Attachment),
     /// The volume service waits for the word that a volume is in use, and it is.
@@ -71,6 +75,7 @@ impl std::fmt::Display for Finding {
                     server.id
                 )
             }
+            Self::Interface(different) => write!(f, "{different}"),
             Self::Held(one) => write!(
                 f,
                 "volume {} of project {} is left attached to server {}, which is deleted",
@@ -104,7 +109,7 @@ pub async fn audit(with: &Neighbours) -> Result<Audit, StepError> {
     let found = records(with).await?;
     audit.found.extend(found.into_iter().map(Finding::Record));
     for (service, asked) in [
-        ("the network service", ports_left(with).await),
+        ("the network service", ports_of_servers(with).await),
         ("the volume service", attachments(with).await),
     ] {
         match asked {
@@ -157,6 +162,7 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usi
                 ports::release(with, &token, server, port).await?;
                 true
             }
+            Finding::Interface(one) => drift::mend(with, bus, std::slice::from_ref(one)).await? > 0,
             Finding::Held(one) => {
                 let scope = scope(with, &one.project).await?;
                 let gone = with.volumes.release(&scope, &one.id).await;
@@ -247,16 +253,21 @@ async fn deleted(
         .await
 }
 
-async fn ports_left(with: &Neighbours) -> Result<Vec<Finding>, StepError> {
+async fn ports_of_servers(with: &Neighbours) -> Result<Vec<Finding>, StepError> {
     let token = with.token().await?;
+    // Before the ports are listed: a port that a server gets meanwhile is none that it lacks.
+    let shown: Vec<Shown> = with.store.read(db::instances::with_interfaces).await?;
     let bound = with.networks.ports_of_servers(&token).await;
     let bound = bound.map_err(retry)?;
-    let servers = bound.iter().map(|(_, server)| *server).collect();
-    let mut found = Vec::new();
+    let different = drift::compare(&shown, &bound).into_iter();
+    let at_rest = different.filter(|one| one.at_rest);
+    let mut found: Vec<Finding> = at_rest.map(Finding::Interface).collect();
+    let bound: Vec<BoundPort> = bound.into_iter().filter(|one| one.by_compute).collect();
+    let servers = bound.iter().map(|port| port.server).collect();
     for server in deleted(with, servers).await? {
-        let its = bound.iter().filter(|(_, of)| *of == server.id);
-        found.extend(its.map(|(port, _)| Finding::Port {
-            port: port.clone(),
+        let its = bound.iter().filter(|port| port.server == server.id);
+        found.extend(its.map(|port| Finding::Port {
+            port: port.id.clone(),
             server: Box::new(server.clone()),
         }));
     }

@@ -6,6 +6,7 @@ use clients::NewPort;
 use clients::volumes::Scope;
 use db::instances::Instance;
 use db::repair::{self, Finding};
+use kilonova_conductor::addresses::Addresses;
 use sql::{Error, Tx, Value};
 use std::time::Duration;
 use testkit::{Cluster, Options};
@@ -538,4 +539,180 @@ async fn an_agent_that_is_silent_or_absent_costs_a_snapshot_only_where_it_must_n
         assert_eq!(images, usize::from(wanted.is_none()), "{properties:?}");
         clean(&cluster).await;
     }
+}
+
+/// The ports that a server shows, and those that its guest has.
+async fn shown_and_plugged(cluster: &Cluster, server: ServerId) -> (Vec<String>, Vec<String>) {
+    let shown = cluster.server(server).await.network_info;
+    let plugged = spec_of(cluster, server).await.vifs;
+    (
+        shown.into_iter().map(|one| one.port_id).collect(),
+        plugged.into_iter().map(|one| one.port_id).collect(),
+    )
+}
+
+async fn renew(cluster: &Cluster, addresses: &mut Addresses) -> usize {
+    let renewed = cluster.renew(addresses).await;
+    let renewed = renewed.unwrap();
+    cluster.idle().await;
+    renewed
+}
+
+#[tokio::test]
+async fn a_port_that_is_deleted_or_given_away_goes_from_its_server_and_its_guest() {
+    let cluster = Cluster::new(Options::default()).await;
+    let mut addresses = Addresses::default();
+    for given_away in [false, true] {
+        let (server, other) = (cluster.create().await, cluster.create().await);
+        cluster.idle().await;
+        let (port, kept) = (cluster.port_of(server).0, cluster.port_of(other).0);
+        assert_eq!(renew(&cluster, &mut addresses).await, 0);
+        assert!(!addresses.waits());
+        match given_away {
+            true => cluster.network.set(&port, "device_id", "".into()),
+            false => cluster.network.delete(&port),
+        }
+        assert_eq!(renew(&cluster, &mut addresses).await, 1);
+        assert_eq!(shown_and_plugged(&cluster, server).await, (vec![], vec![]));
+        let its = (vec![kept.clone()], vec![kept]);
+        assert_eq!(shown_and_plugged(&cluster, other).await, its);
+        let there = cluster.network.ports();
+        let there = there.iter().any(|(one, _)| *one == port);
+        assert_eq!(there, given_away, "who took it keeps it");
+        let actions: Result<Vec<_>, Error> = cluster
+            .store
+            .read(move |tx| db::actions::of_server(tx, server))
+            .await;
+        assert_eq!(actions.unwrap().len(), 1, "nobody asked for it");
+        assert_eq!(renew(&cluster, &mut addresses).await, 0);
+        clean(&cluster).await;
+        cluster.delete(server).await;
+        cluster.delete(other).await;
+        cluster.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_shows_the_addresses_that_its_port_has() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let port = cluster.port_of(server).0;
+    let mut addresses = Addresses::default();
+    assert_eq!(renew(&cluster, &mut addresses).await, 0);
+    let fixed = |all: &[&str]| {
+        let all = all
+            .iter()
+            .map(|ip| serde_json::json!({ "subnet_id": "subnet", "ip_address": ip }));
+        all.collect::<serde_json::Value>()
+    };
+    for by_audit in [false, true] {
+        let new = if by_audit {
+            ["10.0.9.1", "10.0.9.2"]
+        } else {
+            ["10.0.8.1", "10.0.8.2"]
+        };
+        cluster.network.set(&port, "fixed_ips", fixed(&new));
+        let found = cluster.findings().await;
+        let words = format!("server {server} shows other addresses than its port {port} has");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].to_string(), words);
+        let mended = match by_audit {
+            true => cluster.reconcile().await,
+            false => renew(&cluster, &mut addresses).await,
+        };
+        assert_eq!(mended, 1);
+        let shown = cluster.server(server).await.network_info;
+        let shown: Vec<&str> = shown[0].addresses.iter().map(|one| &one.ip[..]).collect();
+        assert_eq!(shown, new);
+        clean(&cluster).await;
+    }
+    // In another order they are the same.
+    let swapped = fixed(&["10.0.9.2", "10.0.9.1"]);
+    cluster.network.set(&port, "fixed_ips", swapped);
+    assert_eq!(cluster.findings().await, []);
+}
+
+#[tokio::test]
+async fn a_lost_port_is_found_by_audits_and_waits_for_the_server_and_its_host() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let port = cluster.port_of(server).0;
+    let has = (vec![port.clone()], vec![port.clone()]);
+    // A network service that knows nothing has not lost anything.
+    let mut addresses = Addresses::default();
+    for lost in [true, false] {
+        match lost {
+            true => cluster.network.set_lost(true),
+            false => cluster.network.set_down(true),
+        }
+        let audit = kilonova_conductor::reconcile::audit(cluster.neighbours()).await;
+        let audit = audit.unwrap();
+        assert_eq!((audit.found, audit.silent.len()), (vec![], 1));
+        let renewed = cluster.renew(&mut addresses).await;
+        assert!(renewed.is_err());
+        cluster.network.set_lost(false);
+        cluster.network.set_down(false);
+    }
+    cluster.network.delete(&port);
+    let host = cluster.lose_host(server).await;
+    assert_eq!(renew(&cluster, &mut addresses).await, 0);
+    assert!(addresses.waits(), "the guest cannot be changed now");
+    assert_eq!(cluster.reconcile().await, 0);
+    let words = format!("server {server} shows port {port}, which is gone or not its own any more");
+    let found = cluster.findings().await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].to_string(), words);
+    cluster.revive().await;
+    // A guest that does not let it go is asked again, and its server goes on meanwhile.
+    let refused = virt::HypervisorError::Rejected("not now".to_owned());
+    let controls = host.sim.controls();
+    controls.fail_next(virt::sim::Verb::Detach, refused, 1);
+    assert_eq!(cluster.reconcile().await, 1);
+    cluster.idle().await;
+    assert_eq!(shown_and_plugged(&cluster, server).await, has);
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    assert_eq!(cluster.reconcile().await, 1);
+    cluster.idle().await;
+    assert_eq!(shown_and_plugged(&cluster, server).await, (vec![], vec![]));
+    clean(&cluster).await;
+}
+
+/// A server without a host has no guest; one that somebody works on is left alone.
+#[tokio::test]
+async fn a_lost_port_of_a_server_without_a_host_is_forgotten() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = cluster.first_state("shelve", server);
+    cluster.act(server, "shelve", state).await;
+    cluster.idle().await;
+    let shelved = cluster.server(server).await;
+    assert_eq!(shelved.vm_state, VmState::ShelvedOffloaded);
+    cluster.network.delete(&cluster.port_of(server).0);
+    let busy = "UPDATE instances SET task_state = 'unshelving' WHERE uuid = ?";
+    execute(&cluster, busy, vec![server.into()]).await;
+    let mut addresses = Addresses::default();
+    assert_eq!(renew(&cluster, &mut addresses).await, 0);
+    assert!(addresses.waits());
+    let idle = "UPDATE instances SET task_state = NULL WHERE uuid = ?";
+    execute(&cluster, idle, vec![server.into()]).await;
+    assert_eq!(renew(&cluster, &mut addresses).await, 1);
+    assert_eq!(cluster.server(server).await.network_info, []);
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_detached_port_that_is_another_servers_by_then_stays() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = cluster.first_state("detach_interface", server);
+    let port = cluster.port_of(server).0;
+    cluster.network.set(&port, "device_id", "a router".into());
+    cluster.act(server, "detach_interface", state).await;
+    cluster.idle().await;
+    assert_eq!(shown_and_plugged(&cluster, server).await, (vec![], vec![]));
+    assert_eq!(cluster.network.ports(), [(port, "a router".to_owned())]);
 }

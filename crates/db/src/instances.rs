@@ -807,13 +807,35 @@ pub fn at_rest_in(tx: &mut Tx<'_>, state: VmState) -> Result<Vec<Instance>, Erro
         .collect()
 }
 
+/// What a server shows of its interfaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The server.
+    pub id: ServerId,
+    /// Its generation.
+    pub generation: i64,
+    /// Whether nobody works on it.
+    pub at_rest: bool,
+    /// Its interfaces.
+    pub interfaces: Vec<Interface>,
+}
+
 /// The servers that have interfaces, with them.
-pub fn with_interfaces(tx: &mut Tx<'_>) -> Result<Vec<(ServerId, Vec<Interface>)>, Error> {
-    let sql = "SELECT uuid, network_info FROM instances WHERE deleted = 0 AND network_info <> '[]'";
+pub fn with_interfaces(tx: &mut Tx<'_>) -> Result<Vec<Shown>, Error> {
+    let sql = "SELECT uuid, generation, task_id, task_state, network_info FROM instances \
+               WHERE deleted = 0 AND network_info <> '[]'";
     let rows = tx.query(sql, &[])?;
-    rows.iter()
-        .map(|row| Ok((row.get(0)?, document(&row.get::<String>(1)?)?)))
-        .collect()
+    let shown = rows.iter().map(|row| {
+        let task: Option<TaskId> = row.get(2)?;
+        let state: Option<String> = row.get(3)?;
+        Ok(Shown {
+            id: row.get(0)?,
+            generation: row.get(1)?,
+            at_rest: task.is_none() && state.is_none(),
+            interfaces: document(&row.get::<String>(4)?)?,
+        })
+    });
+    shown.collect()
 }
 
 /// Writes the fields that their owner may edit (`PUT /servers/{id}`, metadata, lock).

@@ -13,7 +13,9 @@ use types::HostName;
 const RECLAIM_PAUSE: Duration = Duration::from_secs(60);
 /// How long changes of the network service gather before servers' addresses are renewed.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(100);
-/// How often addresses are renewed where nobody tells of changes.
+/// A renewal that took long (it lists all ports) is followed by a pause that is so many times as long.
+const ADDRESS_REST: u32 = 9;
+/// How often addresses are renewed where nobody tells of changes, or where something waits.
 const ADDRESS_LOOK: Duration = Duration::from_secs(10);
 
 /// Deletes for good what was soft-deleted long enough ago.
@@ -124,25 +126,32 @@ pub(crate) async fn beat_control_services(
     }
 }
 
-/// Writes floating addresses to the servers whenever the network service has changed something; many changes at once
+/// Has servers follow their ports and addresses whenever the network service has changed something; many changes at once
 /// are one renewal.
 pub(crate) async fn follow_addresses(
     with: Neighbours,
+    bus: Bus,
     mut changes: Option<watch::Receiver<u64>>,
     mut told: bus::Listener,
     stop: CancellationToken,
 ) {
     let mut addresses = Addresses::default();
     loop {
-        if let Err(error) = addresses.renew(&with).await {
-            tracing::warn!(%error, "floating addresses of servers are not renewed");
+        let begun = tokio::time::Instant::now();
+        if let Err(error) = addresses.renew(&with, &bus).await {
+            tracing::warn!(%error, "ports and addresses of servers are not renewed");
         }
+        let pause = ADDRESS_PAUSE.max(begun.elapsed() * ADDRESS_REST);
         tokio::select! {
             () = changed(&mut changes) => {}
             () = told.rung() => {}
+            () = tokio::time::sleep(ADDRESS_LOOK), if addresses.waits() => {}
             () = stop.cancelled() => return,
         }
-        tokio::time::sleep(ADDRESS_PAUSE).await;
+        let rested = stop.run_until_cancelled(tokio::time::sleep(pause));
+        if rested.await.is_none() {
+            return;
+        }
         if let Some(changes) = &mut changes {
             changes.mark_unchanged();
         }

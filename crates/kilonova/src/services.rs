@@ -542,6 +542,7 @@ fn spawn_background(
     }
     tokio::spawn(background::follow_addresses(
         with,
+        bus.clone(),
         changes,
         bus.listen(Bell::Addresses),
         stop.clone(),

@@ -890,6 +890,14 @@ impl Cluster {
         mending.await.unwrap()
     }
 
+    /// Has servers follow their ports and addresses, as a conductor does when the network service has changed.
+    pub async fn renew(
+        &self,
+        addresses: &mut conductor::addresses::Addresses,
+    ) -> Result<usize, conductor::addresses::Error> {
+        addresses.renew(&self.with, &self.bus).await
+    }
+
     /// Takes servers from their hosts that were shelved so long ago; returns how many.
     pub async fn offload(&self, after: Duration) -> usize {
         conductor::offload::offload(&self.store, &self.bus, after)

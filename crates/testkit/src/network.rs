@@ -27,6 +27,7 @@ struct Inner {
     ports: BTreeMap<String, Value>,
     made: u32,
     down: bool,
+    lost: bool,
     turned_away: usize,
     refusing: bool,
     unwired: bool,
@@ -55,6 +56,11 @@ impl Network {
     /// The service answers 503 to everything, or works again.
     pub fn set_down(&self, down: bool) {
         self.lock().down = down;
+    }
+
+    /// The service answers 404 to everything, as a proxy does that knows nothing of it.
+    pub fn set_lost(&self, lost: bool) {
+        self.lock().lost = lost;
     }
 
     /// How many requests came while it was down.
@@ -121,6 +127,18 @@ impl Network {
     /// How many ports were ever made.
     pub fn made(&self) -> u32 {
         self.lock().made
+    }
+
+    /// Changes a field of a port behind everybody's back.
+    pub fn set(&self, port: &str, field: &str, value: Value) {
+        if let Some(port) = self.lock().ports.get_mut(port) {
+            port[field] = value;
+        }
+    }
+
+    /// Deletes a port behind everybody's back.
+    pub fn delete(&self, port: &str) {
+        self.lock().ports.remove(port);
     }
 
     /// A port that nobody uses yet, as its owner would make it.
@@ -195,6 +213,9 @@ fn respond(
     document: &Value,
 ) -> Response {
     let missing = || refusal(StatusCode::NOT_FOUND, "NotFound", "It could not be found.");
+    if inner.lost {
+        return missing();
+    }
     match (method.as_str(), path) {
         ("GET", ["networks", NETWORK]) => {
             axum::Json(json!({ "network": network() })).into_response()
@@ -250,6 +271,7 @@ fn respond(
             Some(_) => StatusCode::NO_CONTENT.into_response(),
             None => missing(),
         },
+        ("GET", ["floatingips"]) => axum::Json(json!({ "floatingips": [] })).into_response(),
         _ => missing(),
     }
 }

@@ -99,7 +99,8 @@ async fn tell(api: Arc<Inner>, asker: Asker, server: ServerId, volume: String) {
     tracing::warn!(%server, "a guest was not told that its volume has grown: other work would not end");
 }
 
-/// `POST`. An accepted `network-*` event has the servers' addresses read again, `volume-extended` has the guest told.
+/// `POST`. An accepted `network-*` event has the servers' ports and addresses read again (a
+/// server that has lost a port loses the interface), `volume-extended` has the guest told.
 /// Plugged interfaces are reported by the hosts themselves, rebuilding looks at volumes by itself, and there are no
 /// accelerators or bare metal to which the other events could apply.
 pub async fn create(call: Call) -> Result<Reply, Fault> {

@@ -180,14 +180,14 @@ impl<K: Kind> Change<K> {
 }
 
 /// The interface with these fixed addresses; each keeps the floating ones behind it. Pure.
-fn readdress(interface: &mut Interface, has: &[Fixed]) {
+pub(crate) fn readdress<'a>(interface: &mut Interface, has: impl Iterator<Item = &'a str>) {
     let known = std::mem::take(&mut interface.addresses);
-    for (_, ip) in has {
+    for ip in has {
         let at = known
             .iter()
-            .position(|one| one.kind == "fixed" && one.ip == *ip);
+            .position(|one| one.kind == "fixed" && one.ip == ip);
         interface.addresses.push(Address {
-            ip: ip.clone(),
+            ip: ip.to_owned(),
             version: if ip.contains(':') { 6 } else { 4 },
             kind: "fixed".to_owned(),
         });
@@ -267,7 +267,7 @@ impl<K: Kind> Flow for Change<K> {
             .ok_or(StepError::Fenced)?;
         for interface in &mut server.network_info {
             if let (true, Some(has)) = (interface.port_id == state.port, &state.has) {
-                readdress(interface, has);
+                readdress(interface, has.iter().map(|(_, ip)| ip.as_str()));
             }
         }
         instances::set_network_info(tx, cx.server, &server.network_info)?;

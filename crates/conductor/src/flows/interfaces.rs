@@ -12,11 +12,11 @@
 //! |---|---|---|
 //! | `locate` | finds the host | - |
 //! | `detach` | the host takes the interface out | the host gives it back |
-//! | `release` | deletes the port or gives it back; only forward | - |
+//! | `release` | deletes the port or gives it back, if it still is the server's; only forward | - |
 
 use super::build::guest_vif;
 use super::{end_quietly as end, own, ports, power_after};
-use crate::neighbours::Neighbours;
+use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
 use db::instances::{self, Instance, Interface};
@@ -36,7 +36,7 @@ async fn locate(with: &Neighbours, server: &Instance) -> Result<HostName, StepEr
 }
 
 /// A port that was given to the server is no longer wanted.
-fn forget_wish(tx: &mut Tx<'_>, id: ServerId, port: &str) -> Result<(), sql::Error> {
+pub(crate) fn forget_wish(tx: &mut Tx<'_>, id: ServerId, port: &str) -> Result<(), sql::Error> {
     let Some(server) = instances::get(tx, id)? else {
         return Ok(());
     };
@@ -244,6 +244,9 @@ pub struct DetachState {
     host: Option<HostName>,
     #[serde(default)]
     interface: Option<Interface>,
+    /// The port is not the server's any more: there is nothing to release, and nothing to go back to.
+    #[serde(default)]
+    gone: bool,
 }
 
 /// Takes an interface away.
@@ -287,6 +290,7 @@ impl Flow for Detach {
             Direction::Do => Verb::EnsureNoInterface {
                 port_id: state.port.clone(),
             },
+            Direction::Undo if state.gone => return None,
             Direction::Undo => Verb::EnsureInterface(guest_vif(state.interface.as_ref()?)),
         };
         Some(HostWork {
@@ -311,8 +315,15 @@ impl Flow for Detach {
                 Ok(())
             }
             DetachStep::Detach => power_after(outcome).map(drop),
+            DetachStep::Release if state.gone => Ok(()),
             DetachStep::Release => {
                 let token = self.with.token().await?;
+                let port = self.with.networks.port(&token, &state.port).await;
+                let port = port.map_err(retry)?;
+                // One that its owner has given to another server meanwhile is that one's.
+                if port.is_none_or(|port| port.device_id != server.id.to_string()) {
+                    return Ok(());
+                }
                 ports::release(&self.with, &token, &server, &state.port).await
             }
         }
@@ -325,7 +336,7 @@ impl Flow for Detach {
         state: &mut DetachState,
         outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
-        if step == DetachStep::Detach && state.interface.is_some() {
+        if step == DetachStep::Detach && state.interface.is_some() && !state.gone {
             return power_after(outcome).map(drop);
         }
         Ok(())
