@@ -37,6 +37,8 @@ pub enum Finding {
     Interface(Difference),
     /// The volume service holds a volume for a server that is deleted.
     Held(Attachment),
+    /// A server has a volume on record that is gone. Its owner detaches it.
+    Gone(Attachment),
     /// The volume service waits for the word that a volume is in use, and it is.
     Unsaid(Attachment),
 }
@@ -59,6 +61,7 @@ impl Finding {
     pub fn can_be_mended(&self) -> bool {
         match self {
             Self::Record(finding) => finding.can_be_mended(),
+            Self::Gone(_) => false,
             _ => true,
         }
     }
@@ -80,6 +83,11 @@ impl std::fmt::Display for Finding {
                 f,
                 "volume {} of project {} is left attached to server {}, which is deleted",
                 one.volume, one.project, one.server
+            ),
+            Self::Gone(one) => write!(
+                f,
+                "server {} of project {} has volume {}, which is gone; detach it",
+                one.server, one.project, one.volume
             ),
             Self::Unsaid(one) => write!(
                 f,
@@ -156,7 +164,7 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usi
     for finding in found {
         tracing::warn!(%finding, "not as it should be");
         let mended = match finding {
-            Finding::Record(_) => false,
+            Finding::Record(_) | Finding::Gone(_) => false,
             Finding::Port { port, server } => {
                 let token = with.token().await?;
                 ports::release(with, &token, server, port).await?;
@@ -293,6 +301,7 @@ async fn attachments(with: &Neighbours) -> Result<Vec<Finding>, StepError> {
         let there = with.volumes.attachments(&scope).await.map_err(retry)?;
         found.extend(of_deleted(with, &there, &project).await?);
         found.extend(unsaid(with, &there, &project).await?);
+        found.extend(gone(with, &scope, &there).await?);
     }
     Ok(found)
 }
@@ -323,6 +332,36 @@ async fn of_deleted(
         .collect();
     let left = all.into_iter().filter(|one| gone.contains(&one.server));
     Ok(left.map(Finding::Held).collect())
+}
+
+/// What servers have on record of volumes that are gone: only volumes whose attachment is not listed are asked for.
+async fn gone(
+    with: &Neighbours,
+    scope: &Scope,
+    there: &[AttachmentRecord],
+) -> Result<Vec<Finding>, StepError> {
+    let project = scope.project.clone();
+    let reading = with
+        .store
+        .read(move |tx| db::block_devices::attached_in(tx, &project));
+    let on_record: Vec<(ServerId, String, String)> = reading.await?;
+    let listed: BTreeSet<&str> = there.iter().map(|one| one.id.as_str()).collect();
+    let mut found = Vec::new();
+    for (server, volume, id) in on_record {
+        if listed.contains(id.as_str()) {
+            continue;
+        }
+        let volumes = with.volumes.volume(scope, &volume).await;
+        if volumes.map_err(retry)?.is_none() {
+            found.push(Finding::Gone(Attachment {
+                id,
+                volume,
+                server,
+                project: scope.project.clone(),
+            }));
+        }
+    }
+    Ok(found)
 }
 
 /// Attachments that wait for the word that the volume is in use although it is on record as connected and nobody works

@@ -174,3 +174,35 @@ async fn another_image_for_the_volume_a_server_boots_from() {
     assert_eq!(cluster.volumes.image_on(&volume), Some(image.to_string()));
     clean(&cluster).await;
 }
+
+/// Somebody reset the volume's state and deleted it. The audit names it; it can be detached.
+#[tokio::test]
+async fn a_volume_that_is_gone_is_named_and_can_be_detached() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = cluster.first_state("attach_volume", server);
+    let volume = state["volume"].as_str().unwrap().to_owned();
+    cluster.act(server, "attach_volume", state.clone()).await;
+    cluster.idle().await;
+    assert_eq!(cluster.findings().await, []);
+    cluster.volumes.lose(&volume);
+    let found = cluster.findings().await;
+    let words = format!(
+        "server {server} of project {} has volume {volume}, which is gone; detach it",
+        testkit::PROJECT
+    );
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].to_string(), words);
+    assert!(!found[0].can_be_mended());
+    assert_eq!(cluster.reconcile().await, 0);
+    cluster.act(server, "detach_volume", state).await;
+    cluster.idle().await;
+    assert!(!cluster.last_action_failed(server).await);
+    let sim = cluster.hosts[0].sim.as_ref();
+    let spec = virt::Hypervisor::stored_spec(sim, server).await;
+    let disks = spec.unwrap().unwrap().disks;
+    assert!(!disks.iter().any(|one| one.volume_id() == Some(&volume)));
+    assert_eq!(cluster.findings().await, []);
+    clean(&cluster).await;
+}

@@ -318,6 +318,22 @@ pub fn projects(tx: &mut Tx<'_>) -> Result<Vec<String>, Error> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
+/// The attachments that servers of a project have on record: server, volume, attachment. Only those of servers that
+/// nobody works on.
+pub fn attached_in(
+    tx: &mut Tx<'_>,
+    project: &str,
+) -> Result<Vec<(ServerId, String, String)>, Error> {
+    let sql = "SELECT b.instance_uuid, b.volume_id, b.attachment_id \
+         FROM block_device_mappings b JOIN instances i ON i.uuid = b.instance_uuid \
+         WHERE i.project_id = ? AND i.deleted = 0 AND i.task_id IS NULL AND i.task_state IS NULL \
+         AND b.volume_id IS NOT NULL AND b.attachment_id IS NOT NULL ORDER BY b.id";
+    let rows = tx.query(sql, &[project.into()])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .collect()
+}
+
 /// Every disk there is, for audits.
 pub fn all(tx: &mut Tx<'_>) -> Result<Vec<BlockDevice>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM block_device_mappings ORDER BY id");

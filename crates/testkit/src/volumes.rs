@@ -161,6 +161,13 @@ impl Volumes {
         self.lock().told.clone()
     }
 
+    /// Removes a volume and its attachments behind everybody's back.
+    pub fn lose(&self, id: &str) {
+        let mut inner = self.lock();
+        inner.volumes.remove(id);
+        inner.attachments.retain(|_, one| one["volume_id"] != id);
+    }
+
     /// Changes a field of a volume behind everybody's back.
     pub fn set(&self, id: &str, field: &str, value: Value) {
         if let Some(volume) = self.lock().volumes.get_mut(id) {

@@ -268,24 +268,27 @@ pub async fn detach(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
     version_knows_shelf(&call, &server, "detach_volume")?;
     let volume_id = call.param(1).to_owned();
-    let volume = call
-        .volume(&volume_id)
-        .await?
-        .ok_or_else(|| no_volume(&volume_id))?;
-    let device = device(&call, &server).await?;
+    // A volume that is gone is taken from a server that has it on record; else the server would show it for ever.
+    let volume = call.volume(&volume_id).await?;
+    let device = match (device(&call, &server).await, &volume) {
+        (Err(_), None) => return Err(no_volume(&volume_id)),
+        (found, _) => found?,
+    };
     if device.is_root() {
         return Err(Fault::bad_request("Cannot detach a root device volume"));
     }
     verdict::DETACH_VOLUME.check(&call, &server)?;
     if server.vm_state != VmState::ShelvedOffloaded {
         host_must_be_up(&call, &server).await?;
-        must_be_in_use(&volume)?;
+        if let Some(volume) = &volume {
+            must_be_in_use(volume)?;
+        }
     }
     let action = Wanted {
         rule: verdict::DETACH_VOLUME,
         action: "detach_volume",
         flow: accept::DETACH_VOLUME,
-        state: json!({ "volume": volume.id }),
+        state: json!({ "volume": volume_id }),
         task_state: None,
         answer: Answer::Later,
     };

@@ -243,6 +243,28 @@ async fn changes_and_detachments() {
     assert_eq!(answer.status, 202, "{}", answer.text);
 }
 
+/// Somebody reset its state and deleted it: the server must not keep it for ever.
+#[tokio::test]
+async fn a_volume_that_is_gone_is_detached_from_the_server_that_has_it_on_record() {
+    let cloud = cloud().await;
+    let (id, other) = (server(&cloud).await, server(&cloud).await);
+    let volume = cloud.volumes.make();
+    attach(&cloud, 90, &id, json!({ "volumeId": volume })).await;
+    attached(&cloud, &id, &volume).await;
+    cloud.volumes.lose(&volume);
+    let detach = |server: &str| {
+        let path = format!("/servers/{server}/os-volume_attachments/{volume}");
+        let cloud = &cloud;
+        async move { cloud.send("member", 90, "DELETE", &path, Value::Null).await }
+    };
+    assert_eq!(
+        detach(&other).await.fault().1,
+        format!("Volume {volume} could not be found.")
+    );
+    let answer = detach(&id).await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+}
+
 /// A request for a server with these disks.
 fn with_disks(image: bool, disks: Value) -> Value {
     let mut server = json!({ "name": "a", "flavorRef": "1", "networks": "none", "block_device_mapping_v2": disks });
