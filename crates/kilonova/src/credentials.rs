@@ -1,8 +1,13 @@
-//! `clouds.yaml` and `openrc`: written when every endpoint answers, so their presence means "ready".
+//! `clouds.yaml` and `openrc`: written when every endpoint answers, so their presence means "ready". And where the cloud's
+//! services are, for tools that are not given its command line.
 
 use crate::home::{Home, write_private};
+use crate::settings::Settings;
 use anyhow::Result;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The file that says where the services of a cloud are that one process runs.
+const ENDPOINTS: &str = "endpoints";
 
 /// Who can log in.
 pub(crate) struct Logins {
@@ -18,7 +23,7 @@ pub(crate) struct Logins {
 
 /// Removes the files of an earlier run.
 pub(crate) fn withdraw(home: &Home) {
-    for name in ["openrc", "clouds.yaml"] {
+    for name in ["openrc", "clouds.yaml", ENDPOINTS] {
         // A file that is not there is what is wanted.
         let _ = std::fs::remove_file(home.path.join(name));
     }
@@ -53,4 +58,60 @@ pub(crate) fn publish(home: &Home, logins: &Logins) -> Result<()> {
     }
     write_private(&home.path.join("clouds.yaml"), &clouds)?;
     write_private(&home.path.join("openrc"), &openrc)
+}
+
+/// Says where the services are that `up` runs: its command line may have other ports than the file.
+pub(crate) fn publish_endpoints(home: &Home, settings: &Settings) -> Result<()> {
+    let text = format!(
+        "image {}\nnetwork {}\nvolume {}\n",
+        settings.image_url(),
+        settings.network_url(),
+        settings.volume_url()
+    );
+    write_private(&home.path.join(ENDPOINTS), &text)
+}
+
+/// Takes over where the services of the cloud in `home` are, if it said so; what is set otherwise stays.
+pub(crate) fn take_endpoints(home: &Path, settings: &mut Settings) {
+    let Ok(text) = std::fs::read_to_string(home.join(ENDPOINTS)) else {
+        return;
+    };
+    for (service, url) in text.lines().filter_map(|line| line.split_once(' ')) {
+        let target = match service {
+            "image" => &mut settings.image_endpoint,
+            "network" => &mut settings.network_endpoint,
+            "volume" => &mut settings.volume_endpoint,
+            _ => continue,
+        };
+        if target.is_empty() {
+            url.clone_into(target);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_tool_finds_the_services_of_the_cloud_that_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path()).unwrap();
+        let mut up = Settings::default();
+        (up.network_port, up.volume_port) = (1234, 2345);
+        let mut tool = Settings::default();
+        take_endpoints(&home.path, &mut tool);
+        assert_eq!(tool.network_url(), "http://127.0.0.1:9696");
+        publish_endpoints(&home, &up).unwrap();
+        tool.volume_endpoint = "http://elsewhere".to_owned();
+        take_endpoints(&home.path, &mut tool);
+        assert_eq!(tool.network_url(), "http://127.0.0.1:1234");
+        assert_eq!(tool.image_url(), up.image_url());
+        assert_eq!(tool.volume_url(), "http://elsewhere", "the operator's word");
+        withdraw(&home);
+        let mut later = Settings::default();
+        take_endpoints(&home.path, &mut later);
+        assert_eq!(later.network_url(), "http://127.0.0.1:9696");
+    }
 }

@@ -209,7 +209,8 @@ pub(crate) async fn neighbours(
     of: &Configured,
     stop: &CancellationToken,
 ) -> Result<(conductor::Neighbours, Bus)> {
-    let orders = tool_orders(of)?;
+    let mut orders = tool_orders(of)?;
+    credentials::take_endpoints(&orders.home, &mut orders.settings);
     let store = services::compute_store(&orders).await?;
     let reach = reach(&orders, Trust::new(&orders, "nova").await?)?;
     let bus = orders.settings.bus(stop)?;

@@ -41,6 +41,7 @@ pub(crate) async fn up(up: Up) -> Result<()> {
     let home = Home::open(path)?;
     let _running = home.take()?;
     credentials::withdraw(&home);
+    credentials::publish_endpoints(&home, &settings)?;
     let stop = CancellationToken::new();
     if real {
         supervise(&home, settings, started, &stop).await
