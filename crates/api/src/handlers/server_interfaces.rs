@@ -11,11 +11,12 @@ use clients::PortRecord;
 use db::accept;
 use db::instances::{Instance, SecurityGroupRef};
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 use types::server::{WantedInterface, WantedNetworks};
 
-/// How long the request waits for the interface; Nova's RPC waits as long.
+/// How long the request waits for the interface, and for the network service to tell of it. Nova waits for an answer as
+/// long as its RPC does, and then says 500, while the interface may come all the same.
 const ATTACHING: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -70,7 +71,8 @@ pub async fn attach(call: Call) -> Result<Reply, Fault> {
         Ok(())
     })
     .await?;
-    let after = attached(&call, &before).await?;
+    let until = tokio::time::Instant::now() + ATTACHING;
+    let after = attached(&call, &before, until).await?;
     let new = after.network_info.iter().find(|one| {
         let old = before
             .network_info
@@ -86,15 +88,43 @@ pub async fn attach(call: Call) -> Result<Reply, Fault> {
             format!("Failed to attach network adapter device to {}", before.id),
         ));
     };
-    let all = described(&call, &after).await?;
+    let all = told_of(&call, &after, &new, until).await?;
     let shown = all.into_iter().find(|one| one["port_id"] == new);
     Reply::ok(&json!({ "interfaceAttachment": shown }))
 }
 
+/// The interfaces of a server that has a new one. The network service may have gone away since it was asked for; what is
+/// done must not look like a refusal.
+async fn told_of(
+    call: &Call,
+    server: &Instance,
+    new: &str,
+    until: tokio::time::Instant,
+) -> Result<Vec<Value>, Fault> {
+    loop {
+        match described(call, server).await {
+            Err(fault) if fault.status == StatusCode::SERVICE_UNAVAILABLE => {
+                if tokio::time::Instant::now() >= until {
+                    return Err(Fault::unavailable(format!(
+                        "Instance {} has the new interface, port {new}; the network service does not answer to show it. Do \
+                         not ask for it again.",
+                        server.id
+                    )));
+                }
+            }
+            other => return other,
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// The server when the flow that was just accepted has ended.
-async fn attached(call: &Call, before: &Instance) -> Result<Instance, Fault> {
+async fn attached(
+    call: &Call,
+    before: &Instance,
+    until: tokio::time::Instant,
+) -> Result<Instance, Fault> {
     let id = before.id;
-    let until = tokio::time::Instant::now() + ATTACHING;
     loop {
         let now = call
             .api
@@ -108,7 +138,9 @@ async fn attached(call: &Call, before: &Instance) -> Result<Instance, Fault> {
         }
         if tokio::time::Instant::now() >= until {
             return Err(Fault::unavailable(format!(
-                "The interface of instance {id} is still being attached."
+                "The request was accepted, and the interface of instance {id} is still being attached. Do not ask for it \
+                 again; the action attach_interface of request {} shows how it ends.",
+                call.request_id
             )));
         }
         tokio::time::sleep(LOOK).await;

@@ -81,7 +81,12 @@ pub struct Cloud {
     pub volumes: Arc<testkit::Volumes>,
     /// The server to which the floating IP leads, by the port.
     pub leads_to: Leads,
+    /// How many requests the network service has turned away while it was away.
+    pub network_away: Away,
 }
+
+/// None: it is there.
+pub type Away = Arc<Mutex<Option<usize>>>;
 
 /// A server by its id, or nothing.
 pub type Leads = Arc<Mutex<String>>;
@@ -132,14 +137,17 @@ impl Cloud {
     /// The same on a database that is given.
     pub async fn on(store: sql::Store, config: Config) -> Self {
         let volumes = Arc::new(testkit::Volumes::default());
-        let leads_to = Leads::default();
+        let (leads_to, network_away) = (Leads::default(), Away::default());
         let deps = Deps {
             store: store.clone(),
             validator: Arc::new(Tokens),
             images: Images::new(web::client::Client::in_process("image", image_service())),
             networks: Networks::new(web::client::Client::in_process(
                 "network",
-                network_service(Arc::clone(&leads_to)),
+                network_service(Arc::clone(&leads_to)).layer(axum::middleware::from_fn_with_state(
+                    Arc::clone(&network_away),
+                    may_answer,
+                )),
             )),
             volumes: clients::Volumes::new(web::client::Client::in_process(
                 "volume",
@@ -155,6 +163,7 @@ impl Cloud {
             store,
             volumes,
             leads_to,
+            network_away,
         }
     }
 
@@ -335,6 +344,18 @@ fn image_service() -> Router {
 fn network(id: &str) -> Value {
     json!({ "id": id, "name": "private", "mtu": 1500, "shared": id == NETWORK, "router:external": false, "subnets": ["s"],
         "project_id": OTHER, "port_security_enabled": true })
+}
+
+async fn may_answer(
+    State(away): State<Away>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Result<axum::response::Response, StatusCode> {
+    if let Some(turned_away) = &mut *away.lock().unwrap() {
+        *turned_away += 1;
+        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    Ok(next.run(request).await)
 }
 
 fn network_service(leads_to: Leads) -> Router {

@@ -698,3 +698,59 @@ async fn rescues_that_name_no_image_are_from_the_configured_one() {
     let answer = rescue(named).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
 }
+
+/// The network service goes away after the request was accepted, and the interface comes all the same: that is no 503.
+#[tokio::test]
+async fn an_interface_that_has_come_is_answered_when_it_can_be_shown() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    let path = format!("/servers/{id}/os-interface");
+    let body = json!({ "interfaceAttachment": { "net_id": super::harness::NETWORK } });
+    let server: ServerId = id.parse().unwrap();
+    let flow = async {
+        let accepted = async || -> bool {
+            let reading = cloud
+                .store
+                .read(move |tx| db::instances::get(tx, server))
+                .await;
+            let found: Result<Option<db::instances::Instance>, sql::Error> = reading;
+            found.unwrap().unwrap().task_id.is_some()
+        };
+        while !accepted().await {
+            tokio::task::yield_now().await;
+        }
+        *cloud.network_away.lock().unwrap() = Some(0);
+        let interface = db::instances::Interface {
+            port_id: super::harness::PORT.to_owned(),
+            network_id: super::harness::NETWORK.to_owned(),
+            network_name: "private".to_owned(),
+            mac: "fa:16:3e:00:00:01".to_owned(),
+            mtu: 1450,
+            addresses: Vec::new(),
+            preexisting: false,
+            tag: None,
+        };
+        let writing = cloud.store.write(move |tx| {
+            db::instances::set_network_info(tx, server, std::slice::from_ref(&interface))
+        });
+        let written: Result<(), sql::Error> = writing.await;
+        written.unwrap();
+        finish(&cloud, &id, VmState::Active).await;
+        while cloud
+            .network_away
+            .lock()
+            .unwrap()
+            .is_some_and(|asked| asked == 0)
+        {
+            tokio::task::yield_now().await;
+        }
+        *cloud.network_away.lock().unwrap() = None;
+    };
+    let (answer, ()) = tokio::join!(cloud.send("member", 90, "POST", &path, body), flow);
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(
+        answer.json()["interfaceAttachment"]["port_id"],
+        super::harness::PORT
+    );
+}
