@@ -29,6 +29,9 @@ pub struct Difference {
     pub gone: bool,
     /// Whether nobody works on the server.
     pub(crate) at_rest: bool,
+    /// Most ports that servers show are gone at once: that looks like a network service that has lost its data, and
+    /// nothing is taken from guests because of it.
+    doubted: bool,
     generation: i64,
 }
 
@@ -36,10 +39,16 @@ impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (server, port) = (self.server, &self.port);
         match self.gone {
-            true => write!(
-                f,
-                "server {server} shows port {port}, which is gone or not its own any more"
-            ),
+            true => {
+                write!(
+                    f,
+                    "server {server} shows port {port}, which is gone or not its own any more"
+                )?;
+                if self.doubted {
+                    f.write_str("; as most ports are, it is left as it is")?;
+                }
+                Ok(())
+            }
             false => write!(
                 f,
                 "server {server} shows other addresses than its port {port} has"
@@ -60,6 +69,9 @@ fn shows(interface: &Interface, addresses: &[String]) -> bool {
     shown == has
 }
 
+/// So many ports may be gone at once in any cloud.
+const FEW: usize = 10;
+
 /// What differs between what servers show and a list of ports that is not older. Pure.
 pub(crate) fn compare(shown: &[Shown], ports: &[BoundPort]) -> Vec<Difference> {
     let ports: HashMap<&str, &BoundPort> =
@@ -77,9 +89,15 @@ pub(crate) fn compare(shown: &[Shown], ports: &[BoundPort]) -> Vec<Difference> {
                 port: interface.port_id.clone(),
                 gone: its.is_none(),
                 at_rest: server.at_rest,
+                doubted: false,
                 generation: server.generation,
             });
         }
+    }
+    let all: usize = shown.iter().map(|server| server.interfaces.len()).sum();
+    let gone = found.iter().filter(|one| one.gone).count();
+    if gone > FEW && gone > all / 2 {
+        found.iter_mut().for_each(|one| one.doubted = one.gone);
     }
     found
 }
@@ -92,7 +110,11 @@ pub(crate) async fn mend(
     found: &[Difference],
 ) -> Result<usize, Error> {
     let mut count = 0;
-    let at_rest: Vec<&Difference> = found.iter().filter(|one| one.at_rest).collect();
+    if let Some(one) = found.iter().find(|one| one.doubted) {
+        tracing::error!(example = %one, "the network service does not know most of the ports that servers show");
+    }
+    let can_be_mended = |one: &&Difference| one.at_rest && !one.doubted;
+    let at_rest: Vec<&Difference> = found.iter().filter(can_be_mended).collect();
     if at_rest.is_empty() {
         return Ok(0);
     }
@@ -182,4 +204,58 @@ fn take_out(
     tracing::info!(server = %server.id, port, request_id, "a server's port is gone; its guest loses the interface");
     let accepted = accept::action(tx, server, None, &start, Timestamp::now())?;
     Ok(accepted == Accepted::Yes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn shown(count: usize) -> Vec<Shown> {
+        let interface = |number| Interface {
+            port_id: format!("port-{number}"),
+            network_id: "net".to_owned(),
+            network_name: "net".to_owned(),
+            mac: String::new(),
+            mtu: 1500,
+            addresses: Vec::new(),
+            preexisting: false,
+            tag: None,
+        };
+        let server = |number| Shown {
+            id: ServerId::random(),
+            generation: 1,
+            interfaces: vec![interface(number)],
+            at_rest: true,
+        };
+        (0..count).map(server).collect()
+    }
+
+    fn bound(shown: &[Shown]) -> Vec<BoundPort> {
+        let bound = |server: &Shown| BoundPort {
+            id: server.interfaces[0].port_id.clone(),
+            server: server.id,
+            by_compute: true,
+            addresses: Vec::new(),
+        };
+        shown.iter().map(bound).collect()
+    }
+
+    #[test]
+    fn ports_that_are_gone_count_unless_most_are() {
+        for (all, there, gone, doubted) in [
+            (3, 3, 0, false),
+            (3, 0, 3, false),
+            (40, 20, 20, false),
+            (40, 19, 21, true),
+            (10, 0, 10, false),
+            (11, 0, 11, true),
+        ] {
+            let shown = shown(all);
+            let found = compare(&shown, &bound(&shown[..there]));
+            assert_eq!(found.len(), gone, "{there} of {all}");
+            let alike = found.iter().all(|one| one.gone && one.doubted == doubted);
+            assert!(alike, "{there} of {all}: {found:?}");
+        }
+    }
 }
