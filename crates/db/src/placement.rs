@@ -223,8 +223,7 @@ pub fn claim_amounts(
     wanted: &[(&str, u64)],
     now: Timestamp,
 ) -> Result<bool, Error> {
-    let (left, of_node) = left_of(node, wanted);
-    let [held, left] = tx.queries([(HELD, &[consumer.into()]), (&left, &of_node)])?;
+    let [held, left] = tx.queries([(HELD, &[consumer.into()]), (LEFT, &[node.into()])])?;
     settle(tx, consumer, owner, node, wanted, (&held, &left), now)
 }
 
@@ -238,11 +237,10 @@ pub fn claim_at(
     forced: bool,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    let (left, of_node) = left_of(node, wanted);
     let [said, held, left] = tx.queries([
         (hosts::SAID_OF, &[host.into()]),
         (HELD, &[consumer.into()]),
-        (&left, &of_node),
+        (LEFT, &[node.into()]),
     ])?;
     Ok(hosts::takes_servers(&said, forced)?
         && settle(tx, consumer, owner, node, wanted, (&held, &left), now)?)
@@ -250,6 +248,9 @@ pub fn claim_at(
 
 /// Where a consumer holds something.
 const HELD: &str = "SELECT provider FROM allocations WHERE consumer = ?";
+/// What a node has.
+const LEFT: &str =
+    "SELECT resource_class, capacity, used, max_unit FROM inventories WHERE provider = ?";
 
 /// Claims what fits, by what is `held` and what is `left`.
 fn settle(
@@ -319,21 +320,6 @@ fn settle(
         )?;
     }
     Ok(true)
-}
-
-/// The query for what a node has of the wanted classes.
-fn left_of(node: NodeId, wanted: &[(&str, u64)]) -> (String, Vec<Value>) {
-    let sql = format!(
-        "SELECT resource_class, capacity, used, max_unit FROM inventories WHERE provider = ? AND resource_class IN ({})",
-        sql::placeholders(wanted.len().max(1))
-    );
-    // A list without anything in it is no SQL.
-    let classes: Vec<&str> = match wanted {
-        [] => vec![""],
-        some => some.iter().map(|(class, _)| *class).collect(),
-    };
-    let classes = classes.into_iter().map(Value::from);
-    (sql, std::iter::once(node.into()).chain(classes).collect())
 }
 
 /// Whether a node has as much left as is wanted.

@@ -560,7 +560,9 @@ impl<F: Flow> Run<F> {
         let (cx, state, task) = (self.cx.clone(), self.state.clone(), self.task.clone());
         let plan = self.planner();
         let debtor = owed.as_ref().map(|(host, _)| Bell::Host(host.clone()));
-        let answered = self.told.as_ref().map(|(key, _)| key.clone());
+        // The end of the task forgets all of its work.
+        let answered = self.told.as_ref().filter(|_| next.is_some());
+        let answered = answered.map(|(key, _)| key.clone());
         let expected = next.map(|next| self.shared.outcomes.expect(&self.key(next, Direction::Do)));
         let saved = self
             .persist(move |tx| {
