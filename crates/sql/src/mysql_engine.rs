@@ -126,7 +126,7 @@ impl Connection for Mysql {
     }
 
     fn begin(&mut self, access: Access) -> Result<(), Error> {
-        if access == Access::Write {
+        if access.writes() {
             return self.run("START TRANSACTION READ WRITE");
         }
         // For the next transaction only. Both statements go in one message.

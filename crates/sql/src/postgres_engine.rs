@@ -1,4 +1,5 @@
-//! PostgreSQL: SERIALIZABLE transactions for writes, REPEATABLE READ READ ONLY for reads.
+//! PostgreSQL: SERIALIZABLE transactions for writes (REPEATABLE READ for those that only rest on what they change), REPEATABLE
+//! READ READ ONLY for reads.
 //!
 //! After a failed statement PostgreSQL refuses everything but a rollback, where SQLite and MySQL undo only the
 //! statement. To mean the same, a closure that goes on after a failed statement is run again with a savepoint around
@@ -39,15 +40,17 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Predicate locks of a serializable transaction are those of the plan: a small table that is read as a whole is in
 /// conflict with every change of it. (PostgreSQL documentation, "Serializable Isolation Level".) Where there is no index the
 /// plan then looks so dear that PostgreSQL would compile it, each time, which takes longer than any query here.
-const SETTINGS: &str = "SET enable_seqscan = off; SET jit = off";
-
+///
 /// What finds rows by their keys needs no plan for each set of keys: making one takes longer than such a query. Lists get
 /// one for what they ask for. (PostgreSQL documentation, "PREPARE".)
-const BEGIN_WRITE: &str =
-    "BEGIN ISOLATION LEVEL SERIALIZABLE; SET LOCAL plan_cache_mode = force_generic_plan";
-const BEGIN_LOOK: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-    SET LOCAL plan_cache_mode = force_generic_plan";
-const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+const SETTINGS: &str =
+    "SET enable_seqscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan";
+
+const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
+const BEGIN_OWN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+const BEGIN_LOOK: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+const BEGIN_READ: &str =
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = auto";
 
 /// The threads with their connections.
 pub(crate) struct Pool(threaded::Pool);
@@ -185,10 +188,11 @@ impl Connection for Postgres {
 
     fn begin(&mut self, access: Access) -> Result<(), Error> {
         self.failed = false;
-        self.writes = access == Access::Write;
+        self.writes = access.writes();
         self.posted.clear();
         self.begin = Some(match access {
             Access::Write => BEGIN_WRITE,
+            Access::WriteOwn => BEGIN_OWN,
             Access::Look => BEGIN_LOOK,
             Access::Read => BEGIN_READ,
         });

@@ -53,7 +53,7 @@ impl Pool {
     /// Hands the job to the writer or a reader. A look is done at once, on this thread, unless too many do so already.
     pub(crate) fn submit(&self, job: Box<dyn Job>, access: Access) {
         let queue = match access {
-            Access::Write => &self.writer,
+            Access::Write | Access::WriteOwn => &self.writer,
             Access::Read => &self.readers,
             Access::Look => {
                 // Nothing else happens while it is locked.

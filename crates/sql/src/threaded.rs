@@ -24,7 +24,7 @@ pub(crate) trait Connection: Engine + Sized + 'static {
     type Target: Send + Sync + 'static;
     /// Connects; called on the thread that will use the connection.
     fn connect(target: &Self::Target) -> Result<Self, Error>;
-    /// Begins a transaction: serializable for writes, a read-only snapshot otherwise.
+    /// Begins a transaction: serializable for writes (or as [`Access::WriteOwn`] says), a read-only snapshot otherwise.
     fn begin(&mut self, access: Access) -> Result<(), Error>;
     /// Commits.
     fn commit(&mut self) -> Result<(), Error>;
@@ -209,7 +209,7 @@ fn attempt<C: Connection>(
                 *link = None;
                 match error {
                     // Nothing was written, so nothing can happen twice.
-                    Error::Unreachable(_) if access != Access::Write => Ended::Again(error),
+                    Error::Unreachable(_) if !access.writes() => Ended::Again(error),
                     Error::Unreachable(text) => Ended::Failed(Error::InDoubt(text)),
                     other => Ended::Failed(other),
                 }
