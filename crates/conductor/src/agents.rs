@@ -164,18 +164,9 @@ impl Agents {
 
     async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
         let wanted = host.clone();
-        let waiting = move |tx: &mut sql::Tx<'_>| -> Result<_, sql::Error> {
-            let (mut pending, asked) = db::work::for_host(tx, &wanted, MOST_WORK)?;
-            let mut with_disks = Vec::new();
-            for (work, _) in &mut pending.work {
-                if work.verb.awaits_disks() {
-                    with_disks.push(work.server);
-                }
-            }
-            let devices = db::block_devices::of_servers(tx, &with_disks)?;
-            Ok((pending, devices, asked))
-        };
-        let (pending, devices, asked) = self.inner.with.store.look(waiting).await?;
+        let waiting = move |tx: &mut sql::Tx<'_>| db::work::for_host(tx, &wanted, MOST_WORK);
+        let told = self.inner.with.store.look(waiting).await?;
+        let (pending, devices, asked) = (told.pending, told.devices, told.asked);
         let mut polled = Polled::default();
         let mut new = Vec::new();
         {

@@ -12,6 +12,7 @@ pub mod drift;
 pub mod flows;
 pub mod guests;
 mod neighbours;
+pub mod newcomers;
 pub mod notifications;
 pub mod offload;
 pub mod outbox;

@@ -1,6 +1,7 @@
 //! What flows need from outside: the network, image and volume services under the service user's token, and the hosts' view.
 
 use crate::flows::grace::Patience;
+use crate::newcomers::Newcomers;
 use crate::view::View;
 use clients::{ClientError, Images, Networks, ServiceTokens, Volumes};
 use journal::StepError;
@@ -22,6 +23,8 @@ pub struct Neighbours {
     pub tokens: Arc<dyn ServiceTokens>,
     /// The hosts as schedulers see them.
     pub view: Arc<View>,
+    /// Servers that this process has just accepted.
+    pub newcomers: Newcomers,
     /// How long guests may take to go down.
     pub patience: Patience,
 }

@@ -261,6 +261,14 @@ pub(crate) fn select(servers: usize) -> String {
     )
 }
 
+/// The query for the disks of all servers that a host has open work for, whose rows are for [`from_row`].
+pub(crate) fn select_awaited() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM block_device_mappings WHERE instance_uuid IN \
+         (SELECT instance_uuid FROM host_work WHERE host = ? AND outcome IS NULL) ORDER BY id"
+    )
+}
+
 /// The volumes of these servers: `(server, volume, whether it goes with the server)`, in the order in which they got them.
 pub fn volumes_of(
     tx: &mut Tx<'_>,

@@ -7,7 +7,7 @@ use sql::{Error, Row, Tx};
 use types::{GroupId, HostName, ServerId};
 
 /// What binds a server when a host is picked for it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ties {
     /// The group that it is in.
     pub group: Option<GroupId>,

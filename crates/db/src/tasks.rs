@@ -182,20 +182,6 @@ pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<Tas
     })
 }
 
-/// Makes a new task the one of its owner, who knows it without having claimed it. `false`: somebody else has taken it, or
-/// it has ended.
-pub fn adopt(tx: &mut Tx<'_>, task: &Task) -> Result<bool, Error> {
-    tx.execute_one(
-        "UPDATE tasks SET owner = ?, incarnation = ?, epoch = ? WHERE id = ? AND epoch = 0",
-        &[
-            task.owner.clone().into(),
-            task.incarnation.into(),
-            FIRST_EPOCH.into(),
-            task.id.into(),
-        ],
-    )
-}
-
 /// A task, if it has not ended.
 pub fn get(tx: &mut Tx<'_>, id: TaskId) -> Result<Option<Task>, Error> {
     tx.query_opt(
@@ -288,11 +274,16 @@ pub fn claim(
     Ok(claimed)
 }
 
-/// Saves a task's progress. `false`: the task was taken over or has ended.
-pub fn save(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<bool, Error> {
+/// Saves a task's progress, and whose it is: `stored` is the epoch under which it is on record, that of a new task if its
+/// owner knows it without having claimed it. `false`: the task was taken over or has ended.
+pub fn save(tx: &mut Tx<'_>, task: &Task, stored: i64, now: Timestamp) -> Result<bool, Error> {
     tx.execute_one(
-        "UPDATE tasks SET state = ?, phase = ?, step = ?, event_id = ?, failure = ?, updated_at = ?, waits = ? WHERE id = ? AND epoch = ?",
+        "UPDATE tasks SET owner = ?, incarnation = ?, epoch = ?, state = ?, phase = ?, step = ?, event_id = ?, failure = ?, \
+         updated_at = ?, waits = ? WHERE id = ? AND epoch = ?",
         &[
+            task.owner.clone().into(),
+            task.incarnation.into(),
+            task.epoch.into(),
             (&task.state).into(),
             task.phase.as_str().into(),
             task.step.clone().into(),
@@ -301,7 +292,7 @@ pub fn save(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<bool, Error>
             now.into(),
             task.waits.as_ref().map(crate::to_document).transpose()?.into(),
             task.id.into(),
-            task.epoch.into(),
+            stored.into(),
         ],
     )
 }

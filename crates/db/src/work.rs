@@ -1,5 +1,6 @@
 //! Work that hosts pull, and the debts that a host pays before it takes new work.
 
+use crate::block_devices::{self, BlockDevice};
 use crate::{document, to_document};
 use sql::{Error, Row, Tx};
 use types::agent::{Asked, Direction, Verb, Work, WorkKey, WorkOutcome};
@@ -69,22 +70,30 @@ pub struct Pending {
 
 /// The work of a host that has no outcome yet, debts first.
 pub fn pending(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<Pending, Error> {
-    Ok(for_host(tx, host, most)?.0)
+    Ok(for_host(tx, host, most)?.pending)
 }
 
-/// The same, and the questions that it has not answered.
-pub fn for_host(
-    tx: &mut Tx<'_>,
-    host: &HostName,
-    most: u64,
-) -> Result<(Pending, Vec<Asked>), Error> {
-    let [debts, rows, questions] = tx.queries([
+/// All that a host is to be told.
+#[derive(Debug)]
+pub struct ForHost {
+    /// Its work.
+    pub pending: Pending,
+    /// The disks of the servers that it has work for.
+    pub devices: Vec<BlockDevice>,
+    /// The questions that it has not answered.
+    pub asked: Vec<Asked>,
+}
+
+/// The same, and what else the host is to be told.
+pub fn for_host(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<ForHost, Error> {
+    let [debts, rows, questions, devices] = tx.queries([
         (
             "SELECT id, instance_uuid, created_at FROM host_debts WHERE host = ? ORDER BY created_at",
             &[host.into()],
         ),
         (WAITING, &[host.into(), most.into()]),
         (crate::questions::OPEN, &[host.into()]),
+        (&block_devices::select_awaited(), &[host.into()]),
     ])?;
     let mut found = Pending {
         work: debts.iter().map(debt_as_work).collect::<Result<_, _>>()?,
@@ -97,7 +106,12 @@ pub fn for_host(
             Err(_) => found.unknown.push(key),
         }
     }
-    Ok((found, crate::questions::from_rows(&questions)?))
+    let devices = devices.into_iter().map(block_devices::from_row);
+    Ok(ForHost {
+        pending: found,
+        devices: devices.collect::<Result<_, _>>()?,
+        asked: crate::questions::from_rows(&questions)?,
+    })
 }
 
 const WAITING: &str = "SELECT w.task_id, w.step, w.direction, w.epoch, w.instance_uuid, w.request_id, w.deadline_seconds, w.verb, w.created_at, \

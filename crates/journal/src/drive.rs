@@ -59,8 +59,9 @@ struct Run<F: Flow> {
     task: Task,
     state: F::State,
     cx: Context,
-    /// The database does not show yet that this run has the task.
-    new: bool,
+    /// The epoch under which the task is on record. While that is the one of a new task, the database does not show that
+    /// this run has it.
+    stored: i64,
     /// A wait that began before the work of the next step was stored.
     expected: Option<Expected>,
     /// An outcome that is not stored yet; what comes of it will be.
@@ -94,7 +95,7 @@ pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task
 }
 
 async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran {
-    let new = task.is_new();
+    let stored = task.epoch;
     task.epoch = task.epoch.max(db::tasks::FIRST_EPOCH);
     let state = match serde_json::from_str(&task.state) {
         Ok(state) => state,
@@ -116,7 +117,7 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran 
         task,
         state,
         cx,
-        new,
+        stored,
         expected: None,
         told: None,
         waiting: None,
@@ -167,8 +168,8 @@ impl<F: Flow> Run<F> {
             return Ok(false);
         };
         self.state = decode(&stored.state)?;
+        self.stored = stored.epoch;
         self.task = stored;
-        self.new = false;
         Ok(true)
     }
 
@@ -473,9 +474,15 @@ impl<F: Flow> Run<F> {
     }
 
     async fn forget_outcome(&mut self, step: F::Step, direction: Direction) -> Result<(), Trouble> {
+        if self.stored != self.task.epoch {
+            // Nothing of this run is on record.
+            return Ok(());
+        }
         let key = self.key(step, direction);
-        self.persist(move |tx| db::work::remove(tx, &key).map_err(StepError::from))
-            .await
+        self.persist(true, move |tx| {
+            db::work::remove(tx, &key).map_err(StepError::from)
+        })
+        .await
     }
 
     /// Saves that a step is being done or undone, with its host work and its event.
@@ -507,9 +514,9 @@ impl<F: Flow> Run<F> {
         self.task.state = encode(&self.state)?;
         let work = self.work(step, direction, &self.state);
         let opening = self.opening(step, direction);
-        let task = self.task.clone();
+        let (task, stored) = (self.task.clone(), self.stored);
         let event = self
-            .persist(move |tx| {
+            .persist(true, move |tx| {
                 let now = Timestamp::now();
                 let closing = match (&unseen, task.action) {
                     (Some((event, host)), Some(action)) => Some(db::actions::start_event(
@@ -527,7 +534,7 @@ impl<F: Flow> Run<F> {
                 if failed {
                     db::work::withdraw(tx, task.id)?;
                 }
-                start_step(tx, &task, opening.as_ref(), work.as_ref(), now)
+                start_step(tx, (&task, stored), opening.as_ref(), work.as_ref(), now)
             })
             .await?;
         self.task.event = event;
@@ -564,8 +571,10 @@ impl<F: Flow> Run<F> {
         let answered = self.told.as_ref().filter(|_| next.is_some());
         let answered = answered.map(|(key, _)| key.clone());
         let expected = next.map(|next| self.shared.outcomes.expect(&self.key(next, Direction::Do)));
+        let stored = self.stored;
+        let watched = owed.is_some() || self.flow.rests_on_others(step, &self.state);
         let saved = self
-            .persist(move |tx| {
+            .persist(watched, move |tx| {
                 let now = Timestamp::now();
                 let (mut state, mut task) = (state.clone(), task.clone());
                 task.waits = None;
@@ -589,10 +598,11 @@ impl<F: Flow> Run<F> {
                         task.step = Some(next.as_str().to_owned());
                         let (opening, work) = plan(next, &state);
                         let opening = opening.filter(|_| !goes_on);
-                        task.event = start_step(tx, &task, opening.as_ref(), work.as_ref(), now)?;
+                        let (opening, work) = (opening.as_ref(), work.as_ref());
+                        task.event = start_step(tx, (&task, stored), opening, work, now)?;
                     }
                     None => {
-                        if !db::tasks::end(tx, task.id, task.epoch)? {
+                        if !db::tasks::end(tx, task.id, stored)? {
                             return Err(StepError::Fenced);
                         }
                         flow.finish(tx, &cx, &state, End::Done, now)?;
@@ -658,8 +668,9 @@ impl<F: Flow> Run<F> {
             }
         });
         let debtor = owed.as_ref().map(|(host, _)| Bell::Host(host.clone()));
+        let stored = self.stored;
         let saved = self
-            .persist(move |tx| {
+            .persist(true, move |tx| {
                 let now = Timestamp::now();
                 let (mut state, mut task) = (state.clone(), task.clone());
                 task.waits = None;
@@ -682,11 +693,11 @@ impl<F: Flow> Run<F> {
                             db::work::remove_of_task(tx, task.id)?;
                             task.failure = None;
                         }
-                        task.event =
-                            start_step(tx, &task, opening.as_ref(), next_work.as_ref(), now)?;
+                        let (opening, work) = (opening.as_ref(), next_work.as_ref());
+                        task.event = start_step(tx, (&task, stored), opening, work, now)?;
                     }
                     None => {
-                        if !db::tasks::end(tx, task.id, task.epoch)? {
+                        if !db::tasks::end(tx, task.id, stored)? {
                             return Err(StepError::Fenced);
                         }
                         flow.finish(tx, &cx, &state, End::Unwound(&failure), now)?;
@@ -706,23 +717,20 @@ impl<F: Flow> Run<F> {
         Ok(next.is_none())
     }
 
-    /// Writes; what goes wrong is passed on. A new task is this run's with its first write.
-    async fn persist<T, W>(&mut self, mut work: W) -> Result<T, Trouble>
+    /// Writes; what goes wrong is passed on. A new task is this run's with its first write. `watched`: what is read counts,
+    /// too ([`Flow::rests_on_others`]).
+    async fn persist<T, W>(&mut self, watched: bool, work: W) -> Result<T, Trouble>
     where
         T: Send + 'static,
         W: FnMut(&mut sql::Tx<'_>) -> Result<T, StepError> + Send + 'static,
     {
-        let adopted = self.new.then(|| self.task.clone());
-        let writing = self.shared.store.write(move |tx| {
-            if let Some(task) = &adopted
-                && !db::tasks::adopt(tx, task)?
-            {
-                return Err(StepError::Fenced);
-            }
-            work(tx)
-        });
-        let done = writing.await?;
-        self.new = false;
+        let store = &self.shared.store;
+        let done = if watched {
+            store.write(work).await?
+        } else {
+            store.write_own(work).await?
+        };
+        self.stored = self.task.epoch;
         if let Some((_, told)) = self.told.take()
             && let Some(unsaved) = told.unsaved
         {
@@ -820,10 +828,11 @@ fn encode<T: serde::Serialize>(value: &T) -> Result<String, StepError> {
     })
 }
 
-/// Saves the task with its new step, opens the step's event and stores its work; returns the open event.
+/// Saves the task, which is on record under the epoch beside it, with its new step, opens the step's event and stores its
+/// work; returns the open event.
 fn start_step(
     tx: &mut sql::Tx<'_>,
-    task: &Task,
+    (task, stored): (&Task, i64),
     opening: Option<&(&'static str, Option<String>)>,
     work: Option<&(HostName, Work)>,
     now: Timestamp,
@@ -838,7 +847,7 @@ fn start_step(
             now,
         )?);
     }
-    if !db::tasks::save(tx, &task, now)? {
+    if !db::tasks::save(tx, &task, stored, now)? {
         return Err(StepError::Fenced);
     }
     if let Some((host, work)) = work {

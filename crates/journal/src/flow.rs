@@ -216,6 +216,13 @@ pub trait Flow: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether what is written at the end of a step, by [`commit`](Flow::commit) and [`finish`](Flow::finish), rests on rows
+    /// that are read there and not changed, such as those of other servers. Where it does not, the database need not watch
+    /// over what is read ([`sql::Store::write_own`]). Pure.
+    fn rests_on_others(&self, _step: Self::Step, _state: &Self::State) -> bool {
+        true
+    }
+
     /// Called when a failure asks to begin again at an earlier step, before anything is undone.
     fn note_failure(&self, _state: &mut Self::State, _failure: &Failure) {}
 

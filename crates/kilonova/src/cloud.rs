@@ -60,7 +60,7 @@ impl Control {
             filled.compute.clone(),
             &reach,
             &bus,
-            Some(conductor.worker.intake()),
+            Some((conductor.worker.intake(), conductor.newcomers.clone())),
         )
         .await?;
         open_ports(orders, filled, &volume, &reach, &compute, &mut serving).await?;

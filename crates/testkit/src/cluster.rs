@@ -11,11 +11,13 @@ use clients::{ClientError, Networks, ServiceTokens};
 use conductor::Neighbours;
 use conductor::agents::{Agents, ConfigDrives};
 use conductor::flows::grace::Patience;
+use conductor::newcomers::Newcomers;
 use conductor::view::View;
 use db::accept::{self, Accepted};
 use db::actions::Requester;
 use db::block_devices::BlockDevice;
 use db::instances::Instance;
+use db::placing::{Ties, ToBePlaced};
 use journal::faults::{Fault, Faults, Never, Point};
 use journal::{Journal, Outcomes, Settings, Worker};
 use sql::{Store, Tx};
@@ -239,6 +241,7 @@ impl Cluster {
             volumes: Arc::new(clients::Volumes::new(client(volumes.router()))),
             tokens: Arc::new(Token),
             view: Arc::clone(&view),
+            newcomers: Newcomers::default(),
             patience: Patience::default(),
         };
         let outcomes = Outcomes::new(store.clone());
@@ -523,6 +526,11 @@ impl Cluster {
             ..BlockDevice::new(id, Source::Blank, Destination::Volume)
         };
         let devices = [given_volume(id, &self.volumes.make()), made];
+        let mut known = ToBePlaced {
+            server: instance.clone(),
+            devices: devices.to_vec(),
+            ties: Ties::default(),
+        };
         let write = move |tx: &mut Tx<'_>| {
             for device in &devices {
                 db::block_devices::insert(tx, device, Timestamp::now())?;
@@ -530,18 +538,20 @@ impl Cluster {
             accept::create(tx, &instance, BY)
         };
         let accepted: Result<_, sql::Error> = self.store.write(write).await;
-        let (_, task) = accepted.unwrap();
-        if !self.hand_over(task) {
+        let (number, task) = accepted.unwrap();
+        (known.server.number, known.server.task_id) = (number, Some(task.id));
+        if !self.hand_over(task, known) {
             self.bus.ring(Bell::Tasks);
         }
         id
     }
 
     /// Hands a new task over to a worker, as an API does that has one in its process.
-    fn hand_over(&self, task: db::tasks::Task) -> bool {
+    fn hand_over(&self, task: db::tasks::Task, server: ToBePlaced) -> bool {
         let workers = self.workers.lock().unwrap();
         let worker = workers.values().next();
-        worker.is_some_and(|worker| worker.intake().hand_over(task))
+        let known = &self.with.newcomers;
+        worker.is_some_and(|worker| known.hand_over(&worker.intake(), task, server))
     }
 
     /// Accepts a server that boots from a volume of its owner's.
@@ -628,6 +638,7 @@ impl Cluster {
         let with = Neighbours {
             store: store.clone(),
             view,
+            newcomers: Newcomers::default(),
             ..self.with.clone()
         };
         let outcomes = Outcomes::shared(store.clone(), bus.clone());

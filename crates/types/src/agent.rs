@@ -280,11 +280,6 @@ impl Verb {
         }
     }
 
-    /// Whether disks are filled in late.
-    pub fn awaits_disks(&mut self) -> bool {
-        self.plan_of_disks_mut().is_some() || self.volume_mut().is_some()
-    }
-
     /// What is stored sealed, for whoever hands the verb over.
     pub fn sealed_mut(&mut self) -> Option<&mut String> {
         match self {

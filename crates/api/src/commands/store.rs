@@ -10,6 +10,7 @@ use crate::handlers::server_volumes::must_not_be_attached;
 use crate::views::server::reservation_id;
 use db::block_devices::BlockDevice;
 use db::instances::Instance;
+use db::placing::{Ties, ToBePlaced};
 use db::usages::Held;
 use serde_json::Value;
 use sql::Tx;
@@ -44,7 +45,7 @@ impl CreateServer {
         let config = call.api.config.clone();
         // The project's usage is read and changed.
         let turn = project.0.clone();
-        let (first, tasks) = call
+        let (first, accepted) = call
             .api
             .deps
             .store
@@ -55,7 +56,7 @@ impl CreateServer {
                 let count = self.within_limits(tx, &project, &user, &resolved)?;
                 let group = self.group(tx, &project, &user, count)?;
                 let mut first = None;
-                let mut tasks = Vec::new();
+                let mut accepted = Vec::new();
                 for index in 0..count {
                     let id = ids[usize::try_from(index).unwrap_or(0)];
                     let mut instance = self.instance(&resolved, id, index, count);
@@ -69,7 +70,7 @@ impl CreateServer {
                     }
                     let (number, task) = db::accept::create(tx, &instance, asker.as_requester())?;
                     instance.number = number;
-                    tasks.push(task);
+                    instance.task_id = Some(task.id);
                     if let Some(files) = &files {
                         db::injected_files::put(tx, id, files)?;
                     }
@@ -79,18 +80,28 @@ impl CreateServer {
                     if let Some(group) = group {
                         db::server_groups::add_member(tx, group, id)?;
                     }
+                    let ties = Ties {
+                        group,
+                        debtors: Vec::new(),
+                    };
+                    let known = ToBePlaced {
+                        server: instance.clone(),
+                        devices: resolved.boot.devices.clone(),
+                        ties,
+                    };
+                    accepted.push((task, known));
                     first.get_or_insert(instance);
                 }
                 let first = first.ok_or_else(|| Fault::bad_request("min_count must be >= 1"))?;
                 also(tx, &first)?;
-                Ok((first, tasks))
+                Ok((first, accepted))
             })
             .await?;
         let deps = &call.api.deps;
         // One that is not taken here is for whoever hears the bell.
         let mut all_taken = true;
-        for task in tasks {
-            all_taken &= (deps.hand_over)(task);
+        for (task, server) in accepted {
+            all_taken &= (deps.hand_over)(task, server);
         }
         if !all_taken {
             deps.bus.ring(bus::Bell::Tasks);

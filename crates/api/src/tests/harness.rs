@@ -83,6 +83,8 @@ pub struct Cloud {
     pub leads_to: Leads,
     /// How many requests the network service has turned away while it was away.
     pub network_away: Away,
+    /// What a worker in the process was told of new servers.
+    pub handed_over: Arc<Mutex<Vec<db::placing::ToBePlaced>>>,
 }
 
 /// None: it is there.
@@ -138,6 +140,8 @@ impl Cloud {
     pub async fn on(store: sql::Store, config: Config) -> Self {
         let volumes = Arc::new(testkit::Volumes::default());
         let (leads_to, network_away) = (Leads::default(), Away::default());
+        let handed_over = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&handed_over);
         let deps = Deps {
             store: store.clone(),
             validator: Arc::new(Tokens),
@@ -154,7 +158,10 @@ impl Cloud {
                 volumes.router(),
             )),
             bus: bus::Bus::new(),
-            hand_over: Arc::new(|_| false),
+            hand_over: Arc::new(move |_, server| {
+                kept.lock().unwrap().push(server);
+                false
+            }),
             questions: Arc::new(Host),
             secrets: Arc::new(Backwards),
         };
@@ -164,6 +171,7 @@ impl Cloud {
             volumes,
             leads_to,
             network_away,
+            handed_over,
         }
     }
 

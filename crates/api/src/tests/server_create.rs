@@ -4,6 +4,7 @@ use super::harness::{
     ADDRESS, ADDRESSLESS, BARE, BUSY, Cloud, DEMO, HUNGRY, IMAGE, LARGE, NETWORK, PORT,
     SERVER_THERE,
 };
+use db::block_devices::BlockDevice;
 use serde_json::{Value, json};
 use types::Timestamp;
 
@@ -35,6 +36,51 @@ pub fn body(change: Value) -> Value {
         server[key] = value.clone();
     }
     json!({ "server": server })
+}
+
+/// A worker that is told of a new server need not read it: it would find the same.
+#[tokio::test]
+async fn what_is_handed_over_is_what_is_stored() {
+    let cloud = cloud().await;
+    let group = json!({"server_group": {"name": "g", "policy": "affinity"}});
+    let group = cloud
+        .send("member", 64, "POST", "/os-server-groups", group)
+        .await
+        .json();
+    let group = group["server_group"]["id"].clone();
+    let blank = json!([
+        {"source_type": "image", "destination_type": "local", "uuid": IMAGE, "boot_index": 0},
+        {"source_type": "blank", "destination_type": "volume", "volume_size": 1}
+    ]);
+    let all = json!({"metadata": {"a": "b"}, "tags": ["x"], "user_data": "aGFsbG8=", "config_drive": true,
+        "description": "d", "min_count": 2, "max_count": 2, "block_device_mapping_v2": blank});
+    let hinted = json!({"server": body(json!({"networks": "none"}))["server"], "os:scheduler_hints": {"group": group}});
+    for wanted in [body(json!({})), body(all), hinted] {
+        let made = cloud.send("member", 94, "POST", "/servers", wanted).await;
+        assert_eq!(made.status, 202, "{}", made.text);
+    }
+    let told = std::mem::take(&mut *cloud.handed_over.lock().unwrap());
+    assert_eq!(told.len(), 4);
+    assert_eq!(
+        told.iter().filter(|one| one.ties.group.is_some()).count(),
+        1
+    );
+    for known in told {
+        let id = known.server.id;
+        let reading = cloud
+            .store
+            .read(move |tx| db::placing::to_be_placed(tx, id));
+        let found = reading.await.unwrap().unwrap();
+        assert_eq!(known.server, found.server);
+        assert_eq!(known.ties, found.ties);
+        let volumes = |devices: &[BlockDevice]| {
+            devices
+                .iter()
+                .map(BlockDevice::is_volume)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(volumes(&known.devices), volumes(&found.devices));
+    }
 }
 
 #[tokio::test]

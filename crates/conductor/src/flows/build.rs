@@ -125,11 +125,14 @@ impl Build {
         super::instance(&self.with, cx).await
     }
 
-    /// Reads the server, and picks hosts for it.
+    /// Reads the server, if it is not known, and picks hosts for it.
     async fn choose(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
-        let id = cx.server;
+        let (id, mut known) = (cx.server, self.with.newcomers.take(cx.task));
         let read = self.with.store.look(move |tx| {
-            let whole = db::placing::to_be_placed(tx, id)?.ok_or(StepError::Fenced)?;
+            let whole = match known.take() {
+                Some(known) => known,
+                None => db::placing::to_be_placed(tx, id)?.ok_or(StepError::Fenced)?,
+            };
             let (server, devices) = (whole.server, whole.devices);
             let asked = Asked::with(tx, &server, whole.ties)?.demanding(&server.flavor)?;
             Ok::<_, StepError>((server, devices, asked))
@@ -389,6 +392,15 @@ impl Flow for Build {
             }
             (Step::Plug, Direction::Do) => transition(tx, cx, &shows(TaskState::Spawning), now),
             _ => Ok(()),
+        }
+    }
+
+    fn rests_on_others(&self, step: Step, state: &State) -> bool {
+        match step {
+            // The claim changes what it reads of the host. Where the other members of a group are is another matter.
+            Step::ChooseHost => state.choice.minds_a_group(),
+            Step::Spawn => false,
+            Step::Networks | Step::Volumes | Step::Plug => true,
         }
     }
 

@@ -118,6 +118,11 @@ impl Choice {
         Ok(())
     }
 
+    /// Whether the claim looks at where other servers are. Pure.
+    pub fn minds_a_group(&self) -> bool {
+        self.grouped && !self.forced
+    }
+
     /// Claims the first candidate that still has room for the server as it shall be; the place is noted here, and is
     /// the caller's to write.
     pub fn claim(
@@ -134,7 +139,7 @@ impl Choice {
             .iter()
             .map(|(class, amount)| (class.as_str(), *amount))
             .collect();
-        let neighbours = if self.grouped && !self.forced {
+        let neighbours = if self.minds_a_group() {
             group_of(tx, server.id)?
         } else {
             None

@@ -44,40 +44,36 @@ pub(super) fn complete(tx: &mut Tx<'_>, images: &mut [Image]) -> Result<(), Erro
         return Ok(());
     }
     let ids: Vec<Value> = images.iter().map(|image| Value::from(&image.id)).collect();
-    let [properties, tags] = tx.queries([
-        (&select_properties(ids.len()), &ids),
-        (&select_tags(ids.len()), &ids),
-    ])?;
-    fill(images, &properties, &tags)
+    let sql = select_details(ids.len());
+    let ids = [ids.as_slice(), ids.as_slice()].concat();
+    let details = tx.query(&sql, &ids)?;
+    fill(images, &details)
 }
 
-fn select_properties(images: usize) -> String {
+/// Of so many images, whose ids are given twice: each property with its content, and each tag with none.
+fn select_details(images: usize) -> String {
     let marks = sql::placeholders(images);
-    format!("SELECT image_id, name, content FROM image_properties WHERE image_id IN ({marks})")
-}
-
-fn select_tags(images: usize) -> String {
-    let marks = sql::placeholders(images);
-    format!("SELECT image_id, tag FROM image_tags WHERE image_id IN ({marks})")
+    format!(
+        "SELECT image_id, name, content FROM image_properties WHERE image_id IN ({marks}) \
+         UNION ALL SELECT image_id, tag, NULL FROM image_tags WHERE image_id IN ({marks})"
+    )
 }
 
 /// Gives each image its properties and tags.
-fn fill(images: &mut [Image], properties: &[Row], tags: &[Row]) -> Result<(), Error> {
+fn fill(images: &mut [Image], details: &[Row]) -> Result<(), Error> {
     let places: HashMap<String, usize> = images
         .iter()
         .enumerate()
         .map(|(place, image)| (image.id.clone(), place))
         .collect();
-    for row in properties {
+    for row in details {
         let place = places.get(&row.get::<String>(0)?);
-        if let Some(image) = place.and_then(|place| images.get_mut(*place)) {
-            image.properties.insert(row.get(1)?, row.get(2)?);
-        }
-    }
-    for row in tags {
-        let place = places.get(&row.get::<String>(0)?);
-        if let Some(image) = place.and_then(|place| images.get_mut(*place)) {
-            image.tags.insert(row.get(1)?);
+        let Some(image) = place.and_then(|place| images.get_mut(*place)) else {
+            continue;
+        };
+        match row.get(2)? {
+            Some(content) => drop(image.properties.insert(row.get(1)?, content)),
+            None => drop(image.tags.insert(row.get(1)?)),
         }
     }
     Ok(())
@@ -86,17 +82,15 @@ fn fill(images: &mut [Image], properties: &[Row], tags: &[Row]) -> Result<(), Er
 /// The image, unless it is deleted.
 pub fn get(tx: &mut Tx<'_>, id: &str) -> Result<Option<Image>, Error> {
     let query = format!("SELECT {COLUMNS} FROM images WHERE id = ? AND deleted_at IS NULL");
-    let key = [id.into()];
-    let [found, properties, tags] = tx.queries([
-        (&query, &key),
-        (&select_properties(1), &key),
-        (&select_tags(1), &key),
+    let [found, details] = tx.queries([
+        (&query, &[id.into()]),
+        (&select_details(1), &[id.into(), id.into()]),
     ])?;
     let Some(row) = found.first() else {
         return Ok(None);
     };
     let mut image = [from_row(row)?];
-    fill(&mut image, &properties, &tags)?;
+    fill(&mut image, &details)?;
     let [image] = image;
     Ok(Some(image))
 }
