@@ -38,7 +38,8 @@ enum Place<'a> {
 /// Serves one request.
 pub async fn serve(State(api): State<Arc<Inner>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let origin = origin(&parts.headers, &parts.uri);
+    let prefix = api.config.compute_link_prefix.clone();
+    let origin = prefix.unwrap_or_else(|| origin(&parts.headers, &parts.uri));
     let path = parts.uri.path();
     let reply = match place(path, &parts.headers) {
         Place::Root => versions::all(&origin),

@@ -66,6 +66,8 @@ pub struct Config {
     pub body_timeout: Duration,
     /// Where tokens come from, for the 401's `WWW-Authenticate`.
     pub auth_url: String,
+    /// Where links to this API begin, without a `/` at the end; none is what the client used (`[api] compute_link_prefix`).
+    pub compute_link_prefix: Option<String>,
     /// Where the image service is, for links to images of old versions.
     pub image_url: String,
     /// The pool of floating addresses when a request below 2.36 names none (`[neutron] default_floating_pool`).
@@ -101,6 +103,7 @@ impl Default for Config {
             max_body_bytes: 114_688,
             body_timeout: Duration::from_secs(60),
             auth_url: "http://127.0.0.1:5000".to_owned(),
+            compute_link_prefix: None,
             image_url: "http://127.0.0.1:9292".to_owned(),
             default_floating_pool: "nova".to_owned(),
             policy_overrides: None,
@@ -132,7 +135,8 @@ pub struct Deps {
     pub volumes: Volumes,
     /// Rung after a commit.
     pub bus: Bus,
-    /// Hands a new task over to a worker of this process; `false` when there is none that takes it.
+    /// Hands the task of a new server over to a worker of this process, with what is known of the server; `false` when there
+    /// is none that takes it.
     pub hand_over: HandOver,
     /// Short answers from hosts.
     pub questions: Arc<dyn HostQuestions>,
@@ -141,7 +145,7 @@ pub struct Deps {
 }
 
 /// See [`Deps::hand_over`].
-pub type HandOver = Arc<dyn Fn(db::tasks::Task) -> bool + Send + Sync>;
+pub type HandOver = Arc<dyn Fn(db::tasks::Task, db::placing::ToBePlaced) -> bool + Send + Sync>;
 
 /// Encrypts with the cloud's own key, so that the database never holds a secret in clear.
 pub trait Secrets: Send + Sync + 'static {

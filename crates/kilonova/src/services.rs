@@ -17,6 +17,7 @@ use bus::{Bell, Bus};
 use clients::{Images, Keystone, Networks, ServiceTokens, Volumes};
 use conductor::agents::Agents;
 use conductor::flows::grace::{Grace, Patience};
+use conductor::newcomers::Newcomers;
 use conductor::questions::Questions;
 use conductor::view::View;
 use conductor::{Neighbours, bells};
@@ -309,7 +310,7 @@ pub(crate) async fn compute_api(
     store: Store,
     reach: &Reach,
     bus: &Bus,
-    worker: Option<journal::Intake>,
+    worker: Option<(journal::Intake, Newcomers)>,
 ) -> Result<api::Service> {
     let settings = &orders.settings;
     let deps = api::Deps {
@@ -319,9 +320,9 @@ pub(crate) async fn compute_api(
         networks: reach.networks(),
         volumes: reach.volumes(),
         bus: bus.clone(),
-        hand_over: Arc::new(move |task| {
+        hand_over: Arc::new(move |task, server| {
             let worker = worker.as_ref();
-            worker.is_some_and(|worker| worker.hand_over(task))
+            worker.is_some_and(|(worker, known)| known.hand_over(worker, task, server))
         }),
         questions: Arc::new(Questions::new(store, bus.clone())),
         secrets: Arc::new(Sealer(secret_box(orders)?)),
@@ -337,7 +338,11 @@ pub(crate) async fn compute_api(
         offload_at_once: settings.shelved_offload_time == 0,
         resize_on_same_host: settings.resize_on_same_host.for_api(),
         rescue_image: Some(settings.rescue_image.clone()).filter(|id| !id.is_empty()),
-        image_url: settings.image_url(),
+        compute_link_prefix: Some(settings.compute_link_prefix.clone())
+            .filter(|url| !url.is_empty()),
+        image_url: Some(settings.glance_link_prefix.clone())
+            .filter(|url| !url.is_empty())
+            .unwrap_or_else(|| settings.image_url()),
         default_floating_pool: settings.default_floating_pool.clone(),
         policy_files: settings.policy_files(),
         rate_limit: settings.rate_limit(),
@@ -365,6 +370,8 @@ pub(crate) async fn serve_compute_api(
 
 /// A conductor at work: flows run as long as it is kept.
 pub(crate) struct Conductor {
+    /// New servers of the API in this process.
+    pub(crate) newcomers: Newcomers,
     /// What agents of hosts ask.
     pub(crate) desk: Router,
     pub(crate) worker: journal::Worker,
@@ -384,6 +391,7 @@ impl Conductor {
     ) -> Result<Self> {
         let settings = &orders.settings;
         let with = neighbours(settings, store.clone(), reach);
+        let newcomers = with.newcomers.clone();
         let networks = Arc::clone(&with.networks);
         let outcomes = match reach.shared {
             true => Outcomes::shared(store.clone(), bus.clone()),
@@ -434,6 +442,7 @@ impl Conductor {
         Ok(Self {
             desk: agents.router(),
             worker,
+            newcomers,
         })
     }
 }
@@ -485,6 +494,7 @@ pub(crate) fn neighbours(settings: &Settings, store: Store, reach: &Reach) -> Ne
         images: Arc::new(reach.images()),
         volumes: Arc::new(reach.volumes()),
         tokens: Arc::clone(&reach.tokens),
+        newcomers: Newcomers::default(),
         patience: Patience {
             shutdown: Grace::of_seconds(settings.shutdown_timeout),
             reboot: Grace::of_seconds(settings.wait_soft_reboot),

@@ -141,6 +141,10 @@ pub(crate) struct Settings {
     /// The same for the part of `kilonova up` that has the host's agents.
     pub(crate) agent_metrics_listen: String,
     pub(crate) max_limit: usize,
+    /// Where links begin, when clients see other URLs than this API does; empty is what the client used.
+    pub(crate) compute_link_prefix: String,
+    /// The same of links to the image service; empty is where compute finds it.
+    pub(crate) glance_link_prefix: String,
     pub(crate) max_request_body_size: usize,
     /// The broker over which bells ring in other processes; empty is none.
     pub(crate) transport_url: String,
@@ -250,6 +254,8 @@ impl Default for Settings {
             metrics_listen: String::new(),
             agent_metrics_listen: String::new(),
             max_limit: api.max_limit,
+            compute_link_prefix: String::new(),
+            glance_link_prefix: String::new(),
             max_request_body_size: api.max_body_bytes,
             transport_url: String::new(),
             host: String::new(),

@@ -72,6 +72,8 @@ fn every_key_is_shown_and_read_back() {
         rate_limit_seconds: 30,
         metrics_listen: "[::1]:9180".to_owned(),
         max_limit: 50,
+        compute_link_prefix: "https://cloud.example.org/compute".to_owned(),
+        glance_link_prefix: "https://cloud.example.org/image".to_owned(),
         max_request_body_size: 4096,
         transport_url: "rabbit://u:***@h1:1,u:***@h2:2/v".to_owned(),
         host: "h1".to_owned(),

@@ -4,6 +4,7 @@ use crate::tls::{self, PeerHost};
 use crate::{figures, tracing_context};
 use axum::Router;
 use axum::body::Body;
+use http::HeaderValue;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -122,6 +123,7 @@ async fn talk(stream: Stream, router: Router, stopping: Stopping) {
             let from = From {
                 peer: None,
                 host: None,
+                secure: false,
                 stopping,
             };
             connection(stream, router, from).await;
@@ -132,6 +134,7 @@ async fn talk(stream: Stream, router: Router, stopping: Stopping) {
         }
         Stream::Tls(stream, acceptor) => {
             let mut from = From::peer_of(&stream, stopping);
+            from.secure = true;
             let hands = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream));
             match hands.await {
                 Ok(Ok(stream)) => {
@@ -151,6 +154,8 @@ async fn talk(stream: Stream, router: Router, stopping: Stopping) {
 struct From {
     peer: Option<Peer>,
     host: Option<PeerHost>,
+    /// By TLS.
+    secure: bool,
     stopping: Stopping,
 }
 
@@ -159,6 +164,7 @@ impl From {
         Self {
             peer: stream.peer_addr().ok().map(|address| Peer(address.ip())),
             host: None,
+            secure: false,
             stopping,
         }
     }
@@ -176,6 +182,11 @@ where
         }
         if let Some(host) = &from.host {
             request.extensions_mut().insert(host.clone());
+        }
+        if from.secure {
+            // As a proxy that ends TLS would say it: links in answers begin with it.
+            let said = request.headers_mut().entry("x-forwarded-proto");
+            said.or_insert(HeaderValue::from_static("https"));
         }
         request.extensions_mut().insert(from.stopping.clone());
         let answering = tracing_context::answer(router.clone(), request);

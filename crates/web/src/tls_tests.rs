@@ -62,12 +62,19 @@ async fn who(host: Option<Extension<PeerHost>>) -> String {
     })
 }
 
+async fn scheme(headers: HeaderMap) -> String {
+    let said = headers.get("x-forwarded-proto");
+    said.map_or(String::new(), |said| said.to_str().unwrap().to_owned())
+}
+
 /// A server that says who asks; gives its URL.
 async fn start(config: Arc<ServerConfig>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let listener = Listener::Tcp(listener).with_tls(Some(config));
-    let router = Router::new().route("/", get(who));
+    let router = Router::new()
+        .route("/", get(who))
+        .route("/scheme", get(scheme));
     tokio::spawn(serve(listener, router, CancellationToken::new()));
     url
 }
@@ -121,7 +128,16 @@ async fn an_api_needs_no_certificates_of_its_clients() {
     let cloud = Authority::new();
     let url = start(server(&cloud.server(), None).unwrap()).await;
     let config = client(Some(&cloud.path()), None).unwrap();
-    assert_eq!(ask(&url, config).await.unwrap(), "nobody");
+    assert_eq!(ask(&url, Arc::clone(&config)).await.unwrap(), "nobody");
+    // Links in its answers go by TLS, too; what a proxy in front of it says counts more.
+    let client = Client::https("a service", &url, config);
+    for (said, seen) in [(None, "https"), (Some("http"), "http")] {
+        let headers = said.map(|said| ("x-forwarded-proto", said));
+        let headers = headers.map(|(name, said)| (name.parse().unwrap(), said.parse().unwrap()));
+        let headers: HeaderMap = headers.into_iter().collect();
+        let answer = client.call(Method::GET, "/scheme", headers, None).await;
+        assert_eq!(answer.unwrap().body, seen);
+    }
 }
 
 /// One that says nothing after it has connected holds up nobody.

@@ -49,6 +49,30 @@ async fn told(level: Level, path: &str) -> (Vec<String>, String) {
     (lines, id)
 }
 
+/// Where clients come through something that changes URLs.
+#[tokio::test]
+async fn links_begin_where_they_are_told_to() {
+    let prefix = "https://cloud.example.org/compute";
+    let config = crate::Config {
+        compute_link_prefix: Some(prefix.to_owned()),
+        ..super::harness::config()
+    };
+    let cloud = Cloud::with(config).await;
+    let link = |answer: serde_json::Value| answer["links"][0]["href"].as_str().unwrap().to_owned();
+    let versions = cloud.raw("GET", "/", &[], "").await.json();
+    assert_eq!(
+        link(versions["versions"][1].clone()),
+        format!("{prefix}/v2.1/")
+    );
+    let flavor =
+        serde_json::json!({"flavor": {"name": "a", "id": "1", "ram": 1, "vcpus": 1, "disk": 0}});
+    let made = cloud.send("admin", 1, "POST", "/flavors", flavor).await;
+    assert_eq!(
+        link(made.json()["flavor"].clone()),
+        format!("{prefix}/v2.1/flavors/1")
+    );
+}
+
 #[tokio::test]
 async fn a_line_for_each_request() {
     let (lines, id) = told(Level::INFO, "/v2.1/servers?name=secret").await;

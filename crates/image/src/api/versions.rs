@@ -31,7 +31,10 @@ pub(super) fn base_url(service: &Service, headers: &HeaderMap) -> String {
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or("127.0.0.1:9292");
-    format!("http://{host}")
+    let scheme = headers.get("x-forwarded-proto");
+    let scheme = scheme.and_then(|scheme| scheme.to_str().ok());
+    let scheme = scheme.filter(|scheme| *scheme == "https");
+    format!("{}://{host}", scheme.unwrap_or("http"))
 }
 
 fn document(service: &Service, headers: &HeaderMap) -> Value {
