@@ -318,6 +318,7 @@ pub(crate) async fn compute_api(
         images: reach.images(),
         networks: reach.networks(),
         volumes: reach.volumes(),
+        keys: reach.keys(),
         bus: bus.clone(),
         hand_over: Arc::new(move |task| {
             let worker = worker.as_ref();
@@ -336,6 +337,7 @@ pub(crate) async fn compute_api(
         reclaim_seconds: settings.reclaim_instance_interval,
         offload_at_once: settings.shelved_offload_time == 0,
         resize_on_same_host: settings.resize_on_same_host.for_api(),
+        signatures: settings.signatures(),
         rescue_image: Some(settings.rescue_image.clone()).filter(|id| !id.is_empty()),
         image_url: settings.image_url(),
         default_floating_pool: settings.default_floating_pool.clone(),

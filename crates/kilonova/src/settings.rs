@@ -120,6 +120,10 @@ pub(crate) struct Settings {
     /// Whether a resize may end on the host where it begins.
     pub(crate) resize_on_same_host: OnSameHost,
     pub(crate) rescue_image: String,
+    /// Guests are made of signed images only; whether their certificates must be trusted, and by default which are.
+    pub(crate) verify_signatures: bool,
+    pub(crate) validate_certificates: bool,
+    pub(crate) trusted_certificates: String,
     pub(crate) live: LiveMigration,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
@@ -234,6 +238,9 @@ impl Default for Settings {
             reconcile_interval: 600,
             resize_on_same_host: OnSameHost::Auto,
             rescue_image: String::new(),
+            verify_signatures: false,
+            validate_certificates: false,
+            trusted_certificates: String::new(),
             live: LiveMigration::default(),
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,
@@ -562,6 +569,16 @@ impl Settings {
     /// Where the volume service is.
     pub(crate) fn volume_url(&self) -> String {
         or_else(&self.volume_endpoint, || self.url(self.volume_port, ""))
+    }
+
+    /// When images must be signed, and by whom.
+    pub(crate) fn signatures(&self) -> api::Signatures {
+        let ids = self.trusted_certificates.split(',').map(str::trim);
+        api::Signatures {
+            verify: self.verify_signatures,
+            validate: self.validate_certificates,
+            trusted: ids.filter(|id| !id.is_empty()).map(str::to_owned).collect(),
+        }
     }
 
     /// Where the metadata service is.

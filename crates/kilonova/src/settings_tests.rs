@@ -51,6 +51,9 @@ fn every_key_is_shown_and_read_back() {
         unused_image_age: 3600,
         reconcile_interval: 0,
         resize_on_same_host: OnSameHost::False,
+        verify_signatures: true,
+        validate_certificates: true,
+        trusted_certificates: "one, two".to_owned(),
         rescue_image: "6a54f3c0-3f5e-4b3a-9f0e-1f6f0f0e2b11".to_owned(),
         live: LiveMigration {
             auto_converge: true,

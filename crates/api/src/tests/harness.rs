@@ -83,7 +83,12 @@ pub struct Cloud {
     pub leads_to: Leads,
     /// How many requests the network service has turned away while it was away.
     pub network_away: Away,
+    /// The secrets of the key manager by their ids; none while it is away.
+    pub secrets: Keeps,
 }
+
+/// What the key manager keeps.
+pub type Keeps = Arc<Mutex<Option<HashMap<String, Vec<u8>>>>>;
 
 /// None: it is there.
 pub type Away = Arc<Mutex<Option<usize>>>;
@@ -138,6 +143,7 @@ impl Cloud {
     pub async fn on(store: sql::Store, config: Config) -> Self {
         let volumes = Arc::new(testkit::Volumes::default());
         let (leads_to, network_away) = (Leads::default(), Away::default());
+        let secrets: Keeps = Arc::new(Mutex::new(Some(HashMap::new())));
         let deps = Deps {
             store: store.clone(),
             validator: Arc::new(Tokens),
@@ -153,6 +159,10 @@ impl Cloud {
                 "volume",
                 volumes.router(),
             )),
+            keys: clients::Keys::new(web::client::Client::in_process(
+                "key manager",
+                key_manager(Arc::clone(&secrets)),
+            )),
             bus: bus::Bus::new(),
             hand_over: Arc::new(|_| false),
             questions: Arc::new(Host),
@@ -164,6 +174,7 @@ impl Cloud {
             volumes,
             leads_to,
             network_away,
+            secrets,
         }
     }
 
@@ -289,13 +300,43 @@ pub const GROUPS: [&str; 2] = [
 /// A port in use.
 pub const BUSY: &str = "44444444-31e7-49b7-b260-868f441e862b";
 
+/// An image that says that it is signed, with the certificate `signer`.
+pub const SIGNED: &str = "55555555-31e7-49b7-b260-868f441e862b";
+
+fn key_manager(secrets: Keeps) -> Router {
+    fn found(secrets: &Keeps, id: &str) -> Result<Vec<u8>, StatusCode> {
+        let secrets = secrets.lock().unwrap();
+        let secrets = secrets.as_ref().ok_or(StatusCode::BAD_GATEWAY)?;
+        secrets.get(id).cloned().ok_or(StatusCode::NOT_FOUND)
+    }
+    async fn show(
+        State(secrets): State<Keeps>,
+        Path(id): Path<String>,
+    ) -> Result<Json<Value>, StatusCode> {
+        found(&secrets, &id)?;
+        Ok(Json(
+            json!({ "content_types": { "default": "text/plain" } }),
+        ))
+    }
+    async fn payload(
+        State(secrets): State<Keeps>,
+        Path(id): Path<String>,
+    ) -> Result<Vec<u8>, StatusCode> {
+        found(&secrets, &id)
+    }
+    Router::new()
+        .route("/v1/secrets/{id}", get(show))
+        .route("/v1/secrets/{id}/payload", get(payload))
+        .with_state(secrets)
+}
+
 fn image_service() -> Router {
     async fn show(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
         let (ram, size) = match id.as_str() {
             IMAGE => (0, 1000),
             HUNGRY => (4096, 1000),
             LARGE => (0, 9_000_000_000_u64),
-            FOREIGN | UEFI => (0, 1000),
+            FOREIGN | UEFI | SIGNED => (0, 1000),
             _ => return Err(StatusCode::NOT_FOUND),
         };
         let mut image = json!({
@@ -305,6 +346,12 @@ fn image_service() -> Router {
         });
         if id == UEFI {
             image["hw_firmware_type"] = "uefi".into();
+        }
+        if id == SIGNED {
+            image["img_signature"] = "c2lnbmVk".into();
+            image["img_signature_hash_method"] = "SHA-256".into();
+            image["img_signature_key_type"] = "ECC_SECP384R1".into();
+            image["img_signature_certificate_uuid"] = "signer".into();
         }
         if id == FOREIGN {
             image["hw_architecture"] = "aarch64".into();
