@@ -8,6 +8,8 @@ use types::image_check::HashMethod;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+/// Certificates above the one in question at most.
+const MOST_LINKS: usize = 10;
 /// Certificates of which a message says why they do not count.
 const MOST_TOLD: usize = 3;
 
@@ -79,6 +81,10 @@ impl Certificate {
 
     fn is_valid_at(&self, now: Timestamp) -> bool {
         (self.from..=self.until).contains(&now.seconds())
+    }
+
+    fn signed_itself(&self) -> bool {
+        self.is_issuer_of(self)
     }
 
     /// Whether it signed the other one.
@@ -169,16 +175,19 @@ fn chain<'a>(
 ) -> Result<Vec<(&'a str, &'a Certificate)>, Option<&'a str>> {
     let mut links: Vec<(&str, &Certificate)> = Vec::new();
     let mut last = certificate;
-    // Each link is another one: where they issued each other in a ring, there is no end.
-    while links.len() <= anchors.len() {
-        if last.is_issuer_of(last) && anchors.iter().any(|(_, one)| one.der == last.der) {
+    while links.len() <= MOST_LINKS {
+        if last.signed_itself() && anchors.iter().any(|(_, one)| one.der == last.der) {
             return Ok(links);
         }
-        let above = anchors
+        // Each link is another one: some authorities issued each other. One that signed itself is the shorter way.
+        let above: Vec<_> = anchors
             .iter()
-            .find(|(_, one)| one.der != last.der && one.is_issuer_of(last));
+            .filter(|(_, one)| one.der != last.der && one.is_issuer_of(last))
+            .filter(|(_, one)| links.iter().all(|(_, link)| link.der != one.der))
+            .collect();
+        let root = above.iter().find(|(_, one)| one.signed_itself());
         let below = links.last().map(|(id, _)| *id);
-        let (id, issuer) = *above.ok_or(below)?;
+        let (id, issuer) = **root.or(above.first()).ok_or(below)?;
         links.push((id, issuer));
         last = issuer;
     }
