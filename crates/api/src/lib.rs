@@ -17,6 +17,7 @@ mod front;
 mod handlers;
 mod health;
 mod idempotency;
+mod image_checks;
 mod links;
 mod metrics;
 mod mv;
@@ -40,13 +41,14 @@ mod views;
 use axum::Router;
 use axum::routing::get;
 use bus::Bus;
-use clients::{HostQuestions, Images, Networks, Volumes};
+use clients::{HostQuestions, Images, Keys, Networks, Volumes};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tower_http::compression::CompressionLayer;
 use web::auth::TokenValidator;
 
 pub use handlers::server_resize::SameHost;
+pub use image_checks::Signatures;
 pub use openapi::document as openapi;
 pub use policies::PolicyFiles;
 pub use policy_report::PolicyReport;
@@ -90,6 +92,8 @@ pub struct Config {
     pub resize_on_same_host: SameHost,
     /// The image of rescues that name none (`[libvirt] rescue_image_id`); none is the server's own.
     pub rescue_image: Option<String>,
+    /// When images must be signed, and by whom.
+    pub signatures: Signatures,
     /// Microseconds of silence after which a service counts as down (`service_down_time`).
     pub service_down_micros: i64,
     /// How long a request waits at most until others see at a volume that it is being attached or detached.
@@ -115,6 +119,7 @@ impl Default for Config {
             offload_at_once: true,
             resize_on_same_host: SameHost::default(),
             rescue_image: None,
+            signatures: Signatures::default(),
             service_down_micros: 60_000_000,
             seen_within: Duration::from_secs(5),
         }
@@ -133,6 +138,8 @@ pub struct Deps {
     pub networks: Networks,
     /// The volume service, asked with the user's token.
     pub volumes: Volumes,
+    /// The key manager, asked with the user's token.
+    pub keys: Keys,
     /// Rung after a commit.
     pub bus: Bus,
     /// Hands the task of a new server over to a worker of this process, with what is known of the server; `false` when there

@@ -19,6 +19,7 @@ mod generate;
 mod hardware;
 mod harness;
 mod hosts;
+mod image_checks;
 mod lists;
 mod live_migration;
 mod microversions;

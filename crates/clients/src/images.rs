@@ -302,6 +302,7 @@ fn record(document: &Value) -> Option<ImageRecord> {
         min_ram: u32::try_from(number("min_ram")).unwrap_or(u32::MAX),
         sha512,
         properties,
+        check: None,
     };
     Some(ImageRecord {
         image,

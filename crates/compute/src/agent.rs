@@ -5,6 +5,7 @@ mod live;
 
 pub use live::{LiveAction, LiveLimit};
 
+use crate::digests::Seen;
 use crate::images::{Failure, ImageCache, upload};
 use crate::ledger::Ledger;
 use crate::passage::ToPeer;
@@ -80,6 +81,8 @@ pub struct Agent {
     pub(crate) settings: Settings,
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     images: Option<ImageCache>,
+    /// Images that were looked at for guests that need no files.
+    seen: Seen,
     ledger: Ledger,
     conductor: Client,
     peers: Arc<dyn Peers>,
@@ -107,6 +110,7 @@ impl Agent {
             settings,
             hypervisor,
             images,
+            seen: Seen::default(),
             ledger,
             conductor,
             peers,
@@ -502,6 +506,10 @@ impl Agent {
             (Some(cache), Some(image)) if self.hypervisor.needs_image_files() => {
                 Some(self.fetch_for(id, cache, image, plan.root_gb).await?)
             }
+            (_, Some(image)) if image.check.is_some() => {
+                self.verify_for(id, image).await?;
+                None
+            }
             _ => None,
         };
         GuestSpec::from_plan(id, plan, base.as_ref())
@@ -523,6 +531,17 @@ impl Agent {
             .await;
         lock(&self.waiting).remove(&id);
         fetched
+    }
+
+    /// Verifies the signature of the image of a server that needs no files, unless the server is deleted meanwhile.
+    async fn verify_for(&self, id: ServerId, image: &GuestImage) -> Result<(), Failure> {
+        let stop = self.waits(id);
+        let host = &self.settings.host.0;
+        let looked = stop
+            .run_until_cancelled(self.seen.hold(&self.conductor, host, image))
+            .await;
+        lock(&self.waiting).remove(&id);
+        looked.unwrap_or_else(|| Err(failure(HypervisorError::Cancelled)))
     }
 
     /// Rings when nobody wants any more what a server waits for.

@@ -1,9 +1,9 @@
 //! Images on this host: fetched once through the conductor, checked, and kept as bases of disks.
 
+use crate::digests::{Digesting, Digests};
 use axum::body::Body;
 use futures_util::StreamExt;
 use http::{HeaderMap, Method, StatusCode};
-use sha2::{Digest, Sha512};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,7 +63,8 @@ impl ImageCache {
     }
 
     /// The base of an image, fetched when it is not there yet; two servers with the same image fetch it once. It is given
-    /// up when `stop` is called: whoever waits for the same image then fetches it.
+    /// up when `stop` is called: whoever waits for the same image then fetches it. Also one that is there is held against
+    /// the signature that this server wants.
     pub(crate) async fn ensure(
         &self,
         from: &Client,
@@ -74,7 +75,7 @@ impl ImageCache {
     ) -> Result<BaseImage, Failure> {
         let id = image.id.to_string();
         let fits = |base: BaseImage| check_size(base, root_gb);
-        if let Some(base) = self.bases.cached(&id) {
+        if let Some(base) = self.verified(&id, image)? {
             return fits(base);
         }
         let lock = {
@@ -91,21 +92,31 @@ impl ImageCache {
             .run_until_cancelled(lock.lock())
             .await
             .ok_or_else(called_off)?;
+        if let Some(base) = self.verified(&id, image)? {
+            return fits(base);
+        }
         if let Some(base) = self.bases.cached(&id) {
+            let looked = stop
+                .run_until_cancelled(self.look_again(from, host, image, &base))
+                .await;
+            looked.unwrap_or_else(|| Err(called_off()))?;
             return fits(base);
         }
         let download = self
             .bases
             .download_path(&id, &uuid::Uuid::new_v4().simple().to_string());
         let fetched = stop
-            .run_until_cancelled(fetch(from, host, image, &download))
+            .run_until_cancelled(fetch_verified(from, host, image, &download))
             .await
             .unwrap_or_else(|| Err(called_off()));
-        if let Err(failure) = fetched {
-            // What arrived is of no use; a file that was never made is fine.
-            let _ = tokio::fs::remove_file(&download).await;
-            return Err(failure);
-        }
+        let digests = match fetched {
+            Ok(digests) => digests,
+            Err(failure) => {
+                // What arrived is of no use; a file that was never made is fine.
+                let _ = tokio::fs::remove_file(&download).await;
+                return Err(failure);
+            }
+        };
         let most = if root_gb == 0 {
             MOST_GIB
         } else {
@@ -115,11 +126,66 @@ impl ImageCache {
             .bases
             .adopt(&id, &download, &image.disk_format, most)
             .await;
+        if adopted.is_ok() {
+            self.note(&id, &digests);
+        }
         self.fetching
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&id);
         adopted.map_err(|error| (error.kind(), error.to_string()))
+    }
+
+    /// The base of an image if it is here and what is noted of it suffices for this server.
+    fn verified(&self, id: &str, image: &GuestImage) -> Result<Option<BaseImage>, Failure> {
+        let noted = match &image.check {
+            None => Digests::default(),
+            Some(_) => self.noted(id),
+        };
+        let suffices = noted.suffice(image)?;
+        Ok(self.bases.cached(id).filter(|_| suffices))
+    }
+
+    /// Reads an image again whose base is here, for the digest that a signature is of.
+    async fn look_again(
+        &self,
+        from: &Client,
+        host: &str,
+        image: &GuestImage,
+        base: &BaseImage,
+    ) -> Result<(), Failure> {
+        let id = image.id.to_string();
+        let digests = fetch(from, host, image, None).await?;
+        let noted = self.noted(&id);
+        // A base of which nothing is noted was held against what the image service says, if that says something.
+        let before = noted.sha512().or(image.sha512.as_deref());
+        let same = before
+            .zip(digests.sha512())
+            .is_some_and(|(before, now)| before.eq_ignore_ascii_case(now));
+        if !same {
+            let words = format!(
+                "it cannot be told whether the base of image {} on this host is what was signed. Have an administrator \
+                 remove {} once no server needs it.",
+                image.id,
+                base.path.display()
+            );
+            return Err((FailureKind::Host, words));
+        }
+        digests.suffice(image)?;
+        self.note(&id, &digests);
+        Ok(())
+    }
+
+    fn noted(&self, id: &str) -> Digests {
+        let note = self.bases.note(id);
+        note.map(|note| Digests::read(&note)).unwrap_or_default()
+    }
+
+    /// What is not noted is looked up again.
+    fn note(&self, id: &str, digests: &Digests) {
+        if let Err(error) = self.bases.set_note(id, &digests.note()) {
+            tracing::warn!(image = id, %error, "the digests of an image cannot be noted");
+        }
     }
 }
 
@@ -173,7 +239,25 @@ fn check_size(base: BaseImage, root_gb: u32) -> Result<BaseImage, Failure> {
     Ok(base)
 }
 
-async fn fetch(from: &Client, host: &str, image: &GuestImage, into: &Path) -> Result<(), Failure> {
+/// Fetches an image into a file, and holds it against its signature.
+async fn fetch_verified(
+    from: &Client,
+    host: &str,
+    image: &GuestImage,
+    into: &Path,
+) -> Result<Digests, Failure> {
+    let digests = fetch(from, host, image, Some(into)).await?;
+    digests.suffice(image)?;
+    Ok(digests)
+}
+
+/// Fetches the bytes of an image, into a file if they are wanted, and gives their digests.
+pub(crate) async fn fetch(
+    from: &Client,
+    host: &str,
+    image: &GuestImage,
+    into: Option<&Path>,
+) -> Result<Digests, Failure> {
     let path = format!("/agent/{host}/images/{}", image.id);
     let answer = from
         .send(Method::GET, &path, HeaderMap::new(), Body::empty())
@@ -192,11 +276,14 @@ async fn fetch(from: &Client, host: &str, image: &GuestImage, into: &Path) -> Re
         }
     }
     let disk = |error: std::io::Error| {
-        let error = HypervisorError::disk(into.display(), &error);
+        let error = HypervisorError::disk(into.unwrap_or(Path::new("")).display(), &error);
         (error.kind(), error.to_string())
     };
-    let mut file = tokio::fs::File::create(into).await.map_err(disk)?;
-    let mut hash = Sha512::new();
+    let mut file = match into {
+        Some(path) => Some(tokio::fs::File::create(path).await.map_err(disk)?),
+        None => None,
+    };
+    let mut digesting = Digesting::of(image);
     let mut size: u64 = 0;
     let mut body = answer.into_body().into_data_stream();
     while let Some(chunk) = body.next().await {
@@ -210,14 +297,20 @@ async fn fetch(from: &Client, host: &str, image: &GuestImage, into: &Path) -> Re
         if size > image.size {
             break;
         }
-        hash.update(&chunk);
-        file.write_all(&chunk).await.map_err(disk)?;
+        digesting.update(&chunk);
+        if let Some(file) = &mut file {
+            file.write_all(&chunk).await.map_err(disk)?;
+        }
     }
-    file.flush().await.map_err(disk)?;
-    let right = image
-        .sha512
-        .as_ref()
-        .is_none_or(|wanted| wanted.eq_ignore_ascii_case(&hex::encode(hash.finalize())));
+    if let Some(file) = &mut file {
+        file.flush().await.map_err(disk)?;
+    }
+    let digests = digesting.finish();
+    let right = image.sha512.as_ref().is_none_or(|wanted| {
+        digests
+            .sha512()
+            .is_some_and(|found| wanted.eq_ignore_ascii_case(found))
+    });
     if size != image.size || !right {
         return Err((
             FailureKind::Request,
@@ -227,97 +320,9 @@ async fn fetch(from: &Client, host: &str, image: &GuestImage, into: &Path) -> Re
             ),
         ));
     }
-    Ok(())
+    Ok(digests)
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use axum::routing::get;
-    use axum::{Router, http::Response};
-
-    fn image() -> GuestImage {
-        GuestImage {
-            id: ImageId::random(),
-            disk_format: "raw".to_owned(),
-            size: 5,
-            sha512: None,
-        }
-    }
-
-    /// A conductor from which no second byte comes.
-    fn slow() -> Client {
-        let never = || async {
-            let first = futures_util::stream::iter([Ok::<_, std::io::Error>("h")]);
-            let body = first.chain(futures_util::stream::pending());
-            Response::new(Body::from_stream(body))
-        };
-        let router = Router::new().route("/agent/{host}/images/{image}", get(never));
-        Client::in_process("the conductor", router)
-    }
-
-    #[tokio::test]
-    async fn a_fetch_that_is_called_off_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = ImageCache::new(BaseImages::open(folder.path()).unwrap());
-        let (client, image, stop) = (slow(), image(), CancellationToken::new());
-        let bases = folder.path().join("_base");
-        let files = || std::fs::read_dir(&bases).unwrap().count();
-        let calling_off = async {
-            while files() == 0 {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            stop.cancel();
-        };
-        let fetching = cache.ensure(&client, "h", &image, 0, &stop);
-        let (fetched, ()) = tokio::join!(fetching, calling_off);
-        assert_eq!(fetched.unwrap_err().0, FailureKind::Cancelled);
-        assert_eq!(files(), 0);
-        // One that waits for another's fetch is not kept by it.
-        let (first, second) = (CancellationToken::new(), CancellationToken::new());
-        second.cancel();
-        let others = cache.ensure(&client, "h", &image, 0, &first);
-        let own = async {
-            let waited = cache.ensure(&client, "h", &image, 0, &second).await;
-            first.cancel();
-            waited
-        };
-        let (others, own) = tokio::join!(others, own);
-        assert_eq!(own.unwrap_err().0, FailureKind::Cancelled);
-        assert_eq!(others.unwrap_err().0, FailureKind::Cancelled);
-    }
-
-    /// Gone, not what it should be, and an image service that is away: each says so, and nothing is left.
-    #[tokio::test]
-    async fn images_that_cannot_be_had_are_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = ImageCache::new(BaseImages::open(folder.path()).unwrap());
-        let bases = folder.path().join("_base");
-        let table = [
-            (StatusCode::NOT_FOUND, FailureKind::Request, "is gone"),
-            (
-                StatusCode::OK,
-                FailureKind::Request,
-                "is not what the image service said it is",
-            ),
-            (
-                StatusCode::SERVICE_UNAVAILABLE,
-                FailureKind::Unavailable,
-                "could not be fetched: 503",
-            ),
-        ];
-        for (status, kind, words) in table {
-            let answer = move || async move { (status, "four") };
-            let router = Router::new().route("/agent/{host}/images/{image}", get(answer));
-            let client = Client::in_process("the conductor", router);
-            let (image, stop) = (image(), CancellationToken::new());
-            let fetched = cache.ensure(&client, "h", &image, 0, &stop).await;
-            let (told, message) = fetched.unwrap_err();
-            assert_eq!(told, kind, "{message}");
-            assert!(message.contains(words), "{message}");
-            assert!(message.contains(&image.id.to_string()), "{message}");
-            assert_eq!(std::fs::read_dir(&bases).unwrap().count(), 0);
-        }
-    }
-}
+#[path = "images_tests.rs"]
+mod tests;

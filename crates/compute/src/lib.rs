@@ -7,6 +7,7 @@
 
 mod agent;
 mod beats;
+mod digests;
 mod images;
 mod ledger;
 mod passage;

@@ -78,7 +78,7 @@ pub struct Kept {
     /// What is known of the volume it boots from; none means that its root disk is on its host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_volume: Option<BootVolume>,
-    /// `trusted_image_certificates`: shown again, as where the validation of certificates is off.
+    /// `trusted_image_certificates`: to which certificates the one must lead up that an image of it was signed with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trusted_certs: Option<Vec<String>>,
 }

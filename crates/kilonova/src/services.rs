@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use anyhow::{Context, Result};
 use axum::Router;
 use bus::{Bell, Bus};
-use clients::{Images, Keystone, Networks, ServiceTokens, Volumes};
+use clients::{Images, Keys, Keystone, Networks, ServiceTokens, Volumes};
 use conductor::agents::Agents;
 use conductor::flows::grace::{Grace, Patience};
 use conductor::newcomers::Newcomers;
@@ -113,6 +113,7 @@ pub(crate) struct Reach {
     pub(crate) images: Way,
     pub(crate) networks: Way,
     pub(crate) volumes: Way,
+    pub(crate) keys: Way,
     pub(crate) tokens: Arc<dyn ServiceTokens>,
     pub(crate) validator: Arc<dyn TokenValidator>,
     /// Several processes share the databases.
@@ -130,6 +131,10 @@ impl Reach {
 
     pub(crate) fn volumes(&self) -> Volumes {
         Volumes::new(self.volumes.client("the volume service"))
+    }
+
+    pub(crate) fn keys(&self) -> Keys {
+        Keys::new(self.keys.client("the key manager"))
     }
 }
 
@@ -158,6 +163,7 @@ pub(crate) async fn watched(orders: &Orders, name: &str) -> Result<Need> {
         "image" => &settings.image_database,
         "network" => &settings.network_database,
         "volume" => &settings.volume_database,
+        "key-manager" => &settings.key_manager_database,
         _ => &settings.compute_database,
     };
     Ok(Need::Database(open_store(orders, name, url).await?))
@@ -254,6 +260,23 @@ pub(crate) async fn keep_volumes(
     Ok(())
 }
 
+/// The key manager.
+pub(crate) async fn key_manager(
+    orders: &Orders,
+    validator: Arc<dyn TokenValidator>,
+) -> Result<key_manager::Service> {
+    let settings = &orders.settings;
+    let secrets = orders.secrets.as_ref().context("orders without secrets")?;
+    let store = open_store(orders, "key-manager", &settings.key_manager_database).await?;
+    let config = key_manager::Config {
+        // As in the catalog: clients keep references to secrets.
+        public_endpoint: Some(settings.url(settings.key_manager_port, "")),
+        identity_url: Some(settings.auth_url()),
+        ..key_manager::Config::new(&secrets.key_manager_keys)
+    };
+    Ok(key_manager::Service::open(store, config, validator).await?)
+}
+
 /// The database of compute.
 pub(crate) async fn compute_store(orders: &Orders) -> Result<Store> {
     let store = open_store(orders, "compute", &orders.settings.compute_database).await?;
@@ -319,6 +342,7 @@ pub(crate) async fn compute_api(
         images: reach.images(),
         networks: reach.networks(),
         volumes: reach.volumes(),
+        keys: reach.keys(),
         bus: bus.clone(),
         hand_over: Arc::new(move |task, server| {
             let worker = worker.as_ref();
@@ -337,6 +361,7 @@ pub(crate) async fn compute_api(
         reclaim_seconds: settings.reclaim_instance_interval,
         offload_at_once: settings.shelved_offload_time == 0,
         resize_on_same_host: settings.resize_on_same_host.for_api(),
+        signatures: settings.signatures(),
         rescue_image: Some(settings.rescue_image.clone()).filter(|id| !id.is_empty()),
         compute_link_prefix: Some(settings.compute_link_prefix.clone())
             .filter(|url| !url.is_empty()),
@@ -493,6 +518,7 @@ pub(crate) fn neighbours(settings: &Settings, store: Store, reach: &Reach) -> Ne
         networks: Arc::new(reach.networks()),
         images: Arc::new(reach.images()),
         volumes: Arc::new(reach.volumes()),
+        keys: Arc::new(reach.keys()),
         tokens: Arc::clone(&reach.tokens),
         newcomers: Newcomers::default(),
         patience: Patience {

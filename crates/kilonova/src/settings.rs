@@ -68,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) image_port: u16,
     pub(crate) network_port: u16,
     pub(crate) volume_port: u16,
+    pub(crate) key_manager_port: u16,
     /// Where volumes are served to hosts.
     pub(crate) nbd_listen: String,
     pub(crate) nbd_port: u16,
@@ -89,6 +90,7 @@ pub(crate) struct Settings {
     pub(crate) image_database: String,
     pub(crate) network_database: String,
     pub(crate) volume_database: String,
+    pub(crate) key_manager_database: String,
     /// Connections to each database.
     pub(crate) database_connections: usize,
     /// Seconds between two signs of life of a service.
@@ -120,6 +122,10 @@ pub(crate) struct Settings {
     /// Whether a resize may end on the host where it begins.
     pub(crate) resize_on_same_host: OnSameHost,
     pub(crate) rescue_image: String,
+    /// Guests are made of signed images only; whether their certificates must be trusted, and by default which are.
+    pub(crate) verify_signatures: bool,
+    pub(crate) validate_certificates: bool,
+    pub(crate) trusted_certificates: String,
     pub(crate) live: LiveMigration,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
@@ -165,6 +171,7 @@ pub(crate) struct Settings {
     pub(crate) image_endpoint: String,
     pub(crate) network_endpoint: String,
     pub(crate) volume_endpoint: String,
+    pub(crate) key_manager_endpoint: String,
     /// Signs what metadata proxies say; empty is the one in the home.
     pub(crate) metadata_secret: String,
     /// Where metadata proxies find the metadata service; empty is this machine.
@@ -208,6 +215,7 @@ impl Default for Settings {
             image_port: 9292,
             network_port: 9696,
             volume_port: 8776,
+            key_manager_port: 9311,
             nbd_listen: "127.0.0.1".to_owned(),
             nbd_port: 10809,
             quota_gigabytes: volumes.quota_gigabytes,
@@ -222,6 +230,7 @@ impl Default for Settings {
             image_database: String::new(),
             network_database: String::new(),
             volume_database: String::new(),
+            key_manager_database: String::new(),
             database_connections: 2,
             report_interval: 5,
             service_down_time: 60,
@@ -238,6 +247,9 @@ impl Default for Settings {
             reconcile_interval: 600,
             resize_on_same_host: OnSameHost::Auto,
             rescue_image: String::new(),
+            verify_signatures: false,
+            validate_certificates: false,
+            trusted_certificates: String::new(),
             live: LiveMigration::default(),
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,
@@ -270,6 +282,7 @@ impl Default for Settings {
             image_endpoint: String::new(),
             network_endpoint: String::new(),
             volume_endpoint: String::new(),
+            key_manager_endpoint: String::new(),
             metadata_secret: String::new(),
             metadata_endpoint: String::new(),
             conductor_listen: String::new(),
@@ -461,6 +474,7 @@ impl Settings {
         take(&mut self.image_port, up.image_port.as_ref());
         take(&mut self.network_port, up.network_port.as_ref());
         take(&mut self.volume_port, up.volume_port.as_ref());
+        take(&mut self.key_manager_port, up.key_manager_port.as_ref());
         take(&mut self.nbd_port, up.nbd_port.as_ref());
         for (target, given, option) in [
             (&mut self.public_range, &up.public_range, "--public-range"),
@@ -570,6 +584,23 @@ impl Settings {
         or_else(&self.volume_endpoint, || self.url(self.volume_port, ""))
     }
 
+    /// When images must be signed, and by whom.
+    pub(crate) fn signatures(&self) -> api::Signatures {
+        let ids = self.trusted_certificates.split(',').map(str::trim);
+        api::Signatures {
+            verify: self.verify_signatures,
+            validate: self.validate_certificates,
+            trusted: ids.filter(|id| !id.is_empty()).map(str::to_owned).collect(),
+        }
+    }
+
+    /// Where the key manager is.
+    pub(crate) fn key_manager_url(&self) -> String {
+        or_else(&self.key_manager_endpoint, || {
+            self.url(self.key_manager_port, "")
+        })
+    }
+
     /// Where the metadata service is.
     pub(crate) fn metadata_url(&self) -> String {
         or_else(&self.metadata_endpoint, || {
@@ -658,6 +689,7 @@ impl Settings {
             &mut self.image_database,
             &mut self.network_database,
             &mut self.volume_database,
+            &mut self.key_manager_database,
         ] {
             url.clear();
         }

@@ -73,6 +73,7 @@ fn instance() -> Instance {
             min_ram: 0,
             sha512: None,
             properties: BTreeMap::new(),
+            check: None,
         }),
         key_name: Some("my key".into()),
         key_data: Some(KEY.into()),

@@ -239,6 +239,8 @@ impl Cluster {
             networks: Arc::new(Networks::new(client(network.router()))),
             images: Arc::new(clients::Images::new(client(images.router()))),
             volumes: Arc::new(clients::Volumes::new(client(volumes.router()))),
+            // Nobody is there who answers.
+            keys: Arc::new(clients::Keys::new(client(axum::Router::new()))),
             tokens: Arc::new(Token),
             view: Arc::clone(&view),
             newcomers: Newcomers::default(),

@@ -6,12 +6,15 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 /// Images by the order in which they were made.
 #[derive(Default)]
 pub struct Images {
     images: Mutex<Vec<Value>>,
+    /// What is in an image, and how often it was fetched.
+    data: Mutex<HashMap<String, (Vec<u8>, usize)>>,
 }
 
 impl Images {
@@ -28,6 +31,18 @@ impl Images {
         image["status"] = "queued".into();
         self.images.lock().unwrap().push(image);
         id
+    }
+
+    /// Puts bytes under the id of an image, which need not be listed.
+    pub fn put(&self, id: &str, bytes: &[u8]) {
+        let mut data = self.data.lock().unwrap();
+        data.insert(id.to_owned(), (bytes.to_vec(), 0));
+    }
+
+    /// How often the bytes of an image were fetched.
+    pub fn fetched(&self, id: &str) -> usize {
+        let data = self.data.lock().unwrap();
+        data.get(id).map_or(0, |(_, times)| *times)
     }
 
     /// The images of an `image_type`.
@@ -68,6 +83,14 @@ async fn answer(State(service): State<Arc<Images>>, request: Request<Body>) -> R
         .get(1)
         .and_then(|id| images.iter().position(|image| image["id"] == **id));
     match (parts.method, &path[..], place) {
+        (Method::GET, ["images", id, "file"], _) => {
+            let mut data = service.data.lock().unwrap();
+            let Some((bytes, times)) = data.get_mut(*id) else {
+                return StatusCode::NOT_FOUND.into_response();
+            };
+            *times += 1;
+            bytes.clone().into_response()
+        }
         (Method::GET, ["images"], _) => {
             let query = parts.uri.query().unwrap_or_default();
             let wanted: Vec<(&str, &str)> = query

@@ -6,6 +6,8 @@
 
 use crate::disks::GuestDisk;
 use crate::ids::{HostName, ImageId, NodeId, ServerId, TaskId};
+use crate::image_check::ImageCheck;
+use crate::server::ImageRef;
 use crate::states::PowerState;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -382,6 +384,21 @@ pub struct GuestImage {
     pub size: u64,
     /// Hex sha512 of the file.
     pub sha512: Option<String>,
+    /// What the file is held against beside that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<ImageCheck>,
+}
+
+impl From<&ImageRef> for GuestImage {
+    fn from(image: &ImageRef) -> Self {
+        Self {
+            id: image.id,
+            disk_format: image.disk_format.clone(),
+            size: image.size,
+            sha512: image.sha512.clone(),
+            check: image.check.clone(),
+        }
+    }
 }
 
 /// One interface of a guest.

@@ -7,6 +7,7 @@ pub mod caller;
 pub mod device_names;
 pub mod disks;
 pub mod ids;
+pub mod image_check;
 pub mod microversion;
 pub mod network_wanted;
 pub mod server;

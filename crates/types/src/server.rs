@@ -1,6 +1,7 @@
 //! What a server is made of, as its owner asked for it: the part of a request that outlives the request.
 
 use crate::ids::{FlavorId, ImageId};
+use crate::image_check::ImageCheck;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -86,6 +87,9 @@ pub struct ImageRef {
     pub sha512: Option<String>,
     /// Properties such as `hw_disk_bus`.
     pub properties: BTreeMap<String, String>,
+    /// What its bytes are held against beside that; none where signatures are not verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<ImageCheck>,
 }
 
 /// One network interface a server asked for.

@@ -80,7 +80,7 @@ pub struct CreateServer {
     pub return_reservation_id: bool,
     /// Files for the guest, path and base64 (below 2.57).
     pub files: Vec<(String, String)>,
-    /// `trusted_image_certificates` (2.63).
+    /// `trusted_image_certificates` (2.63), else the cloud's own where it has some.
     pub trusted_certs: Option<Vec<String>>,
 }
 
@@ -124,6 +124,7 @@ impl CreateServer {
             return Err(Fault::bad_request("Missing imageRef attribute"));
         }
         let described = call.at_least(crate::mv::DESCRIPTION);
+        let named_certs = trusted_certs(field("trusted_image_certificates"));
         let command = Self {
             flavor: flavor_id(field("flavorRef")),
             image,
@@ -155,10 +156,10 @@ impl CreateServer {
                 .unwrap_or_else(password),
             return_reservation_id: field("return_reservation_id").is_some_and(is_true),
             files: files(field("personality"))?,
-            trusted_certs: trusted_certs(field("trusted_image_certificates")),
+            trusted_certs: call.api.config.signatures.kept(named_certs.clone()),
             name,
         };
-        if command.trusted_certs.is_some() {
+        if named_certs.is_some() {
             call.require("os_compute_api:servers:create:trusted_certs")?;
         }
         command.consistent()?;
@@ -220,8 +221,7 @@ pub fn files(field: Option<&Value>) -> Result<Vec<(String, String)>, Fault> {
     .collect()
 }
 
-/// `trusted_image_certificates`: ids that are kept and shown. Nobody validates certificates here, as in a cloud of Nova
-/// whose `enable_certificate_validation` is off.
+/// `trusted_image_certificates`: ids of certificates in the key manager.
 pub fn trusted_certs(field: Option<&Value>) -> Option<Vec<String>> {
     let ids: Vec<String> = field?
         .as_array()?

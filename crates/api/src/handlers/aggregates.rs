@@ -401,10 +401,8 @@ pub async fn cache_images(call: Call) -> Result<Reply, Fault> {
             .map_err(unavailable)?
             .ok_or_else(|| Fault::bad_request(format!("Image {id} could not be found.")))?;
         images.push(GuestImage {
-            id: record.image.id,
-            disk_format: record.image.disk_format,
-            size: record.image.size,
-            sha512: record.image.sha512,
+            check: call.check_of(&record.image, None).await,
+            ..GuestImage::from(&record.image)
         });
     }
     let hosts = hosts_that_are_up(&call, &aggregate).await?;

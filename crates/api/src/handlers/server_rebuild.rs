@@ -71,8 +71,12 @@ impl Rebuild {
             fits(call, &server.flavor, &found)?;
             None
         };
-        let image = found.image;
+        let mut image = found.image;
         host_runs(call, server, &image).await?;
+        if !server.is_volume_backed() {
+            let kept = trusted_certs.as_ref().unwrap_or(&server.kept.trusted_certs);
+            image.check = call.check_of(&image, kept.as_deref()).await;
+        }
         let auto_disk_config = editable::auto_disk_config(call, "rebuild");
         editable::check_disk_config(Some(&image), auto_disk_config)?;
         Ok(Self {
@@ -141,7 +145,7 @@ impl Rebuild {
     }
 }
 
-/// The ids of certificates that a rebuild names; null takes those away that the server had.
+/// The ids of certificates that a rebuild names; null takes those away that the server had, or gives it the cloud's.
 fn trusted_certs(call: &Call, server: &Instance) -> Result<Option<Option<Vec<String>>>, Fault> {
     let Some(field) = call.field("rebuild", "trusted_image_certificates") else {
         return Ok(None);
@@ -152,12 +156,15 @@ fn trusted_certs(call: &Call, server: &Instance) -> Result<Option<Option<Vec<Str
         server.user_id.as_str(),
     )?;
     let ids = commands::trusted_certs(Some(field));
-    if ids.is_some() && server.is_volume_backed() {
-        return Err(Fault::bad_request(
-            "Image certificate validation is not supported for volume-backed servers.",
-        ));
+    if server.is_volume_backed() {
+        if ids.is_some() {
+            return Err(Fault::bad_request(
+                "Image certificate validation is not supported for volume-backed servers.",
+            ));
+        }
+        return Ok(Some(None));
     }
-    Ok(Some(ids))
+    Ok(Some(call.api.config.signatures.kept(ids)))
 }
 
 /// The image that the request names.

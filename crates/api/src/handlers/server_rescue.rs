@@ -32,7 +32,11 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
     let image = match named.or(call.api.config.rescue_image.as_deref()) {
         Some(id) => Some(rescue_image(&call, id).await?),
         None if server.is_volume_backed() => Some(image_of_volume(&call, &server).await?),
-        None => server.image,
+        None => server.image.clone(),
+    };
+    let image = match image {
+        Some(image) => Some(checked(&call, &server, image).await),
+        None => None,
     };
     let reply = Reply::ok(&json!({ "adminPass": pass }))?;
     let wanted = Wanted {
@@ -53,6 +57,15 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
     })
     .await?;
     Ok(reply)
+}
+
+/// The image with what its bytes must be. Of the server's own image that is known.
+async fn checked(call: &Call, server: &Instance, mut image: ImageRef) -> ImageRef {
+    if image.check.is_none() {
+        let kept = server.kept.trusted_certs.as_deref();
+        image.check = call.check_of(&image, kept).await;
+    }
+    image
 }
 
 /// The image that the volume was made of from which a server boots.

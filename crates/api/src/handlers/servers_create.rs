@@ -48,10 +48,13 @@ pub fn is_dry_run(route: &Route, query: &Query) -> Result<bool, Fault> {
 /// Accepts new servers; with `?dry_run=true` only says what would become of them.
 pub async fn create(call: Call) -> Result<Reply, Fault> {
     let command = CreateServer::read(&call)?;
-    let resolved = command.resolve(&call).await?;
+    let mut resolved = command.resolve(&call).await?;
     resolved.demands()?;
     if call.dry_run {
         return Reply::ok(&command.try_out(&call, resolved).await?);
+    }
+    if let (Some(image), None) = (&mut resolved.boot.image, &resolved.boot.volume) {
+        image.check = call.check_of(image, command.trusted_certs.as_deref()).await;
     }
     let (answer, key) = (NewServer::of(&call, &command), call.key.clone());
     let also = {

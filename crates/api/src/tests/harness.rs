@@ -85,7 +85,12 @@ pub struct Cloud {
     pub network_away: Away,
     /// What a worker in the process was told of new servers.
     pub handed_over: Arc<Mutex<Vec<db::placing::ToBePlaced>>>,
+    /// The secrets of the key manager by their ids; none while it is away.
+    pub secrets: Keeps,
 }
+
+/// What the key manager keeps.
+pub type Keeps = Arc<Mutex<Option<HashMap<String, Vec<u8>>>>>;
 
 /// None: it is there.
 pub type Away = Arc<Mutex<Option<usize>>>;
@@ -142,6 +147,7 @@ impl Cloud {
         let (leads_to, network_away) = (Leads::default(), Away::default());
         let handed_over = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&handed_over);
+        let secrets: Keeps = Arc::new(Mutex::new(Some(HashMap::new())));
         let deps = Deps {
             store: store.clone(),
             validator: Arc::new(Tokens),
@@ -156,6 +162,10 @@ impl Cloud {
             volumes: clients::Volumes::new(web::client::Client::in_process(
                 "volume",
                 volumes.router(),
+            )),
+            keys: clients::Keys::new(web::client::Client::in_process(
+                "key manager",
+                key_manager(Arc::clone(&secrets)),
             )),
             bus: bus::Bus::new(),
             hand_over: Arc::new(move |_, server| {
@@ -172,6 +182,7 @@ impl Cloud {
             leads_to,
             network_away,
             handed_over,
+            secrets,
         }
     }
 
@@ -297,13 +308,43 @@ pub const GROUPS: [&str; 2] = [
 /// A port in use.
 pub const BUSY: &str = "44444444-31e7-49b7-b260-868f441e862b";
 
+/// An image that says that it is signed, with the certificate `signer`.
+pub const SIGNED: &str = "55555555-31e7-49b7-b260-868f441e862b";
+
+fn key_manager(secrets: Keeps) -> Router {
+    fn found(secrets: &Keeps, id: &str) -> Result<Vec<u8>, StatusCode> {
+        let secrets = secrets.lock().unwrap();
+        let secrets = secrets.as_ref().ok_or(StatusCode::BAD_GATEWAY)?;
+        secrets.get(id).cloned().ok_or(StatusCode::NOT_FOUND)
+    }
+    async fn show(
+        State(secrets): State<Keeps>,
+        Path(id): Path<String>,
+    ) -> Result<Json<Value>, StatusCode> {
+        found(&secrets, &id)?;
+        Ok(Json(
+            json!({ "content_types": { "default": "text/plain" } }),
+        ))
+    }
+    async fn payload(
+        State(secrets): State<Keeps>,
+        Path(id): Path<String>,
+    ) -> Result<Vec<u8>, StatusCode> {
+        found(&secrets, &id)
+    }
+    Router::new()
+        .route("/v1/secrets/{id}", get(show))
+        .route("/v1/secrets/{id}/payload", get(payload))
+        .with_state(secrets)
+}
+
 fn image_service() -> Router {
     async fn show(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
         let (ram, size) = match id.as_str() {
             IMAGE => (0, 1000),
             HUNGRY => (4096, 1000),
             LARGE => (0, 9_000_000_000_u64),
-            FOREIGN | UEFI => (0, 1000),
+            FOREIGN | UEFI | SIGNED => (0, 1000),
             _ => return Err(StatusCode::NOT_FOUND),
         };
         let mut image = json!({
@@ -313,6 +354,12 @@ fn image_service() -> Router {
         });
         if id == UEFI {
             image["hw_firmware_type"] = "uefi".into();
+        }
+        if id == SIGNED {
+            image["img_signature"] = "c2lnbmVk".into();
+            image["img_signature_hash_method"] = "SHA-256".into();
+            image["img_signature_key_type"] = "ECC_SECP384R1".into();
+            image["img_signature_certificate_uuid"] = "signer".into();
         }
         if id == FOREIGN {
             image["hw_architecture"] = "aarch64".into();

@@ -53,6 +53,7 @@ pub fn instance() -> Instance {
             min_ram: 0,
             sha512: None,
             properties: BTreeMap::from([("os_distro".to_owned(), "cirros".to_owned())]),
+            check: None,
         }),
         key_name: None,
         key_data: None,

@@ -200,7 +200,6 @@ pub fn guest_vif(interface: &Interface) -> GuestVif {
 
 /// The guest as its host shall make it. Pure.
 pub fn guest_plan(instance: &Instance, interfaces: &[Interface]) -> GuestPlan {
-    let image = instance.image.as_ref();
     GuestPlan {
         number: u64::try_from(instance.number).unwrap_or(0),
         name: instance.display_name.clone(),
@@ -212,12 +211,7 @@ pub fn guest_plan(instance: &Instance, interfaces: &[Interface]) -> GuestPlan {
         root_gb: instance.flavor.root_gb,
         ephemeral_gb: instance.flavor.ephemeral_gb,
         swap_mb: instance.flavor.swap_mb,
-        image: image.map(|image| GuestImage {
-            id: image.id,
-            disk_format: image.disk_format.clone(),
-            size: image.size,
-            sha512: image.sha512.clone(),
-        }),
+        image: instance.image.as_ref().map(GuestImage::from),
         vifs: interfaces.iter().map(guest_vif).collect(),
         config_drive: instance.config_drive.then(Vec::new),
         hardware: instance.image_properties().cloned().unwrap_or_default(),

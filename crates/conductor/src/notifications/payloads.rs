@@ -220,13 +220,19 @@ pub fn of_action(server: &Server, entry: &Entry) -> Value {
             });
             data.insert("keypairs".to_owned(), key.collect());
             data.insert("tags".to_owned(), server.tags.clone().into());
-            data.insert("trusted_image_certificates".to_owned(), Value::Null);
+            data.insert(
+                "trusted_image_certificates".to_owned(),
+                json!(server.instance.kept.trusted_certs),
+            );
             let name = format!("instance-{:08x}", server.instance.number);
             data.insert("instance_name".to_owned(), name.into());
             object("InstanceCreatePayload", "1.11", data.into())
         }
         Some("rebuild") => {
-            data.insert("trusted_image_certificates".to_owned(), Value::Null);
+            data.insert(
+                "trusted_image_certificates".to_owned(),
+                json!(server.instance.kept.trusted_certs),
+            );
             object("InstanceActionRebuildPayload", "1.8", data.into())
         }
         _ => object("InstanceActionPayload", "1.7", data.into()),

@@ -4,6 +4,7 @@
 //! data files, descriptors), and only then asks `qemu-img` with the driver named, under limits of memory, time and
 //! file size.
 
+mod notes;
 mod unused;
 
 use crate::hypervisor::{HypervisorError, Result};
@@ -417,6 +418,7 @@ impl BaseImages {
         let checked = check(download, claimed, max_gib).await?;
         let target = self.folder.join(file_name(image_id));
         let ready = download.with_extension("ready");
+        self.forget_note(image_id)?;
         let made = self.make_raw(&checked, download, &ready).await;
         let finished = made.and_then(|()| {
             finish(&ready, &target).map_err(|error| HypervisorError::disk(target.display(), &error))
@@ -452,6 +454,7 @@ impl BaseImages {
     /// Removes the base of an image; overlays on it must be gone.
     pub fn remove(&self, image_id: &str) -> Result<()> {
         let path = self.folder.join(file_name(image_id));
+        self.forget_note(image_id)?;
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(HypervisorError::disk(path.display(), &error))

@@ -1,6 +1,6 @@
 //! Base images that no guest needs any more (Nova's image cache manager).
 
-use super::BaseImages;
+use super::{BaseImages, notes};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -32,10 +32,20 @@ impl BaseImages {
         let mut removed = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
-            let (path, metadata) = (entry.path(), entry.metadata()?);
+            let path = entry.path();
+            let metadata = match entry.metadata() {
+                // It went with its base.
+                Err(error) if is_nothing(&error) => continue,
+                other => other?,
+            };
             // One of the future was used before the clock went back.
             let unused_for = metadata.modified()?.elapsed().unwrap_or_default();
+            // A note stays as long as its base.
+            if notes::base_of(&path).is_some_and(|base| base.exists()) {
+                continue;
+            }
             if metadata.is_file() && unused_for >= age && !used.contains(&entry.file_name()) {
+                notes::forget(&path)?;
                 std::fs::remove_file(&path)?;
                 removed.push(path);
             }
@@ -116,6 +126,10 @@ mod tests {
             base(&bases, name, 2 * DAY);
         }
         base(&bases, "new", DAY / 2);
+        for name in ["root", "old", "nobody"] {
+            base(&bases, &format!("{name}.note"), 2 * DAY);
+        }
+        bases.set_note("new", "noted").unwrap();
         let on = |name: &str| crate::spec::RootDisk::Image {
             base: bases.folder.join(name),
             format: crate::spec::DiskFormat::Raw,
@@ -136,16 +150,24 @@ mod tests {
         };
         guest(instances, "a", &rescued);
         fs::write(instances.join("node-id"), "x").unwrap();
-        assert_eq!(bases.remove_unused(DAY).unwrap().len(), 2);
-        assert_eq!(left(&bases), ["aside", "new", "rescue", "root"]);
+        bases.remove_unused(DAY).unwrap();
+        let noted = ["new.note", "rescue", "root", "root.note"];
+        assert_eq!(left(&bases), [&["aside", "new"][..], &noted].concat());
+        assert_eq!(bases.note("new").unwrap(), "noted");
         // One that is asked for stays for a while, whoever needs it.
         fs::remove_dir_all(instances.join("a")).unwrap();
         assert!(bases.cached("root").is_some());
         bases.remove_unused(DAY).unwrap();
-        assert_eq!(left(&bases), ["aside", "new", "root"]);
+        assert_eq!(
+            left(&bases),
+            ["aside", "new", "new.note", "root", "root.note"]
+        );
         // A specification that cannot be read may name any of them.
         fs::write(instances.join("a.aside").join(SPEC), "{").unwrap();
         assert!(bases.remove_unused(Duration::ZERO).is_err());
-        assert_eq!(left(&bases), ["aside", "new", "root"]);
+        assert_eq!(
+            left(&bases),
+            ["aside", "new", "new.note", "root", "root.note"]
+        );
     }
 }
