@@ -113,10 +113,10 @@ pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
     tx.post("DELETE FROM key_secrets WHERE id = ?", &[id.into()])
 }
 
-/// Removes some of the secrets that expired before a time; the others wait for the next call.
+/// Removes some of the secrets that expired before a time; others wait for the next call.
 pub fn remove_expired(tx: &mut Tx<'_>, before: Timestamp) -> Result<(), Error> {
     let rows = tx.query(
-        "SELECT id FROM key_secrets WHERE expires_at < ? ORDER BY expires_at LIMIT 20",
+        "SELECT id FROM key_secrets WHERE expires_at < ? ORDER BY expires_at LIMIT 1000",
         &[before.into()],
     )?;
     for row in rows {
