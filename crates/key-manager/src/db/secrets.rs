@@ -93,7 +93,7 @@ pub fn fill(
     sealed: &str,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    tx.execute_one(
+    let changed = tx.execute(
         "UPDATE key_secrets SET content_type = ?, sealed = ?, updated_at = ? WHERE id = ? AND sealed IS NULL",
         &[
             content_type.name().into(),
@@ -101,7 +101,8 @@ pub fn fill(
             now.into(),
             id.into(),
         ],
-    )
+    )?;
+    Ok(changed == 1)
 }
 
 /// Removes a secret and all that hangs on it.
