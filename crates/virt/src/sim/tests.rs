@@ -30,6 +30,7 @@ pub(crate) fn spec(n: u32) -> GuestSpec {
         serial_number: format!("serial-{n}"),
         rescue: None,
         disks: Vec::new(),
+        tpm: None,
     }
 }
 
