@@ -1,14 +1,16 @@
-//! What compute needs from its neighbours: images, networks, volumes, tokens for its own work, and short answers from hosts.
+//! What compute needs from its neighbours: images, networks, volumes, secrets, tokens for its own work, and short answers from hosts.
 //!
 //! The neighbours are asked by their public APIs, over a socket or by calling their router in the same process;
 //! [`web::client::Client`] hides which.
 
 mod images;
+mod keys;
 mod keystone;
 mod networks;
 pub mod volumes;
 
 pub use images::{ImageRecord, Images, properties};
+pub use keys::{KeyError, Keys, Payload, SecretType};
 pub use keystone::{Keystone, Login};
 pub use networks::{BoundPort, NetworkRecord, Networks, NewPort, PortRecord, Subnet, refusal};
 pub use volumes::Volumes;
