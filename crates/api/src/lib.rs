@@ -36,11 +36,12 @@ mod schemas;
 mod verdict;
 mod versions;
 mod views;
+mod vtpm;
 
 use axum::Router;
 use axum::routing::get;
 use bus::Bus;
-use clients::{HostQuestions, Images, Networks, Volumes};
+use clients::{HostQuestions, Images, Keys, Networks, ServiceTokens, Volumes};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tower_http::compression::CompressionLayer;
@@ -130,6 +131,10 @@ pub struct Deps {
     pub networks: Networks,
     /// The volume service, asked with the user's token.
     pub volumes: Volumes,
+    /// The key manager, asked with the user's token, or with the cloud's for what is not the user's.
+    pub keys: Keys,
+    /// Tokens of the cloud.
+    pub tokens: Arc<dyn ServiceTokens>,
     /// Rung after a commit.
     pub bus: Bus,
     /// Hands a new task over to a worker of this process; `false` when there is none that takes it.

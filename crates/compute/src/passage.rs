@@ -104,7 +104,8 @@ async fn passphrase(
     let text = web::body::bytes(request.into_body(), PASSPHRASE_LIMIT).await;
     let text = text.map_err(|error| unfit(error.to_string()))?;
     let text = String::from_utf8(text.to_vec()).map_err(|_| unfit("not a text".to_owned()))?;
-    let kept = gate.hypervisor.keep_passphrase(server, &Passphrase(text));
+    let passphrase = Passphrase(text);
+    let kept = gate.hypervisor.keep_passphrase(server, &passphrase);
     kept.await.map_err(refusal)?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,8 +1,8 @@
-//! What flows need from outside: the network, image and volume services under the service user's token, and the hosts' view.
+//! What flows need from outside: the services beside compute under the service user's token, and the hosts' view.
 
 use crate::flows::grace::Patience;
 use crate::view::View;
-use clients::{ClientError, Images, Networks, ServiceTokens, Volumes};
+use clients::{ClientError, Images, Keys, Networks, ServiceTokens, Volumes};
 use journal::StepError;
 use sql::Store;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ pub struct Neighbours {
     pub images: Arc<Images>,
     /// The volume service.
     pub volumes: Arc<Volumes>,
+    /// The key manager; not every site has one.
+    pub keys: Arc<Keys>,
     /// The service user's tokens.
     pub tokens: Arc<dyn ServiceTokens>,
     /// The hosts as schedulers see them.

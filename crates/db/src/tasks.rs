@@ -182,6 +182,15 @@ pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<Tas
     })
 }
 
+/// Hands the passphrase of a server's TPM, sealed, to the task that works on the server: hosts get it with the task's work,
+/// and it goes with the task.
+pub fn hand_passphrase(tx: &mut Tx<'_>, server: ServerId, sealed: &str) -> Result<(), Error> {
+    tx.post(
+        "UPDATE tasks SET passphrase = ? WHERE id = (SELECT task_id FROM instances WHERE uuid = ?)",
+        &[sealed.into(), server.into()],
+    )
+}
+
 /// Makes a new task the one of its owner, who knows it without having claimed it. `false`: somebody else has taken it, or
 /// it has ended.
 pub fn adopt(tx: &mut Tx<'_>, task: &Task) -> Result<bool, Error> {

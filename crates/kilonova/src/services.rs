@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use anyhow::{Context, Result};
 use axum::Router;
 use bus::{Bell, Bus};
-use clients::{Images, Keystone, Networks, ServiceTokens, Volumes};
+use clients::{Images, Keys, Keystone, Networks, ServiceTokens, Volumes};
 use conductor::agents::Agents;
 use conductor::flows::grace::{Grace, Patience};
 use conductor::questions::Questions;
@@ -129,6 +129,10 @@ impl Reach {
 
     pub(crate) fn volumes(&self) -> Volumes {
         Volumes::new(self.volumes.client("the volume service"))
+    }
+
+    pub(crate) fn keys(&self) -> Keys {
+        Keys::new(Client::in_process("the key manager", Router::new()))
     }
 }
 
@@ -318,6 +322,8 @@ pub(crate) async fn compute_api(
         images: reach.images(),
         networks: reach.networks(),
         volumes: reach.volumes(),
+        keys: reach.keys(),
+        tokens: Arc::clone(&reach.tokens),
         bus: bus.clone(),
         hand_over: Arc::new(move |task| {
             let worker = worker.as_ref();
@@ -484,6 +490,7 @@ pub(crate) fn neighbours(settings: &Settings, store: Store, reach: &Reach) -> Ne
         networks: Arc::new(reach.networks()),
         images: Arc::new(reach.images()),
         volumes: Arc::new(reach.volumes()),
+        keys: Arc::new(reach.keys()),
         tokens: Arc::clone(&reach.tokens),
         patience: Patience {
             shutdown: Grace::of_seconds(settings.shutdown_timeout),

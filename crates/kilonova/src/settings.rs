@@ -120,6 +120,8 @@ pub(crate) struct Settings {
     /// Whether a resize may end on the host where it begins.
     pub(crate) resize_on_same_host: OnSameHost,
     pub(crate) rescue_image: String,
+    /// Whether guests of this host may have emulated TPMs.
+    pub(crate) swtpm_enabled: bool,
     pub(crate) live: LiveMigration,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
@@ -234,6 +236,7 @@ impl Default for Settings {
             reconcile_interval: 600,
             resize_on_same_host: OnSameHost::Auto,
             rescue_image: String::new(),
+            swtpm_enabled: false,
             live: LiveMigration::default(),
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,

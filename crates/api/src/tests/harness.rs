@@ -74,11 +74,26 @@ impl TokenValidator for Tokens {
     }
 }
 
+/// The cloud's own token.
+struct OfCloud;
+
+#[async_trait]
+impl clients::ServiceTokens for OfCloud {
+    async fn token(&self) -> Result<String, clients::ClientError> {
+        Ok("service".to_owned())
+    }
+
+    async fn token_in(&self, _project_id: &str) -> Result<String, clients::ClientError> {
+        self.token().await
+    }
+}
+
 /// A running API.
 pub struct Cloud {
     pub service: Service,
     pub store: sql::Store,
     pub volumes: Arc<testkit::Volumes>,
+    pub keys: Arc<testkit::KeyManager>,
     /// The server to which the floating IP leads, by the port.
     pub leads_to: Leads,
     /// How many requests the network service has turned away while it was away.
@@ -137,6 +152,7 @@ impl Cloud {
     /// The same on a database that is given.
     pub async fn on(store: sql::Store, config: Config) -> Self {
         let volumes = Arc::new(testkit::Volumes::default());
+        let keys = Arc::new(testkit::KeyManager::default());
         let (leads_to, network_away) = (Leads::default(), Away::default());
         let deps = Deps {
             store: store.clone(),
@@ -153,6 +169,8 @@ impl Cloud {
                 "volume",
                 volumes.router(),
             )),
+            keys: clients::Keys::new(web::client::Client::in_process("keys", keys.router())),
+            tokens: Arc::new(OfCloud),
             bus: bus::Bus::new(),
             hand_over: Arc::new(|_| false),
             questions: Arc::new(Host),
@@ -162,6 +180,7 @@ impl Cloud {
             service: Service::open(deps, config).await.unwrap(),
             store,
             volumes,
+            keys,
             leads_to,
             network_away,
         }

@@ -506,9 +506,16 @@ fn tpms_are_asked_for_by_traits() {
         (&[], &[], &[]),
         // Of no effect without a version, as in Nova.
         (&[("hw:tpm_model", "tpm-crb")], &[], &[]),
-        (&[], &[("hw_tpm_version", "1.2")], &["1_2", "SECRET_SECURITY_USER", "TIS"]),
         (
-            &[("hw:tpm_model", "tpm-crb"), ("hw:tpm_secret_security", "host")],
+            &[],
+            &[("hw_tpm_version", "1.2")],
+            &["1_2", "SECRET_SECURITY_USER", "TIS"],
+        ),
+        (
+            &[
+                ("hw:tpm_model", "tpm-crb"),
+                ("hw:tpm_secret_security", "host"),
+            ],
             &[("hw_tpm_version", "2.0")],
             &["2_0", "CRB", "SECRET_SECURITY_HOST"],
         ),
@@ -517,7 +524,10 @@ fn tpms_are_asked_for_by_traits() {
                 ("hw:tpm_version", "2.0"),
                 ("hw:tpm_secret_security", "deployment"),
             ],
-            &[("hw_tpm_version", "2.0"), ("hw_tpm_secret_security", "host")],
+            &[
+                ("hw_tpm_version", "2.0"),
+                ("hw_tpm_secret_security", "host"),
+            ],
             &["2_0", "SECRET_SECURITY_DEPLOYMENT", "TIS"],
         ),
     ];

@@ -523,8 +523,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use async_trait::async_trait;
-    use types::tpm::Passphrase;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use types::tpm::Passphrase;
 
     #[test]
     fn paths_become_the_other_hosts() {

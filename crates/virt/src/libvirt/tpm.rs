@@ -281,10 +281,7 @@ mod tests {
     fn only_emulated_devices_count() {
         let list = |name: &str, values: &[&str]| {
             let values = values.iter().map(|value| format!("<value>{value}</value>"));
-            format!(
-                "<enum name='{name}'>{}</enum>",
-                values.collect::<String>()
-            )
+            format!("<enum name='{name}'>{}</enum>", values.collect::<String>())
         };
         let models = list("model", &["tpm-tis", "tpm-crb"]);
         let both = list("backendModel", &["passthrough", "emulator"]);

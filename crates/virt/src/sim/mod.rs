@@ -10,9 +10,9 @@ mod live;
 mod moves;
 mod shared;
 mod switches;
-mod tpm;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tpm;
 
 pub use faults::{Controls, Hook, Moment, Verb};
 

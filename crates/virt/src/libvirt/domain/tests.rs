@@ -408,7 +408,8 @@ fn a_tpm_is_emulated_and_encrypted() {
             wanted: wanted_kind,
             secret: uuid::Uuid::from_u128(5),
         };
-        let encrypted = "<encryption secret=\"00000000-0000-0000-0000-000000000005\"/></backend></tpm>";
+        let encrypted =
+            "<encryption secret=\"00000000-0000-0000-0000-000000000005\"/></backend></tpm>";
         let text = with(Some(tpm));
         assert!(text.contains(&format!("{wanted}{encrypted}")), "{text}");
     }
