@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("KILONOVA_BINARY", str(ROOT / "target" / "debug" / "kilonova"))
 # The client of the same virtual environment as the tests.
 OPENSTACK = str(pathlib.Path(sys.executable).parent / "openstack")
-SERVICES = ("identity", "compute", "metadata", "placement", "image", "network", "volume", "nbd")
+SERVICES = ("identity", "compute", "metadata", "placement", "image", "network", "volume", "key-manager", "nbd")
 READY_SECONDS = 90
 STOP_SECONDS = 60
 

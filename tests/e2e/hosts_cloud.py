@@ -15,7 +15,7 @@ from roles import Roles
 DOWN = 12
 # The host from which guests may go in post-copy mode when they are forced.
 POST_COPY = "h3"
-CONTROL = ("identity", "image", "network", "volume", "placement", "metadata", "api", "conductor")
+CONTROL = ("identity", "image", "network", "volume", "key-manager", "placement", "metadata", "api", "conductor")
 
 
 class HostsCloud:

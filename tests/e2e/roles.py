@@ -20,6 +20,7 @@ PORTS = {
     "image": ("image", "port"),
     "network": ("network", "port"),
     "volume": ("volume", "port"),
+    "key-manager": ("key_manager", "port"),
     "nbd": ("volume", "nbd_port"),
 }
 READY_SECONDS = 60

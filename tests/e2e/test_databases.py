@@ -10,7 +10,10 @@ import pytest
 from cloud import wait_until
 from test_servers import boot, wait_status
 
-SERVICES = {"database": "compute", "identity": "identity", "image": "image", "network": "network", "volume": "volume"}
+SERVICES = {
+    "database": "compute", "identity": "identity", "image": "image", "network": "network", "volume": "volume",
+    "key_manager": "key_manager",
+}  # fmt: skip
 
 
 def postgres(url, statement):

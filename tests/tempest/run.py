@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Others' verdict: Tempest against a cloud of its own.
 
-    run.py [compute|smoke|fast|identity|image|network|volume|all|REGEX] [--hypervisor sim|real|hosts] [--ssh]
+    run.py [compute|smoke|fast|identity|image|network|volume|key-manager|all|REGEX] [--hypervisor sim|real|hosts] [--ssh]
 
 Starts `kilonova up` in a temporary home on free ports (with `hosts` a process for each service, and three hosts with
 real guests in namespaces), finds what the cloud has, writes tempest.conf from cloud.ini and that, runs, and prints every
@@ -43,6 +43,8 @@ SETS = {
     "image": r"^tempest\.api\.image",
     "network": r"^tempest\.api\.network",
     "volume": r"^tempest\.api\.volume",
+    # The plugin's tests of secrets and their parts: containers, orders and the like are not there.
+    "key-manager": r"^barbican_tempest_plugin\.tests\.(api\.test_(secret|cve)|rbac\.v1\.test_secret(s|_metadata)\.)",
     "all": r"^tempest\.",
 }
 # Simulated guests have no SSH server.
@@ -74,6 +76,7 @@ class Findings:
         self.sdk = cloud.client("kilonova").sdk()
         catalog = {service["type"] for service in self.sdk.service_catalog}
         self.volumes = next((kind for kind in ("block-storage", "volumev3") if kind in catalog), None)
+        self.keys = "key-manager" in catalog
 
     def options(self):
         """(section, option, value) of everything found."""
@@ -89,6 +92,7 @@ class Findings:
         yield from self.compute()
         yield from self.network()
         yield from self.volume()
+        yield from self.key_manager()
 
     def compute(self):
         images = sorted(
@@ -127,6 +131,18 @@ class Findings:
         plain = [t.name for t in types if t.name not in multi]
         yield "volume", "volume_type", (plain or [""])[0]
         yield "volume", "volume_type_multiattach", (multi or [""])[0]
+
+    def key_manager(self):
+        yield "service_available", "barbican", self.keys
+        if not self.keys:
+            return
+        version = self.sdk.session.get(
+            self.sdk.session.get_endpoint(service_type="key-manager"),
+            headers={"OpenStack-API-Version": "key-manager latest"},
+        ).json()["versions"][0]
+        yield "key_manager", "region", self.auth.get("region_name", "RegionOne")
+        yield "key_manager", "min_microversion", version["min_version"]
+        yield "key_manager", "max_microversion", version["max_version"]
 
 
 def configure(path, workspace, cloud, arguments):

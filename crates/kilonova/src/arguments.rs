@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use types::TaskId;
 
-/// A private cloud in one binary: OpenStack's compute, identity, image, network, volume and placement APIs.
+/// A private cloud in one binary: OpenStack's compute, identity, image, network, volume, placement and key manager APIs.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Network(Configured),
     /// Run the volume service alone; one for each folder of volumes.
     Volume(Configured),
+    /// Run the key manager alone.
+    KeyManager(Configured),
     /// The unprivileged part of a cloud; `up` starts it.
     #[command(hide = true)]
     Control(At),
@@ -289,6 +291,9 @@ pub(crate) struct Up {
     /// Port of the Block Storage API (under /v3) [default: 8776].
     #[arg(long, value_name = "PORT")]
     pub(crate) volume_port: Option<u16>,
+    /// Port of the Key Manager API (under /v1) [default: 9311].
+    #[arg(long, value_name = "PORT")]
+    pub(crate) key_manager_port: Option<u16>,
     /// Port on which volumes are served to hosts by NBD [default: 10809].
     #[arg(long, value_name = "PORT")]
     pub(crate) nbd_port: Option<u16>,

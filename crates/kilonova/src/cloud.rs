@@ -82,6 +82,7 @@ fn reach(filled: &Filled, volume: &volume::Service) -> Reach {
         images: Way::Here(filled.image.router()),
         networks: Way::Here(filled.network.router()),
         volumes: Way::Here(volume.router()),
+        keys: Way::Here(filled.key_manager.router()),
         tokens: Arc::new(EmbeddedTokens::new(
             filled.identity.clone(),
             "nova",
@@ -111,6 +112,11 @@ async fn open_ports(
         ("image", settings.image_port, filled.image.router()),
         ("network", settings.network_port, filled.network.router()),
         ("volume", settings.volume_port, volume.router()),
+        (
+            "key-manager",
+            settings.key_manager_port,
+            filled.key_manager.router(),
+        ),
         ("placement", settings.placement_port, placement.router()),
     ] {
         serving.tcp(service, port, router).await?;

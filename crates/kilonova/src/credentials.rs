@@ -63,10 +63,11 @@ pub(crate) fn publish(home: &Home, logins: &Logins) -> Result<()> {
 /// Says where the services are that `up` runs: its command line may have other ports than the file.
 pub(crate) fn publish_endpoints(home: &Home, settings: &Settings) -> Result<()> {
     let text = format!(
-        "image {}\nnetwork {}\nvolume {}\n",
+        "image {}\nnetwork {}\nvolume {}\nkey-manager {}\n",
         settings.image_url(),
         settings.network_url(),
-        settings.volume_url()
+        settings.volume_url(),
+        settings.key_manager_url()
     );
     write_private(&home.path.join(ENDPOINTS), &text)
 }
@@ -81,6 +82,7 @@ pub(crate) fn take_endpoints(home: &Path, settings: &mut Settings) {
             "image" => &mut settings.image_endpoint,
             "network" => &mut settings.network_endpoint,
             "volume" => &mut settings.volume_endpoint,
+            "key-manager" => &mut settings.key_manager_endpoint,
             _ => continue,
         };
         if target.is_empty() {

@@ -16,6 +16,7 @@ pub(crate) struct Filled {
     pub(crate) identity: identity::Service,
     pub(crate) image: image::Service,
     pub(crate) network: network::Service,
+    pub(crate) key_manager: key_manager::Service,
     pub(crate) compute: Store,
     pub(crate) made: Bootstrapped,
 }
@@ -38,6 +39,7 @@ pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
         .await?;
     let validator = services::local_validator(&identity);
     let image = services::image(orders, validator.clone()).await?;
+    let key_manager = services::key_manager(orders, validator.clone()).await?;
     let network = services::network(orders, validator).await?;
     network.bootstrap(&made.admin_project_id).await?;
     let compute = fill_compute(orders).await?;
@@ -48,6 +50,7 @@ pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
         identity,
         image,
         network,
+        key_manager,
         compute,
         made,
     })
@@ -109,6 +112,7 @@ fn fresh_identity(settings: &Settings, secrets: &part::Secrets) -> Bootstrap {
             endpoint("volumev3", "cinderv3", settings.volume_port, "/v3"),
             endpoint("block-storage", "cinder", settings.volume_port, "/v3"),
             endpoint("placement", "placement", settings.placement_port, ""),
+            endpoint("key-manager", "barbican", settings.key_manager_port, ""),
         ],
         service_users: ["nova", "cinder"]
             .map(|name| ServiceUser {

@@ -16,6 +16,9 @@ pub(crate) const RUN: &str = "/run/kilonova";
 /// Bytes of the path of a folder that can hold a socket.
 pub(crate) const LONGEST_FOLDER: usize = 80;
 
+/// The file with the key manager's master keys.
+const KEY_MANAGER_KEYS: &str = "key-manager-keys";
+
 /// A cloud's directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
@@ -103,6 +106,7 @@ impl Home {
             admin_password: self.secret("admin-password")?,
             demo_password: self.secret("demo-password")?,
             seal_key: self.kept("seal-key", SecretBox::generate_key)?,
+            key_manager_keys: self.kept(KEY_MANAGER_KEYS, SecretBox::generate_key)?,
         })
     }
 
@@ -112,6 +116,17 @@ impl Home {
             admin_password: String::new(),
             demo_password: String::new(),
             seal_key: self.known_secret("seal-key")?,
+            key_manager_keys: String::new(),
+        })
+    }
+
+    /// What a key manager of its own must know, likewise.
+    pub(crate) fn known_master_keys(&self) -> Result<Secrets> {
+        Ok(Secrets {
+            admin_password: String::new(),
+            demo_password: String::new(),
+            seal_key: String::new(),
+            key_manager_keys: self.known_secret(KEY_MANAGER_KEYS)?,
         })
     }
 

@@ -109,6 +109,7 @@ fn role(command: &Command) -> Option<(Role, &Configured)> {
         Command::Image(of) => (Role::Image, of),
         Command::Network(of) => (Role::Network, of),
         Command::Volume(of) => (Role::Volume, of),
+        Command::KeyManager(of) => (Role::KeyManager, of),
         _ => return None,
     })
 }

@@ -48,6 +48,8 @@ pub(crate) struct Secrets {
     pub(crate) demo_password: String,
     /// Seals guests' passwords in the database.
     pub(crate) seal_key: String,
+    /// The master keys of the key manager.
+    pub(crate) key_manager_keys: String,
 }
 
 impl std::fmt::Debug for Secrets {

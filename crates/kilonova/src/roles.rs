@@ -45,6 +45,7 @@ pub(crate) enum Role {
     Image,
     Network,
     Volume,
+    KeyManager,
 }
 
 impl Role {
@@ -61,6 +62,7 @@ impl Role {
             Self::Image => "image",
             Self::Network => "network",
             Self::Volume => "volume",
+            Self::KeyManager => "key-manager",
         }
     }
 
@@ -183,6 +185,9 @@ fn orders(role: Role, of: &Configured) -> Result<Orders> {
     }
     if role.opens_secrets() {
         orders.secrets = Some(home.known_secrets()?);
+    }
+    if role == Role::KeyManager {
+        orders.secrets = Some(home.known_master_keys()?);
     }
     Ok(orders)
 }
@@ -316,6 +321,10 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
             services::keep_volumes(&volume, stop).await?;
             ("volume", settings.volume_port, volume.router())
         }
+        Role::KeyManager => {
+            let keys = services::key_manager(orders, validator).await?;
+            ("key-manager", settings.key_manager_port, keys.router())
+        }
         Role::Placement => {
             let store = services::compute_store(orders).await?;
             let placement = services::placement(orders, store, validator).await?;
@@ -364,7 +373,7 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
 /// What a service with a database cannot do without.
 async fn needs(role: Role, orders: &Orders, trust: &Trust) -> Result<Vec<Need>> {
     let database = match role {
-        Role::Image | Role::Network | Role::Volume => role.name(),
+        Role::Image | Role::Network | Role::Volume | Role::KeyManager => role.name(),
         _ => "compute",
     };
     let mut needs = vec![
@@ -417,6 +426,7 @@ fn reach(orders: &Orders, trust: Trust) -> Result<Reach> {
         images: Way::there(settings.image_url(), settings)?,
         networks: Way::there(settings.network_url(), settings)?,
         volumes: Way::there(settings.volume_url(), settings)?,
+        keys: Way::there(settings.key_manager_url(), settings)?,
         validator: trust.validator,
         tokens: trust.tokens,
         shared: true,

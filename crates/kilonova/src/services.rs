@@ -112,6 +112,7 @@ pub(crate) struct Reach {
     pub(crate) images: Way,
     pub(crate) networks: Way,
     pub(crate) volumes: Way,
+    pub(crate) keys: Way,
     pub(crate) tokens: Arc<dyn ServiceTokens>,
     pub(crate) validator: Arc<dyn TokenValidator>,
     /// Several processes share the databases.
@@ -132,7 +133,7 @@ impl Reach {
     }
 
     pub(crate) fn keys(&self) -> Keys {
-        Keys::new(Client::in_process("the key manager", Router::new()))
+        Keys::new(self.keys.client("the key manager"))
     }
 }
 
@@ -161,6 +162,7 @@ pub(crate) async fn watched(orders: &Orders, name: &str) -> Result<Need> {
         "image" => &settings.image_database,
         "network" => &settings.network_database,
         "volume" => &settings.volume_database,
+        "key-manager" => &settings.key_manager_database,
         _ => &settings.compute_database,
     };
     Ok(Need::Database(open_store(orders, name, url).await?))
@@ -255,6 +257,23 @@ pub(crate) async fn keep_volumes(
     let (service, stop) = (service.clone(), stop.clone());
     tokio::spawn(async move { service.keep(stop).await });
     Ok(())
+}
+
+/// The key manager.
+pub(crate) async fn key_manager(
+    orders: &Orders,
+    validator: Arc<dyn TokenValidator>,
+) -> Result<key_manager::Service> {
+    let settings = &orders.settings;
+    let secrets = orders.secrets.as_ref().context("orders without secrets")?;
+    let store = open_store(orders, "key-manager", &settings.key_manager_database).await?;
+    let config = key_manager::Config {
+        // As in the catalog: clients keep references to secrets.
+        public_endpoint: Some(settings.url(settings.key_manager_port, "")),
+        identity_url: Some(settings.auth_url()),
+        ..key_manager::Config::new(&secrets.key_manager_keys)
+    };
+    Ok(key_manager::Service::open(store, config, validator).await?)
 }
 
 /// The database of compute.

@@ -68,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) image_port: u16,
     pub(crate) network_port: u16,
     pub(crate) volume_port: u16,
+    pub(crate) key_manager_port: u16,
     /// Where volumes are served to hosts.
     pub(crate) nbd_listen: String,
     pub(crate) nbd_port: u16,
@@ -89,6 +90,7 @@ pub(crate) struct Settings {
     pub(crate) image_database: String,
     pub(crate) network_database: String,
     pub(crate) volume_database: String,
+    pub(crate) key_manager_database: String,
     /// Connections to each database.
     pub(crate) database_connections: usize,
     /// Seconds between two signs of life of a service.
@@ -163,6 +165,7 @@ pub(crate) struct Settings {
     pub(crate) image_endpoint: String,
     pub(crate) network_endpoint: String,
     pub(crate) volume_endpoint: String,
+    pub(crate) key_manager_endpoint: String,
     /// Signs what metadata proxies say; empty is the one in the home.
     pub(crate) metadata_secret: String,
     /// Where metadata proxies find the metadata service; empty is this machine.
@@ -206,6 +209,7 @@ impl Default for Settings {
             image_port: 9292,
             network_port: 9696,
             volume_port: 8776,
+            key_manager_port: 9311,
             nbd_listen: "127.0.0.1".to_owned(),
             nbd_port: 10809,
             quota_gigabytes: volumes.quota_gigabytes,
@@ -220,6 +224,7 @@ impl Default for Settings {
             image_database: String::new(),
             network_database: String::new(),
             volume_database: String::new(),
+            key_manager_database: String::new(),
             database_connections: 2,
             report_interval: 5,
             service_down_time: 60,
@@ -267,6 +272,7 @@ impl Default for Settings {
             image_endpoint: String::new(),
             network_endpoint: String::new(),
             volume_endpoint: String::new(),
+            key_manager_endpoint: String::new(),
             metadata_secret: String::new(),
             metadata_endpoint: String::new(),
             conductor_listen: String::new(),
@@ -458,6 +464,7 @@ impl Settings {
         take(&mut self.image_port, up.image_port.as_ref());
         take(&mut self.network_port, up.network_port.as_ref());
         take(&mut self.volume_port, up.volume_port.as_ref());
+        take(&mut self.key_manager_port, up.key_manager_port.as_ref());
         take(&mut self.nbd_port, up.nbd_port.as_ref());
         for (target, given, option) in [
             (&mut self.public_range, &up.public_range, "--public-range"),
@@ -567,6 +574,13 @@ impl Settings {
         or_else(&self.volume_endpoint, || self.url(self.volume_port, ""))
     }
 
+    /// Where the key manager is.
+    pub(crate) fn key_manager_url(&self) -> String {
+        or_else(&self.key_manager_endpoint, || {
+            self.url(self.key_manager_port, "")
+        })
+    }
+
     /// Where the metadata service is.
     pub(crate) fn metadata_url(&self) -> String {
         or_else(&self.metadata_endpoint, || {
@@ -655,6 +669,7 @@ impl Settings {
             &mut self.image_database,
             &mut self.network_database,
             &mut self.volume_database,
+            &mut self.key_manager_database,
         ] {
             url.clear();
         }

@@ -22,6 +22,7 @@ fn every_key_is_shown_and_read_back() {
         image_port: 5,
         network_port: 6,
         volume_port: 7,
+        key_manager_port: 13,
         nbd_listen: "192.0.2.1".to_owned(),
         nbd_port: 8,
         quota_gigabytes: -1,
@@ -36,6 +37,7 @@ fn every_key_is_shown_and_read_back() {
         image_database: "mysql://h/g".to_owned(),
         network_database: "sqlite:///n".to_owned(),
         volume_database: "sqlite:///v".to_owned(),
+        key_manager_database: "postgres://h/k".to_owned(),
         database_connections: 9,
         report_interval: 11,
         service_down_time: 12,
@@ -87,6 +89,7 @@ fn every_key_is_shown_and_read_back() {
         image_endpoint: "http://i:1".to_owned(),
         network_endpoint: "https://n:2".to_owned(),
         volume_endpoint: "https://v:3".to_owned(),
+        key_manager_endpoint: "https://k:4".to_owned(),
         // A secret is not shown.
         metadata_secret: "***".to_owned(),
         metadata_endpoint: "http://m:3".to_owned(),

@@ -71,6 +71,10 @@ const ROOMS: &[(&str, Uses)] = &[
     ("image", Uses::Only(&["types", "sql", "web", "policy"])),
     ("network", Uses::Only(&["types", "sql", "web", "policy"])),
     ("volume", Uses::Only(&["types", "sql", "web", "policy"])),
+    (
+        "key-manager",
+        Uses::Only(&["types", "sql", "web", "policy"]),
+    ),
     ("kilonova", Uses::All),
     ("testkit", Uses::All),
     ("xtask", Uses::All),

@@ -16,7 +16,7 @@ const KNOW_MICROVERSIONS: &[&str] = &["types", "web", "api", "placement", "kilon
 
 /// Crates whose every file may hold SQL. A companion's SQL stands in its `db` module.
 const SQL_CRATES: &[&str] = &["db", "sql", "testkit", "xtask"];
-const COMPANIONS: &[&str] = &["identity", "image", "network", "volume"];
+const COMPANIONS: &[&str] = &["identity", "image", "network", "volume", "key-manager"];
 
 /// Checks one file.
 pub fn check(source: &Source) -> Vec<Finding> {

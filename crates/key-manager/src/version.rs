@@ -1,0 +1,96 @@
+//! Versions of the Key Manager API: `OpenStack-API-Version: key-manager 1.1`.
+
+use crate::fault::{Fault, Result};
+use http::{HeaderMap, StatusCode};
+
+/// The minor part of a version 1.x.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u16);
+
+impl Version {
+    /// The lowest, and what is served when a request names none.
+    pub const LEAST: Self = Self(0);
+    /// The highest that is served.
+    pub const MOST: Self = Self(1);
+
+    /// The version as text, for example `1.1`.
+    pub fn text(self) -> String {
+        format!("1.{}", self.0)
+    }
+
+    /// Whether secrets show who uses them (1.1).
+    pub fn shows_consumers(self) -> bool {
+        self.0 >= 1
+    }
+}
+
+/// The version that a request asks for.
+///
+/// # Errors
+/// 400 for what is no version, 406 for one that is not served.
+pub fn negotiate(headers: &HeaderMap) -> Result<Version> {
+    let asked = headers
+        .get_all("openstack-api-version")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|one| one.trim().strip_prefix("key-manager "))
+        .map(str::trim);
+    let Some(asked) = asked else {
+        return Ok(Version::LEAST);
+    };
+    if asked == "latest" {
+        return Ok(Version::MOST);
+    }
+    let parsed = asked
+        .split_once('.')
+        .and_then(|(major, minor)| Some((number(major)?, number(minor)?)));
+    match parsed {
+        Some((1, minor)) if minor <= Version::MOST.0 => Ok(Version(minor)),
+        Some(_) => Err(Fault::new(
+            StatusCode::NOT_ACCEPTABLE,
+            format!(
+                "Version {asked} is not served. Minimum is {} and maximum is {}.",
+                Version::LEAST.text(),
+                Version::MOST.text()
+            ),
+        )),
+        None => Err(Fault::bad(format!("'{asked}' is not a version."))),
+    }
+}
+
+fn number(text: &str) -> Option<u16> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let padded = text.len() > 1 && text.starts_with('0');
+    (plain && !padded).then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn versions_are_negotiated() {
+        for (header, wanted) in [
+            (None, Ok(0)),
+            (Some("compute 2.1"), Ok(0)),
+            (Some("key-manager 1.0"), Ok(0)),
+            (Some("compute 2.90, key-manager 1.1"), Ok(1)),
+            (Some("key-manager latest"), Ok(1)),
+            (Some("key-manager 1.2"), Err(406)),
+            (Some("key-manager 2.0"), Err(406)),
+            (Some("key-manager 1.01"), Err(400)),
+            (Some("key-manager one"), Err(400)),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(header) = header {
+                headers.insert("openstack-api-version", header.parse().unwrap());
+            }
+            let found = negotiate(&headers)
+                .map(|version| version.0)
+                .map_err(|fault| fault.status.as_u16());
+            assert_eq!(found, wanted, "{header:?}");
+        }
+    }
+}
