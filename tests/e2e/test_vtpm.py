@@ -70,6 +70,18 @@ def test_a_server_and_its_secret(admin, demo, demo_sdk, image, flavor, name):
     assert secrets(demo_sdk, server) == []
 
 
+def test_the_clouds_own_secret(admin, demo, demo_sdk, image, flavor, name):
+    kind = flavor("deployment")
+    made = demo.get("server", "create", "--image", image["name"], "--flavor", kind, "--nic", "none", "--wait", name)
+    server = made["id"]
+    assert made["status"] == "ACTIVE" and secrets(demo_sdk, server) == []
+    # Nobody's token but the cloud's is needed.
+    admin.run("server", "reboot", "--hard", "--wait", server)
+    told = f"not supported for vTPM-enabled instance ({server})"
+    assert told in admin.fails("server", "migrate", "--live-migration", server)
+    demo.run("server", "delete", "--wait", server)
+
+
 @pytest.mark.real
 def test_the_device_in_a_guest(cloud, admin_sdk, demo, demo_sdk, image, key, flavor, name):
     traits = {trait for host in admin_sdk.placement.resource_providers() for trait in provided(admin_sdk, host.id)}

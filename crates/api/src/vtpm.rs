@@ -249,14 +249,14 @@ pub async fn take_back<'a>(call: &Call, all: impl IntoIterator<Item = &'a Handed
     }
 }
 
-/// Deletes the secret of a server that is deleted. One that is the cloud's is deleted with the server.
+/// Deletes the secret of a server that is deleted. One that is the cloud's is left to the flow.
 pub async fn forget_with_server(call: &Call, server: &Instance) {
     if let Some(secret) = server.kept.vtpm_secret.filter(|secret| !secret.of_cloud) {
         forget(call, secret).await;
     }
 }
 
-/// Nothing depends on it: what is left is a secret that its owner can delete.
+/// Nothing depends on it: what is left of a server that is deleted its flow tries again.
 async fn forget(call: &Call, secret: VtpmSecret) {
     let id = secret.id.to_string();
     let gone = match token(call, secret.of_cloud).await {

@@ -184,7 +184,7 @@ async fn a_server_is_opened_for_live_migration_by_a_resize() {
 }
 
 #[tokio::test]
-async fn the_clouds_own_secret_goes_with_the_server() {
+async fn the_secret_goes_with_the_server_where_the_cloud_may_delete_it() {
     for security in ["deployment", "user"] {
         let cluster = cluster().await;
         let keys = &cluster.neighbours().keys;
@@ -204,17 +204,15 @@ async fn the_clouds_own_secret_goes_with_the_server() {
         cluster.idle().await;
         cluster.keys.set_down(true);
         assert!(cluster.delete(server).await);
-        if security == "deployment" {
-            cluster
-                .until("it waits for the key manager", async || {
-                    cluster.tasks_at(Some("ports")).await == 1
-                })
-                .await;
-            cluster.keys.set_down(false);
-        }
+        cluster
+            .until("it waits for the key manager", async || {
+                cluster.tasks_at(Some("ports")).await == 1
+            })
+            .await;
+        cluster.keys.set_down(false);
         cluster.idle().await;
         let left = cluster.keys.stored().len();
-        // The user's goes with the request, by the user's token.
+        // This key manager leaves a user's to the user alone.
         assert_eq!(left, usize::from(security == "user"));
         clean(&cluster).await;
     }

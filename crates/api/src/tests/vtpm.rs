@@ -272,14 +272,15 @@ async fn a_resize_keeps_the_secret_or_makes_one() {
     assert!(handed(&cloud, &plain).await.is_some());
     assert!(stored(&cloud, &plain).await.kept.vtpm_secret.is_some());
     assert_eq!(cloud.keys.stored().len(), 2);
-    // It is made before the request is accepted, and goes if it is not.
-    let quota = json!({"quota_set": {"ram": 1}});
-    let path = format!("/os-quota-sets/{DEMO}");
+    // None is made for what is refused.
+    let huge = json!({"flavor": {"name": "huge", "id": "huge", "ram": 512, "vcpus": 200, "disk": 1}});
+    cloud.send("admin", 1, "POST", "/flavors", huge).await;
+    let specs = json!({"extra_specs": {"hw:tpm_version": "2.0"}});
+    let path = "/flavors/huge/os-extra_specs";
+    cloud.send("admin", 1, "POST", path, specs).await;
     let other = running(&cloud, "1").await;
-    cloud.send("admin", 57, "PUT", &path, quota).await;
-    let big = json!({"flavor": {"name": "b", "id": "b", "ram": 2048, "vcpus": 1, "disk": 1}});
-    cloud.send("admin", 1, "POST", "/flavors", big).await;
-    assert_eq!(act(&cloud, "member", &other, resize("b")).await.0, 403);
+    assert_eq!(act(&cloud, "member", &other, resize("huge")).await.0, 403);
+    assert_eq!(stored(&cloud, &other).await.kept.vtpm_secret, None);
     assert_eq!(cloud.keys.stored().len(), 2);
 }
 

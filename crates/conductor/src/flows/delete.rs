@@ -170,10 +170,10 @@ impl Delete {
         Ok(())
     }
 
-    /// The passphrase of its TPM, where it is the cloud's. The user's is for the user's token alone, and goes with the request
-    /// to delete the server.
+    /// The passphrase of its TPM. A user's went with the request to delete the server; one that is left (the server was
+    /// reclaimed, say) goes where the key manager lets the service user delete it, as Barbican's default policy does.
     async fn forget_secret(&self, server: &Instance) -> Result<(), StepError> {
-        let Some(secret) = server.kept.vtpm_secret.filter(|secret| secret.of_cloud) else {
+        let Some(secret) = server.kept.vtpm_secret else {
             return Ok(());
         };
         let token = self.with.token().await?;

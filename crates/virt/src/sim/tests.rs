@@ -329,7 +329,8 @@ async fn only_what_a_host_keeps_of_a_passphrase_is_in_its_files() {
             lend(&again, Some("correct horse"));
             again.start(id).await.unwrap();
         }
-        let host = again.keep_passphrase(spec(2).id, &Passphrase(String::new()));
-        assert!(host.await.is_err(), "no such guest was made ready");
+        let none = Passphrase(String::new());
+        let kept = again.keep_passphrase(spec(2).id, &none).await;
+        assert!(kept.is_err(), "no such guest was made ready");
     }
 }
