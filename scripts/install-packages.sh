@@ -4,7 +4,7 @@
 #   usage: install-packages.sh [run|build|test|bench|long] ...      default: run
 #
 #   build  a C compiler for the bundled SQLite
-#   run    libvirt, QEMU, dnsmasq, nftables, what builds the guest image, a Python for the stock client;
+#   run    libvirt, QEMU, swtpm, dnsmasq, nftables, what builds the guest image, a Python for the stock client;
 #          and the system user `kilonova`, which the part of the cloud without privileges becomes
 #   test   run, and PostgreSQL, MariaDB, RabbitMQ, tools of the tests
 #   bench  run, and wrk
@@ -17,7 +17,7 @@ export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
 
 build=(gcc libc6-dev ca-certificates)
 image=(fakeroot mtools dosfstools syslinux syslinux-common e2fsprogs fdisk kmod cpio xz-utils zstd)
-run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils dnsmasq-base
+run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils swtpm swtpm-tools dnsmasq-base
     nftables iproute2 procps openssh-client python3 python3-venv "${build[@]}" "${image[@]}")
 test=("${run[@]}" postgresql mariadb-server rabbitmq-server xorriso shellcheck openssl iputils-ping)
 # Without it the network agent's tests on a real kernel are skipped. Its packages exclude each other: any will do.

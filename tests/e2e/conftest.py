@@ -70,6 +70,8 @@ def new_cloud(hypervisor):
 @pytest.fixture(scope="session")
 def cloud(new_cloud):
     made = new_cloud()
+    # Simulated hosts have emulated TPMs anyway.
+    (made.home / "kilonova.conf").write_text("[libvirt]\nswtpm_enabled = true\n")
     made.start()
     return made
 

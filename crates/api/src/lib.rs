@@ -37,11 +37,12 @@ mod schemas;
 mod verdict;
 mod versions;
 mod views;
+mod vtpm;
 
 use axum::Router;
 use axum::routing::get;
 use bus::Bus;
-use clients::{HostQuestions, Images, Keys, Networks, Volumes};
+use clients::{HostQuestions, Images, Keys, Networks, ServiceTokens, Volumes};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tower_http::compression::CompressionLayer;
@@ -138,8 +139,10 @@ pub struct Deps {
     pub networks: Networks,
     /// The volume service, asked with the user's token.
     pub volumes: Volumes,
-    /// The key manager, asked with the user's token.
+    /// The key manager, asked with the user's token, or with the cloud's for what is not the user's.
     pub keys: Keys,
+    /// Tokens of the cloud.
+    pub tokens: Arc<dyn ServiceTokens>,
     /// Rung after a commit.
     pub bus: Bus,
     /// Hands the task of a new server over to a worker of this process, with what is known of the server; `false` when there

@@ -40,4 +40,5 @@ mod server_volumes;
 mod shape;
 mod shelve;
 mod usage;
+mod vtpm;
 mod wire;

@@ -311,7 +311,15 @@ impl Agent {
             }
         }
         let deadline = Duration::from_secs(work.deadline_seconds.max(1));
-        match tokio::time::timeout(deadline, self.effect(work)).await {
+        if let Some(passphrase) = &work.passphrase {
+            let lent = Some(passphrase.clone());
+            self.hypervisor.lend_passphrase(work.server, lent);
+        }
+        let ended = tokio::time::timeout(deadline, self.effect(work)).await;
+        if work.passphrase.is_some() {
+            self.hypervisor.lend_passphrase(work.server, None);
+        }
+        match ended {
             Ok(Ok(power)) => WorkOutcome::done(power),
             Ok(Err((kind, message))) => WorkOutcome::Failed { kind, message },
             Err(_) => WorkOutcome::Failed {

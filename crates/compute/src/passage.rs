@@ -10,17 +10,21 @@ use http::{HeaderMap, Method, StatusCode, header};
 use std::path::Path;
 use std::sync::Arc;
 use types::ServerId;
+use types::tpm::Passphrase;
 use virt::{Berth, Channel, Door, HypervisorError, Passage};
 use web::client::Client;
 
 /// Bytes of a config drive at most.
 const DRIVE_LIMIT: u64 = 256 << 20;
+/// Bytes of a passphrase at most.
+const PASSPHRASE_LIMIT: usize = 64 * 1024;
 
 /// What other hosts use whose guests come here.
 pub(crate) fn routes() -> Router<Gate> {
     Router::new()
         .route("/live/{server}", post(expect).delete(close))
         .route("/live/{server}/drive", put(drive))
+        .route("/live/{server}/passphrase", put(passphrase))
         .route("/live/{server}/doors/{door}", get(enter))
 }
 
@@ -89,6 +93,23 @@ async fn drive(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The guest's TPM is to be opened here with what the host that sends it has kept.
+async fn passphrase(
+    State(gate): State<Gate>,
+    Segments(server): Segments<ServerId>,
+    request: Request,
+) -> Result<StatusCode, Refusal> {
+    gate.check(request.extensions(), server, Way::Here).await?;
+    let unfit = |words: String| (StatusCode::BAD_REQUEST, words);
+    let text = web::body::bytes(request.into_body(), PASSPHRASE_LIMIT).await;
+    let text = text.map_err(|error| unfit(error.to_string()))?;
+    let text = String::from_utf8(text.to_vec()).map_err(|_| unfit("not a text".to_owned()))?;
+    let passphrase = Passphrase(text);
+    let kept = gate.hypervisor.keep_passphrase(server, &passphrase);
+    kept.await.map_err(refusal)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 async fn enter(
     State(gate): State<Gate>,
     Segments((server, door)): Segments<(ServerId, String)>,
@@ -148,6 +169,13 @@ impl Passage for ToPeer {
         headers.insert(header::CONTENT_LENGTH, bytes.len().into());
         let path = format!("/live/{}/drive", self.server);
         let sent = self.ask(Method::PUT, &path, headers, Body::from(bytes));
+        sent.await.map(drop)
+    }
+
+    async fn carry_passphrase(&self, passphrase: &Passphrase) -> virt::Result<()> {
+        let path = format!("/live/{}/passphrase", self.server);
+        let body = Body::from(passphrase.0.clone());
+        let sent = self.ask(Method::PUT, &path, HeaderMap::new(), body);
         sent.await.map(drop)
     }
 

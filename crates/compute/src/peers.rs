@@ -321,6 +321,7 @@ mod tests {
             (Some("h2"), moving, "POST", "live/ID", 403),
             (Some("h2"), moving, "DELETE", "live/ID", 403),
             (Some("h2"), moving, "PUT", "live/ID/drive", 403),
+            (Some("h2"), moving, "PUT", "live/ID/passphrase", 403),
             (Some("h2"), moving, "GET", "live/ID/doors/hypervisor", 403),
         ];
         for (host, server, method, path, status) in table {

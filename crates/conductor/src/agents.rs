@@ -24,6 +24,7 @@ use std::time::Duration;
 use types::agent::{
     Answer, Asked, FailureKind, Heartbeat, Moving, Noted, Work, WorkKey, WorkOutcome, WorkReport,
 };
+use types::tpm::Passphrase;
 use types::{HostName, ImageId, ServerId, Timestamp};
 use uuid::Uuid;
 
@@ -216,6 +217,10 @@ impl Agents {
         if let Some(sealed) = work.verb.sealed_mut() {
             let clear = self.inner.drives.open(sealed);
             *sealed = clear.ok_or("what was stored sealed cannot be opened")?;
+        }
+        if let Some(Passphrase(sealed)) = &mut work.passphrase {
+            let clear = self.inner.drives.open(sealed);
+            *sealed = clear.ok_or("the passphrase of the TPM cannot be opened")?;
         }
         fill_in_disks(work, &devices)?;
         let Some(plan) = work.verb.plan_mut() else {

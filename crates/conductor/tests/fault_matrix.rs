@@ -64,6 +64,19 @@ const ON_SHARED: &[(&str, &[&str])] = &[
     ("revert_resize", &["resize"]),
 ];
 
+/// Flows that start guests, in which servers have a TPM, and how its passphrase is kept. (Not where disks are shared.)
+const WITH_TPM: &[(&str, &str)] = &[
+    ("build", "user"),
+    ("start", "user"),
+    ("reboot", "deployment"),
+    ("resume", "user"),
+    ("restore", "user"),
+    ("resize", "user"),
+    ("revert_resize", "user"),
+    ("live_migration", "host"),
+    ("delete", "deployment"),
+];
+
 fn point(story: Story, step: &'static str, direction: Direction, when: When) -> Point {
     Point {
         flow: story.flow,
@@ -167,8 +180,11 @@ async fn all_cases() -> Vec<Case> {
 
 async fn carry_out(kind: Kind, case: Case) {
     let story = case.story;
+    let mut tpm = WITH_TPM.iter().filter(|_| !case.shared);
+    let tpm = tpm.find(|(flow, _)| *flow == story.flow);
     let mut options = Options {
         shared: case.shared,
+        tpm: tpm.map(|(_, security)| *security),
         ..Options::default()
     };
     if matches!(case.kind, Kinds::Silent) {

@@ -10,6 +10,7 @@ use types::{
     HostName, ImageId, NodeId, PowerState, ProjectId, ServerId, TaskId, TaskState, Timestamp,
     UserId, VmState,
 };
+use uuid::Uuid;
 
 /// A fault shown with a server in ERROR (`fault` in the API).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,19 @@ pub struct Kept {
     /// `trusted_image_certificates`: to which certificates the one must lead up that an image of it was signed with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trusted_certs: Option<Vec<String>>,
+    /// Where the key manager has the passphrase of its TPM, from when it first had one until it is deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vtpm_secret: Option<VtpmSecret>,
+}
+
+/// The secret with the passphrase of a server's TPM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VtpmSecret {
+    /// Its id in the key manager.
+    pub id: Uuid,
+    /// It is the cloud's, not its user's.
+    #[serde(default)]
+    pub of_cloud: bool,
 }
 
 /// A shelved server's belongings.

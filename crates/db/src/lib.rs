@@ -114,6 +114,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "waits",
         sql: include_str!("migrations/0018_waits.sql"),
     },
+    Migration {
+        version: 19,
+        name: "passphrase",
+        sql: include_str!("migrations/0019_passphrase.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.

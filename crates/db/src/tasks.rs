@@ -182,6 +182,15 @@ pub fn insert(tx: &mut Tx<'_>, task: &NewTask<'_>, now: Timestamp) -> Result<Tas
     })
 }
 
+/// Hands the passphrase of a server's TPM, sealed, to the task that works on the server: hosts get it with the task's work,
+/// and it goes with the task.
+pub fn hand_passphrase(tx: &mut Tx<'_>, server: ServerId, sealed: &str) -> Result<(), Error> {
+    tx.post(
+        "UPDATE tasks SET passphrase = ? WHERE id = (SELECT task_id FROM instances WHERE uuid = ?)",
+        &[sealed.into(), server.into()],
+    )
+}
+
 /// A task, if it has not ended.
 pub fn get(tx: &mut Tx<'_>, id: TaskId) -> Result<Option<Task>, Error> {
     tx.query_opt(

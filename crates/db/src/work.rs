@@ -4,6 +4,7 @@ use crate::block_devices::{self, BlockDevice};
 use crate::{document, to_document};
 use sql::{Error, Row, Tx};
 use types::agent::{Asked, Direction, Verb, Work, WorkKey, WorkOutcome};
+use types::tpm::Passphrase;
 use types::{HostName, ServerId, TaskId, Timestamp};
 use uuid::Uuid;
 
@@ -115,7 +116,7 @@ pub fn for_host(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<ForHost, 
 }
 
 const WAITING: &str = "SELECT w.task_id, w.step, w.direction, w.epoch, w.instance_uuid, w.request_id, w.deadline_seconds, w.verb, w.created_at, \
-         t.trace FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id \
+         t.trace, t.passphrase FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id \
          WHERE w.host = ? AND w.outcome IS NULL ORDER BY w.created_at LIMIT ?";
 
 fn key_from(row: &Row) -> Result<WorkKey, Error> {
@@ -140,6 +141,7 @@ fn work_from(row: &Row, key: WorkKey, verb: Verb) -> Result<Work, Error> {
         deadline_seconds: row.get(6)?,
         verb,
         trace: crate::tasks::trace_from(row.get(9)?),
+        passphrase: row.get::<Option<String>>(10)?.map(Passphrase),
     })
 }
 
@@ -157,6 +159,7 @@ fn debt_as_work(row: &Row) -> Result<(Work, Timestamp), Error> {
         deadline_seconds: 600,
         verb: Verb::EnsureAbsent,
         trace: None,
+        passphrase: None,
     };
     Ok((work, row.get(2)?))
 }

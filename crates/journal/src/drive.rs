@@ -813,8 +813,9 @@ fn planned_work<F: Flow>(
         request: cx.request_id.clone(),
         deadline_seconds: flow.deadline(step, state).as_secs(),
         verb: wanted.verb,
-        // Joined when it is handed over.
+        // Both are joined when it is handed over.
         trace: None,
+        passphrase: None,
     };
     Some((wanted.host, work))
 }

@@ -869,6 +869,7 @@ async fn work_in_words_of_a_newer_release_keeps_nobody_from_the_rest() {
                 deadline_seconds: 60,
                 verb: Verb::EnsureRunning,
                 trace: None,
+                passphrase: None,
             };
             let now = Timestamp::now();
             for step in ["old", "new", "other"] {

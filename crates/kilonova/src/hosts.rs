@@ -198,6 +198,7 @@ async fn real(
     let libvirt = LibvirtConfig {
         live: orders.settings.live.choices(),
         host: HostName(name.clone()),
+        swtpm: orders.settings.swtpm_enabled,
         ..LibvirtConfig::system(home.join("instances"))
     };
     let libvirt = Libvirt::open(libvirt)

@@ -343,6 +343,7 @@ pub(crate) async fn compute_api(
         networks: reach.networks(),
         volumes: reach.volumes(),
         keys: reach.keys(),
+        tokens: Arc::clone(&reach.tokens),
         bus: bus.clone(),
         hand_over: Arc::new(move |task, server| {
             let worker = worker.as_ref();

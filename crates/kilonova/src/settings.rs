@@ -126,6 +126,8 @@ pub(crate) struct Settings {
     pub(crate) verify_signatures: bool,
     pub(crate) validate_certificates: bool,
     pub(crate) trusted_certificates: String,
+    /// Whether guests of this host may have emulated TPMs.
+    pub(crate) swtpm_enabled: bool,
     pub(crate) live: LiveMigration,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
@@ -250,6 +252,7 @@ impl Default for Settings {
             verify_signatures: false,
             validate_certificates: false,
             trusted_certificates: String::new(),
+            swtpm_enabled: false,
             live: LiveMigration::default(),
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,

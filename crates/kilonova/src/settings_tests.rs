@@ -57,6 +57,7 @@ fn every_key_is_shown_and_read_back() {
         validate_certificates: true,
         trusted_certificates: "one, two".to_owned(),
         rescue_image: "6a54f3c0-3f5e-4b3a-9f0e-1f6f0f0e2b11".to_owned(),
+        swtpm_enabled: true,
         live: LiveMigration {
             auto_converge: true,
             post_copy: true,

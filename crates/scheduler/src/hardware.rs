@@ -1,9 +1,10 @@
 //! What a flavor's extra specs and an image's properties ask of a guest's hardware that hosts of this cloud do not have:
-//! CPUs and memory of its own, devices of the host, a TPM, encryption, UEFI. What cannot be meant is refused in the words
+//! CPUs and memory of its own, devices of the host, encryption, UEFI. What cannot be meant is refused in the words
 //! of Nova (its `virt/hardware.py`); the rest is a demand that no host satisfies, so that nobody gets a guest without what
 //! they rely on.
 //!
-//! What changes nothing that a guest or its owner relies on is no demand: shared CPUs, small pages, one NUMA node.
+//! What changes nothing that a guest or its owner relies on is no demand: shared CPUs, small pages, one NUMA node. Nor is an
+//! emulated TPM, which hosts can have: it is asked for by traits, as in Nova.
 
 mod cpus;
 mod memory;
@@ -11,6 +12,7 @@ mod numa;
 
 use std::collections::{BTreeMap, BTreeSet};
 use types::server::Flavor;
+use types::tpm::{self, Model, Security, Version};
 
 /// Something that no host has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,7 +131,8 @@ fn devices(guest: Guest<'_>) -> Checked<Vec<Demand>> {
             what: "the accelerators of a device profile",
         });
     }
-    all.extend(tpm(guest)?);
+    // Hosts may have one: it is asked for by traits.
+    tpm(guest.flavor, guest.image)?;
     all.extend(secure_boot(guest)?);
     if guest.property("hw_firmware_type") == Some("uefi") {
         all.push(Demand {
@@ -152,30 +155,66 @@ fn devices(guest: Guest<'_>) -> Checked<Vec<Demand>> {
     Ok(all)
 }
 
-fn tpm(guest: Guest<'_>) -> Checked<Option<Demand>> {
-    let Some((version, name)) = guest.unique("hw", "tpm_version")? else {
+/// The emulated TPM that a flavor and an image ask for, if they do.
+///
+/// # Errors
+/// In Nova's words, if the two cannot be meant so, or not together.
+pub fn tpm(flavor: &Flavor, image: &BTreeMap<String, String>) -> Checked<Option<tpm::Wanted>> {
+    let guest = Guest { flavor, image };
+    let Some((version, _)) = guest.unique("hw", "tpm_version")? else {
         return Ok(None);
     };
-    if !["1.2", "2.0"].contains(&version) {
-        return wrong(format!(
-            "Invalid TPM version '{version}'. Allowed values: 1.2, 2.0."
-        ));
-    }
-    match guest.unique("hw", "tpm_model")? {
-        Some(("tpm-crb", _)) if version != "2.0" => {
+    let version = match version {
+        "1.2" => Version::V1_2,
+        "2.0" => Version::V2_0,
+        version => {
+            return wrong(format!(
+                "Invalid TPM version '{version}'. Allowed values: 1.2, 2.0."
+            ));
+        }
+    };
+    let model = match guest.unique("hw", "tpm_model")? {
+        Some(("tpm-crb", _)) if version != Version::V2_0 => {
             return wrong("TPM model CRB is only valid with TPM version 2.0.");
         }
-        None | Some(("tpm-tis" | "tpm-crb", _)) => {}
+        Some(("tpm-crb", _)) => Model::Crb,
+        None | Some(("tpm-tis", _)) => Model::Tis,
         Some((model, _)) => {
             return wrong(format!(
                 "Invalid TPM model '{model}'. Allowed values: tpm-tis, tpm-crb."
             ));
         }
-    }
-    Ok(Some(Demand {
-        spec: format!("{name}={version}"),
-        what: "a virtual TPM",
+    };
+    // An image has no say in that: it could not be changed later.
+    let security = match guest.spec("hw:tpm_secret_security") {
+        None | Some("user") => Security::User,
+        Some("host") => Security::Host,
+        Some("deployment") => Security::Deployment,
+        Some(other) => return wrong(format!("TPM secret security '{other}' is not supported.")),
+    };
+    Ok(Some(tpm::Wanted {
+        version,
+        model,
+        security,
     }))
+}
+
+/// What a host must be able to do for such a device, by the names of os-traits.
+pub(crate) fn traits_for(tpm: tpm::Wanted) -> [&'static str; 3] {
+    let version = match tpm.version {
+        Version::V1_2 => "COMPUTE_SECURITY_TPM_1_2",
+        Version::V2_0 => "COMPUTE_SECURITY_TPM_2_0",
+    };
+    let model = match tpm.model {
+        Model::Tis => "COMPUTE_SECURITY_TPM_TIS",
+        Model::Crb => "COMPUTE_SECURITY_TPM_CRB",
+    };
+    let security = match tpm.security {
+        Security::User => "COMPUTE_SECURITY_TPM_SECRET_SECURITY_USER",
+        Security::Host => "COMPUTE_SECURITY_TPM_SECRET_SECURITY_HOST",
+        Security::Deployment => "COMPUTE_SECURITY_TPM_SECRET_SECURITY_DEPLOYMENT",
+    };
+    [version, model, security]
 }
 
 fn secure_boot(guest: Guest<'_>) -> Checked<Option<Demand>> {

@@ -119,6 +119,7 @@ impl Request {
         let mut request = Self::new(&flavor, server.image.as_ref())?;
         if let (None, Some(properties)) = (&server.image, server.image_properties()) {
             request.image_properties.clone_from(properties);
+            request.require_tpm(&flavor);
         }
         Ok(request)
     }
@@ -152,7 +153,16 @@ impl Request {
             .filter_map(|(name, _)| name.strip_prefix("trait:").map(str::to_owned))
             .collect();
         request.required_traits.extend(image_traits);
+        request.require_tpm(flavor);
         Ok(request)
+    }
+
+    /// An emulated TPM is needed wherever the server goes. What cannot be meant was refused with its [`demands`].
+    fn require_tpm(&mut self, flavor: &Flavor) {
+        if let Ok(Some(tpm)) = crate::tpm(flavor, &self.image_properties) {
+            let wanted = crate::hardware::traits_for(tpm);
+            self.required_traits.extend(wanted.map(str::to_owned));
+        }
     }
 
     /// With what the flavor and the image ask of the hardware.

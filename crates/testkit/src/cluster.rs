@@ -3,6 +3,7 @@
 use crate::accepted::{new_instance, shown_while};
 use crate::host::Host;
 use crate::images::Images;
+use crate::key_manager::KeyManager;
 use crate::network::{NETWORK, Network};
 use crate::volumes::Volumes;
 use crate::{Kind, TestStore};
@@ -61,6 +62,8 @@ pub struct Options {
     pub live: virt::LiveChoices,
     /// How long that may take.
     pub live_limit: Option<compute::LiveLimit>,
+    /// Servers have a TPM, whose passphrase is kept so (`hw:tpm_secret_security`).
+    pub tpm: Option<&'static str>,
 }
 
 impl Default for Options {
@@ -83,6 +86,7 @@ impl Default for Options {
             shared: false,
             live: virt::LiveChoices::default(),
             live_limit: None,
+            tpm: None,
         }
     }
 }
@@ -187,6 +191,11 @@ pub struct Cluster {
     pub images: Arc<Images>,
     /// The volume service.
     pub volumes: Arc<Volumes>,
+    /// The key manager.
+    pub keys: Arc<KeyManager>,
+    /// The passphrase of their TPMs that requests bring, where servers have one.
+    pub passphrase: Mutex<Option<&'static str>>,
+    tpm: Option<&'static str>,
     /// The hosts as schedulers see them.
     pub view: Arc<View>,
     /// The hosts.
@@ -232,6 +241,7 @@ impl Cluster {
         let network = Arc::new(Network::default());
         let images = Arc::new(Images::default());
         let volumes = Arc::new(Volumes::default());
+        let keys = Arc::new(KeyManager::default());
         let view = Arc::new(View::new(store.clone(), options.down_after));
         let client = |router| web::client::Client::in_process("a neighbour", router);
         let with = Neighbours {
@@ -239,8 +249,7 @@ impl Cluster {
             networks: Arc::new(Networks::new(client(network.router()))),
             images: Arc::new(clients::Images::new(client(images.router()))),
             volumes: Arc::new(clients::Volumes::new(client(volumes.router()))),
-            // Nobody is there who answers.
-            keys: Arc::new(clients::Keys::new(client(axum::Router::new()))),
+            keys: Arc::new(clients::Keys::new(client(keys.router()))),
             tokens: Arc::new(Token),
             view: Arc::clone(&view),
             newcomers: Newcomers::default(),
@@ -269,6 +278,9 @@ impl Cluster {
             network,
             images,
             volumes,
+            keys,
+            passphrase: Mutex::new(Some("secret")),
+            tpm: options.tpm,
             view,
             hosts,
             shared: options.shared,
@@ -513,7 +525,12 @@ impl Cluster {
 
     /// Accepts a server on the network with a volume of its own and one that is made for it, as the API would.
     pub async fn create(&self) -> ServerId {
-        self.create_with(|_| {}).await
+        let with_tpm = |server: &mut Instance| {
+            if let Some(security) = self.tpm {
+                Self::with_tpm(server, security);
+            }
+        };
+        self.create_with(with_tpm).await
     }
 
     /// The same, changed before it is accepted.
@@ -533,11 +550,14 @@ impl Cluster {
             devices: devices.to_vec(),
             ties: Ties::default(),
         };
+        let hands = self.hands_passphrase();
         let write = move |tx: &mut Tx<'_>| {
             for device in &devices {
                 db::block_devices::insert(tx, device, Timestamp::now())?;
             }
-            accept::create(tx, &instance, BY)
+            let accepted = accept::create(tx, &instance, BY)?;
+            hands(tx, &instance)?;
+            Ok(accepted)
         };
         let accepted: Result<_, sql::Error> = self.store.write(write).await;
         let (number, task) = accepted.unwrap();
@@ -546,6 +566,34 @@ impl Cluster {
             self.bus.ring(Bell::Tasks);
         }
         id
+    }
+
+    /// What the API does for a server with a TPM when it has accepted something.
+    fn hands_passphrase(
+        &self,
+    ) -> impl Fn(&mut Tx<'_>, &Instance) -> Result<(), sql::Error> + Send + 'static {
+        let sealed = *self.passphrase.lock().unwrap();
+        let sealed = sealed.map(|clear| format!("sealed {clear}"));
+        move |tx, server| match &sealed {
+            Some(sealed) if server.kept.vtpm_secret.is_some() => {
+                db::tasks::hand_passphrase(tx, server.id, sealed)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a server that is about to be made a TPM.
+    pub fn with_tpm(server: &mut Instance, security: &str) {
+        let specs = [
+            ("hw:tpm_version", "2.0"),
+            ("hw:tpm_secret_security", security),
+        ];
+        let specs = specs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        server.flavor.extra_specs.extend(specs);
+        server.kept.vtpm_secret = Some(db::instances::VtpmSecret {
+            id: uuid::Uuid::new_v4(),
+            of_cloud: security == "deployment",
+        });
     }
 
     /// Hands a new task over to a worker, as an API does that has one in its process.
@@ -793,6 +841,7 @@ impl Cluster {
         fit: impl Fn(&Instance) -> bool + Send + 'static,
     ) -> Accepted {
         let hard = state["hard"] == true;
+        let hands = self.hands_passphrase();
         let write = move |tx: &mut Tx<'_>| -> Result<Accepted, sql::Error> {
             let Some(instance) = db::instances::get(tx, server)?.filter(|one| fit(one)) else {
                 return Ok(Accepted::Changed);
@@ -808,6 +857,9 @@ impl Cluster {
             if flow == accept::ATTACH_VOLUME && accepted == Accepted::Yes {
                 let new = given_volume(server, state["volume"].as_str().unwrap());
                 db::block_devices::insert(tx, &new, now)?;
+            }
+            if accepted == Accepted::Yes {
+                hands(tx, &instance)?;
             }
             Ok(accepted)
         };
@@ -849,6 +901,7 @@ impl Cluster {
         state: serde_json::Value,
         fit: impl Fn(&Instance) -> bool + Send + 'static,
     ) -> Accepted {
+        let hands = self.hands_passphrase();
         let write = move |tx: &mut Tx<'_>| -> Result<Accepted, sql::Error> {
             let Some(instance) = db::instances::get(tx, server)?.filter(|one| fit(one)) else {
                 return Ok(Accepted::Changed);
@@ -863,6 +916,7 @@ impl Cluster {
             let accepted = accept::action(tx, &instance, shown, &start, now)?;
             if accepted == Accepted::Yes {
                 db::moves::accept(tx, &instance, &flavor, USER, now)?;
+                hands(tx, &instance)?;
             }
             Ok(accepted)
         };

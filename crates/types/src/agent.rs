@@ -10,6 +10,7 @@ use crate::image_check::ImageCheck;
 use crate::server::ImageRef;
 use crate::states::PowerState;
 use crate::time::Timestamp;
+use crate::tpm::{Passphrase, Tpm};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -63,6 +64,10 @@ pub struct Work {
     pub deadline_seconds: u64,
     /// What to make true.
     pub verb: Verb,
+    /// The passphrase of the guest's TPM, for the time of the work: sealed where it is stored with the task, in clear only
+    /// on its way to the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<Passphrase>,
 }
 
 /// Whether file systems of a running guest stand still while it is copied, which its agent does.
@@ -371,6 +376,9 @@ pub struct GuestPlan {
     /// Disks beside the one that is made of the image; the one with boot index 0 takes its place.
     #[serde(default)]
     pub disks: Vec<GuestDisk>,
+    /// Its emulated TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<Tpm>,
 }
 
 /// Where a root disk comes from.

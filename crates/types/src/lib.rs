@@ -14,6 +14,7 @@ pub mod server;
 pub mod standard;
 pub mod states;
 pub mod time;
+pub mod tpm;
 pub mod trace;
 
 pub use caller::Caller;

@@ -30,6 +30,28 @@ pub struct HostFacts {
     pub running_guests: u32,
     /// Names the file system of guests' files: hosts with the same one share them.
     pub storage: Option<String>,
+    /// The emulated TPMs that guests may have.
+    pub tpm: TpmKinds,
+}
+
+/// The emulated TPMs that a host can give to guests; empty where it can give none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TpmKinds {
+    /// Models by libvirt's names.
+    pub models: Vec<String>,
+    /// Versions.
+    pub versions: Vec<String>,
+}
+
+impl TpmKinds {
+    /// Every kind that Nova knows.
+    pub fn all() -> Self {
+        let texts = |texts: [&str; 2]| texts.map(str::to_owned).to_vec();
+        Self {
+            models: texts(["tpm-tis", "tpm-crb"]),
+            versions: texts(["1.2", "2.0"]),
+        }
+    }
 }
 
 /// Processors of a host, in the shape of the API's `cpu_info`.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
 use types::agent::{Moving, Quiesce};
+use types::tpm::Passphrase;
 use types::{HostName, ServerId};
 
 /// Result of a verb.
@@ -105,6 +106,9 @@ impl HypervisorError {
         }
     }
 }
+
+/// Why a guest with a TPM does not start.
+pub(crate) const NO_PASSPHRASE: &str = "the passphrase of the guest's TPM is not on this host; its owner can start it by a hard reboot";
 
 /// Where the files of a guest that lands are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -339,6 +343,16 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Sends the guest a non-maskable interrupt, on which a system that is set up for it dumps its memory.
     async fn interrupt(&self, id: ServerId) -> Result<GuestInfo>;
+
+    /// The passphrase of the guest's TPM, for as long as something is done with the guest; `None` takes it back. Verbs that
+    /// start the guest need it, unless this host keeps it ([`types::tpm::Security::Host`]).
+    fn lend_passphrase(&self, id: ServerId, passphrase: Option<Passphrase>);
+
+    /// This host keeps the passphrase of a guest that is expected here, as the one did that sends it.
+    ///
+    /// # Errors
+    /// [`HypervisorError::NotFound`] when no such guest was made ready.
+    async fn keep_passphrase(&self, id: ServerId, passphrase: &Passphrase) -> Result<()>;
 
     /// The guest as it is now.
     async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>>;

@@ -21,7 +21,7 @@ pub mod traits;
 
 pub use disks::{Connection, Disk, DiskSource, NbdServer};
 pub use facts::{
-    CpuInfo, CpuTopology, Diagnostics, GuestEvent, GuestEventKind, GuestInfo, HostFacts,
+    CpuInfo, CpuTopology, Diagnostics, GuestEvent, GuestEventKind, GuestInfo, HostFacts, TpmKinds,
 };
 pub use hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 pub use passage::{Berth, Channel, Door, LiveChoices, Passage};

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncRead, AsyncWrite};
+use types::tpm::Passphrase;
 
 /// How running guests may be sent to other hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +71,9 @@ pub trait Passage: Send + Sync + 'static {
 
     /// Sends the guest's config drive ahead.
     async fn carry_drive(&self, file: &Path) -> Result<()>;
+
+    /// Sends the passphrase of the guest's TPM ahead, which the other host is to keep as this one does.
+    async fn carry_passphrase(&self, passphrase: &Passphrase) -> Result<()>;
 
     /// A stream to one of the doors.
     async fn open(&self, door: Door) -> Result<Box<dyn Channel>>;

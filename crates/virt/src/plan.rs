@@ -65,6 +65,7 @@ impl GuestSpec {
             serial_number: id.to_string(),
             rescue: None,
             disks,
+            tpm: plan.tpm,
         })
     }
 }

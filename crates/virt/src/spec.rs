@@ -5,6 +5,7 @@ use crate::disks::Disk;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use types::ServerId;
+use types::tpm::Tpm;
 
 /// Whether a guest shall be switched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct GuestSpec {
     /// Disks beside the first one, which is one of them when [`RootDisk::Volume`] says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
+    /// Its emulated TPM. The passphrase is not here, see [`crate::Hypervisor::lend_passphrase`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<Tpm>,
 }
 
 impl GuestSpec {

@@ -1,6 +1,6 @@
 //! What a host can do for guests, by the names of os-traits, so that flavors and images can ask for it (`trait:NAME`).
 
-use crate::HostFacts;
+use crate::{HostFacts, TpmKinds};
 
 /// What every hypervisor here does.
 const COMPUTE: &[&str] = &[
@@ -96,10 +96,26 @@ pub fn of(facts: &HostFacts) -> Vec<String> {
         let named = X86.iter().filter(|(name, _)| *name == plain);
         all.extend(named.map(|(_, name)| format!("HW_CPU_X86_{name}")));
     }
+    all.extend(tpm(&facts.tpm));
     all.retain(|name| types::standard::traits().any(|known| known == name));
     all.sort();
     all.dedup();
     all
+}
+
+/// Of emulated TPMs. Every host that has them can handle their passphrases in each of the three ways.
+fn tpm(kinds: &TpmKinds) -> Vec<String> {
+    if kinds.models.is_empty() || kinds.versions.is_empty() {
+        return Vec::new();
+    }
+    let named = |name: &str| format!("COMPUTE_SECURITY_TPM_{name}");
+    let models = kinds.models.iter();
+    let models = models.map(|model| model.trim_start_matches("tpm-").to_ascii_uppercase());
+    let versions = kinds.versions.iter();
+    let versions = versions.map(|version| version.replace('.', "_"));
+    let secrets = ["USER", "HOST", "DEPLOYMENT"].map(|who| format!("SECRET_SECURITY_{who}"));
+    let all = models.chain(versions).chain(secrets);
+    all.map(|name| named(&name)).collect()
 }
 
 /// The flags of the first processor in `/proc/cpuinfo`.
@@ -138,6 +154,7 @@ mod tests {
             ],
             running_guests: 0,
             storage: None,
+            tpm: TpmKinds::default(),
         }
     }
 
@@ -148,6 +165,38 @@ mod tests {
         for name in COMPUTE.iter().map(|&name| name.to_owned()).chain(flags) {
             assert!(known.contains(&name.as_str()), "{name}");
         }
+    }
+
+    #[test]
+    fn emulated_tpms_become_traits() {
+        let of_tpm = |tpm| {
+            let facts = HostFacts {
+                tpm,
+                ..facts(Vec::new())
+            };
+            let all = of(&facts).into_iter();
+            let of_tpm = all.filter_map(|name| {
+                let name = name.strip_prefix("COMPUTE_SECURITY_TPM_")?;
+                Some(name.to_owned())
+            });
+            of_tpm.collect::<Vec<_>>()
+        };
+        assert_eq!(of_tpm(TpmKinds::default()), [""; 0]);
+        let secrets = [
+            "SECRET_SECURITY_DEPLOYMENT",
+            "SECRET_SECURITY_HOST",
+            "SECRET_SECURITY_USER",
+        ];
+        let all = ["1_2", "2_0", "CRB"].into_iter().chain(secrets);
+        let all: Vec<&str> = all.chain(["TIS"]).collect();
+        assert_eq!(of_tpm(TpmKinds::all()), all);
+        let old = TpmKinds {
+            models: vec!["tpm-tis".into(), "tpm-spapr".into()],
+            versions: vec!["2.0".into()],
+        };
+        let some = ["2_0"].into_iter().chain(secrets);
+        let some: Vec<&str> = some.chain(["TIS"]).collect();
+        assert_eq!(of_tpm(old), some);
     }
 
     #[test]

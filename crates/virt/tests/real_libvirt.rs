@@ -16,6 +16,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use types::agent::Quiesce;
+use types::tpm::{Model, Passphrase, Security, Tpm, Version, Wanted};
 use types::{PowerState, ServerId};
 use virt::libvirt::daemon::{Daemon, DaemonConfig};
 use virt::libvirt::folder::Instances;
@@ -63,7 +64,10 @@ impl Bench {
         let daemon = Daemon::ensure(DaemonConfig::system(home.join("libvirt")))
             .await
             .unwrap();
-        let config = LibvirtConfig::system(home.join("instances"));
+        let config = LibvirtConfig {
+            swtpm: true,
+            ..LibvirtConfig::system(home.join("instances"))
+        };
         let hypervisor = Libvirt::open(config.clone()).await.unwrap();
         Self {
             _alone: alone,
@@ -110,6 +114,7 @@ fn spec(base: &Path, number: u32, vifs: Vec<Vif>) -> GuestSpec {
         serial_number: "s-1".into(),
         rescue: None,
         disks: Vec::new(),
+        tpm: None,
     }
 }
 
@@ -508,5 +513,103 @@ async fn copies_of_disks_that_are_given_up_leave_nothing() {
         .unwrap();
     assert!(std::fs::metadata(&copy).unwrap().len() > 1 << 20);
     again.ensure_absent(guest.id).await.unwrap();
+    bench.close().await;
+}
+
+/// What swtpm keeps of a guest, where libvirt has it.
+fn tpm_memory(id: ServerId) -> Option<Vec<u8>> {
+    let path = format!("/var/lib/libvirt/swtpm/{id}/tpm2/tpm2-00.permall");
+    std::fs::read(path).ok()
+}
+
+/// Whether libvirt has a secret for the guest.
+fn has_secret(id: ServerId) -> bool {
+    virsh(&["secret-list"]).contains(&id.to_string())
+}
+
+/// Needs swtpm.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_with_a_tpm_starts_only_with_its_passphrase() {
+    let Some(image) = image() else { return };
+    let bench = Bench::open().await;
+    let hypervisor = &*bench.hypervisor;
+    let kinds = hypervisor.host().await.unwrap().tpm;
+    assert!(kinds.versions.iter().any(|one| one == "2.0"), "{kinds:?}");
+    assert!(kinds.models.iter().any(|one| one == "tpm-crb"), "{kinds:?}");
+    let tpm = |security| Tpm {
+        wanted: Wanted {
+            version: Version::V2_0,
+            model: Model::Crb,
+            security,
+        },
+        secret: uuid::Uuid::new_v4(),
+    };
+    let guest = GuestSpec {
+        tpm: Some(tpm(Security::User)),
+        ..spec(&base(hypervisor, &image).await, 7, Vec::new())
+    };
+    let id = guest.id;
+    let lend = |text: Option<&str>| {
+        let passphrase = text.map(|text| Passphrase(text.to_owned()));
+        hypervisor.lend_passphrase(id, passphrase);
+    };
+    let refused = |result: virt::Result<_>| {
+        let refused = matches!(result, Err(HypervisorError::Rejected(_)));
+        assert!(refused, "{result:?}");
+    };
+    refused(hypervisor.ensure_guest(&guest, Power::On).await);
+    lend(Some("correct horse"));
+    hypervisor.ensure_guest(&guest, Power::On).await.unwrap();
+    assert!(!has_secret(id), "it is there only while the guest starts");
+    let of_guest = format!("swtpm/{id}");
+    let found = Command::new("pgrep").args(["-f", &of_guest]).output();
+    let found = found.unwrap();
+    assert!(!found.stdout.is_empty(), "no swtpm runs for the guest");
+    until_console_has(hypervisor, id, "login:").await;
+    hypervisor.stop_hard(id).await.unwrap();
+    let memory = tpm_memory(id).unwrap();
+
+    lend(Some("another horse"));
+    refused(hypervisor.start(id).await);
+    assert!(!has_secret(id));
+    lend(None);
+    refused(hypervisor.start(id).await);
+
+    // Off the list, its memory is in its own folder.
+    hypervisor.put_away(id).await.unwrap();
+    assert_eq!(tpm_memory(id), None);
+    lend(Some("correct horse"));
+    hypervisor.start(id).await.unwrap();
+    hypervisor.suspend(id).await.unwrap();
+    hypervisor.resume(id).await.unwrap();
+    assert!(!has_secret(id));
+
+    // Aside and back again, and on to what the host keeps.
+    hypervisor.put_aside(id, 0).await.unwrap();
+    assert_eq!(tpm_memory(id), None);
+    hypervisor.put_back(id, Power::On).await.unwrap();
+    hypervisor.put_aside(id, 0).await.unwrap();
+    let files = hypervisor.aside_files(id).await.unwrap();
+    assert!(files.iter().any(|file| file.ends_with("tpm2-00.permall")));
+    let kept = GuestSpec {
+        tpm: Some(tpm(Security::Host)),
+        ..guest.clone()
+    };
+    let landed = hypervisor
+        .land(&kept, virt::Luggage::Aside, Power::On)
+        .await;
+    landed.unwrap();
+    hypervisor.forget_aside(id).await.unwrap();
+    assert!(has_secret(id), "the guest is still here");
+    lend(None);
+    hypervisor.reboot_hard(&kept.for_storage()).await.unwrap();
+    hypervisor.stop_hard(id).await.unwrap();
+    hypervisor.start(id).await.unwrap();
+    assert_eq!(tpm_memory(id).unwrap().len(), memory.len());
+
+    hypervisor.ensure_absent(id).await.unwrap();
+    assert!(!has_secret(id));
+    assert_eq!(tpm_memory(id), None);
+    assert!(!Path::new(&format!("/var/lib/libvirt/swtpm/{id}")).exists());
     bench.close().await;
 }

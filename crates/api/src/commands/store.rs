@@ -8,6 +8,7 @@ use crate::faults::Fault;
 use crate::handlers::server_metadata::within_quota;
 use crate::handlers::server_volumes::must_not_be_attached;
 use crate::views::server::reservation_id;
+use crate::vtpm::{self, Handed};
 use db::block_devices::BlockDevice;
 use db::instances::Instance;
 use db::placing::{Ties, ToBePlaced};
@@ -42,10 +43,15 @@ impl CreateServer {
             call.requester(),
         );
         let files = sealed_files(call, &self.files)?;
+        let secrets = match resolved.tpm()? {
+            Some(tpm) => vtpm::make_all(call, &ids, tpm).await?,
+            None => Vec::new(),
+        };
+        let made = secrets.clone();
         let config = call.api.config.clone();
         // The project's usage is read and changed.
         let turn = project.0.clone();
-        let (first, accepted) = call
+        let accepting = call
             .api
             .deps
             .store
@@ -65,12 +71,17 @@ impl CreateServer {
                     instance.reservation_id.clone_from(&reservation);
                     instance.created_at = now;
                     instance.admin_pass = Some(sealed.clone());
+                    let vtpm = usize::try_from(index).ok().and_then(|at| secrets.get(at));
+                    instance.kept.vtpm_secret = vtpm.map(Handed::secret);
                     for device in &resolved.boot.devices {
                         keep(tx, id, device, &resolved.boot.shared, now)?;
                     }
                     let (number, task) = db::accept::create(tx, &instance, asker.as_requester())?;
                     instance.number = number;
                     instance.task_id = Some(task.id);
+                    if let Some(vtpm) = vtpm {
+                        vtpm.hand_over(tx, id)?;
+                    }
                     if let Some(files) = &files {
                         db::injected_files::put(tx, id, files)?;
                     }
@@ -95,8 +106,12 @@ impl CreateServer {
                 let first = first.ok_or_else(|| Fault::bad_request("min_count must be >= 1"))?;
                 also(tx, &first)?;
                 Ok((first, accepted))
-            })
-            .await?;
+            });
+        let accepted = accepting.await;
+        // The quota may have allowed fewer.
+        let count = accepted.as_ref().map_or(0, |(_, accepted)| accepted.len());
+        vtpm::take_back(call, made.iter().skip(count)).await;
+        let (first, accepted) = accepted?;
         let deps = &call.api.deps;
         // One that is not taken here is for whoever hears the bell.
         let mut all_taken = true;
@@ -315,6 +330,13 @@ impl Resolved {
         let nothing = BTreeMap::new();
         let image = boot_properties(&self.boot).unwrap_or(&nothing);
         scheduler::demands(&self.flavor, image).map_err(Fault::unmeant)
+    }
+
+    /// The emulated TPM that they ask for.
+    fn tpm(&self) -> Result<Option<types::tpm::Wanted>, Fault> {
+        let nothing = BTreeMap::new();
+        let image = boot_properties(&self.boot).unwrap_or(&nothing);
+        scheduler::tpm(&self.flavor, image).map_err(Fault::unmeant)
     }
 }
 

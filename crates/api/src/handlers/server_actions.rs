@@ -6,6 +6,7 @@ use crate::faults::Fault;
 use crate::idempotency::Answer;
 use crate::schemas::number;
 use crate::verdict::{self, Rule};
+use crate::vtpm::{self, Handed};
 use base64::Engine;
 use db::accept::{self, Accepted, Start};
 use db::instances::{Change, Expected, Instance};
@@ -15,7 +16,7 @@ use sql::Tx;
 use std::sync::Arc;
 use std::time::Duration;
 use types::agent::{FailureKind, Question};
-use types::{TaskState, Timestamp, VmState};
+use types::{ServerId, TaskState, Timestamp, VmState};
 
 /// How long an action waits for another that shows no task state to end.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -48,7 +49,49 @@ pub async fn start_flow_and<F>(call: &Call, wanted: Wanted, writes: F) -> Result
 where
     F: Fn(&mut Tx<'_>, &mut Instance) -> Result<(), Fault> + Clone + Send + 'static,
 {
-    let id = call.server().await?.id;
+    let server = call.server().await?;
+    // Whether the state allows it is found out before the key manager is asked, and again when it is accepted.
+    let handed = match wanted.rule.refusal(&server, call.is_admin()) {
+        None => vtpm::for_flow(call, &server, wanted.flow).await?,
+        Some(_) => None,
+    };
+    start_flow_with(call, server.id, wanted, handed, writes).await
+}
+
+/// The same, with the passphrase of the server's TPM.
+pub async fn start_flow_with<F>(
+    call: &Call,
+    id: ServerId,
+    wanted: Wanted,
+    handed: Option<Handed>,
+    writes: F,
+) -> Result<Instance, Fault>
+where
+    F: Fn(&mut Tx<'_>, &mut Instance) -> Result<(), Fault> + Clone + Send + 'static,
+{
+    let given = handed.clone();
+    let writes = move |tx: &mut Tx<'_>, server: &mut Instance| {
+        if let Some(handed) = &given {
+            handed.keep(tx, server)?;
+        }
+        writes(tx, server)
+    };
+    let started = accept_flow(call, id, wanted, writes).await;
+    if started.is_err() {
+        vtpm::take_back(call, &handed).await;
+    }
+    started
+}
+
+async fn accept_flow<F>(
+    call: &Call,
+    id: ServerId,
+    wanted: Wanted,
+    writes: F,
+) -> Result<Instance, Fault>
+where
+    F: Fn(&mut Tx<'_>, &mut Instance) -> Result<(), Fault> + Clone + Send + 'static,
+{
     let until = tokio::time::Instant::now() + PATIENCE;
     let wanted = Arc::new(wanted);
     loop {

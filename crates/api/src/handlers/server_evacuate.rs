@@ -8,6 +8,7 @@ use crate::idempotency::Answer;
 use crate::mv;
 use crate::schemas::is_true;
 use crate::verdict;
+use crate::vtpm;
 use db::accept;
 use db::instances::Instance;
 use db::migrations::{self, End, Kind, NewMigration, Status};
@@ -82,6 +83,7 @@ pub async fn evacuate(call: Call) -> Result<Reply, Fault> {
     }
     let pass = new_password(&call, shared)?;
     check_host(&call, &server, to.as_deref()).await?;
+    vtpm::refuse(&server, "evacuate")?;
     verdict::EVACUATE.check(&call, &server)?;
     must_be_gone(&call, &server).await?;
     let migration = MigrationId::random();

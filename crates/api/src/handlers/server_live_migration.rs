@@ -8,6 +8,7 @@ use crate::idempotency::Answer;
 use crate::mv;
 use crate::schemas::is_true;
 use crate::verdict::{self, Rule};
+use crate::vtpm;
 use db::accept;
 use db::instances::Instance;
 use db::migrations::{self, End, Kind, Migration, NewMigration, Status};
@@ -47,6 +48,7 @@ pub async fn migrate_live(call: Call) -> Result<Reply, Fault> {
         // Before one could ask for it, a host that was named was not checked by the scheduler.
         None => !call.at_least(mv::LIVE_FORCE),
     };
+    vtpm::refuse_live(&server)?;
     verdict::MIGRATE_LIVE.check(&call, &server)?;
     if let Some(host) = to.clone() {
         let store = &call.api.deps.store;

@@ -11,6 +11,7 @@ use crate::mv;
 use crate::neighbours::unavailable;
 use crate::schemas::{formats, is_true};
 use crate::verdict;
+use crate::vtpm;
 use clients::ImageRecord;
 use db::accept;
 use db::instances::{BootVolume, Instance};
@@ -72,6 +73,7 @@ impl Rebuild {
             None
         };
         let mut image = found.image;
+        vtpm::refuse_image(server, &image.properties, "rebuild")?;
         host_runs(call, server, &image).await?;
         if !server.is_volume_backed() {
             let kept = trusted_certs.as_ref().unwrap_or(&server.kept.trusted_certs);
@@ -278,6 +280,7 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
         .filter(|pass| !pass.is_empty())
         .map_or_else(password, str::to_owned);
     let server = call.server().await?;
+    vtpm::refuse(&server, "rebuild")?;
     verdict::REBUILD.check(&call, &server)?;
     let rebuild = Rebuild::read(&call, &server, &pass).await?;
     let files = rebuild.files.as_deref().unwrap_or_default();

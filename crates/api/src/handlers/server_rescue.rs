@@ -8,6 +8,7 @@ use crate::idempotency::Answer;
 use crate::mv;
 use crate::neighbours::unavailable;
 use crate::verdict;
+use crate::vtpm;
 use db::accept;
 use db::instances::{Instance, Kept};
 use http::StatusCode;
@@ -21,6 +22,7 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
         .text("rescue", "adminPass")
         .map_or_else(password, str::to_owned);
     let server = call.server().await?;
+    vtpm::refuse(&server, "rescue")?;
     verdict::RESCUE.check(&call, &server)?;
     if server.is_volume_backed() && !call.at_least(mv::RESCUE_VOLUMES) {
         return Err(Fault::bad_request(format!(

@@ -4,10 +4,11 @@ use crate::Config;
 use crate::call::{Call, Reply};
 use crate::commands::{holds, within_limits};
 use crate::faults::Fault;
-use crate::handlers::server_actions::{Wanted, start_flow_and};
+use crate::handlers::server_actions::{Wanted, start_flow_and, start_flow_with};
 use crate::idempotency::Answer;
 use crate::mv;
 use crate::verdict::{self, Rule};
+use crate::vtpm;
 use db::accept;
 use db::instances::Instance;
 use db::migrations::{self, Status};
@@ -105,7 +106,7 @@ fn suits(call: &Call, server: &Instance, flavor: &Flavor) -> Result<(), Fault> {
     let nothing = BTreeMap::new();
     let properties = server.image_properties().unwrap_or(&nothing);
     scheduler::demands(flavor, properties).map_err(Fault::unmeant)?;
-    Ok(())
+    vtpm::refuse_flavor(server, flavor)
 }
 
 /// What belongs to the acceptance of a move, in its transaction.
@@ -130,6 +131,7 @@ fn accepted(
 
 async fn start(
     call: &Call,
+    server: &Instance,
     rule: Rule,
     action: &'static str,
     state: Value,
@@ -146,7 +148,8 @@ async fn start(
     let user = call.caller.user_id.clone();
     // Not said is MANUAL, whatever it was before, as in Nova.
     let auto_disk = call.text("resize", "OS-DCF:diskConfig") == Some("AUTO");
-    start_flow_and(call, wanted, move |tx, server| {
+    let handed = vtpm::for_move(call, server, flavor.as_ref().unwrap_or(&server.flavor)).await?;
+    start_flow_with(call, server.id, wanted, handed, move |tx, server| {
         let flavor = flavor.clone().unwrap_or_else(|| server.flavor.clone());
         accepted(tx, server, &flavor, (&user, auto_disk))
     })
@@ -182,7 +185,8 @@ pub async fn resize(call: Call) -> Result<Reply, Fault> {
         ..
     } = &call.api.config;
     let state = json!({ "same_host": resize_on_same_host.as_str() });
-    start(&call, verdict::RESIZE, "resize", state, Some(flavor)).await
+    let rule = verdict::RESIZE;
+    start(&call, &server, rule, "resize", state, Some(flavor)).await
 }
 
 /// `migrate`: with the same flavor to another host, which an administrator may name (2.56).
@@ -209,7 +213,7 @@ pub async fn migrate(call: Call) -> Result<Reply, Fault> {
         }
     }
     let state = json!({ "to": to, "same_host": SameHost::Never.as_str() });
-    start(&call, verdict::MIGRATE, "migrate", state, None).await
+    start(&call, &server, verdict::MIGRATE, "migrate", state, None).await
 }
 
 fn not_resized() -> Fault {

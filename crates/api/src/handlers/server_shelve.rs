@@ -8,6 +8,7 @@ use crate::handlers::server_images::shelve_into;
 use crate::idempotency::Answer;
 use crate::mv;
 use crate::verdict;
+use crate::vtpm;
 use db::accept;
 use db::instances::Instance;
 use http::StatusCode;
@@ -17,6 +18,7 @@ use types::{TaskState, VmState};
 /// `shelve`: the image is made here, so that its owner's quota and policies count.
 pub async fn shelve(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
+    vtpm::refuse(&server, "shelve")?;
     verdict::SHELVE.check(&call, &server)?;
     let offload = call.api.config.offload_at_once;
     let wanted = |flow, state| Wanted {

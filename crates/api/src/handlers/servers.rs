@@ -363,21 +363,35 @@ async fn accept_deletion(call: &Call, how: Deletion, status: StatusCode) -> Resu
     let (id, asker, now) = (server.id, call.requester(), Timestamp::now());
     let (reply, key) = (Reply::empty(status), call.key.clone());
     let kept = reply.clone();
-    let accepting = call.api.deps.store.write(move |tx| -> Result<bool, Fault> {
+    let has_secret = server.kept.vtpm_secret.is_some();
+    let accepting = call.api.deps.store.write(move |tx| -> Result<_, Fault> {
         let accepted = how(tx, id, asker.as_requester(), now)?;
         if let Some(key) = key.as_ref().filter(|_| accepted) {
             key.keep(tx, &kept)?;
         }
-        Ok(accepted)
+        Ok((accepted, has_secret && goes_for_good(tx, id)?))
     });
-    if !accepting.await? {
+    let (accepted, goes) = accepting.await?;
+    if !accepted {
         return Err(Fault::no_server(call.param(0)));
     }
     if let Some(key) = &call.key {
         key.mark_kept();
     }
     call.api.deps.bus.ring(bus::Bell::Tasks);
+    if goes {
+        crate::vtpm::forget_with_server(call, &server).await;
+    }
     Ok(reply)
+}
+
+/// Whether the server cannot be restored.
+fn goes_for_good(tx: &mut Tx<'_>, id: ServerId) -> Result<bool, sql::Error> {
+    let task = db::instances::get(tx, id)?.and_then(|server| server.task_id);
+    let task = task.map(|task| db::tasks::get(tx, task)).transpose()?;
+    Ok(task
+        .flatten()
+        .is_some_and(|task| task.flow == accept::DELETE))
 }
 
 /// Refuses changes of a locked server by those who may not override the lock.

@@ -74,23 +74,33 @@ impl TokenValidator for Tokens {
     }
 }
 
+/// The cloud's own token.
+struct OfCloud;
+
+#[async_trait]
+impl clients::ServiceTokens for OfCloud {
+    async fn token(&self) -> Result<String, clients::ClientError> {
+        Ok("service".to_owned())
+    }
+
+    async fn token_in(&self, _project_id: &str) -> Result<String, clients::ClientError> {
+        self.token().await
+    }
+}
+
 /// A running API.
 pub struct Cloud {
     pub service: Service,
     pub store: sql::Store,
     pub volumes: Arc<testkit::Volumes>,
+    pub keys: Arc<testkit::KeyManager>,
     /// The server to which the floating IP leads, by the port.
     pub leads_to: Leads,
     /// How many requests the network service has turned away while it was away.
     pub network_away: Away,
     /// What a worker in the process was told of new servers.
     pub handed_over: Arc<Mutex<Vec<db::placing::ToBePlaced>>>,
-    /// The secrets of the key manager by their ids; none while it is away.
-    pub secrets: Keeps,
 }
-
-/// What the key manager keeps.
-pub type Keeps = Arc<Mutex<Option<HashMap<String, Vec<u8>>>>>;
 
 /// None: it is there.
 pub type Away = Arc<Mutex<Option<usize>>>;
@@ -144,10 +154,10 @@ impl Cloud {
     /// The same on a database that is given.
     pub async fn on(store: sql::Store, config: Config) -> Self {
         let volumes = Arc::new(testkit::Volumes::default());
+        let keys = Arc::new(testkit::KeyManager::default());
         let (leads_to, network_away) = (Leads::default(), Away::default());
         let handed_over = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&handed_over);
-        let secrets: Keeps = Arc::new(Mutex::new(Some(HashMap::new())));
         let deps = Deps {
             store: store.clone(),
             validator: Arc::new(Tokens),
@@ -163,10 +173,8 @@ impl Cloud {
                 "volume",
                 volumes.router(),
             )),
-            keys: clients::Keys::new(web::client::Client::in_process(
-                "key manager",
-                key_manager(Arc::clone(&secrets)),
-            )),
+            keys: clients::Keys::new(web::client::Client::in_process("keys", keys.router())),
+            tokens: Arc::new(OfCloud),
             bus: bus::Bus::new(),
             hand_over: Arc::new(move |_, server| {
                 kept.lock().unwrap().push(server);
@@ -179,10 +187,10 @@ impl Cloud {
             service: Service::open(deps, config).await.unwrap(),
             store,
             volumes,
+            keys,
             leads_to,
             network_away,
             handed_over,
-            secrets,
         }
     }
 
@@ -310,33 +318,6 @@ pub const BUSY: &str = "44444444-31e7-49b7-b260-868f441e862b";
 
 /// An image that says that it is signed, with the certificate `signer`.
 pub const SIGNED: &str = "55555555-31e7-49b7-b260-868f441e862b";
-
-fn key_manager(secrets: Keeps) -> Router {
-    fn found(secrets: &Keeps, id: &str) -> Result<Vec<u8>, StatusCode> {
-        let secrets = secrets.lock().unwrap();
-        let secrets = secrets.as_ref().ok_or(StatusCode::BAD_GATEWAY)?;
-        secrets.get(id).cloned().ok_or(StatusCode::NOT_FOUND)
-    }
-    async fn show(
-        State(secrets): State<Keeps>,
-        Path(id): Path<String>,
-    ) -> Result<Json<Value>, StatusCode> {
-        found(&secrets, &id)?;
-        Ok(Json(
-            json!({ "content_types": { "default": "text/plain" } }),
-        ))
-    }
-    async fn payload(
-        State(secrets): State<Keeps>,
-        Path(id): Path<String>,
-    ) -> Result<Vec<u8>, StatusCode> {
-        found(&secrets, &id)
-    }
-    Router::new()
-        .route("/v1/secrets/{id}", get(show))
-        .route("/v1/secrets/{id}/payload", get(payload))
-        .with_state(secrets)
-}
 
 fn image_service() -> Router {
     async fn show(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {

@@ -37,8 +37,7 @@ async fn cloud(signatures: Signatures) -> Cloud {
         ..super::harness::config()
     })
     .await;
-    let kept = certificates().into_iter().collect();
-    *cloud.secrets.lock().unwrap() = Some(kept);
+    cloud.keys.set_secrets("member", certificates());
     cloud
 }
 
@@ -151,10 +150,10 @@ async fn what_the_key_manager_lacks_is_the_servers_fault() {
         (Some(Some(broken)), "it is no X.509 certificate"),
         (None, "the key manager does not answer; try again later"),
     ] {
-        *cloud.secrets.lock().unwrap() = secret.map(|secret| {
-            let kept = secret.map(|secret: Vec<u8>| ("signer".to_owned(), secret));
-            kept.into_iter().collect()
-        });
+        cloud.keys.set_down(secret.is_none());
+        let kept = secret.flatten();
+        let kept = kept.map(|secret: Vec<u8>| ("signer".to_owned(), secret));
+        cloud.keys.set_secrets("member", kept);
         let (_, check) = check_of_new(&cloud, json!({ "imageRef": SIGNED })).await;
         let Some(ImageCheck::Refused { reason }) = check else {
             panic!("{check:?}");

@@ -24,6 +24,7 @@ use std::time::Duration;
 use types::agent::{Direction, GuestImage, GuestPlan, GuestVif, Verb, WorkOutcome};
 use types::network_wanted::tap_name;
 use types::server::WantedNetworks;
+use types::tpm::Tpm;
 use types::{HostName, PowerState, TaskState, Timestamp, VmState};
 
 /// The steps.
@@ -217,7 +218,21 @@ pub fn guest_plan(instance: &Instance, interfaces: &[Interface]) -> GuestPlan {
         hardware: instance.image_properties().cloned().unwrap_or_default(),
         // Filled in when the host pulls the work: how it reaches volumes is a secret, too.
         disks: Vec::new(),
+        tpm: tpm_of(instance),
     }
+}
+
+/// The TPM of a server, by its flavor and image. Its secret was made when that was asked for; one that has none does not
+/// start, since there can be no passphrase either.
+fn tpm_of(instance: &Instance) -> Option<Tpm> {
+    let nothing = std::collections::BTreeMap::new();
+    let image = instance.image_properties().unwrap_or(&nothing);
+    let wanted = scheduler::tpm(&instance.flavor, image).ok()??;
+    let secret = instance.kept.vtpm_secret.map(|secret| secret.id);
+    Some(Tpm {
+        wanted,
+        secret: secret.unwrap_or_default(),
+    })
 }
 
 #[async_trait]

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
+use clients::KeyError;
 use db::accept;
 use db::instances::{self, Instance};
 use db::migrations::Status;
@@ -169,6 +170,23 @@ impl Delete {
         Ok(())
     }
 
+    /// The passphrase of its TPM. A user's went with the request to delete the server; one that is left (the server was
+    /// reclaimed, say) goes where the key manager lets the service user delete it, as Barbican's default policy does.
+    async fn forget_secret(&self, server: &Instance) -> Result<(), StepError> {
+        let Some(secret) = server.kept.vtpm_secret else {
+            return Ok(());
+        };
+        let token = self.with.token().await?;
+        match self.with.keys.delete(&token, &secret.id.to_string()).await {
+            Err(KeyError::Unreachable(reason)) => Err(StepError::Retry(reason)),
+            Err(error) => {
+                tracing::warn!(server = %server.id, secret = %secret.id, %error, "the secret of a TPM stays in the key manager");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
     /// What other services have of the server: ports, and images that are no use to anybody any more.
     async fn leftovers(&self, cx: &Context, state: &State) -> Result<(), StepError> {
         let task = state.superseded.as_ref();
@@ -186,6 +204,9 @@ impl Delete {
             let token = self.with.token().await?;
             let images = &self.with.images;
             images.delete(&token, image).await.map_err(retry)?;
+        }
+        if let Some(server) = &server {
+            self.forget_secret(server).await?;
         }
         match server {
             Some(server) if may_have_ports(&server, task) => {

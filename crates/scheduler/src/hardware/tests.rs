@@ -13,8 +13,8 @@ fn map(pairs: Pairs) -> BTreeMap<String, String> {
 }
 
 /// Four CPUs and 1024 MiB.
-fn asked(specs: Pairs, image: Pairs) -> Result<Vec<String>, String> {
-    let flavor = Flavor {
+fn flavor(specs: Pairs) -> Flavor {
+    Flavor {
         id: FlavorId("1".to_owned()),
         name: "f".to_owned(),
         memory_mb: 1024,
@@ -24,8 +24,11 @@ fn asked(specs: Pairs, image: Pairs) -> Result<Vec<String>, String> {
         swap_mb: 0,
         rxtx_factor: 1.0,
         extra_specs: map(specs),
-    };
-    match demands(&flavor, &map(image)) {
+    }
+}
+
+fn asked(specs: Pairs, image: Pairs) -> Result<Vec<String>, String> {
+    match demands(&flavor(specs), &map(image)) {
         Ok(list) => Ok(list.into_iter().map(|demand| demand.spec).collect()),
         Err(wrong) => Err(wrong.0),
     }
@@ -71,6 +74,8 @@ fn harmless_wishes_are_no_demands() {
         (&[], &[("hw_firmware_type", "bios")]),
         (&[("hw:ephemeral_encryption", "0")], &[]),
         (&[("hw:cpu_sockets", "2"), ("quota:cpu_shares", "10")], &[]),
+        // Hosts may have one.
+        (&[("hw:tpm_version", "2.0")], &[]),
     ];
     for (specs, image) in table {
         assert_eq!(asked(specs, image), Ok(vec![]), "{specs:?} {image:?}");
@@ -143,12 +148,6 @@ fn what_no_host_has() {
             &[("accel:device_profile", "p")],
             &[],
             &["accel:device_profile=p"],
-        ),
-        (&[("hw:tpm_version", "2.0")], &[], &["hw:tpm_version=2.0"]),
-        (
-            &[("hw:tpm_model", "tpm-crb")],
-            &[("hw_tpm_version", "2.0")],
-            &["hw_tpm_version=2.0"],
         ),
         (
             &[("os:secure_boot", "required")],
@@ -472,6 +471,19 @@ fn what_cannot_be_meant_is_refused_in_novas_words() {
             "TPM model CRB is only valid with TPM version 2.0.",
         ),
         (
+            &[("hw:tpm_version", "2.0"), ("hw:tpm_model", "spapr")],
+            &[],
+            "Invalid TPM model 'spapr'. Allowed values: tpm-tis, tpm-crb.",
+        ),
+        (
+            &[
+                ("hw:tpm_version", "2.0"),
+                ("hw:tpm_secret_security", "nobody"),
+            ],
+            &[],
+            "TPM secret security 'nobody' is not supported.",
+        ),
+        (
             &[("hw:tpm_version", "1.2")],
             &[("hw_tpm_version", "2.0")],
             "Flavor f has hw:tpm_version extra spec explicitly set to 1.2",
@@ -485,5 +497,48 @@ fn what_cannot_be_meant_is_refused_in_novas_words() {
     for (specs, image, wanted) in table {
         let got = asked(specs, image).unwrap_err();
         assert!(got.starts_with(wanted), "{specs:?} {image:?}: {got}");
+    }
+}
+
+#[test]
+fn tpms_are_asked_for_by_traits() {
+    let table: &[(Pairs, Pairs, &[&str])] = &[
+        (&[], &[], &[]),
+        // Of no effect without a version, as in Nova.
+        (&[("hw:tpm_model", "tpm-crb")], &[], &[]),
+        (
+            &[],
+            &[("hw_tpm_version", "1.2")],
+            &["1_2", "SECRET_SECURITY_USER", "TIS"],
+        ),
+        (
+            &[
+                ("hw:tpm_model", "tpm-crb"),
+                ("hw:tpm_secret_security", "host"),
+            ],
+            &[("hw_tpm_version", "2.0")],
+            &["2_0", "CRB", "SECRET_SECURITY_HOST"],
+        ),
+        (
+            &[
+                ("hw:tpm_version", "2.0"),
+                ("hw:tpm_secret_security", "deployment"),
+            ],
+            &[
+                ("hw_tpm_version", "2.0"),
+                ("hw_tpm_secret_security", "host"),
+            ],
+            &["2_0", "SECRET_SECURITY_DEPLOYMENT", "TIS"],
+        ),
+    ];
+    for (specs, image, wanted) in table {
+        let (flavor, image) = (flavor(specs), map(image));
+        let tpm = tpm(&flavor, &image).unwrap();
+        let traits = tpm.map(traits_for).into_iter().flatten();
+        let mut traits: Vec<&str> = traits
+            .filter_map(|name| name.strip_prefix("COMPUTE_SECURITY_TPM_"))
+            .collect();
+        traits.sort_unstable();
+        assert_eq!(&traits, wanted, "{specs:?} {image:?}");
     }
 }

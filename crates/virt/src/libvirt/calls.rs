@@ -2,6 +2,10 @@
 //!
 //! Procedure numbers, flags and state numbers are facts of libvirt's stable remote protocol and public API.
 
+mod secrets;
+
+pub use secrets::SecretRef;
+
 use super::rpc::{Connection, RpcError};
 use super::xdr::{Decoder, Encoder, Malformed};
 use std::path::PathBuf;
@@ -21,6 +25,11 @@ mod procedure {
     pub const DOMAIN_SUSPEND: u32 = 34;
     pub const GET_HOSTNAME: u32 = 59;
     pub const AUTH_LIST: u32 = 66;
+    pub const SECRET_DEFINE: u32 = 142;
+    pub const SECRET_SET_VALUE: u32 = 144;
+    pub const SECRET_GET_VALUE: u32 = 145;
+    pub const SECRET_UNDEFINE: u32 = 146;
+    pub const SECRET_LOOKUP_BY_USAGE: u32 = 147;
     pub const GET_LIB_VERSION: u32 = 157;
     pub const DOMAIN_CREATE_WITH_FLAGS: u32 = 196;
     pub const DOMAIN_ATTACH_DEVICE_FLAGS: u32 = 160;
@@ -38,6 +47,7 @@ mod procedure {
     pub const DOMAIN_MIGRATE_PERFORM3_PARAMS: u32 = 305;
     pub const EVENT_REGISTER: u32 = 316;
     pub const EVENT_LIFECYCLE: u32 = 318;
+    pub const GET_DOMAIN_CAPABILITIES: u32 = 342;
     pub const GET_ALL_DOMAIN_STATS: u32 = 344;
     pub const DOMAIN_FSFREEZE: u32 = 335;
     pub const DOMAIN_FSTHAW: u32 = 336;
@@ -53,6 +63,8 @@ pub mod error_code {
     pub const NO_DOMAIN: u32 = 42;
     /// The verb does not fit the domain's state (start when it runs, destroy when it is off).
     pub const OPERATION_INVALID: u32 = 55;
+    /// No secret of this id, or for this usage.
+    pub const NO_SECRET: u32 = 66;
     /// A job was called off.
     pub const OPERATION_ABORTED: u32 = 78;
     /// The agent in the guest does not answer.

@@ -1,6 +1,7 @@
 //! Reads libvirt's capabilities document: the host's processor and what guests may be.
 
 use crate::facts::CpuInfo;
+use crate::hypervisor::{HypervisorError, Result};
 use quick_xml::de::DeError;
 use serde::Deserialize;
 
@@ -68,7 +69,7 @@ struct DomainType {
 ///
 /// # Errors
 /// The document is not as expected.
-pub fn parse(xml: &str, kvm: bool) -> Result<Capabilities, DeError> {
+pub fn parse(xml: &str, kvm: bool) -> std::result::Result<Capabilities, DeError> {
     let document: Document = quick_xml::de::from_str(xml)?;
     let cpu = document.host.cpu;
     let mut features: Vec<String> = cpu
@@ -96,6 +97,30 @@ pub fn parse(xml: &str, kvm: bool) -> Result<Capabilities, DeError> {
         ..CpuInfo::default()
     };
     Ok(Capabilities { cpu, supported })
+}
+
+/// Total and used memory in MiB, by the kernel's own account: libvirt's figure follows NUMA nodes and can be wrong.
+pub fn host_memory() -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo")
+        .map_err(|error| HypervisorError::disk("/proc/meminfo", &error))?;
+    let kib = |name: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|rest| {
+            rest.trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
+        .unwrap_or(0)
+    };
+    let total = kib("MemTotal");
+    Ok((
+        total / 1024,
+        total.saturating_sub(kib("MemAvailable")) / 1024,
+    ))
 }
 
 #[cfg(test)]

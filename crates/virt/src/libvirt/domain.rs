@@ -269,6 +269,8 @@ struct Devices {
     serial: Serial,
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<Channel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tpm: Option<TpmDevice>,
     graphics: Graphics,
     video: Video,
     rng: Rng,
@@ -478,6 +480,28 @@ struct Graphics {
 #[derive(Serialize)]
 struct Video {
     model: ModelType,
+}
+
+#[derive(Serialize)]
+struct TpmDevice {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    backend: TpmBackend,
+}
+
+#[derive(Serialize)]
+struct TpmBackend {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@version")]
+    version: &'static str,
+    encryption: Encryption,
+}
+
+#[derive(Serialize)]
+struct Encryption {
+    #[serde(rename = "@secret")]
+    secret: String,
 }
 
 #[derive(Serialize)]
@@ -697,6 +721,16 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
             target: ChannelTarget {
                 kind: "virtio",
                 name: "org.qemu.guest_agent.0",
+            },
+        }),
+        tpm: spec.tpm.as_ref().map(|tpm| TpmDevice {
+            model: tpm.wanted.model.as_str(),
+            backend: TpmBackend {
+                kind: "emulator",
+                version: tpm.wanted.version.as_str(),
+                encryption: Encryption {
+                    secret: tpm.secret.to_string(),
+                },
             },
         }),
         graphics: Graphics {

@@ -109,7 +109,10 @@ impl Libvirt {
         // Defined before, so that it lasts when it is switched off; what the file says of it counts until then.
         self.define(&spec, Power::Off).await?;
         let path = files.memory.to_string_lossy();
-        match self.jobs.restore(&path).await {
+        self.unlock(&spec).await?;
+        let restored = self.jobs.restore(&path).await;
+        self.lock_again(&spec).await;
+        match restored {
             Ok(()) => {}
             Err(error) => {
                 let running = self.look(id).await?.is_some_and(|guest| guest.active);

@@ -215,6 +215,7 @@ impl Libvirt {
     ) -> Result<()> {
         let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
         let berth = way.berth().await?;
+        self.send_passphrase(&spec, way).await?;
         let drive = self.instances.guest(id).config_drive;
         if !shared && spec.config_drive.is_some() && drive.exists() {
             way.carry_drive(&drive).await?;
@@ -523,6 +524,7 @@ mod tests {
     use super::*;
     use async_trait::async_trait;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use types::tpm::Passphrase;
 
     #[test]
     fn paths_become_the_other_hosts() {
@@ -548,6 +550,10 @@ mod tests {
         }
 
         async fn carry_drive(&self, _file: &Path) -> Result<()> {
+            Ok(())
+        }
+
+        async fn carry_passphrase(&self, _passphrase: &Passphrase) -> Result<()> {
             Ok(())
         }
 

@@ -28,10 +28,11 @@ mod quiesce;
 mod rpc;
 mod shared;
 mod snapshot;
+mod tpm;
 mod xdr;
 
 use crate::disks::Disk;
-use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts};
+use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts, TpmKinds};
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::kvm::{self, Kvm};
 use crate::passage::{Berth, Channel, Door, LiveChoices, Passage};
@@ -50,6 +51,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, OwnedMutexGuard, broadcast};
 use tokio::task::AbortHandle;
 use types::agent::{Moving, Quiesce};
+use types::tpm::Passphrase;
 use types::{HostName, PowerState, ServerId};
 
 /// What the driver needs to know.
@@ -69,6 +71,8 @@ pub struct LibvirtConfig {
     pub live: LiveChoices,
     /// The host's name in the cloud, for folders that several hosts share; empty: nobody shares them.
     pub host: HostName,
+    /// Guests may have emulated TPMs (`[libvirt] swtpm_enabled`).
+    pub swtpm: bool,
 }
 
 impl LibvirtConfig {
@@ -83,6 +87,7 @@ impl LibvirtConfig {
             acceleration: Acceleration::Probe,
             live: LiveChoices::default(),
             host: HostName(String::new()),
+            swtpm: false,
         }
     }
 }
@@ -120,6 +125,10 @@ pub struct Libvirt {
     storage: Option<String>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
     still: Arc<quiesce::Still>,
+    swtpm: bool,
+    tpm_kinds: OnceCell<TpmKinds>,
+    /// Passphrases of TPMs, while something is done with their guests.
+    lent: Mutex<HashMap<ServerId, Passphrase>>,
 }
 
 /// What a list of guests needs of a stored specification.
@@ -182,6 +191,9 @@ impl Libvirt {
             ),
             locks: Mutex::new(HashMap::new()),
             still: Arc::default(),
+            swtpm: config.swtpm,
+            tpm_kinds: OnceCell::new(),
+            lent: Mutex::default(),
         }))
     }
 
@@ -206,6 +218,9 @@ impl Libvirt {
     pub async fn put_away(&self, id: ServerId) -> Result<()> {
         let _lock = self.exclusive(id).await;
         self.off(id).await?;
+        if let Some(spec) = self.read_spec(id)? {
+            self.keep_tpm_memory(&spec).await?;
+        }
         self.undefine(id).await
     }
 
@@ -399,6 +414,7 @@ impl Libvirt {
 
     /// Defines the domain from `spec` and starts it if wanted. The guest is off.
     async fn define(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo> {
+        self.bring_tpm_memory(spec).await?;
         let domain = self.jobs.define(&self.xml(spec)?).await.map_err(explain)?;
         self.remember(spec);
         let off = GuestInfo {
@@ -410,13 +426,16 @@ impl Libvirt {
             memory_mib: spec.memory_mib,
         };
         if power == Power::Off {
-            return Ok(off);
+            return self.keep_if_lent(spec).await.map(|()| off);
         }
         let files = self.instances.guest(spec.id);
         files
             .forget_memory()
             .map_err(|error| HypervisorError::disk(files.memory.display(), &error))?;
-        match self.jobs.create(&domain).await {
+        self.unlock(spec).await?;
+        let created = self.jobs.create(&domain).await;
+        self.lock_again(spec).await;
+        match created {
             Ok(()) => Ok(GuestInfo {
                 power: PowerState::Running,
                 active: true,
@@ -608,7 +627,7 @@ impl Hypervisor for Libvirt {
             .filter(|guest| guest.active)
             .count();
         let capabilities = self.capabilities().await?;
-        let (memory_mib, memory_used_mib) = host_memory()?;
+        let (memory_mib, memory_used_mib) = capabilities::host_memory()?;
         let disk = rustix::fs::statvfs(self.instances.path()).map_err(|error| {
             HypervisorError::disk(self.instances.path().display(), &error.into())
         })?;
@@ -638,6 +657,7 @@ impl Hypervisor for Libvirt {
             supported: capabilities.supported.clone(),
             running_guests: running.try_into().unwrap_or(u32::MAX),
             storage: self.storage.clone(),
+            tpm: self.tpm_kinds().await?,
         })
     }
 
@@ -655,6 +675,7 @@ impl Hypervisor for Libvirt {
         let _lock = self.exclusive(id).await;
         self.off(id).await?;
         self.undefine(id).await?;
+        self.forget_tpm(id).await?;
         let files = self.instances.guest(id);
         blocking(move || {
             files
@@ -863,6 +884,17 @@ impl Hypervisor for Libvirt {
         self.was_put_aside_by(id, host)
     }
 
+    fn lend_passphrase(&self, id: ServerId, passphrase: Option<Passphrase>) {
+        match passphrase {
+            Some(passphrase) => self.lent().insert(id, passphrase),
+            None => self.lent().remove(&id),
+        };
+    }
+
+    async fn keep_passphrase(&self, id: ServerId, passphrase: &Passphrase) -> Result<()> {
+        self.keep(id, passphrase).await
+    }
+
     async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>> {
         self.look(id).await
     }
@@ -947,28 +979,4 @@ impl Hypervisor for Libvirt {
     async fn alive(&self) -> bool {
         self.questions.ping(Duration::from_secs(5)).await.is_ok()
     }
-}
-
-/// Total and used memory in MiB, by the kernel's own account: libvirt's figure follows NUMA nodes and can be wrong.
-fn host_memory() -> Result<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/meminfo")
-        .map_err(|error| HypervisorError::disk("/proc/meminfo", &error))?;
-    let kib = |name: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|rest| {
-            rest.trim()
-                .trim_end_matches("kB")
-                .trim()
-                .parse::<u64>()
-                .ok()
-        })
-        .unwrap_or(0)
-    };
-    let total = kib("MemTotal");
-    Ok((
-        total / 1024,
-        total.saturating_sub(kib("MemAvailable")) / 1024,
-    ))
 }

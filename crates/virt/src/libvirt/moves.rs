@@ -2,7 +2,7 @@
 //! moved there in one rename; what lands is made beside it, its specification last.
 
 use super::folder::{self, GuestFolder};
-use super::{Libvirt, blocking, disks, image};
+use super::{Libvirt, blocking, disks, image, tpm};
 use crate::facts::GuestInfo;
 use crate::hypervisor::{HypervisorError, Luggage, Result};
 use crate::spec::{GuestSpec, Power, RootDisk};
@@ -29,6 +29,7 @@ impl Libvirt {
             }
         }
         self.off(id).await?;
+        self.keep_tpm_memory(&spec).await?;
         self.undefine(id).await?;
         // It says whose it is, for hosts that share it.
         files
@@ -65,6 +66,10 @@ impl Libvirt {
     pub(super) async fn forget(&self, id: ServerId) -> Result<()> {
         let _lock = self.exclusive(id).await;
         let files = self.instances.guest(id);
+        if self.look(id).await?.is_none() {
+            // It is elsewhere for good.
+            self.forget_tpm(id).await?;
+        }
         blocking(move || remove_folder(&files.aside)).await
     }
 
@@ -74,7 +79,7 @@ impl Libvirt {
         let names = kept.iter().filter_map(|path| path.file_name());
         let found: Vec<PathBuf> = names
             .map(PathBuf::from)
-            .chain(OTHERS.iter().map(PathBuf::from))
+            .chain(OTHERS.iter().chain(&tpm::FILES).map(PathBuf::from))
             .map(|name| files.aside.join(name))
             .filter(|path| path.exists())
             .collect();
@@ -153,7 +158,8 @@ fn carry_in(files: &GuestFolder, luggage: Luggage, from_volume: bool) -> Result<
     };
     files.remove().map_err(fail(&files.folder))?;
     files.create().map_err(fail(&files.folder))?;
-    let others = OTHERS.iter().map(|name| files.folder.join(name));
+    let others = OTHERS.iter().chain(&tpm::FILES);
+    let others = others.map(|name| files.folder.join(name));
     for to in [files.disk.clone(), files.config_drive.clone()]
         .into_iter()
         .chain(others)

@@ -159,7 +159,7 @@ impl Sim {
         spec.vifs.extend(wanted.cloned());
         let changed = super::Guest {
             spec: Arc::new(spec),
-            power: guest.power,
+            ..guest.clone()
         };
         self.store(&mut guests, changed)
     }
@@ -176,7 +176,7 @@ impl Sim {
         how(&mut spec.disks)?;
         let changed = super::Guest {
             spec: Arc::new(spec),
-            power: guest.power,
+            ..guest.clone()
         };
         self.store(&mut guests, changed)
     }

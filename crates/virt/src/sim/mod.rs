@@ -12,13 +12,14 @@ mod shared;
 mod switches;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tpm;
 
 pub use faults::{Controls, Hook, Moment, Verb};
 
 use crate::disks::Disk;
 use crate::facts::{
     CpuDiagnostics, CpuInfo, CpuTopology, Diagnostics, DiskDiagnostics, GuestEvent, GuestEventKind,
-    GuestInfo, HostFacts, NicDiagnostics,
+    GuestInfo, HostFacts, NicDiagnostics, TpmKinds,
 };
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::passage::{Berth, Channel, Door, LiveChoices, Passage};
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast};
 use types::agent::{Moving, Quiesce};
+use types::tpm::Passphrase;
 use types::{HostName, PowerState, ServerId};
 
 /// The ending of a copy of a disk on its way to the image service.
@@ -83,17 +85,23 @@ pub struct Sim {
     torn: Mutex<HashSet<ServerId>>,
     /// Guests that stand still, and until when.
     still: Mutex<HashMap<ServerId, tokio::time::Instant>>,
+    /// Passphrases of TPMs, while something is done with their guests.
+    lent: Mutex<HashMap<ServerId, Passphrase>>,
 }
 
+#[derive(Clone)]
 struct Guest {
     spec: Arc<GuestSpec>,
     power: PowerState,
+    tpm: tpm::Memory,
 }
 
 #[derive(Serialize, Deserialize)]
 struct StoredGuest<S> {
     power: PowerState,
     spec: S,
+    #[serde(default)]
+    tpm: tpm::Memory,
 }
 
 impl Sim {
@@ -117,6 +125,7 @@ impl Sim {
             live: Mutex::default(),
             torn: Mutex::default(),
             still: Mutex::default(),
+            lent: Mutex::default(),
         }))
     }
 
@@ -149,6 +158,7 @@ impl Sim {
         let text = serde_json::to_vec(&StoredGuest {
             power: guest.power,
             spec: &*guest.spec,
+            tpm: guest.tpm.clone(),
         })
         .map_err(|error| HypervisorError::Rejected(error.to_string()))?;
         let path = self.path(id);
@@ -167,9 +177,14 @@ impl Sim {
         if guest.power == power {
             return Ok(());
         }
+        let starts = power == PowerState::Running && !guest.info().active;
         let guest = Guest {
-            spec: guest.spec.clone(),
             power,
+            tpm: match starts {
+                true => self.unlock(&guest.spec, &guest.tpm)?,
+                false => guest.tpm.clone(),
+            },
+            ..guest.clone()
         };
         self.store(&mut guests, guest)?;
         drop(guests);
@@ -257,6 +272,8 @@ impl Sim {
     fn create(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo> {
         let mut guests = self.lock();
         let known = guests.get(&spec.id).map(|guest| guest.power);
+        let memory = guests.get(&spec.id).map(|guest| guest.tpm.clone());
+        let memory = memory.unwrap_or_default();
         if known == Some(PowerState::Running) {
             drop(guests);
             return self.info(spec.id);
@@ -274,6 +291,10 @@ impl Sim {
             Guest {
                 spec: Arc::new(spec.for_storage()),
                 power: state,
+                tpm: match power {
+                    Power::On => self.unlock(spec, &memory)?,
+                    Power::Off => self.resting(spec, memory),
+                },
             },
         )?;
         drop(guests);
@@ -285,12 +306,12 @@ impl Sim {
 
     fn recreate(&self, spec: &GuestSpec) -> Result<GuestInfo> {
         let mut guests = self.lock();
-        if !guests.contains_key(&spec.id) {
-            return Err(HypervisorError::NotFound(spec.id));
-        }
+        let was = guests.get(&spec.id);
+        let was = was.ok_or(HypervisorError::NotFound(spec.id))?;
         let guest = Guest {
             spec: Arc::new(spec.for_storage()),
             power: PowerState::Running,
+            tpm: self.unlock(spec, &was.tpm)?,
         };
         let info = self.store(&mut guests, guest)?;
         drop(guests);
@@ -398,6 +419,7 @@ fn load(folder: &Path) -> std::io::Result<HashMap<ServerId, Guest>> {
                 let guest = Guest {
                     spec: Arc::new(stored.spec),
                     power: stored.power,
+                    tpm: stored.tpm,
                 };
                 guests.insert(guest.spec.id, guest);
             }
@@ -442,6 +464,7 @@ impl Hypervisor for Sim {
             supported: vec![("x86_64".into(), "fake".into(), "hvm".into())],
             running_guests: running().count().try_into().unwrap_or(u32::MAX),
             storage: self.storage(),
+            tpm: TpmKinds::all(),
         })
     }
 
@@ -564,10 +587,11 @@ impl Hypervisor for Sim {
         &self,
         id: ServerId,
         to: &HostName,
-        _way: Option<Arc<dyn Passage>>,
+        way: Option<Arc<dyn Passage>>,
         shared: bool,
     ) -> Result<GuestInfo> {
         self.enter(Verb::MigrateLive, id).await?;
+        self.send_passphrase(id, way).await?;
         let gone = self.send_away(id).await;
         if shared && matches!(gone, Ok(_) | Err(HypervisorError::PostCopyBroke)) {
             self.give_disk(id, to)?;
@@ -714,6 +738,17 @@ impl Hypervisor for Sim {
     async fn land(&self, spec: &GuestSpec, luggage: Luggage, power: Power) -> Result<GuestInfo> {
         self.perform(Verb::Land, spec.id, || self.unpack(spec, luggage, power))
             .await
+    }
+
+    fn lend_passphrase(&self, id: ServerId, passphrase: Option<Passphrase>) {
+        match passphrase {
+            Some(passphrase) => self.lent().insert(id, passphrase),
+            None => self.lent().remove(&id),
+        };
+    }
+
+    async fn keep_passphrase(&self, id: ServerId, passphrase: &Passphrase) -> Result<()> {
+        self.keep(id, passphrase)
     }
 
     async fn guest(&self, id: ServerId) -> Result<Option<GuestInfo>> {

@@ -35,8 +35,8 @@ impl Sim {
         }
         let ran = guest.info().active;
         let off = Guest {
-            spec: guest.spec.clone(),
             power: PowerState::Shutdown,
+            ..guest.clone()
         };
         self.store(&mut guests, off)?;
         rename(&self.path(id), &aside)?;
@@ -109,7 +109,10 @@ impl Sim {
                 Luggage::Aside => self.aside(id),
                 Luggage::Inbox => inbox.join(format!("{id}.{ASIDE}")),
             };
-            let had = read(&brought)?;
+            let mut had = read(&brought)?;
+            if luggage == Luggage::Inbox {
+                had.tpm = had.tpm.moved();
+            }
             let mut guests = self.lock();
             let root = root_gib(spec);
             if root > 0 && root < root_gib(&had.spec) {
@@ -119,6 +122,7 @@ impl Sim {
             let landed = Guest {
                 spec: Arc::new(spec.for_storage()),
                 power: PowerState::Shutdown,
+                tpm: self.resting(spec, had.tpm),
             };
             self.store(&mut guests, landed)?;
             self.make_shared_disk(id)?;
@@ -140,6 +144,7 @@ fn read(path: &Path) -> Result<Guest> {
     Ok(Guest {
         spec: Arc::new(stored.spec),
         power: stored.power,
+        tpm: stored.tpm,
     })
 }
 

@@ -81,14 +81,14 @@ impl Sim {
             self.claim_disk(spec.id)?;
         }
         let mut guests = self.lock();
-        if guests
-            .get(&spec.id)
-            .is_none_or(|guest| !guest.info().active)
-        {
+        let was = guests.get(&spec.id);
+        let memory = was.map(|guest| guest.tpm.clone()).unwrap_or_default();
+        if was.is_none_or(|guest| !guest.info().active) {
             self.check_room(&guests, spec)?;
             let guest = Guest {
                 spec: Arc::new(spec.for_storage()),
                 power: PowerState::Shutdown,
+                tpm: self.resting(spec, memory),
             };
             self.store(&mut guests, guest)?;
         }

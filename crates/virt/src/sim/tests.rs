@@ -30,6 +30,7 @@ pub(crate) fn spec(n: u32) -> GuestSpec {
         serial_number: format!("serial-{n}"),
         rescue: None,
         disks: Vec::new(),
+        tpm: None,
     }
 }
 
@@ -281,4 +282,55 @@ fn a_copy_of_a_disk_that_nobody_sent_is_gone_at_the_next_start() {
     std::fs::write(&left, "half").unwrap();
     let _sim = Sim::open(SimConfig::large(folder.path(), "h")).unwrap();
     assert!(!left.exists());
+}
+
+fn with_tpm(security: types::tpm::Security) -> GuestSpec {
+    use types::tpm::{Model, Tpm, Version, Wanted};
+    let wanted = Wanted {
+        version: Version::V1_2,
+        model: Model::Tis,
+        security,
+    };
+    let secret = Uuid::nil();
+    GuestSpec {
+        tpm: Some(Tpm { wanted, secret }),
+        ..spec(1)
+    }
+}
+
+#[tokio::test]
+async fn only_what_a_host_keeps_of_a_passphrase_is_in_its_files() {
+    use types::tpm::{Passphrase, Security};
+    for (security, kept) in [
+        (Security::User, false),
+        (Security::Host, true),
+        (Security::Deployment, false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let guest = with_tpm(security);
+        let id = guest.id;
+        let first = sim(folder.path());
+        let lend = |sim: &Sim, text: Option<&str>| {
+            sim.lend_passphrase(id, text.map(|text| Passphrase(text.to_owned())));
+        };
+        assert!(first.ensure_guest(&guest, Power::On).await.is_err());
+        lend(&first, Some("correct horse"));
+        first.ensure_guest(&guest, Power::On).await.unwrap();
+        lend(&first, None);
+        first.stop_hard(id).await.unwrap();
+        drop(first);
+        let text = std::fs::read_to_string(folder.path().join(format!("{id}.json"))).unwrap();
+        assert_eq!(text.contains("correct horse"), kept, "{security:?}");
+        let again = sim(folder.path());
+        assert_eq!(again.start(id).await.is_ok(), kept, "{security:?}");
+        if !kept {
+            lend(&again, Some("another horse"));
+            assert!(again.start(id).await.is_err());
+            lend(&again, Some("correct horse"));
+            again.start(id).await.unwrap();
+        }
+        let none = Passphrase(String::new());
+        let kept = again.keep_passphrase(spec(2).id, &none).await;
+        assert!(kept.is_err(), "no such guest was made ready");
+    }
 }

@@ -381,6 +381,40 @@ fn a_rescued_guest_boots_from_the_rescue_disk_and_sees_its_own() {
     );
 }
 
+#[test]
+fn a_tpm_is_emulated_and_encrypted() {
+    use types::tpm::{Model, Security, Tpm, Version, Wanted};
+    let with = |tpm| render(&GuestSpec { tpm, ..spec(1) }, false, &TCG);
+    assert!(!with(None).contains("tpm"));
+    for (version, model, wanted) in [
+        (
+            Version::V1_2,
+            Model::Tis,
+            "<tpm model=\"tpm-tis\"><backend type=\"emulator\" version=\"1.2\">",
+        ),
+        (
+            Version::V2_0,
+            Model::Crb,
+            "<tpm model=\"tpm-crb\"><backend type=\"emulator\" version=\"2.0\">",
+        ),
+    ] {
+        let security = Security::User;
+        let wanted_kind = Wanted {
+            version,
+            model,
+            security,
+        };
+        let tpm = Tpm {
+            wanted: wanted_kind,
+            secret: uuid::Uuid::from_u128(5),
+        };
+        let encrypted =
+            "<encryption secret=\"00000000-0000-0000-0000-000000000005\"/></backend></tpm>";
+        let text = with(Some(tpm));
+        assert!(text.contains(&format!("{wanted}{encrypted}")), "{text}");
+    }
+}
+
 /// OSSA-2013-037 and OSSA-2014-003: QEMU opens an empty disk as it is, and looks for no layer below it.
 #[test]
 fn disks_beside_the_root_are_raw() {
