@@ -19,7 +19,8 @@ build=(gcc libc6-dev ca-certificates)
 image=(fakeroot mtools dosfstools syslinux syslinux-common e2fsprogs fdisk kmod cpio xz-utils zstd)
 run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils swtpm swtpm-tools dnsmasq-base
     nftables iproute2 procps openssh-client python3 python3-venv "${build[@]}" "${image[@]}")
-test=("${run[@]}" postgresql mariadb-server rabbitmq-server xorriso shellcheck openssl iputils-ping)
+test=("${run[@]}" postgresql mariadb-server rabbitmq-server xorriso shellcheck openssl iputils-ping
+    libfaketime)
 # Without it the network agent's tests on a real kernel are skipped. Its packages exclude each other: any will do.
 command -v busybox >/dev/null || test+=(busybox)
 # Only for the slow test with a Debian guest.

@@ -95,8 +95,10 @@ class Client:
 class Cloud:
     """One `kilonova up`."""
 
-    def __init__(self, home, hypervisor, hosts=3, arguments=()):
+    def __init__(self, home, hypervisor, hosts=3, arguments=(), environment=None):
         self.home = pathlib.Path(home)
+        # Of its processes, beside that of the tests.
+        self.environment = {**os.environ, **(environment or {})}
         self.hypervisor = hypervisor
         self.ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
         self.arguments = ["--home", str(self.home), "--hypervisor", hypervisor]
@@ -108,6 +110,28 @@ class Cloud:
         self.process = None
         self.log = self.home / "log"
 
+    def configure(self, text=""):
+        """Its file of settings, with the ports that are options of `up`, so that `manage` finds the services."""
+        ports = "".join(
+            f"[{service}]\nport = {self.ports[service]}\n" for service in ("identity", "image", "network", "volume")
+        )
+        (self.home / "kilonova.conf").write_text(text + ports)
+
+    def _manage(self, arguments):
+        command = [BINARY, "manage", *map(str, arguments), "--home", str(self.home)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=self.environment)
+
+    def manage(self, *arguments, status=0):
+        """Runs `kilonova manage`, which must end so; gives what it printed, and what it complained about."""
+        done = self._manage(arguments)
+        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout, done.stderr
+
+    def audit(self):
+        """What `kilonova manage audit` has to say; nothing if all is as it should be."""
+        done = self._manage(["audit"])
+        return "" if done.returncode == 0 else done.stdout + done.stderr
+
     def spawn(self):
         """Starts the process without waiting for anything."""
         self.home.mkdir(parents=True, exist_ok=True)
@@ -115,8 +139,9 @@ class Cloud:
             (self.home / name).unlink(missing_ok=True)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [BINARY, "up", *self.arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
+                [BINARY, "up", *self.arguments],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment,
+            )  # fmt: skip
 
     def start(self):
         """Starts it and waits until every endpoint answers; gives the seconds that took."""

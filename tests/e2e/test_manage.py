@@ -20,21 +20,11 @@ class Operator:
 
     def __init__(self, cloud):
         self.cloud = cloud
-        # The ports are options of this cloud's `up`; elsewhere they stand in the file.
-        ports = "".join(
-            f"[{service}]\nport = {cloud.ports[service]}\n" for service in ("identity", "image", "network", "volume")
-        )
-        (cloud.home / "kilonova.conf").write_text(
+        cloud.configure(
             "[kilonova]\nreconcile_interval = 0\n[DEFAULT]\nrunning_deleted_instance_action = log\n"
-            "sync_power_state_interval = 1\nreport_interval = 1\n" + ports
+            "sync_power_state_interval = 1\nreport_interval = 1\n"
         )
-
-    def manage(self, *arguments, status=0):
-        """Runs a command that must end so; gives what it printed, and what it complained about."""
-        command = [BINARY, "manage", *arguments, "--home", str(self.cloud.home)]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout, done.stderr
+        self.manage = cloud.manage
 
     def write(self, database, *statements):
         file = self.cloud.home / "control" / "db" / f"{database}.db"
@@ -236,17 +226,11 @@ def test_an_audit_names_what_is_wrong_and_mends_it(operator, sdk, image, name):
     for file in operator.guest_files(stranger):
         file.unlink()
     cloud.start()
-    wait_until(lambda: all_is_well(operator), 60, "all is as it should be", pause=1)
+    wait_until(lambda: not cloud.audit(), 60, "all is as it should be", pause=1)
     gone(sdk, stays)
     for volume in volumes.values():
         wait_until(lambda v=volume: sdk.block_storage.get_volume(v).status == "available", 60, "it is free")
         sdk.block_storage.delete_volume(volume)
-
-
-def all_is_well(operator):
-    command = [BINARY, "manage", "audit", "--home", str(operator.cloud.home)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    return done.returncode == 0
 
 
 def test_policies_are_listed_checked_and_explained(tmp_path):
