@@ -438,10 +438,9 @@ FLOWS = {
         "revert_resize", "put_back", "put_back", action({"revertResize": None}), "ACTIVE", "VERIFY_RESIZE",
         left=flavor_is("m1.nano", has_left), before={"there": "aside"}, after={"there": "Running"},
     ),  # fmt: skip
-    # A simulated host forgets with its process that it has sent a guest, which libvirt does not.
     "live-migration": Row(
         "live_migration", "move", "migrate_live", live_migrate, "ACTIVE",
-        left=has_left, before={"here": "Running", "there": "Shutdown"}, after=None,
+        left=has_left, before={"here": "Running", "there": "Shutdown"}, after={"here": "Shutdown", "there": "Shutdown"},
     ),  # fmt: skip
     "live-migration-arrives": Row(
         "live_migration", "arrive", "start", live_migrate, "ACTIVE",

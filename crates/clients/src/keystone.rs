@@ -45,12 +45,20 @@ impl std::fmt::Debug for Login {
 pub struct Keystone {
     client: Client,
     login: Login,
-    own: tokio::sync::Mutex<HashMap<Scope, (String, Instant)>>,
+    own: tokio::sync::Mutex<HashMap<Scope, Own>>,
     known: Mutex<HashMap<[u8; 32], Known>>,
 }
 
 /// Where a token of our own acts: in a project by its id, or in that of the login.
 type Scope = Option<String>;
+
+/// A token of our own, and until when it is used: by both clocks, of which the one that the service goes by may jump.
+#[derive(Clone)]
+struct Own {
+    token: String,
+    until: Instant,
+    end: Timestamp,
+}
 
 struct Known {
     caller: Arc<Caller>,
@@ -92,18 +100,18 @@ impl Keystone {
     /// Our own token; `refused` is one that the service does not take any more. One request at a time asks for it.
     async fn own(&self, scope: Scope, refused: Option<&str>) -> Result<String, ClientError> {
         let mut own = self.own.lock().await;
-        own.retain(|_, (_, until)| Instant::now() < *until);
-        if let Some((token, _)) = own.get(&scope)
+        own.retain(|_, one| Instant::now() < one.until && Timestamp::now() < one.end);
+        if let Some(Own { token, .. }) = own.get(&scope)
             && refused != Some(token)
         {
             return Ok(token.clone());
         }
         let fresh = self.log_in(scope.as_deref()).await?;
         own.insert(scope, fresh.clone());
-        Ok(fresh.0)
+        Ok(fresh.token)
     }
 
-    async fn log_in(&self, project: Option<&str>) -> Result<(String, Instant), ClientError> {
+    async fn log_in(&self, project: Option<&str>) -> Result<Own, ClientError> {
         let login = &self.login;
         let user = json!({
             "name": login.username, "password": login.password, "domain": {"name": login.user_domain_name},
@@ -131,7 +139,11 @@ impl Keystone {
         let token = token.and_then(|token| token.to_str().ok());
         let token = token.ok_or_else(|| unexpected("a token without its id", &answer))?;
         let life = life(&answer.json()["token"]).saturating_sub(MARGIN);
-        Ok((token.to_owned(), Instant::now() + life))
+        Ok(Own {
+            token: token.to_owned(),
+            until: Instant::now() + life,
+            end: Timestamp::now().plus(life),
+        })
     }
 
     async fn ask(&self, token: &str) -> Result<Answer, ClientError> {

@@ -5,7 +5,7 @@ use crate::db::app_credentials::{self, AppCredential};
 use crate::db::grants::{self, Grant};
 use crate::fault::Fault;
 use crate::token::{Basis, Payload, Scope, audit_id};
-use sql::Tx;
+use sql::{Error, Tx};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use types::{Caller, Timestamp};
@@ -195,6 +195,7 @@ pub fn service_payload(
     let home = rows::project_by_name(tx, "service", &domain)?
         .ok_or(Fault::NotFound("project", "service".to_owned()))?;
     let now = Timestamp::now();
+    let from = person.tokens_from;
     let payload = Payload {
         user_id: person.id,
         scope: Scope::Project(project_id.to_owned()),
@@ -203,9 +204,16 @@ pub fn service_payload(
         audit_ids: vec![audit_id()],
         issued_at: now,
         expires_at: now.plus(life),
-    };
+    }
+    .made_from(from);
     rights(tx, &payload)?;
     Ok(payload)
+}
+
+/// From when on the tokens of a user count.
+pub fn tokens_from(tx: &mut Tx<'_>, user_id: &str) -> Result<Timestamp, Error> {
+    let person = rows::person_by_id(tx, user_id)?;
+    Ok(person.map_or(Timestamp(0), |person| person.tokens_from))
 }
 
 /// The person with this id, for callers that have shown who they are.

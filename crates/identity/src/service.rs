@@ -218,6 +218,14 @@ impl Service {
         Ok(Arc::new(self.look_up(payload).await?))
     }
 
+    /// Reads all that a token means that is being made. Where the holder's tokens count only from later on, because the clock
+    /// was set back, it is one of then.
+    pub(crate) async fn begin(&self, payload: Payload) -> Result<Held, Fault> {
+        let id = payload.user_id.clone();
+        let from = self.read(move |tx| Ok(access::tokens_from(tx, &id)?)).await?;
+        self.look_up(payload.made_from(from)).await
+    }
+
     /// Reads all that a token means now.
     pub(crate) async fn look_up(&self, payload: Payload) -> Result<Held, Fault> {
         self.read(move |tx| {

@@ -54,6 +54,15 @@ pub struct Payload {
 }
 
 impl Payload {
+    /// The same, made not before a time.
+    #[must_use]
+    pub fn made_from(self, from: Timestamp) -> Self {
+        Self {
+            issued_at: self.issued_at.max(from),
+            ..self
+        }
+    }
+
     /// The text a client gets.
     pub fn seal(&self, keys: &Keyring) -> String {
         let packed = rmp_serde::to_vec(self).unwrap_or_default();

@@ -617,6 +617,7 @@ impl<F: Flow> Run<F> {
         (self.state, self.task) = saved;
         self.waiting = None;
         self.expected = expected;
+        let debtor = debtor.or_else(|| self.flow.debtor(step, &self.state).map(Bell::Host));
         if let Some(bell) = debtor {
             self.shared.bus.ring(bell);
         }

@@ -146,6 +146,11 @@ pub trait Flow: Send + Sync + 'static {
         false
     }
 
+    /// The host, if there is one, that the [`commit`](Flow::commit) of a step has left with a debt: it is rung. Pure.
+    fn debtor(&self, _step: Self::Step, _state: &Self::State) -> Option<HostName> {
+        None
+    }
+
     /// Whether the flow goes on without a host that has not done its part in time, and that host owes nothing: what it
     /// should have done is made good otherwise, or not needed.
     fn may_pass(&self, _step: Self::Step, _state: &Self::State) -> bool {

@@ -6,6 +6,7 @@ use clients::{ClientError, ServiceTokens};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use types::Timestamp;
 
 /// How long a token is used before a fresh one is made; well below its life.
 const USED_FOR: Duration = Duration::from_secs(1200);
@@ -15,7 +16,7 @@ pub(crate) struct EmbeddedTokens {
     identity: identity::Service,
     user: &'static str,
     project: String,
-    current: Mutex<HashMap<String, (String, Instant)>>,
+    current: Mutex<HashMap<String, (String, Instant, Timestamp)>>,
 }
 
 impl EmbeddedTokens {
@@ -39,11 +40,16 @@ impl ServiceTokens for EmbeddedTokens {
     async fn token_in(&self, project_id: &str) -> Result<String, ClientError> {
         {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-            current.retain(|_, (_, since)| since.elapsed() < USED_FOR);
-            if let Some((token, _)) = current.get(project_id) {
+            // By both clocks: what checks tokens goes by the wall clock, which may have jumped.
+            let now = Timestamp::now();
+            current.retain(|_, (_, since, issued)| {
+                since.elapsed() < USED_FOR && *issued <= now && now < issued.plus(USED_FOR)
+            });
+            if let Some((token, ..)) = current.get(project_id) {
                 return Ok(token.clone());
             }
         }
+        let now = (Instant::now(), Timestamp::now());
         let issued = self
             .identity
             .issue_service_token(self.user, project_id)
@@ -54,7 +60,7 @@ impl ServiceTokens for EmbeddedTokens {
         };
         let token = issued.map_err(unreachable)?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.insert(project_id.to_owned(), (token.clone(), Instant::now()));
+        current.insert(project_id.to_owned(), (token.clone(), now.0, now.1));
         Ok(token)
     }
 }

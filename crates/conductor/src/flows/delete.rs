@@ -339,6 +339,11 @@ impl Flow for Delete {
         }
     }
 
+    fn debtor(&self, step: Step, state: &State) -> Option<HostName> {
+        let owing = state.host_of(step).filter(|(_, down)| *down);
+        owing.map(|(host, _)| host.clone())
+    }
+
     fn may_owe(&self, step: Step) -> bool {
         matches!(step, Step::Destroy | Step::DestroyOther)
     }

@@ -257,6 +257,16 @@ impl Flow for Evacuate {
         place.map(|place| place.host.clone())
     }
 
+    fn debtor(&self, step: Step, state: &State) -> Option<HostName> {
+        let arrived = match step {
+            Step::Spawn => !state.kept,
+            Step::Take => state.kept,
+            _ => false,
+        };
+        let from = state.from.as_ref().filter(|_| arrived);
+        from.map(|(host, _)| host.clone())
+    }
+
     fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
             Step::ChooseHost => Duration::from_secs(30),

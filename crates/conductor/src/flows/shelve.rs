@@ -209,6 +209,11 @@ impl<K: Kind> Flow for Leave<K> {
         }
     }
 
+    fn debtor(&self, step: Step, state: &State) -> Option<HostName> {
+        let owes = step == Step::Remove && state.offload && state.down;
+        state.host.clone().filter(|_| owes)
+    }
+
     fn may_owe(&self, step: Step) -> bool {
         step == Step::Remove
     }

@@ -195,6 +195,9 @@ pub fn role_names(tx: &mut Tx<'_>) -> Result<std::collections::HashMap<String, S
         .collect()
 }
 
+/// From when on a user's tokens count, changed to a time: always later than before, also by a clock that was set back.
+const LATER: &str = "tokens_from = CASE WHEN tokens_from < ? THEN ? ELSE tokens_from + 1 END";
+
 /// Sets a user's password; tokens made before `now` are refused from then on.
 pub fn set_password(
     tx: &mut Tx<'_>,
@@ -202,18 +205,14 @@ pub fn set_password(
     hash: &str,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let sql = "UPDATE identity_users SET password_hash = ?, tokens_from = ? WHERE id = ?";
-    tx.post(sql, &[hash.into(), now.into(), user_id.into()])?;
-    Ok(())
+    let sql = format!("UPDATE identity_users SET password_hash = ?, {LATER} WHERE id = ?");
+    tx.post(&sql, &[hash.into(), now.into(), now.into(), user_id.into()])
 }
 
 /// Refuses all tokens of a user made before `now`.
 pub fn end_tokens(tx: &mut Tx<'_>, user_id: &str, now: Timestamp) -> Result<(), Error> {
-    tx.post(
-        "UPDATE identity_users SET tokens_from = ? WHERE id = ?",
-        &[now.into(), user_id.into()],
-    )?;
-    Ok(())
+    let sql = format!("UPDATE identity_users SET {LATER} WHERE id = ?");
+    tx.post(&sql, &[now.into(), now.into(), user_id.into()])
 }
 
 /// Refuses one token until it would have expired anyway, and forgets those that have.

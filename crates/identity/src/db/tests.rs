@@ -164,6 +164,10 @@ async fn people_and_their_credentials() {
             let person = access::person_by_name(tx, "bob", &Named::Name(d.clone()))?.unwrap();
             assert_eq!(person.password_hash.as_deref(), Some("hash"));
             assert_eq!((person.tokens_from, person.enabled), (Timestamp(7), true));
+            // The clock was set back: what was made by then ends all the same.
+            access::end_tokens(tx, &u, Timestamp(3))?;
+            let person = access::person_by_id(tx, &u)?.unwrap();
+            assert_eq!(person.tokens_from, Timestamp(8));
             assert_eq!(
                 access::person_by_name(tx, "Bob", &Named::Id(d.clone()))?,
                 None,

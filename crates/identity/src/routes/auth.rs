@@ -23,8 +23,8 @@ pub async fn issue(call: Call) -> Result<Response, Fault> {
 
 /// Answers with a new token and what it means.
 pub async fn answer(call: &Call, payload: Payload, status: StatusCode) -> Result<Response, Fault> {
-    let text = payload.seal(&call.service.inner.keys);
-    let held = Arc::new(call.service.look_up(payload).await?);
+    let held = Arc::new(call.service.begin(payload).await?);
+    let text = held.payload.seal(&call.service.inner.keys);
     let body = view(call, &held, !call.flag("nocatalog")).await?;
     with_token(json(status, &body), &text)
 }

@@ -42,6 +42,10 @@ pub(super) enum Ending {
 impl Sim {
     /// Takes the guest away when its time is over.
     pub(super) async fn send_away(&self, id: ServerId) -> Result<GuestInfo> {
+        // Whoever was told before a restart asks again. One that goes on here after all is active.
+        if self.sent(id).exists() && !self.info(id)?.active {
+            return self.info(id);
+        }
         let guest = self.active(id)?;
         if self.is_torn(id) {
             return Err(HypervisorError::PostCopyBroke);
@@ -65,6 +69,8 @@ impl Sim {
             self.change_power(id, PowerState::Paused, GuestEventKind::Paused)?;
             return Err(HypervisorError::PostCopyBroke);
         }
+        let sent = self.sent(id);
+        std::fs::write(&sent, "").map_err(|error| HypervisorError::disk(sent.display(), &error))?;
         self.change_power(id, PowerState::Shutdown, GuestEventKind::Stopped)?;
         self.info(id)
     }

@@ -188,6 +188,9 @@ impl Sim {
         };
         self.store(&mut guests, guest)?;
         drop(guests);
+        if starts {
+            self.is_here(id)?;
+        }
         self.announce(id, kind);
         Ok(())
     }

@@ -19,6 +19,16 @@ impl Sim {
         self.path(id).with_extension(ASIDE)
     }
 
+    /// Is there when the guest was sent to another host.
+    pub(super) fn sent(&self, id: ServerId) -> PathBuf {
+        self.path(id).with_extension("sent")
+    }
+
+    /// It runs here again.
+    pub(super) fn is_here(&self, id: ServerId) -> Result<()> {
+        remove_file(&self.sent(id))
+    }
+
     fn inbox_of(&self, id: ServerId) -> PathBuf {
         self.path(id).with_extension(INBOX)
     }
@@ -71,6 +81,7 @@ impl Sim {
     /// What is left of moves, whatever becomes of the guest.
     pub(super) fn forget_moves(&self, id: ServerId) -> Result<()> {
         self.forget(id)?;
+        remove_file(&self.sent(id))?;
         remove_folder(&self.inbox_of(id))
     }
 
