@@ -273,7 +273,8 @@ async fn a_resize_keeps_the_secret_or_makes_one() {
     assert!(stored(&cloud, &plain).await.kept.vtpm_secret.is_some());
     assert_eq!(cloud.keys.stored().len(), 2);
     // None is made for what is refused.
-    let huge = json!({"flavor": {"name": "huge", "id": "huge", "ram": 512, "vcpus": 200, "disk": 1}});
+    let huge =
+        json!({"flavor": {"name": "huge", "id": "huge", "ram": 512, "vcpus": 200, "disk": 1}});
     cloud.send("admin", 1, "POST", "/flavors", huge).await;
     let specs = json!({"extra_specs": {"hw:tpm_version": "2.0"}});
     let path = "/flavors/huge/os-extra_specs";
