@@ -51,7 +51,7 @@ SETS = {
 }
 # Simulated guests have no SSH server.
 HOSTS = 3
-PATIENT = {"DEFAULT": {"service_down_time": 60}}
+PATIENT = {"DEFAULT": {"service_down_time": 60}, "libvirt": {"swtpm_enabled": "true"}}
 # It has the network service make a network for a project that finds none, and skips itself where one is shared.
 ALONE = "tempest.api.compute.admin.test_auto_allocate_network.AutoAllocateNetworkTest"
 # It logs in to its guest without asking whether it may.
@@ -320,7 +320,7 @@ def start(arguments, cleanup):
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / "key")], check=True)
     wire = Wire(f"kw{os.getpid() % 100000}", f"198.18.{os.getpid() % 250}")
     cleanup.callback(wire.discard)
-    # Emulated guests leave a host little time to say that it is there.
+    # Emulated guests leave a host little time to say that it is there. Simulated hosts have emulated TPMs anyway.
     here = HostsCloud(wire, tempfile.mkdtemp(prefix="kilonova-e2e-hosts-"), keys / "key", more=PATIENT)
     cleanup.callback(here.discard)
     here.start(arguments.guest_image)

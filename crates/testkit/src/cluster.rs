@@ -568,34 +568,6 @@ impl Cluster {
         id
     }
 
-    /// What the API does for a server with a TPM when it has accepted something.
-    fn hands_passphrase(
-        &self,
-    ) -> impl Fn(&mut Tx<'_>, &Instance) -> Result<(), sql::Error> + Send + 'static {
-        let sealed = *self.passphrase.lock().unwrap();
-        let sealed = sealed.map(|clear| format!("sealed {clear}"));
-        move |tx, server| match &sealed {
-            Some(sealed) if server.kept.vtpm_secret.is_some() => {
-                db::tasks::hand_passphrase(tx, server.id, sealed)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Gives a server that is about to be made a TPM.
-    pub fn with_tpm(server: &mut Instance, security: &str) {
-        let specs = [
-            ("hw:tpm_version", "2.0"),
-            ("hw:tpm_secret_security", security),
-        ];
-        let specs = specs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        server.flavor.extra_specs.extend(specs);
-        server.kept.vtpm_secret = Some(db::instances::VtpmSecret {
-            id: uuid::Uuid::new_v4(),
-            of_cloud: security == "deployment",
-        });
-    }
-
     /// Hands a new task over to a worker, as an API does that has one in its process.
     fn hand_over(&self, task: db::tasks::Task, server: ToBePlaced) -> bool {
         let workers = self.workers.lock().unwrap();
