@@ -6,6 +6,7 @@ import urllib.parse
 import uuid
 
 import pytest
+from barbicanclient import client as barbican
 
 from cloud import wait_until
 from test_servers import boot, wait_status
@@ -51,11 +52,13 @@ def test_a_cloud_without_sqlite(new_cloud, name, variable, execute):
     servers = [boot(sdk, f"{name}-{n}", {"id": image.id}) for n in range(4)]
     for made in servers:
         wait_status(sdk, made.id, "ACTIVE")
+    secret = barbican.Client(session=sdk.session).secrets.create(name=name, payload="x" * 20_000).store()
     cloud.kill()
     cloud.start()
     sdk = cloud.client("kilonova-demo").sdk()
     sdk.compute.stop_server(servers[0].id)
     wait_status(sdk, servers[0].id, "SHUTOFF")
+    assert barbican.Client(session=sdk.session).secrets.get(secret).payload == "x" * 20_000
     for made in servers:
         sdk.compute.delete_server(made.id)
     wait_until(lambda: not list(sdk.compute.servers()), 60, "every server is deleted")

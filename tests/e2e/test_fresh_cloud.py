@@ -41,8 +41,8 @@ def test_projects_roles_and_region(admin):
 
 def test_catalog_names_what_is_there(cloud, admin, admin_sdk):
     rows = admin.get("catalog", "list")
-    volumes = {"volumev3", "block-storage"}
-    assert {row["Type"] for row in rows} == {"identity", "compute", "image", "network", "placement"} | volumes
+    companions = {"image", "network", "volumev3", "block-storage", "key-manager"}
+    assert {row["Type"] for row in rows} == {"identity", "compute", "placement"} | companions
     for row in rows:
         for endpoint in row["Endpoints"]:
             answer = requests.get(endpoint["url"].replace("$(project_id)s", ""), timeout=10)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from barbicanclient import client as barbican
-from barbicanclient.exceptions import HTTPClientError
+from barbicanclient.exceptions import HTTPClientError, SecretHasConsumers
 from castellan import key_manager
 from castellan.common import exception
 from castellan.common.credentials import keystone_token
@@ -80,6 +80,8 @@ def test_consumers_and_expiry(mine, name):
     assert mine.secrets.get(reference).expiration is not None
     mine.secrets.register_consumer(reference, "image", "images", "an-image")
     assert [c.resource_id for c in mine.secrets.list_consumers(reference)] == ["an-image"]
+    with pytest.raises(SecretHasConsumers):
+        mine.secrets.delete(reference)
     mine.secrets.remove_consumer(reference, "image", "images", "an-image")
     assert mine.secrets.list_consumers(reference) == []
     mine.secrets.delete(reference)

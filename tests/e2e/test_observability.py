@@ -14,7 +14,9 @@ from test_bad_input import Api
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 GLOBAL = "req-99999999-2222-4333-8444-555555555555"
-ROLES = ["identity", "image", "network", "volume", "placement", "conductor", "api", "compute", "network-agent"]
+ROLES = [
+    "identity", "image", "network", "volume", "key-manager", "placement", "conductor", "api", "compute", "network-agent",
+]  # fmt: skip
 
 
 @pytest.fixture

@@ -54,14 +54,14 @@ async fn list(
     Json(json!({"total": found.len(), "secrets": found})).into_response()
 }
 
-fn stored(fake: &Fake, headers: &HeaderMap, id: &str) -> Result<Value, Response> {
+fn stored(fake: &Fake, headers: &HeaderMap, id: &str) -> Result<Value, Box<Response>> {
     if let Some(refusal) = barred(headers) {
-        return Err(refusal);
+        return Err(Box::new(refusal));
     }
     let secrets = fake.secrets.lock().unwrap();
     let found = secrets.iter().find(|(known, _)| known == id);
     let found = found.map(|(_, body)| body.clone());
-    found.ok_or_else(|| StatusCode::NOT_FOUND.into_response())
+    found.ok_or_else(|| Box::new(StatusCode::NOT_FOUND.into_response()))
 }
 
 async fn show(State(fake): State<Fake>, headers: HeaderMap, Path(id): Path<String>) -> Response {
@@ -70,7 +70,7 @@ async fn show(State(fake): State<Fake>, headers: HeaderMap, Path(id): Path<Strin
             let types = json!({"default": body["payload_content_type"]});
             Json(json!({"name": body["name"], "content_types": types})).into_response()
         }
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
@@ -84,13 +84,13 @@ async fn payload(State(fake): State<Fake>, headers: HeaderMap, Path(id): Path<St
             .decode(body["payload"].as_str().unwrap())
             .unwrap()
             .into_response(),
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
 async fn delete(State(fake): State<Fake>, headers: HeaderMap, Path(id): Path<String>) -> Response {
     if let Err(refusal) = stored(&fake, &headers, &id) {
-        return refusal;
+        return *refusal;
     }
     fake.secrets
         .lock()
@@ -131,12 +131,15 @@ async fn secrets_are_stored_found_read_and_deleted() {
     );
 }
 
+/// A token, whether an error is the right one for it, and what it says.
+type Row = (&'static str, fn(&KeyError) -> bool, &'static str);
+
 #[tokio::test]
 async fn refusals_are_told_apart() {
     let keys = keys();
     let id = keys.store("good", "a", SecretType::Certificate, b"1").await;
     let id = id.unwrap();
-    let table: [(&str, fn(&KeyError) -> bool, &str); 3] = [
+    let table: [Row; 3] = [
         (
             "stranger",
             |e| matches!(e, KeyError::NotAllowed(_)),

@@ -18,7 +18,6 @@ use web::auth::AuthError;
 use web::body::BodyError;
 
 /// A request that is understood as far as its path.
-#[derive(Clone)]
 pub struct Call {
     /// How.
     pub method: Method,

@@ -38,6 +38,21 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
+    /// A parameter that means yes; no when it is not there.
+    ///
+    /// # Errors
+    /// 400 when it means neither.
+    pub fn yes(&self, name: &str) -> Result<bool> {
+        let Some(text) = self.last(name) else {
+            return Ok(false);
+        };
+        match text.to_ascii_lowercase().as_str() {
+            "1" | "t" | "true" | "on" | "y" | "yes" => Ok(true),
+            "0" | "f" | "false" | "off" | "n" | "no" => Ok(false),
+            _ => Err(wrong()),
+        }
+    }
+
     /// Everything but the page, for links to other pages.
     pub fn filters(&self) -> String {
         let kept = self

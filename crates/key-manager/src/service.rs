@@ -8,7 +8,15 @@ use axum::Router;
 use policy::{Enforcer, PolicyError};
 use sql::{Store, Tx};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+use types::Timestamp;
 use web::auth::TokenValidator;
+
+/// For how long the row of an expired secret, which nobody sees any more, is kept.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Seconds between two looks for such rows.
+const TIDIED: i64 = 3600;
 
 /// Why the service does not open.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) rules: Arc<Enforcer>,
     pub(crate) validator: Arc<dyn TokenValidator>,
     pub(crate) vault: Vault,
+    /// When expired secrets were looked for, in seconds since 1970.
+    tidied: AtomicI64,
 }
 
 impl Service {
@@ -50,7 +60,7 @@ impl Service {
     /// When the database, the master keys or the policy text cannot be used.
     pub async fn open(
         store: Store,
-        config: Config,
+        mut config: Config,
         validator: Arc<dyn TokenValidator>,
     ) -> Result<Self, Error> {
         let rules = rules::enforcer(&config.policy)?;
@@ -60,21 +70,45 @@ impl Service {
                 "the key manager's policy names a rule that does not exist"
             );
         }
-        let vault = Vault::new(&config.master_keys)?;
+        let vault = Vault::new(&std::mem::take(&mut config.master_keys))?;
         store.migrate("key-manager", db::MIGRATIONS).await?;
         let stored: Option<(String, String)> = store.read(db::newest_sealed).await?;
         if stored.is_some_and(|(id, sealed)| vault.open(&id, &sealed).is_none()) {
             return Err(Error::OtherKeys);
         }
-        Ok(Self {
+        let service = Self {
             inner: Arc::new(Inner {
                 store,
                 config,
                 rules: Arc::new(rules),
                 validator,
                 vault,
+                tidied: AtomicI64::new(0),
             }),
-        })
+        };
+        service.tidy().await;
+        Ok(service)
+    }
+
+    /// Removes rows of secrets that have expired, if nobody has looked for a while. It is a unit of work of its own: one that
+    /// also adds a secret would be in the way of others that do.
+    pub(crate) async fn tidy(&self) {
+        let now = Timestamp::now();
+        let last = self.inner.tidied.load(Ordering::Relaxed);
+        if now.seconds() - last < TIDIED {
+            return;
+        }
+        // Two that look at once remove the same rows, which does no harm.
+        self.inner.tidied.store(now.seconds(), Ordering::Relaxed);
+        let before = now.minus(KEPT);
+        let removed: Result<(), sql::Error> = self
+            .inner
+            .store
+            .write(move |tx| db::remove_expired(tx, before))
+            .await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "expired secrets are not removed");
+        }
     }
 
     /// The Key Manager API as it is mounted at the root of its port.

@@ -176,12 +176,12 @@ async fn versions_and_tokens() {
         let request = request.header("openstack-api-version", format!("key-manager {version}"));
         request.body(Body::empty()).unwrap()
     };
-    let answer = cloud.send(plain("/", "1.1")).await;
-    assert_eq!(answer.header("openstack-api-version"), "key-manager 1.1");
+    let answer = cloud.send(plain("/", "1.2")).await;
+    assert_eq!(answer.header("openstack-api-version"), "key-manager 1.2");
     assert_eq!(answer.header("vary"), "OpenStack-API-Version");
     assert!(answer.header("x-openstack-request-id").starts_with("req-"));
     let body = answer.is(300);
-    assert_eq!(body["versions"][0]["max_version"], "1.1");
+    assert_eq!(body["versions"][0]["max_version"], "1.2");
     assert_eq!(body["versions"][0]["min_version"], "1.0");
     assert_eq!(
         body["versions"][0]["links"][0]["href"],
@@ -192,7 +192,7 @@ async fn versions_and_tokens() {
     assert_eq!(body["versions"]["values"][0].get("max_version"), None);
     let body = cloud.send(plain("/v1/", "latest")).await.is(200);
     assert_eq!(body["version"]["status"], "CURRENT");
-    cloud.send(plain("/", "1.2")).await.says(406);
+    cloud.send(plain("/", "1.3")).await.says(406);
     cloud.send(plain("/v1", "x")).await.says(400);
     let answer = cloud.send(plain("/v1/secrets", "1.0")).await;
     assert!(answer.header("www-authenticate").starts_with("Keystone "));

@@ -11,7 +11,7 @@ impl Version {
     /// The lowest, and what is served when a request names none.
     pub const LEAST: Self = Self(0);
     /// The highest that is served.
-    pub const MOST: Self = Self(1);
+    pub const MOST: Self = Self(2);
 
     /// The version as text, for example `1.1`.
     pub fn text(self) -> String {
@@ -21,6 +21,11 @@ impl Version {
     /// Whether secrets show who uses them (1.1).
     pub fn shows_consumers(self) -> bool {
         self.0 >= 1
+    }
+
+    /// Whether a secret that is used is kept unless its deletion is forced (1.2).
+    pub fn keeps_what_is_used(self) -> bool {
+        self.0 >= 2
     }
 }
 
@@ -77,8 +82,8 @@ mod tests {
             (Some("compute 2.1"), Ok(0)),
             (Some("key-manager 1.0"), Ok(0)),
             (Some("compute 2.90, key-manager 1.1"), Ok(1)),
-            (Some("key-manager latest"), Ok(1)),
-            (Some("key-manager 1.2"), Err(406)),
+            (Some("key-manager latest"), Ok(2)),
+            (Some("key-manager 1.3"), Err(406)),
             (Some("key-manager 2.0"), Err(406)),
             (Some("key-manager 1.01"), Err(400)),
             (Some("key-manager one"), Err(400)),

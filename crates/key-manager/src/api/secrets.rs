@@ -1,6 +1,6 @@
 //! `/v1/secrets`, and the payload.
 
-use super::{allowed, found};
+use super::allowed;
 use crate::check;
 use crate::db;
 use crate::edge::{Call, Content, Reply};
@@ -11,12 +11,8 @@ use crate::service::Service;
 use crate::view;
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
-use std::time::Duration;
 use types::Timestamp;
 use uuid::Uuid;
-
-/// For how long the row of an expired secret, which nobody sees any more, is kept.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// `/v1/secrets`
 pub async fn all(service: &Service, call: Call) -> Result<Reply> {
@@ -103,12 +99,10 @@ async fn create(service: &Service, call: Call) -> Result<Reply> {
         created_at: now,
         updated_at: now,
     };
+    // Nobody else comes by to tidy up.
+    service.tidy().await;
     service
-        .write(move |tx| {
-            // Nobody else comes by to tidy up.
-            db::remove_expired(tx, now.minus(KEPT))?;
-            Ok(db::insert(tx, &secret, sealed.as_deref())?)
-        })
+        .write(move |tx| Ok(db::insert(tx, &secret, sealed.as_deref())?))
         .await?;
     let url = view::secret_ref(&call.base, &id);
     Ok(Reply::made(url.clone(), json!({"secret_ref": url})))
@@ -209,11 +203,17 @@ async fn fill(service: &Service, call: Call, id: String) -> Result<Reply> {
 }
 
 async fn delete(service: &Service, call: Call, id: String) -> Result<Reply> {
+    const OPERATION: &str = "Secret deletion";
     service
         .write(move |tx| {
-            let (secret, acl) = found(tx, &id)?;
-            call.access
-                .require("secret:delete", "Secret deletion", &secret, acl.as_ref())?;
+            allowed(tx, &call, &id, "secret:delete", OPERATION)?;
+            if call.version.keeps_what_is_used()
+                && !call.query.yes("force")?
+                && !db::consumers(tx, &id)?.is_empty()
+            {
+                let text = "Secret cannot be deleted as it has consumers";
+                return Err(Fault::bad(text).during(OPERATION));
+            }
             Ok(db::delete(tx, &id)?)
         })
         .await?;

@@ -173,8 +173,6 @@ pub fn set_metadatum(
 
 /// Removes one note; false without such a note.
 pub fn remove_metadatum(tx: &mut Tx<'_>, secret_id: &str, name: &str) -> Result<bool, Error> {
-    tx.execute_one(
-        "DELETE FROM key_metadata WHERE secret_id = ? AND name = ?",
-        &[secret_id.into(), name.into()],
-    )
+    let query = "DELETE FROM key_metadata WHERE secret_id = ? AND name = ?";
+    Ok(tx.execute(query, &[secret_id.into(), name.into()])? == 1)
 }

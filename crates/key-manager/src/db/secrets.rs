@@ -93,7 +93,7 @@ pub fn fill(
     sealed: &str,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    tx.execute_one(
+    let changed = tx.execute(
         "UPDATE key_secrets SET content_type = ?, sealed = ?, updated_at = ? WHERE id = ? AND sealed IS NULL",
         &[
             content_type.name().into(),
@@ -101,7 +101,8 @@ pub fn fill(
             now.into(),
             id.into(),
         ],
-    )
+    )?;
+    Ok(changed == 1)
 }
 
 /// Removes a secret and all that hangs on it.
@@ -113,10 +114,10 @@ pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
     tx.post("DELETE FROM key_secrets WHERE id = ?", &[id.into()])
 }
 
-/// Removes some of the secrets that expired before a time; the others wait for the next call.
+/// Removes some of the secrets that expired before a time; others wait for the next call.
 pub fn remove_expired(tx: &mut Tx<'_>, before: Timestamp) -> Result<(), Error> {
     let rows = tx.query(
-        "SELECT id FROM key_secrets WHERE expires_at < ? ORDER BY expires_at LIMIT 20",
+        "SELECT id FROM key_secrets WHERE expires_at < ? ORDER BY expires_at LIMIT 1000",
         &[before.into()],
     )?;
     for row in rows {

@@ -58,7 +58,31 @@ async fn consumers() {
     cloud.call(ALICE, "DELETE", &at, using("c")).await.says(404);
     let left = cloud.call(ALICE, "DELETE", &at, using("a")).await.is(200);
     assert_eq!(left["consumers"], json!([using("b")]));
-    cloud.delete(ALICE, &path).await.is(204);
+    // What is used stays from 1.2 on, unless that is forced.
+    for rest in ["", "?force=0"] {
+        let said = cloud
+            .delete(ALICE, &format!("{path}{rest}"))
+            .await
+            .says(400);
+        let wanted = "Secret deletion issue seen - Secret cannot be deleted as it has consumers.";
+        assert_eq!(said, wanted);
+    }
+    cloud
+        .delete(ALICE, &format!("{path}?force=maybe"))
+        .await
+        .says(400);
+    cloud
+        .delete(ALICE, &format!("{path}?force=True"))
+        .await
+        .is(204);
+    let path = cloud.text(ALICE, "hers").await;
+    let at = format!("{path}/consumers");
+    cloud.call(ALICE, "POST", &at, using("a")).await.is(200);
+    let headers = [("openstack-api-version", "key-manager 1.1")];
+    cloud
+        .raw(ALICE, "DELETE", &path, &headers, axum::body::Body::empty())
+        .await
+        .is(204);
 }
 
 #[tokio::test]
