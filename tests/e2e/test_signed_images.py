@@ -92,7 +92,7 @@ def test_what_was_not_signed_makes_none(demo_sdk, servers, data, disk_format, na
         (unsigned, chain.trusted, "Signature verification for the image failed: the image has no property img_sig"),
         (lost, chain.trusted, "the key manager has no secret with this id"),
         (good, [stranger], f"Image signature certificate validation failed for certificate: {chain.certificate}."),
-        (good, chain.trusted[1:], "Trust all of them up to one that signed itself"),
+        (good, chain.trusted[1:], "Trust all certificates up to one that signed itself"),
         (good, ["00000000-0000-4000-8000-000000000000"], "does not count: the key manager has no secret"),
     ]
     for number, (image, trusted, words) in enumerate(table):

@@ -134,7 +134,7 @@ pub fn validate(
         };
         match usable {
             Ok(found) => anchors.push((one.id.as_str(), found)),
-            Err(reason) => skipped.push(format!(" {} does not count: {reason}.", one.id)),
+            Err(reason) => skipped.push(format!("{} does not count: {reason}. ", one.id)),
         }
     }
     if let Some(more) = skipped
@@ -143,16 +143,16 @@ pub fn validate(
         .filter(|more| *more > 0)
     {
         skipped.truncate(MOST_TOLD);
-        skipped.push(format!(" Nor do {more} more."));
+        skipped.push(format!("Nor do {more} more. "));
     }
     let skipped = skipped.concat();
     let chain = chain(certificate, &anchors).map_err(|last| {
         let last = last.map_or("the certificate".to_owned(), |id| {
             format!("certificate {id}")
         });
+        // A server's fault shows 255 characters: the likely reason comes first.
         refused(format!(
-            "The issuer of {last} is not among the trusted certificates. Trust all of them up to one that signed \
-             itself.{skipped}"
+            "{skipped}Trust all certificates up to one that signed itself: the issuer of {last} is missing."
         ))
     })?;
     // Of the certificates between this one and the one in question; those that issued themselves do not count.

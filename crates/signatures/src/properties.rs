@@ -66,8 +66,7 @@ impl Wanted {
         let key = certificate.key();
         if key.key_type() != Some(self.key_type) {
             return Err(Refusal::Signature(format!(
-                "the key of certificate {} is {}, and the image property img_signature_key_type is {}. Set it anew, or \
-                 name the right certificate.",
+                "the key of certificate {} is {}, and img_signature_key_type is {}. Set that property anew.",
                 self.certificate,
                 key.kind(),
                 self.key_type
@@ -105,7 +104,7 @@ fn key_type_of(name: &str) -> Result<KeyType, Refusal> {
             "is no type of keys"
         };
         Refusal::Signature(format!(
-            "the image property img_signature_key_type is {name:?}, which {what}. Sign it with a key of the types {all}."
+            "img_signature_key_type is {name:?}, which {what}. Sign the image with a key of the types {all}."
         ))
     })
 }
