@@ -222,7 +222,9 @@ impl Service {
     /// was set back, it is one of then.
     pub(crate) async fn begin(&self, payload: Payload) -> Result<Held, Fault> {
         let id = payload.user_id.clone();
-        let from = self.read(move |tx| Ok(access::tokens_from(tx, &id)?)).await?;
+        let from = self
+            .read(move |tx| Ok(access::tokens_from(tx, &id)?))
+            .await?;
         self.look_up(payload.made_from(from)).await
     }
 
