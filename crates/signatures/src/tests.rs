@@ -182,7 +182,7 @@ fn make(plan: &Plan, pair: KeyPair, by: Option<&Made>) -> Made {
     params
         .distinguished_name
         .push(DnType::CommonName, plan.name);
-    params.is_ca = plan.ca.clone();
+    params.is_ca = plan.ca;
     params.key_usages.clone_from(&plan.usages);
     params.not_before = date_time_ymd(plan.years.0, 1, 1);
     params.not_after = date_time_ymd(plan.years.1, 1, 1);
@@ -277,10 +277,13 @@ fn a_chain_leads_up_to_one_that_signed_itself() {
     judged(&signer, &more).unwrap();
 }
 
+/// What is wrong with a certificate.
+type Change = dyn Fn(&mut Plan);
+
 #[test]
 fn certificates_that_may_not_be_used_are_told() {
     let root = make(&authority("root"), p384(), None);
-    let with = |change: &dyn Fn(&mut Plan)| {
+    let with = |change: &Change| {
         let mut plan = authority("middle");
         change(&mut plan);
         let middle = make(&plan, p384(), Some(&root));
@@ -288,7 +291,7 @@ fn certificates_that_may_not_be_used_are_told() {
         judged(&signer, &trusted(&[("m", &middle), ("r", &root)]))
     };
     with(&|_| {}).unwrap();
-    let table: [(&dyn Fn(&mut Plan), &str); 5] = [
+    let table: [(&Change, &str); 5] = [
         (
             &|plan| plan.ca = IsCa::NoCa,
             "m does not count: it may not sign certificates",
