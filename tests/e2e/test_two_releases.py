@@ -10,7 +10,8 @@ import pytest
 
 from cloud import BINARY, wait_until
 from roles import Roles
-from test_kill import quick, slow
+from sim_hosts import faults
+from test_kill import HOLD
 from test_roles import databases
 from test_servers import boot, wait_status
 
@@ -107,15 +108,13 @@ def began_by_old_ended_by_new(mixed, sdk, name, image, server):
     roles = mixed.roles
     host = host_of(sdk, server)
     side = host.partition("-")[0]
-    slow(roles, "ensure_guest", "before")
-    made = boot(sdk, f"{name}-begun", image, availability_zone=f"nova:{host}").id
-    task = lambda one: sdk.compute.get_server(one).task_state  # noqa: E731
-    wait_until(lambda: task(made) == "spawning", 30, "the host builds the guest")
-    slow(roles, "request_shutdown", "after")
-    assert sdk.compute.post(f"/servers/{server}/action", json={"os-stop": None}).status_code == 202
-    wait_until(lambda: task(server) == "powering-off", 30, "the host stops the guest")
-    mixed.kill("conductor first", "conductor second", f"compute {side}")
-    quick(roles)
+    with faults(roles, {"delay_ms": {"ensure_guest": HOLD}, "delay_after_ms": {"request_shutdown": HOLD}}):
+        made = boot(sdk, f"{name}-begun", image, availability_zone=f"nova:{host}").id
+        task = lambda one: sdk.compute.get_server(one).task_state  # noqa: E731
+        wait_until(lambda: task(made) == "spawning", 30, "the host builds the guest")
+        assert sdk.compute.post(f"/servers/{server}/action", json={"os-stop": None}).status_code == 202
+        wait_until(lambda: task(server) == "powering-off", 30, "the host stops the guest")
+        mixed.kill("conductor first", "conductor second", f"compute {side}")
     mixed.put("conductor first", BINARY)
     mixed.put("conductor second", OLD)
     mixed.put(f"compute {side}", BINARY)
