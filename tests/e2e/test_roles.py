@@ -139,7 +139,7 @@ def test_every_process_may_be_killed(roles, broker, name):
         lambda: f"ACTIVE\n{roles.tail()}",
     )
     # What answers lead to goes by TLS, too.
-    for service in ("compute", "identity", "image", "network", "volume"):
+    for service in ("compute", "identity", "image", "network"):
         root = sdk.session.get(f"https://127.0.0.1:{roles.ports[service]}/", authenticated=False, raise_exc=False)
         assert "https://127.0.0.1" in root.text and "http://" not in root.text, (service, root.text)
     # A host is asked through whichever conductor its agent speaks with.

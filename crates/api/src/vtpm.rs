@@ -4,6 +4,7 @@
 //! A secret is its user's, and only the user's token opens it: it is made, read and deleted here, while there is a request.
 //! Whatever starts the guest gets the passphrase with its task, sealed, and that goes with the task.
 
+use crate::Inner;
 use crate::call::Call;
 use crate::faults::Fault;
 use crate::neighbours::unavailable;
@@ -14,6 +15,7 @@ use db::accept;
 use db::instances::{self, Instance, VtpmSecret};
 use sql::Tx;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use types::ServerId;
 use types::server::Flavor;
 use types::tpm::{Security, Wanted};
@@ -118,10 +120,15 @@ impl Handed {
 }
 
 async fn token(call: &Call, of_cloud: bool) -> Result<String, Fault> {
+    token_of(&call.api, &call.token, of_cloud).await
+}
+
+/// The cloud's token, or that of the request.
+async fn token_of(api: &Inner, token: &str, of_cloud: bool) -> Result<String, Fault> {
     if of_cloud {
-        return call.api.deps.tokens.token().await.map_err(unavailable);
+        return api.deps.tokens.token().await.map_err(unavailable);
     }
-    Ok(call.token.clone())
+    Ok(token.to_owned())
 }
 
 fn fault(server: ServerId, error: KeyError) -> Fault {
@@ -169,17 +176,47 @@ pub async fn make_all(
     servers: &[ServerId],
     tpm: Wanted,
 ) -> Result<Vec<Handed>, Fault> {
-    let mut all = Vec::new();
+    let mut all = Unused {
+        call,
+        made: Vec::new(),
+    };
     for server in servers {
         match make(call, *server, tpm).await {
-            Ok(made) => all.push(made),
+            Ok(made) => all.made.push(made),
             Err(error) => {
-                take_back(call, &all).await;
+                take_back(call, &all.keep()).await;
                 return Err(error);
             }
         }
     }
-    Ok(all)
+    Ok(all.keep())
+}
+
+/// Secrets that are being made for a request: they are deleted when its client leaves.
+struct Unused<'a> {
+    call: &'a Call,
+    made: Vec<Handed>,
+}
+
+impl Unused<'_> {
+    fn keep(&mut self) -> Vec<Handed> {
+        std::mem::take(&mut self.made)
+    }
+}
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        let made = self.keep();
+        if made.is_empty() {
+            return;
+        }
+        let (api, token) = (Arc::clone(&self.call.api), self.call.token.clone());
+        tokio::spawn(async move {
+            for handed in made {
+                forget_with(&api, &token, handed.secret).await;
+            }
+        });
+    }
 }
 
 /// The passphrase of the TPM that a server gets or has. `needed`: the host must have it from here.
@@ -258,9 +295,13 @@ pub async fn forget_with_server(call: &Call, server: &Instance) {
 
 /// Nothing depends on it: what is left of a server that is deleted its flow tries again.
 async fn forget(call: &Call, secret: VtpmSecret) {
+    forget_with(&call.api, &call.token, secret).await;
+}
+
+async fn forget_with(api: &Inner, token: &str, secret: VtpmSecret) {
     let id = secret.id.to_string();
-    let gone = match token(call, secret.of_cloud).await {
-        Ok(token) => call.api.deps.keys.delete(&token, &id).await,
+    let gone = match token_of(api, token, secret.of_cloud).await {
+        Ok(token) => api.deps.keys.delete(&token, &id).await,
         Err(fault) => Err(KeyError::Unreachable(fault.message)),
     };
     if let Err(error) = gone {

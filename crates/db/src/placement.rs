@@ -268,6 +268,8 @@ fn settle(
         }
     }
     if wanted.is_empty() {
+        // Whoever forgets the host meanwhile has to find out.
+        touch_provider(tx, node.0, now)?;
         return Ok(true);
     }
     if !fits(left, wanted)? {

@@ -19,6 +19,8 @@ pub struct Rights {
     pub roles: Vec<(String, String)>,
     /// Id, name, and whether it is restricted.
     pub app_credential: Option<(String, String, bool)>,
+    /// From when on the holder's tokens count.
+    pub tokens_from: Timestamp,
 }
 
 /// Looks up what a payload means; everything that no longer holds makes it unauthorized.
@@ -66,6 +68,7 @@ pub fn rights(tx: &mut Tx<'_>, payload: &Payload) -> Result<Rights, Fault> {
         roles,
         app_credential: credential
             .map(|credential| (credential.id, credential.name, !credential.unrestricted)),
+        tokens_from: person.tokens_from,
     })
 }
 

@@ -35,10 +35,13 @@ struct Shown {
     expires_at: Option<Timestamp>,
     parent: Option<String>,
     is_token: bool,
+    /// From when on the user's tokens counted then.
+    seen: Timestamp,
 }
 
-/// Checks who asks and what for.
-pub async fn authenticate(service: &Service, body: &Json) -> Result<Payload, Fault> {
+/// Checks who asks and what for. Also: from when on the user's tokens counted when that was checked, for
+/// [`Service::begin`].
+pub async fn authenticate(service: &Service, body: &Json) -> Result<(Payload, Timestamp), Fault> {
     let auth = object(body.get("auth"), "auth")?;
     let identity = object(auth.get("identity"), "identity")?;
     let methods = methods(identity)?;
@@ -71,7 +74,7 @@ pub async fn authenticate(service: &Service, body: &Json) -> Result<Payload, Fau
         issued_at: now,
         expires_at: shown.expires_at.map_or(end, |parent| parent.min(end)),
     };
-    Ok(payload)
+    Ok((payload, shown.seen))
 }
 
 fn object<'a>(
@@ -206,6 +209,7 @@ async fn by_password(
         expires_at: None,
         parent: None,
         is_token: false,
+        seen: person.tokens_from,
     })
 }
 
@@ -226,6 +230,7 @@ async fn by_token(service: &Service, part: &serde_json::Map<String, Json>) -> Re
         expires_at: Some(payload.expires_at),
         parent: payload.audit_ids.last().cloned(),
         is_token: true,
+        seen: held.tokens_from,
     })
 }
 
@@ -251,6 +256,11 @@ async fn by_app_credential(
         }
         (None, None) => return Err(Fault::required("id")),
     };
+    let owner = found.as_ref().map(|found| found.user_id.clone());
+    let owner = owner.unwrap_or_default();
+    let seen = service
+        .read(move |tx| Ok(access::tokens_from(tx, &owner)?))
+        .await?;
     let hash = found
         .as_ref()
         .map(|credential| credential.secret_hash.clone());
@@ -264,12 +274,13 @@ async fn by_app_credential(
         expires_at: found.expires_at,
         parent: None,
         is_token: false,
+        seen,
     })
 }
 
 /// Two methods in one request must show the same user.
 fn joined(first: Shown, second: Shown) -> Result<Shown, Fault> {
-    if first.user_id != second.user_id {
+    if first.user_id != second.user_id || first.seen != second.seen {
         return Err(Fault::Unauthorized);
     }
     let mut methods = first.methods;
@@ -292,6 +303,7 @@ fn joined(first: Shown, second: Shown) -> Result<Shown, Fault> {
         expires_at: first.expires_at.into_iter().chain(second.expires_at).min(),
         parent: first.parent.or(second.parent),
         is_token: first.is_token || second.is_token,
+        seen: first.seen,
     })
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Held {
     /// Ids and names of the roles.
     pub roles: Vec<(String, String)>,
     pub app_credential: Option<(String, String, bool)>,
+    /// From when on the holder's tokens count.
+    pub tokens_from: Timestamp,
     /// The change count at which this was true.
     generation: i64,
 }
@@ -218,14 +220,15 @@ impl Service {
         Ok(Arc::new(self.look_up(payload).await?))
     }
 
-    /// Reads all that a token means that is being made. Where the holder's tokens count only from later on, because the clock
-    /// was set back, it is one of then.
-    pub(crate) async fn begin(&self, payload: Payload) -> Result<Held, Fault> {
-        let id = payload.user_id.clone();
-        let from = self
-            .read(move |tx| Ok(access::tokens_from(tx, &id)?))
-            .await?;
-        self.look_up(payload.made_from(from)).await
+    /// Reads all that a token means that is being made. `seen`: from when on the holder's tokens counted when it showed who it
+    /// is. Where that is later than now, because the clock was set back, the token is one of then; where it has changed since,
+    /// what has ended the holder's tokens ends this one, too.
+    pub(crate) async fn begin(&self, payload: Payload, seen: Timestamp) -> Result<Held, Fault> {
+        let held = self.look_up(payload.made_from(seen)).await?;
+        if held.tokens_from != seen {
+            return Err(Fault::Unauthorized);
+        }
+        Ok(held)
     }
 
     /// Reads all that a token means now.
@@ -238,6 +241,7 @@ impl Service {
                 caller: Arc::new(rights.caller),
                 roles: rights.roles,
                 app_credential: rights.app_credential,
+                tokens_from: rights.tokens_from,
                 generation,
             })
         })

@@ -167,7 +167,8 @@ fn base(service: &Service, request: &Request) -> String {
     let host = header("host")
         .or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
         .unwrap_or("localhost");
-    format!("{}://{host}", header("x-forwarded-proto").unwrap_or("http"))
+    let scheme = header("x-forwarded-proto").filter(|scheme| *scheme == "https");
+    format!("{}://{host}", scheme.unwrap_or("http"))
 }
 
 fn decoded(part: &str) -> Option<String> {

@@ -6,12 +6,14 @@ use crate::verify::Hasher;
 use types::Timestamp;
 use types::image_check::HashMethod;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
 /// Certificates above the one in question at most.
 const MOST_LINKS: usize = 10;
 /// Certificates of which a message says why they do not count.
 const MOST_TOLD: usize = 3;
+const NOT_UNDERSTOOD: &str = "it has a critical extension that is not known here";
 
 /// A certificate (RFC 5280), read.
 pub struct Certificate {
@@ -25,6 +27,8 @@ pub struct Certificate {
     until: i64,
     /// Whether it says that it may sign others.
     signs_others: bool,
+    /// Whether all that it calls critical is looked at here.
+    understood: bool,
     /// How many more may stand between it and the last one; none is any number.
     path_length: Option<u32>,
     /// What its issuer signed, hashed, and the signature; none where the method is unknown here.
@@ -63,6 +67,7 @@ impl Certificate {
             issuer: read.issuer().as_raw().to_vec(),
             from: read.validity().not_before.timestamp(),
             until: read.validity().not_after.timestamp(),
+            understood: is_understood(&read),
             signs_others: is_ca && usage.is_some_and(|usage| usage.value.key_cert_sign()),
             path_length: constraints.and_then(|found| found.value.path_len_constraint),
             signed,
@@ -96,6 +101,23 @@ impl Certificate {
     }
 }
 
+/// Whether all critical extensions are known here: what is critical and not understood must not be used (RFC 5280, 4.2).
+/// Constraints of names and of policies are not looked at.
+fn is_understood(read: &X509Certificate<'_>) -> bool {
+    let mut critical = read.extensions().iter().filter(|one| one.critical);
+    critical.all(|one| {
+        matches!(
+            one.parsed_extension(),
+            ParsedExtension::BasicConstraints(_)
+                | ParsedExtension::KeyUsage(_)
+                | ParsedExtension::ExtendedKeyUsage(_)
+                | ParsedExtension::SubjectAlternativeName(_)
+                | ParsedExtension::SubjectKeyIdentifier(_)
+                | ParsedExtension::AuthorityKeyIdentifier(_)
+        )
+    })
+}
+
 /// A certificate that the server's owner, or the cloud, trusts: its id, and what there is under it.
 pub struct Trusted {
     /// The id in the key manager.
@@ -121,12 +143,18 @@ pub fn validate(
             "The certificate is outside its valid date range. Sign the image anew with one that is valid.".to_owned(),
         ));
     }
+    if !certificate.understood {
+        return Err(refused(format!(
+            "The certificate cannot be used: {NOT_UNDERSTOOD}."
+        )));
+    }
     let mut skipped = Vec::new();
     let mut anchors = Vec::new();
     for one in trusted {
         let usable = match &one.certificate {
             Err(reason) => Err(reason.as_str()),
             Ok(found) if !found.is_valid_at(now) => Err("it is outside its valid date range"),
+            Ok(found) if !found.understood => Err(NOT_UNDERSTOOD),
             Ok(found) if !found.signs_others => Err(
                 "it may not sign certificates (basic constraints with CA, key usage with keyCertSign)",
             ),

@@ -3,8 +3,8 @@ use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, GeneralSubtree, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, NameConstraints, date_time_ymd,
 };
 use rsa::pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding};
 use rsa::{Pss, RsaPrivateKey};
@@ -153,6 +153,8 @@ struct Plan {
     ca: IsCa,
     usages: Vec<KeyUsagePurpose>,
     years: (i32, i32),
+    /// It may only sign for some names (RFC 5280, 4.2.1.10), which is critical.
+    limited: bool,
 }
 
 fn authority(name: &'static str) -> Plan {
@@ -161,6 +163,7 @@ fn authority(name: &'static str) -> Plan {
         ca: IsCa::Ca(BasicConstraints::Unconstrained),
         usages: vec![KeyUsagePurpose::KeyCertSign],
         years: (2020, 2040),
+        limited: false,
     }
 }
 
@@ -184,6 +187,10 @@ fn make(plan: &Plan, pair: KeyPair, by: Option<&Made>) -> Made {
         .push(DnType::CommonName, plan.name);
     params.is_ca = plan.ca;
     params.key_usages.clone_from(&plan.usages);
+    params.name_constraints = plan.limited.then(|| NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName("example.org".to_owned())],
+        excluded_subtrees: Vec::new(),
+    });
     params.not_before = date_time_ymd(plan.years.0, 1, 1);
     params.not_after = date_time_ymd(plan.years.1, 1, 1);
     let made = match by {
@@ -291,7 +298,7 @@ fn certificates_that_may_not_be_used_are_told() {
         judged(&signer, &trusted(&[("m", &middle), ("r", &root)]))
     };
     with(&|_| {}).unwrap();
-    let table: [(&Change, &str); 5] = [
+    let table: [(&Change, &str); 6] = [
         (
             &|plan| plan.ca = IsCa::NoCa,
             "m does not count: it may not sign certificates",
@@ -311,6 +318,10 @@ fn certificates_that_may_not_be_used_are_told() {
         (
             &|plan| plan.years = (2010, 2020),
             "m does not count: it is outside its valid date range",
+        ),
+        (
+            &|plan| plan.limited = true,
+            "m does not count: it has a critical extension",
         ),
     ];
     for (change, words) in table {

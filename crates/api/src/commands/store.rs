@@ -36,7 +36,7 @@ impl CreateServer {
             ProjectId(call.project().to_owned()),
             UserId(call.caller.user_id.clone()),
         );
-        let ids: Vec<ServerId> = (0..self.max_count).map(|_| ServerId::random()).collect();
+        let mut ids: Vec<ServerId> = (0..self.max_count).map(|_| ServerId::random()).collect();
         let (reservation, now, asker) = (
             reservation_id(rand::random()),
             Timestamp::now(),
@@ -44,7 +44,12 @@ impl CreateServer {
         );
         let files = sealed_files(call, &self.files)?;
         let secrets = match resolved.tpm()? {
-            Some(tpm) => vtpm::make_all(call, &ids, tpm).await?,
+            // Not for servers that the quota does not allow anyhow.
+            Some(tpm) => {
+                let most = self.allowed(call, &project, &user, &resolved).await?;
+                ids.truncate(usize::try_from(most).unwrap_or(0));
+                vtpm::make_all(call, &ids, tpm).await?
+            }
             None => Vec::new(),
         };
         let made = secrets.clone();
@@ -60,6 +65,7 @@ impl CreateServer {
                 within_quota(tx, project.as_str(), self.metadata.len())?;
                 files_within_limits(tx, &self.files, &project, &user)?;
                 let count = self.within_limits(tx, &project, &user, &resolved)?;
+                let count = count.min(i64::try_from(ids.len()).unwrap_or(count));
                 let group = self.group(tx, &project, &user, count)?;
                 let mut first = None;
                 let mut accepted = Vec::new();
@@ -108,10 +114,17 @@ impl CreateServer {
                 Ok((first, accepted))
             });
         let accepted = accepting.await;
-        // The quota may have allowed fewer.
-        let count = accepted.as_ref().map_or(0, |(_, accepted)| accepted.len());
-        vtpm::take_back(call, made.iter().skip(count)).await;
-        let (first, accepted) = accepted?;
+        let (first, accepted) = match accepted {
+            Ok(accepted) => accepted,
+            Err(fault) => {
+                // Those of servers that may have been written may be in use.
+                if !fault.in_doubt {
+                    vtpm::take_back(call, &made).await;
+                }
+                return Err(fault);
+            }
+        };
+        let used = accepted.len();
         let deps = &call.api.deps;
         // One that is not taken here is for whoever hears the bell.
         let mut all_taken = true;
@@ -121,7 +134,23 @@ impl CreateServer {
         if !all_taken {
             deps.bus.ring(bus::Bell::Tasks);
         }
+        // The quota may have allowed fewer by now.
+        vtpm::take_back(call, made.iter().skip(used)).await;
         Ok(first)
+    }
+
+    /// What [`Self::within_limits`] says now.
+    async fn allowed(
+        &self,
+        call: &Call,
+        project: &ProjectId,
+        user: &UserId,
+        resolved: &Resolved,
+    ) -> Result<i64, Fault> {
+        let (project, user, each) = (project.clone(), user.clone(), each(resolved));
+        let counts = (self.min_count, self.max_count);
+        let asking = move |tx: &mut Tx<'_>| allowed(tx, &project, &user, &each, counts);
+        call.api.deps.store.read(asking).await
     }
 
     /// How many servers the quotas allow: as many as wanted, but not less than `min_count`.
@@ -132,34 +161,8 @@ impl CreateServer {
         user: &UserId,
         resolved: &Resolved,
     ) -> Result<i64, Fault> {
-        let [of_project, of_user] = db::usages::with_limits(tx, project, user)?;
-        let each = Held {
-            instances: 1,
-            cores: i64::from(resolved.flavor.vcpus),
-            ram_mb: i64::from(resolved.flavor.memory_mb),
-        };
-        let mut count = self.max_count;
-        for (limits, held) in [&of_project, &of_user] {
-            for (name, used, one) in resources(held, &each) {
-                let limit = limits.get(name).copied().unwrap_or(-1);
-                if limit >= 0 && one > 0 {
-                    count = count.min((limit - used).max(0) / one);
-                }
-            }
-        }
-        if count >= self.min_count {
-            return Ok(count);
-        }
-        let (limits, held) = if exceeded(&of_project, &each, self.min_count).is_empty() {
-            &of_user
-        } else {
-            &of_project
-        };
-        Err(over_quota(&exceeded(
-            &(limits.clone(), *held),
-            &each,
-            self.min_count,
-        )))
+        let counts = (self.min_count, self.max_count);
+        allowed(tx, project, user, &each(resolved), counts)
     }
 
     /// The server group of the hints, if it has room.
@@ -363,6 +366,44 @@ fn keep(
         ..device.clone()
     };
     Ok(db::block_devices::insert(tx, &device, now)?)
+}
+
+/// What one of the servers counts as.
+fn each(resolved: &Resolved) -> Held {
+    Held {
+        instances: 1,
+        cores: i64::from(resolved.flavor.vcpus),
+        ram_mb: i64::from(resolved.flavor.memory_mb),
+    }
+}
+
+/// How many servers that count so much each the quotas allow, of at least and at most so many.
+fn allowed(
+    tx: &mut Tx<'_>,
+    project: &ProjectId,
+    user: &UserId,
+    each: &Held,
+    (least, most): (i64, i64),
+) -> Result<i64, Fault> {
+    let [of_project, of_user] = db::usages::with_limits(tx, project, user)?;
+    let mut count = most;
+    for (limits, held) in [&of_project, &of_user] {
+        for (name, used, one) in resources(held, each) {
+            let limit = limits.get(name).copied().unwrap_or(-1);
+            if limit >= 0 && one > 0 {
+                count = count.min((limit - used).max(0) / one);
+            }
+        }
+    }
+    if count >= least {
+        return Ok(count);
+    }
+    let (limits, held) = if exceeded(&of_project, each, least).is_empty() {
+        &of_user
+    } else {
+        &of_project
+    };
+    Err(over_quota(&exceeded(&(limits.clone(), *held), each, least)))
 }
 
 /// Name, held, needed for each server; in the order of the names, which messages keep.

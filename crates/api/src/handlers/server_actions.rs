@@ -77,7 +77,8 @@ where
         writes(tx, server)
     };
     let started = accept_flow(call, id, wanted, writes).await;
-    if started.is_err() {
+    // One that may have been written may be in use.
+    if started.as_ref().is_err_and(|fault| !fault.in_doubt) {
         vtpm::take_back(call, &handed).await;
     }
     started

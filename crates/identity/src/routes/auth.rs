@@ -17,13 +17,18 @@ use types::Timestamp;
 
 /// POST /v3/auth/tokens
 pub async fn issue(call: Call) -> Result<Response, Fault> {
-    let payload = auth::authenticate(&call.service, &call.body).await?;
-    answer(&call, payload, StatusCode::CREATED).await
+    let (payload, seen) = auth::authenticate(&call.service, &call.body).await?;
+    answer(&call, payload, seen, StatusCode::CREATED).await
 }
 
-/// Answers with a new token and what it means.
-pub async fn answer(call: &Call, payload: Payload, status: StatusCode) -> Result<Response, Fault> {
-    let held = Arc::new(call.service.begin(payload).await?);
+/// Answers with a new token and what it means; `seen` is for [`Service::begin`](crate::Service).
+pub async fn answer(
+    call: &Call,
+    payload: Payload,
+    seen: Timestamp,
+    status: StatusCode,
+) -> Result<Response, Fault> {
+    let held = Arc::new(call.service.begin(payload, seen).await?);
     let text = held.payload.seal(&call.service.inner.keys);
     let body = view(call, &held, !call.flag("nocatalog")).await?;
     with_token(json(status, &body), &text)

@@ -4,6 +4,7 @@
 use super::call::{Call, json, no_content, ok};
 use super::credentials::ec2_id;
 use super::{crud, lists};
+use crate::access;
 use crate::db::kinds::{CREDENTIALS, PROJECTS};
 use crate::db::records::{self, Record};
 use crate::fault::Fault;
@@ -145,10 +146,13 @@ pub async fn tokens(call: Call) -> Result<Response, Fault> {
         return Err(Fault::required("signature"));
     }
     let id = ec2_id(access);
-    let stored = call
-        .service
-        .read(move |tx| Ok(records::find(tx, &CREDENTIALS, &id)?))
-        .await?;
+    let find = move |tx: &mut Tx<'_>| {
+        let found = records::find(tx, &CREDENTIALS, &id)?;
+        let owner = found.as_ref().map(|record| crud::text(record, "user_id"));
+        let seen = access::tokens_from(tx, owner.unwrap_or_default())?;
+        Ok((found, seen))
+    };
+    let (stored, seen) = call.service.read(find).await?;
     let mut record = stored
         .filter(|record| crud::text(record, "type") == "ec2")
         .ok_or(Fault::Unauthorized)?;
@@ -176,5 +180,5 @@ pub async fn tokens(call: Call) -> Result<Response, Fault> {
         issued_at: now,
         expires_at: now.plus(call.service.inner.config.token_life),
     };
-    super::auth::answer(&call, payload, StatusCode::OK).await
+    super::auth::answer(&call, payload, seen, StatusCode::OK).await
 }

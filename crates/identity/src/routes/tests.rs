@@ -514,6 +514,36 @@ async fn bootstrap_sets_the_password_that_is_asked_for() {
     }
 }
 
+/// Who has shown an old password just before it was changed gets no token any more. By a clock that was set back since the
+/// user's tokens count there are new ones all the same, which the next change ends.
+#[tokio::test]
+async fn a_change_of_the_password_ends_what_is_on_its_way() {
+    let cloud = Cloud::new().await;
+    let password = wanted().admin_password;
+    let user = json!({"name": "admin", "domain": {"id": "default"}, "password": password});
+    let identity = json!({"methods": ["password"], "password": {"user": user}});
+    let body = json!({"auth": {"identity": identity, "scope": "unscoped"}});
+    let show = || crate::auth::authenticate(&cloud.service, &body);
+    let (payload, seen) = show().await.unwrap();
+    cloud.service.begin(payload, seen).await.unwrap();
+
+    let (payload, seen) = show().await.unwrap();
+    let id = payload.user_id.clone();
+    let later = types::Timestamp::now().plus(std::time::Duration::from_secs(86_400));
+    for at in [later, types::Timestamp::now()] {
+        let id = id.clone();
+        let ending = move |tx: &mut sql::Tx<'_>| Ok(crate::db::access::end_tokens(tx, &id, at)?);
+        cloud.service.change(ending).await.unwrap();
+        let refused = cloud.service.begin(payload.clone(), seen).await;
+        assert!(refused.is_err(), "{at:?}");
+        let (payload, seen) = show().await.unwrap();
+        let held = cloud.service.begin(payload.clone(), seen).await.unwrap();
+        assert!(held.payload.issued_at >= seen);
+        let again = cloud.service.look_up(held.payload).await;
+        assert!(again.is_ok(), "it counts");
+    }
+}
+
 async fn rows_of(cloud: &Cloud, user: &str) -> String {
     let user = user.to_owned();
     let domain = crate::db::access::Named::Id("default".to_owned());

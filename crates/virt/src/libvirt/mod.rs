@@ -245,7 +245,8 @@ impl Libvirt {
                 return;
             }
         };
-        for id in stored.into_iter().map(|spec| spec.id) {
+        for spec in stored {
+            let id = spec.id;
             let files = self.instances.guest(id);
             // Of hosts that share the folder each looks after its own.
             if !files.is_own(&files.folder).unwrap_or(true) {
@@ -259,6 +260,8 @@ impl Libvirt {
             if let Err(error) = self.forget_copies(id).await {
                 tracing::error!(guest = %id, %error, "a copy of the guest's disk may be left");
             }
+            // A start that was cut off has not taken it back.
+            self.lock_again(&spec).await;
         }
     }
 
