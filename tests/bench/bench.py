@@ -337,7 +337,7 @@ def on_postgres(report, options):
     print("simulated cloud on PostgreSQL (its own CPU is not counted)", flush=True)
     cloud = Cloud(tempfile.mkdtemp(prefix="kilonova-bench-"), "sim", hosts=options.hosts)
     text = ""
-    for section in ("database", "identity", "image", "network", "volume"):
+    for section in ("database", "identity", "image", "network", "volume", "key_manager"):
         name = f"bench_{section}_{uuid.uuid4().hex[:8]}"
         subprocess.run(["psql", "-q", "-d", server, "-c", f"CREATE DATABASE {name}"], check=True, capture_output=True)
         url = urllib.parse.urlunsplit(urllib.parse.urlsplit(server)._replace(path=f"/{name}"))
