@@ -20,7 +20,7 @@ use journal::Outcomes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use types::agent::{
     Answer, Asked, FailureKind, Heartbeat, Moving, Noted, Work, WorkKey, WorkOutcome, WorkReport,
 };
@@ -82,6 +82,8 @@ struct Desk {
     asked: HashSet<Uuid>,
     /// Work of a newer release, of which the log has been told.
     unknown: HashSet<WorkKey>,
+    /// A moment before the last look.
+    looked: Option<Instant>,
     /// Has rung if there may be something that the last look has not seen.
     bell: Option<Listener>,
 }
@@ -147,10 +149,27 @@ impl Agents {
             desk.bell.take().filter(|_| known)
         });
         let mut looked = kept.is_some();
+        if !looked {
+            // Nothing more goes to a poll that another agent, or this one before its restart, has left behind.
+            drop(self.inner.outcomes.hold_out(host));
+        }
         let mut bell = kept.unwrap_or_else(|| self.inner.bus.listen(Bell::Host(host.clone())));
         loop {
-            if looked && tokio::time::timeout_at(until, bell.rung()).await.is_err() {
-                return Ok(Polled::default());
+            if looked {
+                let mut hand = self.inner.outcomes.hold_out(host);
+                let (handed, rung) = tokio::select! {
+                    biased;
+                    handed = hand.filled() => (Some(handed), false),
+                    rung = tokio::time::timeout_at(until, bell.rung()) => (hand.close(), rung.is_ok()),
+                };
+                if let Some(handed) = handed {
+                    // What has rung meanwhile is looked for by the next poll.
+                    let bell = Some(bell).filter(|_| !rung);
+                    return Ok(self.handed(host, ask.incarnation, handed, bell).await);
+                }
+                if !rung {
+                    return Ok(Polled::default());
+                }
             }
             let polled = self.look(host, ask.incarnation).await?;
             if !polled.work.is_empty() || !polled.asked.is_empty() {
@@ -163,7 +182,44 @@ impl Agents {
         }
     }
 
+    /// Work that comes from whoever has stored it.
+    async fn handed(
+        &self,
+        host: &HostName,
+        incarnation: u64,
+        given: journal::Handed,
+        bell: Option<Listener>,
+    ) -> Polled {
+        let mut work = given.work;
+        let handed = (work.key.clone(), work.epoch, given.stored);
+        {
+            let mut desks = self.desks();
+            let desk = desks.get_mut(host);
+            let waits = |desk: &&mut Desk| {
+                desk.incarnation == incarnation && desk.looked.is_some_and(|at| at < given.since)
+            };
+            let Some(desk) = desk.filter(waits) else {
+                drop(desks);
+                // It is for the agent that was started since, or was to be found by a look already.
+                self.inner.bus.ring(Bell::Host(host.clone()));
+                return Polled::default();
+            };
+            desk.handed.insert(handed.clone());
+            desk.bell = bell;
+        }
+        let mut polled = Polled::default();
+        match self
+            .fill_in(&mut work, given.devices.iter().collect())
+            .await
+        {
+            Ok(()) => polled.work.push(work),
+            Err(error) => self.put_off(host, work.server, handed, error),
+        }
+        polled
+    }
+
     async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
+        let now = Instant::now();
         let wanted = host.clone();
         let waiting = move |tx: &mut sql::Tx<'_>| db::work::for_host(tx, &wanted, MOST_WORK);
         let told = self.inner.with.store.look(waiting).await?;
@@ -179,6 +235,7 @@ impl Agents {
                     ..Desk::default()
                 };
             }
+            desk.looked = Some(now);
             let known = std::mem::take(&mut desk.asked);
             desk.asked = asked.iter().map(|asked| asked.id).collect();
             polled.asked = asked;

@@ -27,10 +27,15 @@ pub struct View {
 impl View {
     /// An empty view; a service that did not beat for `down_after` is down.
     pub fn new(store: Store, down_after: Duration) -> Self {
+        Self::deciding_by(Settings::default(), store, down_after)
+    }
+
+    /// The same with other filters and weights than Nova's.
+    pub fn deciding_by(settings: Settings, store: Store, down_after: Duration) -> Self {
         Self {
             store,
             down_after,
-            settings: Settings::default(),
+            settings,
             hosts: Hosts::new(),
             renewed: Mutex::default(),
             renewing: tokio::sync::Mutex::default(),

@@ -882,3 +882,71 @@ async fn what_waits_keeps_nobody_else_waiting() {
     assert_eq!(cluster.server(of_silent).await.vm_state, VmState::Stopped);
     clean(&cluster).await;
 }
+
+/// A host that waits for work gets that of a new server without anybody reading it, with the same outcome as ever when
+/// the one that hands it over fails or dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_is_handed_to_a_host_that_waits() {
+    let kind = sql::testing::kinds().remove(0);
+    let database = kind.database().await;
+    let notes = sql::testing::Notes::default();
+    let store = database.store.noting(&notes);
+    let cluster = Cluster::bare(store, bus::Bus::new(), small(1, 64)).await;
+    cluster.start_host(&cluster.hosts[0]);
+    cluster
+        .until("the host is up", async || {
+            cluster.view.refresh().await.unwrap();
+            cluster.view.is_up(&cluster.hosts[0].name)
+        })
+        .await;
+    cluster.start_worker("w").await;
+    let looks = || {
+        let reads_work = |(sql, _): &sql::testing::Statement| sql.contains("FROM host_work w LEFT");
+        notes.take().iter().filter(|one| reads_work(one)).count()
+    };
+    // The host may be on its way from one wait to the next.
+    cluster
+        .until("work is handed over", async || {
+            looks();
+            let server = cluster.create_local().await;
+            cluster.idle().await;
+            assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+            looks() == 0
+        })
+        .await;
+    clean(&cluster).await;
+
+    let at = |when| Point {
+        flow: "build",
+        step: "spawn",
+        direction: Direction::Do,
+        when,
+    };
+    let ends = [
+        (When::Before, Fault::Crash, VmState::Active),
+        (When::After, Fault::Crash, VmState::Active),
+        (When::After, Fault::Repeat, VmState::Active),
+        (When::After, Fault::Fail, VmState::Error),
+    ];
+    for (when, fault, state) in ends {
+        let script = Arc::new(Script::new([(at(when), fault)]));
+        cluster.set_faults(Arc::clone(&script) as _);
+        let server = cluster.create_local().await;
+        cluster.idle().await;
+        assert!(script.struck(), "{when:?} {fault:?}");
+        let ended = cluster.server(server).await.vm_state;
+        assert_eq!(ended, state, "{when:?} {fault:?}");
+        clean(&cluster).await;
+    }
+
+    // Deleted while its work is with the host.
+    let script = Arc::new(Script::new([(at(When::After), Fault::Hold)]));
+    cluster.set_faults(Arc::clone(&script) as _);
+    let server = cluster.create_local().await;
+    script.all_struck().await;
+    assert!(cluster.delete(server).await);
+    script.release();
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Deleted);
+    clean(&cluster).await;
+}

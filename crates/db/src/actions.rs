@@ -69,11 +69,22 @@ pub fn start(
     by: &Requester<'_>,
     now: Timestamp,
 ) -> Result<i64, Error> {
-    outbox::action_started(tx, server, action, by, now)?;
-    tx.insert_id(
-        "INSERT INTO instance_actions (action, instance_uuid, request_id, user_id, project_id, start_time, updated_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
-        &[action.into(), server.into(), by.request_id.into(), by.user_id.into(), by.project_id.into(), now.into(), now.into()],
+    let told = outbox::action_started(server, action, by, now);
+    tx.insert_id_with(
+        (
+            "INSERT INTO instance_actions (action, instance_uuid, request_id, user_id, project_id, start_time, updated_at) \
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+            &[
+                action.into(),
+                server.into(),
+                by.request_id.into(),
+                by.user_id.into(),
+                by.project_id.into(),
+                now.into(),
+                now.into(),
+            ],
+        ),
+        &[told.statement()],
     )
 }
 
@@ -83,21 +94,25 @@ const TOLD: usize = 255;
 /// Marks an action as failed. The reason is for everyone: it names no host.
 pub fn fail(tx: &mut Tx<'_>, action: i64, reason: &str, now: Timestamp) -> Result<(), Error> {
     let message: String = format!("Error: {reason}").chars().take(TOLD).collect();
-    tx.post(
-        "UPDATE instance_actions SET message = ?, updated_at = ? WHERE id = ?",
-        &[message.into(), now.into(), action.into()],
-    )?;
-    outbox::action_ended(tx, action, "Error", now)
+    let told = outbox::action_ended(action, "Error", now);
+    let failed = [message.into(), now.into(), action.into()];
+    tx.post_all(&[
+        (
+            "UPDATE instance_actions SET message = ?, updated_at = ? WHERE id = ?",
+            &failed,
+        ),
+        told.statement(),
+    ])
 }
 
 /// Tells that an action is done.
 pub fn succeed(tx: &mut Tx<'_>, action: i64, now: Timestamp) -> Result<(), Error> {
-    outbox::action_ended(tx, action, "Success", now)
+    tx.post_all(&[outbox::action_ended(action, "Success", now).statement()])
 }
 
 /// Tells that an action was ended by another one. It shows no failure: nothing of it went wrong.
 pub fn supersede(tx: &mut Tx<'_>, action: i64, now: Timestamp) -> Result<(), Error> {
-    outbox::action_ended(tx, action, "Superseded", now)
+    tx.post_all(&[outbox::action_ended(action, "Superseded", now).statement()])
 }
 
 /// Starts an event of an action.
@@ -108,13 +123,15 @@ pub fn start_event(
     host: Option<&str>,
     now: Timestamp,
 ) -> Result<i64, Error> {
-    tx.post(
-        "UPDATE instance_actions SET updated_at = ? WHERE id = ?",
-        &[now.into(), action.into()],
-    )?;
-    tx.insert_id(
-        "INSERT INTO instance_action_events (action_id, event, start_time, host) VALUES (?, ?, ?, ?)",
-        &[action.into(), event.into(), now.into(), host.into()],
+    tx.insert_id_with(
+        (
+            "INSERT INTO instance_action_events (action_id, event, start_time, host) VALUES (?, ?, ?, ?)",
+            &[action.into(), event.into(), now.into(), host.into()],
+        ),
+        &[(
+            "UPDATE instance_actions SET updated_at = ? WHERE id = ?",
+            &[now.into(), action.into()],
+        )],
     )
 }
 
@@ -131,22 +148,26 @@ pub fn finish_event(
         "Success"
     };
     let details = failure.map(|text| text.chars().take(TOLD).collect::<String>());
-    let params: [Value; 5] = [
+    let ended: [Value; 5] = [
         now.into(),
         outcome.into(),
         failure.into(),
         details.into(),
         event.into(),
     ];
-    tx.post(
-        "UPDATE instance_action_events SET finish_time = ?, outcome = ?, traceback = ?, details = ? WHERE id = ?",
-        &params,
-    )?;
-    tx.post(
-        "UPDATE instance_actions SET updated_at = ? WHERE id = (SELECT action_id FROM instance_action_events WHERE id = ?)",
-        &[now.into(), event.into()],
-    )?;
-    outbox::event_ended(tx, event, outcome, now)
+    let touched: [Value; 2] = [now.into(), event.into()];
+    let told = outbox::event_ended(event, outcome, now);
+    tx.post_all(&[
+        (
+            "UPDATE instance_action_events SET finish_time = ?, outcome = ?, traceback = ?, details = ? WHERE id = ?",
+            &ended,
+        ),
+        (
+            "UPDATE instance_actions SET updated_at = ? WHERE id = (SELECT action_id FROM instance_action_events WHERE id = ?)",
+            &touched,
+        ),
+        told.statement(),
+    ])
 }
 
 const ACTION: &str =

@@ -638,13 +638,10 @@ pub fn transition(
         "UPDATE instances SET {} WHERE uuid = ? AND {ALIVE} AND {condition}",
         set.join(", ")
     );
-    if !tx.execute_one(&sql, &params)? {
-        return Ok(false);
+    match change.is_told() {
+        true => outbox::changing(tx, (&sql, &params), id, now),
+        false => tx.execute_one(&sql, &params),
     }
-    if change.is_told() {
-        outbox::state(tx, id, now)?;
-    }
-    Ok(true)
 }
 
 /// Writes what is known of the server's interfaces.
@@ -658,23 +655,18 @@ pub fn set_network_info(tx: &mut Tx<'_>, id: ServerId, info: &[Interface]) -> Re
 
 /// Marks a server as gone. The row stays for the record; its secrets go.
 pub fn mark_deleted(tx: &mut Tx<'_>, id: ServerId, now: Timestamp) -> Result<bool, Error> {
-    let changed = tx.execute(
-        &format!(
-            "UPDATE instances SET deleted = id, vm_state = 'deleted', task_state = NULL, task_id = NULL, terminated_at = ?, \
-             network_info = '[]', admin_pass = NULL, power_state = 0, generation = generation + 1 WHERE uuid = ? AND {ALIVE}"
-        ),
-        &[now.into(), id.into()],
-    )?;
+    let sql = format!(
+        "UPDATE instances SET deleted = id, vm_state = 'deleted', task_state = NULL, task_id = NULL, terminated_at = ?, \
+         network_info = '[]', admin_pass = NULL, power_state = 0, generation = generation + 1 WHERE uuid = ? AND {ALIVE}"
+    );
+    let changed = outbox::changing(tx, (&sql, &[now.into(), id.into()]), id, now)?;
     tx.post(
         "DELETE FROM instance_tags WHERE instance_uuid = ?",
         &[id.into()],
     )?;
     crate::guest_passwords::remove(tx, id)?;
     crate::injected_files::remove(tx, id)?;
-    if changed == 1 {
-        outbox::state(tx, id, now)?;
-    }
-    Ok(changed == 1)
+    Ok(changed)
 }
 
 /// Writes what the hypervisor says, for servers that nobody works on: the pair of states follows the guest.
@@ -699,11 +691,7 @@ pub fn follow_guest(
         "UPDATE instances SET power_state = ?, updated_at = ?, generation = generation + 1{state} \
          WHERE uuid = ? AND COALESCE(host, '') = ? AND {ALIVE} AND task_state IS NULL"
     );
-    let changed = tx.execute(&sql, &params)? == 1;
-    if changed {
-        outbox::state(tx, id, now)?;
-    }
-    Ok(changed)
+    outbox::changing(tx, (&sql, &params), id, now)
 }
 
 /// The servers on a host that are not deleted.

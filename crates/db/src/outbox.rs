@@ -7,7 +7,7 @@
 
 use crate::instances::{self, Instance};
 use crate::keypairs::{self, KeyPair};
-use sql::{Error, Row, Tx, Value};
+use sql::{Dialect, Error, Row, Statement, Tx, Value};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use types::{ServerId, Timestamp};
@@ -131,62 +131,90 @@ fn rows(tx: &mut Tx<'_>, sql: &str, params: &[Value]) -> Result<Vec<Entry>, Erro
     tx.query(sql, params)?.iter().map(from_row).collect()
 }
 
+/// A statement that tells something.
+pub(crate) struct Telling<const N: usize> {
+    sql: &'static str,
+    params: [Value; N],
+}
+
+impl<const N: usize> Telling<N> {
+    pub(crate) fn statement(&self) -> Statement<'_> {
+        (self.sql, &self.params)
+    }
+}
+
 /// Tells the states of a server as they are now in this transaction.
-pub(crate) fn state(tx: &mut Tx<'_>, server: ServerId, now: Timestamp) -> Result<(), Error> {
-    tx.post(
-        "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, created_at) \
+fn state(server: ServerId, now: Timestamp) -> Telling<2> {
+    Telling {
+        sql: "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, created_at) \
          SELECT 'state', project_id, uuid, vm_state, task_state, power_state, host, ? FROM instances WHERE uuid = ?",
-        &[now.into(), server.into()],
-    )?;
-    Ok(())
+        params: [now.into(), server.into()],
+    }
+}
+
+/// Changes the one row of a server, if it is as expected, and tells its states afterwards.
+pub(crate) fn changing(
+    tx: &mut Tx<'_>,
+    change: Statement<'_>,
+    server: ServerId,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    if tx.dialect() == Dialect::Postgres {
+        const TOLD: &str = "project_id, uuid, vm_state, task_state, power_state, host";
+        let told = Telling {
+            sql: "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, created_at) \
+             SELECT 'state', project_id, uuid, vm_state, task_state, power_state, host, ? FROM changed",
+            params: [now.into()],
+        };
+        return tx.execute_one_telling(change, TOLD, &[told.statement()]);
+    }
+    if !tx.execute_one(change.0, change.1)? {
+        return Ok(false);
+    }
+    let told = state(server, now);
+    let (sql, params) = told.statement();
+    tx.post(sql, params)?;
+    Ok(true)
 }
 
 /// Tells that an action of a server was accepted, with the states of the server.
 pub(crate) fn action_started(
-    tx: &mut Tx<'_>,
     server: ServerId,
     action: &str,
     by: &crate::actions::Requester<'_>,
     now: Timestamp,
-) -> Result<(), Error> {
-    tx.post(
-        "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, action, request_id, user_id, created_at) \
+) -> Telling<5> {
+    Telling {
+        sql: "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, action, request_id, user_id, created_at) \
          SELECT 'action_start', project_id, uuid, vm_state, task_state, power_state, host, ?, ?, ?, ? FROM instances WHERE uuid = ?",
-        &[action.into(), by.request_id.into(), by.user_id.into(), now.into(), server.into()],
-    )?;
-    Ok(())
+        params: [
+            action.into(),
+            by.request_id.into(),
+            by.user_id.into(),
+            now.into(),
+            server.into(),
+        ],
+    }
 }
 
 /// Tells that an action has ended.
-pub(crate) fn action_ended(
-    tx: &mut Tx<'_>,
-    action: i64,
-    outcome: &str,
-    now: Timestamp,
-) -> Result<(), Error> {
-    tx.post(
-        "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, action, outcome, request_id, user_id, created_at) \
+pub(crate) fn action_ended(action: i64, outcome: &str, now: Timestamp) -> Telling<3> {
+    Telling {
+        sql: "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, action, outcome, request_id, user_id, created_at) \
          SELECT 'action_end', i.project_id, i.uuid, i.vm_state, i.task_state, i.power_state, i.host, a.action, ?, a.request_id, a.user_id, ? \
          FROM instance_actions a JOIN instances i ON i.uuid = a.instance_uuid WHERE a.id = ?",
-        &[outcome.into(), now.into(), action.into()],
-    )?;
-    Ok(())
+        params: [outcome.into(), now.into(), action.into()],
+    }
 }
 
 /// Tells that a part of an action has ended.
-pub(crate) fn event_ended(
-    tx: &mut Tx<'_>,
-    event: i64,
-    outcome: &str,
-    now: Timestamp,
-) -> Result<(), Error> {
-    tx.post(
-        "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, action, event, outcome, request_id, user_id, created_at) \
+pub(crate) fn event_ended(event: i64, outcome: &str, now: Timestamp) -> Telling<3> {
+    Telling {
+        sql: "INSERT INTO outbox (kind, project_id, subject, vm_state, task_state, power_state, host, action, event, outcome, request_id, user_id, created_at) \
          SELECT 'event_end', i.project_id, i.uuid, i.vm_state, i.task_state, i.power_state, e.host, a.action, e.event, ?, a.request_id, a.user_id, ? \
          FROM instance_action_events e JOIN instance_actions a ON a.id = e.action_id JOIN instances i ON i.uuid = a.instance_uuid WHERE e.id = ?",
-        &[outcome.into(), now.into(), event.into()],
-    )?;
-    Ok(())
+        params: [outcome.into(), now.into(), event.into()],
+    }
 }
 
 /// Tells of a service; of one that goes, before it goes.

@@ -288,7 +288,7 @@ fn settle(
     used.push_str(&format!(
         " ELSE used END WHERE provider = ? AND resource_class IN ({marks})"
     ));
-    tx.post(&used, &params)?;
+    let used_params = params;
     let rows = vec!["(?, ?, ?, ?)"; wanted.len()].join(", ");
     let held = format!(
         "INSERT INTO allocations (consumer, provider, resource_class, amount) VALUES {rows}"
@@ -301,10 +301,8 @@ fn settle(
             (*amount).into(),
         ]
     };
-    let params: Vec<Value> = wanted.iter().flat_map(row).collect();
-    tx.post(&held, &params)?;
-    touch_provider(tx, node.0, now)?;
-    if providers.is_empty() {
+    let held_params: Vec<Value> = wanted.iter().flat_map(row).collect();
+    let (holds, holds_params) = if providers.is_empty() {
         // One that holds nothing begins anew, should there be a row of it.
         let row = [
             ("uuid", consumer.into()),
@@ -314,13 +312,18 @@ fn settle(
             ("generation", 1i64.into()),
             ("created_at", now.into()),
         ];
-        tx.upsert("consumers", &["uuid"], &row)?;
+        let sql = tx.dialect().upsert("consumers", &["uuid"], &row, &[]);
+        (sql, row.map(|(_, value)| value).to_vec())
     } else {
-        tx.post(
-            "UPDATE consumers SET generation = generation + 1 WHERE uuid = ?",
-            &[consumer.into()],
-        )?;
-    }
+        let sql = "UPDATE consumers SET generation = generation + 1 WHERE uuid = ?";
+        (sql.to_owned(), vec![consumer.into()])
+    };
+    tx.post_all(&[
+        (&used, &used_params),
+        (&held, &held_params),
+        (TOUCH_PROVIDER, &[now.into(), node.into()]),
+        (&holds, &holds_params),
+    ])?;
     Ok(true)
 }
 
@@ -340,12 +343,11 @@ fn fits(left: &[Row], wanted: &[(&str, u64)]) -> Result<bool, Error> {
     Ok(fitting == wanted.len())
 }
 
+const TOUCH_PROVIDER: &str =
+    "UPDATE resource_providers SET generation = generation + 1, updated_at = ? WHERE uuid = ?";
+
 fn touch_provider(tx: &mut Tx<'_>, provider: Uuid, now: Timestamp) -> Result<(), Error> {
-    tx.post(
-        "UPDATE resource_providers SET generation = generation + 1, updated_at = ? WHERE uuid = ?",
-        &[now.into(), provider.into()],
-    )?;
-    Ok(())
+    tx.post(TOUCH_PROVIDER, &[now.into(), provider.into()])
 }
 
 /// Makes everything that `from` holds the holding of `to`, which held nothing: a server that moves leaves what it had

@@ -3,9 +3,11 @@
 //! Every write of a running task carries its epoch. A task whose epoch was raised by somebody else answers
 //! `false` to all of them, and its old runner stops.
 
+use crate::work;
 use serde::{Deserialize, Serialize};
 use sql::{Error, Row, Tx, Value};
-use types::{ServerId, TaskId, Timestamp, Trace};
+use types::agent::Work;
+use types::{HostName, ServerId, TaskId, Timestamp, Trace};
 use uuid::Uuid;
 
 /// How far a task is.
@@ -284,10 +286,23 @@ pub fn claim(
 }
 
 /// Saves a task's progress, and whose it is: `stored` is the epoch under which it is on record, that of a new task if its
-/// owner knows it without having claimed it. `false`: the task was taken over or has ended.
-pub fn save(tx: &mut Tx<'_>, task: &Task, stored: i64, now: Timestamp) -> Result<bool, Error> {
-    tx.execute_one(
-        "UPDATE tasks SET owner = ?, incarnation = ?, epoch = ?, state = ?, phase = ?, step = ?, event_id = ?, failure = ?, \
+/// owner knows it without having claimed it. With it goes the work that a host is to do for it. `false`: the task was taken
+/// over or has ended.
+pub fn save(
+    tx: &mut Tx<'_>,
+    task: &Task,
+    stored: i64,
+    work: Option<(&HostName, &Work)>,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let work = work.map(|(host, work)| work::storing(tx.dialect(), host, work, now));
+    let work = work.transpose()?;
+    let along: Vec<sql::Statement<'_>> = work
+        .iter()
+        .map(|(sql, params)| (sql.as_str(), params.as_slice()))
+        .collect();
+    tx.execute_one_with(
+        ("UPDATE tasks SET owner = ?, incarnation = ?, epoch = ?, state = ?, phase = ?, step = ?, event_id = ?, failure = ?, \
          updated_at = ?, waits = ? WHERE id = ? AND epoch = ?",
         &[
             task.owner.clone().into(),
@@ -302,7 +317,8 @@ pub fn save(tx: &mut Tx<'_>, task: &Task, stored: i64, now: Timestamp) -> Result
             task.waits.as_ref().map(crate::to_document).transpose()?.into(),
             task.id.into(),
             stored.into(),
-        ],
+        ]),
+        &along,
     )
 }
 
@@ -316,14 +332,13 @@ pub fn note_waits(tx: &mut Tx<'_>, id: TaskId, epoch: i64, waits: &Waits) -> Res
 
 /// Ends a task: the row goes. `false`: it was taken over or has ended.
 pub fn end(tx: &mut Tx<'_>, id: TaskId, epoch: i64) -> Result<bool, Error> {
-    let ended = tx.execute_one(
-        "DELETE FROM tasks WHERE id = ? AND epoch = ?",
-        &[id.into(), epoch.into()],
-    )?;
-    if ended {
-        crate::work::remove_of_task(tx, id)?;
-    }
-    Ok(ended)
+    tx.execute_one_with(
+        (
+            "DELETE FROM tasks WHERE id = ? AND epoch = ?",
+            &[id.into(), epoch.into()],
+        ),
+        &[(work::REMOVE_OF_TASK, &[id.into()])],
+    )
 }
 
 /// Ends a task whoever runs it, and returns what it had recorded. Its runner is fenced from now on.

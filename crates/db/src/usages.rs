@@ -59,11 +59,11 @@ impl Held {
 
 /// Adds to (or, negative, takes from) what a user holds in a project.
 pub fn add(tx: &mut Tx<'_>, project: &ProjectId, user: &UserId, by: Held) -> Result<(), Error> {
-    let changed = tx.execute(
+    let known = tx.execute_one(
         "UPDATE server_usages SET instances = instances + ?, cores = cores + ?, ram_mb = ram_mb + ? WHERE project_id = ? AND user_id = ?",
         &[by.instances.into(), by.cores.into(), by.ram_mb.into(), project.into(), user.into()],
     )?;
-    if changed == 0 {
+    if !known {
         tx.post(
             "INSERT INTO server_usages (project_id, user_id, instances, cores, ram_mb) VALUES (?, ?, ?, ?, ?)",
             &[project.into(), user.into(), by.instances.into(), by.cores.into(), by.ram_mb.into()],

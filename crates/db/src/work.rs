@@ -2,7 +2,7 @@
 
 use crate::block_devices::{self, BlockDevice};
 use crate::{document, to_document};
-use sql::{Error, Row, Tx};
+use sql::{Dialect, Error, Row, Tx, Value};
 use types::agent::{Asked, Direction, Verb, Work, WorkKey, WorkOutcome};
 use types::tpm::Passphrase;
 use types::{HostName, ServerId, TaskId, Timestamp};
@@ -14,6 +14,17 @@ pub const DEBT_STEP: &str = "debt";
 /// Stores work for a host. The same key again (a task that was taken over) raises the epoch of the row and keeps an
 /// outcome that is already there, so that an effect is not repeated.
 pub fn put(tx: &mut Tx<'_>, host: &HostName, work: &Work, now: Timestamp) -> Result<(), Error> {
+    let (sql, params) = storing(tx.dialect(), host, work, now)?;
+    tx.post(&sql, &params)
+}
+
+/// The statement of [`put`], and its parameters.
+pub(crate) fn storing(
+    dialect: Dialect,
+    host: &HostName,
+    work: &Work,
+    now: Timestamp,
+) -> Result<(String, Vec<Value>), Error> {
     let row = [
         ("task_id", work.key.task.into()),
         ("step", (&work.key.step).into()),
@@ -28,7 +39,8 @@ pub fn put(tx: &mut Tx<'_>, host: &HostName, work: &Work, now: Timestamp) -> Res
     ];
     // It was stored when it was stored first: agents know by that what they were given already.
     let key = ["task_id", "step", "direction"];
-    tx.upsert_keeping("host_work", &key, &row, &["created_at"])
+    let sql = dialect.upsert("host_work", &key, &row, &["created_at"]);
+    Ok((sql, row.map(|(_, value)| value).to_vec()))
 }
 
 /// Forgets the outcome of earlier work under this key, so that it is done anew (a step that is repeated on purpose).
@@ -55,9 +67,10 @@ pub fn withdraw(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
 
 /// Forgets all work of a task.
 pub fn remove_of_task(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
-    tx.post("DELETE FROM host_work WHERE task_id = ?", &[task.into()])?;
-    Ok(())
+    tx.post(REMOVE_OF_TASK, &[task.into()])
 }
+
+pub(crate) const REMOVE_OF_TASK: &str = "DELETE FROM host_work WHERE task_id = ?";
 
 /// What waits for a host.
 #[derive(Debug, Default)]

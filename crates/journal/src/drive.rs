@@ -2,6 +2,7 @@
 
 use crate::faults::{Fault, Point, When};
 use crate::flow::{Context, End, Failure, Flow, StepError, StepName};
+use crate::handing::Handed;
 use crate::outcomes::{Expected, Told};
 use crate::worker::Shared;
 use bus::Bell;
@@ -64,10 +65,19 @@ struct Run<F: Flow> {
     stored: i64,
     /// A wait that began before the work of the next step was stored.
     expected: Option<Expected>,
+    /// The work of the step that begins, when it was stored by this run and just now.
+    fresh: Option<Fresh>,
     /// An outcome that is not stored yet; what comes of it will be.
     told: Option<(WorkKey, Told)>,
     /// Since when it has been waiting, if it is.
     waiting: Option<Waiting>,
+}
+
+/// Work that was just stored.
+struct Fresh {
+    key: WorkKey,
+    stored: Timestamp,
+    since: std::time::Instant,
 }
 
 /// A step that does not go on.
@@ -119,6 +129,7 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran 
         cx,
         stored,
         expected: None,
+        fresh: None,
         told: None,
         waiting: None,
     };
@@ -153,12 +164,12 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran 
 impl<F: Flow> Run<F> {
     /// Goes back to what is stored, as after a crash. `false`: somebody else runs the task now, or it is gone.
     async fn read_again(&mut self) -> Result<bool, StepError> {
-        (self.expected, self.told) = (None, None);
+        (self.expected, self.fresh, self.told) = (None, None, None);
         let id = self.task.id;
         let stored: Option<Task> = self
             .shared
             .store
-            .look(move |tx| db::tasks::get(tx, id).map_err(StepError::from))
+            .look_once(move |tx| db::tasks::get(tx, id).map_err(StepError::from))
             .await?;
         if stored.as_ref().is_some_and(Task::is_new) {
             // It is anybody's.
@@ -271,7 +282,7 @@ impl<F: Flow> Run<F> {
             }
             if self.past_pivot(step) {
                 self.forget_outcome(step, Direction::Do).await?;
-                self.pause(&failure.message, &mut tries).await;
+                self.pause(&self.said(step, &failure), &mut tries).await;
                 self.begin(step, Direction::Do, None).await?;
                 if Instant::now() >= until && !self.flow.may_owe(step) {
                     // There is no way back: the step gets its time again.
@@ -297,7 +308,7 @@ impl<F: Flow> Run<F> {
         loop {
             let reason = match self.attempt(step, Direction::Undo, until).await {
                 Ok(()) => break,
-                Err(Trouble::Step(StepError::Fail(failure))) => failure.message,
+                Err(Trouble::Step(StepError::Fail(failure))) => self.said(step, &failure),
                 Err(Trouble::Step(StepError::Retry(reason))) => reason,
                 Err(Trouble::Silent) => "the host did not answer".to_owned(),
                 Err(other) => return Err(other),
@@ -404,7 +415,9 @@ impl<F: Flow> Run<F> {
         let begun = self.expected.take().filter(|expected| expected.key == key);
         let stored = begun.is_none();
         let expected = begun.unwrap_or_else(|| self.shared.outcomes.expect(&key));
-        self.shared.bus.ring(Bell::Host(work.host.clone()));
+        if !self.hand_over(step, direction, &key) {
+            self.shared.bus.ring(Bell::Host(work.host.clone()));
+        }
         let left = until.saturating_duration_since(Instant::now());
         let waiting = expected.wait(&work.host, self.task.epoch, stored, left);
         let told = self.shared.resting(waiting).await?;
@@ -417,6 +430,27 @@ impl<F: Flow> Run<F> {
             self.told = Some((key, told));
         }
         Ok(Some(outcome))
+    }
+
+    /// Hands the work of a step to its host, if that was just stored and the host waits for it.
+    fn hand_over(&mut self, step: F::Step, direction: Direction, key: &WorkKey) -> bool {
+        let Some(fresh) = self.fresh.take().filter(|fresh| fresh.key == *key) else {
+            return false;
+        };
+        let Some(devices) = self.flow.disks(step, &self.state) else {
+            return false;
+        };
+        let Some((host, mut work)) = self.work(step, direction, &self.state) else {
+            return false;
+        };
+        work.trace.clone_from(&self.task.trace);
+        let handed = Handed {
+            work,
+            stored: fresh.stored,
+            since: fresh.since,
+            devices,
+        };
+        self.shared.outcomes.give(&host, handed)
     }
 
     fn key(&self, step: F::Step, direction: Direction) -> WorkKey {
@@ -492,6 +526,7 @@ impl<F: Flow> Run<F> {
         direction: Direction,
         failure: Option<Failure>,
     ) -> Result<(), Trouble> {
+        self.fresh = None;
         let failed = failure.is_some();
         if let Some(failure) = &failure {
             self.task.failure = Some(encode(failure)?);
@@ -575,7 +610,7 @@ impl<F: Flow> Run<F> {
         let watched = owed.is_some() || self.flow.rests_on_others(step, &self.state);
         let saved = self
             .persist(watched, move |tx| {
-                let now = Timestamp::now();
+                let (now, since) = (Timestamp::now(), std::time::Instant::now());
                 let (mut state, mut task) = (state.clone(), task.clone());
                 task.waits = None;
                 if let Some(key) = &answered {
@@ -611,11 +646,17 @@ impl<F: Flow> Run<F> {
                         }
                     }
                 }
-                Ok((state, task))
+                Ok((state, task, now, since))
             })
             .await?;
-        (self.state, self.task) = saved;
+        let (stored, since);
+        (self.state, self.task, stored, since) = saved;
         self.waiting = None;
+        self.fresh = next.map(|next| Fresh {
+            key: self.key(next, Direction::Do),
+            stored,
+            since,
+        });
         self.expected = expected;
         let debtor = debtor.or_else(|| self.flow.debtor(step, &self.state).map(Bell::Host));
         if let Some(bell) = debtor {
@@ -742,6 +783,14 @@ impl<F: Flow> Run<F> {
         Ok(done)
     }
 
+    /// What operators are told of a failure, and of which host it is.
+    fn said(&self, step: F::Step, failure: &Failure) -> String {
+        match self.flow.host(step, &self.state) {
+            Some(host) => format!("{host}: {}", failure.in_full()),
+            None => failure.in_full(),
+        }
+    }
+
     async fn pause(&mut self, reason: &str, tries: &mut u32) {
         self.note_wait(reason).await;
         tracing::debug!(task = %self.task.id, flow = F::NAME, step = self.task.step, reason, tries, "trying again");
@@ -849,11 +898,9 @@ fn start_step(
             now,
         )?);
     }
-    if !db::tasks::save(tx, &task, stored, now)? {
+    let work = work.map(|(host, work)| (host, work));
+    if !db::tasks::save(tx, &task, stored, work, now)? {
         return Err(StepError::Fenced);
-    }
-    if let Some((host, work)) = work {
-        db::work::put(tx, host, work, now)?;
     }
     Ok(task.event)
 }

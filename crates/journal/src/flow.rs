@@ -1,6 +1,7 @@
 //! What a flow is made of.
 
 use async_trait::async_trait;
+use db::block_devices::BlockDevice;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sql::Tx;
@@ -53,6 +54,14 @@ impl Failure {
             message: message.into(),
             details: None,
             redo_from: None,
+        }
+    }
+
+    /// What operators are told of it.
+    pub(crate) fn in_full(&self) -> String {
+        match &self.details {
+            Some(details) if *details != self.message => format!("{} ({details})", self.message),
+            _ => self.message.clone(),
         }
     }
 
@@ -226,6 +235,12 @@ pub trait Flow: Send + Sync + 'static {
     /// over what is read ([`sql::Store::write_own`]). Pure.
     fn rests_on_others(&self, _step: Self::Step, _state: &Self::State) -> bool {
         true
+    }
+
+    /// The disks of the server as they are on record, if the flow knows them, for a step whose work needs nothing else of
+    /// what is stored: it is handed to its host without being read again, should the host wait for it. Pure.
+    fn disks(&self, _step: Self::Step, _state: &Self::State) -> Option<Vec<BlockDevice>> {
+        None
     }
 
     /// Called when a failure asks to begin again at an earlier step, before anything is undone.

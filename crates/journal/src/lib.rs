@@ -14,11 +14,13 @@
 mod drive;
 pub mod faults;
 mod flow;
+mod handing;
 mod lease;
 mod outcomes;
 mod worker;
 
 pub use flow::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+pub use handing::{Hand, Handed};
 pub use outcomes::Outcomes;
 pub use worker::{Intake, Journal, Settings, WITH_WAITING, Worker};
 

@@ -1,5 +1,6 @@
 //! Where a step waits for the outcome of its host work, and where reports of hosts arrive.
 
+use crate::handing::{Hand, Handed, Hands};
 use bus::{Bell, Bus, Listener};
 use sql::Store;
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ pub struct Outcomes {
     /// Tells, and is told by, the other processes that take reports; none when there is only this one.
     others: Option<Bus>,
     waiting: Arc<Mutex<HashMap<WorkKey, Waiter>>>,
+    hands: Hands,
 }
 
 /// One waiting step.
@@ -55,6 +57,7 @@ impl Outcomes {
             store,
             others: None,
             waiting: Arc::default(),
+            hands: Hands::default(),
         }
     }
 
@@ -64,6 +67,17 @@ impl Outcomes {
             others: Some(bus),
             ..Self::new(store)
         }
+    }
+
+    /// A host waits for work in this process from now on, until what is returned is dropped. It must have been told all that
+    /// is stored for it, and go on to listen for its bell: not all work comes this way.
+    pub fn hold_out(&self, host: &HostName) -> Hand {
+        self.hands.hold_out(host)
+    }
+
+    /// Gives a host work that was just stored for it; `false`: it does not wait here.
+    pub(crate) fn give(&self, host: &HostName, handed: Handed) -> bool {
+        self.hands.give(host, handed)
     }
 
     /// A host's report. The step that waits for it here stores what came of it; where nobody waits, or whoever waits gives

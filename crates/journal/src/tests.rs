@@ -918,7 +918,13 @@ async fn tasks_of_unknown_flows_and_steps_are_left_to_newer_workers() {
             for mut task in db::tasks::claim(tx, "w", 0, &[], &[("toy", steps)], 9)? {
                 if task.id == newer[1] {
                     task.step = Some("between".to_owned());
-                    assert!(db::tasks::save(tx, &task, task.epoch, Timestamp::now())?);
+                    assert!(db::tasks::save(
+                        tx,
+                        &task,
+                        task.epoch,
+                        None,
+                        Timestamp::now()
+                    )?);
                 }
             }
             Ok(())

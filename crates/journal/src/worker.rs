@@ -155,8 +155,10 @@ async fn run(runner: Runner, shared: Arc<Shared>, mut task: Task) -> Ran {
         loop {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            let stored: Result<Option<Task>, sql::Error> =
-                shared.store.look(move |tx| db::tasks::get(tx, id)).await;
+            let stored: Result<Option<Task>, sql::Error> = shared
+                .store
+                .look_once(move |tx| db::tasks::get(tx, id))
+                .await;
             match stored {
                 Ok(Some(stored)) if stored.is_run_as(&known) => {
                     task = stored;

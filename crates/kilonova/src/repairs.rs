@@ -20,6 +20,11 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     for finding in &found {
         println!("{finding}");
     }
+    // Nothing is wrong with a debt: its host pays it when it can. Until then there is more on it than servers show.
+    let debts: Vec<_> = with.store.read(db::work::debts).await?;
+    for (host, server, reason) in &debts {
+        println!("{host} has yet to remove what it has of server {server}: {reason}");
+    }
     let mendable = found.iter().filter(|one| one.can_be_mended()).count();
     let mended = match fix {
         true => reconcile::mend(&with, &bus, &found).await?,
@@ -33,7 +38,11 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
         );
     }
     match (found.len(), fix) {
-        (0, _) => println!("all is as it should be"),
+        (0, _) if debts.is_empty() => println!("all is as it should be"),
+        (0, _) => println!(
+            "nothing is to be mended; hosts have {} things to remove, which they do when they can",
+            debts.len()
+        ),
         (count, true) if count <= mended => println!("mended {count}"),
         (count, true) => bail!("mended {mended} of {count}; the others are for you"),
         (count, false) => {

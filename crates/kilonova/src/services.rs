@@ -514,7 +514,11 @@ pub(crate) async fn scheduler(
 /// What flows and repairs need from outside.
 pub(crate) fn neighbours(settings: &Settings, store: Store, reach: &Reach) -> Neighbours {
     Neighbours {
-        view: Arc::new(View::new(store.clone(), settings.down_after())),
+        view: Arc::new(View::deciding_by(
+            settings.scheduling.clone(),
+            store.clone(),
+            settings.down_after(),
+        )),
         store,
         networks: Arc::new(reach.networks()),
         images: Arc::new(reach.images()),

@@ -129,6 +129,8 @@ pub(crate) struct Settings {
     /// Whether guests of this host may have emulated TPMs.
     pub(crate) swtpm_enabled: bool,
     pub(crate) live: LiveMigration,
+    #[serde(default)]
+    pub(crate) scheduling: scheduler::Settings,
     pub(crate) cpu_allocation_ratio: f64,
     pub(crate) ram_allocation_ratio: f64,
     pub(crate) disk_allocation_ratio: f64,
@@ -254,6 +256,7 @@ impl Default for Settings {
             trusted_certificates: String::new(),
             swtpm_enabled: false,
             live: LiveMigration::default(),
+            scheduling: scheduler::Settings::default(),
             cpu_allocation_ratio: ratios.cpu,
             ram_allocation_ratio: ratios.ram,
             disk_allocation_ratio: ratios.disk,

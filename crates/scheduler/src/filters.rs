@@ -1,13 +1,14 @@
 //! Whether a host will do: one pure function per filter, each with its reason.
 
 use crate::{GroupPolicy, HostState, Reason, Request, Settings, specs};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use types::ServerId;
 
 /// A filter that can be switched on. Resources, hardware, traits, the zone, named and excluded
 /// hosts are always checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Filter {
     /// Up and enabled.
     Compute,
@@ -97,13 +98,19 @@ pub(crate) fn check(
     settings: &Settings,
 ) -> Result<(), Reason> {
     named(host, request)?;
-    // A forced host may be disabled, but a host that is down cannot build anything.
-    if request.forced && !host.up {
-        return Err(Reason::Down(host.down.clone()));
-    }
-    if request.forced {
+    if request.unfiltered {
+        // It may be disabled, but a host that is down cannot build anything.
+        refuse_if(!host.up, Reason::Down(host.down.clone()))?;
         hardware(request)?;
         return resources(host, request);
+    }
+    if request.forced {
+        // Nova's scheduler leaves out what is disabled before any filter, and its hosts mind the groups.
+        compute(host)?;
+        hardware(request)?;
+        resources(host, request)?;
+        anti_affinity(host, request)?;
+        return affinity(host, request);
     }
     zone(host, request)?;
     // Told first, as it is what an administrator can change.

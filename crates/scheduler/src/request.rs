@@ -75,8 +75,12 @@ pub struct Request {
     pub only_host: Option<HostName>,
     /// Only the node with this hypervisor host name.
     pub only_node: Option<String>,
-    /// An administrator named the host with the availability zone: only resources are checked there.
+    /// An administrator named the host with the availability zone: of the filters, only those of server groups count, and
+    /// what the host has left.
     pub forced: bool,
+    /// An administrator would have the host whatever filters say: only what it has left counts, and that it is up
+    /// (`force` of an evacuation, up to 2.67).
+    pub unfiltered: bool,
     /// On the host of one of these servers (hint `same_host`).
     pub same_host: BTreeSet<ServerId>,
     /// On a host with none of these servers (hint `different_host`).

@@ -3,10 +3,11 @@
 use crate::{Filter, HostState, Refusal, Request, Weights, filters, weighers};
 use rand::Rng;
 use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
 use types::{HostName, NodeId};
 
 /// How the scheduler decides.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The filters that are on, in this order.
     pub filters: Vec<Filter>,

@@ -381,18 +381,20 @@ fn what_lets_hosts_pass() {
     assert!(pick(std::slice::from_ref(&kept), &mine, &settings).is_ok());
     let mut disabled = host(1);
     disabled.disabled = true;
+    let unfiltered = Request {
+        unfiltered: true,
+        ..request()
+    };
     assert!(
-        pick(
-            &[disabled],
-            &Request {
-                forced: true,
-                ..request()
-            },
-            &settings
-        )
-        .is_ok(),
-        "forced onto a disabled host"
+        pick(std::slice::from_ref(&disabled), &unfiltered, &settings).is_ok(),
+        "a disabled host is good enough for what is not filtered"
     );
+    let forced = Request {
+        forced: true,
+        ..request()
+    };
+    let refusal = pick(&[disabled], &forced, &settings).unwrap_err();
+    assert!(refusal.to_string().contains("1 disabled"), "{refusal}");
     let first: Ask = || Request {
         group: Some(Group {
             policy: GroupPolicy::Affinity,

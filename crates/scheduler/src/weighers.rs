@@ -1,10 +1,11 @@
 //! Which of the hosts that will do is best.
 
 use crate::{GroupPolicy, HostState, Request, filters};
+use serde::{Deserialize, Serialize};
 
 /// How much each weigher counts. An aggregate's metadata of the same name as Nova's option (`ram_weight_multiplier`, ...)
 /// takes precedence for its hosts; with several, the smallest.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weights {
     /// Free memory.
     pub ram: f64,

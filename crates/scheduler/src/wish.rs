@@ -14,7 +14,7 @@ impl Request {
         let hints = &server.scheduler_hints;
         self.zone.clone_from(&server.pinned_zone);
         self.only_host = hints["_host"].as_str().map(HostName::from);
-        self.forced = self.only_host.is_some();
+        self.forced = self.only_host.is_some() && hints["_forced"] == true;
         self.same_host = servers_named(&hints["same_host"]);
         self.different_host = servers_named(&hints["different_host"]);
         self.project = Some(server.project_id.clone());

@@ -103,7 +103,9 @@ impl Dialect {
         out
     }
 
-    pub(crate) fn upsert(
+    /// The statement that inserts a row, or updates the row with the same key columns except for the columns `kept`; its
+    /// parameters are the values of `row`.
+    pub fn upsert(
         self,
         table: &str,
         key_columns: &[&str],

@@ -33,6 +33,9 @@ pub use migrate::Migration;
 pub use store::{Options, Store};
 pub use value::{FromValue, Row, Value};
 
+/// A statement and its parameters.
+pub type Statement<'s> = (&'s str, &'s [Value]);
+
 /// An open transaction.
 pub struct Tx<'a> {
     engine: &'a mut dyn Engine,
@@ -71,6 +74,38 @@ trait Engine {
     fn execute_one(&mut self, sql: &str, params: &[Value]) -> Result<bool, Error> {
         Ok(self.execute(sql, params)? == 1)
     }
+    /// Like `post`, for several at once, none of which sees what another does.
+    fn post_all(&mut self, statements: &[Statement<'_>]) -> Result<(), Error> {
+        let mut posting = statements.iter();
+        posting.try_for_each(|(sql, params)| self.post(sql, params))
+    }
+    /// Like `execute_one`, and where it changed the row, `post_all` of the others.
+    fn execute_one_with(
+        &mut self,
+        (sql, params): Statement<'_>,
+        along: &[Statement<'_>],
+    ) -> Result<bool, Error> {
+        Ok(self.execute_one(sql, params)? && self.post_all(along).map(|()| true)?)
+    }
+    /// Like `execute_one_with`; the others may read `columns` of the row from a table `changed`.
+    fn execute_one_telling(
+        &mut self,
+        _one: Statement<'_>,
+        _columns: &str,
+        _along: &[Statement<'_>],
+    ) -> Result<bool, Error> {
+        let text = "only PostgreSQL tells of a changed row in the same statement";
+        Err(Error::Statement(text.to_owned()))
+    }
+    /// Like `insert_id`, and `post_all` of the others.
+    fn insert_id_with(
+        &mut self,
+        (sql, params): Statement<'_>,
+        along: &[Statement<'_>],
+    ) -> Result<i64, Error> {
+        let id = self.insert_id(sql, params)?;
+        self.post_all(along).map(|()| id)
+    }
     /// Like `execute`; a failure leaves the transaction usable.
     fn try_execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         self.execute(sql, params)
@@ -98,6 +133,12 @@ impl<'a> Tx<'a> {
 
     #[cfg(not(any(test, feature = "testing")))]
     fn note(&self, _sql: &str, _params: &[Value]) {}
+
+    fn note_all(&self, statements: &[Statement<'_>]) {
+        for (sql, params) in statements {
+            self.note(sql, params);
+        }
+    }
 
     /// Which database this is; only for the few statements that cannot be portable.
     pub fn dialect(&self) -> Dialect {
@@ -150,6 +191,56 @@ impl<'a> Tx<'a> {
         self.usable()?;
         self.note(sql, params);
         let result = self.engine.execute_one(sql, params);
+        self.noted(result)
+    }
+
+    /// Like [`Tx::post`], for several statements (`INSERT`, `UPDATE` or `DELETE`) of which none needs to see what another
+    /// does, and no two change the same row. They are done in their order, in which they also lock rows. On PostgreSQL they are one statement: most of what a small one costs there is
+    /// that it is one. (PostgreSQL documentation, "Data-Modifying Statements in WITH".)
+    pub fn post_all(&mut self, statements: &[Statement<'_>]) -> Result<(), Error> {
+        self.usable()?;
+        self.note_all(statements);
+        let result = self.engine.post_all(statements);
+        self.noted(result)
+    }
+
+    /// Like [`Tx::execute_one`], and where it changed the row, also others as by [`Tx::post_all`].
+    pub fn execute_one_with(
+        &mut self,
+        one: Statement<'_>,
+        along: &[Statement<'_>],
+    ) -> Result<bool, Error> {
+        self.usable()?;
+        self.note_all(&[one]);
+        self.note_all(along);
+        let result = self.engine.execute_one_with(one, along);
+        self.noted(result)
+    }
+
+    /// Like [`Tx::execute_one_with`], on PostgreSQL only: the others may read `columns` of the row, as it is now, from a
+    /// table `changed`, which is empty where the row was not there.
+    pub fn execute_one_telling(
+        &mut self,
+        one: Statement<'_>,
+        columns: &str,
+        along: &[Statement<'_>],
+    ) -> Result<bool, Error> {
+        self.usable()?;
+        self.note_all(&[one]);
+        let result = self.engine.execute_one_telling(one, columns, along);
+        self.noted(result)
+    }
+
+    /// Like [`Tx::insert_id`], and others as by [`Tx::post_all`].
+    pub fn insert_id_with(
+        &mut self,
+        insert: Statement<'_>,
+        along: &[Statement<'_>],
+    ) -> Result<i64, Error> {
+        self.usable()?;
+        self.note_all(&[insert]);
+        self.note_all(along);
+        let result = self.engine.insert_id_with(insert, along);
         self.noted(result)
     }
 

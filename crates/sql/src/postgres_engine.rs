@@ -13,10 +13,11 @@
 use crate::security::Security;
 use crate::store::{Access, Job, Options};
 use crate::threaded::{self, Connection};
-use crate::{Dialect, Engine, Error, Row, Value};
+use crate::{Dialect, Engine, Error, Row, Statement, Value};
 use futures_util::future::{join_all, join3};
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::fmt::Write as _;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Config, NoTls, Socket, Statement};
+use tokio_postgres::{Client, Config, NoTls, Socket, Statement as Prepared};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Prepared statements kept per connection.
@@ -114,7 +115,7 @@ impl Target {
 }
 
 struct Cached {
-    statement: Statement,
+    statement: Prepared,
     columns: Arc<[String]>,
 }
 
@@ -122,6 +123,17 @@ struct Cached {
 struct Posted {
     cached: Arc<Cached>,
     params: Vec<Value>,
+}
+
+/// A query without a transaction around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alone {
+    /// There is a transaction.
+    No,
+    /// It may be asked.
+    Wanted,
+    /// It was asked.
+    Asked,
 }
 
 struct Postgres {
@@ -135,6 +147,10 @@ struct Postgres {
     posted: Vec<Posted>,
     /// The transaction may write.
     writes: bool,
+    /// There is no transaction: one query is all that is asked.
+    alone: Alone,
+    /// What was begun as one query has asked for more, and is run again in a transaction.
+    whole: bool,
     /// Statements are wrapped in savepoints.
     careful: bool,
     /// A statement failed and the transaction with it.
@@ -179,6 +195,8 @@ impl Connection for Postgres {
             begin: None,
             posted: Vec::new(),
             writes: false,
+            alone: Alone::No,
+            whole: false,
             careful: false,
             failed: false,
             lost: false,
@@ -190,10 +208,16 @@ impl Connection for Postgres {
         self.failed = false;
         self.writes = access.writes();
         self.posted.clear();
+        self.alone = Alone::No;
         self.begin = Some(match access {
+            Access::LookOnce if !self.careful && !self.whole => {
+                self.alone = Alone::Wanted;
+                self.begin = None;
+                return Ok(());
+            }
             Access::Write => BEGIN_WRITE,
             Access::WriteOwn => BEGIN_OWN,
-            Access::Look => BEGIN_LOOK,
+            Access::Look | Access::LookOnce => BEGIN_LOOK,
             Access::Read => BEGIN_READ,
         });
         Ok(())
@@ -203,6 +227,9 @@ impl Connection for Postgres {
         if self.failed {
             // PostgreSQL would answer a COMMIT here with a silent rollback.
             return Err(self.wants_care());
+        }
+        if self.alone != Alone::No {
+            return Ok(());
         }
         if self.posted.is_empty() && self.begin.take().is_some() {
             return Ok(());
@@ -221,7 +248,7 @@ impl Connection for Postgres {
     fn rollback(&mut self) -> Result<(), Error> {
         self.failed = false;
         self.posted.clear();
-        if self.begin.take().is_some() {
+        if self.begin.take().is_some() || self.alone != Alone::No {
             return Ok(());
         }
         self.run("ROLLBACK")
@@ -232,11 +259,12 @@ impl Connection for Postgres {
     }
 
     fn careful(&self) -> bool {
-        self.careful
+        self.careful || self.whole
     }
 
     fn set_careful(&mut self, careful: bool) {
         self.careful = careful;
+        self.whole = false;
     }
 }
 
@@ -325,6 +353,11 @@ impl Postgres {
         )
     }
 
+    fn wants_a_transaction(&mut self) -> Error {
+        self.whole = true;
+        Error::Conflict("a look asks more than one query, so it is run again as a whole".to_owned())
+    }
+
     fn prepared(&mut self, sql: &str) -> Result<Arc<Cached>, Error> {
         if let Some(cached) = self.statements.get(sql) {
             return Ok(Arc::clone(cached));
@@ -352,6 +385,9 @@ impl Postgres {
     ) -> Result<T, Error> {
         if self.failed {
             return Err(self.wants_care());
+        }
+        if self.alone != Alone::No {
+            return Err(self.wants_a_transaction());
         }
         if !savepoint {
             let result = work(self);
@@ -426,23 +462,76 @@ impl Postgres {
             .collect()
     }
 
-    fn run_post(&mut self, sql: &str, params: &[Value]) -> Result<(), Error> {
+    /// Posts a change of one row that is taken for granted, and what goes along with it.
+    fn run_changed_one(
+        &mut self,
+        (sql, params): Statement<'_>,
+        columns: &str,
+        along: &[Statement<'_>],
+    ) -> Result<bool, Error> {
+        // Where no row was changed this divides by zero: the transaction fails, whatever was sent behind it.
+        const TAKEN: &str = "SELECT 1 / COUNT(*) FROM changed";
+        let returning = format!("{sql} RETURNING {columns}");
+        let changing = Some((returning.as_str(), params));
+        let (sql, params) = together(changing, along, (TAKEN, &[]));
+        self.guarded(false, |this| this.run_post(&sql, params))?;
+        Ok(true)
+    }
+
+    fn run_post(&mut self, sql: &str, params: Vec<Value>) -> Result<(), Error> {
         let cached = self.prepared(sql)?;
-        check(&cached.statement, params)?;
+        check(&cached.statement, &params)?;
         if self.posted.len() >= POSTED {
             let statement = &cached.statement;
             let params = params.iter().map(Param);
-            self.flight(async |client: &Client| client.execute_raw(statement, params).await)?;
-            return Ok(());
+            let flown =
+                self.flight(async |client: &Client| client.execute_raw(statement, params).await);
+            return match flown {
+                Err(error) if !error.is_retryable() => Err(self.wants_care()),
+                other => other.map(drop),
+            };
         }
-        let params = params.to_vec();
         self.posted.push(Posted { cached, params });
         Ok(())
     }
 }
 
+/// One statement out of several, which are done in the order `main`, `along`, or, where `main` asks for `changed`, in the
+/// order `changed`, `along`.
+///
+/// PostgreSQL runs the statements of a `WITH` that nobody asks for after the one they belong to, the last one first. The
+/// order counts: rows are locked in it, and who locks them in another order meets a deadlock.
+fn together(
+    changed: Option<Statement<'_>>,
+    along: &[Statement<'_>],
+    main: Statement<'_>,
+) -> (String, Vec<Value>) {
+    let mut text = String::new();
+    let mut params = Vec::new();
+    let named = changed.map(|statement| ("changed".to_owned(), statement));
+    let numbered = along.iter().enumerate().rev();
+    let numbered = numbered.map(|(index, statement)| (format!("s{index}"), *statement));
+    for (name, (sql, values)) in named.into_iter().chain(numbered) {
+        text.push_str(if text.is_empty() { "WITH " } else { ", " });
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{name} AS ({sql})");
+        params.extend_from_slice(values);
+    }
+    if !text.is_empty() {
+        text.push(' ');
+    }
+    text.push_str(main.0);
+    params.extend_from_slice(main.1);
+    (text, params)
+}
+
+fn one_by_one(engine: &mut Postgres, statements: &[Statement<'_>]) -> Result<(), Error> {
+    let mut posting = statements.iter();
+    posting.try_for_each(|(sql, params)| engine.post(sql, params))
+}
+
 /// Whether there are as many parameters as the statement has placeholders.
-fn check(statement: &Statement, params: &[Value]) -> Result<(), Error> {
+fn check(statement: &Prepared, params: &[Value]) -> Result<(), Error> {
     let wanted = statement.params().len();
     if wanted == params.len() {
         return Ok(());
@@ -478,19 +567,73 @@ impl Engine for Postgres {
         if self.careful {
             return self.execute(sql, params).map(drop);
         }
-        self.guarded(false, |this| this.run_post(sql, params))
+        self.guarded(false, |this| this.run_post(sql, params.to_vec()))
     }
 
     fn execute_one(&mut self, sql: &str, params: &[Value]) -> Result<bool, Error> {
         if self.careful || !self.writes {
             return Ok(self.execute(sql, params)? == 1);
         }
-        // Where no row was changed this divides by zero: the transaction fails, whatever was sent behind it.
-        let sql = format!("WITH changed AS ({sql} RETURNING 1) SELECT 1 / COUNT(*) FROM changed");
-        self.post(&sql, params).map(|()| true)
+        self.execute_one_with((sql, params), &[])
+    }
+
+    fn post_all(&mut self, statements: &[Statement<'_>]) -> Result<(), Error> {
+        match statements.split_first() {
+            Some((first, others)) if !self.careful => {
+                let (sql, params) = together(None, others, *first);
+                self.guarded(false, |this| this.run_post(&sql, params))
+            }
+            _ => one_by_one(self, statements),
+        }
+    }
+
+    fn execute_one_with(
+        &mut self,
+        (sql, params): Statement<'_>,
+        along: &[Statement<'_>],
+    ) -> Result<bool, Error> {
+        if self.careful || !self.writes {
+            return Ok(self.execute(sql, params)? == 1 && one_by_one(self, along).map(|()| true)?);
+        }
+        self.run_changed_one((sql, params), "1", along)
+    }
+
+    fn execute_one_telling(
+        &mut self,
+        one: Statement<'_>,
+        columns: &str,
+        along: &[Statement<'_>],
+    ) -> Result<bool, Error> {
+        if !self.careful {
+            return self.run_changed_one(one, columns, along);
+        }
+        let returning = format!("{} RETURNING {columns}", one.0);
+        let changing = Some((returning.as_str(), one.1));
+        let (sql, params) = together(changing, along, ("SELECT COUNT(*) FROM changed", &[]));
+        let rows = self.query(&sql, &params)?;
+        Ok(rows.first().ok_or(Error::NoRow)?.get::<i64>(0)? == 1)
+    }
+
+    fn insert_id_with(
+        &mut self,
+        insert: Statement<'_>,
+        along: &[Statement<'_>],
+    ) -> Result<i64, Error> {
+        if self.careful {
+            let id = self.insert_id(insert.0, insert.1)?;
+            return one_by_one(self, along).map(|()| id);
+        }
+        let (sql, params) = together(None, along, insert);
+        self.insert_id(&sql, &params)
     }
 
     fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        if self.alone == Alone::Wanted {
+            self.alone = Alone::Asked;
+            let result = self.run_query(sql, params);
+            self.failed = result.is_err();
+            return result;
+        }
         self.guarded(self.careful, |this| this.run_query(sql, params))
     }
 

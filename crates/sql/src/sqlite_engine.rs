@@ -55,7 +55,7 @@ impl Pool {
         let queue = match access {
             Access::Write | Access::WriteOwn => &self.writer,
             Access::Read => &self.readers,
-            Access::Look => {
+            Access::Look | Access::LookOnce => {
                 // Nothing else happens while it is locked.
                 let taken = self.free().pop();
                 let Some(mut engine) = taken else {

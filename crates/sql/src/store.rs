@@ -62,6 +62,8 @@ pub(crate) enum Access {
     Read,
     /// Reads a few rows by their keys.
     Look,
+    /// The same with one query, most likely.
+    LookOnce,
     /// May write.
     Write,
     /// May write, and decides by nothing but the rows that it changes.
@@ -256,6 +258,17 @@ impl Store {
         F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
     {
         self.submit(work, Access::Look).await
+    }
+
+    /// As [`Store::look`], for what is mostly one `SELECT`: PostgreSQL is asked it without a transaction, whose beginning and
+    /// end take longer than many a query. Where a second one follows, all is read again in a transaction.
+    pub async fn look_once<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.submit(work, Access::LookOnce).await
     }
 
     /// Runs a unit of work that may write. `Ok` is answered after the commit; `Err` rolls back.

@@ -623,6 +623,18 @@ impl Cluster {
         id
     }
 
+    /// Accepts a server without volumes.
+    pub async fn create_local(&self) -> ServerId {
+        let instance = new_instance();
+        let id = instance.id;
+        self.created.lock().unwrap().push(id);
+        let write = move |tx: &mut Tx<'_>| accept::create(tx, &instance, BY).map(drop);
+        let accepted: Result<(), sql::Error> = self.store.write(write).await;
+        accepted.unwrap();
+        self.bus.ring(Bell::Tasks);
+        id
+    }
+
     /// Accepts a server that joins a group.
     pub async fn create_in(&self, group: GroupId) -> ServerId {
         let instance = new_instance();

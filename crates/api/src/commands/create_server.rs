@@ -64,6 +64,8 @@ pub struct CreateServer {
     pub host: Option<String>,
     /// The hypervisor asked for, by `zone:host:node` or `hypervisor_hostname`; the host's, where both are named.
     pub node: Option<String>,
+    /// It was named by `zone:host`, so that the scheduler's filters do not count.
+    pub forced: bool,
     /// Servers at least.
     pub min_count: i64,
     /// Servers at most.
@@ -143,6 +145,7 @@ impl CreateServer {
             hostname: text("hostname"),
             tags: tags(field("tags")),
             hints: hints(call),
+            forced: place.forced,
             zone: place.zone,
             host: place.host,
             node: place.node,
@@ -237,6 +240,7 @@ struct Place {
     zone: Option<String>,
     host: Option<String>,
     node: Option<String>,
+    forced: bool,
 }
 
 /// `host` and `hypervisor_hostname` (2.74).
@@ -246,6 +250,7 @@ fn requested(call: &Call) -> Result<Place, Fault> {
         zone: None,
         host: text("host"),
         node: text("hypervisor_hostname"),
+        forced: false,
     };
     if place.host.is_some() || place.node.is_some() {
         call.require("compute:servers:create:requested_destination")?;
@@ -278,7 +283,12 @@ fn place(call: &Call) -> Result<Place, Fault> {
             "One mechanism with host and/or node and another mechanism with zone:host:node are mutually exclusive.",
         ));
     }
-    Ok(Place { zone, host, node })
+    Ok(Place {
+        zone,
+        host,
+        node,
+        forced: true,
+    })
 }
 
 fn flavor_id(value: Option<&Value>) -> String {

@@ -5,7 +5,7 @@ pub mod create_server;
 mod dry_run;
 pub mod editable;
 mod place;
-mod resolve;
+pub(crate) mod resolve;
 mod store;
 mod wanted_devices;
 

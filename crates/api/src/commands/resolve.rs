@@ -39,21 +39,19 @@ impl CreateServer {
         let id = self.flavor.clone().into();
         let project = (!call.is_admin()).then(|| call.project().to_owned());
         let (user, key) = (call.caller.user_id.clone(), self.key_name.clone());
-        let (flavor, key): (Option<Record>, Option<Option<String>>) = call
-            .api
-            .deps
-            .store
-            .look(move |tx| -> Result<_, sql::Error> {
-                let flavor = db::flavors::visible(tx, &id, project.as_deref())?;
-                let key = match &key {
-                    Some(name) => {
-                        Some(db::keypairs::get(tx, &user, name)?.map(|key| key.public_key))
-                    }
-                    None => None,
-                };
-                Ok((flavor, key))
-            })
-            .await?;
+        let store = &call.api.deps.store;
+        let looking = move |tx: &mut sql::Tx<'_>| -> Result<_, sql::Error> {
+            let flavor = db::flavors::visible(tx, &id, project.as_deref())?;
+            let key = match &key {
+                Some(name) => Some(db::keypairs::get(tx, &user, name)?.map(|key| key.public_key)),
+                None => None,
+            };
+            Ok((flavor, key))
+        };
+        let (flavor, key): (Option<Record>, Option<Option<String>>) = match self.key_name {
+            Some(_) => store.look(looking).await?,
+            None => store.look_once(looking).await?,
+        };
         let flavor = flavor.ok_or_else(|| {
             Fault::bad_request(format!("Flavor {} could not be found.", self.flavor))
         })?;
@@ -186,7 +184,11 @@ impl CreateServer {
 }
 
 /// Refuses an address that another port of the network has. Nothing is asked where none is named.
-async fn is_free(call: &Call, network_id: &str, address: Option<&str>) -> Result<(), Fault> {
+pub(crate) async fn is_free(
+    call: &Call,
+    network_id: &str,
+    address: Option<&str>,
+) -> Result<(), Fault> {
     let Some(address) = address else {
         return Ok(());
     };

@@ -79,9 +79,10 @@ impl CreateServer {
                     instance.admin_pass = Some(sealed.clone());
                     let vtpm = usize::try_from(index).ok().and_then(|at| secrets.get(at));
                     instance.kept.vtpm_secret = vtpm.map(Handed::secret);
-                    for device in &resolved.boot.devices {
-                        keep(tx, id, device, &resolved.boot.shared, now)?;
-                    }
+                    let devices = resolved.boot.devices.iter();
+                    let devices = devices
+                        .map(|device| keep(tx, id, device, &resolved.boot.shared, now))
+                        .collect::<Result<_, _>>()?;
                     let (number, task) = db::accept::create(tx, &instance, asker.as_requester())?;
                     instance.number = number;
                     instance.task_id = Some(task.id);
@@ -103,7 +104,7 @@ impl CreateServer {
                     };
                     let known = ToBePlaced {
                         server: instance.clone(),
-                        devices: resolved.boot.devices.clone(),
+                        devices,
                         ties,
                     };
                     accepted.push((task, known));
@@ -215,6 +216,7 @@ impl CreateServer {
         let mut hints = self.hints.clone();
         if let Some(host) = self.destination() {
             hints.insert("_host".to_owned(), host.into());
+            hints.insert("_forced".to_owned(), self.forced.into());
         }
         // Files reach a guest by a config drive only.
         let drive = self.config_drive
@@ -349,14 +351,14 @@ fn boot_properties(boot: &Boot) -> Option<&BTreeMap<String, String>> {
     of_volume.or(boot.image.as_ref().map(|image| &image.properties))
 }
 
-/// Puts a disk of a new server on record.
+/// Puts a disk of a new server on record, and returns it as it is there.
 fn keep(
     tx: &mut Tx<'_>,
     server: ServerId,
     device: &BlockDevice,
     shared: &[String],
     now: Timestamp,
-) -> Result<(), Fault> {
+) -> Result<BlockDevice, Fault> {
     if let Some(volume) = &device.volume_id {
         must_not_be_attached(tx, server, volume, shared.contains(volume))?;
     }
@@ -365,7 +367,8 @@ fn keep(
         server,
         ..device.clone()
     };
-    Ok(db::block_devices::insert(tx, &device, now)?)
+    db::block_devices::insert(tx, &device, now)?;
+    Ok(device)
 }
 
 /// What one of the servers counts as.

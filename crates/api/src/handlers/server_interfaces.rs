@@ -1,6 +1,7 @@
 //! Interfaces and security groups of servers that exist.
 
 use crate::call::{Call, Reply};
+use crate::commands::resolve::is_free;
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
 use crate::handlers::server_parts::described;
@@ -45,11 +46,21 @@ pub async fn attach(call: Call) -> Result<Reply, Fault> {
             usable_port(&call, &port_id).await?;
             WantedInterface::Port { port_id, tag }
         }
-        (network, None) => WantedInterface::Network {
-            network_id: usable_network(&call, network).await?,
-            fixed_ip: address.map(str::to_owned),
-            tag,
-        },
+        (network, None) => {
+            let network_id = usable_network(&call, network).await?;
+            // Nova says so with another status than for a new server.
+            is_free(&call, &network_id, address)
+                .await
+                .map_err(|fault| match fault.status {
+                    StatusCode::BAD_REQUEST => Fault::conflict(fault.message),
+                    _ => fault,
+                })?;
+            WantedInterface::Network {
+                network_id,
+                fixed_ip: address.map(str::to_owned),
+                tag,
+            }
+        }
     };
     let action = Wanted {
         rule: verdict::ATTACH_INTERFACE,

@@ -41,7 +41,7 @@ impl Call {
             .api
             .deps
             .store
-            .look(move |tx| db::instances::get(tx, id))
+            .look_once(move |tx| db::instances::get(tx, id))
             .await?;
         self.permitted(found)
     }

@@ -84,6 +84,9 @@ pub struct State {
     /// None of the disks is a volume.
     #[serde(default)]
     no_volumes: bool,
+    /// The disks of such a server, which stay as they are on record.
+    #[serde(skip)]
+    local: Option<Vec<BlockDevice>>,
     /// It was asked for without networks.
     #[serde(default)]
     no_networks: bool,
@@ -140,6 +143,7 @@ impl Build {
         });
         let (server, devices, asked) = read.await?;
         state.no_volumes = !devices.iter().any(BlockDevice::is_volume);
+        state.local = state.no_volumes.then_some(devices);
         state.no_networks =
             server.networks == WantedNetworks::None && server.network_info.is_empty();
         let choosing = state.choice.choose_asked(&self.with, asked, |_| {});
@@ -411,6 +415,12 @@ impl Flow for Build {
             Step::Spawn => false,
             Step::Networks | Step::Volumes | Step::Plug => true,
         }
+    }
+
+    fn disks(&self, step: Step, state: &State) -> Option<Vec<BlockDevice>> {
+        let plan = state.plan.as_ref().filter(|_| step == Step::Spawn)?;
+        // The passphrase of a TPM is stored with the task.
+        state.local.clone().filter(|_| plan.tpm.is_none())
     }
 
     fn note_failure(&self, state: &mut State, failure: &Failure) {

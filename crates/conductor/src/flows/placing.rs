@@ -64,7 +64,7 @@ pub struct Choice {
     /// Why the last of them failed.
     #[serde(default)]
     last_failure: Option<String>,
-    /// An administrator named the host: server groups do not count.
+    /// An administrator would have the host whatever speaks against it: server groups do not count.
     #[serde(default)]
     forced: bool,
     /// The server was in a group when the hosts were picked. It is in none that it was not made in.
@@ -100,7 +100,7 @@ impl Choice {
         } = asked;
         request.ignore_hosts = self.failed.iter().cloned().chain(debtors).collect();
         more(&mut request);
-        self.forced = request.forced;
+        self.forced = request.unfiltered;
         self.grouped = request.group.is_some();
         if !self.candidates.is_empty() {
             // An earlier choice could not be claimed: the view is behind.

@@ -209,7 +209,7 @@ async fn goes_on(entry: Entry) -> Result<(), String> {
         if let Some(event) = event {
             db::actions::finish_event(tx, event, Some("failed"), now)?;
         }
-        db::tasks::save(tx, &saved, saved.epoch, now)
+        db::tasks::save(tx, &saved, saved.epoch, None, now)
     };
     let saved: Result<bool, sql::Error> = cluster.store.write(save).await;
     assert!(saved.unwrap());

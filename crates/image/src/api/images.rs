@@ -1,6 +1,6 @@
 //! Images without their data.
 
-use super::{header_text, json_body, seen, versions, view};
+use super::{header_text, json_body, seen, versions, view, visible};
 use crate::access::Access;
 use crate::db;
 use crate::fault::Fault;
@@ -230,10 +230,10 @@ pub(super) async fn show(
     Extension(access): Extension<Access>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Fault> {
-    let (image, _) = service
+    let image = service
         .inner
         .store
-        .look(move |tx| seen(tx, &id, &access))
+        .look(move |tx| visible(tx, &id, &access))
         .await?;
     Ok(Json(view::image(&image)))
 }

@@ -186,22 +186,39 @@ async fn json_body(body: Body) -> Result<Value, Fault> {
 
 /// The image and whether the caller's project is a member of it; 404 when the caller may not see it.
 fn seen(tx: &mut Tx<'_>, id: &str, access: &Access) -> Result<(Image, bool), Fault> {
-    // Every id is a UUID, so others are not worth asking for.
-    if !schema::is_uuid(id) {
-        return Err(Fault::no_image(id));
-    }
-    let image = db::get(tx, id)?.ok_or_else(|| Fault::no_image(id))?;
-    let member = match access.project() {
-        // Only shared images have members.
-        Some(project) if image.visibility == Visibility::Shared => {
-            db::member(tx, id, project)?.is_some()
-        }
-        _ => false,
-    };
+    let image = found(tx, id)?;
+    let member = is_member(tx, &image, access)?;
     if access.sees(&image, member) {
         Ok((image, member))
     } else {
         Err(Fault::no_image(id))
+    }
+}
+
+/// The image; 404 when the caller may not see it. Whether the caller is a member is asked only where that decides.
+fn visible(tx: &mut Tx<'_>, id: &str, access: &Access) -> Result<Image, Fault> {
+    let image = found(tx, id)?;
+    if access.sees(&image, false) || access.sees(&image, is_member(tx, &image, access)?) {
+        return Ok(image);
+    }
+    Err(Fault::no_image(id))
+}
+
+fn found(tx: &mut Tx<'_>, id: &str) -> Result<Image, Fault> {
+    // Every id is a UUID, so others are not worth asking for.
+    if !schema::is_uuid(id) {
+        return Err(Fault::no_image(id));
+    }
+    db::get(tx, id)?.ok_or_else(|| Fault::no_image(id))
+}
+
+fn is_member(tx: &mut Tx<'_>, image: &Image, access: &Access) -> Result<bool, Fault> {
+    match access.project() {
+        // Only shared images have members.
+        Some(project) if image.visibility == Visibility::Shared => {
+            Ok(db::member(tx, &image.id, project)?.is_some())
+        }
+        _ => Ok(false),
     }
 }
 

@@ -4,6 +4,7 @@ use super::OnSameHost;
 use crate::arguments::Hypervisor;
 use crate::place::Place;
 use bus::Brokers;
+use scheduler::Filter;
 
 pub(super) fn set<T>(target: &mut T, value: Result<T, String>) -> Result<(), String> {
     *target = value?;
@@ -64,6 +65,34 @@ pub(super) fn ratio(value: &str) -> Result<f64, String> {
     parsed
         .filter(|ratio: &f64| ratio.is_finite() && *ratio > 0.0)
         .ok_or_else(|| format!("{value:?} is not a ratio; a ratio is a number above 0, as 1.5"))
+}
+
+pub(super) fn weight(value: &str) -> Result<f64, String> {
+    let parsed = value.parse().ok();
+    parsed
+        .filter(|weight: &f64| weight.is_finite())
+        .ok_or_else(|| format!("{value:?} is not a weight; a weight is a number, as 1.5 or -1"))
+}
+
+/// Filters by Nova's names. Some of Nova's always decide here: they may be named.
+pub(super) fn filters(value: &str) -> Result<Vec<Filter>, String> {
+    const ALWAYS: &[&str] = &["NUMATopologyFilter", "PciPassthroughFilter"];
+    let names = value.split(',').map(str::trim);
+    let names = names.filter(|name| !name.is_empty() && !ALWAYS.contains(name));
+    names
+        .map(|name| {
+            Filter::parse(name).ok_or_else(|| {
+                format!(
+                    "{name:?} is not a filter; see `kilonova config show` for those that there are"
+                )
+            })
+        })
+        .collect()
+}
+
+pub(super) fn shown_filters(filters: &[Filter]) -> String {
+    let names: Vec<&str> = filters.iter().map(|filter| filter.name()).collect();
+    names.join(",")
 }
 
 pub(super) fn text(value: &str) -> Result<String, String> {

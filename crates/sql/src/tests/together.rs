@@ -90,6 +90,165 @@ async fn a_change_of_one_row() {
     }
 }
 
+/// Statements that know nothing of each other count together; where the one row is missing, none of them does.
+#[tokio::test]
+async fn statements_of_one_flight() {
+    const MORE: &str = "UPDATE things SET amount = amount + ? WHERE name = ?";
+    const NEW: &str = "INSERT INTO things (name, amount) VALUES (?, ?)";
+    for TestStore { name, store, .. } in &with_things().await {
+        let made = store.write(|tx| -> Result<i64, Error> {
+            tx.post_all(&[
+                (NEW, &["a".into(), 1.into()]),
+                (NEW, &["b".into(), 2.into()]),
+            ])?;
+            tx.post_all(&[])?;
+            let changes: [crate::Statement<'_>; 2] = [
+                (MORE, &[10.into(), "a".into()]),
+                (MORE, &[20.into(), "b".into()]),
+            ];
+            tx.insert_id_with((NEW, &["c".into(), 3.into()]), &changes)
+        });
+        let id = made.await.unwrap();
+        let read = store.read(move |tx| {
+            tx.query_one("SELECT name FROM things WHERE id = ?", &[id.into()])?
+                .get::<String>(0)
+        });
+        assert_eq!(read.await.unwrap(), "c", "{name}");
+
+        let both = store.write(|tx| -> Result<_, Error> {
+            let there = tx.execute_one_with(
+                (MORE, &[100.into(), "a".into()]),
+                &[("DELETE FROM things WHERE name = 'b'", &[])],
+            )?;
+            let missing = tx.execute_one_with(
+                (MORE, &[100.into(), "none".into()]),
+                &[("DELETE FROM things WHERE name = 'a'", &[])],
+            )?;
+            Ok((there, missing))
+        });
+        assert_eq!(both.await.unwrap(), (true, false), "{name}");
+        let rows = store.read(|tx| -> Result<Vec<(String, i64)>, Error> {
+            let rows = tx.query("SELECT name, amount FROM things ORDER BY name", &[])?;
+            let two = |row: &crate::Row| Ok((row.get(0)?, row.get(1)?));
+            rows.iter().map(two).collect()
+        });
+        let wanted = [("a".into(), 111), ("c".into(), 3)];
+        assert_eq!(rows.await.unwrap(), wanted, "{name}");
+
+        let refused = store.write(|tx| -> Result<i64, Error> {
+            tx.insert_id_with(
+                (NEW, &["d".into(), 1.into()]),
+                &[(NEW, &["a".into(), 1.into()])],
+            )
+        });
+        assert!(refused.await.unwrap_err().is_unique_violation(), "{name}");
+        assert_eq!(count(store).await, 2, "{name}: nothing of what was refused");
+    }
+}
+
+/// They are done in the order in which they stand: rows that they lock are locked in it.
+#[tokio::test]
+async fn the_order_of_one_flight() {
+    const NEW: &str = "INSERT INTO things (name, amount) VALUES (?, 0)";
+    for TestStore { name, store, .. } in &with_things().await {
+        let made = store.write(|tx| -> Result<bool, Error> {
+            let names = ["z", "m", "a", "p", "b", "n"].map(|name| [name.into()]);
+            let [z, m, a, p, b, n] = &names;
+            tx.post_all(&[(NEW, z), (NEW, m), (NEW, a)])?;
+            tx.insert_id_with((NEW, p), &[(NEW, b), (NEW, n)])?;
+            let more = ["y", "c"].map(|name| [name.into()]);
+            let [y, c] = &more;
+            let one = "UPDATE things SET amount = 1 WHERE name = 'z'";
+            tx.execute_one_with((one, &[]), &[(NEW, y), (NEW, c)])
+        });
+        assert!(made.await.unwrap(), "{name}");
+        let rows = store.read(|tx| -> Result<Vec<String>, Error> {
+            let rows = tx.query("SELECT name FROM things ORDER BY id", &[])?;
+            rows.iter().map(|row| row.get(0)).collect()
+        });
+        let rows = rows.await.unwrap().join("");
+        assert_eq!(rows, "zmapbnyc", "{name}");
+    }
+}
+
+/// What is told of a row goes with its change: on PostgreSQL in one statement, where others have it refused.
+#[tokio::test]
+async fn a_change_that_is_told() {
+    const MORE: &str = "UPDATE things SET amount = amount + 1 WHERE name = ?";
+    const TELL: &str =
+        "INSERT INTO things (name, amount) SELECT name || ?, amount * 10 FROM changed";
+    for TestStore { name, store, .. } in &with_things().await {
+        store.write(|tx| insert(tx, "a", 1)).await.unwrap();
+        let tell = |tx: &mut crate::Tx<'_>, thing: &str, suffix: &str| {
+            tx.execute_one_telling(
+                (MORE, &[thing.into()]),
+                "name, amount",
+                &[(TELL, &[suffix.into()])],
+            )
+        };
+        if store.dialect() != crate::Dialect::Postgres {
+            let refused = store.write(move |tx| tell(tx, "a", "1")).await;
+            assert!(matches!(refused, Err(Error::Statement(_))), "{name}");
+            continue;
+        }
+        assert!(store.write(move |tx| tell(tx, "a", "1")).await.unwrap());
+        // Where one is missing all is run again, with care.
+        let both = store.write(move |tx| -> Result<_, Error> {
+            Ok((tell(tx, "a", "2")?, tell(tx, "none", "3")?))
+        });
+        assert_eq!(both.await.unwrap(), (true, false));
+        let rows = store.read(|tx| -> Result<Vec<(String, i64)>, Error> {
+            let rows = tx.query("SELECT name, amount FROM things ORDER BY name", &[])?;
+            let two = |row: &crate::Row| Ok((row.get(0)?, row.get(1)?));
+            rows.iter().map(two).collect()
+        });
+        let wanted = [("a".into(), 3), ("a1".into(), 20), ("a2".into(), 30)];
+        assert_eq!(rows.await.unwrap(), wanted);
+    }
+}
+
+/// A look of one query sees what was committed; one of more sees one state all the same, and neither writes.
+#[tokio::test]
+async fn looks() {
+    const ALL: &str = "SELECT COUNT(*) FROM things";
+    for TestStore { name, store, .. } in &with_things().await {
+        store.write(|tx| insert(tx, "a", 1)).await.unwrap();
+        let one = store.look_once(|tx| tx.query_one(ALL, &[])?.get::<i64>(0));
+        assert_eq!(one.await.unwrap(), 1, "{name}");
+        // What is written between the two queries is in both or in neither.
+        let (store_of_others, mut written) = (store.clone(), 0);
+        let two = store.look_once(move |tx| -> Result<(i64, i64), Error> {
+            let first = tx.query_one(ALL, &[])?.get(0)?;
+            written += 1;
+            let (others, thing) = (store_of_others.clone(), format!("b{written}"));
+            let writing = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .build()
+                    .unwrap();
+                let writing = others.write(move |tx| insert(tx, &thing, 1));
+                runtime.block_on(writing).unwrap();
+            });
+            writing.join().unwrap();
+            Ok((first, tx.query_one(ALL, &[])?.get(0)?))
+        });
+        let (first, second) = two.await.unwrap();
+        assert_eq!(first, second, "{name}");
+        let forgetting = store.write(|tx| tx.post("DELETE FROM things WHERE name <> 'a'", &[]));
+        forgetting.await.unwrap();
+        let wrong = store.look_once(|tx| tx.query("SELECT no_such_column FROM things", &[]));
+        assert!(wrong.await.is_err(), "{name}");
+        let after_wrong = store.look_once(|tx| -> Result<i64, Error> {
+            let wrong = tx.query("SELECT no_such_column FROM things", &[]);
+            assert!(wrong.is_err());
+            tx.query_one(ALL, &[])?.get(0)
+        });
+        assert_eq!(after_wrong.await.unwrap(), 1, "{name}");
+        let written = store.look_once(|tx| tx.post("DELETE FROM things", &[]));
+        assert!(written.await.is_err(), "{name}: a look writes nothing");
+        assert_eq!(count(store).await, 1, "{name}");
+    }
+}
+
 /// Each query gets its own rows, in the order of the queries; also behind statements that were posted, and next to one that
 /// fails.
 #[tokio::test]

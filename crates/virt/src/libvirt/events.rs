@@ -1,5 +1,8 @@
 //! Follows domains as they change, on a connection of its own. When the connection was lost, the states seen before
 //! are compared with those found afterwards, and what changed meanwhile is announced late rather than never.
+//!
+//! libvirtd sends no event for a guest whose end it finds out when it starts, and answers before it has looked at all of
+//! them. So the comparison is repeated: soon after a connection was made, and now and then for ever.
 
 use super::calls::{self, DomainState, Lifecycle, Link, stats};
 use super::rpc::{Connection, EventMessage, RpcError};
@@ -13,6 +16,10 @@ use types::{PowerState, ServerId};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The first pause between comparisons; each is twice as long as the one before.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+/// The longest pause between comparisons.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
 
 /// Starts following; ends when aborted.
 pub fn watch(
@@ -67,10 +74,25 @@ impl Watcher {
         calls::greet(&connection, &self.uri).await?;
         calls::register_lifecycle(&connection).await?;
         self.compare().await?;
-        while let Some(message) = messages.recv().await {
-            self.pass_on(&message);
+        let mut pause = FIRST_LOOK;
+        loop {
+            let looks = tokio::time::sleep(pause);
+            tokio::pin!(looks);
+            loop {
+                tokio::select! {
+                    () = &mut looks => break,
+                    message = messages.recv() => match message {
+                        Some(message) => self.pass_on(&message),
+                        None => return Ok(()),
+                    },
+                }
+            }
+            pause = (pause * 2).min(LONGEST_LOOK);
+            if let Err(error) = self.compare().await {
+                // Events may come all the same; whether they do, their own connection says.
+                tracing::debug!(%error, "the states of guests cannot be compared");
+            }
         }
-        Ok(())
     }
 
     async fn compare(&mut self) -> Result<(), RpcError> {
@@ -162,8 +184,13 @@ fn kind_for(power: PowerState) -> GuestEventKind {
 
 #[cfg(test)]
 mod tests {
+    use super::super::xdr::Encoder;
     use super::*;
     use GuestEventKind as Kind;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
 
     #[test]
     fn kinds() {
@@ -183,6 +210,57 @@ mod tests {
         for ((event, detail), kind) in table {
             assert_eq!(kind_of(event, detail), kind, "{event} {detail}");
         }
+    }
+
+    /// A daemon with one domain, whose state it tells for each time it is asked; the last one holds. It sends no events.
+    async fn daemon(id: ServerId, states: &'static [i32]) -> (tempfile::TempDir, PathBuf) {
+        const STATS: u32 = 344;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let asked = Arc::clone(&asked);
+                tokio::spawn(async move {
+                    while let Ok(length) = socket.read_u32().await {
+                        let mut call = vec![0; length as usize - 4];
+                        socket.read_exact(&mut call).await.unwrap();
+                        let word = |n: usize| {
+                            u32::from_be_bytes(call[4 * n..4 * n + 4].try_into().unwrap())
+                        };
+                        let head = Encoder::default().u32(word(0)).u32(word(1)).u32(word(2));
+                        let reply = head.u32(1).u32(word(4)).u32(0);
+                        let reply = if word(2) == STATS {
+                            let time = asked.fetch_add(1, Ordering::Relaxed);
+                            let state = states.get(time).or(states.last()).unwrap();
+                            let domain = reply.u32(1).string("one").fixed(id.0.as_bytes()).i32(-1);
+                            domain.u32(1).string("state.state").u32(1).i32(*state)
+                        } else {
+                            reply.u32(0)
+                        };
+                        let reply = reply.finish();
+                        socket.write_u32(reply.len() as u32 + 4).await.unwrap();
+                        socket.write_all(&reply).await.unwrap();
+                    }
+                });
+            }
+        });
+        (folder, path)
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_does_not_tell_is_found() {
+        let id = ServerId::random();
+        // As after its start: it has not looked yet whether the guest's process is still there.
+        let (_folder, path) = daemon(id, &[1, 1, 5]).await;
+        let (events, mut told) = broadcast::channel(4);
+        let watching = watch(vec![path], "qemu:///system".into(), events);
+        let event = tokio::time::timeout(Duration::from_secs(20), told.recv()).await;
+        watching.abort();
+        let event = event.unwrap().unwrap();
+        assert_eq!((event.id, event.kind), (id, Kind::Stopped));
     }
 
     #[test]
