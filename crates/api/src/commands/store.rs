@@ -16,6 +16,7 @@ use db::usages::Held;
 use serde_json::Value;
 use sql::Tx;
 use std::collections::BTreeMap;
+use types::image_properties::ImageProperties;
 use types::{GroupId, PowerState, ProjectId, ServerId, TaskState, Timestamp, UserId, VmState};
 
 impl CreateServer {
@@ -219,9 +220,7 @@ impl CreateServer {
         // Files reach a guest by a config drive only.
         let drive = self.config_drive
             || !self.files.is_empty()
-            || boot_properties(&resolved.boot)
-                .and_then(|properties| properties.get("img_config_drive"))
-                .is_some_and(|wish| wish == "mandatory");
+            || boot_properties(&resolved.boot).is_some_and(wants_config_drive);
         Instance {
             number: 0,
             id,
@@ -332,7 +331,9 @@ impl Resolved {
     pub fn demands(&self) -> Result<Vec<scheduler::Demand>, Fault> {
         let nothing = BTreeMap::new();
         let image = boot_properties(&self.boot).unwrap_or(&nothing);
-        scheduler::demands(&self.flavor, image).map_err(Fault::unmeant)
+        let demands = scheduler::demands(&self.flavor, image).map_err(Fault::unmeant)?;
+        scheduler::device_distance(&self.flavor, image).map_err(Fault::unmeant)?;
+        Ok(demands)
     }
 
     /// The emulated TPM that they ask for.
@@ -341,6 +342,11 @@ impl Resolved {
         let image = boot_properties(&self.boot).unwrap_or(&nothing);
         scheduler::tpm(&self.flavor, image).map_err(Fault::unmeant)
     }
+}
+
+/// Whether an image is not to be used without a config drive.
+fn wants_config_drive(properties: &BTreeMap<String, String>) -> bool {
+    ImageProperties::readable(properties).text("img_config_drive") == Some("mandatory")
 }
 
 /// What image properties say about the machine.

@@ -73,6 +73,7 @@ impl Rebuild {
             None
         };
         let mut image = found.image;
+        scheduler::demands(&server.flavor, &image.properties).map_err(Fault::unmeant)?;
         vtpm::refuse_image(server, &image.properties, "rebuild")?;
         host_runs(call, server, &image).await?;
         if !server.is_volume_backed() {

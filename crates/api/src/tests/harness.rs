@@ -100,7 +100,12 @@ pub struct Cloud {
     pub network_away: Away,
     /// What a worker in the process was told of new servers.
     pub handed_over: Arc<Mutex<Vec<db::placing::ToBePlaced>>>,
+    /// What the image [`ODD`] says.
+    pub odd: Odd,
 }
+
+/// Properties of an image.
+pub type Odd = Arc<Mutex<Value>>;
 
 /// None: it is there.
 pub type Away = Arc<Mutex<Option<usize>>>;
@@ -158,10 +163,14 @@ impl Cloud {
         let (leads_to, network_away) = (Leads::default(), Away::default());
         let handed_over = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&handed_over);
+        let odd = Odd::default();
         let deps = Deps {
             store: store.clone(),
             validator: Arc::new(Tokens),
-            images: Images::new(web::client::Client::in_process("image", image_service())),
+            images: Images::new(web::client::Client::in_process(
+                "image",
+                image_service(Arc::clone(&odd)),
+            )),
             networks: Networks::new(web::client::Client::in_process(
                 "network",
                 network_service(Arc::clone(&leads_to)).layer(axum::middleware::from_fn_with_state(
@@ -191,6 +200,7 @@ impl Cloud {
             leads_to,
             network_away,
             handed_over,
+            odd,
         }
     }
 
@@ -319,13 +329,19 @@ pub const BUSY: &str = "44444444-31e7-49b7-b260-868f441e862b";
 /// An image that says that it is signed, with the certificate `signer`.
 pub const SIGNED: &str = "55555555-31e7-49b7-b260-868f441e862b";
 
-fn image_service() -> Router {
-    async fn show(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
+/// An image with the properties that a test gives it.
+pub const ODD: &str = "70a599e0-31e7-49b7-b260-868f441e8630";
+
+fn image_service(odd: Odd) -> Router {
+    async fn show(
+        State(odd): State<Odd>,
+        Path(id): Path<String>,
+    ) -> Result<Json<Value>, StatusCode> {
         let (ram, size) = match id.as_str() {
             IMAGE => (0, 1000),
             HUNGRY => (4096, 1000),
             LARGE => (0, 9_000_000_000_u64),
-            FOREIGN | UEFI | SIGNED => (0, 1000),
+            FOREIGN | UEFI | SIGNED | ODD => (0, 1000),
             _ => return Err(StatusCode::NOT_FOUND),
         };
         let mut image = json!({
@@ -345,10 +361,16 @@ fn image_service() -> Router {
         if id == FOREIGN {
             image["hw_architecture"] = "aarch64".into();
         }
+        if id == ODD {
+            let says = odd.lock().unwrap().clone();
+            for (name, value) in says.as_object().into_iter().flatten() {
+                image[name] = value.clone();
+            }
+        }
         Ok(Json(image))
     }
-    async fn list() -> Result<Json<Value>, StatusCode> {
-        let Json(image) = show(Path(IMAGE.to_owned())).await?;
+    async fn list(odd: State<Odd>) -> Result<Json<Value>, StatusCode> {
+        let Json(image) = show(odd, Path(IMAGE.to_owned())).await?;
         Ok(Json(json!({ "images": [image] })))
     }
     async fn make(Json(wanted): Json<Value>) -> (StatusCode, Json<Value>) {
@@ -375,6 +397,7 @@ fn image_service() -> Router {
             "/v2/images/{id}/members",
             axum::routing::post(async || StatusCode::OK),
         )
+        .with_state(odd)
 }
 
 fn network(id: &str) -> Value {

@@ -135,7 +135,7 @@ impl Build {
                 None => db::placing::to_be_placed(tx, id)?.ok_or(StepError::Fenced)?,
             };
             let (server, devices) = (whole.server, whole.devices);
-            let asked = Asked::with(tx, &server, whole.ties)?.demanding(&server.flavor)?;
+            let asked = Asked::with(tx, &server, whole.ties)?.demanding(&server)?;
             Ok::<_, StepError>((server, devices, asked))
         });
         let (server, devices, asked) = read.await?;
