@@ -377,6 +377,19 @@ pub struct GuestPlan {
     /// Its emulated TPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<Tpm>,
+    /// What it is booted with, if not with what is on its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<GuestKernel>,
+}
+
+/// A kernel outside of a guest's disk. Its command line is the image property `os_command_line`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestKernel {
+    /// The kernel.
+    pub image: GuestImage,
+    /// The first RAM disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramdisk: Option<GuestImage>,
 }
 
 /// Where a root disk comes from.

@@ -62,6 +62,8 @@ impl GuestSpec {
             rescue: None,
             disks,
             tpm: plan.tpm,
+            // Whoever has fetched its files puts them in.
+            kernel: None,
         })
     }
 }

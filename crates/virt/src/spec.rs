@@ -52,6 +52,26 @@ pub struct GuestSpec {
     /// Its emulated TPM. The passphrase is not here, see [`crate::Hypervisor::lend_passphrase`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<Tpm>,
+    /// What it is booted with, if not with what is on its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
+}
+
+/// A kernel outside of a guest's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// The kernel.
+    pub image: BootFile,
+    /// The first RAM disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramdisk: Option<BootFile>,
+}
+
+/// A file that QEMU reads before it starts a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootFile {
+    /// Among the base images, which stay as long as a specification names them so.
+    pub base: PathBuf,
 }
 
 impl GuestSpec {
@@ -229,6 +249,8 @@ pub struct Hardware {
     pub video: Option<String>,
     /// `hw_qemu_guest_agent`: false leaves the agent's channel out.
     pub guest_agent: Option<bool>,
+    /// `os_command_line`, for a kernel that is not on the guest's disk.
+    pub command_line: Option<String>,
 }
 
 /// An image property with a value no host accepts.
@@ -281,6 +303,7 @@ impl Hardware {
             "hw_vif_model",
             "hw_video_model",
             "hw_qemu_guest_agent",
+            "os_command_line",
         ];
         let image = ImageProperties::only(properties, READ)?;
         let machine = image.text("hw_machine_type");
@@ -301,6 +324,7 @@ impl Hardware {
             vif_model: given(&image, "hw_vif_model", &vif_models)?,
             video: given(&image, "hw_video_model", &videos)?,
             guest_agent: image.flag("hw_qemu_guest_agent"),
+            command_line: image.text("os_command_line").map(str::to_owned),
         })
     }
 }

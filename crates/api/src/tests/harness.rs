@@ -332,6 +332,11 @@ pub const SIGNED: &str = "55555555-31e7-49b7-b260-868f441e862b";
 /// An image with the properties that a test gives it.
 pub const ODD: &str = "70a599e0-31e7-49b7-b260-868f441e8630";
 
+/// A kernel.
+pub const KERNEL: &str = "70a599e0-31e7-49b7-b260-868f441e8631";
+/// A RAM disk.
+pub const RAMDISK: &str = "70a599e0-31e7-49b7-b260-868f441e8632";
+
 fn image_service(odd: Odd) -> Router {
     async fn show(
         State(odd): State<Odd>,
@@ -341,7 +346,7 @@ fn image_service(odd: Odd) -> Router {
             IMAGE => (0, 1000),
             HUNGRY => (4096, 1000),
             LARGE => (0, 9_000_000_000_u64),
-            FOREIGN | UEFI | SIGNED | ODD => (0, 1000),
+            FOREIGN | UEFI | SIGNED | ODD | KERNEL | RAMDISK => (0, 1000),
             _ => return Err(StatusCode::NOT_FOUND),
         };
         let mut image = json!({
@@ -349,6 +354,13 @@ fn image_service(odd: Odd) -> Router {
             "disk_format": "qcow2", "container_format": "bare", "owner": "x", "os_distro": "cirros", "auto_disk_config": "True",
             "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
         });
+        if let Some(format) = [(KERNEL, "aki"), (RAMDISK, "ari")]
+            .iter()
+            .find_map(|(its, format)| (*its == id).then_some(*format))
+        {
+            image["disk_format"] = format.into();
+            image["container_format"] = format.into();
+        }
         if id == UEFI {
             image["hw_firmware_type"] = "uefi".into();
         }

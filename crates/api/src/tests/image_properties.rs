@@ -1,7 +1,7 @@
 //! Images whose properties make no sense, or do not agree with the flavor, are refused when a request is taken in. Every
 //! property is in the table's own tests; here is where it is looked at.
 
-use super::harness::{Answer, Cloud, IMAGE, ODD};
+use super::harness::{Answer, Cloud, IMAGE, KERNEL, ODD, RAMDISK};
 use super::server_create::{body, cloud};
 use super::server_life::{finish, host_is_up, make};
 use serde_json::{Value, json};
@@ -188,3 +188,85 @@ async fn act(cloud: &Cloud, id: &str, wanted: Value) -> Answer {
     let action = format!("/servers/{id}/action");
     cloud.send("member", 90, "POST", &action, wanted).await
 }
+
+/// What a server is shown with.
+async fn kernels(cloud: &Cloud, id: &str) -> (String, String) {
+    let server = cloud.get("admin", 90, &format!("/servers/{id}")).await;
+    let server = &server.json()["server"];
+    let shown = |name: &str| {
+        let shown = &server[format!("OS-EXT-SRV-ATTR:{name}")];
+        shown.as_str().unwrap().to_owned()
+    };
+    (shown("kernel_id"), shown("ramdisk_id"))
+}
+
+#[tokio::test]
+async fn kernels_of_images() {
+    let cloud = cloud().await;
+    let odd = || body(json!({ "imageRef": ODD, "networks": "none" }));
+    let plain = body(json!({ "imageRef": IMAGE, "networks": "none" }));
+    let both = || (KERNEL.to_owned(), RAMDISK.to_owned());
+    let none = || (String::new(), String::new());
+    let says = |kernel: &str, ramdisk: &str| {
+        *cloud.odd.lock().unwrap() = json!({ "kernel_id": kernel, "ramdisk_id": ramdisk });
+    };
+    says(KERNEL, RAMDISK);
+    let with = built(&cloud, odd()).await;
+    assert_eq!(kernels(&cloud, &with).await, both());
+    let without = built(&cloud, plain).await;
+    assert_eq!(kernels(&cloud, &without).await, none());
+    says("nokernel", RAMDISK);
+    let on_disk = built(&cloud, odd()).await;
+    assert_eq!(kernels(&cloud, &on_disk).await, none());
+    // An image without a kernel has its RAM disk for nothing, as in Nova.
+    *cloud.odd.lock().unwrap() = json!({ "ramdisk_id": RAMDISK });
+    let half = built(&cloud, odd()).await;
+    assert_eq!(
+        kernels(&cloud, &half).await,
+        (String::new(), RAMDISK.to_owned())
+    );
+
+    let table = [
+        (format!("kernel_id={KERNEL}"), vec![&with]),
+        (format!("kernel_id={}", &KERNEL[30..]), vec![&with]),
+        (format!("ramdisk_id={RAMDISK}"), vec![&with, &half]),
+        ("kernel_id=^$".to_owned(), vec![&without, &on_disk, &half]),
+        (format!("kernel_id={RAMDISK}"), vec![]),
+    ];
+    for (query, wanted) in table {
+        let path = format!("/servers?all_tenants=1&{query}");
+        let found = cloud.get("admin", 90, &path).await.json();
+        let found = found["servers"].as_array().unwrap().clone();
+        let mut found: Vec<&str> = found
+            .iter()
+            .map(|server| server["id"].as_str().unwrap())
+            .collect();
+        let mut wanted: Vec<&str> = wanted.iter().map(|id| id.as_str()).collect();
+        found.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(found, wanted, "{query}");
+    }
+
+    // Another image has another kernel, or none.
+    let rebuild = |image: &str| json!({ "rebuild": { "imageRef": image } });
+    assert_eq!(act(&cloud, &with, rebuild(IMAGE)).await.status, 202);
+    assert_eq!(kernels(&cloud, &with).await, none());
+    says(KERNEL, RAMDISK);
+    assert_eq!(act(&cloud, &without, rebuild(ODD)).await.status, 202);
+    assert_eq!(kernels(&cloud, &without).await, both());
+
+    finish(&cloud, &with, VmState::Active).await;
+    for (kernel, ramdisk) in [(ABSENT, RAMDISK), (KERNEL, ABSENT), ("no id", RAMDISK)] {
+        says(kernel, ramdisk);
+        for query in ["", "?dry_run=true"] {
+            let path = format!("/servers{query}");
+            let answer = cloud.send("member", 90, "POST", &path, odd()).await;
+            refused(&answer, 400, "Can not find requested image");
+        }
+        let answer = act(&cloud, &with, rebuild(ODD)).await;
+        refused(&answer, 400, "Cannot find image for rebuild");
+    }
+}
+
+/// No image has this id.
+const ABSENT: &str = "70a599e0-31e7-49b7-b260-868f441e86ff";

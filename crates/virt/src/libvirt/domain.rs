@@ -31,6 +31,17 @@ pub struct GuestFiles<'a> {
     pub config_drive: Option<&'a Path>,
     /// The serial console's log.
     pub console: &'a Path,
+    /// What it is booted with, if not with what is on its disk.
+    pub kernel: Option<BootFiles<'a>>,
+}
+
+/// A kernel outside of a guest's disk.
+#[derive(Clone, Copy, Debug)]
+pub struct BootFiles<'a> {
+    /// The kernel.
+    pub kernel: &'a Path,
+    /// The first RAM disk.
+    pub ramdisk: Option<&'a Path>,
 }
 
 /// The XML of a guest's domain.
@@ -194,6 +205,12 @@ struct Entry {
 struct Os {
     #[serde(rename = "type")]
     kind: OsType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    initrd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cmdline: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<Dev>,
     smbios: Mode,
@@ -534,6 +551,8 @@ struct Period {
 
 fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domain {
     let machine = spec.hardware.machine.clone().unwrap_or_else(|| "pc".into());
+    let devices = devices(spec, files, host, &machine);
+    let kernel = files.kernel;
     Domain {
         kind: if host.kvm { "kvm" } else { "qemu" },
         name: clean(&spec.instance_name),
@@ -552,8 +571,11 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
                 machine: machine.clone(),
                 kind: "hvm",
             },
+            kernel: kernel.map(|boot| path_text(boot.kernel)),
+            initrd: kernel.and_then(|boot| boot.ramdisk).map(path_text),
+            cmdline: kernel.map(|_| command_line(spec, &devices, host)),
             // A rescued guest's disk says itself that it is the one to boot from.
-            boot: spec.rescue.is_none().then_some(Dev { dev: "hd" }),
+            boot: (spec.rescue.is_none() && kernel.is_none()).then_some(Dev { dev: "hd" }),
             smbios: Mode { mode: "sysinfo" },
         },
         features: Features {
@@ -576,8 +598,23 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
         on_poweroff: "destroy",
         on_reboot: "restart",
         on_crash: "destroy",
-        devices: devices(spec, files, host, &machine),
+        devices,
     }
+}
+
+/// What a kernel outside of the disk is told; Nova's words, unless the image has its own. A guest that is rescued has its
+/// root elsewhere than those say.
+fn command_line(spec: &GuestSpec, devices: &Devices, host: &HostChoices) -> String {
+    let own = spec.hardware.command_line.as_deref();
+    if let Some(own) = own.filter(|_| spec.rescue.is_none()) {
+        return clean(own);
+    }
+    let booted = devices.disk.iter().find(|disk| disk.boot.is_some());
+    let root = booted.or(devices.disk.first());
+    let root = root.map_or("vda", |disk| disk.target.dev.as_str());
+    let consoles = "console=tty0 console=ttyS0 console=hvc0";
+    let timer = if host.kvm { "" } else { " no_timer_check" };
+    format!("root=/dev/{root} {consoles}{timer}")
 }
 
 fn nova_instance(spec: &GuestSpec) -> NovaInstance {
