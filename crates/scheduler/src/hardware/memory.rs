@@ -125,9 +125,9 @@ pub(super) fn encryption(guest: Guest<'_>) -> Checked<Option<Demand>> {
     };
     let model = guest.unique("hw", "mem_encryption_model")?;
     let model = model.map_or("amd-sev", |(model, _)| model);
-    if !["amd-sev", "amd-sev-es", "amd-sev-snp"].contains(&model) {
+    if !["amd-sev", "amd-sev-es", "amd-sev-snp", "intel-tdx"].contains(&model) {
         return wrong(format!(
-            "Invalid memory encryption model '{model}'. Allowed values: amd-sev, amd-sev-es, amd-sev-snp."
+            "Invalid memory encryption model '{model}'. Allowed values: amd-sev, amd-sev-es, amd-sev-snp, intel-tdx."
         ));
     }
     if guest.image.text("hw_firmware_type") != Some("uefi") {
@@ -152,10 +152,12 @@ pub(super) fn encryption(guest: Guest<'_>) -> Checked<Option<Demand>> {
         .filter(|name| !name.contains("q35"))
     {
         return wrong(format!(
-            "Machine type '{machine}' is not compatible with image: q35 type is required for SEV to work"
+            "Machine type '{machine}' is not compatible with image: q35 type is required for {model} to work"
         ));
     }
-    if model == "amd-sev-snp" && guest.image.flag("hw_firmware_stateless") != Some(true) {
+    if ["amd-sev-snp", "intel-tdx"].contains(&model)
+        && guest.image.flag("hw_firmware_stateless") != Some(true)
+    {
         return wrong(format!(
             "The {model} memory encryption model requires stateless firmware but the image metadata doesn't have the \
              'hw_firmware_stateless' property set to True"

@@ -466,6 +466,14 @@ fn what_cannot_be_meant_is_refused_in_novas_words() {
             "Invalid memory encryption model 'x'.",
         ),
         (
+            &[("hw:mem_encryption", "true")],
+            &[
+                ("hw_firmware_type", "uefi"),
+                ("hw_mem_encryption_model", "intel-tdx"),
+            ],
+            "The intel-tdx memory encryption model requires stateless firmware",
+        ),
+        (
             &[("hw:tpm_version", "3")],
             &[],
             "Invalid TPM version '3'. Allowed values: 1.2, 2.0.",

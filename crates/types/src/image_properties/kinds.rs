@@ -132,6 +132,9 @@ fn is_predicate(text: &str) -> bool {
 
 fn documents(field: &str, json: Json) -> Result<Vec<Json>, String> {
     let kind = kind_of(&json);
+    if json.is_null() {
+        return Err(format!("Field `{field}' cannot be None"));
+    }
     let Json::Array(list) = json else {
         return Err(format!("A list is required in field {field}, not a {kind}"));
     };

@@ -178,7 +178,7 @@ pub(super) const KNOWN: &[(&str, Kind)] = &[
     ("hw_mem_encryption", Flag),
     (
         "hw_mem_encryption_model",
-        one_of(&["amd-sev", "amd-sev-es", "amd-sev-snp"]),
+        one_of(&["amd-sev", "amd-sev-es", "amd-sev-snp", "intel-tdx"]),
     ),
     ("hw_mem_page_size", Text),
     ("hw_numa_nodes", Number),

@@ -164,6 +164,7 @@ fn what_cannot_be_is_told_in_novas_words() {
             "[{}, null]",
             "Field `img_block_device_mapping[1]' cannot be None",
         ),
+        ("mappings", "null", "Field `img_mappings' cannot be None"),
         (
             "mappings",
             r#"[{"a": [1]}]"#,
