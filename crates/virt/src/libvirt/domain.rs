@@ -2,8 +2,13 @@
 //! documentation). What guests rely on follows Nova: the SMBIOS identity that cloud-init recognises, virtio devices,
 //! a serial console with a log file, the guest agent's channel, a config drive as CD-ROM.
 
+mod kernel;
+
+pub use kernel::BootFiles;
+
 use crate::disks::{Connection, Disk as GuestDisk, DiskSource, NbdServer};
 use crate::spec::{DiskFormat, GuestSpec, RootDisk, Vif};
+use kernel::command_line;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -33,15 +38,6 @@ pub struct GuestFiles<'a> {
     pub console: &'a Path,
     /// What it is booted with, if not with what is on its disk.
     pub kernel: Option<BootFiles<'a>>,
-}
-
-/// A kernel outside of a guest's disk.
-#[derive(Clone, Copy, Debug)]
-pub struct BootFiles<'a> {
-    /// The kernel.
-    pub kernel: &'a Path,
-    /// The first RAM disk.
-    pub ramdisk: Option<&'a Path>,
 }
 
 /// The XML of a guest's domain.
@@ -600,21 +596,6 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
         on_crash: "destroy",
         devices,
     }
-}
-
-/// What a kernel outside of the disk is told; Nova's words, unless the image has its own. A guest that is rescued has its
-/// root elsewhere than those say.
-fn command_line(spec: &GuestSpec, devices: &Devices, host: &HostChoices) -> String {
-    let own = spec.hardware.command_line.as_deref();
-    if let Some(own) = own.filter(|_| spec.rescue.is_none()) {
-        return clean(own);
-    }
-    let booted = devices.disk.iter().find(|disk| disk.boot.is_some());
-    let root = booted.or(devices.disk.first());
-    let root = root.map_or("vda", |disk| disk.target.dev.as_str());
-    let consoles = "console=tty0 console=ttyS0 console=hvc0";
-    let timer = if host.kvm { "" } else { " no_timer_check" };
-    format!("root=/dev/{root} {consoles}{timer}")
 }
 
 fn nova_instance(spec: &GuestSpec) -> NovaInstance {
