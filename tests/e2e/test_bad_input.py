@@ -357,3 +357,18 @@ def test_unknown_action_and_wrong_method(api, demo_sdk):
     assert api.send("PATCH", "/servers").status_code in (404, 405)
     answer = api.send("POST", f"/servers/{GONE}/action", {"explode": None})
     assert answer.status_code in (400, 404), answer.text
+
+
+def test_image_properties_that_make_no_sense(api, parts, demo, name, tmp_path):
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(4096))
+    demo.run("image", "create", "--file", disk, "--disk-format", "raw", "--container-format", "bare", name)
+    demo.run("image", "set", "--property", "hw_disk_bus=floppy", name)
+    odd = demo.get("image", "show", name)["id"]
+    for path in ("/servers", "/servers?dry_run=true"):
+        answer = api.send("POST", path, {"server": {**parts, "imageRef": odd}})
+        check(answer, 400, "badRequest", "Invalid image metadata. Error: Field value floppy is invalid", "hw_disk_bus")
+    demo.run("image", "set", "--property", "hw_disk_bus=scsi", "--property", "hw_qemu_guest_agent=On", name)
+    answer = api.send("POST", "/servers?dry_run=true", {"server": {**parts, "imageRef": odd}})
+    assert answer.status_code == 200, answer.text
+    demo.run("image", "delete", name)

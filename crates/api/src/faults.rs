@@ -30,9 +30,12 @@ impl Fault {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// 400 for a flavor and an image that cannot be meant so.
+    /// 400 for a flavor and an image that cannot be meant so; 403 where it is the flavor that does not let the image.
     pub fn unmeant(wrong: scheduler::WrongHardware) -> Self {
-        Self::bad_request(wrong.0)
+        match wrong {
+            scheduler::WrongHardware::Unmeant(words) => Self::bad_request(words),
+            scheduler::WrongHardware::Forbidden(words) => Self::forbidden(words),
+        }
     }
 
     /// 403 `forbidden`.

@@ -20,6 +20,7 @@ mod hardware;
 mod harness;
 mod hosts;
 mod image_checks;
+mod image_properties;
 mod lists;
 mod live_migration;
 mod microversions;

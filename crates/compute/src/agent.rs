@@ -28,7 +28,9 @@ use types::agent::{
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId, Trace};
 use virt::libvirt::image::BaseImage;
-use virt::{Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Passage, Power};
+use virt::{
+    BootFile, Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Passage, Power,
+};
 use web::client::{Client, ClientError};
 
 /// How long a poll is held open by a conductor that has no work.
@@ -520,8 +522,42 @@ impl Agent {
             }
             _ => None,
         };
-        GuestSpec::from_plan(id, plan, base.as_ref())
-            .map_err(|error| (FailureKind::Request, error.to_string()))
+        let mut spec = GuestSpec::from_plan(id, plan, base.as_ref())
+            .map_err(|error| (FailureKind::Request, error.to_string()))?;
+        if let Some(kernel) = &plan.kernel {
+            let image = self.boot_file(id, &kernel.image).await?;
+            let ramdisk = match &kernel.ramdisk {
+                Some(ramdisk) => Some(self.boot_file(id, ramdisk).await?),
+                None => None,
+            };
+            spec.kernel = Some(virt::Kernel { image, ramdisk });
+        }
+        Ok(spec)
+    }
+
+    /// A kernel or a RAM disk, fetched as it is.
+    async fn boot_file(&self, id: ServerId, image: &GuestImage) -> Result<BootFile, Failure> {
+        if !["raw", "aki", "ari", "ami"].contains(&image.disk_format.as_str()) {
+            let words = format!(
+                "image {} is no kernel and no RAM disk: its disk format is '{}', not 'aki', 'ari' or 'raw'",
+                image.id, image.disk_format
+            );
+            return Err((FailureKind::Request, words));
+        }
+        if let Some(cache) = self
+            .images
+            .as_ref()
+            .filter(|_| self.hypervisor.needs_image_files())
+        {
+            let base = self.fetch_for(id, cache, image, 0).await?;
+            return Ok(BootFile { base: base.path });
+        }
+        if image.check.is_some() {
+            self.verify_for(id, image).await?;
+        }
+        Ok(BootFile {
+            base: image.id.to_string().into(),
+        })
     }
 
     /// The image of a server, unless the server is deleted before it is here.

@@ -2,9 +2,11 @@
 //! Stories of servers whose images are signed: what the host finds in the bytes decides.
 
 use testkit::{Cluster, Options};
+use types::agent::GuestImage;
 use types::image_check::{HashMethod, ImageCheck, KeyType, Signed};
 use types::server::ImageRef;
 use types::{ServerId, VmState};
+use virt::Hypervisor;
 
 /// What the vectors are signatures of.
 const MESSAGE: &[u8] = b"the bytes of an image\n";
@@ -160,6 +162,51 @@ async fn a_rebuild_with_a_bad_image_leaves_the_guest_as_it_was() {
         let sim = &cluster.host(&host).sim;
         let guest = virt::Hypervisor::guest(&**sim, id).await.unwrap();
         assert_eq!(guest.unwrap().power, types::PowerState::Running);
+    }
+    clean(&cluster).await;
+}
+
+/// The host gets a server's kernel and RAM disk, which it holds against their signatures like any image.
+#[tokio::test]
+async fn kernels_are_verified_and_reach_the_host() {
+    let cluster = Cluster::new(Options::default()).await;
+    let boot = |image: &ImageRef, format: &str| GuestImage {
+        disk_format: format.to_owned(),
+        ..GuestImage::from(image)
+    };
+    let kernel = boot(&image(&cluster, MESSAGE, signed()), "aki");
+    let ramdisk = boot(&image(&cluster, MESSAGE, signed()), "ari");
+    let forged = boot(&image(&cluster, OTHER, signed()), "ari");
+    let disk = boot(&image(&cluster, MESSAGE, signed()), "qcow2");
+    let with = async |kernel: &GuestImage, ramdisk: &GuestImage| {
+        let (kernel, ramdisk) = (kernel.clone(), ramdisk.clone());
+        let server = cluster.create_with(|server| {
+            (server.kept.kernel, server.kept.ramdisk) = (Some(kernel), Some(ramdisk));
+        });
+        let server = server.await;
+        cluster.idle().await;
+        cluster.server(server).await
+    };
+    let server = with(&kernel, &ramdisk).await;
+    assert_eq!((server.vm_state, server.fault), (VmState::Active, None));
+    let sim = &cluster.host(&server.host.unwrap()).sim;
+    let spec = sim.stored_spec(server.id).await.unwrap().unwrap();
+    let found = spec.kernel.unwrap();
+    assert_eq!(found.image.base.to_str(), Some(&*kernel.id.to_string()));
+    let its = found.ramdisk.unwrap().base;
+    assert_eq!(its.to_str(), Some(&*ramdisk.id.to_string()));
+    for (kernel, ramdisk, words) in [
+        (
+            &kernel,
+            &forged,
+            "Signature verification for the image failed",
+        ),
+        (&disk, &ramdisk, "is no kernel and no RAM disk"),
+    ] {
+        let server = with(kernel, ramdisk).await;
+        assert_eq!((server.vm_state, server.host), (VmState::Error, None));
+        let message = server.fault.unwrap().message;
+        assert!(message.contains(words), "{message}");
     }
     clean(&cluster).await;
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sql::{Error, Row, Tx, Value};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
+use types::agent::GuestImage;
 use types::server::{Flavor, ImageRef, WantedNetworks};
 use types::{
     HostName, ImageId, NodeId, PowerState, ProjectId, ServerId, TaskId, TaskState, Timestamp,
@@ -85,6 +86,12 @@ pub struct Kept {
     /// Where the key manager has the passphrase of its TPM, from when it first had one until it is deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vtpm_secret: Option<VtpmSecret>,
+    /// `OS-EXT-SRV-ATTR:kernel_id`: what it is booted with, as its image wants it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<GuestImage>,
+    /// `OS-EXT-SRV-ATTR:ramdisk_id`. Without a kernel it is of no use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ramdisk: Option<GuestImage>,
 }
 
 /// The secret with the passphrase of a server's TPM.

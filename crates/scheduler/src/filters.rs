@@ -262,21 +262,12 @@ fn tenancy(host: &HostState, request: &Request) -> Result<(), Reason> {
 }
 
 fn image_properties(host: &HostState, request: &Request) -> Result<(), Reason> {
-    let property = |names: [&str; 2]| {
-        names
-            .iter()
-            .find_map(|name| request.image_properties.get(*name))
-            .map(|value| value.to_lowercase())
-    };
-    let architecture =
-        property(["hw_architecture", "architecture"]).map(|name| canonical_architecture(&name));
-    let hypervisor = property(["img_hv_type", "hypervisor_type"]);
-    let mode = property(["hw_vm_mode", "vm_mode"])
-        .map(|name| if name == "hv" { clone("hvm") } else { name });
-    let matches = |wanted: &Option<String>, has: &str| {
-        wanted
-            .as_ref()
-            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(has))
+    let image = &request.image;
+    let architecture = image.text("hw_architecture");
+    let hypervisor = image.text("img_hv_type");
+    let mode = image.text("hw_vm_mode");
+    let matches = |wanted: Option<&str>, has: &str| {
+        wanted.is_none_or(|wanted| wanted.eq_ignore_ascii_case(has))
     };
     if architecture.is_some() || hypervisor.is_some() || mode.is_some() {
         let fits = host
@@ -284,15 +275,15 @@ fn image_properties(host: &HostState, request: &Request) -> Result<(), Reason> {
             .iter()
             .any(|(has_architecture, has_hypervisor, has_mode)| {
                 let has_architecture = canonical_architecture(&has_architecture.to_lowercase());
-                matches(&architecture, &has_architecture)
-                    && matches(&hypervisor, has_hypervisor)
-                    && matches(&mode, has_mode)
+                matches(architecture, &has_architecture)
+                    && matches(hypervisor, has_hypervisor)
+                    && matches(mode, has_mode)
             });
         refuse_if(!fits, Reason::Image)?;
     }
-    let version = property(["img_hv_requested_version", "hypervisor_version_requires"]);
+    let version = image.text("img_hv_requested_version");
     let fits =
-        version.is_none_or(|wanted| specs::version_satisfies(host.hypervisor_version, &wanted));
+        version.is_none_or(|wanted| specs::version_satisfies(host.hypervisor_version, wanted));
     refuse_if(!fits, Reason::Image)
 }
 

@@ -6,11 +6,14 @@
 //! What changes nothing that a guest or its owner relies on is no demand: shared CPUs, small pages, one NUMA node. Nor is an
 //! emulated TPM, which hosts can have: it is asked for by traits, as in Nova.
 
+mod agreement;
 mod cpus;
 mod memory;
 mod numa;
 
 use std::collections::{BTreeMap, BTreeSet};
+use types::cpu_set;
+use types::image_properties::{ImageProperties, WrongProperty, says_yes as yes};
 use types::server::Flavor;
 use types::tpm::{self, Model, Security, Version};
 
@@ -25,29 +28,49 @@ pub struct Demand {
 
 /// What cannot be meant, in Nova's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongHardware(pub String);
+pub enum WrongHardware {
+    /// Nobody can have that.
+    #[error("{0}")]
+    Unmeant(String),
+    /// The flavor does not let images have a say.
+    #[error("{0}")]
+    Forbidden(String),
+}
+
+impl From<WrongProperty> for WrongHardware {
+    fn from(wrong: WrongProperty) -> Self {
+        Self::Unmeant(wrong.to_string())
+    }
+}
+
+impl From<cpu_set::NoCpuSet> for WrongHardware {
+    fn from(wrong: cpu_set::NoCpuSet) -> Self {
+        Self::Unmeant(wrong.to_string())
+    }
+}
 
 type Checked<T> = Result<T, WrongHardware>;
 
 fn wrong<T>(words: impl Into<String>) -> Checked<T> {
-    Err(WrongHardware(words.into()))
+    Err(WrongHardware::Unmeant(words.into()))
 }
 
 /// A flavor and the properties of an image.
 #[derive(Clone, Copy)]
 struct Guest<'a> {
     flavor: &'a Flavor,
-    image: &'a BTreeMap<String, String>,
+    image: &'a ImageProperties,
 }
 
 /// The demands of a guest, each once, the order is that of the checks.
 ///
 /// # Errors
-/// In Nova's words, if the two cannot be meant so, or not together.
+/// In Nova's words, if a property of the image or the flavor's extra specs cannot be meant so, or not together.
 pub fn demands(flavor: &Flavor, image: &BTreeMap<String, String>) -> Checked<Vec<Demand>> {
+    let image = &ImageProperties::parse(image)?;
     let guest = Guest { flavor, image };
     memory::encryption(guest)?;
+    agreement::check(guest)?;
     let cpus = cpus::constraints(guest)?;
     let nodes = numa::constraints(guest, cpus.policy)?;
     let mut all = Vec::new();
@@ -55,6 +78,7 @@ pub fn demands(flavor: &Flavor, image: &BTreeMap<String, String>) -> Checked<Vec
     all.extend(nodes);
     all.extend(memory::demands(guest)?);
     all.extend(devices(guest)?);
+    guest.unique("hw", "sound_model")?;
     let mut seen = BTreeSet::new();
     all.retain(|one| seen.insert(one.clone()));
     Ok(all)
@@ -67,23 +91,26 @@ impl<'a> Guest<'a> {
         (!value.is_empty()).then_some(value)
     }
 
-    fn property(self, name: &str) -> Option<&'a str> {
-        let value = self.image.get(name)?.trim();
-        (!value.is_empty()).then_some(value)
-    }
-
     /// The values of `hw:key` and `hw_key`.
     fn both(self, key: &str) -> (Option<&'a str>, Option<&'a str>) {
         (
             self.spec(&format!("hw:{key}")),
-            self.property(&format!("hw_{key}")),
+            self.image.text(&format!("hw_{key}")),
+        )
+    }
+
+    /// The same of a yes or no.
+    fn flags(self, key: &str) -> (Option<bool>, Option<bool>) {
+        (
+            self.spec(&format!("hw:{key}")).map(yes),
+            self.image.flag(&format!("hw_{key}")),
         )
     }
 
     /// The one value of a pair that must not contradict itself.
     fn unique(self, prefix: &str, key: &str) -> Checked<Option<(&'a str, String)>> {
         let (spec, property) = (format!("{prefix}:{key}"), format!("{prefix}_{key}"));
-        match (self.spec(&spec), self.property(&property)) {
+        match (self.spec(&spec), self.image.text(&property)) {
             (Some(flavor), Some(image)) if flavor != image => wrong(format!(
                 "Flavor {} has {spec} extra spec explicitly set to {flavor}, conflicting with image which has {property} explicitly \
                  set to {image}.",
@@ -94,27 +121,28 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// The same of a boolean. Here two ways to say yes are the same.
+    /// The one value of a yes or no that must not contradict itself, and what says so.
     fn switch(self, key: &str) -> Checked<Option<(bool, String)>> {
-        let (flavor, image) = self.both(key);
-        if let (Some(flavor), Some(image)) = (flavor, image)
-            && yes(flavor) != yes(image)
-        {
-            return wrong(format!(
-                "Flavor {} has hw:{key} extra spec explicitly set to {flavor}, conflicting with image which has hw_{key} explicitly \
-                 set to {image}.",
-                self.flavor.name
-            ));
+        match self.flags(key) {
+            (Some(flavor), Some(image)) if flavor != image => wrong(format!(
+                "Flavor {} has hw:{key} extra spec explicitly set to {}, conflicting with image which has hw_{key} explicitly set \
+                 to {}.",
+                self.flavor.name,
+                in_words(flavor),
+                in_words(image),
+            )),
+            (Some(flag), _) => {
+                let text = self.spec(&format!("hw:{key}")).unwrap_or_default();
+                Ok(Some((flag, format!("hw:{key}={text}"))))
+            }
+            (None, image) => Ok(image.map(|flag| (flag, format!("hw_{key}={}", in_words(flag))))),
         }
-        let of_flavor = flavor.map(|text| (yes(text), format!("hw:{key}={text}")));
-        Ok(of_flavor.or(image.map(|text| (yes(text), format!("hw_{key}={text}")))))
     }
 }
 
-/// What oslo takes for true.
-fn yes(text: &str) -> bool {
-    let text = text.trim().to_ascii_lowercase();
-    matches!(text.as_str(), "1" | "t" | "true" | "on" | "y" | "yes")
+/// As Python writes it.
+fn in_words(flag: bool) -> &'static str {
+    if flag { "True" } else { "False" }
 }
 
 /// Devices, firmware and disks.
@@ -132,9 +160,9 @@ fn devices(guest: Guest<'_>) -> Checked<Vec<Demand>> {
         });
     }
     // Hosts may have one: it is asked for by traits.
-    tpm(guest.flavor, guest.image)?;
+    tpm_of(guest)?;
     all.extend(secure_boot(guest)?);
-    if guest.property("hw_firmware_type") == Some("uefi") {
+    if guest.image.text("hw_firmware_type") == Some("uefi") {
         all.push(Demand {
             spec: "hw_firmware_type=uefi".to_owned(),
             what: "UEFI",
@@ -160,7 +188,11 @@ fn devices(guest: Guest<'_>) -> Checked<Vec<Demand>> {
 /// # Errors
 /// In Nova's words, if the two cannot be meant so, or not together.
 pub fn tpm(flavor: &Flavor, image: &BTreeMap<String, String>) -> Checked<Option<tpm::Wanted>> {
-    let guest = Guest { flavor, image };
+    let image = &ImageProperties::only(image, &["hw_tpm_version", "hw_tpm_model"])?;
+    tpm_of(Guest { flavor, image })
+}
+
+fn tpm_of(guest: Guest<'_>) -> Checked<Option<tpm::Wanted>> {
     let Some((version, _)) = guest.unique("hw", "tpm_version")? else {
         return Ok(None);
     };
@@ -199,6 +231,24 @@ pub fn tpm(flavor: &Flavor, image: &BTreeMap<String, String>) -> Checked<Option<
     }))
 }
 
+/// Whether a new server's flavor lets its image say how near devices of the host must be.
+///
+/// # Errors
+/// In Nova's words.
+pub fn device_distance(flavor: &Flavor, image: &BTreeMap<String, String>) -> Checked<()> {
+    const KEY: &str = "pci_numa_affinity_policy";
+    let image = &ImageProperties::only(image, &["hw_pci_numa_affinity_policy"])?;
+    match (Guest { flavor, image }).both(KEY) {
+        (Some(flavor), Some(image)) if flavor != image => Err(WrongHardware::Forbidden(format!(
+            "Image property 'hw_{KEY}' is not permitted to override the 'hw:{KEY}' flavor extra spec."
+        ))),
+        (Some(policy), _) if !["required", "legacy", "preferred", "socket"].contains(&policy) => {
+            wrong(format!("Invalid PCI NUMA affinity configured: {policy}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What a host must be able to do for such a device, by the names of os-traits.
 pub(crate) fn traits_for(tpm: tpm::Wanted) -> [&'static str; 3] {
     let version = match tpm.version {
@@ -228,41 +278,6 @@ fn secure_boot(guest: Guest<'_>) -> Checked<Option<Demand>> {
             "Invalid secure boot policy '{policy}'. Allowed values: required, disabled, optional."
         )),
     }
-}
-
-/// CPUs of a guest at most: a larger number in a mask is nobody's CPU, and would only cost memory.
-const MOST_CPUS: u32 = 65_536;
-
-/// The CPUs of a text such as `0-3,^1,7`.
-fn cpu_set(text: &str) -> Checked<BTreeSet<u32>> {
-    let (mut taken, mut left_out) = (BTreeSet::new(), BTreeSet::new());
-    for rule in text
-        .split(',')
-        .map(str::trim)
-        .filter(|rule| !rule.is_empty())
-    {
-        let (without, list) = match rule.strip_prefix('^') {
-            Some(rest) => (rest, &mut left_out),
-            None => (rule, &mut taken),
-        };
-        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n < MOST_CPUS);
-        if let Some((first, last)) = without.split_once('-') {
-            match (number(first), number(last)) {
-                (Some(first), Some(last)) if first <= last => list.extend(first..=last),
-                _ => return wrong(format!("Invalid range expression '{rule}'")),
-            }
-        } else if let Some(one) = number(without) {
-            list.insert(one);
-        } else {
-            let kind = if rule == without {
-                "inclusion"
-            } else {
-                "exclusion"
-            };
-            return wrong(format!("Invalid {kind} expression '{rule}'"));
-        }
-    }
-    Ok(&taken - &left_out)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ mod weighers;
 mod wish;
 
 pub use filters::Filter;
-pub use hardware::{Demand, WrongHardware, demands, tpm};
+pub use hardware::{Demand, WrongHardware, demands, device_distance, tpm};
 pub use host::{Aggregate, HostState};
 pub use hosts::{Hosts, UsageChange};
 pub use load::{Rows, host_states};

@@ -3,6 +3,7 @@
 use crate::{Demand, WrongHardware, demands};
 use db::instances::Instance;
 use std::collections::{BTreeMap, BTreeSet};
+use types::image_properties::ImageProperties;
 use types::server::{Flavor, ImageRef};
 use types::{HostName, NodeId, ProjectId, ServerId};
 
@@ -67,8 +68,8 @@ pub struct Request {
     pub forbidden_traits: BTreeSet<String>,
     /// The flavor's extra specs.
     pub extra_specs: BTreeMap<String, String>,
-    /// The image's properties.
-    pub image_properties: BTreeMap<String, String>,
+    /// The image's properties, as far as they can be understood.
+    pub image: ImageProperties,
     /// The availability zone asked for.
     pub zone: Option<String>,
     /// Only this host (2.74, or forced).
@@ -122,8 +123,8 @@ impl Request {
         }
         let mut request = Self::new(&flavor, server.image.as_ref())?;
         if let (None, Some(properties)) = (&server.image, server.image_properties()) {
-            request.image_properties.clone_from(properties);
-            request.require_tpm(&flavor);
+            request.image = ImageProperties::readable(properties);
+            request.require_tpm(&flavor, properties);
         }
         Ok(request)
     }
@@ -133,6 +134,8 @@ impl Request {
     /// Extra specs `resources:CLASS = n` replace the flavor's amount (0 leaves the class out), `trait:NAME` is
     /// `required` or `forbidden`; traits of an image (`trait:NAME = required`) are added.
     pub fn new(flavor: &Flavor, image: Option<&ImageRef>) -> Result<Self, WrongRequest> {
+        let nothing = BTreeMap::new();
+        let properties = image.map_or(&nothing, |image| &image.properties);
         let mut request = Self {
             resources: flavor
                 .resources()
@@ -141,40 +144,36 @@ impl Request {
                 .map(|(class, amount)| (class.to_owned(), amount))
                 .collect(),
             extra_specs: flavor.extra_specs.clone(),
-            image_properties: image
-                .map(|image| image.properties.clone())
-                .unwrap_or_default(),
+            image: ImageProperties::readable(properties),
             ..Self::default()
         };
         for (name, value) in &flavor.extra_specs {
             request.apply(name, value)?;
         }
-        let image_traits = request
-            .image_properties
-            .iter()
-            .filter(|(_, value)| *value == "required");
-        let image_traits: Vec<String> = image_traits
-            .filter_map(|(name, _)| name.strip_prefix("trait:").map(str::to_owned))
-            .collect();
+        let image_traits = request.image.traits.iter().cloned();
         request.required_traits.extend(image_traits);
-        request.require_tpm(flavor);
+        request.require_tpm(flavor, properties);
         Ok(request)
     }
 
     /// An emulated TPM is needed wherever the server goes. What cannot be meant was refused with its [`demands`].
-    fn require_tpm(&mut self, flavor: &Flavor) {
-        if let Ok(Some(tpm)) = crate::tpm(flavor, &self.image_properties) {
+    fn require_tpm(&mut self, flavor: &Flavor, image: &BTreeMap<String, String>) {
+        if let Ok(Some(tpm)) = crate::tpm(flavor, image) {
             let wanted = crate::hardware::traits_for(tpm);
             self.required_traits.extend(wanted.map(str::to_owned));
         }
     }
 
-    /// With what the flavor and the image ask of the hardware.
+    /// With what the flavor and the image's properties ask of the hardware.
     ///
     /// # Errors
     /// See [`demands`].
-    pub fn demanding(mut self, flavor: &Flavor) -> Result<Self, WrongHardware> {
-        self.demands = demands(flavor, &self.image_properties)?;
+    pub fn demanding(
+        mut self,
+        flavor: &Flavor,
+        image: &BTreeMap<String, String>,
+    ) -> Result<Self, WrongHardware> {
+        self.demands = demands(flavor, image)?;
         Ok(self)
     }
 

@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use types::image_properties::ImageProperties;
 use types::server::Flavor;
 use types::{FlavorId, HostName, NodeId, ProjectId, ServerId};
 use uuid::Uuid;
@@ -132,7 +133,7 @@ fn each_filter_has_its_reason() {
         }
     };
     let image = |name: &str, value: &str| Request {
-        image_properties: [(name.to_owned(), value.to_owned())].into(),
+        image: ImageProperties::parse(&[(name.to_owned(), value.to_owned())].into()).unwrap(),
         ..request()
     };
     // (what is asked, the change that makes the host fit or unfit, whether it makes it fit, the reason)
@@ -263,7 +264,7 @@ fn each_filter_has_its_reason() {
             "without the capability hypervisor_version that the flavor asks for",
         ),
         (
-            image("hw_architecture", "arm64"),
+            image("hw_architecture", "AArch64"),
             |h| {
                 h.supported
                     .push(("aarch64".into(), "qemu".into(), "hvm".into()))
@@ -862,7 +863,7 @@ fn hardware_that_no_host_has() {
     let wanted = || {
         Request::new(&flavor, None)
             .unwrap()
-            .demanding(&flavor)
+            .demanding(&flavor, &BTreeMap::new())
             .unwrap()
     };
     let forced = Request {

@@ -7,6 +7,7 @@
 use crate::disks::GuestDisk;
 use crate::ids::{HostName, ImageId, NodeId, ServerId, TaskId};
 use crate::image_check::ImageCheck;
+use crate::image_properties::ImageProperties;
 use crate::server::ImageRef;
 use crate::states::PowerState;
 use crate::time::Timestamp;
@@ -86,11 +87,8 @@ pub enum Quiesce {
 impl Quiesce {
     /// What the properties of a server's image ask for (`hw_qemu_guest_agent`, `os_require_quiesce`).
     pub fn of(properties: &BTreeMap<String, String>) -> Self {
-        const YES: &[&str] = &["1", "t", "true", "on", "y", "yes"];
-        let says = |name: &str| {
-            let value = properties.get(name).map(|value| value.to_ascii_lowercase());
-            value.is_some_and(|value| YES.contains(&value.as_str()))
-        };
+        let image = ImageProperties::readable(properties);
+        let says = |name: &str| image.flag(name) == Some(true);
         if says("os_require_quiesce") {
             Self::Must
         } else if says("hw_qemu_guest_agent") {
@@ -379,6 +377,19 @@ pub struct GuestPlan {
     /// Its emulated TPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<Tpm>,
+    /// What it is booted with, if not with what is on its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<GuestKernel>,
+}
+
+/// A kernel outside of a guest's disk. Its command line is the image property `os_command_line`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestKernel {
+    /// The kernel.
+    pub image: GuestImage,
+    /// The first RAM disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramdisk: Option<GuestImage>,
 }
 
 /// Where a root disk comes from.

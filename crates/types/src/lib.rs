@@ -4,10 +4,12 @@
 
 pub mod agent;
 pub mod caller;
+pub mod cpu_set;
 pub mod device_names;
 pub mod disks;
 pub mod ids;
 pub mod image_check;
+pub mod image_properties;
 pub mod microversion;
 pub mod network_wanted;
 pub mod server;

@@ -26,6 +26,6 @@ pub use facts::{
 pub use hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 pub use passage::{Berth, Channel, Door, LiveChoices, Passage};
 pub use spec::{
-    ConfigFile, DiskFormat, GuestMetadata, GuestSpec, Hardware, Power, RescueDisk, RootDisk,
-    StableRescue, Vif,
+    BootFile, ConfigFile, DiskFormat, GuestMetadata, GuestSpec, Hardware, Kernel, Power,
+    RescueDisk, RootDisk, StableRescue, Vif,
 };

@@ -44,10 +44,6 @@ impl GuestSpec {
             },
             None => RootDisk::Blank { size_gib },
         };
-        let properties = plan
-            .hardware
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
         let config_drive = plan
             .config_drive
             .as_ref()
@@ -61,11 +57,13 @@ impl GuestSpec {
             root,
             config_drive: config_drive.transpose()?,
             vifs: plan.vifs.iter().map(vif).collect(),
-            hardware: Hardware::from_properties(properties)?,
+            hardware: Hardware::from_properties(&plan.hardware)?,
             serial_number: id.to_string(),
             rescue: None,
             disks,
             tpm: plan.tpm,
+            // Whoever has fetched its files puts them in.
+            kernel: None,
         })
     }
 }

@@ -3,8 +3,10 @@
 
 use crate::disks::Disk;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use types::ServerId;
+use types::image_properties::{ImageProperties, WrongProperty};
 use types::tpm::Tpm;
 
 /// Whether a guest shall be switched on.
@@ -50,6 +52,26 @@ pub struct GuestSpec {
     /// Its emulated TPM. The passphrase is not here, see [`crate::Hypervisor::lend_passphrase`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<Tpm>,
+    /// What it is booted with, if not with what is on its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
+}
+
+/// A kernel outside of a guest's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// The kernel.
+    pub image: BootFile,
+    /// The first RAM disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramdisk: Option<BootFile>,
+}
+
+/// A file that QEMU reads before it starts a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootFile {
+    /// Among the base images, which stay as long as a specification names them so.
+    pub base: PathBuf,
 }
 
 impl GuestSpec {
@@ -146,24 +168,13 @@ impl StableRescue {
     ///
     /// # Errors
     /// A value that this driver cannot give.
-    pub fn from_properties<'a>(
-        properties: impl IntoIterator<Item = (&'a str, &'a str)>,
+    pub fn from_properties(
+        properties: &BTreeMap<String, String>,
     ) -> std::result::Result<Option<Self>, BadProperty> {
-        let (mut device, mut bus) = (None, None);
-        for (name, value) in properties {
-            let (allowed, place): (&[&str], _) = match name {
-                "hw_rescue_device" => (&["disk", "cdrom"], &mut device),
-                "hw_rescue_bus" => (&["virtio", "scsi", "ide", "sata", "usb"], &mut bus),
-                _ => continue,
-            };
-            if !allowed.contains(&value) {
-                return Err(BadProperty {
-                    name: name.to_owned(),
-                    value: value.to_owned(),
-                });
-            }
-            *place = Some(value.to_owned());
-        }
+        let (for_device, for_bus) = ("hw_rescue_device", "hw_rescue_bus");
+        let image = ImageProperties::only(properties, &[for_device, for_bus])?;
+        let device = given(&image, for_device, &["disk", "cdrom"])?;
+        let bus = given(&image, for_bus, BUSES)?;
         if device.is_none() && bus.is_none() {
             return Ok(None);
         }
@@ -232,12 +243,14 @@ pub struct Hardware {
     pub disk_bus: Option<String>,
     /// `hw_cdrom_bus`, for the config drive.
     pub cdrom_bus: Option<String>,
-    /// `hw_vif_model`: virtio, e1000, e1000e, rtl8139, ne2k_pci, pcnet.
+    /// `hw_vif_model`: virtio, e1000, e1000e, igb, rtl8139, ne2k_pci, pcnet.
     pub vif_model: Option<String>,
     /// `hw_video_model`: vga, cirrus, virtio, qxl, vmvga, bochs, none.
     pub video: Option<String>,
     /// `hw_qemu_guest_agent`: false leaves the agent's channel out.
     pub guest_agent: Option<bool>,
+    /// `os_command_line`, for a kernel that is not on the guest's disk.
+    pub command_line: Option<String>,
 }
 
 /// An image property with a value no host accepts.
@@ -250,49 +263,69 @@ pub struct BadProperty {
     pub value: String,
 }
 
+impl From<WrongProperty> for BadProperty {
+    fn from(wrong: WrongProperty) -> Self {
+        let WrongProperty { name, value, .. } = wrong;
+        Self { name, value }
+    }
+}
+
+/// Buses that disks can be on here, of those that an image may name.
+const BUSES: &[&str] = &["virtio", "scsi", "ide", "sata", "usb"];
+
+/// What a property says, if this driver can give it.
+fn given(
+    image: &ImageProperties,
+    name: &str,
+    possible: &[&str],
+) -> std::result::Result<Option<String>, BadProperty> {
+    match image.text(name) {
+        Some(value) if !possible.contains(&value) => Err(BadProperty {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        }),
+        value => Ok(value.map(str::to_owned)),
+    }
+}
+
 impl Hardware {
     /// Reads `hw_*` properties; others are ignored.
     ///
     /// # Errors
     /// A known property with a value that this driver cannot give.
-    pub fn from_properties<'a>(
-        properties: impl IntoIterator<Item = (&'a str, &'a str)>,
+    pub fn from_properties(
+        properties: &BTreeMap<String, String>,
     ) -> std::result::Result<Self, BadProperty> {
-        let mut hardware = Self::default();
-        for (name, value) in properties {
-            let allowed: &[&str] = match name {
-                "hw_machine_type" => &[],
-                "hw_disk_bus" => &["virtio", "scsi", "ide", "sata", "usb"],
-                "hw_cdrom_bus" => &["virtio", "scsi", "ide", "sata", "usb"],
-                "hw_vif_model" => &["virtio", "e1000", "e1000e", "rtl8139", "ne2k_pci", "pcnet"],
-                "hw_video_model" => &["vga", "cirrus", "virtio", "qxl", "vmvga", "bochs", "none"],
-                "hw_qemu_guest_agent" => &["yes", "no", "true", "false", "1", "0", "True", "False"],
-                _ => continue,
-            };
-            let good = match name {
-                "hw_machine_type" => is_machine_name(value),
-                _ => allowed.contains(&value),
-            };
-            if !good {
-                return Err(BadProperty {
-                    name: name.to_owned(),
-                    value: value.to_owned(),
-                });
-            }
-            let value = Some(value.to_owned());
-            match name {
-                "hw_machine_type" => hardware.machine = value,
-                "hw_disk_bus" => hardware.disk_bus = value,
-                "hw_cdrom_bus" => hardware.cdrom_bus = value,
-                "hw_vif_model" => hardware.vif_model = value,
-                "hw_video_model" => hardware.video = value,
-                _ => {
-                    hardware.guest_agent =
-                        value.map(|text| matches!(text.as_str(), "yes" | "true" | "True" | "1"))
-                }
-            }
+        const READ: &[&str] = &[
+            "hw_machine_type",
+            "hw_disk_bus",
+            "hw_cdrom_bus",
+            "hw_vif_model",
+            "hw_video_model",
+            "hw_qemu_guest_agent",
+            "os_command_line",
+        ];
+        let image = ImageProperties::only(properties, READ)?;
+        let machine = image.text("hw_machine_type");
+        if let Some(value) = machine.filter(|value| !is_machine_name(value)) {
+            return Err(BadProperty {
+                name: "hw_machine_type".to_owned(),
+                value: value.to_owned(),
+            });
         }
-        Ok(hardware)
+        let vif_models = [
+            "virtio", "e1000", "e1000e", "igb", "rtl8139", "ne2k_pci", "pcnet",
+        ];
+        let videos = ["vga", "cirrus", "virtio", "qxl", "vmvga", "bochs", "none"];
+        Ok(Self {
+            machine: machine.map(str::to_owned),
+            disk_bus: given(&image, "hw_disk_bus", BUSES)?,
+            cdrom_bus: given(&image, "hw_cdrom_bus", BUSES)?,
+            vif_model: given(&image, "hw_vif_model", &vif_models)?,
+            video: given(&image, "hw_video_model", &videos)?,
+            guest_agent: image.flag("hw_qemu_guest_agent"),
+            command_line: image.text("os_command_line").map(str::to_owned),
+        })
     }
 }
 
@@ -325,26 +358,48 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
     #[test]
     fn properties_are_read_or_refused() {
-        let hardware = Hardware::from_properties([
+        let hardware = Hardware::from_properties(&map(&[
             ("hw_machine_type", "q35"),
             ("hw_disk_bus", "scsi"),
+            ("hw_vif_model", "IGB"),
             ("hw_qemu_guest_agent", "no"),
             ("os_distro", "debian"),
-        ])
+            // Not for this driver, which has no say in it.
+            ("hw_watchdog_action", "bark"),
+        ]))
         .unwrap();
         assert_eq!(hardware.machine.as_deref(), Some("q35"));
         assert_eq!(hardware.disk_bus.as_deref(), Some("scsi"));
+        assert_eq!(hardware.vif_model.as_deref(), Some("igb"));
         assert_eq!(hardware.guest_agent, Some(false));
+        for yes in ["on", "Yes", "TRUE", "t", "1"] {
+            let hardware = Hardware::from_properties(&map(&[("hw_qemu_guest_agent", yes)]));
+            assert_eq!(hardware.unwrap().guest_agent, Some(true), "{yes}");
+        }
         for (name, value) in [
             ("hw_disk_bus", "floppy"),
+            // Nova knows it, and QEMU cannot.
+            ("hw_disk_bus", "xen"),
+            ("hw_video_model", "gop"),
+            ("hw_vif_model", "vmxnet3"),
             ("hw_machine_type", "pc' x='"),
             ("hw_vif_model", ""),
         ] {
-            let bad = Hardware::from_properties([(name, value)]).unwrap_err();
-            assert_eq!(bad.name, name);
+            let bad = Hardware::from_properties(&map(&[(name, value)])).unwrap_err();
+            assert_eq!((&bad.name[..], &bad.value[..]), (name, value));
         }
+        let old = map(&[("vmware_adaptertype", "ide")]);
+        let hardware = Hardware::from_properties(&old).unwrap();
+        assert_eq!(hardware.disk_bus.as_deref(), Some("ide"));
     }
 
     #[test]
@@ -363,12 +418,13 @@ mod tests {
             ),
         ];
         for (properties, wanted) in table {
-            let found = StableRescue::from_properties(properties.iter().copied()).unwrap();
+            let found = StableRescue::from_properties(&map(properties)).unwrap();
             let found = found.map(|stable| (stable.device, stable.bus));
             let wanted = wanted.map(|(device, bus)| (device.to_owned(), bus.to_owned()));
             assert_eq!(found, wanted, "{properties:?}");
         }
-        assert!(StableRescue::from_properties([("hw_rescue_device", "floppy")]).is_err());
+        let floppy = map(&[("hw_rescue_device", "floppy")]);
+        assert!(StableRescue::from_properties(&floppy).is_err());
     }
 
     #[test]

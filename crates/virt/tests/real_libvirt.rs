@@ -115,6 +115,7 @@ fn spec(base: &Path, number: u32, vifs: Vec<Vif>) -> GuestSpec {
         rescue: None,
         disks: Vec::new(),
         tpm: None,
+        kernel: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::boot::Boot;
 use super::editable;
+use super::kernels::Kernels;
 use super::wanted_devices::WantedDevices;
 use crate::call::Call;
 use crate::faults::Fault;
@@ -99,6 +100,8 @@ pub struct Resolved {
     pub security_groups: Vec<db::instances::SecurityGroupRef>,
     /// The public key.
     pub key_data: Option<String>,
+    /// What it is booted with beside its disk.
+    pub kernels: Kernels,
 }
 
 impl CreateServer {

@@ -3,6 +3,7 @@
 use crate::call::Call;
 use crate::faults::Fault;
 use std::net::IpAddr;
+use types::image_properties::says_yes;
 use types::server::ImageRef;
 
 /// The image property that says how a disk is divided for the guest.
@@ -23,13 +24,8 @@ pub fn auto_disk_config(call: &Call, of: &str) -> Option<bool> {
 
 /// What the image says where the request says nothing.
 pub fn disk_config_of(image: &ImageRef) -> bool {
-    let wish = image.properties.get(DISK_CONFIG).map(String::as_str);
-    wish.is_some_and(|wish| {
-        matches!(
-            wish.to_ascii_lowercase().as_str(),
-            "true" | "1" | "yes" | "on"
-        )
-    })
+    let wish = image.properties.get(DISK_CONFIG);
+    wish.is_some_and(|wish| says_yes(wish))
 }
 
 /// Refuses `AUTO` for an image that forbids it.

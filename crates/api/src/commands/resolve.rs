@@ -1,6 +1,7 @@
 //! From the names in a request to what they stand for: flavor, image, networks, groups, key.
 
 use super::create_server::{CreateServer, NetworkWish, Resolved};
+use super::kernels::Kernels;
 use crate::call::Call;
 use crate::faults::Fault;
 use crate::neighbours::unavailable;
@@ -27,6 +28,7 @@ impl CreateServer {
         }
         Ok(Resolved {
             flavor,
+            kernels: Kernels::default(),
             boot,
             networks,
             security_groups,

@@ -3,6 +3,7 @@
 use super::boot::Boot;
 use super::create_server::{CreateServer, Resolved};
 use super::editable;
+use super::kernels::Kernels;
 use crate::call::Call;
 use crate::faults::Fault;
 use crate::handlers::server_metadata::within_quota;
@@ -10,12 +11,13 @@ use crate::handlers::server_volumes::must_not_be_attached;
 use crate::views::server::reservation_id;
 use crate::vtpm::{self, Handed};
 use db::block_devices::BlockDevice;
-use db::instances::Instance;
+use db::instances::{Instance, Kept};
 use db::placing::{Ties, ToBePlaced};
 use db::usages::Held;
 use serde_json::Value;
 use sql::Tx;
 use std::collections::BTreeMap;
+use types::image_properties::ImageProperties;
 use types::{GroupId, PowerState, ProjectId, ServerId, TaskState, Timestamp, UserId, VmState};
 
 impl CreateServer {
@@ -221,10 +223,8 @@ impl CreateServer {
         // Files reach a guest by a config drive only.
         let drive = self.config_drive
             || !self.files.is_empty()
-            || boot_properties(&resolved.boot)
-                .and_then(|properties| properties.get("img_config_drive"))
-                .is_some_and(|wish| wish == "mandatory");
-        Instance {
+            || boot_properties(&resolved.boot).is_some_and(wants_config_drive);
+        let mut server = Instance {
             number: 0,
             id,
             project_id: ProjectId(String::new()),
@@ -270,7 +270,7 @@ impl CreateServer {
             launched_at: None,
             terminated_at: None,
             deleted: false,
-            kept: db::instances::Kept {
+            kept: Kept {
                 auto_disk_config: self.auto_disk_config.unwrap_or_else(|| {
                     resolved
                         .boot
@@ -280,9 +280,11 @@ impl CreateServer {
                 }),
                 boot_volume: resolved.boot.volume.clone(),
                 trusted_certs: self.trusted_certs.clone(),
-                ..db::instances::Kept::default()
+                ..Kept::default()
             },
-        }
+        };
+        resolved.kernels.keep(&mut server.kept);
+        server
     }
 }
 
@@ -334,7 +336,22 @@ impl Resolved {
     pub fn demands(&self) -> Result<Vec<scheduler::Demand>, Fault> {
         let nothing = BTreeMap::new();
         let image = boot_properties(&self.boot).unwrap_or(&nothing);
-        scheduler::demands(&self.flavor, image).map_err(Fault::unmeant)
+        let demands = scheduler::demands(&self.flavor, image).map_err(Fault::unmeant)?;
+        scheduler::device_distance(&self.flavor, image).map_err(Fault::unmeant)?;
+        Ok(demands)
+    }
+
+    /// Looks up what the image wants the servers to be booted with.
+    pub async fn look_up_kernels(
+        &mut self,
+        call: &Call,
+        trusted: Option<&[String]>,
+    ) -> Result<(), Fault> {
+        let nothing = BTreeMap::new();
+        let image = boot_properties(&self.boot).unwrap_or(&nothing);
+        let missing = "Can not find requested image";
+        self.kernels = Kernels::of(call, image, trusted, missing).await?;
+        Ok(())
     }
 
     /// The emulated TPM that they ask for.
@@ -343,6 +360,11 @@ impl Resolved {
         let image = boot_properties(&self.boot).unwrap_or(&nothing);
         scheduler::tpm(&self.flavor, image).map_err(Fault::unmeant)
     }
+}
+
+/// Whether an image is not to be used without a config drive.
+fn wants_config_drive(properties: &BTreeMap<String, String>) -> bool {
+    ImageProperties::readable(properties).text("img_config_drive") == Some("mandatory")
 }
 
 /// What image properties say about the machine.

@@ -5,6 +5,7 @@ use crate::faults::Fault;
 use crate::mv;
 use crate::queries::JOINED;
 use crate::schemas::formats;
+use crate::views::server::id_of;
 use db::instances::Instance;
 use db::list::{Column, Condition, Query};
 use regex::Regex;
@@ -44,8 +45,8 @@ impl Patterns {
             "reservation_id" => pattern.is_match(&server.reservation_id),
             "root_device_name" => fits(pattern, server.root_device_name.as_deref()),
             "locked_by" => fits(pattern, server.locked_by.as_deref()),
-            // No server is shown with any.
-            "kernel_id" | "ramdisk_id" => pattern.is_match(""),
+            "kernel_id" => pattern.is_match(&id_of(server.kept.kernel.as_ref())),
+            "ramdisk_id" => pattern.is_match(&id_of(server.kept.ramdisk.as_ref())),
             "access_ip_v4" => fits(pattern, server.access_ip_v4.as_deref()),
             "access_ip_v6" => fits(pattern, server.access_ip_v6.as_deref()),
             _ => {
@@ -423,7 +424,7 @@ fn pattern(patterns: &mut Patterns, field: &'static str, value: &str) -> Result<
     Ok(())
 }
 
-/// Keys of which every server has the same: they order nothing.
+/// Keys of which hardly any server has one: they order nothing.
 const ALL_ALIKE: &[&str] = &["kernel_id", "ramdisk_id"];
 
 /// Whether a key has no effect at this version, for reasons of old.

@@ -1,7 +1,7 @@
 //! `rebuild`.
 
 use crate::call::{Call, Reply};
-use crate::commands::{self, boot, editable, fits, password};
+use crate::commands::{self, Kernels, boot, editable, fits, password};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
 use crate::handlers::server_metadata::within_quota;
@@ -44,6 +44,8 @@ struct Rebuild {
     key: Option<Option<(String, String)>>,
     /// Ids of certificates (2.63).
     trusted_certs: Option<Option<Vec<String>>>,
+    /// What the image wants the server to be booted with.
+    kernels: Kernels,
 }
 
 impl Rebuild {
@@ -73,10 +75,13 @@ impl Rebuild {
             None
         };
         let mut image = found.image;
+        scheduler::demands(&server.flavor, &image.properties).map_err(Fault::unmeant)?;
         vtpm::refuse_image(server, &image.properties, "rebuild")?;
         host_runs(call, server, &image).await?;
+        let kept = trusted_certs.as_ref().unwrap_or(&server.kept.trusted_certs);
+        let missing = "Cannot find image for rebuild";
+        let kernels = Kernels::of(call, &image.properties, kept.as_deref(), missing).await?;
         if !server.is_volume_backed() {
-            let kept = trusted_certs.as_ref().unwrap_or(&server.kept.trusted_certs);
             image.check = call.check_of(&image, kept.as_deref()).await;
         }
         let auto_disk_config = editable::auto_disk_config(call, "rebuild");
@@ -99,6 +104,7 @@ impl Rebuild {
             user_data: nullable("user_data").map(|text| text.map(formats::strict_base64)),
             key,
             trusted_certs,
+            kernels,
         })
     }
 
@@ -109,6 +115,7 @@ impl Rebuild {
         if let Some((_, volume)) = &self.reimage {
             server.kept.boot_volume = Some(volume.clone());
         }
+        self.kernels.keep(&mut server.kept);
         server.admin_pass = Some(self.sealed.clone());
         if let Some(auto) = self.auto_disk_config {
             server.kept.auto_disk_config = auto;

@@ -14,6 +14,7 @@ use db::instances::{Instance, Kept};
 use http::StatusCode;
 use serde_json::json;
 use types::TaskState;
+use types::image_properties::ImageProperties;
 use types::server::ImageRef;
 
 /// `rescue`: answers the password that the rescued guest gets.
@@ -88,18 +89,18 @@ async fn image_of_volume(call: &Call, server: &Instance) -> Result<ImageRef, Fau
 
 async fn rescue_image(call: &Call, id: &str) -> Result<ImageRef, Fault> {
     let found = call.api.deps.images.get(&call.token, id).await;
+    let unusable = || Fault::bad_request(format!("Requested rescue image '{id}' is not supported"));
     let usable = found
         .map_err(unavailable)?
         .filter(|found| found.status == "active")
-        .filter(|found| {
-            !found
-                .image
-                .properties
-                .contains_key("img_block_device_mapping")
-        });
-    usable.map(|found| found.image).ok_or_else(|| {
-        Fault::bad_request(format!("Requested rescue image '{id}' is not supported"))
-    })
+        .ok_or_else(unusable)?;
+    let properties = ImageProperties::parse(&usable.image.properties)
+        .map_err(|wrong| Fault::bad_request(wrong.to_string()))?;
+    if !properties.list("img_block_device_mapping").is_empty() {
+        // It names volumes, and has no bytes of its own.
+        return Err(unusable());
+    }
+    Ok(usable.image)
 }
 
 /// `unrescue`.

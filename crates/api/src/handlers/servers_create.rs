@@ -50,6 +50,8 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
     let command = CreateServer::read(&call)?;
     let mut resolved = command.resolve(&call).await?;
     resolved.demands()?;
+    let trusted = command.trusted_certs.as_deref();
+    resolved.look_up_kernels(&call, trusted).await?;
     if call.dry_run {
         return Reply::ok(&command.try_out(&call, resolved).await?);
     }

@@ -100,7 +100,12 @@ pub struct Cloud {
     pub network_away: Away,
     /// What a worker in the process was told of new servers.
     pub handed_over: Arc<Mutex<Vec<db::placing::ToBePlaced>>>,
+    /// What the image [`ODD`] says.
+    pub odd: Odd,
 }
+
+/// Properties of an image.
+pub type Odd = Arc<Mutex<Value>>;
 
 /// None: it is there.
 pub type Away = Arc<Mutex<Option<usize>>>;
@@ -158,10 +163,14 @@ impl Cloud {
         let (leads_to, network_away) = (Leads::default(), Away::default());
         let handed_over = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&handed_over);
+        let odd = Odd::default();
         let deps = Deps {
             store: store.clone(),
             validator: Arc::new(Tokens),
-            images: Images::new(web::client::Client::in_process("image", image_service())),
+            images: Images::new(web::client::Client::in_process(
+                "image",
+                image_service(Arc::clone(&odd)),
+            )),
             networks: Networks::new(web::client::Client::in_process(
                 "network",
                 network_service(Arc::clone(&leads_to)).layer(axum::middleware::from_fn_with_state(
@@ -191,6 +200,7 @@ impl Cloud {
             leads_to,
             network_away,
             handed_over,
+            odd,
         }
     }
 
@@ -319,13 +329,24 @@ pub const BUSY: &str = "44444444-31e7-49b7-b260-868f441e862b";
 /// An image that says that it is signed, with the certificate `signer`.
 pub const SIGNED: &str = "55555555-31e7-49b7-b260-868f441e862b";
 
-fn image_service() -> Router {
-    async fn show(Path(id): Path<String>) -> Result<Json<Value>, StatusCode> {
+/// An image with the properties that a test gives it.
+pub const ODD: &str = "70a599e0-31e7-49b7-b260-868f441e8630";
+
+/// A kernel.
+pub const KERNEL: &str = "70a599e0-31e7-49b7-b260-868f441e8631";
+/// A RAM disk.
+pub const RAMDISK: &str = "70a599e0-31e7-49b7-b260-868f441e8632";
+
+fn image_service(odd: Odd) -> Router {
+    async fn show(
+        State(odd): State<Odd>,
+        Path(id): Path<String>,
+    ) -> Result<Json<Value>, StatusCode> {
         let (ram, size) = match id.as_str() {
             IMAGE => (0, 1000),
             HUNGRY => (4096, 1000),
             LARGE => (0, 9_000_000_000_u64),
-            FOREIGN | UEFI | SIGNED => (0, 1000),
+            FOREIGN | UEFI | SIGNED | ODD | KERNEL | RAMDISK => (0, 1000),
             _ => return Err(StatusCode::NOT_FOUND),
         };
         let mut image = json!({
@@ -333,6 +354,13 @@ fn image_service() -> Router {
             "disk_format": "qcow2", "container_format": "bare", "owner": "x", "os_distro": "cirros", "auto_disk_config": "True",
             "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
         });
+        if let Some(format) = [(KERNEL, "aki"), (RAMDISK, "ari")]
+            .iter()
+            .find_map(|(its, format)| (*its == id).then_some(*format))
+        {
+            image["disk_format"] = format.into();
+            image["container_format"] = format.into();
+        }
         if id == UEFI {
             image["hw_firmware_type"] = "uefi".into();
         }
@@ -345,10 +373,16 @@ fn image_service() -> Router {
         if id == FOREIGN {
             image["hw_architecture"] = "aarch64".into();
         }
+        if id == ODD {
+            let says = odd.lock().unwrap().clone();
+            for (name, value) in says.as_object().into_iter().flatten() {
+                image[name] = value.clone();
+            }
+        }
         Ok(Json(image))
     }
-    async fn list() -> Result<Json<Value>, StatusCode> {
-        let Json(image) = show(Path(IMAGE.to_owned())).await?;
+    async fn list(odd: State<Odd>) -> Result<Json<Value>, StatusCode> {
+        let Json(image) = show(odd, Path(IMAGE.to_owned())).await?;
         Ok(Json(json!({ "images": [image] })))
     }
     async fn make(Json(wanted): Json<Value>) -> (StatusCode, Json<Value>) {
@@ -375,6 +409,7 @@ fn image_service() -> Router {
             "/v2/images/{id}/members",
             axum::routing::post(async || StatusCode::OK),
         )
+        .with_state(odd)
 }
 
 fn network(id: &str) -> Value {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha224};
 use std::fmt::Write;
 use std::sync::Arc;
+use types::agent::GuestImage;
 use types::{Timestamp, VmState, states};
 
 /// What the caller may see beyond the ordinary fields: decided once for each request.
@@ -226,8 +227,16 @@ impl ServerView {
                 "OS-EXT-SRV-ATTR:hostname",
                 &server.hostname,
             )?;
-            out.since(mv::MORE_SERVER_ATTRIBUTES, "OS-EXT-SRV-ATTR:kernel_id", "")?;
-            out.since(mv::MORE_SERVER_ATTRIBUTES, "OS-EXT-SRV-ATTR:ramdisk_id", "")?;
+            out.since(
+                mv::MORE_SERVER_ATTRIBUTES,
+                "OS-EXT-SRV-ATTR:kernel_id",
+                &id_of(server.kept.kernel.as_ref()),
+            )?;
+            out.since(
+                mv::MORE_SERVER_ATTRIBUTES,
+                "OS-EXT-SRV-ATTR:ramdisk_id",
+                &id_of(server.kept.ramdisk.as_ref()),
+            )?;
             out.since(
                 mv::MORE_SERVER_ATTRIBUTES,
                 "OS-EXT-SRV-ATTR:root_device_name",
@@ -243,6 +252,11 @@ impl ServerView {
         }
         out.maybe(mv::HOST_STATUS, "host_status", self.host_status.as_ref())
     }
+}
+
+/// The id of a kernel or a RAM disk; nothing where there is none.
+pub fn id_of(image: Option<&GuestImage>) -> String {
+    image.map_or_else(String::new, |image| image.id.to_string())
 }
 
 #[derive(Serialize)]

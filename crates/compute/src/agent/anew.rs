@@ -13,11 +13,7 @@ impl Agent {
         grace_seconds: u64,
     ) -> Result<PowerState, Failure> {
         let bad = |error: virt::spec::BadProperty| (FailureKind::Request, error.to_string());
-        let properties = plan
-            .hardware
-            .iter()
-            .map(|(name, value)| (&name[..], &value[..]));
-        let stable = StableRescue::from_properties(properties).map_err(bad)?;
+        let stable = StableRescue::from_properties(&plan.hardware).map_err(bad)?;
         // The guest keeps the disks it has. With them in the plan one that boots from a volume would get that for its
         // rescue disk.
         let of_image = GuestPlan {

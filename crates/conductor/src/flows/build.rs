@@ -21,7 +21,7 @@ use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
-use types::agent::{Direction, GuestImage, GuestPlan, GuestVif, Verb, WorkOutcome};
+use types::agent::{Direction, GuestImage, GuestKernel, GuestPlan, GuestVif, Verb, WorkOutcome};
 use types::network_wanted::tap_name;
 use types::server::WantedNetworks;
 use types::tpm::Tpm;
@@ -138,7 +138,7 @@ impl Build {
                 None => db::placing::to_be_placed(tx, id)?.ok_or(StepError::Fenced)?,
             };
             let (server, devices) = (whole.server, whole.devices);
-            let asked = Asked::with(tx, &server, whole.ties)?.demanding(&server.flavor)?;
+            let asked = Asked::with(tx, &server, whole.ties)?.demanding(&server)?;
             Ok::<_, StepError>((server, devices, asked))
         });
         let (server, devices, asked) = read.await?;
@@ -223,7 +223,15 @@ pub fn guest_plan(instance: &Instance, interfaces: &[Interface]) -> GuestPlan {
         // Filled in when the host pulls the work: how it reaches volumes is a secret, too.
         disks: Vec::new(),
         tpm: tpm_of(instance),
+        kernel: kernel_of(instance),
     }
+}
+
+fn kernel_of(instance: &Instance) -> Option<GuestKernel> {
+    Some(GuestKernel {
+        image: instance.kept.kernel.clone()?,
+        ramdisk: instance.kept.ramdisk.clone(),
+    })
 }
 
 /// The TPM of a server, by its flavor and image. Its secret was made when that was asked for; one that has none does not

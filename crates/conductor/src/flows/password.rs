@@ -7,7 +7,9 @@ use db::accept;
 use db::instances::Instance;
 use journal::{Context, Failure, StepError};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use types::agent::{FailureKind, Verb};
+use types::image_properties::ImageProperties;
 use types::{PowerState, ServerId, VmState};
 
 /// Sets the administrator's password in a guest.
@@ -29,14 +31,14 @@ fn failed(server: ServerId, reason: &str) -> Failure {
 
 /// The administrator's name in a guest (`os_admin_user`, or what its system calls him). Pure.
 fn administrator(server: &Instance) -> String {
-    let property = |name: &str| {
-        let image = server.image.as_ref()?;
-        image.properties.get(name).cloned()
+    let nothing = BTreeMap::new();
+    let image = server.image_properties().unwrap_or(&nothing);
+    let image = ImageProperties::readable(image);
+    let usual = match image.text("os_type") {
+        Some("windows") => "Administrator",
+        _ => "root",
     };
-    property("os_admin_user").unwrap_or_else(|| {
-        let windows = property("os_type").is_some_and(|system| system == "windows");
-        if windows { "Administrator" } else { "root" }.to_owned()
-    })
+    image.text("os_admin_user").unwrap_or(usual).to_owned()
 }
 
 #[async_trait]

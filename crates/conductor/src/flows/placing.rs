@@ -7,8 +7,8 @@ use journal::{Failure, StepError};
 use scheduler::{Group, Request};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
+use std::collections::BTreeMap;
 use types::agent::{FailureKind, WorkOutcome};
-use types::server::Flavor;
 use types::{HostName, ServerId, Timestamp};
 
 /// Claims tried in one transaction.
@@ -43,8 +43,11 @@ impl Asked {
     }
 
     /// With what a new server asks of its hardware.
-    pub fn demanding(mut self, flavor: &Flavor) -> Result<Self, StepError> {
-        self.request = self.request.demanding(flavor).map_err(refused)?;
+    pub fn demanding(mut self, server: &Instance) -> Result<Self, StepError> {
+        let nothing = BTreeMap::new();
+        let image = server.image_properties().unwrap_or(&nothing);
+        let request = self.request.demanding(&server.flavor, image);
+        self.request = request.map_err(refused)?;
         Ok(self)
     }
 }

@@ -1,7 +1,8 @@
 //! CPUs of a guest's own: policies and masks.
 
-use super::{Checked, Demand, Guest, MOST_CPUS, cpu_set, wrong, yes};
+use super::{Checked, Demand, Guest, wrong, yes};
 use std::collections::BTreeSet;
+use types::cpu_set::{self, MOST_CPUS};
 
 /// Whose the CPUs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,10 +115,10 @@ fn all_cpus(guest: Guest<'_>) -> BTreeSet<u32> {
 /// The CPUs of a mask; one that only leaves CPUs out means the others.
 fn mask(guest: Guest<'_>, text: &str) -> Checked<BTreeSet<u32>> {
     if !text.starts_with('^') {
-        return cpu_set(text);
+        return Ok(cpu_set::parse(text)?);
     }
     let last = guest.flavor.vcpus.saturating_sub(1);
-    cpu_set(&format!("0-{last},{text}"))
+    Ok(cpu_set::parse(&format!("0-{last},{text}"))?)
 }
 
 /// Whether there are realtime CPUs.
@@ -217,7 +218,7 @@ fn explicit_resources(
 fn hyperthreading(guest: Guest<'_>) -> bool {
     let mut specs = guest.flavor.extra_specs.keys();
     specs.any(|name| name.starts_with("trait") && name.ends_with(":HW_CPU_HYPERTHREADING"))
-        || guest.property("trait:HW_CPU_HYPERTHREADING") == Some("required")
+        || guest.image.traits.contains("HW_CPU_HYPERTHREADING")
 }
 
 /// What only some policies allow.

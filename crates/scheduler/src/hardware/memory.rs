@@ -1,6 +1,6 @@
 //! Memory: the size of its pages, whether it is locked, kept, or encrypted.
 
-use super::{Checked, Demand, Guest, wrong, yes};
+use super::{Checked, Demand, Guest, in_words, wrong};
 
 /// The size of pages that every host has.
 const SMALL_KIB: u64 = 4;
@@ -67,15 +67,16 @@ fn page_size(guest: Guest<'_>) -> Checked<Option<(Pages, String)>> {
 
 /// Whether the memory must not be swapped; only with a page size.
 fn locked(guest: Guest<'_>) -> Checked<Option<String>> {
-    let (flavor, image) = guest.both("locked_memory");
+    let (flavor, image) = guest.flags("locked_memory");
     if let (Some(flavor), Some(image)) = (flavor, image)
-        && yes(flavor) != yes(image)
+        && flavor != image
     {
+        let (flavor, image) = (in_words(flavor), in_words(image));
         return wrong(format!(
             "locked_memory value in image ({image}) and flavor ({flavor}) conflict. A consistent value is expected if both specified."
         ));
     }
-    if !flavor.or(image).is_some_and(yes) {
+    if flavor.or(image) != Some(true) {
         return Ok(None);
     }
     if guest.both("mem_page_size") == (None, None) {
@@ -115,8 +116,8 @@ pub(super) fn demands(guest: Guest<'_>) -> Checked<Vec<Demand>> {
 
 /// Whether the memory is encrypted, which needs UEFI and a machine of the family q35.
 pub(super) fn encryption(guest: Guest<'_>) -> Checked<Option<Demand>> {
-    let (flavor, image) = guest.both("mem_encryption");
-    if !flavor.is_some_and(yes) && !image.is_some_and(yes) {
+    let (flavor, image) = guest.flags("mem_encryption");
+    if flavor != Some(true) && image != Some(true) {
         return Ok(None);
     }
     let Some((_, spec)) = guest.switch("mem_encryption")? else {
@@ -124,20 +125,20 @@ pub(super) fn encryption(guest: Guest<'_>) -> Checked<Option<Demand>> {
     };
     let model = guest.unique("hw", "mem_encryption_model")?;
     let model = model.map_or("amd-sev", |(model, _)| model);
-    if !["amd-sev", "amd-sev-es", "amd-sev-snp"].contains(&model) {
+    if !["amd-sev", "amd-sev-es", "amd-sev-snp", "intel-tdx"].contains(&model) {
         return wrong(format!(
-            "Invalid memory encryption model '{model}'. Allowed values: amd-sev, amd-sev-es, amd-sev-snp."
+            "Invalid memory encryption model '{model}'. Allowed values: amd-sev, amd-sev-es, amd-sev-snp, intel-tdx."
         ));
     }
-    if guest.property("hw_firmware_type") != Some("uefi") {
+    if guest.image.text("hw_firmware_type") != Some("uefi") {
         let mut asking = Vec::new();
-        if flavor.is_some_and(yes) {
+        if flavor == Some(true) {
             asking.push(format!(
                 "hw:mem_encryption extra spec in {} flavor",
                 guest.flavor.name
             ));
         }
-        if image.is_some_and(yes) {
+        if image == Some(true) {
             asking.push("hw_mem_encryption property of image".to_owned());
         }
         return wrong(format!(
@@ -146,14 +147,17 @@ pub(super) fn encryption(guest: Guest<'_>) -> Checked<Option<Demand>> {
         ));
     }
     if let Some(machine) = guest
-        .property("hw_machine_type")
+        .image
+        .text("hw_machine_type")
         .filter(|name| !name.contains("q35"))
     {
         return wrong(format!(
-            "Machine type '{machine}' is not compatible with image: q35 type is required for SEV to work"
+            "Machine type '{machine}' is not compatible with image: q35 type is required for {model} to work"
         ));
     }
-    if model == "amd-sev-snp" && !guest.property("hw_firmware_stateless").is_some_and(yes) {
+    if ["amd-sev-snp", "intel-tdx"].contains(&model)
+        && guest.image.flag("hw_firmware_stateless") != Some(true)
+    {
         return wrong(format!(
             "The {model} memory encryption model requires stateless firmware but the image metadata doesn't have the \
              'hw_firmware_stateless' property set to True"

@@ -1,16 +1,18 @@
 //! NUMA nodes of a guest.
 
 use super::cpus::Policy;
-use super::{Checked, Demand, Guest, MOST_CPUS, cpu_set, wrong};
+use super::{Checked, Demand, Guest, wrong};
 use std::collections::BTreeSet;
+use types::cpu_set::{self, MOST_CPUS};
 
 /// Nodes that can be described one by one at most; Nova looks at no more.
 const MOST: usize = 128;
 
 fn nodes(guest: Guest<'_>) -> Checked<Option<(u32, String)>> {
-    let (text, name) = match guest.both("numa_nodes") {
+    let of_image = guest.image.number("hw_numa_nodes").map(|n| n.to_string());
+    let (text, name) = match (guest.spec("hw:numa_nodes"), of_image) {
         (Some(_), Some(_)) => return wrong(overridden("hw_numa_nodes")),
-        (Some(text), None) => (text, "hw:numa_nodes"),
+        (Some(text), None) => (text.to_owned(), "hw:numa_nodes"),
         (None, Some(text)) => (text, "hw_numa_nodes"),
         (None, None) => return Ok(None),
     };
@@ -28,30 +30,24 @@ fn overridden(name: &str) -> String {
     )
 }
 
-/// What is said of each node under `key.0`, `key.1` and so on, by the flavor or the image.
-fn of_nodes<T>(
+/// What is said of each node under `key.0`, `key.1` and so on by the flavor, or else by the image.
+fn of_nodes<T: Clone>(
     guest: Guest<'_>,
     key: &str,
+    of_image: &[T],
     read: impl Fn(&str) -> Checked<T>,
 ) -> Checked<Option<Vec<T>>> {
-    let list = |name: &dyn Fn(usize) -> Option<String>| -> Checked<Option<Vec<T>>> {
-        let texts = (0..MOST).map_while(name);
-        let all: Vec<T> = texts.map(|text| read(&text)).collect::<Checked<_>>()?;
-        Ok((!all.is_empty()).then_some(all))
-    };
-    let flavor = list(&|node| guest.spec(&format!("hw:{key}.{node}")).map(str::to_owned))?;
-    let image = list(&|node| {
-        guest
-            .property(&format!("hw_{key}.{node}"))
-            .map(str::to_owned)
-    })?;
-    match (flavor, image) {
-        (Some(_), Some(_)) => wrong(overridden(&format!("hw_{key}"))),
-        (flavor, image) => Ok(flavor.or(image)),
+    let texts = (0..MOST).map_while(|node| guest.spec(&format!("hw:{key}.{node}")));
+    let flavor: Vec<T> = texts.map(read).collect::<Checked<_>>()?;
+    match (flavor.is_empty(), of_image.is_empty()) {
+        (false, false) => wrong(overridden(&format!("hw_{key}"))),
+        (false, true) => Ok(Some(flavor)),
+        (true, false) => Ok(Some(of_image.to_vec())),
+        (true, true) => Ok(None),
     }
 }
 
-fn megabytes(text: &str) -> Checked<u64> {
+fn megabytes(text: &str) -> Checked<i64> {
     text.parse().map_or_else(
         |_| wrong(format!("Invalid memory of a NUMA node '{text}'")),
         Ok,
@@ -68,8 +64,11 @@ pub(super) fn constraints(guest: Guest<'_>, policy: Option<Policy>) -> Checked<O
         return Ok(None);
     }
     let count = asked.as_ref().map_or(1, |(count, _)| *count);
-    let cpus = of_nodes(guest, "numa_cpus", cpu_set)?;
-    let memory = of_nodes(guest, "numa_mem", megabytes)?;
+    let image = guest.image;
+    let cpus = of_nodes(guest, "numa_cpus", &image.numa_cpus, |text| {
+        Ok(cpu_set::parse(text)?)
+    })?;
+    let memory = of_nodes(guest, "numa_mem", &image.numa_mem, megabytes)?;
     match (cpus, memory) {
         (None, None) => {
             let flavor = guest.flavor;
@@ -95,7 +94,7 @@ pub(super) fn constraints(guest: Guest<'_>, policy: Option<Policy>) -> Checked<O
 }
 
 /// Every CPU and all memory belong to just one node.
-fn assigned(guest: Guest<'_>, cpus: &[BTreeSet<u32>], memory: &[u64]) -> Checked<()> {
+fn assigned(guest: Guest<'_>, cpus: &[BTreeSet<u32>], memory: &[i64]) -> Checked<()> {
     let mut left: BTreeSet<u32> = (0..guest.flavor.vcpus.min(MOST_CPUS)).collect();
     let most = guest.flavor.vcpus.saturating_sub(1);
     for cpu in cpus.iter().flatten() {
@@ -114,8 +113,8 @@ fn assigned(guest: Guest<'_>, cpus: &[BTreeSet<u32>], memory: &[u64]) -> Checked
     let (given, all) = (
         memory
             .iter()
-            .fold(0, |sum: u64, one| sum.saturating_add(*one)),
-        u64::from(guest.flavor.memory_mb),
+            .fold(0, |sum: i64, one| sum.saturating_add(*one)),
+        i64::from(guest.flavor.memory_mb),
     );
     if given != all {
         return wrong(format!(

@@ -30,7 +30,7 @@ fn flavor(specs: Pairs) -> Flavor {
 fn asked(specs: Pairs, image: Pairs) -> Result<Vec<String>, String> {
     match demands(&flavor(specs), &map(image)) {
         Ok(list) => Ok(list.into_iter().map(|demand| demand.spec).collect()),
-        Err(wrong) => Err(wrong.0),
+        Err(wrong) => Err(wrong.to_string()),
     }
 }
 
@@ -216,7 +216,12 @@ fn what_cannot_be_meant_is_refused_in_novas_words() {
         (
             &[],
             &[("hw_cpu_policy", "mine")],
-            "CPU policy requested from 'image properties' is invalid",
+            "Invalid image metadata. Error: Field value mine is invalid",
+        ),
+        (
+            &[],
+            &[("hw_cpu_max_cores", "many")],
+            "Invalid image metadata. Error: invalid literal for int() with base 10: 'many'",
         ),
         (
             &[("hw:cpu_thread_policy", "prefer")],
@@ -435,7 +440,7 @@ fn what_cannot_be_meant_is_refused_in_novas_words() {
         (
             &[("hw:locked_memory", "true")],
             &[("hw_locked_memory", "no")],
-            "locked_memory value in image (no) and flavor (true) conflict.",
+            "locked_memory value in image (False) and flavor (True) conflict.",
         ),
         (
             &[("hw:mem_encryption", "true")],
@@ -445,7 +450,7 @@ fn what_cannot_be_meant_is_refused_in_novas_words() {
         (
             &[("hw:mem_encryption", "true")],
             &[("hw_mem_encryption", "false")],
-            "Flavor f has hw:mem_encryption extra spec explicitly set to true",
+            "Flavor f has hw:mem_encryption extra spec explicitly set to True",
         ),
         (
             &[("hw:mem_encryption", "true")],
@@ -459,6 +464,14 @@ fn what_cannot_be_meant_is_refused_in_novas_words() {
             ],
             &[("hw_firmware_type", "uefi")],
             "Invalid memory encryption model 'x'.",
+        ),
+        (
+            &[("hw:mem_encryption", "true")],
+            &[
+                ("hw_firmware_type", "uefi"),
+                ("hw_mem_encryption_model", "intel-tdx"),
+            ],
+            "The intel-tdx memory encryption model requires stateless firmware",
         ),
         (
             &[("hw:tpm_version", "3")],
@@ -498,6 +511,116 @@ fn what_cannot_be_meant_is_refused_in_novas_words() {
         let got = asked(specs, image).unwrap_err();
         assert!(got.starts_with(wanted), "{specs:?} {image:?}: {got}");
     }
+}
+
+#[test]
+fn flavors_and_images_agree() {
+    // The words of the refusal; nothing where the two agree.
+    let table: &[(Pairs, Pairs, &str)] = &[
+        (&[("hw:pmu", "yes")], &[("hw_pmu", "1")], ""),
+        (&[("hw:pmu", "yes")], &[], ""),
+        (
+            &[("hw:pmu", "yes")],
+            &[("hw_pmu", "false")],
+            "Flavor f has hw:pmu extra spec explicitly set to True, conflicting with image which has hw_pmu explicitly set to False.",
+        ),
+        (
+            &[("hw:virtio_packed_ring", "false")],
+            &[("hw_virtio_packed_ring", "on")],
+            "Flavor has hw:virtio_packed_ring extra spec explicitly set to False, conflicting with image which has hw_virtio_packed_ring",
+        ),
+        (
+            &[("hw:vif_multiqueue_enabled", "true")],
+            &[("hw_vif_multiqueue_enabled", "false")],
+            "Flavor f has hw:vif_multiqueue_enabled extra spec explicitly set to True, conflicting",
+        ),
+        (
+            &[("hw:sound_model", "usb")],
+            &[("hw_sound_model", "ac97")],
+            "Flavor f has hw:sound_model extra spec explicitly set to usb, conflicting",
+        ),
+        (
+            &[("hw:serial_port_count", "2")],
+            &[("hw_serial_port_count", "2")],
+            "",
+        ),
+        (&[], &[("hw_serial_port_count", "6")], ""),
+        (
+            &[("hw:serial_port_count", "0")],
+            &[("hw_serial_port_count", "6")],
+            "",
+        ),
+        (
+            &[("hw:serial_port_count", "2")],
+            &[("hw_serial_port_count", "3")],
+            "Forbidden to exceed flavor value of number of serial ports passed in image meta.",
+        ),
+        (
+            &[("hw:serial_port_count", "two")],
+            &[],
+            "Number of serial ports specified in flavor is invalid: expected an integer, got 'two'",
+        ),
+        (
+            &[("hw:cpu_max_sockets", "4"), ("hw:cpu_max_threads", "1")],
+            &[("hw_cpu_max_sockets", "4"), ("hw_cpu_sockets", "2")],
+            "",
+        ),
+        (
+            &[("hw:cpu_max_cores", "2")],
+            &[("hw_cpu_max_cores", "3")],
+            "Image vCPU topology limits (sockets=0, cores=3, threads=0) exceeds the limits of the flavor (sockets=0, cores=2, threads=0)",
+        ),
+        (
+            &[("hw:cpu_max_threads", "1")],
+            &[("hw_cpu_threads", "2")],
+            "Image vCPU topology (sockets=0, cores=0, threads=2) exceeds the limits of the flavor or image (sockets=65536, cores=65536, threads=1)",
+        ),
+        (
+            &[("hw:cpu_max_sockets", "4")],
+            &[("hw_cpu_max_sockets", "2"), ("hw_cpu_sockets", "3")],
+            "Image vCPU topology (sockets=3, cores=0, threads=0) exceeds the limits of the flavor or image (sockets=2,",
+        ),
+        // What the flavor prefers gives way to its image's limits.
+        (
+            &[("hw:cpu_sockets", "4")],
+            &[("hw_cpu_max_sockets", "2")],
+            "",
+        ),
+        (
+            &[("hw:cpu_sockets", "many")],
+            &[],
+            "Invalid flavor extra spec. Error: invalid literal for int() with base 10: 'many'",
+        ),
+    ];
+    for (specs, image, wanted) in table {
+        match asked(specs, image) {
+            Ok(_) => assert_eq!(*wanted, "", "{specs:?} {image:?}"),
+            Err(words) => assert!(
+                !wanted.is_empty() && words.starts_with(wanted),
+                "{specs:?} {image:?}: {words}"
+            ),
+        }
+    }
+    let one_cpu = Flavor {
+        vcpus: 1,
+        ..flavor(&[("hw:vif_multiqueue_enabled", "true")])
+    };
+    let image = map(&[("hw_vif_multiqueue_enabled", "false")]);
+    assert_eq!(demands(&one_cpu, &image), Ok(vec![]));
+}
+
+#[test]
+fn devices_are_near_by_the_flavors_word() {
+    const KEY: &str = "hw:pci_numa_affinity_policy";
+    const IMAGE: Pairs = &[("hw_pci_numa_affinity_policy", "socket")];
+    let asked = |specs, image| device_distance(&flavor(specs), &map(image));
+    assert_eq!(asked(&[(KEY, "socket")], IMAGE), Ok(()));
+    assert_eq!(asked(&[], IMAGE), Ok(()));
+    let forbidden = asked(&[(KEY, "required")], IMAGE);
+    assert!(matches!(forbidden, Err(WrongHardware::Forbidden(_))));
+    let unmeant = asked(&[(KEY, "near")], &[]).unwrap_err();
+    let words = "Invalid PCI NUMA affinity configured: near";
+    assert_eq!(unmeant, WrongHardware::Unmeant(words.to_owned()));
 }
 
 #[test]

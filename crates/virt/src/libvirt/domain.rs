@@ -2,8 +2,13 @@
 //! documentation). What guests rely on follows Nova: the SMBIOS identity that cloud-init recognises, virtio devices,
 //! a serial console with a log file, the guest agent's channel, a config drive as CD-ROM.
 
+mod kernel;
+
+pub use kernel::BootFiles;
+
 use crate::disks::{Connection, Disk as GuestDisk, DiskSource, NbdServer};
 use crate::spec::{DiskFormat, GuestSpec, RootDisk, Vif};
+use kernel::command_line;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +36,8 @@ pub struct GuestFiles<'a> {
     pub config_drive: Option<&'a Path>,
     /// The serial console's log.
     pub console: &'a Path,
+    /// What it is booted with, if not with what is on its disk.
+    pub kernel: Option<BootFiles<'a>>,
 }
 
 /// The XML of a guest's domain.
@@ -194,6 +201,12 @@ struct Entry {
 struct Os {
     #[serde(rename = "type")]
     kind: OsType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    initrd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cmdline: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<Dev>,
     smbios: Mode,
@@ -534,6 +547,8 @@ struct Period {
 
 fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domain {
     let machine = spec.hardware.machine.clone().unwrap_or_else(|| "pc".into());
+    let devices = devices(spec, files, host, &machine);
+    let kernel = files.kernel;
     Domain {
         kind: if host.kvm { "kvm" } else { "qemu" },
         name: clean(&spec.instance_name),
@@ -552,8 +567,11 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
                 machine: machine.clone(),
                 kind: "hvm",
             },
+            kernel: kernel.map(|boot| path_text(boot.kernel)),
+            initrd: kernel.and_then(|boot| boot.ramdisk).map(path_text),
+            cmdline: kernel.map(|_| command_line(spec, &devices, host)),
             // A rescued guest's disk says itself that it is the one to boot from.
-            boot: spec.rescue.is_none().then_some(Dev { dev: "hd" }),
+            boot: (spec.rescue.is_none() && kernel.is_none()).then_some(Dev { dev: "hd" }),
             smbios: Mode { mode: "sysinfo" },
         },
         features: Features {
@@ -576,7 +594,7 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
         on_poweroff: "destroy",
         on_reboot: "restart",
         on_crash: "destroy",
-        devices: devices(spec, files, host, &machine),
+        devices,
     }
 }
 

@@ -36,11 +36,11 @@ use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts, T
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::kvm::{self, Kvm};
 use crate::passage::{Berth, Channel, Door, LiveChoices, Passage};
-use crate::spec::{GuestSpec, Power, RootDisk, Vif};
+use crate::spec::{BootFile, GuestSpec, Power, RootDisk, Vif};
 use async_trait::async_trait;
 use calls::{DomainRef, Link, error_code, stats};
 use capabilities::Capabilities;
-use domain::{GuestFiles, HostChoices, domain_xml};
+use domain::{BootFiles, GuestFiles, HostChoices, domain_xml};
 use files::{base_size, make_disk, make_drive, make_files};
 use folder::Instances;
 use rpc::RpcError;
@@ -369,6 +369,17 @@ impl Libvirt {
             }
             RootDisk::Blank { .. } | RootDisk::Volume => Ok(None),
         };
+        let boot_file = |file: &BootFile| {
+            let base = file.base.canonicalize();
+            seen(&base.map_err(|error| HypervisorError::disk(file.base.display(), &error))?)
+        };
+        let kernel = match &spec.kernel {
+            Some(kernel) => {
+                let ramdisk = kernel.ramdisk.as_ref().map(boot_file);
+                Some((boot_file(&kernel.image)?, ramdisk.transpose()?))
+            }
+            None => None,
+        };
         let base = base_of(&spec.root)?;
         let rescue = match &spec.rescue {
             Some(rescue) => Some((seen(&files.rescue)?, base_of(&rescue.root)?)),
@@ -410,6 +421,10 @@ impl Libvirt {
             }),
             config_drive: drive.as_deref(),
             console: &console,
+            kernel: kernel.as_ref().map(|(kernel, ramdisk)| BootFiles {
+                kernel,
+                ramdisk: ramdisk.as_deref(),
+            }),
         };
         domain_xml(spec, &files, &self.choices)
             .map_err(|error| HypervisorError::Rejected(error.to_string()))

@@ -3,7 +3,7 @@
 use super::{Libvirt, blocking};
 use crate::facts::GuestInfo;
 use crate::hypervisor::{HypervisorError, Result};
-use crate::spec::{GuestSpec, Power, RootDisk};
+use crate::spec::{BootFile, GuestSpec, Power, RootDisk};
 use std::path::Path;
 use types::{HostName, ServerId};
 
@@ -85,7 +85,18 @@ pub(super) fn relocated(spec: GuestSpec, instances: &Path) -> GuestSpec {
         }
         other => other,
     };
+    let file = |file: &mut BootFile| {
+        let own = file.base.file_name();
+        let own = own.map(|name| instances.join("_base").join(name));
+        if let Some(own) = own.filter(|own| !file.base.starts_with(instances) && own.exists()) {
+            file.base = own;
+        }
+    };
     let mut spec = spec;
+    if let Some(kernel) = &mut spec.kernel {
+        file(&mut kernel.image);
+        kernel.ramdisk.iter_mut().for_each(file);
+    }
     spec.root = here(spec.root);
     spec.rescue = spec.rescue.map(|mut rescue| {
         rescue.root = here(rescue.root);

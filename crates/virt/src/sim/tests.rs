@@ -31,6 +31,7 @@ pub(crate) fn spec(n: u32) -> GuestSpec {
         rescue: None,
         disks: Vec::new(),
         tpm: None,
+        kernel: None,
     }
 }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::sim::tests::spec;
-use crate::spec::{GuestMetadata, Hardware};
+use crate::spec::{BootFile, GuestMetadata, Hardware, Kernel, RescueDisk, StableRescue};
 use quick_xml::Reader;
 use quick_xml::events::Event;
 use std::path::PathBuf;
@@ -84,6 +84,10 @@ fn render(spec: &GuestSpec, config_drive: bool, host: &HostChoices) -> String {
         }),
         config_drive: config_drive.then_some(drive.as_path()),
         console: Path::new("/i/x/console.log"),
+        kernel: spec.kernel.as_ref().map(|kernel| BootFiles {
+            kernel: &kernel.image.base,
+            ramdisk: kernel.ramdisk.as_ref().map(|file| file.base.as_path()),
+        }),
     };
     domain_xml(spec, &files, host).unwrap()
 }
@@ -452,4 +456,90 @@ fn disks_beside_the_root_are_raw() {
             "{disk}"
         );
     }
+}
+
+#[test]
+fn kernels_outside_of_the_disk() {
+    let file = |name: &str| BootFile {
+        base: format!("/i/_base/{name}").into(),
+    };
+    let kernel = Kernel {
+        image: file("k"),
+        ramdisk: Some(file("r")),
+    };
+    let guest = GuestSpec {
+        kernel: Some(kernel.clone()),
+        ..spec(1)
+    };
+    let with = |line: &str| GuestSpec {
+        hardware: Hardware {
+            command_line: Some(line.to_owned()),
+            ..Hardware::default()
+        },
+        ..guest.clone()
+    };
+    let rescue = |stable| RescueDisk {
+        root: RootDisk::Blank { size_gib: 1 },
+        stable,
+    };
+    let behind = StableRescue {
+        device: "disk".to_owned(),
+        bus: "scsi".to_owned(),
+    };
+    const USUAL: &str = "console=tty0 console=ttyS0 console=hvc0";
+    let table = [
+        (
+            guest.clone(),
+            &TCG,
+            format!("root=/dev/vda {USUAL} no_timer_check"),
+        ),
+        (guest.clone(), &KVM, format!("root=/dev/vda {USUAL}")),
+        (
+            with("quiet <a> & b"),
+            &TCG,
+            "quiet &lt;a&gt; &amp; b".to_owned(),
+        ),
+        // What the image says is about its own disk.
+        (
+            GuestSpec {
+                rescue: Some(rescue(None)),
+                ..with("quiet")
+            },
+            &KVM,
+            format!("root=/dev/vda {USUAL}"),
+        ),
+        (
+            GuestSpec {
+                rescue: Some(rescue(Some(behind))),
+                ..with("quiet")
+            },
+            &KVM,
+            format!("root=/dev/sda {USUAL}"),
+        ),
+    ];
+    for (guest, host, line) in table {
+        let xml = render(&guest, false, host);
+        let wanted = format!(
+            "<kernel>/i/_base/k</kernel><initrd>/i/_base/r</initrd><cmdline>{line}</cmdline><smbios"
+        );
+        assert!(xml.contains(&wanted), "{wanted} in {xml}");
+    }
+    let bare = GuestSpec {
+        kernel: Some(Kernel {
+            ramdisk: None,
+            ..kernel
+        }),
+        ..spec(1)
+    };
+    assert!(!render(&bare, false, &TCG).contains("<initrd>"));
+    // Without a kernel its line is nobody's.
+    let own = GuestSpec {
+        kernel: None,
+        ..with("quiet")
+    };
+    let xml = render(&own, false, &TCG);
+    assert!(
+        !xml.contains("cmdline") && xml.contains("<boot dev=\"hd\"/>"),
+        "{xml}"
+    );
 }

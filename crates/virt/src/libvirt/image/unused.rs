@@ -122,7 +122,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let instances = folder.path();
         let bases = BaseImages::open(instances).unwrap();
-        for name in ["root", "aside", "rescue", "old", "x.y.part"] {
+        for name in ["root", "aside", "rescue", "kernel", "old", "x.y.part"] {
             base(&bases, name, 2 * DAY);
         }
         base(&bases, "new", DAY / 2);
@@ -146,13 +146,19 @@ mod tests {
                 root: on("rescue"),
                 stable: None,
             }),
+            kernel: Some(crate::spec::Kernel {
+                image: crate::spec::BootFile {
+                    base: bases.folder.join("kernel"),
+                },
+                ramdisk: None,
+            }),
             ..with_root("root")
         };
         guest(instances, "a", &rescued);
         fs::write(instances.join("node-id"), "x").unwrap();
         bases.remove_unused(DAY).unwrap();
-        let noted = ["new.note", "rescue", "root", "root.note"];
-        assert_eq!(left(&bases), [&["aside", "new"][..], &noted].concat());
+        let noted = ["kernel", "new", "new.note", "rescue", "root", "root.note"];
+        assert_eq!(left(&bases), [&["aside"][..], &noted].concat());
         assert_eq!(bases.note("new").unwrap(), "noted");
         // One that is asked for stays for a while, whoever needs it.
         fs::remove_dir_all(instances.join("a")).unwrap();
