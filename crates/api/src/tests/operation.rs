@@ -301,6 +301,7 @@ async fn metrics() {
     );
     for line in [
         "openstack_nova_up 1",
+        "openstack_nova_security_groups 2",
         "openstack_nova_flavors 1",
         "openstack_nova_total_vms 1",
         r#"kilonova_api_requests_total{method="GET",route="/flavors",action="",status="200"} 1"#,
@@ -347,6 +348,10 @@ async fn metrics() {
         "{state}"
     );
     assert!(state.ends_with(" 1"), "{state}");
+    *cloud.network_away.lock().unwrap() = Some(0);
+    let without = cloud.metrics().await;
+    assert!(!without.contains("openstack_nova_security_groups"));
+    assert!(without.contains("openstack_nova_total_vms 1"));
     assert_eq!(
         cloud.raw("GET", "/metrics", &[], "").await.status,
         300,
