@@ -366,12 +366,15 @@ fn what_is_beside_nova_is_told() {
     let wanted = [
         "get /events Last-Event-ID",
         "get /servers/{id} Prefer",
+        "post /flavors/{id}/action Idempotency-Key",
+        "post /os-aggregates/{id}/action Idempotency-Key",
         "post /os-volumes_boot Idempotency-Key",
         "post /os-volumes_boot dry_run",
         "post /os-volumes_boot/{id}/action Idempotency-Key",
         "post /servers Idempotency-Key",
         "post /servers dry_run",
         "post /servers/{id}/action Idempotency-Key",
+        "post /servers/{server_id}/migrations/{id}/action Idempotency-Key",
     ];
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), wanted);
     let create = &document["paths"]["/servers"]["post"]["responses"]["2XX"]["headers"];
