@@ -1,4 +1,4 @@
-//! `Idempotency-Key` on `POST /servers` and on actions of servers: the same key and request get the first answer again,
+//! `Idempotency-Key` on `POST /servers` and on all actions (of servers, flavors, aggregates and migrations): the same key and request get the first answer again,
 //! for a day. What a request does and the answer to it are one transaction, where the answer is known by then. A request
 //! that was refused did nothing, so its key is free again; so is, after a while, the key of one that a stopped process left
 //! behind before it did anything: whoever took it cannot do it any more. A dry run does nothing either way: it takes
@@ -48,13 +48,8 @@ pub const LONGEST: usize = 255;
 
 /// Whether requests of this row may carry a key.
 pub fn takes_keys(route: &Route) -> bool {
-    let paths = [
-        "/servers",
-        "/servers/{id}/action",
-        "/os-volumes_boot",
-        "/os-volumes_boot/{id}/action",
-    ];
-    route.verb == Verb::Post && paths.contains(&route.path)
+    let creates = ["/servers", "/os-volumes_boot"].contains(&route.path);
+    route.verb == Verb::Post && (creates || route.action.is_some())
 }
 
 impl Given {
@@ -218,7 +213,7 @@ fn again(api: &Inner, hash: &str, kept: Kept) -> Result<Reply, Fault> {
     if kept.status == ACCEPTED {
         return Err(Fault::conflict(
             "The first request with this Idempotency-Key was accepted and has no answer yet. If this stays so, the cloud was \
-             stopped while it answered: see what became of the server.",
+             stopped while it answered: see what became of what was asked.",
         ));
     }
     let body = kept.sealed.map(|sealed| {

@@ -34,6 +34,7 @@ mod rates;
 mod route;
 mod routes;
 mod schemas;
+mod success;
 mod verdict;
 mod versions;
 mod views;

@@ -195,6 +195,28 @@ async fn cloud(api: &Inner) -> Result<Cloud, sql::Error> {
     reading.await
 }
 
+/// How long the network service has to say how many security groups there are.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many security groups there are: the network service's, as behind Nova's old proxy. None when it does not answer.
+async fn security_groups(api: &Inner) -> Option<usize> {
+    let counting = async {
+        let token = api.deps.tokens.token().await?;
+        api.deps.networks.count_security_groups(&token).await
+    };
+    match tokio::time::timeout(PATIENCE, counting).await {
+        Ok(Ok(count)) => Some(count),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "security groups cannot be counted");
+            None
+        }
+        Err(_) => {
+            tracing::warn!("security groups are not counted in time");
+            None
+        }
+    }
+}
+
 /// `GET /metrics`.
 pub async fn show(State(api): State<Arc<Inner>>) -> Response {
     let mut page = Page::default();
@@ -214,7 +236,12 @@ pub async fn show(State(api): State<Arc<Inner>>) -> Response {
     ] {
         page.gauge(name, help, &[(vec![], count as f64)]);
     }
-    match cloud(&api).await {
+    let (cloud, groups) = tokio::join!(cloud(&api), security_groups(&api));
+    if let Some(groups) = groups {
+        let name = "openstack_nova_security_groups";
+        page.gauge(name, "security_groups", &[(vec![], groups as f64)]);
+    }
+    match cloud {
         Ok(cloud) => {
             page.gauge("openstack_nova_up", "up", &[(vec![], 1.0)]);
             cloud.write(&api, &mut page);

@@ -1,11 +1,13 @@
-//! The API as an OpenAPI 3.1 document, one for each microversion, made of the table that routes requests and of the
-//! schemas that check them. It can therefore not say anything else than what the API does.
+//! The API as an OpenAPI 3.1 document, one for each microversion, made of the table that routes requests, of the schemas that
+//! check them, and of answers that were seen (`answers.rs`), against which every test holds what it gets. It can therefore not
+//! say anything else than what the API does.
 
 mod answers;
 mod beside;
 
 use crate::call::Reply;
 use crate::faults::Fault;
+use crate::idempotency;
 use crate::policy_rules;
 use crate::query::{Key, Kind};
 use crate::route::{Route, Served};
@@ -15,7 +17,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use types::Microversion;
 use types::microversion::AskedVersion;
@@ -107,9 +109,27 @@ fn components(version: Microversion) -> Value {
         "type": "object", "minProperties": 1, "maxProperties": 1,
         "additionalProperties": {
             "type": "object", "required": ["code", "message"],
-            "properties": { "code": { "type": "integer" }, "message": { "type": "string" } },
+            "properties": {
+                "code": { "type": "integer" }, "message": { "type": "string" }, "retryAfter": { "type": "string" },
+            },
         },
     });
+    let content =
+        json!({ "application/json": { "schema": { "$ref": "#/components/schemas/fault" } } });
+    let unexpected = "Anything else: a fault of the cloud itself, or a service that it needs and that does not answer";
+    let mut responses = Map::new();
+    responses.insert(
+        "fault".to_owned(),
+        json!({ "description": unexpected, "content": content }),
+    );
+    for (status, words) in REFUSALS {
+        let mut response = json!({ "description": words, "content": content });
+        if let Some((name, words)) = header_of(*status) {
+            response["headers"] =
+                json!({ name: { "description": words, "schema": { "type": "string" } } });
+        }
+        responses.insert(format!("fault{status}"), response);
+    }
     json!({
         "securitySchemes": {
             "token": { "type": "apiKey", "in": "header", "name": "X-Auth-Token", "description": "A token of the Identity API" },
@@ -121,13 +141,116 @@ fn components(version: Microversion) -> Value {
             },
         },
         "schemas": { "fault": fault },
-        "responses": {
-            "fault": {
-                "description": "A fault: one key that names its kind",
-                "content": { "application/json": { "schema": { "$ref": "#/components/schemas/fault" } } },
-            },
-        },
+        "responses": responses,
     })
+}
+
+/// Statuses with which requests are refused, each with why.
+const REFUSALS: &[(u16, &str)] = &[
+    (400, "The request is malformed, or asks for what cannot be"),
+    (401, "There is no valid token"),
+    (403, "The policy or a quota forbids it"),
+    (404, "It is not there, or not at this version"),
+    (406, "There is no such microversion"),
+    (408, "The body did not arrive in time"),
+    (409, "The state of what is asked for does not allow it"),
+    (413, "The body is too large"),
+    (415, "The body is of a type that is not read"),
+    (422, "The Idempotency-Key was used for another request"),
+    (429, "Too many requests by this token or from this address"),
+    (501, "This cloud has not what it takes"),
+];
+
+/// What any request can get, before its row counts.
+const ALWAYS: [u16; 7] = [400, 401, 406, 408, 413, 415, 429];
+
+/// A header that comes with a refusal, with what it says.
+fn header_of(status: u16) -> Option<(&'static str, &'static str)> {
+    match status {
+        401 => Some(("WWW-Authenticate", "Where tokens are given out")),
+        413 | 429 => Some(("Retry-After", "Seconds until it may be tried again")),
+        _ => None,
+    }
+}
+
+/// The statuses with which these rows refuse.
+fn refusals(rows: &[&Route]) -> BTreeSet<u16> {
+    let mut all = BTreeSet::from(ALWAYS);
+    for row in rows {
+        all.extend(
+            answers::faults(row)
+                .iter()
+                .filter(|status| **status < 500 || **status == 501),
+        );
+        if row.policy.is_some() {
+            all.insert(403);
+        }
+        if idempotency::takes_keys(row) {
+            all.extend([409, 422]);
+        }
+    }
+    all
+}
+
+/// The statuses of success of these rows, each with what is answered: a body for each action, or none.
+fn successes(rows: &[&Route], version: Microversion) -> Map<String, Value> {
+    #[derive(Default)]
+    struct Told {
+        bodies: Vec<Value>,
+        with: Vec<&'static str>,
+        without: Vec<&'static str>,
+    }
+    let mut all: BTreeMap<u16, Told> = BTreeMap::new();
+    for row in rows {
+        let action = row.action.unwrap_or_default();
+        for status in row.successes(version) {
+            let told = all.entry(status).or_default();
+            let answer = answers::answer(row, status, version, false).unwrap_or_default();
+            if answer.empty || answer.schema.is_none() {
+                told.without.push(action);
+            }
+            if let Some(mut schema) = answer.schema {
+                if !action.is_empty() {
+                    schema["title"] = action.into();
+                }
+                told.with.push(action);
+                told.bodies.push(schema);
+            }
+        }
+    }
+    let responses = all.into_iter().map(|(status, told)| {
+        let mut words = match status {
+            201 => "Made".to_owned(),
+            202 => "Accepted".to_owned(),
+            207 => "Done in part".to_owned(),
+            _ => "Done".to_owned(),
+        };
+        for (how, actions) in [
+            ("Without a body", &told.without),
+            ("With a body", &told.with),
+        ] {
+            let named: Vec<&str> = actions
+                .iter()
+                .copied()
+                .filter(|one| !one.is_empty())
+                .collect();
+            if !named.is_empty() {
+                words.push_str(&format!(". {how}: {}", named.join(", ")));
+            }
+        }
+        let mut response = json!({ "description": words });
+        let mut bodies = told.bodies;
+        let schema = match bodies.len() {
+            0 => None,
+            1 => bodies.pop(),
+            _ => Some(json!({ "anyOf": bodies })),
+        };
+        if let Some(schema) = schema {
+            response["content"] = json!({ "application/json": { "schema": schema } });
+        }
+        (status.to_string(), response)
+    });
+    responses.collect()
 }
 
 fn path_item(path: &str, verbs: BTreeMap<String, Vec<&Route>>, version: Microversion) -> Value {
@@ -165,15 +288,21 @@ fn operation(verb: &str, path: &str, rows: &[&Route], version: Microversion) -> 
         .filter(|rule| rows.iter().any(|row| row.policy == Some(rule.name)))
         .map(|rule| rule.description)
         .collect();
-    operation["description"] = guards.join("\n").into();
-    if built {
-        operation["responses"]["2XX"] = json!({ "description": "Done, or accepted" });
-        if let Some(schema) = answers::schema(path, version).filter(|_| verb == "get") {
-            operation["responses"]["2XX"]["content"] =
-                json!({ "application/json": { "schema": schema } });
-        }
-    } else {
-        operation["responses"]["501"] = json!({ "description": "Not built yet in this cloud" });
+    let mut words = guards.join("\n");
+    let succeeds = successes(rows, version);
+    if built && succeeds.is_empty() {
+        words.push_str("\nThis cloud has not what is asked for: it is always refused.");
+    }
+    operation["description"] = words.trim().into();
+    for (status, response) in succeeds {
+        operation["responses"][status] = response;
+    }
+    for status in refusals(rows) {
+        operation["responses"][status.to_string()] =
+            json!({ "$ref": format!("#/components/responses/fault{status}") });
+    }
+    if !built {
+        operation["responses"]["501"] = json!({ "$ref": "#/components/responses/fault501" });
     }
     let keys = rows.iter().filter_map(|row| row.query);
     let keys = keys.flat_map(|keys| keys.keys.iter());
@@ -237,7 +366,13 @@ fn parameter(key: &Key) -> Value {
 }
 
 #[cfg(test)]
-pub use answers::schema as of_answer;
+pub use answers::{answer as of_answer, name as name_of};
+
+/// Whether the document says that the row refuses with this status.
+#[cfg(test)]
+pub fn refuses(row: &Route, status: u16) -> bool {
+    (500..600).contains(&status) && status != 501 || refusals(&[row]).contains(&status)
+}
 
 #[cfg(test)]
 mod tests {
@@ -268,6 +403,8 @@ mod tests {
         for minor in 1..=Microversion::MAX.0 {
             let document = build(Microversion(minor));
             assert_eq!(document["info"]["version"], format!("2.{minor}"));
+            let size = document.to_string().len();
+            assert!(size < 1 << 20, "2.{minor} has {size} bytes");
             let (mut schemas, mut references) = (Vec::new(), Vec::new());
             walk(&document, &mut schemas, &mut references);
             for to in references {
@@ -318,12 +455,12 @@ mod tests {
         assert_eq!(create("2.36"), json!(["name", "flavorRef"]));
         assert_eq!(create("latest"), json!(["name", "flavorRef", "networks"]));
         let swap = |version| {
-            at(version)["paths"]["/flavors/{id}"]["get"]["responses"]["2XX"]["content"]["application/json"]["schema"]
+            at(version)["paths"]["/flavors/{id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
                 ["properties"]["flavor"]["properties"]["swap"]["type"]
                 .clone()
         };
-        assert_eq!(swap("2.74"), json!(["null", "string"]));
-        assert_eq!(swap("2.75"), json!(["null", "number"]));
+        assert_eq!(swap("2.74"), json!(["integer", "string"]));
+        assert_eq!(swap("2.75"), "integer");
         assert_eq!(
             (document("2.105"), document("2.0"), document("x")),
             (None, None, None)

@@ -4,6 +4,7 @@ use crate::call::{Call, Reply};
 use crate::faults::Fault;
 use crate::query::Keys;
 use crate::schemas::Schema;
+use crate::success::{self, Success};
 use std::collections::HashMap;
 use std::pin::Pin;
 use types::Microversion;
@@ -79,6 +80,8 @@ pub struct Route {
     pub body: Option<&'static Schema>,
     /// The keys of its query.
     pub query: Option<&'static Keys>,
+    /// What it answers when it succeeds.
+    pub success: &'static [Success],
     /// Who serves it.
     pub served: Served,
 }
@@ -96,6 +99,7 @@ impl Route {
             checked_first: false,
             body: None,
             query: None,
+            success: success::OK,
             served: Served::NotYet,
         }
     }
@@ -157,11 +161,25 @@ impl Route {
         self
     }
 
+    /// With another status of success than 200.
+    #[must_use]
+    pub const fn gives(mut self, success: &'static [Success]) -> Self {
+        self.success = success;
+        self
+    }
+
     /// Served by this handler.
     #[must_use]
     pub const fn to(mut self, handler: Handler) -> Self {
         self.served = Served::By(handler);
         self
+    }
+
+    /// The statuses of success at a version; none where it is always refused.
+    pub fn successes(&self, version: Microversion) -> impl Iterator<Item = u16> {
+        let all = self.success.iter();
+        all.filter(move |one| one.exists_at(version))
+            .map(|one| one.status)
     }
 
     /// Whether the version has it.

@@ -293,6 +293,12 @@ impl Networks {
             .collect())
     }
 
+    /// How many security groups there are, of all projects that the token's holder sees.
+    pub async fn count_security_groups(&self, token: &str) -> Result<usize, ClientError> {
+        let path = "/v2.0/security-groups?fields=id";
+        Ok(self.list(token, path, "security_groups").await?.len())
+    }
+
     /// The subnets of a network.
     pub async fn subnets(&self, token: &str, network_id: &str) -> Result<Vec<Subnet>, ClientError> {
         let subnets = self

@@ -142,8 +142,14 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
     }
     match monitor.counts().await {
         Ok(counts) => {
-            for (name, count) in counts {
-                let _ = writeln!(page, "# TYPE {name} gauge\n{name} {count}");
+            let mut told = "";
+            for (name, count) in &counts {
+                let family = name.split('{').next().unwrap_or_default();
+                if family != told {
+                    let _ = writeln!(page, "# TYPE {family} gauge");
+                    told = family;
+                }
+                let _ = writeln!(page, "{name} {count}");
             }
         }
         Err(error) => tracing::warn!(%error, "what there is cannot be counted"),
@@ -263,6 +269,7 @@ mod tests {
             "kilonova_part_up{part=\"database\"} 1",
             "openstack_neutron_up 1",
             "openstack_neutron_networks 2",
+            "openstack_neutron_ports_no_ips 0",
             "openstack_neutron_routers 1",
             "openstack_neutron_floating_ips 0",
         ] {

@@ -138,14 +138,21 @@ async fn begin(api: &Arc<Inner>, request: &Parts, caller: Arc<Caller>) -> Result
         replayed: HashSet::new(),
         ready: VecDeque::new(),
     };
-    stream.ready.push_back(hello(cursor.unwrap_or(since)));
-    if let Some(cursor) = cursor {
-        let (lowest, _) = api.deps.store.read(db::outbox::bounds).await?;
-        if cursor < lowest.saturating_sub(1) {
-            stream.ready.push_back(lost(cursor));
-        }
-        stream.replay = Some(cursor);
+    let Some(cursor) = cursor else {
+        stream.ready.push_back(hello(since));
+        return Ok(stream);
+    };
+    // The newest event is always kept, so who knows a later one has it from another database: this one was restored.
+    let (lowest, highest) = api.deps.store.read(db::outbox::bounds).await?;
+    if cursor > highest.max(since) {
+        stream.ready.extend([hello(since), never(cursor)]);
+        return Ok(stream);
     }
+    stream.ready.push_back(hello(cursor));
+    if cursor < lowest.saturating_sub(1) {
+        stream.ready.push_back(forgotten(cursor));
+    }
+    stream.replay = Some(cursor);
     Ok(stream)
 }
 
@@ -188,8 +195,23 @@ fn hello(since: i64) -> Bytes {
 }
 
 /// What was asked for is no longer kept.
-fn lost(cursor: i64) -> Bytes {
-    let document = json!({ "last_event_id": cursor, "message": "Events from then on are no longer kept; list the servers." });
+fn forgotten(cursor: i64) -> Bytes {
+    lost(
+        cursor,
+        "Events from then on are no longer kept; list the servers.",
+    )
+}
+
+/// What was asked for has never been here.
+fn never(cursor: i64) -> Bytes {
+    lost(
+        cursor,
+        "There is no such event, as when an older database was restored; list the servers.",
+    )
+}
+
+fn lost(cursor: i64, message: &str) -> Bytes {
+    let document = json!({ "last_event_id": cursor, "message": message });
     format!("event: lost\ndata: {document}\n\n").into()
 }
 

@@ -108,7 +108,7 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
     Reply::ok(&json!({ "aggregate": answer }))
 }
 
-/// Changes the aggregate in the path in one transaction and answers it.
+/// Changes the aggregate in the path in one transaction, with the answer where that is kept under a key.
 async fn change<F>(call: Call, mut how: F) -> Result<Reply, Fault>
 where
     F: FnMut(&mut sql::Tx<'_>, &mut Aggregate, Timestamp) -> Result<(), Fault> + Send + 'static,
@@ -116,18 +116,13 @@ where
     let id = id(&call)?;
     let now = Timestamp::now();
     let missing = unknown(&call);
-    let aggregate = call
-        .api
-        .deps
-        .store
-        .write(move |tx| -> Result<Aggregate, Fault> {
-            let mut aggregate = db::aggregates::get(tx, id)?.ok_or_else(|| missing.clone())?;
-            let before = (aggregate.name.clone(), aggregate.metadata.clone());
-            how(tx, &mut aggregate, now)?;
-            // Hosts that come and go do not count as a change of it, as in Nova.
-            if (&before.0, &before.1) == (&aggregate.name, &aggregate.metadata) {
-                return Ok(aggregate);
-            }
+    let (store, key) = (call.api.deps.store.clone(), call.key.clone());
+    let writing = store.write(move |tx| -> Result<Reply, Fault> {
+        let mut aggregate = db::aggregates::get(tx, id)?.ok_or_else(|| missing.clone())?;
+        let before = (aggregate.name.clone(), aggregate.metadata.clone());
+        how(tx, &mut aggregate, now)?;
+        // Hosts that come and go do not count as a change of it, as in Nova.
+        if (&before.0, &before.1) != (&aggregate.name, &aggregate.metadata) {
             if !db::aggregates::update(tx, &aggregate, now)? {
                 return Err(Fault::conflict(format!(
                     "Aggregate {} already exists.",
@@ -135,10 +130,18 @@ where
                 )));
             }
             aggregate.updated_at = Some(now);
-            Ok(aggregate)
-        })
-        .await?;
-    Reply::ok(&json!({ "aggregate": document(&call, &aggregate) }))
+        }
+        let reply = Reply::ok(&json!({ "aggregate": document(&call, &aggregate) }))?;
+        if let Some(key) = &call.key {
+            key.keep(tx, &reply)?;
+        }
+        Ok(reply)
+    });
+    let reply = writing.await?;
+    if let Some(key) = key {
+        key.mark_kept();
+    }
+    Ok(reply)
 }
 
 /// What is done with an aggregate: each is refused in its own words.

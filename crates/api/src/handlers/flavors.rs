@@ -335,17 +335,12 @@ pub async fn delete(call: Call) -> Result<Reply, Fault> {
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
-async fn access_document(call: &Call, row: i64) -> Result<Reply, Fault> {
-    let projects = call
-        .api
-        .deps
-        .store
-        .read(move |tx| db::flavors::access(tx, row))
-        .await?;
-    let id = call.param(0);
+/// Who may use a private flavor.
+fn access_document(tx: &mut sql::Tx<'_>, flavor: &str, row: i64) -> Result<Reply, Fault> {
+    let projects = db::flavors::access(tx, row)?;
     let list: Vec<Value> = projects
         .iter()
-        .map(|project| json!({ "flavor_id": id, "tenant_id": project }))
+        .map(|project| json!({ "flavor_id": flavor, "tenant_id": project }))
         .collect();
     Reply::ok(&json!({ "flavor_access": list }))
 }
@@ -358,58 +353,67 @@ pub async fn access(call: Call) -> Result<Reply, Fault> {
             "Access list not available for public flavors.",
         ));
     }
-    access_document(&call, record.row).await
+    let store = call.api.deps.store.clone();
+    let reading = store.read(move |tx| access_document(tx, call.param(0), record.row));
+    reading.await
+}
+
+/// Changes who may use the flavor in one transaction, with the answer where that is kept under a key. `how` says whether it
+/// did anything; if not, the request is refused.
+async fn change_access<F>(call: Call, row: i64, refusal: Fault, how: F) -> Result<Reply, Fault>
+where
+    F: Fn(&mut sql::Tx<'_>) -> Result<bool, sql::Error> + Send + 'static,
+{
+    let (store, key) = (call.api.deps.store.clone(), call.key.clone());
+    let writing = store.write(move |tx| -> Result<Reply, Fault> {
+        if !how(tx)? {
+            return Err(refusal.clone());
+        }
+        let reply = access_document(tx, call.param(0), row)?;
+        if let Some(key) = &call.key {
+            key.keep(tx, &reply)?;
+        }
+        Ok(reply)
+    });
+    let reply = writing.await?;
+    if let Some(key) = key {
+        key.mark_kept();
+    }
+    Ok(reply)
+}
+
+/// The project that an action names.
+async fn tenant(call: &Call, action: &str) -> Result<String, Fault> {
+    let tenant = call.text(action, "tenant").unwrap_or_default().to_owned();
+    call.demand_project(&tenant).await?;
+    Ok(tenant)
 }
 
 /// `addTenantAccess`.
 pub async fn add_access(call: Call) -> Result<Reply, Fault> {
-    let tenant = call.text("addTenantAccess", "tenant");
-    call.demand_project(tenant.unwrap_or_default()).await?;
+    let tenant = tenant(&call, "addTenantAccess").await?;
     let record = in_path(&call).await?;
     if record.is_public && call.at_least(mv::NO_ACCESS_TO_PUBLIC_FLAVOR) {
         return Err(Fault::conflict("Can not add access to a public flavor."));
     }
-    let tenant = call
-        .text("addTenantAccess", "tenant")
-        .unwrap_or_default()
-        .to_owned();
-    let (row, project) = (record.row, tenant.clone());
-    if !call
-        .api
-        .deps
-        .store
-        .write(move |tx| db::flavors::add_access(tx, row, &project))
-        .await?
-    {
-        return Err(Fault::conflict(format!(
-            "Flavor access already exists for flavor {} and project {tenant} combination.",
-            call.param(0)
-        )));
-    }
-    access_document(&call, row).await
+    let refusal = Fault::conflict(format!(
+        "Flavor access already exists for flavor {} and project {tenant} combination.",
+        call.param(0)
+    ));
+    let row = record.row;
+    let add = move |tx: &mut sql::Tx<'_>| db::flavors::add_access(tx, row, &tenant);
+    change_access(call, row, refusal, add).await
 }
 
 /// `removeTenantAccess`.
 pub async fn remove_access(call: Call) -> Result<Reply, Fault> {
-    let tenant = call.text("removeTenantAccess", "tenant");
-    call.demand_project(tenant.unwrap_or_default()).await?;
+    let tenant = tenant(&call, "removeTenantAccess").await?;
     let record = in_path(&call).await?;
-    let tenant = call
-        .text("removeTenantAccess", "tenant")
-        .unwrap_or_default()
-        .to_owned();
-    let (row, project) = (record.row, tenant.clone());
-    if !call
-        .api
-        .deps
-        .store
-        .write(move |tx| db::flavors::remove_access(tx, row, &project))
-        .await?
-    {
-        return Err(Fault::not_found(format!(
-            "Flavor access not found for {} / {tenant} combination.",
-            call.param(0)
-        )));
-    }
-    access_document(&call, row).await
+    let refusal = Fault::not_found(format!(
+        "Flavor access not found for {} / {tenant} combination.",
+        call.param(0)
+    ));
+    let row = record.row;
+    let remove = move |tx: &mut sql::Tx<'_>| db::flavors::remove_access(tx, row, &tenant);
+    change_access(call, row, refusal, remove).await
 }

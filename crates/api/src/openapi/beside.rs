@@ -19,6 +19,13 @@ pub fn add(operation: &mut Value, rows: &[&Route]) {
         let mut key = told(&servers_create::DRY_RUN, words);
         key["schema"] = json!({ "type": "string", "enum": ["true", "false"] });
         parameters.push(key);
+        let schema = json!({
+            "type": "object", "required": ["dry_run"], "properties": { "dry_run": { "type": "object" } },
+        });
+        operation["responses"]["200"] = json!({
+            "description": "What would become of the servers, when that is all that was asked",
+            "content": { "application/json": { "schema": schema } },
+        });
     }
     if any(idempotency::takes_keys) {
         let words =
@@ -42,8 +49,10 @@ pub fn add(operation: &mut Value, rows: &[&Route]) {
             other => *other = parameters.into(),
         }
     }
-    if !headers.is_empty() {
-        operation["responses"]["2XX"]["headers"] = headers.into();
+    let responses = operation["responses"].as_object_mut().into_iter().flatten();
+    let done = responses.filter(|(status, _)| status.starts_with('2'));
+    for (_, response) in done.filter(|_| !headers.is_empty()) {
+        response["headers"] = headers.clone().into();
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock};
 use types::{Microversion, VmState};
 
 /// The schema of an answer, in a range of versions.
@@ -73,7 +73,7 @@ fn read(path: &Path) -> Value {
 }
 
 /// The version that an answer is of, and the path below it.
-fn version<'a>(path: &'a str, headers: &HeaderMap) -> Option<(u16, &'a str)> {
+pub fn version<'a>(path: &'a str, headers: &HeaderMap) -> Option<(u16, &'a str)> {
     let path = path.split('?').next()?;
     if let Some(below) = path.strip_prefix("/v2.1") {
         let named = headers.get("x-openstack-nova-api-version")?.to_str().ok()?;
@@ -136,32 +136,6 @@ fn row(known: &Known, method: &str, below: &str, sent: &str) -> Option<Row> {
     Some((method.to_owned(), row.path.to_owned(), action))
 }
 
-/// Panics unless an answer is as our own document says, which needs nothing from outside.
-fn as_documented(below: &str, version: u16, answer: &Value) {
-    type Compiled = Mutex<HashMap<(&'static str, u16), Option<Arc<Validator>>>>;
-    static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(ROUTES));
-    static COMPILED: LazyLock<Compiled> = LazyLock::new(Compiled::default);
-    let Some(found) = TABLE.find(Verb::Get, below) else {
-        return;
-    };
-    let path = found.rows[0].path;
-    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    let validator = compiled.entry((path, version)).or_insert_with(|| {
-        let schema = crate::openapi::of_answer(path, Microversion(version))?;
-        Some(Arc::new(schemas::compile(&schema).unwrap()))
-    });
-    let validator = validator.clone();
-    drop(compiled);
-    let wrong = validator.and_then(|validator| {
-        let error = validator.validate(answer).err()?;
-        Some(format!("{error} at {}", error.instance_path()))
-    });
-    assert_eq!(
-        wrong, None,
-        "GET {below} at 2.{version} is not as documented: {answer}"
-    );
-}
-
 /// Panics unless the answer is as Nova's schema says.
 pub fn hold(
     method: &str,
@@ -180,9 +154,6 @@ pub fn hold(
         return;
     };
     let answer: Value = serde_json::from_slice(bytes).unwrap_or_default();
-    if method == "GET" {
-        as_documented(below, version, &answer);
-    }
     let Some(known) = &*KNOWN else { return };
     let Some(key) = row(known, method, below, sent) else {
         return;

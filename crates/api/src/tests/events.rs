@@ -242,6 +242,35 @@ async fn a_project_hears_of_its_servers() {
     assert_eq!(late.next().await.unwrap().name, "lost");
 }
 
+/// Who comes with an event that the database has never had knows another one: this one was restored.
+#[tokio::test]
+async fn an_event_that_never_was_is_lost() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    let (_, highest) = cloud.store.read(db::outbox::bounds).await.unwrap();
+    assert!(highest > 0);
+    let newest = highest.to_string();
+    let later = (highest + 5).to_string();
+    let mut known = open(&cloud, "member", "/events", &[("last-event-id", &newest)]).await;
+    let mut ahead = open(&cloud, "member", "/events", &[("last-event-id", &later)]).await;
+    let path = format!("/events?last_event_id={later}");
+    let mut by_query = open(&cloud, "member", &path, &[]).await;
+    for stream in [&mut ahead, &mut by_query] {
+        let told = stream.next().await.unwrap();
+        assert_eq!(told.name, "lost");
+        assert_eq!(told.data["last_event_id"], highest + 5);
+        assert!(told.id.is_empty() || told.id == newest, "{}", told.id);
+    }
+    let path = format!("/servers/{id}");
+    let gone = cloud.send("member", 90, "DELETE", &path, Value::Null);
+    assert_eq!(gone.await.status, 204);
+    for stream in [&mut known, &mut ahead, &mut by_query] {
+        let next = stream.next().await.unwrap();
+        assert_eq!(next.data["server_id"], id.as_str(), "live from then on");
+        assert!(next.data["id"].as_i64().unwrap() > highest);
+    }
+}
+
 #[tokio::test]
 async fn slow_clients_are_cut_and_go_on() {
     let cloud = cloud().await;

@@ -182,6 +182,85 @@ async fn an_action_and_its_answer_are_written_at_once() {
     }
 }
 
+/// All actions take keys, not those of servers alone: what would be refused the second time is answered as the first time,
+/// and what was done is not done again.
+#[tokio::test]
+async fn actions_of_flavors_and_aggregates_take_keys() {
+    let cloud = cloud().await;
+    let send = |path: &'static str, body| cloud.send("admin", 90, "POST", path, body);
+    let private = json!({ "name": "p", "id": "9", "ram": 1, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": false });
+    let flavor = json!({ "flavor": private });
+    assert_eq!(send("/flavors", flavor).await.status, 200);
+    let aggregate = json!({ "aggregate": { "name": "a" } });
+    assert_eq!(send("/os-aggregates", aggregate).await.status, 200);
+    let access = |project: &str| json!({ "addTenantAccess": { "tenant": project } });
+    let metadata = |value: &str| json!({ "set_metadata": { "metadata": { "a": value } } });
+    for (path, action, other) in [
+        ("/v2.1/flavors/9/action", access("x"), access("y")),
+        ("/v2.1/os-aggregates/1/action", metadata("x"), metadata("y")),
+    ] {
+        let first = create_at(&cloud, path, "admin", path, &action).await;
+        assert_eq!(first.status, 200, "{}", first.text);
+        assert!(!first.headers.contains_key("idempotency-replayed"));
+        let meanwhile = create_at(&cloud, path, "admin", "other", &other).await;
+        assert_eq!(meanwhile.status, 200, "{}", meanwhile.text);
+        let again = create_at(&cloud, path, "admin", path, &action).await;
+        assert_eq!((again.status, &again.text), (first.status, &first.text));
+        assert_eq!(again.headers["idempotency-replayed"], "true");
+        let changed = create_at(&cloud, path, "admin", path, &other).await;
+        assert_eq!(changed.status, 422, "{}", changed.text);
+        let age = |hours: i64| {
+            let then = types::Timestamp(types::Timestamp::now().0 - hours * 3_600_000_000);
+            cloud.store.write(move |tx| {
+                let sql = "UPDATE idempotency_keys SET created_at = ?";
+                tx.execute(sql, &[then.into()])
+            })
+        };
+        let aged: Result<u64, sql::Error> = age(23).await;
+        aged.unwrap();
+        let kept = create_at(&cloud, path, "admin", path, &action).await;
+        assert_eq!(kept.text, first.text, "for a day");
+        age(25).await.unwrap();
+        let anew = create_at(&cloud, path, "admin", path, &action).await;
+        assert!(!anew.headers.contains_key("idempotency-replayed"), "{path}");
+        assert_ne!(anew.text, first.text, "{path}");
+    }
+    let shown = cloud.get("admin", 90, "/os-aggregates/1").await.json();
+    assert_eq!(shown["aggregate"]["metadata"]["a"], "x");
+    // What was refused did nothing: its key is free.
+    let path = "/v2.1/os-aggregates/1/action";
+    let add = json!({ "add_host": { "host": "nowhere" } });
+    for _ in 0..2 {
+        let refused = create_at(&cloud, path, "admin", "refused", &add).await;
+        assert_eq!(refused.status, 404, "{}", refused.text);
+    }
+    let done = create_at(&cloud, path, "admin", "refused", &metadata("z")).await;
+    assert_eq!(done.status, 200, "{}", done.text);
+}
+
+/// An aggregate or the access to a flavor is not changed when the answer cannot be kept.
+#[tokio::test]
+async fn what_is_not_a_server_and_its_answer_are_written_at_once() {
+    let cloud = cloud().await;
+    let aggregate = json!({ "aggregate": { "name": "a" } });
+    let made = cloud.send("admin", 90, "POST", "/os-aggregates", aggregate);
+    assert_eq!(made.await.status, 200);
+    let write = |sql: &'static str| cloud.store.write(move |tx| tx.execute(sql, &[]));
+    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON idempotency_keys BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let done: Result<u64, sql::Error> = write(refuse).await;
+    done.unwrap();
+    let path = "/v2.1/os-aggregates/1/action";
+    let action = json!({ "set_metadata": { "metadata": { "a": "b" } } });
+    let failed = create_at(&cloud, path, "admin", "k", &action).await;
+    assert!(failed.status.is_server_error(), "{}", failed.text);
+    let shown = || async { cloud.get("admin", 90, "/os-aggregates/1").await.json() };
+    assert_eq!(shown().await["aggregate"]["metadata"], json!({}));
+    write("DROP TRIGGER refuse").await.unwrap();
+    let done = create_at(&cloud, path, "admin", "k", &action).await;
+    assert_eq!(done.status, 200, "{}", done.text);
+    assert_eq!(shown().await["aggregate"]["metadata"]["a"], "b");
+}
+
 /// What a process that was killed has taken and not done may be asked for again, after a while.
 #[tokio::test]
 async fn a_key_is_taken_over_from_the_dead() {
@@ -301,6 +380,7 @@ async fn metrics() {
     );
     for line in [
         "openstack_nova_up 1",
+        "openstack_nova_security_groups 2",
         "openstack_nova_flavors 1",
         "openstack_nova_total_vms 1",
         r#"kilonova_api_requests_total{method="GET",route="/flavors",action="",status="200"} 1"#,
@@ -347,6 +427,10 @@ async fn metrics() {
         "{state}"
     );
     assert!(state.ends_with(" 1"), "{state}");
+    *cloud.network_away.lock().unwrap() = Some(0);
+    let without = cloud.metrics().await;
+    assert!(!without.contains("openstack_nova_security_groups"));
+    assert!(without.contains("openstack_nova_total_vms 1"));
     assert_eq!(
         cloud.raw("GET", "/metrics", &[], "").await.status,
         300,

@@ -59,7 +59,7 @@ pub struct Fixture {
     pub request: String,
     /// A volume, and a snapshot of it.
     pub volume: String,
-    snapshot: String,
+    pub snapshot: String,
     /// The number of a live migration, if there is one.
     pub migration: Option<i64>,
 }
@@ -94,7 +94,7 @@ pub fn facts() -> HostFacts {
     }
 }
 
-fn interface() -> Interface {
+pub fn interface() -> Interface {
     Interface {
         port_id: PORT.into(),
         network_id: "11111111-31e7-49b7-b260-868f441e862b".into(),
@@ -115,7 +115,7 @@ fn interface() -> Interface {
 pub type Has = BTreeSet<&'static str>;
 
 /// Fields that a server may have or lack, each with what a request for a server says to have it.
-fn optional(group: &str, volume: &str) -> Vec<(&'static str, Value)> {
+pub fn optional(group: &str, volume: &str) -> Vec<(&'static str, Value)> {
     let mapping = json!([
         { "boot_index": 0, "uuid": IMAGE, "source_type": "image", "destination_type": "local" },
         { "boot_index": -1, "uuid": volume, "source_type": "volume", "destination_type": "volume" },

@@ -146,7 +146,7 @@ fn host_for(pattern: &str) -> &'static str {
 }
 
 /// A cloud with a second host, another flavor, and the server in a state that the action wants.
-async fn prepared(name: &str, action: Option<&str>, has: &Has) -> Fixture {
+pub async fn prepared(name: &str, action: Option<&str>, has: &Has) -> Fixture {
     let mut fixture = fixture_with(has).await;
     let cloud = &fixture.cloud;
     let second = cloud.store.write(|tx| -> Result<(), sql::Error> {

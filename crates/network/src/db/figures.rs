@@ -6,6 +6,10 @@ use sql::{Error, Store};
 const COUNTS: &str = "SELECT 'openstack_neutron_networks', COUNT(*) FROM net_networks \
      UNION ALL SELECT 'openstack_neutron_subnets', COUNT(*) FROM net_subnets \
      UNION ALL SELECT 'openstack_neutron_ports', COUNT(*) FROM net_ports \
+     UNION ALL SELECT 'openstack_neutron_ports_no_ips', COUNT(*) FROM net_ports p WHERE p.status = 'ACTIVE' \
+     AND NOT EXISTS (SELECT 1 FROM net_allocations a WHERE a.port_id = p.id) \
+     UNION ALL SELECT 'openstack_neutron_ports_lb_not_active', COUNT(*) FROM net_ports \
+     WHERE device_owner = 'neutron:LOADBALANCERV2' AND status <> 'ACTIVE' \
      UNION ALL SELECT 'openstack_neutron_routers', COUNT(*) FROM net_routers \
      UNION ALL SELECT 'openstack_neutron_floating_ips', COUNT(*) FROM net_floatingips \
      UNION ALL SELECT 'openstack_neutron_security_groups', COUNT(*) FROM net_groups";
