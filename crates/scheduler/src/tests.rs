@@ -396,6 +396,19 @@ fn what_lets_hosts_pass() {
     };
     let refusal = pick(&[disabled], &forced, &settings).unwrap_err();
     assert!(refusal.to_string().contains("1 disabled"), "{refusal}");
+    // Nova's hosts mind the groups of servers that are forced onto them.
+    let beside_another = Request {
+        forced: true,
+        group: Some(Group {
+            policy: GroupPolicy::AntiAffinity,
+            members: BTreeSet::from([server(9)]),
+            max_server_per_host: 1,
+        }),
+        places: BTreeMap::from([(server(9), "host1".into())]),
+        ..request()
+    };
+    assert!(pick(&[host(1)], &beside_another, &settings).is_err());
+    assert!(pick(&[host(2)], &beside_another, &settings).is_ok());
     let first: Ask = || Request {
         group: Some(Group {
             policy: GroupPolicy::Affinity,

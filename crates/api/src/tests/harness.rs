@@ -418,7 +418,9 @@ fn image_service(odd: Odd) -> Router {
             "/v2/images/{id}",
             get(show)
                 .patch(show)
-                .delete(async |id: Path<String>| show(id).await.map(|_| StatusCode::NO_CONTENT)),
+                .delete(async |odd: State<Odd>, id: Path<String>| {
+                    show(odd, id).await.map(|_| StatusCode::NO_CONTENT)
+                }),
         )
         .route(
             "/v2/images/{id}/members",

@@ -605,6 +605,14 @@ async fn a_dry_run_says_why_and_writes_nothing() {
             assert_eq!(verdict["would_be_placed"], !off, "{verdict}");
             let message = verdict["message"].as_str().unwrap_or_default();
             assert_eq!(message.contains(why), off, "{verdict}");
+            // Also for those who name the host.
+            for named in [
+                json!({"host": "h1"}),
+                json!({"availability_zone": "nova:h1"}),
+            ] {
+                let verdict = ask("admin", body(named.clone())).await;
+                assert_eq!(verdict["would_be_placed"], !off, "{named}: {verdict}");
+            }
         }
     }
 
