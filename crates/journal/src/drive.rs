@@ -284,7 +284,8 @@ impl<F: Flow> Run<F> {
                 self.forget_outcome(step, Direction::Do).await?;
                 self.pause(&self.said(step, &failure), &mut tries).await;
                 self.begin(step, Direction::Do, None).await?;
-                if Instant::now() >= until && !self.flow.may_owe(step) {
+                let ends_late = self.flow.may_owe(step) || self.flow.may_pass(step, &self.state);
+                if Instant::now() >= until && !ends_late {
                     // There is no way back: the step gets its time again.
                     until = self.deadline(step);
                     self.cx.until = until;

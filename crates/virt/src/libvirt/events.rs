@@ -183,6 +183,7 @@ fn kind_for(power: PowerState) -> GuestEventKind {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::xdr::Encoder;
     use super::*;
