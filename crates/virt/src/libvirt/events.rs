@@ -2,7 +2,8 @@
 //! are compared with those found afterwards, and what changed meanwhile is announced late rather than never.
 //!
 //! libvirtd sends no event for a guest whose end it finds out when it starts, and answers before it has looked at all of
-//! them. So the comparison is repeated: soon after a connection was made, and now and then for ever.
+//! them. So the comparison is repeated: soon after a connection was made, and now and then for ever. What is found in this
+//! way is announced when it is found twice: a guest that starts is paused for a moment, say.
 
 use super::calls::{self, DomainState, Lifecycle, Link, stats};
 use super::rpc::{Connection, EventMessage, RpcError};
@@ -33,6 +34,7 @@ pub fn watch(
         uri,
         events,
         seen: None,
+        doubted: HashMap::new(),
     };
     tokio::spawn(watcher.run()).abort_handle()
 }
@@ -44,6 +46,8 @@ struct Watcher {
     link: Link,
     events: broadcast::Sender<GuestEvent>,
     seen: Option<HashMap<ServerId, PowerState>>,
+    /// What the last comparison has found, and no event has told.
+    doubted: HashMap<ServerId, PowerState>,
 }
 
 impl Watcher {
@@ -88,24 +92,46 @@ impl Watcher {
                 }
             }
             pause = (pause * 2).min(LONGEST_LOOK);
-            if let Err(error) = self.compare().await {
+            if let Err(error) = self.compare_again().await {
                 // Events may come all the same; whether they do, their own connection says.
                 tracing::debug!(%error, "the states of guests cannot be compared");
             }
         }
     }
 
-    async fn compare(&mut self) -> Result<(), RpcError> {
+    async fn states(&self) -> Result<HashMap<ServerId, PowerState>, RpcError> {
         let domains = self.link.stats(&[], stats::STATE).await?;
-        let now: HashMap<_, _> = domains
+        let states = domains
             .iter()
-            .map(|domain| (domain.domain.id, domain.state().power()))
-            .collect();
+            .map(|domain| (domain.domain.id, domain.state().power()));
+        Ok(states.collect())
+    }
+
+    async fn compare(&mut self) -> Result<(), RpcError> {
+        let now = self.states().await?;
+        self.doubted.clear();
         if let Some(before) = self.seen.replace(now.clone()) {
             for (id, kind) in changes(&before, &now) {
                 self.events.send(GuestEvent { id, kind }).ok();
             }
         }
+        Ok(())
+    }
+
+    async fn compare_again(&mut self) -> Result<(), RpcError> {
+        let now = self.states().await?;
+        let seen = self.seen.get_or_insert_default();
+        let before = std::mem::take(&mut self.doubted);
+        for (id, kind) in changes(seen, &now) {
+            let state = now.get(&id).copied().unwrap_or(PowerState::Shutdown);
+            if before.get(&id) == Some(&state) {
+                seen.insert(id, state);
+                self.events.send(GuestEvent { id, kind }).ok();
+            } else {
+                self.doubted.insert(id, state);
+            }
+        }
+        seen.retain(|id, state| now.contains_key(id) || !is_off(*state));
         Ok(())
     }
 
@@ -118,6 +144,7 @@ impl Watcher {
         };
         let seen = self.seen.get_or_insert_default();
         seen.insert(event.domain.id, kind.power());
+        self.doubted.remove(&event.domain.id);
         self.events
             .send(GuestEvent {
                 id: event.domain.id,
@@ -255,7 +282,8 @@ mod tests {
     async fn what_the_daemon_does_not_tell_is_found() {
         let id = ServerId::random();
         // As after its start: it has not looked yet whether the guest's process is still there.
-        let (_folder, path) = daemon(id, &[1, 1, 5]).await;
+        // What shows for a moment only is not told.
+        let (_folder, path) = daemon(id, &[1, 1, 3, 1, 5]).await;
         let (events, mut told) = broadcast::channel(4);
         let watching = watch(vec![path], "qemu:///system".into(), events);
         let event = tokio::time::timeout(Duration::from_secs(20), told.recv()).await;
