@@ -670,6 +670,28 @@ async fn a_live_migration_in_post_copy_cannot_be_called_off_and_what_breaks_it_c
     }
 }
 
+/// Who forces a guest onto a host passes over what administrators say of that.
+#[tokio::test]
+async fn a_live_migration_to_a_disabled_host_has_to_be_forced() {
+    let cluster = Cluster::new(small(2, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let here = cluster.server(server).await.host.unwrap();
+    let other = cluster.hosts.iter().find(|host| host.name != here).unwrap();
+    cluster.disable(other).await;
+    for force in [false, true] {
+        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let state = json!({ "to": other.name, "force": force, "migration": migration });
+        cluster.act(server, "live_migration", state).await;
+        cluster.idle().await;
+        let wanted = if force { &other.name } else { &here };
+        let after = cluster.server(server).await;
+        assert_eq!(after.host.as_ref(), Some(wanted), "{force}");
+        assert_eq!(after.vm_state, VmState::Active, "{force}");
+    }
+    clean(&cluster).await;
+}
+
 #[tokio::test]
 async fn what_keeps_a_guest_from_migrating_is_said() {
     let cluster = Cluster::new(small(2, 1)).await;

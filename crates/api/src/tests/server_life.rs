@@ -699,6 +699,21 @@ async fn rescues_that_name_no_image_are_from_the_configured_one() {
     assert_eq!(answer.status, 200, "{}", answer.text);
 }
 
+#[tokio::test]
+async fn an_interface_with_an_address_that_is_taken() {
+    use super::harness::{ADDRESS, NETWORK, SERVER_THERE};
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    let path = format!("/servers/{id}/os-interface");
+    let fixed = json!([{ "ip_address": ADDRESS }]);
+    let body = json!({ "interfaceAttachment": { "net_id": NETWORK, "fixed_ips": fixed } });
+    let refused = cloud.send("member", 90, "POST", &path, body).await;
+    let words = format!("Fixed IP address {ADDRESS} is already in use on instance {SERVER_THERE}.");
+    let wanted = ("conflictingRequest".to_owned(), words);
+    assert_eq!((refused.status.as_u16(), refused.fault()), (409, wanted));
+}
+
 /// The network service goes away after the request was accepted, and the interface comes all the same: that is no 503.
 #[tokio::test]
 async fn an_interface_that_has_come_is_answered_when_it_can_be_shown() {

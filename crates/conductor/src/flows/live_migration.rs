@@ -183,7 +183,7 @@ impl LiveMigration {
         let (to, force) = (state.to.clone(), state.force);
         let choosing = state.choice.choose(&self.with, server, |request| {
             request.ignore_hosts.insert(host);
-            request.forced = force && to.is_some();
+            request.unfiltered = force && to.is_some();
             request.only_host = to;
         });
         choosing.await

@@ -76,9 +76,9 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Picks hosts for a server as it shall be: with the flavor and image given in it, in its pinned zone, by its
-    /// hints. `more` changes what is asked for. Hosts that failed, and hosts that still have to remove something of the
-    /// server, are left out.
+    /// Picks hosts for a server that has been built before, as it shall be: with the flavor and image given in it, in its pinned zone,
+    /// by its hints. `more` changes what is asked for. Hosts that failed, and hosts that still have to remove something of
+    /// the server, are left out.
     pub async fn choose(
         &mut self,
         with: &Neighbours,
@@ -86,7 +86,9 @@ impl Choice {
         more: impl FnOnce(&mut Request),
     ) -> Result<(), StepError> {
         let read = server.clone();
-        let asked = with.store.look(move |tx| Asked::read(tx, &read)).await?;
+        let mut asked = with.store.look(move |tx| Asked::read(tx, &read)).await?;
+        // The host that the server was once built on by force is not where it must stay.
+        asked.request.forced = false;
         self.choose_asked(with, asked, more).await
     }
 

@@ -151,9 +151,7 @@ impl Resize {
         let demands = new_demands(state, &wanted)?;
         let elsewhere = state.choice.choose(&self.with, &wanted, |request| {
             request.demands.clone_from(&demands);
-            // The host that the server was once built on by force is not where it must stay.
             request.only_host = to;
-            request.forced = false;
             if same_host != SameHost::Always {
                 request.ignore_hosts.insert(source.clone());
             }
@@ -165,7 +163,6 @@ impl Resize {
         let here = state.choice.choose(&self.with, &wanted, |request| {
             request.demands = demands;
             request.only_host = Some(source.clone());
-            request.forced = false;
         });
         // What other hosts lack says more than what this one lacks.
         here.await.or(elsewhere)

@@ -282,9 +282,7 @@ impl Flow for Unshelve {
             Step::ChooseHost => {
                 let to = state.to.clone();
                 let choosing = state.choice.choose(&self.with, &server, |request| {
-                    // The host that the server was once built on by force is not where it must stay.
                     request.only_host = to;
-                    request.forced = false;
                 });
                 choosing.await
             }
