@@ -61,8 +61,15 @@ async fn every_fault_at_every_step() {
     }
 }
 
-/// A task that a worker has begun and has not written about yet.
-async fn begun(store: &Store, when: When) -> (Bench, Arc<Script>, crate::Worker) {
+/// A worker, held in a task that it has begun and has not written about yet.
+struct Begun {
+    bench: Bench,
+    script: Arc<Script>,
+    worker: crate::Worker,
+    task: db::tasks::Task,
+}
+
+async fn begun(store: &Store, when: When) -> Begun {
     loop {
         let bench = Bench {
             settings: waiting(),
@@ -71,12 +78,18 @@ async fn begun(store: &Store, when: When) -> (Bench, Arc<Script>, crate::Worker)
         let held = (at(Step::A, Direction::Do, when), Fault::Hold);
         let script = Arc::new(Script::new([held]));
         let worker = bench.worker("w", &script).await;
-        assert!(worker.intake().hand_over(bench.put().await));
+        let task = bench.put().await;
+        assert!(worker.intake().hand_over(task.clone()));
         script.all_struck().await;
-        if bench.task().await.unwrap().is_new() {
-            return (bench, script, worker);
+        if bench.task().await.is_some_and(|task| task.is_new()) {
+            return Begun {
+                bench,
+                script,
+                worker,
+                task,
+            };
         }
-        // The look with which a worker starts was late, and found it.
+        // The look with which a worker starts was late and found it, too; a run that nobody holds may even have ended.
         script.release();
         bench.until_gone().await;
     }
@@ -87,12 +100,13 @@ async fn begun(store: &Store, when: When) -> (Bench, Arc<Script>, crate::Worker)
 async fn another_may_be_faster() {
     for database in stores().await {
         for when in BOTH {
-            let (bench, script, slow) = begun(&database.store, when).await;
+            let held = begun(&database.store, when).await;
+            let bench = held.bench;
             let _fast = bench.worker("fast", &Arc::new(Script::new([]))).await;
             bench.until_gone().await;
             let ended = bench.ended().await;
-            script.release();
-            slow.rest().await;
+            held.script.release();
+            held.worker.rest().await;
             assert_eq!(bench.ended().await, ended, "{when:?}");
         }
     }
@@ -102,13 +116,12 @@ async fn another_may_be_faster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_with_the_process() {
     for database in stores().await {
-        let (bench, _script, worker) = begun(&database.store, When::Before).await;
-        let intake = worker.intake();
-        let task = bench.task().await.unwrap();
-        drop(worker);
+        let held = begun(&database.store, When::Before).await;
+        let (bench, intake) = (held.bench, held.worker.intake());
+        drop(held.worker);
         let _other = bench.worker("other", &Arc::new(Script::new([]))).await;
         bench.until_gone().await;
         assert_eq!(bench.ended().await.end, "done");
-        assert!(!intake.hand_over(task), "nobody is there");
+        assert!(!intake.hand_over(held.task), "nobody is there");
     }
 }
