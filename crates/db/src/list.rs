@@ -1,7 +1,7 @@
 //! Lists of servers: filters, order and pages in one query.
 
 use crate::instances::{BRIEF, COLUMNS, Instance, Known, from_row_knowing};
-use sql::{Error, Tx, Value};
+use sql::{Dialect, Error, Tx, Value};
 use types::ServerId;
 
 /// One condition; all of a list's conditions must hold.
@@ -74,6 +74,10 @@ pub enum Column {
     FlavorId,
     /// The image.
     ImageId,
+    /// The image of the kernel that it is booted with.
+    KernelId,
+    /// The image of its RAM disk.
+    RamdiskId,
     /// The key pair.
     KeyName,
     /// Whether it has a config drive.
@@ -113,7 +117,7 @@ pub enum Column {
 }
 
 impl Column {
-    fn sql(self) -> &'static str {
+    fn sql(self, dialect: Dialect) -> &'static str {
         match self {
             Self::Number => "id",
             Self::Uuid => "uuid",
@@ -131,6 +135,16 @@ impl Column {
             Self::LaunchedOn => "launched_on",
             Self::FlavorId => "flavor_id",
             Self::ImageId => "image_id",
+            Self::KernelId => match dialect {
+                Dialect::Sqlite => "json_extract(kept, '$.kernel.id')",
+                Dialect::Postgres => "CAST(kept AS json) -> 'kernel' ->> 'id'",
+                Dialect::Mysql => "JSON_UNQUOTE(JSON_EXTRACT(kept, '$.kernel.id'))",
+            },
+            Self::RamdiskId => match dialect {
+                Dialect::Sqlite => "json_extract(kept, '$.ramdisk.id')",
+                Dialect::Postgres => "CAST(kept AS json) -> 'ramdisk' ->> 'id'",
+                Dialect::Mysql => "JSON_UNQUOTE(JSON_EXTRACT(kept, '$.ramdisk.id'))",
+            },
             Self::KeyName => "key_name",
             Self::ConfigDrive => "config_drive",
             // It is in the document only where it is so, and no text in there can hold a bare quote.
@@ -173,6 +187,7 @@ pub struct Query {
 
 /// The servers of a page, or `None` when the marker does not exist.
 pub fn page(tx: &mut Tx<'_>, query: &Query) -> Result<Option<Vec<Instance>>, Error> {
+    let dialect = tx.dialect();
     let mut clauses = Vec::new();
     let mut params: Vec<Value> = Vec::new();
     let among = changed_few(tx, query, &mut params)?;
@@ -180,7 +195,7 @@ pub fn page(tx: &mut Tx<'_>, query: &Query) -> Result<Option<Vec<Instance>>, Err
         clauses.push("id = changed_id".to_owned());
     }
     for condition in &query.conditions {
-        clauses.push(clause(condition, &mut params));
+        clauses.push(clause(dialect, condition, &mut params));
     }
     let mut order = query.order.clone();
     let is_unique = |column| matches!(column, Column::Number | Column::Uuid);
@@ -189,7 +204,10 @@ pub fn page(tx: &mut Tx<'_>, query: &Query) -> Result<Option<Vec<Instance>>, Err
         order.push((Column::Number, descending));
     }
     if let Some(marker) = query.after {
-        let columns: Vec<&str> = order.iter().map(|(column, _)| column.sql()).collect();
+        let columns: Vec<&str> = order
+            .iter()
+            .map(|(column, _)| column.sql(dialect))
+            .collect();
         let sql = format!(
             "SELECT {} FROM instances WHERE uuid = ?",
             columns.join(", ")
@@ -201,9 +219,10 @@ pub fn page(tx: &mut Tx<'_>, query: &Query) -> Result<Option<Vec<Instance>>, Err
             // The same once more, so that an index in this order is entered at the marker.
             let marker: AnyValue = row.get(0)?;
             let operator = if descending { "<=" } else { ">=" };
-            clauses.push(compare(first, operator, &marker.0, &mut params));
+            let column = first.sql(dialect);
+            clauses.push(compare(column, operator, &marker.0, &mut params));
         }
-        clauses.push(after(&order, &row, &mut params)?);
+        clauses.push(after(dialect, &order, &row, &mut params)?);
     }
     let columns = if query.brief { &*BRIEF } else { COLUMNS };
     let mut sql = format!("SELECT {columns} FROM {among}instances");
@@ -214,7 +233,7 @@ pub fn page(tx: &mut Tx<'_>, query: &Query) -> Result<Option<Vec<Instance>>, Err
     sql.push_str(" ORDER BY ");
     let keys: Vec<String> = order
         .iter()
-        .map(|&(column, descending)| order_key(column, descending))
+        .map(|&(column, descending)| order_key(dialect, column, descending))
         .collect();
     sql.push_str(&keys.join(", "));
     if let Some(limit) = query.limit {
@@ -286,8 +305,9 @@ const CHANGED_OF_PROJECT: &str = "(SELECT id + 0 AS changed_id FROM instances WH
      UNION SELECT id + 0 FROM instances WHERE project_id = ? AND created_at >= ?) recent CROSS JOIN ";
 
 /// NULLs come first in ascending order on every database.
-fn order_key(column: Column, descending: bool) -> String {
-    let (name, direction) = (column.sql(), if descending { "DESC" } else { "ASC" });
+fn order_key(dialect: Dialect, column: Column, descending: bool) -> String {
+    let name = column.sql(dialect);
+    let direction = if descending { "DESC" } else { "ASC" };
     if nullable(column) {
         let nulls = if descending { "ASC" } else { "DESC" };
         return format!("CASE WHEN {name} IS NULL THEN 1 ELSE 0 END {nulls}, {name} {direction}");
@@ -320,21 +340,22 @@ fn nullable(column: Column) -> bool {
     )
 }
 
-fn clause(condition: &Condition, params: &mut Vec<Value>) -> String {
+fn clause(dialect: Dialect, condition: &Condition, params: &mut Vec<Value>) -> String {
+    let sql = |column: &Column| column.sql(dialect);
     match condition {
-        Condition::Is(column, value) => compare(*column, "=", value, params),
-        Condition::AtLeast(column, value) => compare(*column, ">=", value, params),
-        Condition::AtMost(column, value) => compare(*column, "<=", value, params),
-        Condition::Below(column, value) => compare(*column, "<", value, params),
+        Condition::Is(column, value) => compare(sql(column), "=", value, params),
+        Condition::AtLeast(column, value) => compare(sql(column), ">=", value, params),
+        Condition::AtMost(column, value) => compare(sql(column), "<=", value, params),
+        Condition::Below(column, value) => compare(sql(column), "<", value, params),
         Condition::MissingOrAbove(column, value) => {
-            let above = compare(*column, ">", value, params);
-            format!("({} IS NULL OR {above})", column.sql())
+            let above = compare(sql(column), ">", value, params);
+            format!("({} IS NULL OR {above})", sql(column))
         }
-        Condition::Missing(column) => format!("{} IS NULL", column.sql()),
+        Condition::Missing(column) => format!("{} IS NULL", sql(column)),
         Condition::OneOf(_, values) if values.is_empty() => "1 = 0".to_owned(),
         Condition::OneOf(column, values) => {
             params.extend(values.iter().cloned());
-            format!("{} IN ({})", column.sql(), sql::placeholders(values.len()))
+            format!("{} IN ({})", sql(column), sql::placeholders(values.len()))
         }
         Condition::States(pairs) => states(pairs, params),
         Condition::AllTags(tags) => tagged(tags, "=", params),
@@ -349,9 +370,9 @@ fn clause(condition: &Condition, params: &mut Vec<Value>) -> String {
     }
 }
 
-fn compare(column: Column, operator: &str, value: &Value, params: &mut Vec<Value>) -> String {
+fn compare(column: &str, operator: &str, value: &Value, params: &mut Vec<Value>) -> String {
     params.push(value.clone());
-    format!("{} {operator} ?", column.sql())
+    format!("{column} {operator} ?")
 }
 
 fn states(pairs: &[(Value, Vec<Value>)], params: &mut Vec<Value>) -> String {
@@ -402,6 +423,7 @@ fn tag_exists(word: &str, tags: &[String], params: &mut Vec<Value>) -> String {
 
 /// The rows behind the marker's in this order: `a > x OR (a = x AND (b > y OR ...))`, with NULL below everything.
 fn after(
+    dialect: Dialect,
     order: &[(Column, bool)],
     marker: &sql::Row,
     params: &mut Vec<Value>,
@@ -409,16 +431,16 @@ fn after(
     let mut alternatives = Vec::new();
     for (last, &(column, descending)) in order.iter().enumerate() {
         let value: AnyValue = marker.get(last)?;
-        let Some(beyond) = beyond(column, descending, &value.0) else {
+        let Some(beyond) = beyond(dialect, column, descending, &value.0) else {
             continue;
         };
         let mut parts = Vec::new();
         for (index, &(earlier, _)) in order[..last].iter().enumerate() {
             let value: AnyValue = marker.get(index)?;
             match value.0 {
-                Value::Null => parts.push(format!("{} IS NULL", earlier.sql())),
+                Value::Null => parts.push(format!("{} IS NULL", earlier.sql(dialect))),
                 value => {
-                    parts.push(format!("{} = ?", earlier.sql()));
+                    parts.push(format!("{} = ?", earlier.sql(dialect)));
                     params.push(value);
                 }
             }
@@ -432,8 +454,8 @@ fn after(
     Ok(format!("({})", alternatives.join(" OR ")))
 }
 
-fn beyond(column: Column, descending: bool, value: &Value) -> Option<String> {
-    let name = column.sql();
+fn beyond(dialect: Dialect, column: Column, descending: bool, value: &Value) -> Option<String> {
+    let name = column.sql(dialect);
     match (value, descending) {
         (Value::Null, true) => None,
         (Value::Null, false) => Some(format!("{name} IS NOT NULL")),

@@ -47,7 +47,7 @@ fn fill(tx: &mut Tx<'_>) -> Result<Vec<One>, Error> {
     Ok(all)
 }
 
-/// All pages of what has changed since then, one after the other.
+/// All pages of what has changed since then.
 fn listed(
     tx: &mut Tx<'_>,
     project: Option<&str>,
@@ -65,12 +65,18 @@ fn listed(
         let whose = Condition::Is(Column::ProjectId, project.into());
         query.conditions.push(whose);
     }
+    pages(tx, query)
+}
+
+/// All pages, one after the other.
+fn pages(tx: &mut Tx<'_>, mut query: Query) -> Result<Vec<ServerId>, Error> {
+    let limit = usize::try_from(query.limit.unwrap()).unwrap();
     let mut found = Vec::new();
     loop {
         let part = page(tx, &query)?.unwrap();
         found.extend(part.iter().map(|server| server.id));
         query.after = part.last().map(|server| server.id);
-        if part.len() < 700 {
+        if part.len() < limit {
             return Ok(found);
         }
     }
@@ -119,5 +125,55 @@ async fn what_has_changed_is_listed_in_order_whether_it_is_little_or_much() {
                 assert!(found == wanted, "{what}");
             }
         }
+    }
+}
+
+/// What is kept of servers: with a kernel and a RAM disk, with one of both, with neither, with nothing.
+const KEPT: [Option<&str>; 5] = [
+    Some(
+        r#"{"kernel":{"id":"b","disk_format":"aki","size":1},"ramdisk":{"id":"x","disk_format":"ari","size":1}}"#,
+    ),
+    Some("{}"),
+    Some(r#"{"kernel":{"id":"a","disk_format":"aki","size":1}}"#),
+    None,
+    Some(r#"{"ramdisk":{"id":"y","disk_format":"ari","size":1}}"#),
+];
+
+#[tokio::test]
+async fn servers_are_in_the_order_of_their_kernels() {
+    for database in sql::testing::databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let all = database.store.write(fill).await.unwrap();
+        let ids: Vec<ServerId> = all[..KEPT.len()].iter().map(|one| one.id).collect();
+        let listed = move |tx: &mut Tx<'_>| -> Result<_, Error> {
+            for (id, kept) in ids.iter().zip(KEPT) {
+                let sql = "UPDATE instances SET kept = ?, key_name = 'these' WHERE uuid = ?";
+                tx.execute(sql, &[kept.into(), (*id).into()])?;
+            }
+            let mut all = Vec::new();
+            for column in [Column::KernelId, Column::RamdiskId] {
+                for descending in [false, true] {
+                    let query = Query {
+                        conditions: vec![Condition::Is(Column::KeyName, "these".into())],
+                        order: vec![(column, descending)],
+                        limit: Some(2),
+                        brief: true,
+                        ..Query::default()
+                    };
+                    let found = pages(tx, query)?;
+                    let place = |found| ids.iter().position(|id| id == found);
+                    all.push(found.iter().filter_map(place).collect::<Vec<_>>());
+                }
+            }
+            Ok(all)
+        };
+        let listed = database.store.write(listed).await.unwrap();
+        let wanted = [
+            [1, 3, 4, 2, 0],
+            [0, 2, 4, 3, 1],
+            [1, 2, 3, 0, 4],
+            [4, 0, 3, 2, 1],
+        ];
+        assert_eq!(listed, wanted, "{}", database.name);
     }
 }

@@ -424,13 +424,10 @@ fn pattern(patterns: &mut Patterns, field: &'static str, value: &str) -> Result<
     Ok(())
 }
 
-/// Keys of which hardly any server has one: they order nothing.
-const ALL_ALIKE: &[&str] = &["kernel_id", "ramdisk_id"];
-
 /// Whether a key has no effect at this version, for reasons of old.
 fn is_ignored(call: &Call, key: &str) -> bool {
     let locked = key == "locked" && !call.at_least(mv::LOCKED_REASON);
-    locked || (column(key).is_none() && !ALL_ALIKE.contains(&key))
+    locked || column(key).is_none()
 }
 
 /// The keys and directions that count. A key that is ignored takes its direction with it.
@@ -513,6 +510,7 @@ fn column(key: &str) -> Option<Column> {
         "hostname" => Column::Hostname,
         "image_ref" => Column::ImageId,
         "instance_type_id" => Column::FlavorId,
+        "kernel_id" => Column::KernelId,
         "key_name" => Column::KeyName,
         "launch_index" => Column::LaunchIndex,
         "launched_at" => Column::LaunchedAt,
@@ -522,6 +520,7 @@ fn column(key: &str) -> Option<Column> {
         "power_state" => Column::PowerState,
         "progress" => Column::Progress,
         "project_id" => Column::ProjectId,
+        "ramdisk_id" => Column::RamdiskId,
         "root_device_name" => Column::RootDeviceName,
         "task_state" => Column::TaskState,
         "terminated_at" => Column::TerminatedAt,

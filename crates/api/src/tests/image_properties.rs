@@ -247,6 +247,22 @@ async fn kernels_of_images() {
         assert_eq!(found, wanted, "{query}");
     }
 
+    let listed = async |query: &str| -> Vec<String> {
+        let path = format!("/servers?all_tenants=1&{query}&sort_key=created_at&sort_dir=asc");
+        let found = cloud.get("admin", 90, &path).await.json();
+        let found = found["servers"].as_array().unwrap().iter();
+        let id = |server: &Value| server["id"].as_str().unwrap().to_owned();
+        found.map(id).collect()
+    };
+    let mut first = listed("sort_key=kernel_id&sort_dir=desc").await;
+    assert_eq!(first.remove(0), with);
+    assert_eq!(first, [&*without, &*on_disk, &*half]);
+    let next = format!("sort_key=kernel_id&sort_dir=desc&limit=1&marker={with}");
+    assert_eq!(listed(&next).await, [&*without]);
+    let mut last = listed("sort_key=ramdisk_id&sort_dir=asc").await;
+    assert_eq!(last.split_off(2), [&*with, &*half]);
+    assert_eq!(last, [&*without, &*on_disk]);
+
     // Another image has another kernel, or none.
     let rebuild = |image: &str| json!({ "rebuild": { "imageRef": image } });
     assert_eq!(act(&cloud, &with, rebuild(IMAGE)).await.status, 202);
