@@ -164,6 +164,7 @@ SQL
             --ssl-ca="$certificates/ca.pem" --ssl-cert="$certificates/server.pem" --ssl-key="$data/server.key" \
             --socket="$data/sock" --pid-file="$data/pid" --init-file="$data/init.sql" --skip-name-resolve \
             --innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync --innodb-doublewrite=0 \
+            --innodb-file-per-table=0 `# each test makes all tables` \
             --innodb-buffer-pool-size=128M --max-connections=300 --skip-log-bin --character-set-server=utf8mb4 \
             >> "$dir/mariadb.log" 2>&1 &
         echo $! > "$dir/mariadb.pid"
