@@ -39,7 +39,7 @@ enum Place<'a> {
 pub async fn serve(State(api): State<Arc<Inner>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let prefix = api.config.compute_link_prefix.clone();
-    let origin = prefix.unwrap_or_else(|| origin(&parts.headers, &parts.uri));
+    let origin = prefix.unwrap_or_else(|| web::address::origin(&parts.headers, &parts.uri));
     let path = parts.uri.path();
     let reply = match place(path, &parts.headers) {
         Place::Root => versions::all(&origin),
@@ -159,27 +159,6 @@ fn mime_version(headers: &HeaderMap) -> Option<bool> {
                 _ => None,
             }
         })
-}
-
-/// `http://host:port` as the client sees it.
-fn origin(headers: &HeaderMap, uri: &http::Uri) -> String {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|value| value.to_str().ok())
-        .or_else(|| uri.authority().map(|a| a.as_str()));
-    let clean = |text: &&str| {
-        text.bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
-    };
-    let scheme = headers
-        .get("x-forwarded-proto")
-        .and_then(|value| value.to_str().ok())
-        .filter(|text| *text == "https");
-    format!(
-        "{}://{}",
-        scheme.unwrap_or("http"),
-        host.filter(clean).unwrap_or("localhost")
-    )
 }
 
 async fn below_version(

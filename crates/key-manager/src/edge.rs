@@ -160,34 +160,16 @@ async fn handle(State(service): State<Service>, request: Request) -> Response {
 
 /// The URL that the client used, up to the path.
 fn base(service: &Service, request: &Request) -> String {
-    if let Some(endpoint) = &service.inner.config.public_endpoint {
-        return endpoint.trim_end_matches('/').to_owned();
+    match &service.inner.config.public_endpoint {
+        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+        None => web::address::origin(request.headers(), request.uri()),
     }
-    let header = |name: &str| request.headers().get(name)?.to_str().ok();
-    let host = header("host")
-        .or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
-        .unwrap_or("localhost");
-    let scheme = header("x-forwarded-proto").filter(|scheme| *scheme == "https");
-    format!("{}://{host}", scheme.unwrap_or("http"))
-}
-
-fn decoded(part: &str) -> Option<String> {
-    // A path segment is decoded as a form value is, but for `+`, which stands for itself.
-    let escaped = part.replace('+', "%2B");
-    let (text, _) = url::form_urlencoded::parse(escaped.as_bytes()).next()?;
-    (!text.contains('\u{fffd}') && !text.contains('\0')).then(|| text.into_owned())
 }
 
 async fn answer(service: &Service, request: Request, version: Version) -> Result<Response> {
     let base = base(service, &request);
     // Clients write `/v1/secrets/` as well.
-    let parts: Vec<String> = request
-        .uri()
-        .path()
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .map(|part| decoded(part).ok_or_else(Fault::no_route))
-        .collect::<Result<_>>()?;
+    let parts = web::address::segments(request.uri().path()).ok_or_else(Fault::no_route)?;
     let names: Vec<&str> = parts.iter().map(String::as_str).collect();
     match names.as_slice() {
         ["healthcheck"] => Ok("OK".into_response()),

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::HostName;
 
-/// How often soft-deleted servers are looked at.
-const RECLAIM_PAUSE: Duration = Duration::from_secs(60);
+/// The longest pause between two looks at what has waited long enough.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long changes of the network service gather before servers' addresses are renewed.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(100);
 /// A renewal that took long (it lists all ports) is followed by a pause that is so many times as long.
@@ -25,18 +25,12 @@ pub(crate) async fn reclaim_deleted(
     after: Duration,
     stop: CancellationToken,
 ) {
-    let pause = after.clamp(Duration::from_secs(1), RECLAIM_PAUSE);
-    while !stop.is_cancelled() {
-        match conductor::reclaim::reclaim(&store, &bus, after).await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "soft-deleted servers are deleted for good"),
-            Err(error) => tracing::warn!(%error, "soft-deleted servers cannot be reclaimed now"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = stop.cancelled() => {}
-        }
-    }
+    let words = (
+        "soft-deleted servers are deleted for good",
+        "soft-deleted servers cannot be reclaimed now",
+    );
+    let look = || conductor::reclaim::reclaim(&store, &bus, after);
+    now_and_then(after, &stop, words, look).await;
 }
 
 /// Confirms resizes that nobody has confirmed for long enough.
@@ -46,18 +40,9 @@ pub(crate) async fn confirm_resizes(
     after: Duration,
     stop: CancellationToken,
 ) {
-    let pause = after.clamp(Duration::from_secs(1), RECLAIM_PAUSE);
-    while !stop.is_cancelled() {
-        match conductor::confirmations::confirm(&store, &bus, after).await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "resizes are confirmed"),
-            Err(error) => tracing::warn!(%error, "resizes cannot be confirmed now"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = stop.cancelled() => {}
-        }
-    }
+    let words = ("resizes are confirmed", "resizes cannot be confirmed now");
+    let look = || conductor::confirmations::confirm(&store, &bus, after);
+    now_and_then(after, &stop, words, look).await;
 }
 
 /// Takes servers from their hosts that were shelved long enough ago.
@@ -67,17 +52,30 @@ pub(crate) async fn offload_shelved(
     after: Duration,
     stop: CancellationToken,
 ) {
-    let pause = after.clamp(Duration::from_secs(1), RECLAIM_PAUSE);
+    let words = (
+        "shelved servers leave their hosts",
+        "shelved servers cannot be offloaded now",
+    );
+    let look = || conductor::offload::offload(&store, &bus, after);
+    now_and_then(after, &stop, words, look).await;
+}
+
+/// Looks at once, and again and again, for what has waited that long. The words are for what was found, and for a look that
+/// failed.
+async fn now_and_then<F: Future<Output = Result<usize, sql::Error>>>(
+    after: Duration,
+    stop: &CancellationToken,
+    (done, failed): (&str, &str),
+    look: impl Fn() -> F,
+) {
+    let pause = after.clamp(Duration::from_secs(1), LONGEST_PAUSE);
     while !stop.is_cancelled() {
-        match conductor::offload::offload(&store, &bus, after).await {
+        match look().await {
             Ok(0) => {}
-            Ok(count) => tracing::info!(count, "shelved servers leave their hosts"),
-            Err(error) => tracing::warn!(%error, "shelved servers cannot be offloaded now"),
+            Ok(count) => tracing::info!(count, "{done}"),
+            Err(error) => tracing::warn!(%error, "{failed}"),
         }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = stop.cancelled() => {}
-        }
+        stop.run_until_cancelled(tokio::time::sleep(pause)).await;
     }
 }
 

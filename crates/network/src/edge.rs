@@ -43,27 +43,13 @@ fn ok(body: Value) -> Response {
     axum::Json(body).into_response()
 }
 
-/// The URL that the client used, up to the path.
-fn base(request: &axum::extract::Request) -> String {
-    let header = |name: &str| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    let host = header("host")
-        .or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
-        .unwrap_or("localhost");
-    format!("{}://{host}", header("x-forwarded-proto").unwrap_or("http"))
-}
-
 fn version_document(base: &str) -> Value {
     json!({"id": "v2.0", "status": "CURRENT", "links": [{"rel": "self", "href": format!("{base}/v2.0/")}]})
 }
 
 async fn answer(service: &Service, request: axum::extract::Request) -> Result<Response, Fault> {
     let path = request.uri().path().to_owned();
-    let base = base(&request);
+    let base = web::address::origin(request.headers(), request.uri());
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
         [] => Ok(ok(json!({"versions": [version_document(&base)]}))),

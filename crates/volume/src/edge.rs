@@ -110,17 +110,10 @@ async fn handle(State(service): State<Service>, request: axum::extract::Request)
 
 /// The URL that the client used, up to the path.
 fn root(service: &Service, request: &axum::extract::Request) -> String {
-    if let Some(endpoint) = &service.inner.config.public_endpoint {
-        return endpoint.trim_end_matches('/').to_owned();
+    match &service.inner.config.public_endpoint {
+        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+        None => web::address::origin(request.headers(), request.uri()),
     }
-    let header = |name: &str| {
-        let value = request.headers().get(name)?;
-        value.to_str().ok()
-    };
-    let host = header("host")
-        .or_else(|| request.uri().authority().map(http::uri::Authority::as_str))
-        .unwrap_or("localhost");
-    format!("{}://{host}", header("x-forwarded-proto").unwrap_or("http"))
 }
 
 fn versions(root: &str) -> Value {
@@ -140,21 +133,10 @@ fn versions(root: &str) -> Value {
     }]})
 }
 
-fn decoded(part: &str) -> Option<String> {
-    // A path segment is decoded as a form value is, but for `+`, which stands for itself.
-    let escaped = part.replace('+', "%2B");
-    let (text, _) = url::form_urlencoded::parse(escaped.as_bytes()).next()?;
-    (!text.contains('\u{fffd}') && !text.contains('\0')).then(|| text.into_owned())
-}
-
 async fn answer(service: &Service, request: axum::extract::Request) -> Result<Response> {
     let root = root(service, &request);
     let path = request.uri().path().to_owned();
-    let parts: Vec<String> = path
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .map(|part| decoded(part).ok_or_else(Fault::no_route))
-        .collect::<Result<_>>()?;
+    let parts = web::address::segments(&path).ok_or_else(Fault::no_route)?;
     let names: Vec<&str> = parts.iter().map(String::as_str).collect();
     match names.as_slice() {
         [] => Ok((StatusCode::MULTIPLE_CHOICES, axum::Json(versions(&root))).into_response()),

@@ -2,6 +2,7 @@
 
 use crate::fault::{Fault, Result};
 use http::{HeaderMap, StatusCode};
+use web::microversion::{self, Asked};
 
 /// The minor part of a version 3.x.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,44 +36,24 @@ impl Version {
 /// # Errors
 /// 400 for what is no version, 406 for one that is not served.
 pub fn negotiate(headers: &HeaderMap) -> Result<Version> {
-    let asked = headers
-        .get_all("openstack-api-version")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .find_map(|one| one.trim().strip_prefix("volume "))
-        .map(str::trim);
-    let Some(asked) = asked else {
-        return Ok(Version::LEAST);
-    };
-    if asked == "latest" {
-        return Ok(Version::MOST);
+    match microversion::asked(headers, "volume") {
+        Asked::Nothing => Ok(Version::LEAST),
+        Asked::Latest => Ok(Version::MOST),
+        Asked::Version {
+            major: 3, minor, ..
+        } if minor <= Version::MOST.0 => Ok(Version(minor)),
+        Asked::Version { text, .. } => Err(Fault::new(
+            StatusCode::NOT_ACCEPTABLE,
+            format!(
+                "Version {text} is not supported by the API. Minimum is {} and maximum is {}.",
+                Version::LEAST.text(),
+                Version::MOST.text()
+            ),
+        )),
+        Asked::Malformed(text) => Err(Fault::bad(format!(
+            "API Version String {text} is of invalid format. Must be of format MajorNum.MinorNum."
+        ))),
     }
-    let parsed = asked
-        .split_once('.')
-        .and_then(|(major, minor)| Some((number(major)?, number(minor)?)));
-    let Some((major, minor)) = parsed else {
-        return Err(Fault::bad(format!(
-            "API Version String {asked} is of invalid format. Must be of format MajorNum.MinorNum."
-        )));
-    };
-    if major == 3 && minor <= Version::MOST.0 {
-        return Ok(Version(minor));
-    }
-    Err(Fault::new(
-        StatusCode::NOT_ACCEPTABLE,
-        format!(
-            "Version {asked} is not supported by the API. Minimum is {} and maximum is {}.",
-            Version::LEAST.text(),
-            Version::MOST.text()
-        ),
-    ))
-}
-
-fn number(text: &str) -> Option<u16> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
-    let padded = text.len() > 1 && text.starts_with('0');
-    (plain && !padded).then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]

@@ -24,9 +24,10 @@ use axum::extract::{RawPathParams, Request};
 use axum::response::Response;
 use axum::routing::on;
 use call::Call;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Uri, header};
 use std::collections::HashMap;
 use table::{Access, Route};
+use web::address::origin;
 
 /// Keystone's `max_request_body_size`.
 const BODY_LIMIT: usize = 114_688;
@@ -43,11 +44,11 @@ pub fn router(service: &Service) -> Router {
         router = router.route(route.path, on(route.method.filter(), handler));
     }
     router
-        .fallback(|headers: HeaderMap| async move {
-            finish(Fault::NoRoute.response(&call::base(&headers)))
+        .fallback(|uri: Uri, headers: HeaderMap| async move {
+            finish(Fault::NoRoute.response(&origin(&headers, &uri)))
         })
-        .method_not_allowed_fallback(|headers: HeaderMap| async move {
-            finish(Fault::Method.response(&call::base(&headers)))
+        .method_not_allowed_fallback(|uri: Uri, headers: HeaderMap| async move {
+            finish(Fault::Method.response(&origin(&headers, &uri)))
         })
         .layer(axum::middleware::from_fn(web::request_id::layer))
 }
@@ -58,7 +59,7 @@ async fn answer(
     params: &RawPathParams,
     request: Request,
 ) -> Response {
-    let base = call::base(request.headers());
+    let base = origin(request.headers(), request.uri());
     let params = params
         .iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -109,7 +110,7 @@ async fn run(
     let call = Call {
         service,
         held,
-        base: call::base(&parts.headers),
+        base: origin(&parts.headers, &parts.uri),
         path: parts.uri.path().to_owned(),
         raw_query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: parts.headers,

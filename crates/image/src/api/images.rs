@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::{Map, Value, json};
 use types::Timestamp;
 use url::form_urlencoded;
@@ -115,6 +115,7 @@ fn page(
 pub(super) async fn create(
     State(service): State<Service>,
     Extension(access): Extension<Access>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Fault> {
@@ -140,7 +141,10 @@ pub(super) async fn create(
         other => other?,
     }
     let mut response = (StatusCode::CREATED, Json(answer)).into_response();
-    let location = format!("{}/v2/images/{id}", versions::base_url(&service, &headers));
+    let location = format!(
+        "{}/v2/images/{id}",
+        versions::base_url(&service, &headers, &uri)
+    );
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
     }

@@ -4,7 +4,7 @@ use crate::service::Service;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri};
 use serde_json::{Value, json};
 
 /// Without the versions that only add what a site with several stores, or a cache, has (Glance does the same).
@@ -23,22 +23,15 @@ const VERSIONS: [(&str, &str); 11] = [
 ];
 
 /// The URL of this service as the client knows it.
-pub(super) fn base_url(service: &Service, headers: &HeaderMap) -> String {
-    if let Some(url) = &service.inner.config.public_endpoint {
-        return url.trim_end_matches('/').to_owned();
+pub(super) fn base_url(service: &Service, headers: &HeaderMap, uri: &Uri) -> String {
+    match &service.inner.config.public_endpoint {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => web::address::origin(headers, uri),
     }
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or("127.0.0.1:9292");
-    let scheme = headers.get("x-forwarded-proto");
-    let scheme = scheme.and_then(|scheme| scheme.to_str().ok());
-    let scheme = scheme.filter(|scheme| *scheme == "https");
-    format!("{}://{host}", scheme.unwrap_or("http"))
 }
 
-fn document(service: &Service, headers: &HeaderMap) -> Value {
-    let href = format!("{}/v2/", base_url(service, headers));
+fn document(service: &Service, headers: &HeaderMap, uri: &Uri) -> Value {
+    let href = format!("{}/v2/", base_url(service, headers, uri));
     let versions: Vec<Value> = VERSIONS
         .iter()
         .map(|(id, status)| json!({"id": format!("v{id}"), "status": status, "links": [{"rel": "self", "href": href}]}))
@@ -47,15 +40,23 @@ fn document(service: &Service, headers: &HeaderMap) -> Value {
 }
 
 /// `GET /`, and every path outside of a version.
-pub(super) async fn choices(State(service): State<Service>, headers: HeaderMap) -> Response {
+pub(super) async fn choices(
+    State(service): State<Service>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
     (
         StatusCode::MULTIPLE_CHOICES,
-        Json(document(&service, &headers)),
+        Json(document(&service, &headers, &uri)),
     )
         .into_response()
 }
 
 /// `GET /versions`
-pub(super) async fn versions(State(service): State<Service>, headers: HeaderMap) -> Json<Value> {
-    Json(document(&service, &headers))
+pub(super) async fn versions(
+    State(service): State<Service>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Json<Value> {
+    Json(document(&service, &headers, &uri))
 }
