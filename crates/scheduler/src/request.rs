@@ -136,13 +136,13 @@ impl Request {
     pub fn new(flavor: &Flavor, image: Option<&ImageRef>) -> Result<Self, WrongRequest> {
         let nothing = BTreeMap::new();
         let properties = image.map_or(&nothing, |image| &image.properties);
+        let resources = flavor.claims().map_err(|name| WrongRequest {
+            name: name.to_owned(),
+            value: flavor.extra_specs.get(name).cloned().unwrap_or_default(),
+            problem: "it must be a whole number",
+        });
         let mut request = Self {
-            resources: flavor
-                .resources()
-                .by_class()
-                .into_iter()
-                .map(|(class, amount)| (class.to_owned(), amount))
-                .collect(),
+            resources: resources?,
             extra_specs: flavor.extra_specs.clone(),
             image: ImageProperties::readable(properties),
             ..Self::default()
@@ -183,15 +183,6 @@ impl Request {
             value: value.to_owned(),
             problem,
         };
-        if let Some(class) = name.strip_prefix("resources:") {
-            let amount: u64 = value
-                .parse()
-                .map_err(|_| wrong("it must be a whole number"))?;
-            match amount {
-                0 => self.resources.remove(class),
-                amount => self.resources.insert(class.to_owned(), amount),
-            };
-        }
         if let Some(name) = name.strip_prefix("trait:") {
             let traits = match value {
                 "required" => &mut self.required_traits,
