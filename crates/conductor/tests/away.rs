@@ -113,6 +113,7 @@ async fn a_host_that_cannot_unshelve_is_left_out() {
     assert!(!fault.message.contains("machine type"), "{}", fault.message);
     let details = fault.details.unwrap();
     assert!(details.contains("no such machine type"), "{details}");
+    assert!(details.contains("[host-1, host-2]"), "{details}");
     clean(&cluster).await;
 }
 

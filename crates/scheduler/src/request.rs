@@ -5,7 +5,7 @@ use db::instances::Instance;
 use std::collections::{BTreeMap, BTreeSet};
 use types::image_properties::ImageProperties;
 use types::server::{Flavor, ImageRef};
-use types::{HostName, NodeId, ProjectId, ServerId};
+use types::{HostName, ProjectId, ServerId};
 
 /// How the members of a server group are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +92,10 @@ pub struct Request {
     pub places: BTreeMap<ServerId, HostName>,
     /// Hosts not wanted, for example the one that a server leaves.
     pub ignore_hosts: BTreeSet<HostName>,
-    /// Nodes where building failed before.
-    pub tried: BTreeSet<NodeId>,
+    /// Hosts that have tried and failed.
+    pub tried: BTreeSet<HostName>,
+    /// Hosts that still have something of the server, which they are to remove.
+    pub owing: BTreeSet<HostName>,
     /// The owner.
     pub project: Option<ProjectId>,
     /// What it asks of its hardware that no host has. Only new servers, and those that get another flavor or image, are held

@@ -175,11 +175,16 @@ impl Build {
         volumes::complete(&self.with, &instance, &state.devices).await
     }
 
-    fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+    fn spawned(
+        cx: &Context,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
         let again = Some(Step::ChooseHost.as_str());
-        state.power = state
-            .choice
-            .answered(outcome, "Build of the server failed", again)?;
+        state.power =
+            state
+                .choice
+                .answered(cx.server, outcome, "Build of the server failed", again)?;
         Ok(())
     }
 }
@@ -322,7 +327,7 @@ impl Flow for Build {
             Step::Networks => self.plan(cx, state).await,
             Step::Volumes => self.volumes(cx, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
-            Step::Spawn => Self::spawned(state, outcome),
+            Step::Spawn => Self::spawned(cx, state, outcome),
         }
     }
 
