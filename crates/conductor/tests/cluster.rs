@@ -308,7 +308,10 @@ async fn the_network_service_refuses_is_away_or_wires_nothing() {
     let refused = cluster.create().await;
     cluster.idle().await;
     let message = cluster.server(refused).await.fault.unwrap().message;
-    assert!(message.contains("No more IP addresses"), "{message}");
+    assert!(
+        message.contains("aborted: No fixed IP addresses available for network: "),
+        "{message}"
+    );
     cluster.network.set_refusing(false);
     clean(&cluster).await;
 

@@ -10,6 +10,7 @@ use kilonova_conductor::addresses::Addresses;
 use sql::{Error, Tx, Value};
 use std::time::Duration;
 use testkit::{Cluster, Options};
+use types::server::{WantedInterface, WantedNetworks};
 use types::{PowerState, ServerId, Timestamp, VmState};
 use virt::{GuestSpec, Hypervisor, Power};
 
@@ -715,4 +716,41 @@ async fn a_detached_port_that_is_another_servers_by_then_stays() {
     cluster.idle().await;
     assert_eq!(shown_and_plugged(&cluster, server).await, (vec![], vec![]));
     assert_eq!(cluster.network.ports(), [(port, "a router".to_owned())]);
+}
+
+/// An address that is in no subnet of its network: the owner's mistake, and told as one.
+#[tokio::test]
+async fn an_address_outside_of_the_network_is_refused() {
+    let cluster = Cluster::new(Options::default()).await;
+    let wanted = WantedInterface::Network {
+        network_id: testkit::NETWORK.to_owned(),
+        fixed_ip: Some("192.0.2.9".to_owned()),
+        tag: None,
+    };
+    let words = format!(
+        "Invalid input received: Fixed IP 192.0.2.9 is not a valid ip address for network {}.",
+        testkit::NETWORK
+    );
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = serde_json::json!({ "wanted": wanted.clone() });
+    cluster.act(server, "attach_interface", state).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    let fault = stays.fault.unwrap();
+    assert_eq!((fault.code, &fault.message), (400, &words));
+    assert_eq!(
+        (stays.vm_state, stays.network_info.len()),
+        (VmState::Active, 1)
+    );
+    let server = cluster
+        .create_with(|new| new.networks = WantedNetworks::These(vec![wanted]))
+        .await;
+    cluster.idle().await;
+    let failed = cluster.server(server).await;
+    let fault = failed.fault.unwrap();
+    let words = format!("Build of instance {server} aborted: {words}");
+    assert_eq!(failed.vm_state, VmState::Error);
+    assert_eq!((fault.code, fault.message), (500, words));
+    clean(&cluster).await;
 }

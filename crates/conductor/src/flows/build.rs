@@ -158,7 +158,8 @@ impl Build {
             None => Box::new(self.instance(cx).await?),
         };
         let host = place(state)?.host.clone();
-        let made = ports::ensure(&self.with, cx, &instance, &host).await?;
+        let made = ports::ensure(&self.with, cx, &instance, &host);
+        let made = made.await.map_err(|error| aborted(&instance, error))?;
         (state.interfaces, state.no_groups) = (made.interfaces, made.no_groups);
         state.plan = Some(guest_plan(&instance, &state.interfaces));
         Ok(())
@@ -195,6 +196,24 @@ fn place(state: &State) -> Result<&Place, StepError> {
         .place
         .as_ref()
         .ok_or_else(|| StepError::Fail(Failure::new(500, "No host was claimed.")))
+}
+
+/// What the request is at fault for ends the build, as its owner sees it: other hosts are not tried.
+fn aborted(server: &Instance, error: StepError) -> StepError {
+    match error {
+        StepError::Fail(failure) if failure.code < 500 => {
+            let words = format!(
+                "Build of instance {} aborted: {}",
+                server.id, failure.message
+            );
+            StepError::Fail(Failure {
+                code: 500,
+                message: words,
+                ..failure
+            })
+        }
+        other => other,
+    }
 }
 
 /// An interface as the guest's host shall make it. Pure.
