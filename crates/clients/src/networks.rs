@@ -57,6 +57,15 @@ pub struct PortRecord {
     pub security_groups: Vec<String>,
 }
 
+/// What the network service refuses, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The type of the error, for example `InvalidIpForNetwork`.
+    pub kind: String,
+    /// The service's words.
+    pub words: String,
+}
+
 /// A port that a server has, as far as all of them are listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundPort {
@@ -361,12 +370,12 @@ impl Networks {
             .collect())
     }
 
-    /// Makes a port. A refusal (no address left, quota, address taken) is the inner `Err` with the service's words.
+    /// Makes a port. A refusal (no address left, quota, address taken) is the inner `Err`.
     pub async fn create_port(
         &self,
         token: &str,
         new: &NewPort<'_>,
-    ) -> Result<Result<PortRecord, String>, ClientError> {
+    ) -> Result<Result<PortRecord, Refused>, ClientError> {
         let mut body = json!({
             "network_id": new.network_id,
             "project_id": new.project_id,
@@ -410,7 +419,10 @@ impl Networks {
         }
         match answer.status {
             StatusCode::CREATED => Ok(Ok(port(&answer.json()["port"]))),
-            status if status.is_client_error() => Ok(Err(refusal(&answer))),
+            status if status.is_client_error() => Ok(Err(Refused {
+                kind: text(&answer.json()["NeutronError"], "type"),
+                words: refusal(&answer),
+            })),
             _ => Err(unexpected(SERVICE, "create port", &answer)),
         }
     }

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bus::{Bell, Bus, Listener};
 use db::block_devices::BlockDevice;
-use db::hosts::Ratios;
+use db::hosts::{Beat, Ratios};
 use db::migrations::{Bytes, Status};
 use http::StatusCode;
 use journal::Outcomes;
@@ -340,12 +340,16 @@ impl Agents {
         let recorded = Arc::clone(&beat);
         let store = &self.inner.with.store;
         let recording = store.write(move |tx| record(tx, &recorded, &ratios));
-        let known = recording.await?;
+        let heard = recording.await?;
+        if heard == Beat::Well {
+            // What could not be done meanwhile, as debts, is tried again at once, not with the next poll.
+            self.inner.bus.ring(Bell::Host(host.clone()));
+        }
         let again = self.follow_guests(&beat).await?;
         let noted = Noted {
             at: Timestamp::now(),
             again,
-            forgotten: !known && beat.facts.is_none(),
+            forgotten: heard == Beat::New && beat.facts.is_none(),
         };
         // Many hosts beat at once: one renewal serves them all, unless this one has news of its own.
         if !well || !self.inner.with.view.is_fresh(&host) {
@@ -406,21 +410,21 @@ impl Agents {
     }
 }
 
-/// Writes what a heartbeat says of its host; whether the host was on record before.
-fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<bool, sql::Error> {
+/// Writes what a heartbeat says of its host.
+fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<Beat, sql::Error> {
     let now = Timestamp::now();
     let problem = beat
         .facts
         .as_ref()
         .and_then(|facts| facts.problem.as_deref());
-    let known = db::hosts::beat_known(tx, &beat.host, "nova-compute", problem, now)?;
+    let heard = db::hosts::beat_heard(tx, &beat.host, "nova-compute", problem, now)?;
     if let Some(facts) = beat.facts.as_ref().filter(|facts| facts.healthy) {
         db::hosts::put_node(tx, &beat.host, beat.node, facts, ratios, now)?;
     }
     for moving in &beat.moving {
         progress(tx, &beat.host, moving, now)?;
     }
-    Ok(known)
+    Ok(heard)
 }
 
 /// Writes how far a live migration is, if it is the one that this host sends.

@@ -113,6 +113,7 @@ async fn a_host_that_cannot_unshelve_is_left_out() {
     assert!(!fault.message.contains("machine type"), "{}", fault.message);
     let details = fault.details.unwrap();
     assert!(details.contains("no such machine type"), "{details}");
+    assert!(details.contains("[host-1, host-2]"), "{details}");
     clean(&cluster).await;
 }
 
@@ -689,6 +690,65 @@ async fn a_live_migration_to_a_disabled_host_has_to_be_forced() {
         assert_eq!(after.host.as_ref(), Some(wanted), "{force}");
         assert_eq!(after.vm_state, VmState::Active, "{force}");
     }
+    clean(&cluster).await;
+}
+
+/// The events of the newest action that somebody asked for, with their hosts and how they ended, oldest first.
+async fn events(
+    cluster: &Cluster,
+    server: ServerId,
+) -> Vec<(String, Option<String>, Option<String>)> {
+    let read = move |tx: &mut sql::Tx<'_>| -> Result<_, sql::Error> {
+        let newest = db::actions::of_server(tx, server)?.remove(0);
+        db::actions::events(tx, newest.id)
+    };
+    let mut events = cluster.store.read(read).await.unwrap();
+    events.reverse();
+    events
+        .into_iter()
+        .map(|one| (one.event, one.host, one.result))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_live_migration_shows_the_checks_of_both_hosts() {
+    let cluster = Cluster::new(small(2, 1)).await;
+    let server = cluster
+        .create_with(|new| new.image = Some(agentless()))
+        .await;
+    cluster.idle().await;
+    let here = cluster.server(server).await.host.unwrap().0;
+    let there = ["host-1", "host-2"].into_iter().find(|one| *one != here);
+    let there = there.unwrap().to_owned();
+    let checks = |end: &str| {
+        let end = Some(end.to_owned());
+        [
+            (
+                "compute_check_can_live_migrate_destination".to_owned(),
+                Some(there.clone()),
+                end.clone(),
+            ),
+            (
+                "compute_check_can_live_migrate_source".to_owned(),
+                Some(here.clone()),
+                end,
+            ),
+        ]
+    };
+    for (block, end) in [(Some(false), "Error"), (None, "Success")] {
+        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let state = json!({ "migration": migration, "block": block });
+        cluster.act(server, "live_migration", state).await;
+        cluster.idle().await;
+        let events = events(&cluster, server).await;
+        assert_eq!(events[1..3], checks(end), "{events:?}");
+        assert_eq!(events[0].0, "conductor_live_migrate_instance");
+    }
+    assert_eq!(
+        cluster.server(server).await.host.unwrap().0,
+        there,
+        "it has moved"
+    );
     clean(&cluster).await;
 }
 

@@ -196,7 +196,14 @@ async fn a_host_that_cannot_build_is_left_out() {
     let failed = cluster.server(server).await;
     assert_eq!(failed.vm_state, VmState::Error);
     let fault = failed.fault.unwrap();
-    for words in ["No valid host was found", "tried last could not do it"] {
+    let exhausted = format!(
+        "Exceeded maximum number of retries. Exhausted all hosts available for retrying build failures for instance \
+         {server}: 2 hosts tried. "
+    );
+    for words in [
+        exhausted.as_str(),
+        "2 hosts considered: 2 tried before, which failed",
+    ] {
         assert!(fault.message.contains(words), "{}", fault.message);
     }
     for inside in ["host-", "machine type"] {
@@ -204,9 +211,16 @@ async fn a_host_that_cannot_build_is_left_out() {
     }
     let details = fault.details.unwrap();
     assert!(
-        details.contains("host-") && details.contains("no such machine type"),
+        details.contains("2 tried before, which failed [host-1, host-2]"),
         "{details}"
     );
+    for host in ["host-1", "host-2"] {
+        let said = details.lines().find_map(|line| line.strip_prefix(host));
+        assert!(
+            said.is_some_and(|said| said.contains("no such machine type")),
+            "{details}"
+        );
+    }
     cluster.hosts[0].sim.controls().fail_next(
         Verb::EnsureGuest,
         HypervisorError::Disk {
@@ -294,7 +308,10 @@ async fn the_network_service_refuses_is_away_or_wires_nothing() {
     let refused = cluster.create().await;
     cluster.idle().await;
     let message = cluster.server(refused).await.fault.unwrap().message;
-    assert!(message.contains("No more IP addresses"), "{message}");
+    assert!(
+        message.contains("aborted: No fixed IP addresses available for network: "),
+        "{message}"
+    );
     cluster.network.set_refusing(false);
     clean(&cluster).await;
 

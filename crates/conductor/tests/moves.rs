@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-//! Stories of servers that change their flavor or their host, each ended by the audit.
+//! Stories of servers that change their flavor or their host, or look for one, each ended by the audit.
 
 use db::block_devices::BlockDevice;
 use db::migrations::{Filter, Migration, Status};
@@ -68,6 +68,45 @@ async fn events(cluster: &Cluster, server: ServerId) -> Vec<(String, Option<Stri
         .into_iter()
         .map(|one| (one.event, one.host))
         .collect()
+}
+
+/// The third host is not the last there is, but the last that is asked.
+#[tokio::test]
+async fn what_three_hosts_cannot_build_names_them_to_administrators() {
+    let cluster = Cluster::new(Options {
+        hosts: 4,
+        ..Options::default()
+    })
+    .await;
+    for host in &cluster.hosts {
+        let reason = HypervisorError::Rejected(format!("{} has no such machine type", host.name));
+        host.sim.controls().fail_always(Verb::EnsureGuest, reason);
+    }
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let fault = cluster.server(server).await.fault.unwrap();
+    assert!(
+        fault
+            .message
+            .contains("Exceeded maximum number of retries.")
+            && fault
+                .message
+                .contains(": 3 hosts tried. Build of the server failed: "),
+        "{}",
+        fault.message
+    );
+    assert!(!fault.message.contains("host-"), "{}", fault.message);
+    let details = fault.details.unwrap();
+    let lines: Vec<&str> = details.lines().collect();
+    assert_eq!(lines.len(), 3, "{details}");
+    for line in lines {
+        let (host, said) = line.split_once(": ").unwrap();
+        assert!(
+            said.contains(&format!("{host} has no such machine")),
+            "{line}"
+        );
+    }
+    clean(&cluster).await;
 }
 
 #[tokio::test]

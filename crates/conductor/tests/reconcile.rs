@@ -10,6 +10,7 @@ use kilonova_conductor::addresses::Addresses;
 use sql::{Error, Tx, Value};
 use std::time::Duration;
 use testkit::{Cluster, Options};
+use types::server::{WantedInterface, WantedNetworks};
 use types::{PowerState, ServerId, Timestamp, VmState};
 use virt::{GuestSpec, Hypervisor, Power};
 
@@ -715,4 +716,90 @@ async fn a_detached_port_that_is_another_servers_by_then_stays() {
     cluster.idle().await;
     assert_eq!(shown_and_plugged(&cluster, server).await, (vec![], vec![]));
     assert_eq!(cluster.network.ports(), [(port, "a router".to_owned())]);
+}
+
+/// Its hypervisor is away, and the agent lives: what it owes waits for no poll once that is over.
+#[tokio::test]
+async fn a_debt_is_paid_as_soon_as_the_hypervisor_is_back() {
+    let cluster = Cluster::new(Options {
+        beat: Duration::from_millis(20),
+        hosts: 1,
+        ..Options::default()
+    })
+    .await;
+    let host = &cluster.hosts[0];
+    let server = cluster.create().await;
+    cluster.idle().await;
+    host.sim.controls().set_down(true);
+    let problem = async || -> bool {
+        let services: Result<Vec<db::hosts::Service>, Error> =
+            cluster.store.read(db::hosts::services).await;
+        services.unwrap().iter().any(|one| one.problem.is_some())
+    };
+    cluster.until("it says what is wrong", problem).await;
+    let name = host.name.clone();
+    let owing = cluster
+        .store
+        .write(move |tx| db::work::owe(tx, &name, server, "a test", Timestamp::now()));
+    let owed: Result<(), Error> = owing.await;
+    owed.unwrap();
+    let name = host.name.clone();
+    let due = async || -> i64 {
+        let name = name.clone();
+        let sql = "SELECT created_at FROM host_debts WHERE host = ?";
+        let reading = cluster.store.read(move |tx| -> Result<i64, Error> {
+            let row = tx.query_opt(sql, &[(&name).into()])?;
+            row.map_or(Ok(0), |row| row.get(0))
+        });
+        reading.await.unwrap()
+    };
+    let first = due().await;
+    cluster.ring(host);
+    cluster
+        .until("it has tried in vain", async || due().await != first)
+        .await;
+    assert_ne!(due().await, 0, "nothing of it can be gone");
+    let back = std::time::Instant::now();
+    host.sim.controls().set_down(false);
+    cluster.paid().await;
+    // A poll is 20 s.
+    assert!(back.elapsed() < Duration::from_secs(10), "{back:?}");
+    assert_eq!(host.guests().await, []);
+}
+
+/// An address that is in no subnet of its network: the owner's mistake, and told as one.
+#[tokio::test]
+async fn an_address_outside_of_the_network_is_refused() {
+    let cluster = Cluster::new(Options::default()).await;
+    let wanted = WantedInterface::Network {
+        network_id: testkit::NETWORK.to_owned(),
+        fixed_ip: Some("192.0.2.9".to_owned()),
+        tag: None,
+    };
+    let words = format!(
+        "Invalid input received: Fixed IP 192.0.2.9 is not a valid ip address for network {}.",
+        testkit::NETWORK
+    );
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = serde_json::json!({ "wanted": wanted.clone() });
+    cluster.act(server, "attach_interface", state).await;
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    let fault = stays.fault.unwrap();
+    assert_eq!((fault.code, &fault.message), (400, &words));
+    assert_eq!(
+        (stays.vm_state, stays.network_info.len()),
+        (VmState::Active, 1)
+    );
+    let server = cluster
+        .create_with(|new| new.networks = WantedNetworks::These(vec![wanted]))
+        .await;
+    cluster.idle().await;
+    let failed = cluster.server(server).await;
+    let fault = failed.fault.unwrap();
+    let words = format!("Build of instance {server} aborted: {words}");
+    assert_eq!(failed.vm_state, VmState::Error);
+    assert_eq!((fault.code, fault.message), (500, words));
+    clean(&cluster).await;
 }

@@ -7,7 +7,7 @@ use sql::{Error, Tx, Value};
 use std::sync::Arc;
 use testkit::{Cluster, Options};
 use types::agent::Direction;
-use types::{TaskId, Timestamp, VmState};
+use types::{ServerId, TaskId, Timestamp, VmState};
 
 async fn audit(cluster: &Cluster) -> Vec<Finding> {
     let reading = cluster.store.read(|tx| -> Result<_, Error> {
@@ -33,7 +33,10 @@ async fn audit(cluster: &Cluster) -> Vec<Finding> {
 async fn mend(cluster: &Cluster) {
     let mended = cluster.store.write(|tx| -> Result<(), Error> {
         for finding in repair::audit(tx)? {
-            repair::mend(tx, &finding, Timestamp::now())?;
+            // What was mended before may have changed it.
+            if let Some(finding) = repair::still(tx, &finding)? {
+                repair::mend(tx, &finding, Timestamp::now())?;
+            }
         }
         Ok(())
     });
@@ -88,6 +91,7 @@ async fn what_is_wrong_is_found_and_mended() {
                 Finding::WorkWithoutTask(..) => "work",
                 Finding::HeldByDeleted(..) => "held",
                 Finding::HeldElsewhere { .. } => "held elsewhere",
+                Finding::Unclaimed(..) => "unclaimed",
                 Finding::LeftOnHost(..) | Finding::UnknownGuest(..) => "left",
                 Finding::WrongUse(..) => "use",
                 Finding::WrongQuota(..) => "quota",
@@ -119,6 +123,173 @@ async fn what_is_wrong_is_found_and_mended() {
     assert_eq!(kinds(&audit(&cluster).await), ["held", "quota"]);
     mend(&cluster).await;
     assert_eq!(audit(&cluster).await, []);
+}
+
+/// What Placement gives out of a class on a server's host, and what is noted of that.
+async fn given_out(cluster: &Cluster, server: ServerId, class: &'static str) -> (i64, i64) {
+    let node = cluster.server(server).await.node_id.unwrap();
+    let reading = cluster.store.read(move |tx| -> Result<_, Error> {
+        let of = [node.into(), class.into()];
+        let noted = "SELECT used FROM inventories WHERE provider = ? AND resource_class = ?";
+        let given = "SELECT COALESCE(SUM(amount), 0) FROM allocations WHERE provider = ? AND resource_class = ?";
+        Ok((
+            tx.query_opt(noted, &of)?.map_or(Ok(0), |row| row.get(0))?,
+            tx.query_one(given, &of)?.get(0)?,
+        ))
+    });
+    reading.await.unwrap()
+}
+
+async fn take_claim(cluster: &Cluster, server: ServerId) {
+    let taking = cluster
+        .store
+        .write(move |tx| db::placement::release(tx, server, Timestamp::now()));
+    let done: Result<(), Error> = taking.await;
+    done.unwrap();
+}
+
+/// An operator takes a server's claim away at Placement: it runs, and its host may be given to others.
+#[tokio::test]
+async fn a_server_that_has_lost_its_claim_gets_it_back() {
+    for kind in testkit::kinds() {
+        let options = Options {
+            hosts: 1,
+            ..Options::default()
+        };
+        claims_come_back(&Cluster::on(&kind, options).await).await;
+    }
+}
+
+async fn claims_come_back(cluster: &Cluster) {
+    let (server, other) = (cluster.create().await, cluster.create().await);
+    let volume_backed = cluster.create_from_volume().await;
+    cluster.idle().await;
+    assert_eq!(audit(cluster).await, []);
+    let classes = ["VCPU", "MEMORY_MB", "DISK_GB"];
+    let before = {
+        let mut before = Vec::new();
+        for class in classes {
+            before.push(given_out(cluster, server, class).await);
+        }
+        before
+    };
+    for one in [server, volume_backed] {
+        take_claim(cluster, one).await;
+    }
+    let found = audit(cluster).await;
+    let mut names: Vec<String> = found.iter().map(ToString::to_string).collect();
+    names.sort();
+    let mut words = [
+        format!(
+            "server {server} is on host host-1 and holds 0 of its 1 DISK_GB, 0 of its 512 MEMORY_MB, 0 of its 1 VCPU"
+        ),
+        format!(
+            "server {volume_backed} is on host host-1 and holds 0 of its 512 MEMORY_MB, 0 of its 1 VCPU"
+        ),
+    ];
+    words.sort();
+    assert_eq!(names, words);
+    mend(cluster).await;
+    assert_eq!(audit(cluster).await, []);
+    for (class, before) in classes.into_iter().zip(&before) {
+        let after = given_out(cluster, server, class).await;
+        assert_eq!(after, *before, "{class}");
+        assert_eq!(after.0, after.1, "{class}");
+    }
+    let reading = cluster
+        .store
+        .read(move |tx| db::placement::consumer(tx, server.0));
+    let consumer: Result<_, Error> = reading.await;
+    let consumer = consumer.unwrap().unwrap();
+    let owner = cluster.server(server).await;
+    assert_eq!(consumer.project_id, owner.project_id.0);
+    assert_eq!(consumer.user_id, owner.user_id.0);
+
+    // Its rows are gone, and the counters say nothing of that; another holds more than it should.
+    let sql = "DELETE FROM allocations WHERE consumer = ?";
+    execute(cluster, sql, vec![server.into()]).await;
+    let sql =
+        "UPDATE allocations SET amount = amount + 2 WHERE consumer = ? AND resource_class = 'VCPU'";
+    execute(cluster, sql, vec![other.into()]).await;
+    // A class of somebody else's making is left alone.
+    let sql = "INSERT INTO allocations (consumer, provider, resource_class, amount) \
+               SELECT consumer, provider, 'CUSTOM_X', 1 FROM allocations WHERE consumer = ? AND resource_class = 'VCPU'";
+    execute(cluster, sql, vec![other.into()]).await;
+    assert!(!audit(cluster).await.is_empty());
+    mend(cluster).await;
+    assert_eq!(audit(cluster).await, []);
+    assert_eq!(given_out(cluster, other, "CUSTOM_X").await.1, 1);
+    assert_eq!(given_out(cluster, other, "VCPU").await, before[0]);
+    let sql = "DELETE FROM allocations WHERE resource_class = 'CUSTOM_X'";
+    execute(cluster, sql, vec![]).await;
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}
+
+/// As in Nova, whose Placement refuses a claim that there is no room for.
+#[tokio::test]
+async fn a_claim_is_not_put_back_where_the_host_is_full() {
+    let cluster = Cluster::new(Options {
+        hosts: 1,
+        ..Options::default()
+    })
+    .await;
+    let (server, _) = (cluster.create().await, cluster.create().await);
+    cluster.idle().await;
+    take_claim(&cluster, server).await;
+    let full = "UPDATE inventories SET capacity = used WHERE resource_class = 'VCPU'";
+    execute(&cluster, full, vec![]).await;
+    let found = audit(&cluster).await;
+    let words = found[0].to_string();
+    assert!(
+        words.ends_with("; the host has not enough VCPU left to give it that: move servers away from it or raise what it gives out, and mend again"),
+        "{words}"
+    );
+    assert_eq!(
+        (found.len(), found[0].can_be_mended()),
+        (1, false),
+        "{found:?}"
+    );
+    mend(&cluster).await;
+    assert_eq!(audit(&cluster).await, found);
+    let room = "UPDATE inventories SET capacity = used + 1 WHERE resource_class = 'VCPU'";
+    execute(&cluster, room, vec![]).await;
+    assert!(audit(&cluster).await[0].can_be_mended());
+    mend(&cluster).await;
+    assert_eq!(audit(&cluster).await, []);
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}
+
+/// What a server holds while it is resized is its new flavor's, also where it came from; one that is shelved holds nothing.
+#[tokio::test]
+async fn claims_of_resized_servers_are_put_back_and_of_shelved_ones_not() {
+    let cluster = Cluster::new(Options::default()).await;
+    let (moved, shelved) = (cluster.create().await, cluster.create().await);
+    cluster.idle().await;
+    let state = serde_json::json!({});
+    cluster.resize(moved, false, state.clone()).await;
+    let mut offload = cluster.first_state("shelve", shelved);
+    offload["offload"] = true.into();
+    cluster.act(shelved, "shelve", offload).await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(moved).await.vm_state, VmState::Resized);
+    assert_eq!(
+        cluster.server(shelved).await.vm_state,
+        VmState::ShelvedOffloaded
+    );
+    assert_eq!(audit(&cluster).await, []);
+    take_claim(&cluster, moved).await;
+    let found = audit(&cluster).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].to_string().contains("0 of its 2 VCPU"),
+        "{found:?}"
+    );
+    mend(&cluster).await;
+    assert_eq!(audit(&cluster).await, []);
+    cluster.act(moved, "confirm_resize", state).await;
+    cluster.idle().await;
+    assert_eq!(audit(&cluster).await, []);
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
 }
 
 /// A build that stands still before its guest is made: the task, and what holds it.

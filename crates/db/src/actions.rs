@@ -170,6 +170,19 @@ pub fn finish_event(
     ])
 }
 
+/// Records an event that is over: `failure` is as for [`finish_event`].
+pub fn note_event(
+    tx: &mut Tx<'_>,
+    action: i64,
+    event: &str,
+    host: Option<&str>,
+    failure: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let event = start_event(tx, action, event, host, now)?;
+    finish_event(tx, event, failure, now)
+}
+
 const ACTION: &str =
     "id, action, instance_uuid, request_id, user_id, project_id, message, start_time, updated_at";
 

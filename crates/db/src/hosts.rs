@@ -112,22 +112,45 @@ pub fn beat(
     problem: Option<&str>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    beat_known(tx, host, binary, problem, now).map(drop)
+    beat_heard(tx, host, binary, problem, now).map(drop)
 }
 
-/// The same; whether the service was there before.
-pub fn beat_known(
+/// What a heartbeat changes beside the time of the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// The service was not there before.
+    New,
+    /// Nothing else.
+    Known,
+    /// Something was wrong there, and is not any more.
+    Well,
+}
+
+/// The same; what it changes.
+pub fn beat_heard(
     tx: &mut Tx<'_>,
     host: &HostName,
     binary: &str,
     problem: Option<&str>,
     now: Timestamp,
-) -> Result<bool, Error> {
+) -> Result<Beat, Error> {
     let problem = problem.map(|text| text.chars().take(255).collect::<String>());
+    if problem.is_none() {
+        // The usual one, which needs no second look.
+        let well = tx.execute(
+            "UPDATE services SET beats = beats + 1, last_seen_up = ?, updated_at = ? WHERE host = ? AND topic = ? \
+             AND problem IS NULL",
+            &[now.into(), now.into(), host.into(), binary.into()],
+        )?;
+        if well > 0 {
+            return Ok(Beat::Known);
+        }
+    }
     let changed = tx.execute(
         "UPDATE services SET beats = beats + 1, last_seen_up = ?, updated_at = ?, problem = ? WHERE host = ? AND topic = ?",
         &[now.into(), now.into(), problem.clone().into(), host.into(), binary.into()],
     )?;
+    let well = problem.is_none();
     if changed == 0 {
         let id = ServiceId::random();
         tx.post(
@@ -136,8 +159,9 @@ pub fn beat_known(
             &[id.into(), host.into(), binary.into(), now.into(), problem.into(), now.into()],
         )?;
         outbox::service(tx, outbox::Kind::ServiceCreate, id, now)?;
+        return Ok(Beat::New);
     }
-    Ok(changed > 0)
+    Ok(if well { Beat::Well } else { Beat::Known })
 }
 
 /// What administrators say of a host, for [`takes_servers`].

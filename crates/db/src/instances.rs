@@ -16,7 +16,7 @@ use uuid::Uuid;
 /// A fault shown with a server in ERROR (`fault` in the API).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// HTTP-like code, 500 or 400.
+    /// HTTP-like code.
     pub code: u16,
     /// For everyone.
     pub message: String,

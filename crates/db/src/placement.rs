@@ -303,17 +303,8 @@ fn settle(
     };
     let held_params: Vec<Value> = wanted.iter().flat_map(row).collect();
     let (holds, holds_params) = if providers.is_empty() {
-        // One that holds nothing begins anew, should there be a row of it.
-        let row = [
-            ("uuid", consumer.into()),
-            ("project_id", owner.0.into()),
-            ("user_id", owner.1.into()),
-            ("consumer_type", "INSTANCE".into()),
-            ("generation", 1i64.into()),
-            ("created_at", now.into()),
-        ];
-        let sql = tx.dialect().upsert("consumers", &["uuid"], &row, &[]);
-        (sql, row.map(|(_, value)| value).to_vec())
+        let (sql, row) = newly_holding(tx, consumer, owner, now);
+        (sql, row.to_vec())
     } else {
         let sql = "UPDATE consumers SET generation = generation + 1 WHERE uuid = ?";
         (sql.to_owned(), vec![consumer.into()])
@@ -325,6 +316,25 @@ fn settle(
         (&holds, &holds_params),
     ])?;
     Ok(true)
+}
+
+/// Notes who holds something from now on. One that holds nothing begins anew, should there be a row of it.
+fn newly_holding(
+    tx: &Tx<'_>,
+    consumer: ServerId,
+    owner: (&str, &str),
+    now: Timestamp,
+) -> (String, [Value; 6]) {
+    let row = [
+        ("uuid", consumer.into()),
+        ("project_id", owner.0.into()),
+        ("user_id", owner.1.into()),
+        ("consumer_type", "INSTANCE".into()),
+        ("generation", 1i64.into()),
+        ("created_at", now.into()),
+    ];
+    let sql = tx.dialect().upsert("consumers", &["uuid"], &row, &[]);
+    (sql, row.map(|(_, value)| value))
 }
 
 /// Whether a node has as much left as is wanted.
@@ -348,6 +358,56 @@ const TOUCH_PROVIDER: &str =
 
 fn touch_provider(tx: &mut Tx<'_>, provider: Uuid, now: Timestamp) -> Result<(), Error> {
     tx.post(TOUCH_PROVIDER, &[now.into(), provider.into()])
+}
+
+/// Has a server hold these amounts at a provider, whether there is room for them or not; what it holds of other classes
+/// and elsewhere stays. Whoever calls has looked whether they fit.
+pub fn restore(
+    tx: &mut Tx<'_>,
+    server: ServerId,
+    owner: (&str, &str),
+    provider: Uuid,
+    amounts: &[(String, u64)],
+    now: Timestamp,
+) -> Result<(), Error> {
+    let held = allocations_of(tx, server.0)?;
+    for (class, amount) in amounts {
+        let its = held
+            .iter()
+            .find(|one| one.provider == provider && one.resource_class == *class);
+        let before = its.map_or(0, |one| one.amount);
+        tx.post(
+            "UPDATE inventories SET used = used - ? + ? WHERE provider = ? AND resource_class = ?",
+            &[
+                before.into(),
+                (*amount).into(),
+                provider.into(),
+                class.into(),
+            ],
+        )?;
+        let sql = match its {
+            Some(_) => {
+                "UPDATE allocations SET amount = ? WHERE consumer = ? AND provider = ? AND resource_class = ?"
+            }
+            None => {
+                "INSERT INTO allocations (amount, consumer, provider, resource_class) VALUES (?, ?, ?, ?)"
+            }
+        };
+        let row = [
+            (*amount).into(),
+            server.into(),
+            provider.into(),
+            class.into(),
+        ];
+        tx.post(sql, &row)?;
+    }
+    touch_provider(tx, provider, now)?;
+    if held.is_empty() {
+        let (sql, row) = newly_holding(tx, server, owner, now);
+        return tx.post(&sql, &row);
+    }
+    let sql = "UPDATE consumers SET generation = generation + 1 WHERE uuid = ?";
+    tx.post(sql, &[server.into()])
 }
 
 /// Makes everything that `from` holds the holding of `to`, which held nothing: a server that moves leaves what it had

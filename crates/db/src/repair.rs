@@ -7,8 +7,10 @@ use sql::{Error, Tx};
 use types::{HostName, ProjectId, ServerId, TaskId, Timestamp, UserId, VmState};
 use uuid::Uuid;
 
+mod claims;
 mod look;
 
+pub use claims::Unclaimed;
 pub use look::{Look, audit, still};
 
 /// Gives a task to whichever worker comes first; the one that has it now finds itself fenced. `false`: it has ended.
@@ -108,6 +110,8 @@ pub enum Finding {
         /// The host.
         host: HostName,
     },
+    /// A server does not hold what it uses of its host, or not all of it.
+    Unclaimed(Unclaimed),
     /// A host has a guest or files of a server that is deleted, or that is on another host, and owes nothing for it.
     LeftOnHost(HostName, ServerId),
     /// A host has a guest or files of a server that was never in this database. Whose it is nobody knows: it is not touched.
@@ -142,6 +146,7 @@ impl std::fmt::Display for Finding {
                     "server {server} holds resources of host {host}, on which it is not"
                 )
             }
+            Self::Unclaimed(one) => write!(f, "{one}"),
             Self::LeftOnHost(host, server) => write!(
                 f,
                 "host {host} has a guest or files of server {server}, which is deleted or on another host"
@@ -166,7 +171,11 @@ impl std::fmt::Display for Finding {
 impl Finding {
     /// Whether [`mend`] does something about it.
     pub fn can_be_mended(&self) -> bool {
-        !matches!(self, Self::UnknownGuest(..))
+        match self {
+            Self::UnknownGuest(..) => false,
+            Self::Unclaimed(one) => one.full.is_none(),
+            _ => true,
+        }
     }
 }
 
@@ -198,6 +207,7 @@ pub fn mend(tx: &mut Tx<'_>, finding: &Finding, now: Timestamp) -> Result<(), Er
         Finding::HeldElsewhere {
             server, provider, ..
         } => placement::release_at(tx, *server, *provider, now),
+        Finding::Unclaimed(one) => claims::put_back(tx, one, now),
         Finding::LeftOnHost(host, server) => {
             let why = "an audit found a guest that is not the host's";
             work::owe(tx, host, *server, why, now)

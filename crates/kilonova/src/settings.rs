@@ -329,8 +329,10 @@ pub(crate) fn read(named: Option<&Path>, home: &Path) -> Result<Read> {
         .with_context(|| format!("cannot read the configuration file {}", file.display()))?;
     let entries =
         config_file::parse(&text).map_err(|error| anyhow!("{}:{error}", file.display()))?;
-    let (warnings, wrong) = apply(&mut settings, &file, &entries);
+    let (warnings, mut wrong) = apply(&mut settings, &file, &entries);
     if !wrong.is_empty() {
+        // Told at once: whoever mends the one would only then hear of the others.
+        wrong.extend(warnings);
         bail!("{}", wrong.join("\n          "));
     }
     Ok(Read {

@@ -213,6 +213,25 @@ fn an_unknown_name_is_told_with_file_and_line() {
 }
 
 #[test]
+fn what_is_wrong_and_what_is_unknown_are_told_together() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("k.conf");
+    let text = "[api]\nmax_limits = 5\nmax_limit = many\n[glance]\nx = 5\nendpoint_override = controller\n";
+    std::fs::write(&file, text).unwrap();
+    let told = read(Some(&file), home.path()).err().unwrap().to_string();
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 4, "{told}");
+    for (line, place) in [(3, "[api] max_limit:"), (6, "[glance] endpoint_override:")] {
+        let place = format!(":{line}: {place}");
+        assert!(told.contains(&place), "{told}");
+    }
+    for (line, place) in [(2, "[api] max_limits"), (5, "[glance] x")] {
+        let place = format!(":{line}: {place} is not known");
+        assert!(told.contains(&place), "{told}");
+    }
+}
+
+#[test]
 fn nova_conf_urls_are_understood_and_passwords_not_shown() {
     let (settings, _, wrong) =
         applied("[database]\nconnection = mysql+pymysql://nova:s3cret@db/nova");

@@ -140,8 +140,9 @@ fn named(host: &HostState, request: &Request) -> Result<(), Reason> {
         .as_ref()
         .is_some_and(|only| *only != host.hypervisor_hostname);
     refuse_if(other_host || other_node, Reason::NotNamed)?;
-    refuse_if(request.ignore_hosts.contains(&host.host), Reason::Ignored)?;
-    refuse_if(request.tried.contains(&host.node), Reason::Tried)
+    refuse_if(request.tried.contains(&host.host), Reason::Tried)?;
+    refuse_if(request.owing.contains(&host.host), Reason::Owing)?;
+    refuse_if(request.ignore_hosts.contains(&host.host), Reason::Ignored)
 }
 
 fn zone(host: &HostState, request: &Request) -> Result<(), Reason> {

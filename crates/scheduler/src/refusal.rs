@@ -58,8 +58,10 @@ pub enum Reason {
     NotNamed,
     /// Excluded by the request.
     Ignored,
-    /// Building failed there before.
+    /// It has tried, and failed.
     Tried,
+    /// It still has something of the server, which it is to remove.
+    Owing,
     /// Lacks a capability of the flavor's extra specs.
     Capability(String),
     /// Runs no guests of the image's architecture, hypervisor or machine mode.
@@ -103,7 +105,8 @@ impl fmt::Display for Reason {
             Self::Zone(zone) => write!(f, "outside of the availability zone '{zone}'"),
             Self::NotNamed => f.write_str("not the one asked for"),
             Self::Ignored => f.write_str("excluded by the request"),
-            Self::Tried => f.write_str("where building failed before"),
+            Self::Tried => f.write_str("tried before, which failed"),
+            Self::Owing => f.write_str("with something of the server left to be removed"),
             Self::Capability(name) => {
                 write!(f, "without the capability {name} that the flavor asks for")
             }

@@ -5,7 +5,7 @@ use db::instances::Instance;
 use std::collections::{BTreeMap, BTreeSet};
 use types::image_properties::ImageProperties;
 use types::server::{Flavor, ImageRef};
-use types::{HostName, NodeId, ProjectId, ServerId};
+use types::{HostName, ProjectId, ServerId};
 
 /// How the members of a server group are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +92,10 @@ pub struct Request {
     pub places: BTreeMap<ServerId, HostName>,
     /// Hosts not wanted, for example the one that a server leaves.
     pub ignore_hosts: BTreeSet<HostName>,
-    /// Nodes where building failed before.
-    pub tried: BTreeSet<NodeId>,
+    /// Hosts that have tried and failed.
+    pub tried: BTreeSet<HostName>,
+    /// Hosts that still have something of the server, which they are to remove.
+    pub owing: BTreeSet<HostName>,
     /// The owner.
     pub project: Option<ProjectId>,
     /// What it asks of its hardware that no host has. Only new servers, and those that get another flavor or image, are held
@@ -136,13 +138,13 @@ impl Request {
     pub fn new(flavor: &Flavor, image: Option<&ImageRef>) -> Result<Self, WrongRequest> {
         let nothing = BTreeMap::new();
         let properties = image.map_or(&nothing, |image| &image.properties);
+        let resources = flavor.claims().map_err(|name| WrongRequest {
+            name: name.to_owned(),
+            value: flavor.extra_specs.get(name).cloned().unwrap_or_default(),
+            problem: "it must be a whole number",
+        });
         let mut request = Self {
-            resources: flavor
-                .resources()
-                .by_class()
-                .into_iter()
-                .map(|(class, amount)| (class.to_owned(), amount))
-                .collect(),
+            resources: resources?,
             extra_specs: flavor.extra_specs.clone(),
             image: ImageProperties::readable(properties),
             ..Self::default()
@@ -183,15 +185,6 @@ impl Request {
             value: value.to_owned(),
             problem,
         };
-        if let Some(class) = name.strip_prefix("resources:") {
-            let amount: u64 = value
-                .parse()
-                .map_err(|_| wrong("it must be a whole number"))?;
-            match amount {
-                0 => self.resources.remove(class),
-                amount => self.resources.insert(class.to_owned(), amount),
-            };
-        }
         if let Some(name) = name.strip_prefix("trait:") {
             let traits = match value {
                 "required" => &mut self.required_traits,

@@ -244,12 +244,23 @@ fn each_filter_has_its_reason() {
         ),
         (
             Request {
-                tried: [NodeId(Uuid::from_u128(1))].into(),
+                tried: [HostName("host1".into())].into(),
+                // Where it was before counts less.
+                ignore_hosts: [HostName("host1".into())].into(),
                 ..request()
             },
-            |h| h.node = NodeId::random(),
+            |h| h.host = HostName("host2".into()),
             true,
-            "where building failed before",
+            "tried before, which failed",
+        ),
+        (
+            Request {
+                owing: [HostName("host1".into())].into(),
+                ..request()
+            },
+            |h| h.host = HostName("host2".into()),
+            true,
+            "with something of the server left to be removed",
         ),
         (
             with_specs("capabilities:cpu_info:features", "<in> sse"),

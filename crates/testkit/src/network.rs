@@ -170,6 +170,12 @@ fn new_port(inner: &mut Inner, wanted: &Value) -> Value {
     port
 }
 
+/// Whether an address is asked for that is in no subnet.
+fn outside(wanted: &Value) -> bool {
+    let address = wanted["fixed_ips"][0]["ip_address"].as_str();
+    address.is_some_and(|address| !address.starts_with("10.0."))
+}
+
 fn refusal(status: StatusCode, kind: &str, message: &str) -> Response {
     let body = json!({ "NeutronError": { "type": kind, "message": message, "detail": "" } });
     (status, axum::Json(body)).into_response()
@@ -246,6 +252,11 @@ fn respond(
             StatusCode::CONFLICT,
             "IpAddressGenerationFailure",
             "No more IP addresses available on network.",
+        ),
+        ("POST", ["ports"]) if outside(&document["port"]) => refusal(
+            StatusCode::BAD_REQUEST,
+            "InvalidIpForNetwork",
+            "IP address is not a valid IP for any of the subnets on the specified network.",
         ),
         ("POST", ["ports"]) => {
             let port = new_port(inner, &document["port"]);

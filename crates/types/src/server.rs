@@ -39,6 +39,25 @@ impl Flavor {
                 + u64::from(self.swap_mb).div_ceil(1024),
         }
     }
+
+    /// The amounts of all resource classes that a server of this flavor claims: an extra spec `resources:CLASS = n`
+    /// replaces the flavor's amount, and 0 leaves the class out. The error is an extra spec whose value is no number.
+    pub fn claims(&self) -> Result<BTreeMap<String, u64>, &str> {
+        let own = self.resources().by_class().into_iter();
+        let mut amounts: BTreeMap<String, u64> = own
+            .map(|(class, amount)| (class.to_owned(), amount))
+            .collect();
+        for (name, value) in &self.extra_specs {
+            let Some(class) = name.strip_prefix("resources:") else {
+                continue;
+            };
+            match value.parse().map_err(|_| name.as_str())? {
+                0 => amounts.remove(class),
+                amount => amounts.insert(class.to_owned(), amount),
+            };
+        }
+        Ok(amounts)
+    }
 }
 
 /// Amounts of the three resource classes every server uses (os-resource-classes VCPU, MEMORY_MB, DISK_GB).

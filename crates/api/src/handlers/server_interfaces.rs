@@ -92,7 +92,16 @@ pub async fn attach(call: Call) -> Result<Reply, Fault> {
         !old
     });
     let Some(new) = new.map(|one| one.port_id.clone()) else {
-        let why = after.fault.map(|fault| fault.message).unwrap_or_default();
+        let (code, why) = after
+            .fault
+            .map_or_else(|| (500, String::new()), |fault| (fault.code, fault.message));
+        // What the network service refused for the sake of the request.
+        if let Some(status) = StatusCode::from_u16(code)
+            .ok()
+            .filter(StatusCode::is_client_error)
+        {
+            return Err(Fault::new(status, why));
+        }
         tracing::warn!(server = %before.id, why, "an interface could not be attached");
         return Err(Fault::new(
             StatusCode::INTERNAL_SERVER_ERROR,

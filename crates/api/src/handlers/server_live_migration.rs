@@ -24,6 +24,12 @@ const TO_HOST: &str = "os_compute_api:os-migrate-server:migrate_live:host";
 /// How long a request below 2.34 waits for the checks; Nova's RPC waits as long.
 const CHECKING: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
+/// What is done to one that is under way: the action and its event.
+const FORCE_COMPLETE: (&str, &str) = (
+    "live_migration_force_complete",
+    "compute_live_migration_force_complete",
+);
+const CANCEL: (&str, &str) = ("live_migration_cancel", "compute_live_migration_abort");
 
 /// `os-migrateLive`.
 pub async fn migrate_live(call: Call) -> Result<Reply, Fault> {
@@ -157,13 +163,45 @@ async fn under_way(
     Ok(Under { server, migration })
 }
 
-async fn record(call: &Call, server: &Instance, action: &'static str) -> Result<(), Fault> {
-    let (id, asker, now) = (server.id, call.requester(), Timestamp::now());
-    let writing =
-        call.api.deps.store.write(move |tx| {
-            db::actions::start(tx, id, action, &asker.as_requester(), now).map(drop)
+/// An action that is being done, with the event of the host that does it.
+struct Doing {
+    action: i64,
+    event: i64,
+}
+
+impl Doing {
+    async fn start(
+        call: &Call,
+        server: &Instance,
+        (action, event): (&'static str, &'static str),
+    ) -> Result<Self, Fault> {
+        let (id, host) = (server.id, server.host.clone());
+        let (asker, now) = (call.requester(), Timestamp::now());
+        let writing = call.api.deps.store.write(move |tx| {
+            let action = db::actions::start(tx, id, action, &asker.as_requester(), now)?;
+            let host = host.as_ref().map(HostName::as_str);
+            let event = db::actions::start_event(tx, action, event, host, now)?;
+            Ok::<_, sql::Error>(Self { action, event })
         });
-    Ok(writing.await?)
+        Ok(writing.await?)
+    }
+
+    /// It is done, or the host did not do it.
+    async fn end<T>(self, call: &Call, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        let Self { action, event } = self;
+        let failure = outcome.as_ref().err().map(|fault| fault.message.clone());
+        let now = Timestamp::now();
+        let writing = call.api.deps.store.write(move |tx| {
+            db::actions::finish_event(tx, event, failure.as_deref(), now)?;
+            match &failure {
+                Some(reason) => db::actions::fail(tx, action, reason, now),
+                None => db::actions::succeed(tx, action, now),
+            }
+        });
+        let written: Result<(), sql::Error> = writing.await;
+        written?;
+        outcome
+    }
 }
 
 /// `force_complete` (2.22): the guest goes on on the other host at once where post-copy is permitted, else it stands still
@@ -177,8 +215,9 @@ pub async fn force_complete(call: Call) -> Result<Reply, Fault> {
         Fault::bad_request,
     )
     .await?;
-    record(&call, &found.server, "live_migration_force_complete").await?;
-    let mode = ask(&call, &found.server, Question::ForceLive).await?;
+    let doing = Doing::start(&call, &found.server, FORCE_COMPLETE).await?;
+    let mode = ask(&call, &found.server, Question::ForceLive).await;
+    let mode = doing.end(&call, mode).await?;
     if mode == "post_copy" {
         let (id, now) = (found.migration.id, Timestamp::now());
         let writing = call.api.deps.store.write(move |tx| {
@@ -209,7 +248,13 @@ pub async fn abort(call: Call) -> Result<Reply, Fault> {
         Fault::not_found,
     )
     .await?;
-    record(&call, &found.server, "live_migration_cancel").await?;
+    let doing = Doing::start(&call, &found.server, CANCEL).await?;
+    let called_off = call_off(&call, &found).await;
+    doing.end(&call, called_off).await?;
+    Ok(Reply::empty(StatusCode::ACCEPTED))
+}
+
+async fn call_off(call: &Call, found: &Under) -> Result<(), Fault> {
     let (id, now) = (found.migration.id, Timestamp::now());
     let writing = call.api.deps.store.write(move |tx| {
         let still = migrations::get(tx, id)?.map(|migration| migration.status);
@@ -221,7 +266,7 @@ pub async fn abort(call: Call) -> Result<Reply, Fault> {
         Ok(still == Some(Status::Running))
     });
     if writing.await? {
-        ask(&call, &found.server, Question::AbortLive).await?;
+        ask(call, &found.server, Question::AbortLive).await?;
     }
-    Ok(Reply::empty(StatusCode::ACCEPTED))
+    Ok(())
 }

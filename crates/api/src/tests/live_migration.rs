@@ -218,4 +218,24 @@ async fn what_can_be_done_to_one_that_is_under_way() {
         "create",
     ];
     assert_eq!(actions, wanted);
+    // Each is one event of the host that the server is on.
+    for (index, event) in [
+        (0, "compute_live_migration_abort"),
+        (1, "compute_live_migration_abort"),
+        (2, "compute_live_migration_force_complete"),
+    ] {
+        let request = &listed["instanceActions"][index]["request_id"];
+        let path = format!(
+            "/servers/{id}/os-instance-actions/{}",
+            request.as_str().unwrap()
+        );
+        let shown = cloud.get("admin", 90, &path).await.json();
+        let shown = &shown["instanceAction"];
+        assert_eq!(shown["message"], Value::Null);
+        let events = shown["events"].as_array().unwrap();
+        assert_eq!(events.len(), 1, "{shown}");
+        assert_eq!(events[0]["event"], event);
+        assert_eq!(events[0]["result"], "Success");
+        assert_eq!(events[0]["host"], "h1");
+    }
 }

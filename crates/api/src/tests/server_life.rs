@@ -714,6 +714,73 @@ async fn an_interface_with_an_address_that_is_taken() {
     assert_eq!((refused.status.as_u16(), refused.fault()), (409, wanted));
 }
 
+/// What the network service refused for the sake of the request is answered so, as in Nova; a host's trouble is a 500.
+#[tokio::test]
+async fn an_interface_that_was_refused_is_answered_with_the_reason() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    let path = format!("/servers/{id}/os-interface");
+    let fixed = json!([{ "ip_address": "192.0.2.9" }]);
+    let body =
+        json!({ "interfaceAttachment": { "net_id": super::harness::NETWORK, "fixed_ips": fixed } });
+    let server: ServerId = id.parse().unwrap();
+    let general = format!("Failed to attach network adapter device to {id}");
+    for (code, status, name, words) in [
+        (400, 400, "badRequest", "Invalid input received: no."),
+        (
+            409,
+            409,
+            "conflictingRequest",
+            "Fixed IP 192.0.2.9 is already in use.",
+        ),
+        (403, 403, "forbidden", "Maximum number of ports exceeded"),
+        (500, 500, "computeFault", "The host could not do it."),
+    ] {
+        let flow = async {
+            let looking = move |tx: &mut sql::Tx<'_>| db::instances::get(tx, server);
+            let server = loop {
+                let found: Result<Option<db::instances::Instance>, sql::Error> =
+                    cloud.store.read(looking).await;
+                let found = found.unwrap().unwrap();
+                if found.task_id.is_some() {
+                    break found;
+                }
+                tokio::task::yield_now().await;
+            };
+            let failed = db::instances::Fault {
+                code,
+                message: words.to_owned(),
+                details: None,
+                created: types::Timestamp::now(),
+            };
+            let change = db::instances::Change {
+                task_id: Some(None),
+                fault: Some(Some(failed)),
+                ..db::instances::Change::default()
+            };
+            let writing = cloud.store.write(move |tx| {
+                let expected = db::instances::Expected::Generation(server.generation);
+                let now = types::Timestamp::now();
+                db::instances::transition(tx, server.id, expected, &change, now)
+            });
+            let written: Result<bool, sql::Error> = writing.await;
+            assert!(written.unwrap());
+        };
+        let asking = cloud.send("member", 90, "POST", &path, body.clone());
+        let (answer, ()) = tokio::join!(asking, flow);
+        let told = if status == 500 {
+            general.as_str()
+        } else {
+            words
+        };
+        assert_eq!(
+            (answer.status.as_u16(), answer.fault()),
+            (status, (name.to_owned(), told.to_owned()))
+        );
+    }
+}
+
 /// The network service goes away after the request was accepted, and the interface comes all the same: that is no 503.
 #[tokio::test]
 async fn an_interface_that_has_come_is_answered_when_it_can_be_shown() {

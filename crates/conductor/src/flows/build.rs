@@ -158,7 +158,8 @@ impl Build {
             None => Box::new(self.instance(cx).await?),
         };
         let host = place(state)?.host.clone();
-        let made = ports::ensure(&self.with, cx, &instance, &host).await?;
+        let made = ports::ensure(&self.with, cx, &instance, &host);
+        let made = made.await.map_err(|error| aborted(&instance, error))?;
         (state.interfaces, state.no_groups) = (made.interfaces, made.no_groups);
         state.plan = Some(guest_plan(&instance, &state.interfaces));
         Ok(())
@@ -175,11 +176,16 @@ impl Build {
         volumes::complete(&self.with, &instance, &state.devices).await
     }
 
-    fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+    fn spawned(
+        cx: &Context,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
         let again = Some(Step::ChooseHost.as_str());
-        state.power = state
-            .choice
-            .answered(outcome, "Build of the server failed", again)?;
+        state.power =
+            state
+                .choice
+                .answered(cx.server, outcome, "Build of the server failed", again)?;
         Ok(())
     }
 }
@@ -190,6 +196,24 @@ fn place(state: &State) -> Result<&Place, StepError> {
         .place
         .as_ref()
         .ok_or_else(|| StepError::Fail(Failure::new(500, "No host was claimed.")))
+}
+
+/// What the request is at fault for ends the build, as its owner sees it: other hosts are not tried.
+fn aborted(server: &Instance, error: StepError) -> StepError {
+    match error {
+        StepError::Fail(failure) if failure.code < 500 => {
+            let words = format!(
+                "Build of instance {} aborted: {}",
+                server.id, failure.message
+            );
+            StepError::Fail(Failure {
+                code: 500,
+                message: words,
+                ..failure
+            })
+        }
+        other => other,
+    }
 }
 
 /// An interface as the guest's host shall make it. Pure.
@@ -322,7 +346,7 @@ impl Flow for Build {
             Step::Networks => self.plan(cx, state).await,
             Step::Volumes => self.volumes(cx, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
-            Step::Spawn => Self::spawned(state, outcome),
+            Step::Spawn => Self::spawned(cx, state, outcome),
         }
     }
 

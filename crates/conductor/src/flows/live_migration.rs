@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use db::accept;
 use db::instances::{self, Change, Expected, Instance, Place};
 use db::migrations::{self, Status};
+use db::{actions, tasks};
 use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
@@ -78,6 +79,9 @@ impl StepName for Step {
         }
     }
 }
+
+/// The event of the old host's part of the check.
+const SOURCE_CHECKED: &str = "compute_check_can_live_migrate_source";
 
 /// What the flow knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -219,6 +223,44 @@ impl LiveMigration {
                 Ok(())
             }
         }
+    }
+
+    /// The same; a refusal is shown as one of the old host, too.
+    async fn check_both(
+        &self,
+        cx: &Context,
+        server: &Instance,
+        state: &mut State,
+    ) -> Result<(), StepError> {
+        let checked = self.check(server, state).await;
+        if let (Err(StepError::Fail(failure)), Some(host)) = (&checked, old_host(state)) {
+            let (cx, failure) = (cx.clone(), failure.clone());
+            let noting = self
+                .with
+                .store
+                .write(move |tx| Self::source_checked(tx, &cx, &host, Some(&failure)));
+            noting.await?;
+        }
+        checked
+    }
+
+    /// Nova asks the old host while it asks the new one, and shows each as an event. Once, however often the step is run.
+    fn source_checked(
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        host: &HostName,
+        failure: Option<&Failure>,
+    ) -> Result<(), sql::Error> {
+        let Some(action) = tasks::get(tx, cx.task)?.and_then(|task| task.action) else {
+            return Ok(());
+        };
+        let shown = actions::events(tx, action)?;
+        if shown.iter().any(|one| one.event == SOURCE_CHECKED) {
+            return Ok(());
+        }
+        let told = failure.map(|failure| failure.details.as_ref().unwrap_or(&failure.message));
+        let (told, now) = (told.map(String::as_str), Timestamp::now());
+        actions::note_event(tx, action, SOURCE_CHECKED, Some(host.as_str()), told, now)
     }
 
     fn moved(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
@@ -391,7 +433,7 @@ impl Flow for LiveMigration {
         let server = super::instance(&self.with, cx).await?;
         match step {
             Step::ChooseHost => self.choose_host(&server, state).await,
-            Step::Check => self.check(&server, state).await,
+            Step::Check => self.check_both(cx, &server, state).await,
             Step::Move => Self::moved(state, outcome),
             Step::Arrive => {
                 state.power = power_after(outcome)?.code();
@@ -462,6 +504,10 @@ impl Flow for LiveMigration {
                 }
                 Ok(())
             }
+            (Step::Check, Direction::Do) => match old_host(state) {
+                Some(host) => Ok(Self::source_checked(tx, cx, &host, None)?),
+                None => Ok(()),
+            },
             (Step::Prepare, Direction::Do) => Self::go_on(tx, state, Status::Running, now),
             (Step::Move, Direction::Do) => {
                 migrations::set_status(tx, state.migration, Status::PostMigrating, now)?;

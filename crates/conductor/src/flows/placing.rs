@@ -20,8 +20,7 @@ const ATTEMPTS: usize = 3;
 #[derive(Clone, Debug)]
 pub struct Asked {
     request: Request,
-    /// Hosts that still have to remove something of the server.
-    debtors: Vec<HostName>,
+    server: ServerId,
 }
 
 impl Asked {
@@ -38,8 +37,9 @@ impl Asked {
             request.group = Group::read(tx, group, server.id)?.map(|(group, _)| group);
         }
         request.locate(tx)?;
-        let debtors = ties.debtors;
-        Ok(Self { request, debtors })
+        request.owing = ties.debtors.into_iter().collect();
+        let server = server.id;
+        Ok(Self { request, server })
     }
 
     /// With what a new server asks of its hardware.
@@ -64,9 +64,9 @@ pub struct Choice {
     /// Hosts that failed.
     #[serde(default)]
     pub failed: Vec<HostName>,
-    /// Why the last of them failed.
+    /// What each of them said.
     #[serde(default)]
-    last_failure: Option<String>,
+    said: Vec<String>,
     /// An administrator would have the host whatever speaks against it: server groups do not count.
     #[serde(default)]
     forced: bool,
@@ -101,9 +101,9 @@ impl Choice {
     ) -> Result<(), StepError> {
         let Asked {
             mut request,
-            debtors,
+            server,
         } = asked;
-        request.ignore_hosts = self.failed.iter().cloned().chain(debtors).collect();
+        request.tried = self.failed.iter().cloned().collect();
         more(&mut request);
         self.forced = request.unfiltered;
         self.grouped = request.group.is_some();
@@ -118,7 +118,8 @@ impl Choice {
             with.view.refresh().await?;
             chosen = with.view.choose(&request);
         }
-        self.candidates = chosen.map_err(|refusal| StepError::Fail(self.no_host(&refusal)))?;
+        self.candidates =
+            chosen.map_err(|refusal| StepError::Fail(self.no_host(server, &refusal)))?;
         self.candidates.truncate(CANDIDATES);
         Ok(())
     }
@@ -168,11 +169,12 @@ impl Choice {
         ))
     }
 
-    /// What the chosen host answered: the guest's power state, or why it failed, as `what` and the host's reason.
+    /// What the host chosen for a server answered: the guest's power state, or why it failed, as `what` and the host's reason.
     /// Another host shall try from the step `again`, unless the request itself is at fault, there is no such step, or
     /// enough have tried.
     pub fn answered(
         &self,
+        server: ServerId,
         outcome: Option<WorkOutcome>,
         what: &str,
         again: Option<&str>,
@@ -184,11 +186,31 @@ impl Choice {
             None => (FailureKind::Host, "the host was not asked".to_owned()),
         };
         let words = format!("{what}: {}", super::told(kind, &message));
-        let mut failure = Failure::new(500, words).details(message);
-        if kind != FailureKind::Request && self.failed.len() + 1 < ATTEMPTS {
-            failure.redo_from = again.map(str::to_owned);
+        if kind == FailureKind::Request {
+            return Err(StepError::Fail(Failure::new(500, words).details(message)));
         }
-        Err(StepError::Fail(failure))
+        if self.failed.len() + 1 < ATTEMPTS && again.is_some() {
+            let mut failure = Failure::new(500, words).details(message);
+            failure.redo_from = again.map(str::to_owned);
+            return Err(StepError::Fail(failure));
+        }
+        let last = self.place.as_ref().map(|place| &place.host);
+        let details = self.told_by(last.map(|host| (host, message.as_str())));
+        let words = match self.failed.len() {
+            0 => words,
+            before => format!("{}. {words}", exhausted(server, before + 1)),
+        };
+        Err(StepError::Fail(Failure::new(500, words).details(details)))
+    }
+
+    /// What the hosts that failed said, and the last one, for administrators.
+    fn told_by(&self, last: Option<(&HostName, &str)>) -> String {
+        let before = self.failed.iter().zip(self.said.iter().map(String::as_str));
+        let lines: Vec<String> = before
+            .chain(last)
+            .map(|(host, reason)| format!("{host}: {reason}"))
+            .collect();
+        lines.join("\n")
     }
 
     /// The host failed: another one shall try.
@@ -196,19 +218,30 @@ impl Choice {
         if let Some(place) = &self.place {
             self.failed.push(place.host.clone());
             let reason = failure.details.as_ref().unwrap_or(&failure.message);
-            self.last_failure = Some(reason.clone());
+            // A host that failed before this was noted said something that is not known any more.
+            self.said.resize(self.failed.len() - 1, "?".to_owned());
+            self.said.push(reason.clone());
         }
     }
 
-    /// No host is left. What the last one that tried said stays to be seen beside that.
-    fn no_host(&self, refusal: &scheduler::Refusal) -> Failure {
+    /// No host is left. What those that tried said stays to be seen beside that.
+    fn no_host(&self, server: ServerId, refusal: &scheduler::Refusal) -> Failure {
         let (mut message, mut details) = (refusal.to_string(), refusal.for_admins());
-        if let (Some(reason), Some(host)) = (&self.last_failure, self.failed.last()) {
-            message = format!("{message}. The host that was tried last could not do it.");
-            details = format!("{details}\nThe host that was tried last, {host}, said: {reason}");
+        if !self.failed.is_empty() {
+            message = format!("{}. {message}", exhausted(server, self.failed.len()));
+            details = format!("{details}\n{}", self.told_by(None));
         }
         Failure::new(500, message).details(details)
     }
+}
+
+/// What the owner is told when other hosts were tried, as Nova's MaxRetriesExceeded says it, and how many they were.
+fn exhausted(server: ServerId, tried: usize) -> String {
+    let hosts = if tried == 1 { "host" } else { "hosts" };
+    format!(
+        "Exceeded maximum number of retries. Exhausted all hosts available for retrying build failures for instance \
+         {server}: {tried} {hosts} tried"
+    )
 }
 
 fn wish(server: &Instance) -> Result<Request, StepError> {

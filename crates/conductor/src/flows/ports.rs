@@ -2,7 +2,7 @@
 
 use super::overtaken::{Standing, standing};
 use crate::neighbours::{Neighbours, retry};
-use clients::{NewPort, PortRecord};
+use clients::{NewPort, PortRecord, Refused};
 use db::instances::{Address, Instance, Interface};
 use journal::{Context, Failure, StepError};
 use std::time::Duration;
@@ -146,7 +146,7 @@ async fn wanted(
                             .create_port(&token, &new)
                             .await
                             .map_err(retry)?
-                            .map_err(|reason| refused(&reason))?;
+                            .map_err(|refused| not_made(&refused, &new))?;
                         made.push(port.id.clone());
                         port
                     }
@@ -180,6 +180,29 @@ async fn rebind(
         .bind_port(token, &port.id, &instance.id.to_string(), owner, &host.0)
         .await;
     bound.map_err(retry)?.map_err(|reason| refused(&reason))
+}
+
+/// Why a port could not be made. What the request itself is at fault for has Nova's status and words.
+fn not_made(why: &Refused, new: &NewPort<'_>) -> StepError {
+    let (network, address) = (new.network_id, new.fixed_ip.unwrap_or_default());
+    let (code, words) = match why.kind.as_str() {
+        "InvalidIpForNetwork" | "InvalidIpForSubnet" => (
+            400,
+            format!(
+                "Invalid input received: Fixed IP {address} is not a valid ip address for network {network}."
+            ),
+        ),
+        "IpAddressInUse" | "IpAddressAlreadyAllocated" => {
+            (409, format!("Fixed IP {address} is already in use."))
+        }
+        "OverQuota" => (403, "Maximum number of ports exceeded".to_owned()),
+        "IpAddressGenerationFailure" => (
+            400,
+            format!("No fixed IP addresses available for network: {network}"),
+        ),
+        _ => return refused(&why.words),
+    };
+    StepError::Fail(Failure::new(code, words))
 }
 
 fn refused(reason: &str) -> StepError {

@@ -1,5 +1,6 @@
 //! Looks at the database after every commit, and knows whose commit it was.
 
+use db::repair::Finding;
 use db::tasks::{Phase, Task};
 use sql::{Error, Tx};
 use std::collections::BTreeMap;
@@ -56,7 +57,8 @@ impl Watch {
         let mut wrong = Vec::new();
         let looked = self
             .tasks(tx, line, &mut wrong)
-            .and_then(|()| counters(tx, &mut wrong));
+            .and_then(|()| counters(tx, &mut wrong))
+            .and_then(|()| claims(tx, &mut wrong));
         match looked {
             // The tables are being made.
             Err(Error::Missing(_)) if self.counts().1 == 0 => {}
@@ -153,5 +155,13 @@ fn counters(tx: &mut Tx<'_>, wrong: &mut Vec<String>) -> Result<(), Error> {
     if held != counted {
         wrong.push(format!("the quota counts {held:?}, there is {counted:?}"));
     }
+    Ok(())
+}
+
+/// Whoever is on a host, and nobody works on, holds it: an audit may come at any moment, and mends what it finds.
+fn claims(tx: &mut Tx<'_>, wrong: &mut Vec<String>) -> Result<(), Error> {
+    let found = db::repair::audit(tx)?.into_iter();
+    let lost = found.filter(|one| matches!(one, Finding::Unclaimed(_)));
+    wrong.extend(lost.map(|one| one.to_string()));
     Ok(())
 }

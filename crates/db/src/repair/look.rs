@@ -1,7 +1,7 @@
 //! Looks for what should not be there: in parts, so that nobody waits for it however many servers there are, and once more
 //! at a single finding before it is mended.
 
-use super::Finding;
+use super::{Finding, claims};
 use crate::instances::Kept;
 use crate::{document, usages};
 use sql::{Error, Row, Tx, Value};
@@ -71,6 +71,7 @@ impl Look {
                 };
                 let range = [after.into(), until.unwrap_or(i64::MAX).into()];
                 collect(tx, &format!("{STUCK} AND {NUMBERS}"), &range, found, stuck)?;
+                found.extend(claims::unclaimed(tx, NUMBERS, &range)?);
                 self.count(tx, &range)?;
                 until.map_or(At::Queues, At::Servers)
             }
@@ -194,6 +195,9 @@ pub fn still(tx: &mut Tx<'_>, finding: &Finding) -> Result<Option<Finding>, Erro
             let sql = format!("{HELD_ELSEWHERE} AND a.consumer = ? AND a.provider = ?");
             let params = [(*server).into(), (*provider).into()];
             collect(tx, &sql, &params, now, held_elsewhere)?;
+        }
+        Finding::Unclaimed(one) => {
+            found = claims::unclaimed(tx, "i.uuid = ?", &[one.server.into()])?;
         }
         Finding::LeftOnHost(host, server) | Finding::UnknownGuest(host, server) => {
             let these = " AND l.host = ? AND l.instance_uuid = ?";
