@@ -67,7 +67,7 @@ impl Agent {
             let changed_now = std::mem::take(&mut changed);
             let (guests, strays) = match there {
                 Some(all) => all,
-                None => (self.look_at(changed_now).await, Vec::new()),
+                None => (self.look_at(changed_now, &mut changed).await, Vec::new()),
             };
             let beat = Heartbeat {
                 host: self.settings.host.clone(),
@@ -127,15 +127,21 @@ impl Agent {
         }
     }
 
-    /// What these guests do: of several events for one only the present state counts.
-    async fn look_at(&self, servers: BTreeSet<ServerId>) -> Vec<GuestSeen> {
+    /// What these guests do: of several events for one only the present state counts. What cannot be told now is looked at
+    /// `again`.
+    async fn look_at(
+        &self,
+        servers: BTreeSet<ServerId>,
+        again: &mut BTreeSet<ServerId>,
+    ) -> Vec<GuestSeen> {
         let mut seen = Vec::new();
         for server in servers {
-            if let Ok(Some(guest)) = self.hypervisor.guest(server).await {
-                seen.push(GuestSeen {
+            match self.hypervisor.guest(server).await {
+                Ok(guest) => seen.extend(guest.map(|guest| GuestSeen {
                     server,
                     power: guest.power.code(),
-                });
+                })),
+                Err(_) => drop(again.insert(server)),
             }
         }
         seen

@@ -204,8 +204,11 @@ impl Agents {
                 self.inner.bus.ring(Bell::Host(host.clone()));
                 return Polled::default();
             };
-            desk.handed.insert(handed.clone());
             desk.bell = bell;
+            if !desk.handed.insert(handed.clone()) {
+                // The look before found it.
+                return Polled::default();
+            }
         }
         let mut polled = Polled::default();
         match self
@@ -219,10 +222,11 @@ impl Agents {
     }
 
     async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
-        let now = Instant::now();
         let wanted = host.clone();
         let waiting = move |tx: &mut sql::Tx<'_>| db::work::for_host(tx, &wanted, MOST_WORK);
         let told = self.inner.with.store.look(waiting).await?;
+        // Not before it: the look may have waited, and found what was stored meanwhile.
+        let now = Instant::now();
         let (pending, devices, asked) = (told.pending, told.devices, told.asked);
         let mut polled = Polled::default();
         let mut new = Vec::new();

@@ -272,6 +272,7 @@ impl Journal {
             running: JoinSet::new(),
             of_server: HashMap::new(),
             seen: Sightings::default(),
+            left: false,
             beaten: None,
             looked: Instant::now(),
         };
@@ -349,6 +350,8 @@ struct Loop {
     /// The run of each server, so that a task which takes another's place waits for it to stop.
     of_server: HashMap<ServerId, (TaskId, tokio::task::AbortHandle)>,
     seen: Sightings,
+    /// Tasks may have been left for want of room.
+    left: bool,
     /// When it last said that it lives, and when it last looked at the others.
     beaten: Option<Instant>,
     looked: Instant,
@@ -385,8 +388,8 @@ impl Loop {
                     if self.ended(ended) {
                         return;
                     }
-                    // There is room again; while there is much, the bell or the beat is soon enough.
-                    if self.shared.free(self.running.len()) > 1 {
+                    // There is room again, perhaps for what was left.
+                    if !self.left {
                         continue;
                     }
                 }
@@ -440,7 +443,8 @@ impl Loop {
     async fn claim(&mut self, dead: &[(String, i64)]) {
         loop {
             let free = self.shared.free(self.running.len());
-            if free == 0 {
+            self.left = free == 0;
+            if self.left {
                 return;
             }
             let (name, incarnation, dead) = (self.name.clone(), self.incarnation, dead.to_vec());

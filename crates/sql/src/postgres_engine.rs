@@ -240,7 +240,10 @@ impl Connection for Postgres {
         }
         if self.begin.is_some() && self.answered.elapsed() >= FRESH {
             // A connection that has been lost meanwhile must not leave a commit in doubt.
-            self.run("")?;
+            self.run("").map_err(|error| match error {
+                Error::Unreachable(lost) => Error::Conflict(lost),
+                other => other,
+            })?;
         }
         self.run("COMMIT")
     }

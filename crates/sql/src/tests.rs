@@ -681,6 +681,48 @@ async fn a_restarted_server_is_found_again() {
     }
 }
 
+/// A connection that was lost while nobody used it is noticed before the COMMIT, also by a unit that only posts: it is run
+/// again, and leaves nothing in doubt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_lost_unseen_leaves_nothing_in_doubt() {
+    for test in with_things()
+        .await
+        .iter()
+        .filter(|test| test.name != "sqlite")
+    {
+        let mut url = url::Url::parse(test.url()).unwrap();
+        let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+        let front = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        front.set_nonblocking(true).unwrap();
+        let listener = || tokio::net::TcpListener::from_std(front.try_clone().unwrap()).unwrap();
+        url.set_port(Some(front.local_addr().unwrap().port()))
+            .unwrap();
+        let options = Options {
+            connections: 1,
+            ..Options::default()
+        };
+        let links = Arc::new(());
+        let forwarding = tokio::spawn(forward(listener(), target.clone(), Arc::clone(&links)));
+        let store = Store::open_with(url.as_str(), options).await.unwrap();
+        let post = |tx: &mut Tx<'_>, name: &str| {
+            let sql = "INSERT INTO things (name, amount) VALUES (?, ?)";
+            tx.post(sql, &[name.into(), 1.into()])
+        };
+        store.write(move |tx| post(tx, "before")).await.unwrap();
+        forwarding.abort();
+        let _ = forwarding.await;
+        let forwarding = tokio::spawn(forward(listener(), target, links));
+        // Only of connections that have been idle for so long is nothing known.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        store
+            .write(move |tx| post(tx, "after"))
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error}", test.name));
+        assert_eq!(count(&store).await, 2, "{}", test.name);
+        forwarding.abort();
+    }
+}
+
 /// Every connection that stands has a clone of `standing`.
 pub(crate) async fn forward(listener: tokio::net::TcpListener, target: String, standing: Arc<()>) {
     let mut links = tokio::task::JoinSet::new();
