@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -26,11 +27,18 @@ class Failure(AssertionError):
 
 
 def free_ports(count):
-    """Distinct ports that nobody listens on now."""
-    probes = [socket.socket() for _ in range(count)]
+    """Distinct ports that nobody listens on now, none of those that the system gives to whoever asks for any: nobody
+    takes them before they are used, or while their service is down."""
+    probes = []
     try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
+        while len(probes) < count:
+            probe = socket.socket()
+            try:
+                probe.bind(("127.0.0.1", random.randrange(10000, 30000)))
+            except OSError:
+                probe.close()
+                continue
+            probes.append(probe)
         return [probe.getsockname()[1] for probe in probes]
     finally:
         for probe in probes:

@@ -74,7 +74,7 @@ class Host:
             + ["--propagation", "private", "bash", "-c", INIT, "init", str(self.folder), self.name],
             stdin=subprocess.DEVNULL,
         )
-        wait_until(lambda: (self.folder / "up").exists(), 30, f"{self.name} is up")
+        wait_until(lambda: (self.folder / "up").exists(), 60, f"{self.name} is up")
         children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         self.pid = int(children.read_text().split()[0])
         end = f"{wire.name}h{number}"

@@ -180,12 +180,12 @@ def test_revoked_token(cloud, demo, api):
     token = other.auth_token
     assert api.send("GET", "/servers", X_Auth_Token=token).status_code == 200
     other.identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
-    wait_until(lambda: api.send("GET", "/servers", X_Auth_Token=token).status_code == 401, 5, "the token is refused")
+    wait_until(lambda: api.send("GET", "/servers", X_Auth_Token=token).status_code == 401, 60, "the token is refused")
 
 
 def test_expired_token(cloud, demo_sdk, api):
     """A token never outlives the application credential that it came from."""
-    ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=4)
+    ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20)
     made = demo_sdk.identity.post(
         f"/users/{demo_sdk.current_user_id}/application_credentials",
         json={"application_credential": {"name": "short", "expires_at": ends.strftime("%Y-%m-%dT%H:%M:%S.%f")}},
@@ -199,7 +199,7 @@ def test_expired_token(cloud, demo_sdk, api):
     assert answer.status_code == 201, answer.text
     token = answer.headers["X-Subject-Token"]
     assert api.send("GET", "/servers", X_Auth_Token=token).status_code == 200
-    wait_until(lambda: api.send("GET", "/servers", X_Auth_Token=token).status_code == 401, 15, "the token has expired")
+    wait_until(lambda: api.send("GET", "/servers", X_Auth_Token=token).status_code == 401, 60, "the token has expired")
     assert requests.post(url, json=body, timeout=10).status_code == 401
 
 

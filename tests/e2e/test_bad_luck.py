@@ -84,7 +84,7 @@ def test_hypervisors_down(own, faults, name):
     wait_status(sdk, running, "ACTIVE")
     wait_status(sdk, doomed, "ACTIVE")
     faults({"down": True})
-    wait_until(lambda: set(services(cloud).values()) == {"down"}, 30, lambda: f"shown down: {services(cloud)}")
+    wait_until(lambda: set(services(cloud).values()) == {"down"}, 60, lambda: f"shown down: {services(cloud)}")
 
     failed = boot(sdk, f"{name}-failed", image).id
     wait_status(sdk, failed, "ERROR")
@@ -92,14 +92,14 @@ def test_hypervisors_down(own, faults, name):
     assert "No valid host was found. 2 hosts considered: 2 down" in fault["message"], fault
     answer = sdk.compute.post(f"/servers/{running}/action", json={"os-stop": None})
     assert answer.status_code in (202, 409), answer.text
-    wait_until(lambda: sdk.compute.get_server(running).task_state is None, 30, "no task hangs")
+    wait_until(lambda: sdk.compute.get_server(running).task_state is None, 60, "no task hangs")
     assert sdk.compute.get_server(running).status == "ACTIVE", "what was not done is not shown as done"
     gone(sdk, failed)
     gone(sdk, doomed)
     assert list((cloud.home / "sim").glob(f"*/guests/{doomed}.json")), "nobody could remove it"
 
     faults({})
-    wait_until(lambda: set(services(cloud).values()) == {"up"}, 30, lambda: f"shown up: {services(cloud)}")
+    wait_until(lambda: set(services(cloud).values()) == {"up"}, 60, lambda: f"shown up: {services(cloud)}")
     wait_until(
         lambda: not list((cloud.home / "sim").glob(f"*/guests/{doomed}.json")), 60, "the host removed what it owed"
     )

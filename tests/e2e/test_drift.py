@@ -37,7 +37,7 @@ def server(own, sdk, name):
     yield made
     sdk.compute.delete_server(made)
     wait_until(lambda: sdk.compute.find_server(made) is None, 60, "the server is gone")
-    wait_until(lambda: not own.audit(), 30, lambda: own.audit())
+    wait_until(lambda: not own.audit(), 60, lambda: own.audit())
 
 
 def seen(cloud, sdk, server):
@@ -53,11 +53,11 @@ def listed(sdk, server):
 
 def follows(cloud, sdk, server, ports, addresses):
     wanted = (sorted(ports), sorted(addresses))
-    wait_until(lambda: seen(cloud, sdk, server) == wanted, 30, lambda: f"{wanted}: {seen(cloud, sdk, server)}")
+    wait_until(lambda: seen(cloud, sdk, server) == wanted, 60, lambda: f"{wanted}: {seen(cloud, sdk, server)}")
     assert listed(sdk, server) == sorted(ports)
     shown = sdk.compute.get_server(server)
     assert (shown.status, shown.fault) == ("ACTIVE", None)
-    wait_until(lambda: step_of(cloud, server) is None, 30, "nobody works on it")
+    wait_until(lambda: step_of(cloud, server) is None, 60, "nobody works on it")
     assert not cloud.audit()
 
 
@@ -104,13 +104,13 @@ def test_many_that_are_gone_at_once(own, sdk, name):
     assert len(before[0]) == MANY
     # Nothing is taken from the guest of a host that is away, so that all are gone when it is back.
     with faults(own, {"down": True}):
-        wait_until(lambda: set(services(own).values()) == {"down"}, 30, "the host is down")
+        wait_until(lambda: set(services(own).values()) == {"down"}, 60, "the host is down")
         for port in before[0]:
             sdk.network.delete_port(port)
     said = "the network service does not know most of the ports that servers show"
-    wait_until(lambda: set(services(own).values()) == {"up"}, 30, "the host is up")
+    wait_until(lambda: set(services(own).values()) == {"up"}, 60, "the host is up")
     log = own.log.read_text().count(said)
-    wait_until(lambda: own.log.read_text().count(said) > log, 30, "it is in the log, once more")
+    wait_until(lambda: own.log.read_text().count(said) > log, 60, "it is in the log, once more")
     assert seen(own, sdk, server) == before and files_of(own, server) == guest
     told = own.audit()
     for port in before[0]:
@@ -120,4 +120,4 @@ def test_many_that_are_gone_at_once(own, sdk, name):
     assert seen(own, sdk, server) == before and files_of(own, server) == guest
     sdk.compute.delete_server(server)
     wait_until(lambda: sdk.compute.find_server(server) is None, 60, "the server is gone")
-    wait_until(lambda: not own.audit(), 30, lambda: own.audit())
+    wait_until(lambda: not own.audit(), 60, lambda: own.audit())

@@ -97,4 +97,4 @@ def test_follow_and_wait(cloud, admin_sdk, demo_sdk, image, name, streams):
     states = [again.next() for _ in range(3)]
     assert all(event[2]["id"] > begun["id"] for event in states)
     again.until(lambda event: event["vm_state"] == "deleted")
-    wait_until(lambda: api.send("GET", path).status_code == 404, 20, "the server is gone")
+    wait_until(lambda: api.send("GET", path).status_code == 404, 60, "the server is gone")

@@ -56,7 +56,7 @@ def assert_nothing_left(before):
     def left():
         return {kind: names - before[kind] for kind, names in machine_state().items() if names - before[kind]}
 
-    wait_until(lambda: not left(), 20, lambda: f"gone: {left()}", pause=1)
+    wait_until(lambda: not left(), 60, lambda: f"gone: {left()}", pause=1)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_03_metadata(guest):
     assert re.fullmatch(r"i-[0-9a-f]{8}", guest.metadata(f"{ec2}/instance-id"))
     assert guest.metadata(f"{ec2}/local-ipv4") == port.fixed_ips[0]["ip_address"]
     # What is known of a guest is kept for 15 s, as in Nova; the floating address came later than the first question.
-    wait_until(lambda: guest.metadata(f"{ec2}/public-ipv4") == guest.address, 30, "the floating address in metadata")
+    wait_until(lambda: guest.metadata(f"{ec2}/public-ipv4") == guest.address, 60, "the floating address in metadata")
     assert guest.metadata(f"{ec2}/public-keys/") == "0=story"
     assert (
         guest.metadata(f"{ec2}/public-keys/0/openssh-key").split()[:2]
@@ -427,7 +427,7 @@ def test_14_pause_suspend_rescue_rebuild_snapshot(demo, demo_sdk, image, key):
     assert made.run("cat /run/marker") == "in-memory"
     assert made.run("cat /proc/sys/kernel/random/boot_id") == boot_id, "it was not booted again"
     demo.run("server", "dump", "create", made.id)
-    wait_until(lambda: "NMI" in made.run("sudo dmesg"), 20, "the interrupt in the guest's log")
+    wait_until(lambda: "NMI" in made.run("sudo dmesg"), 60, "the interrupt in the guest's log")
 
     becomes("RESCUE", "rescue")
     made.wait_ssh()
@@ -446,12 +446,12 @@ def test_14_pause_suspend_rescue_rebuild_snapshot(demo, demo_sdk, image, key):
 
     before = made.run("ls /sys/class/net").split()
     demo.run("server", "add", "network", made.id, "private")
-    wait_until(lambda: len(made.run("ls /sys/class/net").split()) == len(before) + 1, 30, "the card is in the guest")
+    wait_until(lambda: len(made.run("ls /sys/class/net").split()) == len(before) + 1, 60, "the card is in the guest")
     demo.run("server", "remove", "network", made.id, "private")
     wait_until(lambda: made.run("ls /sys/class/net").split() == before, 60, "the card is gone")
     # The guest sees it go before the flow has told the network service.
     wait_until(
-        lambda: demo_sdk.compute.get_server(made.id).addresses.keys() == {"life"}, 30, "the server shows one network"
+        lambda: demo_sdk.compute.get_server(made.id).addresses.keys() == {"life"}, 60, "the server shows one network"
     )
 
     made.run("echo in-image | sudo tee /root/marker && sync")
@@ -460,7 +460,7 @@ def test_14_pause_suspend_rescue_rebuild_snapshot(demo, demo_sdk, image, key):
             becomes("SHUTOFF", "stop")
         snapshot = demo.get("server", "image", "create", "--name", f"life-{way}", "--wait", made.id)
         assert snapshot["status"] == "active"
-        wait_until(lambda: demo_sdk.compute.get_server(made.id).task_state is None, 30, "no task is shown")
+        wait_until(lambda: demo_sdk.compute.get_server(made.id).task_state is None, 60, "no task is shown")
     made.delete()
     copy = Guest(demo, demo_sdk, key, "life")
     copy.create({"name": "life-live"})

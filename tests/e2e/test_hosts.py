@@ -65,7 +65,7 @@ def test_guests_on_different_hosts_are_neighbours(here, clean, name):
 
     # What leads to other hosts goes with the last guest; the gateway keeps its end.
     wait_until(
-        lambda: not any(text for host, text in left().items() if host != gateway.name), 30, lambda: f"tunnels: {left()}"
+        lambda: not any(text for host, text in left().items() if host != gateway.name), 60, lambda: f"tunnels: {left()}"
     )
 
 

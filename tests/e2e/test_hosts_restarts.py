@@ -49,7 +49,7 @@ class Postgres:
             os.kill(each, signal.SIGKILL)
         if self.process:
             self.process.wait()
-        wait_until(lambda: not any(alive(each) for each in (pid, *children)), 30, "PostgreSQL is gone")
+        wait_until(lambda: not any(alive(each) for each in (pid, *children)), 60, "PostgreSQL is gone")
         # Whose child it was may not have taken note of its end, and the next one would think that it lives.
         for lock in (self.data / "postmaster.pid", *self.data.parent.glob(".s.PGSQL.*")):
             lock.unlink()

@@ -53,14 +53,14 @@ def wait_volume(here, volume, status):
 def nothing_left(here):
     """No attachment and no export, nobody who serves any, and no file of a volume."""
     assert list(here.sdk.block_storage.attachments()) == []
-    wait_until(lambda: here.storage_daemon() is None, 30, "nobody serves volumes")
+    wait_until(lambda: here.storage_daemon() is None, 60, "nobody serves volumes")
     assert here.exports() == set()
     folder = here.roles.home / "control" / "volumes"
 
     def files():
         return [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "nbd"]
 
-    wait_until(lambda: not files(), 30, lambda: f"files of volumes: {files()}")
+    wait_until(lambda: not files(), 60, lambda: f"files of volumes: {files()}")
 
 
 def attached(here, server, volume, host):
@@ -75,7 +75,7 @@ def attached(here, server, volume, host):
     assert (shown.volume_id, shown.attachment_id) == (volume, one["attachment_id"])
     assert len(here.exports()) == 1
     wanted = {here.hosts[host].address}
-    wait_until(lambda: connected(here) == wanted, 30, lambda: f"only {host} is connected: {connected(here)}")
+    wait_until(lambda: connected(here) == wanted, 60, lambda: f"only {host} is connected: {connected(here)}")
 
 
 def connected(here):

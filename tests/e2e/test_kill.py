@@ -239,7 +239,7 @@ def has_volume_and_another(case):
 
 def another_address(case):
     add_fixed_ip(case)
-    wait_until(lambda: len(addresses(case)) == 2, 30, "it has two addresses")
+    wait_until(lambda: len(addresses(case)) == 2, 60, "it has two addresses")
 
 
 # What is true in the end, beside the status, the books and the guest ---------------------------------------------------
@@ -286,7 +286,7 @@ def image_of_snapshots(case):
     assert mapping["snapshot_id"] == snapshot.id
     case.demo.image.delete_image(found[0]["id"])
     case.demo.block_storage.delete_snapshot(snapshot)
-    wait_until(lambda: not list(case.demo.block_storage.snapshots()), 30, "no snapshots are left")
+    wait_until(lambda: not list(case.demo.block_storage.snapshots()), 60, "no snapshots are left")
     on_its_volume(case)
 
 
@@ -549,7 +549,7 @@ def test_killed_in(own, name, flow, moment):
             case.server = boot(case.demo, name, case.image, **more).id
         else:
             row.act(case)
-        wait_until(midway, 30, lambda: f"{row.flow}, {row.step}: {case.step()}, {case.guests()}, {case.shown()}")
+        wait_until(midway, 60, lambda: f"{row.flow}, {row.step}: {case.step()}, {case.guests()}, {case.shown()}")
         cloud.kill()
     cloud.start()
 
@@ -572,13 +572,13 @@ def test_killed_in(own, name, flow, moment):
             return powers == ({("here" if place == case.host else "there"): power} if power else {})
 
         # One that was evacuated is removed from its old host when that host comes to it.
-        wait_until(guest, 30, lambda: f"one guest, as the server says, or none: {case.guests()}")
+        wait_until(guest, 60, lambda: f"one guest, as the server says, or none: {case.guests()}")
         row.left(case)
     check_actions(case)
     check_books(case, row.end)
     if row.act is evacuate:
         service(case, forced_down=False)
-    wait_until(lambda: not cloud.audit(), 30, lambda: cloud.audit())
+    wait_until(lambda: not cloud.audit(), 60, lambda: cloud.audit())
     if row.end is not None:
         case.act({"forceDelete": None})
         # It may be gone before it can be looked at.

@@ -135,7 +135,7 @@ def test_a_server_on_a_network_without_port_security(demo_sdk, image, name):
         demo_sdk.compute.delete_server(one.id)
         demo_sdk.compute.wait_for_delete(one)
     for one in (server, refused):
-        wait_until(lambda one=one: not list(demo_sdk.network.ports(device_id=one.id)), 30, "no ports")
+        wait_until(lambda one=one: not list(demo_sdk.network.ports(device_id=one.id)), 60, "no ports")
     demo_sdk.network.delete_security_group(group.id)
     demo_sdk.network.delete_network(network.id)
 

@@ -53,7 +53,7 @@ def test_each_process_shows_itself(roles):
         assert f"\nopenstack_{what} " in pages[role], pages[role]
     assert 'kilonova_client_requests_total{service="the conductor",result="answered"}' in pages["compute"]
     running["network"].kill()
-    wait_until(lambda: ready(ports["conductor"]) == (503, ready(ports["conductor"])[1]), 30, "the conductor misses it")
+    wait_until(lambda: ready(ports["conductor"]) == (503, ready(ports["conductor"])[1]), 60, "the conductor misses it")
     status, parts = ready(ports["conductor"])
     assert parts["network"] == "does not answer" and parts["database"] == "ok", parts
     assert requests.get(f"http://127.0.0.1:{ports['conductor']}/healthcheck", timeout=10).status_code == 200
@@ -87,7 +87,7 @@ def test_one_trace_through_all(new_cloud, name, monkeypatch):
         spans = [span for document in documents for span in document.get("spans", [])]
         return [span for span in spans if span.get("trace_id") == TRACE and span["name"] == "work"]
 
-    work = wait_until(host_work, 20, "the host's work is a part of the trace")
+    work = wait_until(host_work, 60, "the host's work is a part of the trace")
     assert work[0]["request_id"] == own and work[0]["global_request_id"] == GLOBAL
     assert os.environ["KILONOVA_LOG_FORMAT"] == "json"
     api.send("DELETE", path)

@@ -143,10 +143,10 @@ def test_floating_addresses(old, demo_sdk, image, name):
     def addresses():
         return [one["addr"] for of in get(old, path)["server"]["addresses"].values() for one in of]
 
-    wait_until(lambda: floating["ip"] in addresses(), 20, "the server shows the address")
+    wait_until(lambda: floating["ip"] in addresses(), 60, "the server shows the address")
     assert act("removeFloatingIp").status_code == 202
     check(act("removeFloatingIp"), 403, "forbidden")
-    wait_until(lambda: floating["ip"] not in addresses(), 20, "the server does not show the address")
+    wait_until(lambda: floating["ip"] not in addresses(), 60, "the server does not show the address")
     assert old.send("DELETE", f"/os-floating-ips/{floating['id']}", version=OLD).status_code == 202
     check(old.send("GET", f"/os-floating-ips/{floating['id']}", version=OLD), 404, "itemNotFound")
 

@@ -125,7 +125,7 @@ def test_every_process_may_be_killed(roles, broker, name):
         broker.wait()
     killed, second_api = start_all(roles)
     sdk = roles.client().sdk()
-    wait_until(lambda: up_hosts(sdk) == {"left", "right"}, 30, lambda: f"hosts up\n{roles.tail()}")
+    wait_until(lambda: up_hosts(sdk) == {"left", "right"}, 60, lambda: f"hosts up\n{roles.tail()}")
     image = next(iter(sdk.image.images()))
     sdk.set_compute_quotas(sdk.current_project_id, instances=-1, cores=-1, ram=-1)
 
@@ -135,7 +135,7 @@ def test_every_process_may_be_killed(roles, broker, name):
     other = f"https://127.0.0.1:{second_api}/v2.1/servers/{first.id}"
     wait_until(
         lambda: sdk.session.get(other, headers=headers, authenticated=False).json()["server"]["status"] == "ACTIVE",
-        30,
+        60,
         lambda: f"ACTIVE\n{roles.tail()}",
     )
     # What answers lead to goes by TLS, too.
@@ -189,14 +189,14 @@ def test_a_scheduler_picks_hosts_while_no_conductor_runs(roles, name):
         roles.start("compute", *host(roles, host_name))
         roles.start("network-agent", *host(roles, host_name))
     sdk = roles.client().sdk()
-    wait_until(lambda: up_hosts(sdk) == {"left", "right"}, 30, lambda: f"hosts up\n{roles.tail()}")
+    wait_until(lambda: up_hosts(sdk) == {"left", "right"}, 60, lambda: f"hosts up\n{roles.tail()}")
     conductor.kill()
     roles.start("scheduler", "DEFAULT.host=brain")
 
     server = boot(sdk, name, {"id": next(iter(sdk.image.images())).id})
     wait_until(
         lambda: sdk.compute.get_server(server.id).compute_host,
-        30,
+        60,
         lambda: f"a host is picked\n{roles.tail()}",
     )
     schedulers = {service.host: service.state for service in sdk.compute.services(binary="nova-scheduler")}

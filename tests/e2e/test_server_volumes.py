@@ -27,7 +27,7 @@ def volumes_of(sdk, server):
 
 def idle(sdk, server):
     """Nobody works on the server, also without showing it."""
-    wait_until(lambda: sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
+    wait_until(lambda: sdk.compute.get_server(server).task_state is None, 60, "no task is shown")
 
 
 def swap(sdk, server, old, new):
@@ -66,7 +66,7 @@ def test_attach_and_detach(admin, demo, demo_sdk, image, name):
     wait_status(demo_sdk, server, "ACTIVE")
     demo.run("server", "remove", "volume", server, first)
     wait_volume(demo_sdk, first, "available")
-    wait_until(lambda: volumes_of(demo_sdk, server) == [second], 30, "one volume less")
+    wait_until(lambda: volumes_of(demo_sdk, server) == [second], 60, "one volume less")
     assert "is not attached" in demo.fails("server", "remove", "volume", server, first)
     keep = ("--os-compute-api-version", "2.85", "server", "volume", "update", "--preserve-on-termination")
     demo.run(*keep, server, second)
@@ -92,7 +92,7 @@ def test_exchange(admin_sdk, demo, demo_sdk, image, name):
     (attachment,) = demo_sdk.block_storage.get_volume(second).attachments
     (shown,) = demo_sdk.compute.volume_attachments(server)
     assert (shown.volume_id, shown.attachment_id) == (second, attachment["attachment_id"])
-    wait_until(lambda: admin_sdk.block_storage.get_volume(first).migration_status == "success", 30, "the move is over")
+    wait_until(lambda: admin_sdk.block_storage.get_volume(first).migration_status == "success", 60, "the move is over")
 
     # Stopped and started, and without it: what is known of it is of the new one.
     demo.run("server", "stop", server)
@@ -102,7 +102,7 @@ def test_exchange(admin_sdk, demo, demo_sdk, image, name):
     assert "is not attached" in demo.fails("server", "remove", "volume", server, first)
     demo.run("server", "remove", "volume", server, second)
     wait_volume(demo_sdk, second, "available")
-    wait_until(lambda: volumes_of(demo_sdk, server) == [], 30, "no volume is left")
+    wait_until(lambda: volumes_of(demo_sdk, server) == [], 60, "no volume is left")
     demo.run("server", "delete", "--wait", server)
     demo.run("volume", "delete", first, second)
 
@@ -135,7 +135,7 @@ def test_boot_from_a_volume(demo, demo_sdk, image, name):
     # The snapshots outlive the image, and a volume with snapshots would outlive its server.
     for one in demo_sdk.block_storage.snapshots():
         demo_sdk.block_storage.delete_snapshot(one)
-    wait_until(lambda: not list(demo_sdk.block_storage.snapshots()), 30, "no snapshots are left")
+    wait_until(lambda: not list(demo_sdk.block_storage.snapshots()), 60, "no snapshots are left")
 
     demo.run("server", "shelve", server)
     wait_status(demo_sdk, server, "SHELVED_OFFLOADED")
@@ -164,7 +164,7 @@ def test_boot_from_a_volume(demo, demo_sdk, image, name):
 
     demo.run("server", "delete", "--wait", server)
     wait_volume(demo_sdk, root, "available")
-    wait_until(lambda: demo_sdk.block_storage.find_volume(extra) is None, 30, "the blank volume went with it")
+    wait_until(lambda: demo_sdk.block_storage.find_volume(extra) is None, 60, "the blank volume went with it")
     again = demo.get(
         "server", "create", "--volume", root, "--flavor", "m1.nano", "--network", "private", "--wait", name
     )

@@ -70,7 +70,7 @@ def test_life_of_a_server(admin, admin_sdk, demo, demo_sdk, image, key_name, nam
     address = demo.get("floating", "ip", "create", "public")["floating_ip_address"]
     demo.run("server", "add", "floating", "ip", name, address)
     found = wait_until(
-        lambda: address in str(demo.get("server", "show", name)["addresses"]), 20, f"{address} in the addresses"
+        lambda: address in str(demo.get("server", "show", name)["addresses"]), 60, f"{address} in the addresses"
     )
     assert found
     demo.run("server", "remove", "floating", "ip", name, address)
@@ -162,7 +162,7 @@ def test_delete_while_it_builds(demo_sdk, image, name):
     server = boot(demo_sdk, name, image)
     demo_sdk.compute.delete_server(server)
     demo_sdk.compute.wait_for_delete(server, wait=60)
-    wait_until(lambda: not list(demo_sdk.network.ports(device_id=server.id)), 30, "its port is gone")
+    wait_until(lambda: not list(demo_sdk.network.ports(device_id=server.id)), 60, "its port is gone")
 
 
 def test_a_port_that_was_given_stays(demo_sdk, image, name):
@@ -227,7 +227,7 @@ def test_pause_suspend_crash_dump(admin, demo, demo_sdk, image, name):
     demo.run("server", "dump", "create", server)
     wait_until(
         lambda: demo.get("server", "event", "list", server)[0]["Action"] == "trigger_crash_dump",
-        10,
+        60,
         "the action is shown",
     )
     assert demo_sdk.compute.get_server(server).status == "ACTIVE"
@@ -243,7 +243,7 @@ def test_pause_suspend_crash_dump(admin, demo, demo_sdk, image, name):
 
 def test_soft_delete_restore_and_reclaim(new_cloud, name):
     cloud = new_cloud()
-    (cloud.home / "kilonova.conf").write_text("[DEFAULT]\nreclaim_instance_interval = 20\n")
+    (cloud.home / "kilonova.conf").write_text("[DEFAULT]\nreclaim_instance_interval = 45\n")
     cloud.start()
     demo = cloud.client("kilonova-demo")
     sdk = demo.sdk()
@@ -253,7 +253,7 @@ def test_soft_delete_restore_and_reclaim(new_cloud, name):
         wait_status(sdk, server, "ACTIVE")
     used = sdk.compute.get_limits().absolute.total_cores_used
     for server in (first, second):
-        demo.run("server", "delete", server)
+        sdk.compute.delete_server(server)
         wait_status(sdk, server, "SOFT_DELETED")
     assert list(sdk.compute.servers()) == []
     assert sdk.compute.get_limits().absolute.total_cores_used == used - 2
@@ -261,9 +261,9 @@ def test_soft_delete_restore_and_reclaim(new_cloud, name):
     wait_status(sdk, first, "ACTIVE")
     assert sdk.compute.get_limits().absolute.total_cores_used == used - 1
     assert "409" in demo.fails("server", "restore", first)
-    wait_until(lambda: sdk.compute.find_server(second) is None, 120, "the other is reclaimed")
+    wait_until(lambda: sdk.compute.find_server(second) is None, 180, "the other is reclaimed")
     demo.run("server", "delete", "--force", first)
-    wait_until(lambda: sdk.compute.find_server(first) is None, 30, "it is gone at once")
+    wait_until(lambda: sdk.compute.find_server(first) is None, 60, "it is gone at once")
 
 
 def test_rescue_and_rebuild(demo, demo_sdk, image, name, key_name):
@@ -289,7 +289,7 @@ def test_rescue_and_rebuild(demo, demo_sdk, image, name, key_name):
     demo.run("server", "stop", server)
     wait_status(demo_sdk, server, "SHUTOFF")
     demo_sdk.compute.rebuild_server(server, image=image["id"])
-    wait_until(lambda: demo_sdk.compute.get_server(server).image.id == image["id"], 10, "the image is shown")
+    wait_until(lambda: demo_sdk.compute.get_server(server).image.id == image["id"], 60, "the image is shown")
     wait_status(demo_sdk, server, "SHUTOFF")
     actions = [row["Action"] for row in demo.get("server", "event", "list", server)]
     assert actions == ["rebuild", "stop", "rebuild", "unrescue", "rescue", "create"]
@@ -305,7 +305,7 @@ def test_images_of_servers(demo, demo_sdk, image, name):
     assert (found["disk_format"], found["visibility"], found["min_disk"]) == ("qcow2", "private", 1)
     assert (found["instance_uuid"], found["image_type"]) == (server, "snapshot")
     assert (found["base_image_ref"], found["a"]) == (image["id"], "b")
-    wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
+    wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 60, "no task is shown")
 
     copy = boot(demo_sdk, f"{name}-copy", found).id
     wait_status(demo_sdk, copy, "ACTIVE")
@@ -316,7 +316,7 @@ def test_images_of_servers(demo, demo_sdk, image, name):
     for number in range(3):
         backup = ("--name", f"{name}-{number}", "--type", "daily", "--rotate", "2")
         demo.run("server", "backup", "create", *backup, "--wait", server)
-        wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 30, "no task is shown")
+        wait_until(lambda: demo_sdk.compute.get_server(server).task_state is None, 60, "no task is shown")
     images = demo_sdk.image.get("/images?backup_type=daily").json()["images"]
     backups = [one["name"] for one in images]
     assert sorted(backups) == [f"{name}-1", f"{name}-2"]
@@ -351,7 +351,7 @@ def test_shelve_and_unshelve(admin, admin_sdk, demo, demo_sdk, image, name):
     wait_status(demo_sdk, server, "ACTIVE")
     assert admin.get("server", "show", server)["OS-EXT-SRV-ATTR:host"] == other
     assert [port.id for port in demo_sdk.network.ports(device_id=server)] == ports
-    wait_until(lambda: demo_sdk.image.find_image(f"{name}-shelved") is None, 30, "the image is gone")
+    wait_until(lambda: demo_sdk.image.find_image(f"{name}-shelved") is None, 60, "the image is gone")
 
     demo.run("server", "pause", server)
     wait_status(demo_sdk, server, "PAUSED")
@@ -365,7 +365,7 @@ def test_shelve_and_unshelve(admin, admin_sdk, demo, demo_sdk, image, name):
     assert actions == ["unshelve", "shelve", "pause", "unshelve", "shelve", "create"]
     demo.run("server", "shelve", server)
     demo.run("server", "delete", "--wait", server)
-    wait_until(lambda: demo_sdk.image.find_image(f"{name}-shelved") is None, 30, "its image is gone with it")
+    wait_until(lambda: demo_sdk.image.find_image(f"{name}-shelved") is None, 60, "its image is gone with it")
 
 
 def test_evacuate(admin, admin_sdk, cloud, demo_sdk, image, name):
@@ -384,12 +384,12 @@ def test_evacuate(admin, admin_sdk, cloud, demo_sdk, image, name):
 
     try:
         admin.run("--os-compute-api-version", "2.94", "server", "evacuate", server)
-        wait_until(lambda: admin_sdk.compute.get_server(server).compute_host != gone, 30, "it is on another host")
+        wait_until(lambda: admin_sdk.compute.get_server(server).compute_host != gone, 60, "it is on another host")
         wait_status(demo_sdk, server, "ACTIVE")
         assert [port.id for port in demo_sdk.network.ports(device_id=server)] == ports
         left = cloud.home / "sim" / gone / "guests" / f"{server}.json"
         wait_until(lambda: not left.exists(), 60, "the old host removed what it had")
-        wait_until(lambda: moves() == [("evacuation", gone, "completed")], 30, "the evacuation is completed")
+        wait_until(lambda: moves() == [("evacuation", gone, "completed")], 60, "the evacuation is completed")
     finally:
         admin.run(*service, "--up", gone, "nova-compute")
     demo_sdk.compute.delete_server(server)
@@ -420,17 +420,17 @@ def test_live_migration(admin, admin_sdk, cloud, demo_sdk, image, name):
     faults.write_text('{"live_ms": 600000}')
     try:
         admin.run("--os-compute-api-version", "2.90", *live, "--host", first, server)
-        wait_until(lambda: [one["status"] for one in under_way()] == ["running"], 30, "it is on its way")
+        wait_until(lambda: [one["status"] for one in under_way()] == ["running"], 60, "it is on its way")
         assert demo_sdk.compute.get_server(server).status == "MIGRATING"
         number = under_way()[0]["id"]
         admin.run("--os-compute-api-version", "2.90", "server", "migration", "abort", server, number)
         wait_status(demo_sdk, server, "ACTIVE")
         assert host() == second
         admin.run("--os-compute-api-version", "2.90", *live, "--host", first, server)
-        wait_until(lambda: [one["status"] for one in under_way()] == ["running"], 30, "it is on its way")
+        wait_until(lambda: [one["status"] for one in under_way()] == ["running"], 60, "it is on its way")
         number = under_way()[0]["id"]
         admin.run("--os-compute-api-version", "2.90", "server", "migration", "force", "complete", server, number)
-        wait_until(lambda: host() == first, 30, "it is on the other host")
+        wait_until(lambda: host() == first, 60, "it is on the other host")
     finally:
         faults.unlink()
     wait_status(demo_sdk, server, "ACTIVE")
@@ -466,10 +466,10 @@ def test_interfaces_and_groups_of_a_server(demo, demo_sdk, image, name):
     assert not any(group in one.security_group_ids for one in demo_sdk.network.ports(device_id=server))
 
     demo.run("server", "remove", "port", server, port)
-    wait_until(lambda: len(demo_sdk.compute.get_server(server).addresses[name]) == 1, 30, "one address less")
+    wait_until(lambda: len(demo_sdk.compute.get_server(server).addresses[name]) == 1, 60, "one address less")
     assert demo_sdk.network.get_port(port).device_id == "", "a port that was given stays"
     demo.run("server", "remove", "network", server, name)
-    wait_until(lambda: networks() == ["private"], 30, "the first network alone")
+    wait_until(lambda: networks() == ["private"], 60, "the first network alone")
     assert len(list(demo_sdk.network.ports(network_id=demo_sdk.network.find_network(name).id, device_id=server))) == 0
     demo.run("server", "delete", "--wait", server)
     demo.run("port", "delete", port)

@@ -60,7 +60,7 @@ def test_a_trunk_moves_with_its_server(site, name):
         return seen, admin.network.get_trunk(trunk).status
 
     first = server.compute_host or server.hypervisor_hostname
-    wait_until(lambda: state() == ({(first, "ACTIVE")}, "ACTIVE"), 30, state)
+    wait_until(lambda: state() == ({(first, "ACTIVE")}, "ACTIVE"), 60, state)
     admin.compute.live_migrate_server(server, host=None, block_migration="auto")
     server = wait_until(
         lambda: next(
@@ -69,7 +69,7 @@ def test_a_trunk_moves_with_its_server(site, name):
         60,
         lambda: admin.compute.get_server(server).status,
     )
-    wait_until(lambda: state() == ({(server.compute_host, "ACTIVE")}, "ACTIVE"), 30, state)
+    wait_until(lambda: state() == ({(server.compute_host, "ACTIVE")}, "ACTIVE"), 60, state)
     admin.compute.delete_server(server)
-    wait_until(lambda: state()[1] == "DOWN", 30, state)
+    wait_until(lambda: state()[1] == "DOWN", 60, state)
     admin.network.delete_trunk(trunk)

@@ -111,9 +111,9 @@ def began_by_old_ended_by_new(mixed, sdk, name, image, server):
     with faults(roles, {"delay_ms": {"ensure_guest": HOLD}, "delay_after_ms": {"request_shutdown": HOLD}}):
         made = boot(sdk, f"{name}-begun", image, availability_zone=f"nova:{host}").id
         task = lambda one: sdk.compute.get_server(one).task_state  # noqa: E731
-        wait_until(lambda: task(made) == "spawning", 30, "the host builds the guest")
+        wait_until(lambda: task(made) == "spawning", 60, "the host builds the guest")
         assert sdk.compute.post(f"/servers/{server}/action", json={"os-stop": None}).status_code == 202
-        wait_until(lambda: task(server) == "powering-off", 30, "the host stops the guest")
+        wait_until(lambda: task(server) == "powering-off", 60, "the host stops the guest")
         mixed.kill("conductor first", "conductor second", f"compute {side}")
     mixed.put("conductor first", BINARY)
     mixed.put("conductor second", OLD)
@@ -138,7 +138,7 @@ def test_a_rolling_upgrade(mixed, name):
 
     wait_until(
         lambda: up() == {f"{side}-{number}" for side in SIDES for number in (1, 2)},
-        30,
+        60,
         lambda: f"hosts up\n{roles.tail()}",
     )
     image = {"id": next(iter(sdk.image.images())).id}

@@ -32,7 +32,7 @@ def test_create_show_set_extend_delete(demo, admin, name, volume):
     shown = demo.get("volume", "show", f"{name}-b")
     assert str(shown["bootable"]).lower() == "true" and shown["properties"] == {"a": "b", "c": "d"}
     demo.run("volume", "set", "--size", "2", f"{name}-b")
-    wait_until(lambda: demo.get("volume", "show", f"{name}-b")["size"] == 2, 30, "the volume has 2 GiB")
+    wait_until(lambda: demo.get("volume", "show", f"{name}-b")["size"] == 2, 60, "the volume has 2 GiB")
     complaint = demo.fails("volume", "create", "--size", "5000", f"{name}-c")
     assert "quota" in complaint.lower(), complaint
     assert "403" in demo.fails("volume", "set", "--state", "error", f"{name}-b")
@@ -80,7 +80,7 @@ def test_types_quotas_services_and_transfers(demo, admin, name, volume):
     admin.run("volume", "type", "set", "--project", "demo", name)
     assert name in demo.names("volume", "type", "list")
     demo.run("volume", "set", "--type", name, volume)
-    wait_until(lambda: demo.get("volume", "show", volume)["type"] == name, 30, "the volume has the type")
+    wait_until(lambda: demo.get("volume", "show", volume)["type"] == name, 60, "the volume has the type")
     admin.run("quota", "set", "--volumes", "50", "demo")
     assert any(row["Resource"] == "volumes" and row["Limit"] == 50 for row in demo.get("quota", "show"))
     services = admin.get("volume", "service", "list")

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use futures_util::FutureExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 #[test]
@@ -42,12 +44,10 @@ async fn a_broker_that_is_away_holds_up_nothing() {
     let brokers = Brokers::parse(&format!("rabbit://127.0.0.1:{}/", free_port())).unwrap();
     let bus = Bus::over(brokers, CancellationToken::new());
     let mut listener = bus.listen(Bell::Tasks);
-    let begun = Instant::now();
     for _ in 0..WAITING * 4 {
         bus.ring(Bell::Tasks);
     }
-    listener.rung().await;
-    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(listener.rung().now_or_never().is_some(), "at once");
 }
 
 /// Hears a bell that the other process rings again and again.
@@ -116,9 +116,17 @@ impl Broker {
     }
 }
 
+/// None of those that the system gives to whoever asks for any: nobody takes it before it is used, or while its server
+/// is away.
 fn free_port() -> u16 {
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    probe.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::SeqCst));
+        let port = 20_000 + (next % 10_000) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

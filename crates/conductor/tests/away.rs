@@ -476,10 +476,8 @@ async fn a_guest_that_migrates_shows_how_far_it_is_and_arrives() {
     cluster.idle().await;
     let before = cluster.server(server).await;
     let source = cluster.host(before.host.as_ref().unwrap());
-    source
-        .sim
-        .controls()
-        .set_live_time(Duration::from_millis(300));
+    let controls = source.sim.controls();
+    controls.set_live_time(Duration::from_secs(3600));
     let migration = on_its_way(&cluster, server, json!({})).await;
     cluster
         .until("some of it has gone over", async || {
@@ -490,6 +488,7 @@ async fn a_guest_that_migrates_shows_how_far_it_is_and_arrives() {
             memory.total == Some(512 << 20) && memory.processed.is_some_and(|sent| sent > 0)
         })
         .await;
+    controls.end_live();
     cluster.idle().await;
     let after = cluster.server(server).await;
     assert_eq!((after.vm_state, after.fault), (VmState::Active, None));
@@ -971,7 +970,9 @@ async fn a_restless_guest_leaves_only_where_it_may_be_slowed_down() {
             controls.set_restless(true);
             controls.set_live_time(Duration::from_millis(300));
         }
-        let migration = on_its_way(&cluster, server, json!({})).await;
+        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let state = json!({ "migration": migration });
+        cluster.act(server, "live_migration", state).await;
         cluster.idle().await;
         let after = cluster.server(server).await;
         let status = status(&cluster, migration).await;

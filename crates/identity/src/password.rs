@@ -111,12 +111,17 @@ mod tests {
     async fn nobody_costs_as_much_as_somebody() {
         let passwords = Passwords::new(9);
         let hash = passwords.hash("secret").await.unwrap();
-        let start = std::time::Instant::now();
-        passwords.verify("wrong", Some(hash)).await.unwrap();
-        let known = start.elapsed();
-        let start = std::time::Instant::now();
-        passwords.verify("wrong", None).await.unwrap();
-        let unknown = start.elapsed();
+        let time = async |hash: Option<String>| {
+            let start = std::time::Instant::now();
+            passwords.verify("wrong", hash).await.unwrap();
+            start.elapsed()
+        };
+        // The best of several: others may have the machine meanwhile.
+        let (mut known, mut unknown) = (time(Some(hash.clone())).await, time(None).await);
+        for _ in 0..10 {
+            known = known.min(time(Some(hash.clone())).await);
+            unknown = unknown.min(time(None).await);
+        }
         assert!(
             unknown * 4 > known && known * 4 > unknown,
             "{known:?} {unknown:?}"

@@ -1,8 +1,12 @@
 //! Faults put into flows on purpose, for tests.
 
 use async_trait::async_trait;
+use std::time::Duration;
 use tokio::sync::watch;
 use types::agent::Direction;
+
+/// How long a fault may take to strike before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a fault can strike.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -84,10 +88,20 @@ impl Script {
     }
 
     /// Waits until every fault has struck.
+    ///
+    /// # Panics
+    /// When one has not struck after a minute.
     pub async fn all_struck(&self) {
         let all = |struck: &Vec<bool>| struck.iter().all(|struck| *struck);
+        let mut struck = self.struck.subscribe();
         // The sender lives as long as the script.
-        let _ = self.struck.subscribe().wait_for(all).await;
+        let waited = tokio::time::timeout(PATIENCE, struck.wait_for(all)).await;
+        assert!(
+            waited.is_ok(),
+            "not after a minute: every fault of {:?} has struck; struck: {:?}",
+            self.faults,
+            self.struck.borrow()
+        );
     }
 
     /// Lets go of everything that is held, now and later.

@@ -64,20 +64,27 @@ mod tests {
 
     #[tokio::test]
     async fn work_ends_with_the_lease() {
-        let lease = Lease::new(Duration::from_millis(30));
+        const HOUR: Duration = Duration::from_secs(3600);
+        let lease = Lease {
+            origin: Instant::now() - 2 * HOUR,
+            ..Lease::new(HOUR)
+        };
+        assert!(!lease.holds(), "its last beat was two hours ago");
         lease.renew(Instant::now());
         assert_eq!(lease.hold(async { 1 }).await, Some(1));
         let mut steps = 0;
         let work = async {
             loop {
                 steps += 1;
-                // The process stands still, as under SIGSTOP.
-                std::thread::sleep(Duration::from_millis(20));
+                if steps == 2 {
+                    // As after two hours in which the process stood still.
+                    lease.renew(lease.origin);
+                }
                 tokio::task::yield_now().await;
             }
         };
         assert_eq!(lease.hold::<()>(work).await, None);
-        assert!(steps <= 2, "{steps}");
+        assert_eq!(steps, 2, "not a step further");
         lease.renew(Instant::now());
         assert!(lease.holds());
     }

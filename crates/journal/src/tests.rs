@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use sql::testing::{Pace, Simulated, Way};
 use sql::{Store, Tx};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use types::agent::{Direction, Verb, Work, WorkKey, WorkOutcome, WorkReport};
 use types::{HostName, PowerState, ServerId, TaskId, Timestamp};
 
@@ -206,15 +206,29 @@ struct Bench {
     settings: Settings,
 }
 
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The lease is so long that a machine which stands still now and then loses none; tests of leases have one of their own.
 fn quick() -> Settings {
     Settings {
         concurrency: 4,
         beat: Duration::from_millis(20),
         look: Duration::from_millis(20),
-        lease: Duration::from_millis(200),
+        lease: Duration::from_secs(60),
         retry: Duration::from_millis(1),
         undo_deadline: Duration::from_secs(20),
         longest_step: None,
+    }
+}
+
+/// Workers that look for tasks once, when they start, and at nobody else: nothing happens by the clock.
+fn waiting() -> Settings {
+    Settings {
+        beat: Duration::from_secs(3600),
+        look: Duration::from_secs(3600),
+        lease: Duration::from_secs(3600),
+        ..quick()
     }
 }
 
@@ -288,13 +302,11 @@ impl Bench {
     }
 
     async fn until_gone(&self) {
-        for _ in 0..5_000 {
-            if self.task().await.is_none() {
-                return;
-            }
+        let begun = Instant::now();
+        while let Some(task) = self.task().await {
+            assert!(begun.elapsed() < PATIENCE, "the task stays: {task:?}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        panic!("the task stays: {:?}", self.task().await);
     }
 
     /// Runs the task to its end; a worker that crashes is started again under its name.
@@ -438,8 +450,8 @@ async fn a_fenced_runner_changes_nothing() {
                 (When::After, Direction::Undo),
             ] {
                 let mut bench = Bench::new(&database.store, Toy::default()).await;
-                // The first worker does not notice that its name was taken.
-                bench.settings.beat = Duration::from_secs(3600);
+                // The first worker does not look whether its name was taken: its run goes on until a write is refused.
+                bench.settings = waiting();
                 let failing = (at(Step::C, Direction::Do, When::After), Fault::Fail);
                 let held = (at(step, direction, when), Fault::Hold);
                 let script = match direction {
@@ -453,14 +465,18 @@ async fn a_fenced_runner_changes_nothing() {
                 let _second = bench.worker("w", &Arc::new(Script::new([]))).await;
                 bench.until_gone().await;
                 let ended = bench.ended().await;
+                let name = format!("{step:?} {direction:?} {when:?}");
                 assert_eq!(before.epoch, 1);
+                assert!(!first.rests(), "{name}: the first run was stopped");
+                let runs = bench.toy.world.runs()[step as usize];
                 script.release();
                 first.rest().await;
-                assert_eq!(
-                    bench.ended().await,
-                    ended,
-                    "{step:?} {direction:?} {when:?}"
-                );
+                assert!(!first.stopped(), "{name}: the first worker was stopped");
+                // Before its effect it could not know yet.
+                let again = usize::from(when == When::Before);
+                let after = bench.toy.world.runs()[step as usize];
+                assert_eq!(after, runs + again, "{name}");
+                assert_eq!(bench.ended().await, ended, "{name}");
             }
         }
     }
@@ -514,12 +530,14 @@ async fn a_worker_whose_beats_stand_still_loses_its_tasks() {
         let task = bench.task().await.unwrap();
         assert_eq!((task.owner.as_deref(), task.epoch), (Some("one"), 1));
         drop(living);
-        bench.settings.lease = Duration::from_millis(100);
+        bench.settings.lease = Duration::from_millis(500);
         let _second = bench.worker("two", &none).await;
         drop(first);
         bench.until_gone().await;
         assert_eq!(bench.ended().await, done());
-        assert_eq!(bench.toy.world.runs(), [1, 2, 1]);
+        // It goes on where the first one was; on a slow machine it may lose its own lease, and begin a step again.
+        let runs = bench.toy.world.runs();
+        assert!(runs[0] == 1 && runs[1] >= 2 && runs[2] >= 1, "{runs:?}");
     }
 }
 
@@ -534,9 +552,7 @@ async fn an_old_process_of_a_name_stops_and_takes_nothing() {
     let none = Arc::new(Script::new([]));
     let mut old = bench.worker("w", &none).await;
     let _new = bench.worker("w", &script).await;
-    tokio::time::timeout(Duration::from_secs(10), old.wait())
-        .await
-        .unwrap();
+    tokio::time::timeout(PATIENCE, old.wait()).await.unwrap();
     assert!(old.stopped());
 }
 
@@ -545,6 +561,8 @@ async fn an_old_process_of_a_name_stops_and_takes_nothing() {
 struct Lossy {
     loses: AtomicBool,
     begun_again: AtomicBool,
+    /// The worker's incarnation after the write that follows the one with which it has begun again; 0 before that.
+    asked_again: AtomicI64,
 }
 
 impl Pace for Lossy {
@@ -554,8 +572,12 @@ impl Pace for Lossy {
 
     fn written(&self, tx: &mut Tx<'_>) {
         let workers = db::tasks::workers(tx).unwrap_or_default();
-        if workers.iter().any(|(_, incarnation, _)| *incarnation > 1) {
-            self.begun_again.store(true, Ordering::SeqCst);
+        let incarnations = workers.iter().map(|(_, incarnation, _)| *incarnation);
+        let newest = incarnations.max().unwrap_or_default();
+        if newest > 1 && self.begun_again.swap(true, Ordering::SeqCst) {
+            let (now, then) = (Ordering::SeqCst, Ordering::SeqCst);
+            // The first time only.
+            let _ = self.asked_again.compare_exchange(0, newest, now, then);
         }
     }
 
@@ -580,7 +602,11 @@ async fn a_worker_whose_restart_was_taken_and_not_answered_works_on() {
     let script = Arc::new(Script::new([held]));
     let store = database.store(line.clone());
     let outcomes = Outcomes::new(store.clone());
-    let journal = Journal::new("w", store, bench.bus.clone(), outcomes, quick());
+    let settings = Settings {
+        lease: Duration::from_secs(2),
+        ..quick()
+    };
+    let journal = Journal::new("w", store, bench.bus.clone(), outcomes, settings);
     let faults: Arc<dyn crate::faults::Faults> = script.clone();
     let journal = journal.with(bench.toy.clone()).with_faults(faults);
     let worker = journal.start().await.unwrap();
@@ -590,8 +616,8 @@ async fn a_worker_whose_restart_was_taken_and_not_answered_works_on() {
     bench.until_gone().await;
     assert!(line.begun_again.load(Ordering::SeqCst) && !worker.stopped());
     assert_eq!(bench.ended().await, done());
-    let workers: Result<_, sql::Error> = clear.read(db::tasks::workers).await;
-    assert_eq!(workers.unwrap()[0].1, 2, "it begins again once");
+    let incarnation = line.asked_again.load(Ordering::SeqCst);
+    assert_eq!(incarnation, 2, "asked again, it is the same one");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -833,7 +859,7 @@ async fn who_has_lost_a_task_does_not_wait_for_its_host() {
                 Ok(())
             });
             taking.await.unwrap();
-            let rest = tokio::time::timeout(Duration::from_secs(60), worker.rest());
+            let rest = tokio::time::timeout(PATIENCE, worker.rest());
             rest.await.unwrap();
         }
     }

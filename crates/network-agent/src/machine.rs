@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn input_output_and_failure() {
-        let machine = machine(Duration::from_secs(5));
+        let machine = machine(Duration::from_secs(60));
         assert_eq!(
             machine.run(&Space::Host, &["cat"], "hello").unwrap(),
             b"hello"
@@ -313,8 +313,11 @@ mod tests {
     #[test]
     fn a_command_that_hangs_is_killed() {
         let started = std::time::Instant::now();
-        let result = machine(Duration::from_millis(100)).run(&Space::Host, &["sleep", "30"], "");
+        let result = machine(Duration::from_millis(100)).run(&Space::Host, &["sleep", "300"], "");
         assert!(matches!(result, Err(Error::Timeout { .. })), "{result:?}");
-        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(
+            started.elapsed() < Duration::from_secs(200),
+            "it was waited for"
+        );
     }
 }

@@ -4,6 +4,7 @@ mod together;
 
 use crate::testing::{TestStore, databases};
 use crate::{Dialect, Error, Migration, Options, Store, Tx, Value};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -625,11 +626,11 @@ async fn a_lost_connection_is_made_again() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_told() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = own_port(own_address()).await;
+    let nobody = listener.local_addr().unwrap();
     drop(listener);
     for scheme in ["postgres", "mysql"] {
-        let opened = Store::open(&format!("{scheme}://u:secret@127.0.0.1:{port}/d")).await;
+        let opened = Store::open(&format!("{scheme}://u:secret@{nobody}/d")).await;
         let error = opened.err().unwrap();
         assert!(matches!(error, Error::Unreachable(_)), "{scheme}: {error}");
         assert!(!error.to_string().contains("secret"), "{error}");
@@ -654,8 +655,9 @@ async fn a_restarted_server_is_found_again() {
     {
         let mut url = url::Url::parse(test.url()).unwrap();
         let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
-        let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = own_port(own_address()).await;
         let address = front.local_addr().unwrap();
+        url.set_ip_host(address.ip()).unwrap();
         url.set_port(Some(address.port())).unwrap();
         let links = Arc::new(());
         let forwarding = tokio::spawn(forward(front, target.clone(), Arc::clone(&links)));
@@ -720,6 +722,25 @@ async fn a_connection_that_was_lost_unseen_leaves_nothing_in_doubt() {
             .unwrap_or_else(|error| panic!("{}: {error}", test.name));
         assert_eq!(count(&store).await, 2, "{}", test.name);
         forwarding.abort();
+    }
+}
+
+/// An address of this process alone.
+fn own_address() -> Ipv4Addr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 77, high, low)
+}
+
+/// A port that nobody takes when the listener is gone for a while: none of those that the system gives to whoever asks
+/// for any, and a test never gets one that another test had.
+pub(crate) async fn own_port(address: Ipv4Addr) -> tokio::net::TcpListener {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::SeqCst));
+        let port = 20_000 + (next % 10_000) as u16;
+        if let Ok(listener) = tokio::net::TcpListener::bind((address, port)).await {
+            return listener;
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::testing::{TestStore, databases};
-use crate::tests::forward;
+use crate::tests::{forward, own_port};
 use crate::{Dialect, Error, Store};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,7 +149,7 @@ async fn a_new_connection_is_encrypted_too() {
     for test in servers().await {
         let mut url = with(test.url(), &[&files.join("ca.pem")]);
         let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
-        let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = own_port(Ipv4Addr::LOCALHOST).await;
         let address = front.local_addr().unwrap();
         url.set_port(Some(address.port())).unwrap();
         let links = Arc::new(());

@@ -467,11 +467,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_probe_is_quick_and_gives_the_same_answer_twice() {
-        let started = std::time::Instant::now();
+    fn the_probe_gives_the_same_answer_twice() {
         let (first, second) = (probe(), probe());
         assert_eq!(first.is_usable(), second.is_usable(), "{first}; {second}");
-        assert!(started.elapsed() < std::time::Duration::from_secs(4));
         println!("KVM is {first}");
     }
 }

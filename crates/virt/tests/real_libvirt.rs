@@ -209,7 +209,7 @@ async fn a_guest_from_definition_to_nothing() {
             .power,
         PowerState::Running
     );
-    let event = tokio::time::timeout(Duration::from_secs(5), async {
+    let event = tokio::time::timeout(Duration::from_secs(60), async {
         loop {
             let event = events.recv().await.unwrap();
             if event.id == guest.id && event.kind != GuestEventKind::Resumed {

@@ -193,7 +193,7 @@ impl Cloud {
         let place = std::panic::Location::caller();
         async move {
             let mut found = String::new();
-            for _ in 0..2000 {
+            for _ in 0..6000 {
                 found = self.status(kind, id).await;
                 if found == wanted {
                     return;

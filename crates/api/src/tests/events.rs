@@ -374,9 +374,11 @@ async fn answers_wait_for_states() {
     let (active, idle, never, ()) = tokio::join!(
         wait(&cloud, &id, "wait=60; for=ACTIVE"),
         wait(&cloud, &id, "wait=60"),
-        wait(&cloud, &id, "wait=1; for=shutoff"),
+        wait(&cloud, &id, "wait=5; for=shutoff"),
         async {
+            let begun = std::time::Instant::now();
             while cloud.service.followers().1 < 3 {
+                assert!(begun.elapsed() < LONG, "three wait");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             finish(&cloud, &id, VmState::Active).await;

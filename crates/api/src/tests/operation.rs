@@ -457,7 +457,7 @@ async fn rules_of_the_operator() {
     .await;
     assert_eq!(cloud.get("reader", 1, "/os-services").await.status, 200);
     std::fs::remove_file(&file).unwrap();
-    for _ in 0..100 {
+    for _ in 0..600 {
         if cloud.get("reader", 1, "/os-services").await.status == 403 {
             return;
         }

@@ -12,7 +12,7 @@ async fn imported(cloud: &Cloud, id: &str, data: &'static str) -> Value {
     let path = format!("/v2/images/{id}/import");
     let body = json!({"method": {"name": "glance-direct"}});
     cloud.call(ALICE, "POST", &path, body).await.is(202);
-    for _ in 0..500 {
+    for _ in 0..3000 {
         let tasks = cloud
             .get(ALICE, &format!("/v2/images/{id}/tasks"))
             .await

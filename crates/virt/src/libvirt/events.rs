@@ -286,7 +286,7 @@ mod tests {
         let (_folder, path) = daemon(id, &[1, 1, 3, 1, 5]).await;
         let (events, mut told) = broadcast::channel(4);
         let watching = watch(vec![path], "qemu:///system".into(), events);
-        let event = tokio::time::timeout(Duration::from_secs(20), told.recv()).await;
+        let event = tokio::time::timeout(Duration::from_secs(60), told.recv()).await;
         watching.abort();
         let event = event.unwrap().unwrap();
         assert_eq!((event.id, event.kind), (id, Kind::Stopped));

@@ -113,6 +113,7 @@ struct State {
     consoles: HashMap<ServerId, Vec<u8>>,
     passwords: HashMap<ServerId, (String, String)>,
     live_time: Duration,
+    live_ends: bool,
     post_copy: Option<(Duration, bool)>,
     restless: bool,
 }
@@ -170,6 +171,15 @@ impl Controls {
     /// How long live migrations take from now on.
     pub fn set_live_time(&self, time: Duration) {
         self.state().live_time = time;
+    }
+
+    /// Live migrations are over now: those that are under way, and later ones as soon as they begin.
+    pub fn end_live(&self) {
+        self.state().live_ends = true;
+    }
+
+    pub(super) fn live_ends(&self) -> bool {
+        self.state().live_ends
     }
 
     /// Guests change their memory faster than it can be sent: live migrations do not end by themselves, but where guests

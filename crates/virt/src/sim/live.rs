@@ -24,10 +24,10 @@ pub(super) struct Live {
 }
 
 impl Live {
-    fn is_over(&self, rest: Duration, converges: bool) -> bool {
+    fn is_over(&self, rest: Duration, converges: bool, ends: bool) -> bool {
         match self.follows {
             Some(since) => since.elapsed() >= rest,
-            None => converges && self.begun.elapsed() >= self.time,
+            None => converges && (ends || self.begun.elapsed() >= self.time),
         }
     }
 }
@@ -78,11 +78,12 @@ impl Sim {
     async fn until_over(&self, id: ServerId) -> Ending {
         loop {
             let live = self.change_live(|all| all.get(&id).copied());
+            let (rest, ends) = (self.controls.post_copy_time(), self.controls.live_ends());
             match live {
                 Some(Live {
                     end: Some(ending), ..
                 }) => return ending,
-                Some(live) if !live.is_over(self.controls.post_copy_time(), self.converges()) => {
+                Some(live) if !live.is_over(rest, self.converges(), ends) => {
                     tokio::time::sleep(LOOK).await;
                 }
                 _ => return Ending::Forced,

@@ -90,10 +90,10 @@ async fn verbs_are_idempotent_and_events_follow() {
     );
     sim.request_shutdown(guest.id).await.unwrap();
     sim.request_shutdown(guest.id).await.unwrap();
-    sim.wait_stopped(guest.id, Duration::from_secs(1))
+    sim.wait_stopped(guest.id, Duration::from_secs(60))
         .await
         .unwrap();
-    sim.reboot_soft(guest.id, Duration::from_secs(1))
+    sim.reboot_soft(guest.id, Duration::from_secs(60))
         .await
         .unwrap();
     sim.guest_crashes(guest.id).unwrap();

@@ -7,6 +7,7 @@ use crate::tests::{ALICE, Cloud, SERVICE};
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 fn tools_are_there() -> bool {
@@ -15,9 +16,17 @@ fn tools_are_there() -> bool {
         .all(|tool| Command::new(tool).arg("--version").output().is_ok())
 }
 
+/// None of those that the system gives to whoever asks for any: nobody takes it before it is used, or while its server
+/// is away.
 fn free_port() -> u16 {
-    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
-    probe.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::SeqCst));
+        let port = 20_000 + (next % 10_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 async fn cloud(port: u16) -> Cloud {
@@ -77,7 +86,7 @@ fn listens(port: u16) -> bool {
 }
 
 async fn until(what: &str, mut check: impl FnMut() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if check() {
             return;
         }
