@@ -138,6 +138,13 @@ def evacuate(case):
     case.act({"evacuate": {}}, "2.94", admin=True)
 
 
+def evacuated(case):
+    """Whether the move is over for the old host, which stays down until then."""
+    path = f"/os-migrations?instance_uuid={case.server}&migration_type=evacuation"
+    moves = case.admin.compute.get(path, microversion="2.59").json()["migrations"]
+    return [move["status"] for move in moves] == ["completed"]
+
+
 def service(case, forced_down):
     (found,) = case.admin.compute.get(f"/os-services?host={case.host}&binary=nova-compute", microversion="2.53").json()[
         "services"
@@ -577,6 +584,7 @@ def test_killed_in(own, name, flow, moment):
     check_actions(case)
     check_books(case, row.end)
     if row.act is evacuate:
+        wait_until(lambda: evacuated(case), 30, "the old host has said that it has nothing of the server")
         service(case, forced_down=False)
     wait_until(lambda: not cloud.audit(), 60, lambda: cloud.audit())
     if row.end is not None:

@@ -135,6 +135,14 @@ impl Call {
         }
     }
 
+    /// The same where 0 is no limit, as in lists paged by an offset (Nova's `common.limited`).
+    pub fn limit_or_most(&self) -> Result<usize, Fault> {
+        Ok(match self.limit()? {
+            0 => self.api.config.max_limit,
+            limit => limit,
+        })
+    }
+
     /// The offset of a list paged by numbers.
     pub fn offset(&self) -> usize {
         self.query.get("offset").and_then(count).unwrap_or(0)

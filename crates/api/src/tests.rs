@@ -24,6 +24,7 @@ mod image_checks;
 mod image_properties;
 mod lists;
 mod live_migration;
+mod locks;
 mod microversions;
 mod migrations;
 mod odd;

@@ -103,7 +103,8 @@ impl Status {
         Self::Done,
     ];
 
-    /// What Nova shows below `/servers/{id}/migrations` and gives links to.
+    /// What is shown below `/servers/{id}/migrations` and gets links. Nova leaves one in post-copy out; here it stays to be
+    /// seen, for it takes its time, can still fail, and says why it cannot be called off.
     pub const LIVE_IN_PROGRESS: &'static [Self] = &[
         Self::Queued,
         Self::Preparing,
@@ -343,6 +344,12 @@ pub fn evacuated(
         WHERE instance_uuid = ? AND source_compute = ? AND migration_type = 'evacuation' AND status = 'done'";
     tx.post(sql, &[now.into(), server.into(), from.into()])?;
     Ok(())
+}
+
+/// Whether a host may still have something of servers that were evacuated from it.
+pub fn any_evacuated_from(tx: &mut Tx<'_>, host: &HostName) -> Result<bool, Error> {
+    let sql = "SELECT id FROM migrations WHERE status = 'done' AND migration_type = 'evacuation' AND source_compute = ? LIMIT 1";
+    Ok(tx.query_opt(sql, &[host.into()])?.is_some())
 }
 
 /// What was under way of a server that is deleted goes no further.

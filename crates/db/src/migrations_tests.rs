@@ -102,3 +102,26 @@ async fn moves_are_told_apart() {
         run.await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_host_is_owing_until_it_removed_what_it_had() {
+    for database in sql::testing::databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let name = database.name;
+        let run = database.store.write(move |tx| -> Result<(), sql::Error> {
+            let (server, now) = (ServerId::random(), Timestamp(30));
+            let (from, other) = ("h1".into(), "h2".into());
+            let away = begin(tx, server, Kind::Evacuation, 10);
+            let resize = begin(tx, server, Kind::Resize, 20);
+            migrations::set_status(tx, resize, Status::Done, now)?;
+            assert!(!migrations::any_evacuated_from(tx, &from)?, "{name}");
+            migrations::set_status(tx, away, Status::Done, now)?;
+            assert!(migrations::any_evacuated_from(tx, &from)?, "{name}");
+            assert!(!migrations::any_evacuated_from(tx, &other)?, "{name}");
+            migrations::evacuated(tx, server, &from, now)?;
+            assert!(!migrations::any_evacuated_from(tx, &from)?, "{name}");
+            Ok(())
+        });
+        run.await.unwrap();
+    }
+}

@@ -59,6 +59,7 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     hosts::servers_on(tx, &["h1".to_owned()])?;
     hosts::servers_of(tx, std::slice::from_ref(&host))?;
     migrations::open_of_host(tx, &host)?;
+    migrations::any_evacuated_from(tx, &host)?;
     instances::at_rest_in(tx, VmState::Shelved)?;
     migrations::at_rest_since(tx, Status::Finished, now)?;
     let owner = Owner {
@@ -133,6 +134,7 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     usages::of_user(tx, &"p".into(), &"u".into())?;
     server_groups::of_server(tx, server)?;
     server_groups::members(tx, &[GroupId::random()])?;
+    server_groups::members_of_user(tx, GroupId::random(), &"u".into())?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use sql::{Error, Row, Tx, Value};
 use std::collections::HashMap;
-use types::{GroupId, HostName, ServerId, Timestamp};
+use types::{GroupId, HostName, ServerId, Timestamp, UserId};
 
 /// A server group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +126,14 @@ pub fn members(
         }
     }
     Ok(found)
+}
+
+/// How many servers of a user that are not deleted a group has.
+pub fn members_of_user(tx: &mut Tx<'_>, group: GroupId, user: &UserId) -> Result<i64, Error> {
+    let sql = "SELECT COUNT(*) FROM server_group_members m JOIN instances i ON i.uuid = m.instance_uuid \
+        WHERE m.group_uuid = ? AND i.deleted = 0 AND i.user_id = ?";
+    tx.query_one(sql, &[group.into(), user.as_str().into()])?
+        .get(0)
 }
 
 /// The group of a server.

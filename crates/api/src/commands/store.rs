@@ -184,16 +184,11 @@ impl CreateServer {
         let group = db::server_groups::get(tx, id)?
             .filter(|group| group.project_id == project.as_str())
             .ok_or_else(unknown)?;
-        let members = db::server_groups::members(tx, &[group.id])?
-            .remove(&group.id)
-            .map_or(0, |members| members.len());
+        // The user's own servers count, whosoever else has some there (Nova's `_server_group_count_members_by_user`).
         let limits = db::quotas::of_user(tx, project.as_str(), user.as_str())?;
         let most = limits.get("server_group_members").copied().unwrap_or(-1);
         if most >= 0
-            && i64::try_from(members)
-                .unwrap_or(i64::MAX)
-                .saturating_add(count)
-                > most
+            && db::server_groups::members_of_user(tx, group.id, user)?.saturating_add(count) > most
         {
             return Err(Fault::forbidden(
                 "Quota exceeded, too many servers in group",

@@ -128,11 +128,12 @@ fn of_driver(told: &Told) -> Map<String, Value> {
 /// `GET /servers/{id}/diagnostics`.
 pub async fn diagnostics(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
-    if server.power_state != PowerState::Running {
+    // One without a host is not ready, which is found out when it is asked.
+    if server.host.is_some() && server.power_state != PowerState::Running {
         let message = format!(
             "Cannot 'get_diagnostics' instance {} while it is in power state {}",
             server.id,
-            server.power_state.code()
+            state(server.power_state)
         );
         return Err(Fault::conflict(message));
     }

@@ -43,21 +43,19 @@ struct Wanted {
     min_ram: i64,
     min_disk: i64,
     name: Option<regex::Regex>,
-    project: Option<String>,
     sort: String,
     descending: bool,
 }
 
 impl Wanted {
     fn of(call: &Call) -> Result<Self, Fault> {
-        let admin = call.is_admin();
         let least = |key: &str, what: &str| match call.query.get(key) {
             None => Ok(0),
             Some(text) => text
                 .parse::<i64>()
                 .map_err(|_| Fault::bad_request(format!("Invalid {what} filter [{text}]"))),
         };
-        let public = if admin {
+        let public = if call.is_admin() {
             is_public(call.query.get("is_public"))?
         } else {
             Some(true)
@@ -74,17 +72,17 @@ impl Wanted {
             min_ram: least("minRam", "min_ram")?,
             min_disk: least("minDisk", "min_disk")?,
             name,
-            project: (!admin).then(|| call.project().to_owned()),
             sort: call.query.get("sort_key").unwrap_or("flavorid").to_owned(),
             descending: call.query.get("sort_dir") == Some("desc"),
         })
     }
 
     fn fits(&self, record: &Record, accessible: &HashSet<i64>) -> bool {
-        let visible = match (self.public, &self.project) {
-            (None, _) => true,
-            (Some(public), None) => record.is_public == public,
-            (Some(_), Some(_)) => record.is_public || accessible.contains(&record.row),
+        // The public ones go with those that the project has access to, an administrator's project too.
+        let visible = match self.public {
+            None => true,
+            Some(true) => record.is_public || accessible.contains(&record.row),
+            Some(false) => !record.is_public,
         };
         visible
             && i64::from(record.flavor.memory_mb) >= self.min_ram
@@ -383,15 +381,14 @@ where
 }
 
 /// The project that an action names.
-async fn tenant(call: &Call, action: &str) -> Result<String, Fault> {
-    let tenant = call.text(action, "tenant").unwrap_or_default().to_owned();
-    call.demand_project(&tenant).await?;
-    Ok(tenant)
+fn tenant(call: &Call, action: &str) -> String {
+    call.text(action, "tenant").unwrap_or_default().to_owned()
 }
 
 /// `addTenantAccess`.
 pub async fn add_access(call: Call) -> Result<Reply, Fault> {
-    let tenant = tenant(&call, "addTenantAccess").await?;
+    let tenant = tenant(&call, "addTenantAccess");
+    call.demand_project(&tenant).await?;
     let record = in_path(&call).await?;
     if record.is_public && call.at_least(mv::NO_ACCESS_TO_PUBLIC_FLAVOR) {
         return Err(Fault::conflict("Can not add access to a public flavor."));
@@ -405,9 +402,9 @@ pub async fn add_access(call: Call) -> Result<Reply, Fault> {
     change_access(call, row, refusal, add).await
 }
 
-/// `removeTenantAccess`.
+/// `removeTenantAccess`; the project need not exist any more.
 pub async fn remove_access(call: Call) -> Result<Reply, Fault> {
-    let tenant = tenant(&call, "removeTenantAccess").await?;
+    let tenant = tenant(&call, "removeTenantAccess");
     let record = in_path(&call).await?;
     let refusal = Fault::not_found(format!(
         "Flavor access not found for {} / {tenant} combination.",

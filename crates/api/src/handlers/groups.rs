@@ -31,14 +31,15 @@ fn document(call: &Call, group: &Group, members: &[ServerId]) -> Value {
     map.into()
 }
 
-/// `GET`: the project's groups, or with `all_projects` everyone's.
+/// `GET`: the project's groups, or with an administrator's `all_projects` everyone's; others get their own in spite of it, as
+/// in Nova.
 pub async fn list(call: Call) -> Result<Reply, Fault> {
-    let everyone = call.query.get("all_projects").is_some();
+    let everyone = call.query.get("all_projects").is_some() && call.is_admin();
     if everyone {
         call.require("os_compute_api:os-server-groups:index:all_projects")?;
     }
     let project = (!everyone).then(|| call.project().to_owned());
-    let (limit, offset) = (call.limit()?, call.offset());
+    let (limit, offset) = (call.limit_or_most()?, call.offset());
     let (groups, members) = call
         .api
         .deps
@@ -142,10 +143,13 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
         .deps
         .store
         .write(move |tx| -> Result<(), Fault> {
-            let limits = db::quotas::of_user(tx, &stored.project_id, &stored.user_id)?;
-            let most = limits.get("server_groups").copied().unwrap_or(-1);
-            if most >= 0 && db::server_groups::count(tx, &stored.project_id, None)? >= most {
-                return Err(Fault::forbidden("Quota exceeded, too many server groups."));
+            let (project, user) = (&stored.project_id, &stored.user_id);
+            let (whole, own) = db::quotas::of_both(tx, project, user)?;
+            for (limits, of) in [(whole, None), (own, Some(user.as_str()))] {
+                let most = limits.get("server_groups").copied().unwrap_or(-1);
+                if most >= 0 && db::server_groups::count(tx, project, of)? >= most {
+                    return Err(Fault::forbidden("Quota exceeded, too many server groups."));
+                }
             }
             Ok(db::server_groups::insert(tx, &stored, now)?)
         })

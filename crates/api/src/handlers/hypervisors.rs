@@ -318,11 +318,13 @@ pub async fn detail(call: Call) -> Result<Reply, Fault> {
     listed(call, "/os-hypervisors/detail", whole).await
 }
 
-/// `GET /statistics` (below 2.88): sums over all.
+/// `GET /statistics` (below 2.88): sums over all whose services are enabled (Nova's `compute_node_statistics`).
 pub async fn statistics(call: Call) -> Result<Reply, Fault> {
     let hosts = read(&call).await?;
+    let is_enabled = |node: &&Node| hosts.service(node).is_some_and(|service| !service.disabled);
+    let enabled: Vec<&Node> = hosts.nodes.iter().filter(is_enabled).collect();
     let mut sums: Map<String, Value> = Map::new();
-    sums.insert("count".to_owned(), json!(hosts.nodes.len()));
+    sums.insert("count".to_owned(), json!(enabled.len()));
     for name in [
         "vcpus",
         "vcpus_used",
@@ -336,8 +338,7 @@ pub async fn statistics(call: Call) -> Result<Reply, Fault> {
         "running_vms",
         "current_workload",
     ] {
-        let sum: i64 = hosts
-            .nodes
+        let sum: i64 = enabled
             .iter()
             .flat_map(|node| amounts(&hosts, node))
             .filter(|(other, _)| *other == name)

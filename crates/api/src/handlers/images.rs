@@ -61,10 +61,7 @@ fn filters(call: &Call) -> Vec<(String, String)> {
 
 /// One page of images, and whether there may be more.
 async fn page(call: &Call) -> Result<(Vec<Value>, bool), Fault> {
-    let limit = match call.query.get("limit") {
-        None | Some("0") => call.api.config.max_limit,
-        Some(_) => call.limit()?,
-    };
+    let limit = call.limit_or_most()?;
     let mut wanted = filters(call);
     wanted.push(("limit".to_owned(), limit.to_string()));
     if let Some(marker) = call.query.get("marker") {

@@ -17,8 +17,9 @@ use types::Timestamp;
 
 const BITS: usize = 2048;
 
-/// The user whose keys are meant, if the row's rule lets the caller act for them.
+/// The user whose keys are meant, if the row's rule lets the caller act for them; no name or an empty one is one's own.
 fn user(call: &Call, named: Option<&str>) -> Result<String, Fault> {
+    let named = named.filter(|user| !user.is_empty());
     let user = named.unwrap_or(&call.caller.user_id).to_owned();
     if let Some(rule) = call.route.policy {
         call.require_for(rule, call.project(), &user)?;

@@ -154,10 +154,7 @@ pub async fn list(call: Call) -> Result<Reply, Fault> {
         )
     };
     let found = list_of(&call, &path, "security_groups").await?;
-    let limit = match call.query.get("limit") {
-        None | Some("0") => call.api.config.max_limit,
-        Some(_) => call.limit()?,
-    };
+    let limit = call.limit_or_most()?;
     let page: Vec<Value> = found.into_iter().skip(call.offset()).take(limit).collect();
     answer_list(&call, &page).await
 }

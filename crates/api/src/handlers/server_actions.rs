@@ -4,6 +4,7 @@ use crate::call::{Call, Reply};
 use crate::commands::within_limits;
 use crate::faults::Fault;
 use crate::idempotency::Answer;
+use crate::mv;
 use crate::schemas::number;
 use crate::verdict::{self, Rule};
 use crate::vtpm::{self, Handed};
@@ -258,18 +259,20 @@ pub async fn restore(call: Call) -> Result<Reply, Fault> {
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
-/// Changes fields of the server in one transaction, and records the action.
-async fn edit<F>(call: &Call, rule: Rule, mut how: F) -> Result<Reply, Fault>
+/// Changes fields of the server in one transaction, and records the action. Where `how` changes nothing, nothing is recorded.
+async fn edit<F>(call: &Call, id: ServerId, rule: Rule, mut how: F) -> Result<Reply, Fault>
 where
-    F: FnMut(&mut Instance) -> Result<(), Fault> + Send + 'static,
+    F: FnMut(&mut Instance) -> Result<bool, Fault> + Send + 'static,
 {
-    let (id, asker, now) = (call.server().await?.id, call.requester(), Timestamp::now());
+    let (asker, now) = (call.requester(), Timestamp::now());
     let may_override = call.is_admin();
     at_once(call, move |tx| {
         let mut server =
             db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
         rule.check_as(&server, may_override)?;
-        how(&mut server)?;
+        if !how(&mut server)? {
+            return Ok(());
+        }
         db::instances::update_editable(tx, &server, now)?;
         db::actions::start(tx, id, rule.name, &asker.as_requester(), now)?;
         Ok(())
@@ -295,32 +298,54 @@ where
     Ok(reply)
 }
 
-/// `lock`.
+const OWNER: &str = "owner";
+
+/// Whose lock it is if somebody of this project locks the server.
+fn locker(server: &Instance, project: &str) -> &'static str {
+    if server.project_id.as_str() == project {
+        OWNER
+    } else {
+        "admin"
+    }
+}
+
+/// `lock`. The owner of a locked server changes nothing: an administrator's lock would become the owner's, who may unlock
+/// that (Nova's `compute.api.lock`).
 pub async fn lock(call: Call) -> Result<Reply, Fault> {
     let reason = call.text("lock", "locked_reason").map(str::to_owned);
+    let reason = reason.filter(|_| call.at_least(mv::LOCKED_REASON));
     let project = call.project().to_owned();
-    edit(&call, verdict::LOCK, move |server| {
-        let by_owner = server.project_id.as_str() == project;
+    let id = call.server().await?.id;
+    edit(&call, id, verdict::LOCK, move |server| {
+        let by = locker(server, &project);
+        if server.locked && by == OWNER {
+            return Ok(false);
+        }
         server.locked = true;
-        server.locked_by = Some(if by_owner { "owner" } else { "admin" }.to_owned());
-        server.locked_reason.clone_from(&reason);
-        Ok(())
+        server.locked_by = Some(by.to_owned());
+        if reason.is_some() {
+            server.locked_reason.clone_from(&reason);
+        }
+        Ok(true)
     })
     .await
 }
 
-/// `unlock`.
+/// `unlock`: of somebody else's lock only with a rule of its own.
 pub async fn unlock(call: Call) -> Result<Reply, Fault> {
     const OVERRIDE: &str = "os_compute_api:os-lock-server:unlock:unlock_override";
-    let may_override = call.may(OVERRIDE);
-    edit(&call, verdict::UNLOCK, move |server| {
-        if server.locked_by.as_deref() == Some("admin") && !may_override {
+    let seen = call.server().await?;
+    let may_override = call.may_for(OVERRIDE, seen.project_id.as_str(), seen.user_id.as_str());
+    let project = call.project().to_owned();
+    edit(&call, seen.id, verdict::UNLOCK, move |server| {
+        let own = locker(server, &project);
+        if server.locked_by.as_deref().is_some_and(|by| by != own) && !may_override {
             return Err(Fault::denied(OVERRIDE));
         }
         server.locked = false;
         server.locked_by = None;
         server.locked_reason = None;
-        Ok(())
+        Ok(true)
     })
     .await
 }

@@ -136,7 +136,10 @@ fn shown(call: &Call, device: &BlockDevice) -> Option<Value> {
 pub async fn list(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
     let devices = call.devices_of(server.id).await?;
-    let page = devices.iter().skip(call.offset()).take(call.limit()?);
+    let page = devices
+        .iter()
+        .skip(call.offset())
+        .take(call.limit_or_most()?);
     let all: Vec<Value> = page.filter_map(|device| shown(&call, device)).collect();
     Reply::ok(&json!({ "volumeAttachments": all }))
 }

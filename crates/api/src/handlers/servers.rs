@@ -393,11 +393,3 @@ fn goes_for_good(tx: &mut Tx<'_>, id: ServerId) -> Result<bool, sql::Error> {
         .flatten()
         .is_some_and(|task| task.flow == accept::DELETE))
 }
-
-/// Refuses changes of a locked server by those who may not override the lock.
-pub fn unlocked(call: &Call, server: &Instance) -> Result<(), Fault> {
-    if server.locked && !call.is_admin() {
-        return Err(Fault::conflict(format!("Instance {} is locked", server.id)));
-    }
-    Ok(())
-}

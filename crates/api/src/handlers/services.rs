@@ -71,7 +71,9 @@ async fn read(call: &Call) -> Result<(Vec<Service>, HashMap<String, String>), Fa
 /// `GET`.
 pub async fn list(call: Call) -> Result<Reply, Fault> {
     let (services, zones) = read(&call).await?;
-    let (host, binary) = (call.query.get("host"), call.query.get("binary"));
+    // An empty filter is none.
+    let filter = |name: &str| call.query.get(name).filter(|text| !text.is_empty());
+    let (host, binary) = (filter("host"), filter("binary"));
     let fits = |service: &&Service| {
         host.is_none_or(|host| service.host.as_str() == host)
             && binary.is_none_or(|binary| service.binary == binary)
@@ -106,18 +108,13 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
 async fn update_by_uuid(call: Call) -> Result<Reply, Fault> {
     let (services, _) = read(&call).await?;
     let service = find_by_uuid(&call, &services)?.clone();
-    if service.binary != "nova-compute" {
-        return Err(Fault::bad_request(format!(
-            "Updating a {} service is not supported. Only nova-compute services can be updated.",
-            service.binary
-        )));
-    }
+    demand_compute(&service.binary)?;
     let text = |name: &str| call.body.get(name).and_then(Value::as_str);
     let (status, reason) = (text("status"), text("disabled_reason").map(str::to_owned));
     let forced = call.body.get("forced_down").map(is_true);
-    if reason.is_some() && status != Some("disabled") {
+    if status == Some("enabled") && reason.is_some() {
         return Err(Fault::bad_request(
-            "Specifying disabled_reason requires that status is 'disabled'.",
+            "Specifying 'disabled_reason' with status 'enabled' is invalid.",
         ));
     }
     if status.is_none() && forced.is_none() {
@@ -125,100 +122,96 @@ async fn update_by_uuid(call: Call) -> Result<Reply, Fault> {
             "No updates were requested. Fields 'status' or 'forced_down' should be specified.",
         ));
     }
-    change(
-        &call,
-        &service,
-        status.map(|status| status == "disabled"),
+    let wanted = Wanted {
+        disabled: status.map(|status| status == "disabled"),
         reason,
-        forced,
-    )
-    .await?;
+        forced_down: forced,
+    };
+    change(&call, &service, wanted).await?;
     let (services, zones) = read(&call).await?;
     Reply::ok(&json!({ "service": document(&call, find_by_uuid(&call, &services)?, &zones) }))
 }
 
-async fn change(
-    call: &Call,
-    service: &Service,
+/// Only hosts can be told anything.
+fn demand_compute(binary: &str) -> Result<(), Fault> {
+    if binary == "nova-compute" {
+        return Ok(());
+    }
+    Err(Fault::bad_request(format!(
+        "Updating a {binary} service is not supported. Only nova-compute services can be updated."
+    )))
+}
+
+/// What becomes of a service.
+#[derive(Default)]
+struct Wanted {
     disabled: Option<bool>,
+    /// Why it is disabled.
     reason: Option<String>,
-    forced: Option<bool>,
-) -> Result<(), Fault> {
-    let (id, now) = (service.uuid, Timestamp::now());
-    call.api
-        .deps
-        .store
-        .write(move |tx| -> Result<(), sql::Error> {
-            if let Some(disabled) = disabled {
-                db::hosts::set_disabled(
-                    tx,
-                    id,
-                    disabled,
-                    reason.as_deref().filter(|_| disabled),
-                    now,
-                )?;
-            }
-            if let Some(forced) = forced {
-                db::hosts::set_forced_down(tx, id, forced, now)?;
-            }
-            Ok(())
-        })
-        .await?;
-    Ok(())
+    forced_down: Option<bool>,
+}
+
+async fn change(call: &Call, service: &Service, wanted: Wanted) -> Result<(), Fault> {
+    let (id, host, now) = (service.uuid, service.host.clone(), Timestamp::now());
+    let writing = call.api.deps.store.write(move |tx| -> Result<(), Fault> {
+        if wanted.forced_down == Some(false) && db::migrations::any_evacuated_from(tx, &host)? {
+            return Err(Fault::bad_request(format!(
+                "Unable to force up host {host} as `done` evacuation migration records remain associated with the host. \
+                 Ensure the compute service has been restarted, allowing these records to move to `completed` before \
+                 retrying this request."
+            )));
+        }
+        if let Some(disabled) = wanted.disabled {
+            let reason = wanted.reason.as_deref().filter(|_| disabled);
+            db::hosts::set_disabled(tx, id, disabled, reason, now)?;
+        }
+        if let Some(forced) = wanted.forced_down {
+            db::hosts::set_forced_down(tx, id, forced, now)?;
+        }
+        Ok(())
+    });
+    writing.await
 }
 
 async fn update_by_verb(call: Call) -> Result<Reply, Fault> {
-    let (services, _) = read(&call).await?;
     let text = |name: &str| call.body.get(name).and_then(Value::as_str);
     let (host, binary) = (
         text("host").unwrap_or_default(),
         text("binary").unwrap_or_default(),
     );
-    let found = services
-        .iter()
-        .find(|service| service.host.as_str() == host && service.binary == binary);
-    let unknown = || Fault::not_found(format!("Could not find binary {binary} on host {host}."));
-    let reason = text("disabled_reason");
-    let forced_known = call.at_least(mv::FORCED_DOWN);
-    let forced = call.body.get("forced_down");
     let mut shown = json!({ "host": host, "binary": binary });
+    let mut wanted = Wanted::default();
     match call.param(0) {
-        "enable" => {
-            change(&call, found.ok_or_else(unknown)?, Some(false), None, None).await?;
-            shown["status"] = json!("enabled");
-        }
-        "disable" => {
-            change(&call, found.ok_or_else(unknown)?, Some(true), None, None).await?;
-            shown["status"] = json!("disabled");
-        }
+        "enable" => wanted.disabled = Some(false),
+        "disable" => wanted.disabled = Some(true),
         "disable-log-reason" => {
+            let reason = text("disabled_reason");
             let reason =
                 reason.ok_or_else(|| Fault::bad_request("Missing disabled reason field"))?;
-            change(
-                &call,
-                found.ok_or_else(unknown)?,
-                Some(true),
-                Some(reason.to_owned()),
-                None,
-            )
-            .await?;
-            shown["status"] = json!("disabled");
+            wanted.disabled = Some(true);
+            wanted.reason = Some(reason.to_owned());
             shown["disabled_reason"] = json!(reason);
         }
-        "force-down" if forced_known => {
+        "force-down" if call.at_least(mv::FORCED_DOWN) => {
+            let forced = call.body.get("forced_down").map(is_true);
             let forced = forced.ok_or_else(|| Fault::bad_request("Missing forced_down field"))?;
-            change(
-                &call,
-                found.ok_or_else(unknown)?,
-                None,
-                None,
-                Some(is_true(forced)),
-            )
-            .await?;
-            shown["forced_down"] = json!(is_true(forced));
+            wanted.forced_down = Some(forced);
+            shown["forced_down"] = json!(forced);
         }
         _ => return Err(Fault::not_found("Unknown action")),
     }
+    if let Some(disabled) = wanted.disabled {
+        shown["status"] = json!(if disabled { "disabled" } else { "enabled" });
+    }
+    demand_compute(binary)?;
+    let (services, _) = read(&call).await?;
+    let found = services
+        .iter()
+        .find(|service| service.host.as_str() == host && service.binary == binary)
+        .ok_or_else(|| {
+            Fault::not_found(format!("Could not find binary {binary} on host {host}."))
+        })?;
+    change(&call, found, wanted).await?;
     Reply::ok(&json!({ "service": shown }))
 }
 

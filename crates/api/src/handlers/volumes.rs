@@ -85,7 +85,7 @@ fn snapshot_view(snapshot: &SnapshotRecord) -> Value {
 
 /// The part of a list that the query asks for.
 fn page<T>(call: &Call, all: &[T], view: impl Fn(&T) -> Value) -> Result<Vec<Value>, Fault> {
-    let page = all.iter().skip(call.offset()).take(call.limit()?);
+    let page = all.iter().skip(call.offset()).take(call.limit_or_most()?);
     Ok(page.map(view).collect())
 }
 

@@ -15,12 +15,13 @@ async fn read(call: &Call) -> Result<(Vec<Service>, HashMap<String, String>), Fa
     Ok(reading.await?)
 }
 
-/// Zones with their services; a zone is available while one of its hosts is enabled.
+/// Zones with those of their services that are enabled. One that has none is not available, and comes after those that are
+/// (Nova's `get_availability_zones`).
 fn grouped<'a>(
     call: &Call,
     services: &'a [Service],
     zones: &HashMap<String, String>,
-) -> BTreeMap<String, Vec<&'a Service>> {
+) -> Vec<(String, Vec<&'a Service>)> {
     let mut grouped: BTreeMap<String, Vec<&Service>> = BTreeMap::new();
     for service in services {
         let zone = if service.binary == "nova-compute" {
@@ -31,48 +32,60 @@ fn grouped<'a>(
         } else {
             call.api.config.internal_zone.clone()
         };
-        grouped.entry(zone).or_default().push(service);
+        let enabled = grouped.entry(zone).or_default();
+        if !service.disabled {
+            enabled.push(service);
+        }
     }
-    grouped
+    let (mut first, mut last): (Vec<_>, Vec<_>) = grouped
+        .into_iter()
+        .partition(|(_, enabled)| !enabled.is_empty());
+    first.append(&mut last);
+    first
+}
+
+fn shown(zone: &str, enabled: &[&Service], hosts: Value) -> Value {
+    let available = !enabled.is_empty();
+    json!({ "zoneName": zone, "zoneState": { "available": available }, "hosts": hosts })
 }
 
 /// `GET`: names and whether they are available.
 pub async fn list(call: Call) -> Result<Reply, Fault> {
     let (services, zones) = read(&call).await?;
-    let grouped = grouped(&call, &services, &zones);
-    let list: Vec<Value> = grouped
+    let list: Vec<Value> = grouped(&call, &services, &zones)
         .iter()
-        .filter(|(zone, _)| **zone != call.api.config.internal_zone)
-        .map(|(zone, services)| {
-            let available = services.iter().any(|service| !service.disabled);
-            json!({ "zoneName": zone, "zoneState": { "available": available }, "hosts": null })
-        })
+        .filter(|(zone, _)| *zone != call.api.config.internal_zone)
+        .map(|(zone, enabled)| shown(zone, enabled, Value::Null))
         .collect();
     Reply::ok(&json!({ "availabilityZoneInfo": list }))
+}
+
+/// The enabled services of a zone by host, or nothing where there are none.
+fn hosts(call: &Call, enabled: &[&Service]) -> Value {
+    if enabled.is_empty() {
+        return Value::Null;
+    }
+    let (now, down_after) = (Timestamp::now(), call.api.config.service_down_micros);
+    let mut hosts: Map<String, Value> = Map::new();
+    for service in enabled {
+        let entry = hosts
+            .entry(service.host.to_string())
+            .or_insert_with(|| json!({}));
+        entry[&service.binary] = json!({
+            "active": true,
+            "available": service.is_up(now, down_after),
+            "updated_at": service.updated_at.map(Timestamp::iso_micros),
+        });
+    }
+    hosts.into()
 }
 
 /// `GET /detail`: with hosts and services.
 pub async fn detail(call: Call) -> Result<Reply, Fault> {
     let (services, zones) = read(&call).await?;
-    let now = Timestamp::now();
-    let down_after = call.api.config.service_down_micros;
     let list: Vec<Value> = grouped(&call, &services, &zones)
         .iter()
-        .map(|(zone, services)| {
-            let mut hosts: Map<String, Value> = Map::new();
-            for service in services {
-                let entry = hosts
-                    .entry(service.host.to_string())
-                    .or_insert_with(|| json!({}));
-                entry[&service.binary] = json!({
-                    "active": !service.disabled,
-                    "available": service.is_up(now, down_after),
-                    "updated_at": service.updated_at.map(Timestamp::iso_micros),
-                });
-            }
-            let available = services.iter().any(|service| !service.disabled);
-            json!({ "zoneName": zone, "zoneState": { "available": available }, "hosts": hosts })
-        })
+        .map(|(zone, enabled)| shown(zone, enabled, hosts(&call, enabled)))
         .collect();
     Reply::ok(&json!({ "availabilityZoneInfo": list }))
 }

@@ -1,6 +1,6 @@
 //! Flavors, key pairs, quotas, groups, aggregates.
 
-use super::harness::{Cloud, DEMO};
+use super::harness::{Answer, Cloud, DEMO};
 use serde_json::{Value, json};
 
 const KEY: &str =
@@ -171,6 +171,78 @@ async fn private_flavors() {
     assert_eq!(again.status, 409);
 }
 
+/// Ids of flavors as a list shows them.
+async fn listed(cloud: &Cloud, token: &str, path: &str) -> Vec<String> {
+    let list = cloud.get(token, 7, path).await.json()["flavors"].clone();
+    let ids = list.as_array().unwrap().iter();
+    ids.map(|one| one["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn administrators_see_the_private_flavors_of_their_project() {
+    let cloud = Cloud::new().await;
+    for (id, public) in [("open", true), ("ours", false), ("theirs", false)] {
+        let flavor = json!({"name": id, "id": id, "ram": 64, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": public});
+        let made = cloud
+            .send("admin", 7, "POST", "/flavors", json!({ "flavor": flavor }))
+            .await;
+        assert_eq!(made.status, 200, "{}", made.text);
+    }
+    for (id, project) in [
+        ("ours", "ad000000000000000000000000000000"),
+        ("theirs", DEMO),
+    ] {
+        let path = format!("/flavors/{id}/action");
+        let add = json!({"addTenantAccess": {"tenant": project}});
+        let added = cloud.send("admin", 7, "POST", &path, add).await;
+        assert_eq!(added.status, 200, "{}", added.text);
+    }
+    for (query, wanted) in [
+        ("", &["open", "ours"][..]),
+        ("?is_public=true", &["open", "ours"]),
+        ("?is_public=false", &["ours", "theirs"]),
+        ("?is_public=none", &["open", "ours", "theirs"]),
+    ] {
+        for path in ["/flavors", "/flavors/detail"] {
+            let path = format!("{path}{query}");
+            assert_eq!(listed(&cloud, "admin", &path).await, wanted, "{path}");
+        }
+    }
+    assert_eq!(
+        listed(&cloud, "member", "/flavors").await,
+        ["open", "theirs"]
+    );
+    assert_eq!(listed(&cloud, "other", "/flavors").await, ["open"]);
+}
+
+#[tokio::test]
+async fn access_of_a_project_that_is_gone_can_be_removed() {
+    let cloud = Cloud::new().await;
+    let body = json!({"flavor": {"name": "p", "id": "p", "ram": 64, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": false}});
+    cloud.send("admin", 1, "POST", "/flavors", body).await;
+    let grant = |tx: &mut sql::Tx<'_>| -> Result<bool, sql::Error> {
+        let flavor = db::flavors::visible(tx, &"p".into(), None)?.unwrap();
+        db::flavors::add_access(tx, flavor.row, "nowhere")
+    };
+    assert!(cloud.store.write(grant).await.unwrap());
+    let act = async |action: &str| {
+        let body = json!({ action: { "tenant": "nowhere" } });
+        cloud
+            .send("admin", 7, "POST", "/flavors/p/action", body)
+            .await
+    };
+    assert_eq!(act("addTenantAccess").await.status, 400);
+    let removed = act("removeTenantAccess").await;
+    assert_eq!(removed.status, 200, "{}", removed.text);
+    assert_eq!(removed.json(), json!({ "flavor_access": [] }));
+    let again = act("removeTenantAccess").await;
+    assert_eq!(
+        (again.status.as_u16(), again.fault().1.as_str()),
+        (404, "Flavor access not found for p / nowhere combination.")
+    );
+}
+
 #[tokio::test]
 async fn key_pairs() {
     let cloud = Cloud::new().await;
@@ -210,6 +282,9 @@ async fn key_pairs() {
             .status,
         200
     );
+    // No name at all is one's own.
+    let own = cloud.get("member", 10, "/os-keypairs?user_id=").await;
+    assert_eq!(own.json()["keypairs"][0]["keypair"]["name"], "k");
     let list = cloud.get("member", 35, "/os-keypairs?limit=1").await.json();
     assert_eq!(
         list["keypairs_links"][0]["href"],
@@ -444,4 +519,74 @@ async fn groups_and_aggregates() {
             .status,
         200
     );
+}
+
+/// Makes a server group.
+async fn group(cloud: &Cloud, token: &str) -> Answer {
+    let body = json!({"server_group": {"name": "g", "policy": "anti-affinity"}});
+    cloud
+        .send(token, 64, "POST", "/os-server-groups", body)
+        .await
+}
+
+/// Sets limits of the demo project, or of a user in it.
+async fn limit(cloud: &Cloud, user: Option<&str>, set: Value) {
+    let user = user.map_or_else(String::new, |user| format!("?user_id={user}"));
+    let path = format!("/os-quota-sets/{DEMO}{user}");
+    let body = json!({ "quota_set": set });
+    let done = cloud.send("admin", 57, "PUT", &path, body).await;
+    assert_eq!(done.status, 200, "{}", done.text);
+}
+
+#[tokio::test]
+async fn only_administrators_see_the_groups_of_all_projects() {
+    let cloud = Cloud::new().await;
+    for token in ["member", "other"] {
+        assert_eq!(group(&cloud, token).await.status, 200);
+    }
+    for (token, seen) in [("member", 1), ("other", 1), ("plain", 0), ("admin", 2)] {
+        let list = cloud
+            .get(token, 64, "/os-server-groups?all_projects=1")
+            .await;
+        assert_eq!(list.status, 200, "{token}: {}", list.text);
+        let groups = list.json()["server_groups"].as_array().unwrap().len();
+        assert_eq!(groups, seen, "{token}");
+    }
+}
+
+#[tokio::test]
+async fn limits_of_groups_hold_for_users_and_their_project() {
+    let cloud = Cloud::new().await;
+    limit(&cloud, None, json!({ "server_groups": 3 })).await;
+    limit(&cloud, Some("demo-user"), json!({ "server_groups": 1 })).await;
+    let make = async |token: &str| group(&cloud, token).await.status.as_u16();
+    assert_eq!(make("manager").await, 200);
+    assert_eq!(make("member").await, 200, "the other one is not the user's");
+    assert_eq!(make("member").await, 403);
+    assert_eq!(make("manager").await, 200);
+    assert_eq!(make("manager").await, 403, "the project has three");
+}
+
+#[tokio::test]
+async fn the_limit_of_a_groups_members_is_each_users_own() {
+    let cloud = super::server_create::cloud().await;
+    limit(
+        &cloud,
+        Some("demo-user"),
+        json!({ "server_group_members": 1 }),
+    )
+    .await;
+    let made = group(&cloud, "manager").await.json();
+    let id = made["server_group"]["id"].clone();
+    let boot = async |token: &str| {
+        let mut body = super::server_create::body(json!({ "networks": "none" }));
+        body["os:scheduler_hints"] = json!({ "group": id });
+        let made = cloud.send(token, 64, "POST", "/servers", body).await;
+        (made.status.as_u16(), made.fault().1)
+    };
+    let refused = (403, "Quota exceeded, too many servers in group".to_owned());
+    assert_eq!(boot("manager").await.0, 202);
+    assert_eq!(boot("member").await.0, 202, "the first of this user");
+    assert_eq!(boot("member").await, refused);
+    assert_eq!(boot("manager").await.0, 202);
 }

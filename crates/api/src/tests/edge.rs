@@ -577,3 +577,59 @@ async fn answers_are_compressed_for_those_who_accept_it() {
     assert_eq!(answer.0["content-encoding"], "gzip");
     assert_eq!(answer.1[..2], [0x1f, 0x8b]);
 }
+
+/// A body says something with POST and PUT only.
+#[tokio::test]
+async fn bodies_of_other_methods_are_not_read() {
+    let cloud = Cloud::new().await;
+    let headers = [
+        ("x-auth-token", "admin"),
+        ("content-type", "application/json"),
+    ];
+    for (method, path, status) in [
+        ("GET", "/v2.1/flavors", 200),
+        ("GET", "/v2/flavors", 200),
+        ("GET", "/v2.1/flavors/nope", 404),
+        ("DELETE", "/v2.1/flavors/nope", 404),
+        ("POST", "/v2.1/flavors", 400),
+        ("PUT", "/v2.1/os-quota-class-sets/default", 400),
+    ] {
+        for body in ["{", "\u{0}garbage"] {
+            let answer = cloud.raw(method, path, &headers, body).await;
+            assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
+        }
+    }
+    let cloud = Cloud::with(crate::Config {
+        max_body_bytes: 10,
+        ..super::harness::config()
+    })
+    .await;
+    let long = "x".repeat(11);
+    let answer = cloud.raw("GET", "/v2.1/flavors", &headers, &long).await;
+    assert_eq!(answer.status, 413, "{}", answer.text);
+}
+
+/// In lists that are paged by an offset, 0 is no limit; in those with a marker it is a page without anything.
+#[tokio::test]
+async fn a_limit_of_zero() {
+    let cloud = Cloud::new().await;
+    let group = json!({"server_group": {"name": "g", "policy": "affinity"}});
+    let made = cloud
+        .send("member", 64, "POST", "/os-server-groups", group)
+        .await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    cloud.volumes.make();
+    for (path, name, wanted) in [
+        ("/os-server-groups?limit=0", "server_groups", 1),
+        ("/os-server-groups?limit=0&offset=1", "server_groups", 0),
+        ("/os-volumes?limit=0", "volumes", 1),
+        ("/os-volumes/detail?limit=0", "volumes", 1),
+    ] {
+        let list = cloud.get("member", 1, path).await.json();
+        assert_eq!(list[name].as_array().unwrap().len(), wanted, "{path}");
+    }
+    let flavor = json!({"flavor": {"name": "f", "id": "f", "ram": 64, "vcpus": 1, "disk": 1}});
+    cloud.send("admin", 1, "POST", "/flavors", flavor).await;
+    let none = cloud.get("member", 1, "/flavors?limit=0").await.json();
+    assert_eq!(none["flavors"], json!([]));
+}

@@ -249,3 +249,181 @@ async fn a_service_goes_with_everything_of_its_host() {
     assert_eq!(left.await.unwrap(), (vec![], vec![], 1));
     refused(&delete(&compute).await, 404, "could not be found");
 }
+
+/// Disables a host.
+async fn disable(cloud: &Cloud, name: &str) {
+    let body = json!({"host": name, "binary": "nova-compute"});
+    let done = cloud
+        .send("admin", 1, "PUT", "/os-services/disable", body)
+        .await;
+    assert_eq!(done.status, 200, "{}", done.text);
+}
+
+#[tokio::test]
+async fn statistics_are_of_hosts_that_are_enabled() {
+    let cloud = cloud().await;
+    host(&cloud, "h1").await;
+    let sums = async || {
+        let shown = cloud.get("admin", 1, "/os-hypervisors/statistics").await;
+        shown.json()["hypervisor_statistics"].clone()
+    };
+    let one = sums().await;
+    assert_eq!(one["count"], 1);
+    host(&cloud, "h2").await;
+    assert_eq!(sums().await["count"], 2);
+    disable(&cloud, "h2").await;
+    assert_eq!(sums().await, one);
+    disable(&cloud, "h1").await;
+    let none = sums().await;
+    let values = none.as_object().unwrap().values();
+    assert_eq!(values.filter(|value| **value != 0).count(), 0, "{none}");
+}
+
+#[tokio::test]
+async fn zones_show_what_is_enabled() {
+    let cloud = cloud().await;
+    for name in ["h1", "h2", "h3"] {
+        host(&cloud, name).await;
+    }
+    aggregates(&cloud, &[("a", Some("first"))]).await;
+    act(&cloud, 1, json!({"add_host": {"host": "h2"}})).await;
+    let zones = async |path: &str| {
+        let shown = cloud.get("admin", 1, path).await.json();
+        let zones = shown["availabilityZoneInfo"].as_array().unwrap().clone();
+        let short = |zone: &Value| {
+            let hosts = zone["hosts"].as_object();
+            let hosts = hosts.map(|hosts| hosts.keys().cloned().collect::<Vec<String>>());
+            json!([zone["zoneName"], zone["zoneState"]["available"], hosts])
+        };
+        zones.iter().map(short).collect::<Vec<Value>>()
+    };
+    let (list, detail) = ("/os-availability-zone", "/os-availability-zone/detail");
+    let before = [
+        json!(["first", true, ["h2"]]),
+        json!(["nova", true, ["h1", "h3"]]),
+    ];
+    assert_eq!(zones(detail).await, before);
+    for name in ["h2", "h3"] {
+        disable(&cloud, name).await;
+    }
+    // What is not available comes last, whatever its name is.
+    let after = [json!(["nova", true, ["h1"]]), json!(["first", false, null])];
+    assert_eq!(zones(detail).await, after);
+    let short = [json!(["nova", true, null]), json!(["first", false, null])];
+    assert_eq!(zones(list).await, short);
+}
+
+#[tokio::test]
+async fn only_compute_services_can_be_updated() {
+    let cloud = cloud().await;
+    host(&cloud, "h1").await;
+    let words = "Updating a nova-scheduler service is not supported. Only nova-compute services can be updated.";
+    for verb in ["enable", "disable", "disable-log-reason", "force-down"] {
+        let mut body = json!({"host": "nobody", "binary": "nova-scheduler"});
+        match verb {
+            "disable-log-reason" => body["disabled_reason"] = "why".into(),
+            "force-down" => body["forced_down"] = true.into(),
+            _ => {}
+        }
+        let path = format!("/os-services/{verb}");
+        refused(
+            &cloud.send("admin", 11, "PUT", &path, body.clone()).await,
+            400,
+            words,
+        );
+        body["binary"] = "nova-compute".into();
+        let words = "Could not find binary nova-compute on host nobody.";
+        refused(
+            &cloud.send("admin", 11, "PUT", &path, body).await,
+            404,
+            words,
+        );
+    }
+    for query in [
+        "host=&binary=nova-compute",
+        "host=h1&binary=",
+        "host=&binary=",
+    ] {
+        let path = format!("/os-services?{query}");
+        let list = cloud.get("admin", 53, &path).await.json();
+        assert_eq!(list["services"].as_array().unwrap().len(), 1, "{query}");
+    }
+    let path = service(&cloud, "h1", "nova-compute").await;
+    let put = async |body: Value| cloud.send("admin", 53, "PUT", &path, body).await;
+    let down = put(json!({"forced_down": true, "disabled_reason": "x"})).await;
+    assert_eq!(down.status, 200, "{}", down.text);
+    let shown = &down.json()["service"];
+    assert_eq!(
+        json!([
+            shown["forced_down"],
+            shown["status"],
+            shown["disabled_reason"]
+        ]),
+        json!([true, "enabled", null])
+    );
+    let words = "Specifying 'disabled_reason' with status 'enabled' is invalid.";
+    refused(
+        &put(json!({"status": "enabled", "disabled_reason": "x"})).await,
+        400,
+        words,
+    );
+    let words = "No updates were requested.";
+    refused(&put(json!({"disabled_reason": "x"})).await, 400, words);
+}
+
+#[tokio::test]
+async fn a_host_stays_down_until_it_knows_of_evacuations() {
+    let cloud = cloud().await;
+    for name in ["h1", "h2"] {
+        host(&cloud, name).await;
+    }
+    let id = server(&cloud).await;
+    let (server, migration): (ServerId, _) = (id.parse().unwrap(), MigrationId::random());
+    let evacuate = cloud.store.write(move |tx| {
+        let end = |host: &str| End {
+            compute: Some(host.into()),
+            node: Some(format!("{host}.node")),
+        };
+        let flavor = FlavorId("1".to_owned());
+        let new = NewMigration {
+            id: migration,
+            server,
+            kind: Kind::Evacuation,
+            status: Status::Done,
+            source: end("h1"),
+            dest: end("h2"),
+            old_flavor: &flavor,
+            new_flavor: &flavor,
+            project_id: DEMO,
+            user_id: "demo-user",
+        };
+        db::migrations::insert(tx, &new, Timestamp::now())
+    });
+    evacuate.await.unwrap();
+    let up = async |host: &str, version: u16, up: bool| {
+        let forced = json!({"host": host, "binary": "nova-compute", "forced_down": !up});
+        let (path, body) = if version < 53 {
+            ("/os-services/force-down".to_owned(), forced)
+        } else {
+            let path = service(&cloud, host, "nova-compute").await;
+            (path, json!({ "forced_down": !up, "status": "enabled" }))
+        };
+        cloud.send("admin", version, "PUT", &path, body).await
+    };
+    let words = "Unable to force up host h1 as `done` evacuation migration records remain";
+    for version in [11, 53] {
+        let down = up("h1", version, false).await;
+        assert_eq!(down.status, 200, "{}", down.text);
+        refused(&up("h1", version, true).await, 400, words);
+        let other = up("h2", version, true).await;
+        assert_eq!(other.status, 200, "{}", other.text);
+    }
+    let host = "h1".into();
+    let done =
+        move |tx: &mut sql::Tx<'_>| db::migrations::evacuated(tx, server, &host, Timestamp::now());
+    cloud.store.write(done).await.unwrap();
+    for version in [11, 53] {
+        let back = up("h1", version, true).await;
+        assert_eq!(back.status, 200, "{}", back.text);
+    }
+}

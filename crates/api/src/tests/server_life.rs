@@ -836,3 +836,26 @@ async fn an_interface_that_has_come_is_answered_when_it_can_be_shown() {
         super::harness::PORT
     );
 }
+
+#[tokio::test]
+async fn diagnostics_say_why_there_are_none() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    let path = format!("/servers/{id}/diagnostics");
+    let refusal = async || {
+        let answer = cloud.get("admin", 48, &path).await;
+        (answer.status.as_u16(), answer.fault().1)
+    };
+    let wanted = format!("Instance {id} is not ready");
+    assert_eq!(refusal().await, (409, wanted));
+    finish(&cloud, &id, VmState::Stopped).await;
+    let server: ServerId = id.parse().unwrap();
+    let stop = move |tx: &mut sql::Tx<'_>| {
+        let sql = "UPDATE instances SET power_state = 4 WHERE uuid = ?";
+        tx.execute(sql, &[server.into()])
+    };
+    cloud.store.write(stop).await.unwrap();
+    let wanted =
+        format!("Cannot 'get_diagnostics' instance {id} while it is in power state shutdown");
+    assert_eq!(refusal().await, (409, wanted));
+}

@@ -70,6 +70,9 @@ async fn an_attachment_in_every_version() {
     let one = format!("{path}/{volume}");
     assert_eq!(cloud.get("reader", 89, &one).await.status, 404);
     attached(&cloud, &id, &volume).await;
+    let all = cloud.get("reader", 89, &format!("{path}?limit=0")).await;
+    let all = all.json()["volumeAttachments"].clone();
+    assert_eq!(all.as_array().unwrap().len(), 1, "0 is no limit");
     let fields = |version: u16| {
         let (cloud, path) = (&cloud, &one);
         async move {
