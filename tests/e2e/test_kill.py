@@ -584,7 +584,7 @@ def test_killed_in(own, name, flow, moment):
     check_actions(case)
     check_books(case, row.end)
     if row.act is evacuate:
-        wait_until(lambda: evacuated(case), 30, "the old host has said that it has nothing of the server")
+        wait_until(lambda: evacuated(case), 60, "the old host has said that it has nothing of the server")
         service(case, forced_down=False)
     wait_until(lambda: not cloud.audit(), 60, lambda: cloud.audit())
     if row.end is not None:

@@ -205,13 +205,13 @@ async fn claims_come_back(cluster: &Cluster) {
     assert_eq!(consumer.project_id, owner.project_id.0);
     assert_eq!(consumer.user_id, owner.user_id.0);
 
-    // Its rows are gone, and the counters say nothing of that; another holds more than it should.
+    // Its rows are gone, and the counters say nothing of that; somebody has another hold more than its flavor says.
     let sql = "DELETE FROM allocations WHERE consumer = ?";
     execute(cluster, sql, vec![server.into()]).await;
     let sql =
         "UPDATE allocations SET amount = amount + 2 WHERE consumer = ? AND resource_class = 'VCPU'";
     execute(cluster, sql, vec![other.into()]).await;
-    // A class of somebody else's making is left alone.
+    // That, and a class of somebody else's making, is left alone.
     let sql = "INSERT INTO allocations (consumer, provider, resource_class, amount) \
                SELECT consumer, provider, 'CUSTOM_X', 1 FROM allocations WHERE consumer = ? AND resource_class = 'VCPU'";
     execute(cluster, sql, vec![other.into()]).await;
@@ -219,9 +219,14 @@ async fn claims_come_back(cluster: &Cluster) {
     mend(cluster).await;
     assert_eq!(audit(cluster).await, []);
     assert_eq!(given_out(cluster, other, "CUSTOM_X").await.1, 1);
-    assert_eq!(given_out(cluster, other, "VCPU").await, before[0]);
+    assert_eq!(given_out(cluster, server, "VCPU").await.1, 1);
+    assert_eq!(given_out(cluster, other, "VCPU").await.1, 3);
     let sql = "DELETE FROM allocations WHERE resource_class = 'CUSTOM_X'";
     execute(cluster, sql, vec![]).await;
+    let sql = "UPDATE allocations SET amount = 1 WHERE resource_class = 'VCPU'";
+    execute(cluster, sql, vec![]).await;
+    mend(cluster).await;
+    assert_eq!(given_out(cluster, other, "VCPU").await, before[0]);
     assert_eq!(cluster.audit().await, Vec::<String>::new());
 }
 

@@ -473,6 +473,7 @@ impl Loop {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "tasks cannot be claimed");
+                    self.left = true;
                     return;
                 }
             }

@@ -92,9 +92,12 @@ pub async fn attach(call: Call) -> Result<Reply, Fault> {
         !old
     });
     let Some(new) = new.map(|one| one.port_id.clone()) else {
-        let (code, why) = after
+        // One of before says nothing of this.
+        let fault = after
             .fault
-            .map_or_else(|| (500, String::new()), |fault| (fault.code, fault.message));
+            .filter(|fault| Some(fault) != before.fault.as_ref());
+        let (code, why) =
+            fault.map_or_else(|| (500, String::new()), |fault| (fault.code, fault.message));
         // What the network service refused for the sake of the request.
         if let Some(status) = StatusCode::from_u16(code)
             .ok()

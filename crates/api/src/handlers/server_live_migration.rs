@@ -163,10 +163,12 @@ async fn under_way(
     Ok(Under { server, migration })
 }
 
-/// An action that is being done, with the event of the host that does it.
+/// An action that is being done by a host.
 struct Doing {
     action: i64,
-    event: i64,
+    event: &'static str,
+    host: Option<HostName>,
+    since: Timestamp,
 }
 
 impl Doing {
@@ -176,26 +178,44 @@ impl Doing {
         (action, event): (&'static str, &'static str),
     ) -> Result<Self, Fault> {
         let (id, host) = (server.id, server.host.clone());
-        let (asker, now) = (call.requester(), Timestamp::now());
-        let writing = call.api.deps.store.write(move |tx| {
-            let action = db::actions::start(tx, id, action, &asker.as_requester(), now)?;
-            let host = host.as_ref().map(HostName::as_str);
-            let event = db::actions::start_event(tx, action, event, host, now)?;
-            Ok::<_, sql::Error>(Self { action, event })
-        });
-        Ok(writing.await?)
+        let (asker, since) = (call.requester(), Timestamp::now());
+        let writing = call
+            .api
+            .deps
+            .store
+            .write(move |tx| db::actions::start(tx, id, action, &asker.as_requester(), since));
+        let action: Result<i64, sql::Error> = writing.await;
+        Ok(Self {
+            action: action?,
+            event,
+            host,
+            since,
+        })
     }
 
-    /// It is done, or the host did not do it.
-    async fn end<T>(self, call: &Call, outcome: Result<T, Fault>) -> Result<T, Fault> {
-        let Self { action, event } = self;
+    /// It is done, or the host did not do it: both are written with the event, so that none stays open when the client
+    /// leaves meanwhile. A migration that `follows` has its guest on the new host by now.
+    async fn end<T>(
+        self,
+        call: &Call,
+        outcome: Result<T, Fault>,
+        follows: Option<MigrationId>,
+    ) -> Result<T, Fault> {
         let failure = outcome.as_ref().err().map(|fault| fault.message.clone());
         let now = Timestamp::now();
         let writing = call.api.deps.store.write(move |tx| {
+            let host = self.host.as_ref().map(HostName::as_str);
+            let event = db::actions::start_event(tx, self.action, self.event, host, self.since)?;
             db::actions::finish_event(tx, event, failure.as_deref(), now)?;
+            if let Some(id) = follows {
+                let still = migrations::get(tx, id)?.map(|migration| migration.status);
+                if still == Some(Status::Running) {
+                    migrations::set_status(tx, id, Status::RunningPostCopy, now)?;
+                }
+            }
             match &failure {
-                Some(reason) => db::actions::fail(tx, action, reason, now),
-                None => db::actions::succeed(tx, action, now),
+                Some(reason) => db::actions::fail(tx, self.action, reason, now),
+                None => db::actions::succeed(tx, self.action, now),
             }
         });
         let written: Result<(), sql::Error> = writing.await;
@@ -217,18 +237,9 @@ pub async fn force_complete(call: Call) -> Result<Reply, Fault> {
     .await?;
     let doing = Doing::start(&call, &found.server, FORCE_COMPLETE).await?;
     let mode = ask(&call, &found.server, Question::ForceLive).await;
-    let mode = doing.end(&call, mode).await?;
-    if mode == "post_copy" {
-        let (id, now) = (found.migration.id, Timestamp::now());
-        let writing = call.api.deps.store.write(move |tx| {
-            let still = migrations::get(tx, id)?.map(|migration| migration.status);
-            if still == Some(Status::Running) {
-                migrations::set_status(tx, id, Status::RunningPostCopy, now)?;
-            }
-            Ok::<_, sql::Error>(())
-        });
-        writing.await?;
-    }
+    let follows = mode.as_ref().is_ok_and(|mode| mode == "post_copy");
+    let follows = follows.then_some(found.migration.id);
+    doing.end(&call, mode, follows).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
@@ -250,7 +261,7 @@ pub async fn abort(call: Call) -> Result<Reply, Fault> {
     .await?;
     let doing = Doing::start(&call, &found.server, CANCEL).await?;
     let called_off = call_off(&call, &found).await;
-    doing.end(&call, called_off).await?;
+    doing.end(&call, called_off, None).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 

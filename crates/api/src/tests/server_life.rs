@@ -768,7 +768,9 @@ async fn an_interface_that_was_refused_is_answered_with_the_reason() {
             assert!(written.unwrap());
         };
         let asking = cloud.send("member", 90, "POST", &path, body.clone());
-        let (answer, ()) = tokio::join!(asking, flow);
+        let both = async { tokio::join!(asking, flow) };
+        let limit = std::time::Duration::from_secs(60);
+        let (answer, ()) = tokio::time::timeout(limit, both).await.unwrap();
         let told = if status == 500 {
             general.as_str()
         } else {

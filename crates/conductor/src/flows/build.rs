@@ -182,10 +182,9 @@ impl Build {
         outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
         let again = Some(Step::ChooseHost.as_str());
-        state.power =
-            state
-                .choice
-                .answered(cx.server, outcome, "Build of the server failed", again)?;
+        state.power = state
+            .choice
+            .answered(outcome, "Build of the server failed", again)?;
         Ok(())
     }
 }

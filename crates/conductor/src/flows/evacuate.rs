@@ -163,7 +163,7 @@ impl Evacuate {
     ) -> Result<(), StepError> {
         let again = state.to.is_none().then_some(Step::ChooseHost.as_str());
         let what = "The server cannot be evacuated";
-        state.power = state.choice.answered(cx.server, outcome, what, again)?;
+        state.power = state.choice.answered(outcome, what, again)?;
         Ok(())
     }
 

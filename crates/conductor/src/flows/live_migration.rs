@@ -244,7 +244,8 @@ impl LiveMigration {
         checked
     }
 
-    /// Nova asks the old host while it asks the new one, and shows each as an event. Once, however often the step is run.
+    /// Nova asks the old host while it asks the new one, and shows each as an event. Each outcome once,
+    /// however often the step is run.
     fn source_checked(
         tx: &mut Tx<'_>,
         cx: &Context,
@@ -255,7 +256,11 @@ impl LiveMigration {
             return Ok(());
         };
         let shown = actions::events(tx, action)?;
-        if shown.iter().any(|one| one.event == SOURCE_CHECKED) {
+        let alike = |one: &actions::Event| {
+            one.event == SOURCE_CHECKED
+                && (one.result.as_deref() == Some("Error")) == failure.is_some()
+        };
+        if shown.iter().any(alike) {
             return Ok(());
         }
         let told = failure.map(|failure| failure.details.as_ref().unwrap_or(&failure.message));

@@ -118,8 +118,7 @@ impl Choice {
             with.view.refresh().await?;
             chosen = with.view.choose(&request);
         }
-        self.candidates =
-            chosen.map_err(|refusal| StepError::Fail(self.no_host(server, &refusal)))?;
+        self.candidates = chosen.map_err(|refusal| StepError::Fail(self.no_host(&refusal)))?;
         self.candidates.truncate(CANDIDATES);
         Ok(())
     }
@@ -174,7 +173,6 @@ impl Choice {
     /// enough have tried.
     pub fn answered(
         &self,
-        server: ServerId,
         outcome: Option<WorkOutcome>,
         what: &str,
         again: Option<&str>,
@@ -198,7 +196,7 @@ impl Choice {
         let details = self.told_by(last.map(|host| (host, message.as_str())));
         let words = match self.failed.len() {
             0 => words,
-            before => format!("{}. {words}", exhausted(server, before + 1)),
+            before => format!("{}. {words}", exhausted(before + 1)),
         };
         Err(StepError::Fail(Failure::new(500, words).details(details)))
     }
@@ -225,22 +223,22 @@ impl Choice {
     }
 
     /// No host is left. What those that tried said stays to be seen beside that.
-    fn no_host(&self, server: ServerId, refusal: &scheduler::Refusal) -> Failure {
+    fn no_host(&self, refusal: &scheduler::Refusal) -> Failure {
         let (mut message, mut details) = (refusal.to_string(), refusal.for_admins());
         if !self.failed.is_empty() {
-            message = format!("{}. {message}", exhausted(server, self.failed.len()));
+            message = format!("{}. {message}", exhausted(self.failed.len()));
             details = format!("{details}\n{}", self.told_by(None));
         }
         Failure::new(500, message).details(details)
     }
 }
 
-/// What the owner is told when other hosts were tried, as Nova's MaxRetriesExceeded says it, and how many they were.
-fn exhausted(server: ServerId, tried: usize) -> String {
+/// What the owner is told when other hosts were tried, much as Nova's MaxRetriesExceeded says it, and how many they were.
+/// Short: there is room for 255 characters, and the reason follows.
+fn exhausted(tried: usize) -> String {
     let hosts = if tried == 1 { "host" } else { "hosts" };
     format!(
-        "Exceeded maximum number of retries. Exhausted all hosts available for retrying build failures for instance \
-         {server}: {tried} {hosts} tried"
+        "Exceeded maximum number of retries. Exhausted all hosts available: {tried} {hosts} tried"
     )
 }
 

@@ -202,10 +202,7 @@ impl Resize {
     ) -> Result<(), StepError> {
         let again = state.to.is_none().then_some(Step::ChooseHost.as_str());
         let what = "The new host cannot take the server";
-        state
-            .choice
-            .answered(cx.server, outcome, what, again)
-            .map(drop)
+        state.choice.answered(outcome, what, again).map(drop)
     }
 
     /// Binds the ports to one of the two hosts; the volume service hears which one it is.

@@ -1,7 +1,7 @@
 //! Servers that do not hold what they use of their hosts: somebody took their claims away behind compute's back, for
 //! example with Placement's `DELETE /allocations/{consumer}`. Nova's `nova-manage placement heal_allocations` makes such
 //! claims anew, and leaves the servers alone that something is being done with. As there, a host that has not enough left
-//! by now gives nothing.
+//! by now gives nothing, and amounts that are there are left as they are: somebody may have changed them on purpose.
 
 use super::Finding;
 use crate::instances::Kept;
@@ -13,7 +13,7 @@ use types::server::Flavor;
 use types::{HostName, ServerId, Timestamp, VmState};
 use uuid::Uuid;
 
-/// A server that holds less or more of its host than its flavor says.
+/// A server that holds nothing of some class that its flavor asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unclaimed {
     /// The server.
@@ -24,8 +24,8 @@ pub struct Unclaimed {
     pub host: HostName,
     /// The host's provider.
     pub provider: Uuid,
-    /// The classes that it holds the wrong amounts of: held, and wanted.
-    pub amounts: Vec<(String, u64, u64)>,
+    /// The classes that it holds nothing of, and how much it should.
+    pub amounts: Vec<(String, u64)>,
     /// A class of which the host has not enough left. Until it has, nothing is put back.
     pub full: Option<String>,
 }
@@ -36,7 +36,7 @@ impl std::fmt::Display for Unclaimed {
         let amounts: Vec<String> = self
             .amounts
             .iter()
-            .map(|(class, held, wanted)| format!("{held} of its {wanted} {class}"))
+            .map(|(class, wanted)| format!("0 of its {wanted} {class}"))
             .collect();
         let amounts = amounts.join(", ");
         write!(f, "server {server} is on host {host} and holds {amounts}")?;
@@ -51,8 +51,9 @@ impl std::fmt::Display for Unclaimed {
     }
 }
 
-const PLACED: &str = "SELECT i.uuid, i.project_id, i.user_id, i.vm_state, i.flavor, i.kept, i.host, n.uuid FROM instances i \
-     CROSS JOIN compute_nodes n WHERE n.host = i.host AND i.deleted = 0 AND i.task_id IS NULL AND i.task_state IS NULL";
+// Asked for `deleted = 0` the database would go through all that are not deleted, for each part.
+const PLACED: &str = "SELECT i.uuid, i.project_id, i.user_id, i.vm_state, i.flavor, i.kept, i.host, n.uuid, i.deleted FROM instances i \
+     CROSS JOIN compute_nodes n WHERE n.host = i.host AND i.task_id IS NULL AND i.task_state IS NULL";
 const HELD: &str = "SELECT a.consumer, a.provider, a.resource_class, a.amount FROM instances i CROSS JOIN allocations a \
      WHERE a.consumer = i.uuid";
 /// What a provider may give out of each class, to one server at most, and gives out. Counters may be wrong themselves.
@@ -85,12 +86,15 @@ pub(super) fn unclaimed(
     let mut providers: BTreeMap<Uuid, Given> = BTreeMap::new();
     let mut found = Vec::new();
     for row in &placed {
+        if row.get::<i64>(8)? != 0 {
+            continue;
+        }
         let (server, provider): (ServerId, Uuid) = (row.get(0)?, row.get(7)?);
         let Some(wanted) = wishes.of(row)? else {
             continue;
         };
         let holds = held.get(&(server, provider)).unwrap_or(&nothing);
-        let amounts = differences(holds, wanted);
+        let amounts = missing(holds, wanted);
         if amounts.is_empty() {
             continue;
         }
@@ -145,16 +149,12 @@ impl Wishes {
     }
 }
 
-/// Classes that somebody else had it hold are left alone.
-fn differences(
-    holds: &BTreeMap<String, u64>,
-    wanted: &BTreeMap<String, u64>,
-) -> Vec<(String, u64, u64)> {
-    let held = |class: &String| holds.get(class).copied().unwrap_or(0);
+fn missing(holds: &BTreeMap<String, u64>, wanted: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    let is_missing = |class: &String| holds.get(class).copied().unwrap_or(0) == 0;
     wanted
         .iter()
-        .map(|(class, wanted)| (class.clone(), held(class), *wanted))
-        .filter(|(_, held, wanted)| held != wanted)
+        .filter(|(class, wanted)| **wanted > 0 && is_missing(class))
+        .map(|(class, wanted)| (class.clone(), *wanted))
         .collect()
 }
 
@@ -164,19 +164,19 @@ fn given(tx: &mut Tx<'_>, provider: Uuid) -> Result<Given, Error> {
     rows.iter().map(one).collect()
 }
 
-/// Counts what is put back as given out, or says which class there is not enough of. Less than before always fits.
-fn give(given: &mut Given, amounts: &[(String, u64, u64)]) -> Option<String> {
-    for (class, held, wanted) in amounts.iter().filter(|(_, held, wanted)| wanted > held) {
+/// Counts what is put back as given out, or says which class there is not enough of.
+fn give(given: &mut Given, amounts: &[(String, u64)]) -> Option<String> {
+    for (class, wanted) in amounts {
         let fits = given.get(class).is_some_and(|&(capacity, most, out)| {
-            *wanted <= most && out.saturating_add(wanted - held) <= capacity
+            *wanted <= most && out.saturating_add(*wanted) <= capacity
         });
         if !fits {
             return Some(class.clone());
         }
     }
-    for (class, held, wanted) in amounts {
+    for (class, wanted) in amounts {
         if let Some((_, _, out)) = given.get_mut(class) {
-            *out = out.saturating_add(*wanted).saturating_sub(*held);
+            *out = out.saturating_add(*wanted);
         }
     }
     None
@@ -187,10 +187,6 @@ pub(super) fn put_back(tx: &mut Tx<'_>, one: &Unclaimed, now: Timestamp) -> Resu
     if one.full.is_some() {
         return Ok(());
     }
-    let amounts = one.amounts.iter();
-    let amounts: Vec<(String, u64)> = amounts
-        .map(|(class, _, wanted)| (class.clone(), *wanted))
-        .collect();
     let owner = (one.owner.0.as_str(), one.owner.1.as_str());
-    placement::restore(tx, one.server, owner, one.provider, &amounts, now)
+    placement::restore(tx, one.server, owner, one.provider, &one.amounts, now)
 }
