@@ -18,10 +18,7 @@ const ATTEMPTS: usize = 3;
 
 /// What a server asks of a host.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    request: Request,
-    server: ServerId,
-}
+pub struct Asked(Request);
 
 impl Asked {
     /// Of a server as it was read in this transaction.
@@ -38,16 +35,15 @@ impl Asked {
         }
         request.locate(tx)?;
         request.owing = ties.debtors.into_iter().collect();
-        let server = server.id;
-        Ok(Self { request, server })
+        Ok(Self(request))
     }
 
     /// With what a new server asks of its hardware.
     pub fn demanding(mut self, server: &Instance) -> Result<Self, StepError> {
         let nothing = BTreeMap::new();
         let image = server.image_properties().unwrap_or(&nothing);
-        let request = self.request.demanding(&server.flavor, image);
-        self.request = request.map_err(refused)?;
+        let request = self.0.demanding(&server.flavor, image);
+        self.0 = request.map_err(refused)?;
         Ok(self)
     }
 }
@@ -88,7 +84,7 @@ impl Choice {
         let read = server.clone();
         let mut asked = with.store.look(move |tx| Asked::read(tx, &read)).await?;
         // The host that the server was once built on by force is not where it must stay.
-        asked.request.forced = false;
+        asked.0.forced = false;
         self.choose_asked(with, asked, more).await
     }
 
@@ -99,10 +95,7 @@ impl Choice {
         asked: Asked,
         more: impl FnOnce(&mut Request),
     ) -> Result<(), StepError> {
-        let Asked {
-            mut request,
-            server,
-        } = asked;
+        let Asked(mut request) = asked;
         request.tried = self.failed.iter().cloned().collect();
         more(&mut request);
         self.forced = request.unfiltered;
