@@ -298,7 +298,7 @@ def test_full_subnet(demo_sdk, parts):
     taken = demo_sdk.network.create_port(network_id=network.id)
     try:
         fault = fault_of(demo_sdk, parts, networks=[{"uuid": network.id}])
-        assert "No more IP addresses available on network" in fault, fault
+        assert f"No fixed IP addresses available for network: {network.id}" in fault, fault
     finally:
         demo_sdk.network.delete_port(taken)
         demo_sdk.network.delete_network(network)
