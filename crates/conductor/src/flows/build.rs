@@ -176,11 +176,7 @@ impl Build {
         volumes::complete(&self.with, &instance, &state.devices).await
     }
 
-    fn spawned(
-        cx: &Context,
-        state: &mut State,
-        outcome: Option<WorkOutcome>,
-    ) -> Result<(), StepError> {
+    fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
         let again = Some(Step::ChooseHost.as_str());
         state.power = state
             .choice
@@ -345,7 +341,7 @@ impl Flow for Build {
             Step::Networks => self.plan(cx, state).await,
             Step::Volumes => self.volumes(cx, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
-            Step::Spawn => Self::spawned(cx, state, outcome),
+            Step::Spawn => Self::spawned(state, outcome),
         }
     }
 

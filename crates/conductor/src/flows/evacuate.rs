@@ -156,11 +156,7 @@ impl Evacuate {
         Ok(())
     }
 
-    fn spawned(
-        cx: &Context,
-        state: &mut State,
-        outcome: Option<WorkOutcome>,
-    ) -> Result<(), StepError> {
+    fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
         let again = state.to.is_none().then_some(Step::ChooseHost.as_str());
         let what = "The server cannot be evacuated";
         state.power = state.choice.answered(outcome, what, again)?;
@@ -320,7 +316,7 @@ impl Flow for Evacuate {
             Step::ChooseHost => self.choose_host(&server, state).await,
             Step::Networks => self.networks(cx, &server, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
-            Step::Spawn => Self::spawned(cx, state, outcome),
+            Step::Spawn => Self::spawned(state, outcome),
             Step::Take if state.kept => power_after(outcome).map(drop),
             Step::Take => Ok(()),
         }

@@ -195,11 +195,7 @@ impl Resize {
         Ok(())
     }
 
-    fn prepared(
-        cx: &Context,
-        state: &State,
-        outcome: Option<WorkOutcome>,
-    ) -> Result<(), StepError> {
+    fn prepared(state: &State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
         let again = state.to.is_none().then_some(Step::ChooseHost.as_str());
         let what = "The new host cannot take the server";
         state.choice.answered(outcome, what, again).map(drop)
@@ -333,7 +329,7 @@ impl Flow for Resize {
                 self.empty_disks_fit(&server).await?;
                 self.choose(server, state).await
             }
-            Step::Prepare => Self::prepared(cx, state, outcome),
+            Step::Prepare => Self::prepared(state, outcome),
             Step::PutAside => put_aside(outcome),
             Step::Networks if state.stays() => Ok(()),
             Step::Networks => self.bind(cx, state.dest()).await,

@@ -212,11 +212,7 @@ impl Unshelve {
         volumes::complete(&self.with, server, &state.devices).await
     }
 
-    fn spawned(
-        cx: &Context,
-        state: &mut State,
-        outcome: Option<WorkOutcome>,
-    ) -> Result<(), StepError> {
+    fn spawned(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
         let again = state.to.is_none().then_some(Step::ChooseHost.as_str());
         let what = "The server cannot be unshelved";
         state.power = state.choice.answered(outcome, what, again)?;
@@ -293,7 +289,7 @@ impl Flow for Unshelve {
             Step::Networks => self.networks(server, state).await,
             Step::Volumes => self.volumes(cx, &server, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
-            Step::Spawn => Self::spawned(cx, state, outcome),
+            Step::Spawn => Self::spawned(state, outcome),
             Step::Forget => forget(&self.with, cx).await,
         }
     }
