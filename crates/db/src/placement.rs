@@ -360,8 +360,8 @@ fn touch_provider(tx: &mut Tx<'_>, provider: Uuid, now: Timestamp) -> Result<(),
     tx.post(TOUCH_PROVIDER, &[now.into(), provider.into()])
 }
 
-/// Has a server hold these amounts at a provider, whether there is room for them or not; what it holds of other classes
-/// and elsewhere stays. Whoever calls has looked whether they fit.
+/// Has a server hold these amounts at a provider, of classes that it holds nothing of there, whether there is room for them
+/// or not; all else that it holds stays. Whoever calls has looked whether they fit.
 pub fn restore(
     tx: &mut Tx<'_>,
     server: ServerId,
@@ -372,34 +372,19 @@ pub fn restore(
 ) -> Result<(), Error> {
     let held = allocations_of(tx, server.0)?;
     for (class, amount) in amounts {
-        let its = held
-            .iter()
-            .find(|one| one.provider == provider && one.resource_class == *class);
-        let before = its.map_or(0, |one| one.amount);
         tx.post(
-            "UPDATE inventories SET used = used - ? + ? WHERE provider = ? AND resource_class = ?",
+            "UPDATE inventories SET used = used + ? WHERE provider = ? AND resource_class = ?",
+            &[(*amount).into(), provider.into(), class.into()],
+        )?;
+        tx.post(
+            "INSERT INTO allocations (consumer, provider, resource_class, amount) VALUES (?, ?, ?, ?)",
             &[
-                before.into(),
-                (*amount).into(),
+                server.into(),
                 provider.into(),
                 class.into(),
+                (*amount).into(),
             ],
         )?;
-        let sql = match its {
-            Some(_) => {
-                "UPDATE allocations SET amount = ? WHERE consumer = ? AND provider = ? AND resource_class = ?"
-            }
-            None => {
-                "INSERT INTO allocations (amount, consumer, provider, resource_class) VALUES (?, ?, ?, ?)"
-            }
-        };
-        let row = [
-            (*amount).into(),
-            server.into(),
-            provider.into(),
-            class.into(),
-        ];
-        tx.post(sql, &row)?;
     }
     touch_provider(tx, provider, now)?;
     if held.is_empty() {
