@@ -32,7 +32,7 @@ test-all: ## make test with the whole database matrix, long runs, the release be
 	@scripts/test.sh --all
 
 test-real: ## only the end-to-end tests on real guests
-	@scripts/test.sh --only packages,client,guest,e2e-real
+	@scripts/test.sh --only packages,client,guest,build,e2e-real
 
 tempest: ## Tempest's tests of compute on simulated hosts; ARGS chooses others (tests/tempest)
 	@scripts/tempest.sh $(ARGS)

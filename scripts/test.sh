@@ -31,8 +31,15 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+if [ -n "$all" ]; then stages+=(two-releases debian-guest); fi
+for stage in ${only//,/ }; do
+    case " ${stages[*]} two-releases debian-guest " in
+    *" $stage "*) ;;
+    *) die "no stage is called $stage: $0 --list names them" ;;
+    esac
+    case " ${stages[*]} " in *" $stage "*) ;; *) stages+=("$stage") ;; esac
+done
 if [ -n "$all" ]; then
-    stages+=(two-releases debian-guest)
     export KILONOVA_TEST_ALL=1 KILONOVA_TEST_LONG=1
     KILONOVA_TEST_SEED=${KILONOVA_TEST_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 fi
@@ -156,7 +163,7 @@ e2e() {
 }
 
 # A stage is skipped when one that it needs has failed.
-declare -A needs=([guest]=client [e2e-sim]="client build guest" [chaos]="client build" [tempest]=build [e2e-real]="client build guest" [debian-guest]="client build")
+declare -A needs=([guest]=client [e2e-sim]="client build guest" [chaos]="client build" [tempest]=build [e2e-real]="client build guest" [two-releases]="client build" [debian-guest]="client build")
 declare -A result=()
 summary=()
 failed=0

@@ -54,6 +54,7 @@ def test_settings_take_effect(new_cloud, tmp_path_factory):
     cloud.home.mkdir(exist_ok=True)
     (cloud.home / "kilonova.conf").write_text(
         "[DEFAULT]\ndefault_availability_zone = north\ninitial_cpu_allocation_ratio = 2\n[api]\nmax_limit = 2\nunknown = 1\n"
+        "[filter_scheduler]\nenabled_filters = ComputeFilter, NumInstancesFilter\nmax_instances_per_host = 1\n"
     )
     cloud.start()
     sdk = cloud.client().sdk()
@@ -61,6 +62,21 @@ def test_settings_take_effect(new_cloud, tmp_path_factory):
     provider = next(iter(sdk.placement.resource_providers()))
     inventories = sdk.placement.get(f"/resource_providers/{provider.id}/inventories").json()["inventories"]
     assert inventories["VCPU"]["allocation_ratio"] == 2
+    # The zone is the hosts' as well, and dry runs decide as the conductors do.
+    flavor, image = next(iter(sdk.compute.flavors())), next(iter(sdk.image.images()))
+    wanted = {"name": "one", "flavorRef": flavor.id, "imageRef": image.id, "networks": "none"}
+
+    def would_be_placed(**more):
+        answer = sdk.compute.post("/servers?dry_run=true", json={"server": wanted | more}, microversion="2.37")
+        return answer.json()["dry_run"]["would_be_placed"]
+
+    assert would_be_placed(availability_zone="north")
+    server = sdk.compute.post(
+        "/servers", json={"server": wanted | {"availability_zone": "north"}}, microversion="2.37"
+    ).json()["server"]
+    made = sdk.compute.wait_for_server(sdk.compute.get_server(server["id"]), wait=60)
+    assert made.availability_zone == "north"
+    assert not would_be_placed()
     page = sdk.compute.get("/flavors").json()
     assert len(page["flavors"]) == 2
     assert [link["rel"] for link in page["flavors_links"]] == ["next"]

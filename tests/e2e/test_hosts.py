@@ -367,6 +367,55 @@ def test_a_guest_that_is_off_meanwhile_goes_from_host_to_host(here, clean, name)
     assert memory > here.flavor.ram, f"{memory} MiB"
 
 
+def test_a_disk_goes_with_what_it_stands_on(here, clean, guest_image, name):
+    """A server that was on the shelf has a disk that stands on its shelf, which is gone by then, as is the image that the
+    server was once made of."""
+    api = here.sdk.compute
+    gateway, _ = here.gateway()
+    others = [host for host in here.hosts if host != gateway.name]
+    image = here.sdk.image.create_image(name, filename=guest_image, disk_format="qcow2", container_format="bare", wait=True)
+    server = here.wait(here.create(name, others[0], image_id=image.id))
+    address = address_of(server)
+    assert here.wait_ssh(address) == name
+    whole = "find /bin /etc /usr /home/cirros/data -xdev -type f -exec md5sum {} + | sort | md5sum"
+    here.ssh(address, "dd if=/dev/urandom of=/home/cirros/data bs=64k count=64 2>/dev/null; sync")
+    api.shelve_server(server.id)
+    here.wait(server, "SHELVED_OFFLOADED")
+    api.unshelve_server(server.id)
+    first = here.wait(server).compute_host
+    assert here.wait_ssh(address) == name
+    here.sdk.image.delete_image(image.id)
+    images = {one.name for one in here.sdk.image.images()}
+    assert not [one for one in images if name in one], images
+    as_it_was = here.ssh(address, whole)
+
+    def is_as_it_was():
+        here.ssh(address, "sync; echo 3 | sudo tee /proc/sys/vm/drop_caches > /dev/null")
+        assert here.ssh(address, whole) == as_it_was
+
+    # While it runs, while it is off, and on from there.
+    second = next(host for host in others if host != first)
+    migrate_live(here, server, second)
+    is_as_it_was()
+    api.reboot_server(server.id, "HARD")
+    here.wait(server)
+    assert here.wait_ssh(address) == name
+    is_as_it_was()
+    for _ in range(2):
+        before = api.get_server(server.id).compute_host
+        api.migrate_server(server.id)
+        assert here.wait(server, "VERIFY_RESIZE").compute_host != before
+        assert here.wait_ssh(address) == name
+        is_as_it_was()
+        api.confirm_server_resize(server.id)
+        here.wait(server)
+    flavor = api.create_flavor(name=name, ram=192, vcpus=1, disk=2)
+    api.resize_server(server.id, flavor.id)
+    here.wait(server, "VERIFY_RESIZE")
+    assert here.wait_ssh(address) == name
+    is_as_it_was()
+
+
 def test_servers_of_a_dead_host_live_elsewhere_and_stay_there(here, clean, name):
     gateway, _ = here.gateway()
     others = [host for host in here.hosts if host != gateway.name]

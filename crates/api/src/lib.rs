@@ -82,8 +82,8 @@ pub struct Config {
     pub policy_files: PolicyFiles,
     /// Requests that one token and one address may make; none is no limit.
     pub rate_limit: Option<RateLimit>,
-    /// The zone of hosts that no aggregate gives another (`default_availability_zone`).
-    pub default_zone: String,
+    /// How the conductors choose hosts, for what is told without them: dry runs, zones.
+    pub scheduling: scheduler::Settings,
     /// The zone of services that are not compute hosts (`internal_service_availability_zone`).
     pub internal_zone: String,
     /// Seconds for which a deleted server can be restored; 0 deletes at once (`[DEFAULT] reclaim_instance_interval`).
@@ -115,7 +115,7 @@ impl Default for Config {
             policy_overrides: None,
             policy_files: PolicyFiles::default(),
             rate_limit: None,
-            default_zone: "nova".to_owned(),
+            scheduling: scheduler::Settings::default(),
             internal_zone: "internal".to_owned(),
             reclaim_seconds: 0,
             offload_at_once: true,

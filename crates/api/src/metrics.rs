@@ -263,7 +263,7 @@ impl Cloud {
     fn zone<'a>(&'a self, api: &'a Inner, service: &Service) -> &'a str {
         if service.binary == "nova-compute" {
             let zone = self.zones.get(service.host.as_str());
-            zone.unwrap_or(&api.config.default_zone)
+            zone.unwrap_or(&api.config.scheduling.default_zone)
         } else {
             &api.config.internal_zone
         }
@@ -433,7 +433,10 @@ impl Cloud {
             page.kind(&whole, "gauge", name);
             for node in &self.nodes {
                 let host = node.host.as_str();
-                let zone = self.zones.get(host).unwrap_or(&api.config.default_zone);
+                let zone = self
+                    .zones
+                    .get(host)
+                    .unwrap_or(&api.config.scheduling.default_zone);
                 let within = self
                     .aggregates
                     .iter()

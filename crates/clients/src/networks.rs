@@ -269,7 +269,7 @@ impl Networks {
         let path = "/v2.0/ports?fields=id&fields=device_id&fields=device_owner&fields=fixed_ips";
         let answer = self.client.call(Method::GET, path, headers(token), None);
         let answer = answer.await?;
-        let all = match (answer.status, answer.json()["ports"].take()) {
+        let all = match (answer.status, answer.part("ports")) {
             (StatusCode::OK, Value::Array(all)) => all,
             _ => return Err(unexpected(SERVICE, path, &answer)),
         };

@@ -195,7 +195,7 @@ impl Volumes {
         if answer.status != StatusCode::OK {
             return Err(unexpected(SERVICE, path, &answer));
         }
-        match answer.json()[name].take() {
+        match answer.part(name) {
             Value::Array(list) => Ok(list),
             _ => Err(unexpected(SERVICE, "a list without its name", &answer)),
         }

@@ -1,6 +1,7 @@
 //! The agent's loops: work, heartbeats, events of guests.
 
 mod anew;
+mod bases;
 mod live;
 
 pub use live::{LiveAction, LiveLimit};
@@ -380,11 +381,16 @@ impl Agent {
                 plan,
                 on,
                 grace_seconds,
+                from,
             } => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;
                 }
-                let power = self.rebuild(id, plan, *on, *grace_seconds).await?;
+                let spec = match from {
+                    Some(from) => self.spec_of_coming(id, plan, from).await?,
+                    None => self.spec(id, plan).await?,
+                };
+                let power = self.rebuild(&spec, *on, *grace_seconds).await?;
                 self.is_done(work)?;
                 Ok(power)
             }
@@ -445,7 +451,7 @@ impl Agent {
                 take,
             } => {
                 let plan = with_its_drive(plan);
-                let spec = self.spec(id, &plan).await?;
+                let spec = self.spec_of_present(id, &plan).await?;
                 let adopted = self.hypervisor.adopt(&spec, wanted_power(*on), from, *take);
                 adopted.await.map(power).map_err(failure)
             }
@@ -486,7 +492,7 @@ impl Agent {
                 self.is_done(work)?;
                 Ok(guest.power)
             }
-            Verb::EnsureReady(plan) => self.spec(id, plan).await.map(|_| PowerState::NoState),
+            Verb::EnsureReady(plan) => self.prepare(id, plan).await,
             Verb::EnsurePutAside {
                 grace_seconds,
                 root_gb,
@@ -512,16 +518,34 @@ impl Agent {
 
     /// The specification of a plan, its image fetched.
     async fn spec(&self, id: ServerId, plan: &GuestPlan) -> Result<GuestSpec, Failure> {
-        let base = match (&self.images, &plan.image) {
+        let base = self.base_of_image(id, plan).await?;
+        self.spec_on(id, plan, base).await
+    }
+
+    async fn base_of_image(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+    ) -> Result<Option<BaseImage>, Failure> {
+        match (&self.images, &plan.image) {
             (Some(cache), Some(image)) if self.hypervisor.needs_image_files() => {
-                Some(self.fetch_for(id, cache, image, plan.root_gb).await?)
+                let base = self.fetch_for(id, cache, image, plan.root_gb).await?;
+                Ok(Some(base))
             }
             (_, Some(image)) if image.check.is_some() => {
                 self.verify_for(id, image).await?;
-                None
+                Ok(None)
             }
-            _ => None,
-        };
+            _ => Ok(None),
+        }
+    }
+
+    async fn spec_on(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+        base: Option<BaseImage>,
+    ) -> Result<GuestSpec, Failure> {
         let mut spec = GuestSpec::from_plan(id, plan, base.as_ref())
             .map_err(|error| (FailureKind::Request, error.to_string()))?;
         if let Some(kernel) = &plan.kernel {
@@ -673,7 +697,6 @@ impl Agent {
         on: bool,
     ) -> Result<PowerState, Failure> {
         let plan = with_its_drive(plan);
-        let spec = self.spec(id, &plan).await?;
         let here = *from == self.settings.host || self.hypervisor.is_aside_of(id, from).await;
         let has_landed = self
             .hypervisor
@@ -681,6 +704,11 @@ impl Agent {
             .await
             .map_err(failure)?
             .is_some();
+        let spec = if here || has_landed {
+            self.spec_of_present(id, &plan).await?
+        } else {
+            self.spec_of_coming(id, &plan, from).await?
+        };
         let luggage = if here { Luggage::Aside } else { Luggage::Inbox };
         if !here && !has_landed {
             let peer = self.peers.reach(from).await.ok_or_else(|| {

@@ -1,6 +1,7 @@
 //! Images on this host: fetched once through the conductor, checked, and kept as bases of disks.
 
 use crate::digests::{Digesting, Digests};
+use crate::peers;
 use axum::body::Body;
 use futures_util::StreamExt;
 use http::{HeaderMap, Method, StatusCode};
@@ -8,10 +9,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tempfile::TempPath;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
-use types::ImageId;
 use types::agent::{FailureKind, GuestImage};
+use types::{ImageId, ServerId};
 use virt::HypervisorError;
 use virt::libvirt::image::{BaseImage, BaseImages};
 use web::client::Client;
@@ -78,16 +80,7 @@ impl ImageCache {
         if let Some(base) = self.verified(&id, image)? {
             return fits(base);
         }
-        let lock = {
-            let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(fetching.entry(id.clone()).or_default())
-        };
-        let called_off = || {
-            (
-                FailureKind::Cancelled,
-                HypervisorError::Cancelled.to_string(),
-            )
-        };
+        let lock = self.turn(&id);
         let _one_at_a_time = stop
             .run_until_cancelled(lock.lock())
             .await
@@ -129,11 +122,52 @@ impl ImageCache {
         if adopted.is_ok() {
             self.note(&id, &digests);
         }
-        self.fetching
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
+        self.end_turn(&id);
         adopted.map_err(|error| (error.kind(), error.to_string()))
+    }
+
+    /// The base that a server's disk stands on which is on another host, copied from there when it is not here.
+    pub(crate) async fn ensure_base(
+        &self,
+        from: &Client,
+        server: ServerId,
+        base: &peers::Listed,
+        stop: &CancellationToken,
+    ) -> Result<BaseImage, Failure> {
+        let lock = self.turn(&base.name);
+        let copying = async {
+            let _one_at_a_time = lock.lock().await;
+            if let Some(base) = self.bases.cached(&base.name) {
+                return Ok(base);
+            }
+            let unique = uuid::Uuid::new_v4().simple().to_string();
+            let copy = self.bases.download_path(&base.name, &unique);
+            let copy = TempPath::try_from_path(copy)
+                .map_err(|error| (FailureKind::Host, error.to_string()))?;
+            peers::fetch_base(from, server, base.size, &copy).await?;
+            self.bases
+                .take_over(&base.name, &copy)
+                .map_err(|error| (error.kind(), error.to_string()))
+        };
+        let copied = stop.run_until_cancelled(copying).await;
+        self.end_turn(&base.name);
+        copied.unwrap_or_else(|| Err(called_off()))
+    }
+
+    /// A base that is here, by its name.
+    pub(crate) fn named(&self, name: &str) -> Option<BaseImage> {
+        self.bases.cached(name)
+    }
+
+    /// Who fetches a base is the only one.
+    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(fetching.entry(name.to_owned()).or_default())
+    }
+
+    fn end_turn(&self, name: &str) {
+        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        fetching.remove(name);
     }
 
     /// The base of an image if it is here and what is noted of it suffices for this server.
@@ -228,6 +262,22 @@ pub(crate) async fn upload(
     Err((kind, words))
 }
 
+fn called_off() -> Failure {
+    let words = HypervisorError::Cancelled.to_string();
+    (FailureKind::Cancelled, words)
+}
+
+/// What is said of an image that the image service does not have.
+fn gone(image: &GuestImage) -> Failure {
+    let words = format!("image {} is gone", image.id);
+    (FailureKind::Request, words)
+}
+
+/// Whether that is why an image was not fetched.
+pub(crate) fn is_gone(failure: &Failure, image: &GuestImage) -> bool {
+    *failure == gone(image)
+}
+
 fn check_size(base: BaseImage, root_gb: u32) -> Result<BaseImage, Failure> {
     if root_gb > 0 && base.virtual_bytes > u64::from(root_gb) << 30 {
         let text = format!(
@@ -265,9 +315,7 @@ pub(crate) async fn fetch(
     let answer = answer.map_err(|error| (FailureKind::Unavailable, error.to_string()))?;
     match answer.status() {
         StatusCode::OK => {}
-        StatusCode::NOT_FOUND => {
-            return Err((FailureKind::Request, format!("image {} is gone", image.id)));
-        }
+        StatusCode::NOT_FOUND => return Err(gone(image)),
         other => {
             return Err((
                 FailureKind::Unavailable,

@@ -223,3 +223,77 @@ async fn a_base_of_which_nothing_is_noted_is_looked_up() {
         }
     }
 }
+
+/// A host from which no second byte comes, or all of them.
+fn host(whole: bool) -> Client {
+    let base = move || async move {
+        let first = futures_util::stream::iter([Ok::<_, std::io::Error>("QFI\u{fb}")]);
+        if whole {
+            return Response::new(Body::from_stream(first));
+        }
+        Response::new(Body::from_stream(
+            first.chain(futures_util::stream::pending()),
+        ))
+    };
+    let name = || async { r#"{"name": "b1", "size": 5}"# };
+    let routes = Router::new()
+        .route("/base/{server}", get(name))
+        .route("/base/{server}/data", get(base));
+    Client::in_process("the other host", routes)
+}
+
+#[tokio::test]
+async fn a_base_comes_from_the_host_that_has_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = ImageCache::new(BaseImages::open(folder.path()).unwrap());
+    let files = || {
+        std::fs::read_dir(folder.path().join("_base"))
+            .unwrap()
+            .count()
+    };
+    let (server, stop) = (ServerId::random(), CancellationToken::new());
+    let base = peers::base_of(&host(true), server).await.unwrap().unwrap();
+    assert_eq!((base.name.as_str(), base.size), ("b1", 5));
+    assert!(cache.named("b1").is_none());
+
+    stop.cancel();
+    let called_off = cache.ensure_base(&host(false), server, &base, &stop).await;
+    assert_eq!(called_off.unwrap_err().0, FailureKind::Cancelled);
+    assert_eq!(files(), 0);
+    let longer = peers::Listed {
+        size: 6,
+        name: "b1".to_owned(),
+    };
+    let stop = CancellationToken::new();
+    let cut = cache.ensure_base(&host(true), server, &longer, &stop).await;
+    assert_eq!(cut.unwrap_err().0, FailureKind::Unavailable);
+    assert_eq!(files(), 0);
+
+    // What is in it does not matter: the other host uses it as raw, so does this one.
+    let taken = cache.ensure_base(&host(true), server, &base, &stop).await;
+    let taken = taken.unwrap();
+    assert_eq!(&std::fs::read(&taken.path).unwrap()[..4], b"QFI\xc3");
+    assert_eq!(cache.named("b1"), Some(taken.clone()));
+    // One that is here is not copied again.
+    let again = cache.ensure_base(&host(false), server, &base, &stop).await;
+    assert_eq!(again.unwrap(), taken);
+    assert_eq!(files(), 1);
+}
+
+#[tokio::test]
+async fn only_plain_names_of_bases_are_taken() {
+    for (said, fine) in [
+        (r#"{"name": "b1", "size": 5}"#, true),
+        (r#"{"name": "../b1", "size": 5}"#, false),
+        (r#"{"name": "", "size": 5}"#, false),
+        ("nonsense", false),
+    ] {
+        let routes = Router::new().route("/base/{server}", get(move || async move { said }));
+        let host = Client::in_process("the other host", routes);
+        let base = peers::base_of(&host, ServerId::random()).await;
+        assert_eq!(base.is_ok(), fine, "{said}");
+    }
+    let before = Client::in_process("the other host", Router::new());
+    let none = peers::base_of(&before, ServerId::random()).await.unwrap();
+    assert!(none.is_none());
+}

@@ -76,11 +76,31 @@ impl Peers for Neighbourhood {
     }
 }
 
-/// One file of a guest.
+/// One file of a guest, or the base of its disk.
 #[derive(Debug, Serialize, Deserialize)]
-struct Listed {
-    name: String,
-    size: u64,
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    /// Bytes.
+    pub(crate) size: u64,
+}
+
+impl Listed {
+    async fn of(path: &Path) -> Result<Option<Self>, Refusal> {
+        let Some(name) = name_of(path) else {
+            return Ok(None);
+        };
+        let size = tokio::fs::metadata(path).await.map_err(broken)?.len();
+        Ok(Some(Self {
+            name: name.to_owned(),
+            size,
+        }))
+    }
+
+    /// It stays a name where it becomes part of a path.
+    fn is_plain(&self) -> bool {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        !self.name.is_empty() && !self.name.starts_with('.') && self.name.bytes().all(allowed)
+    }
 }
 
 /// What stands between other hosts and the guests here.
@@ -136,6 +156,8 @@ fn routes(gate: Gate) -> Router {
     Router::new()
         .route("/aside/{server}", get(list))
         .route("/aside/{server}/{name}", get(send))
+        .route("/base/{server}", get(name_base))
+        .route("/base/{server}/data", get(send_base))
         .merge(crate::passage::routes())
         .with_state(gate)
 }
@@ -171,13 +193,7 @@ async fn list(
     gate.check(request.extensions(), server, Way::There).await?;
     let mut listed = Vec::new();
     for path in files(&gate.hypervisor, server).await? {
-        if let Some(name) = name_of(&path) {
-            let size = tokio::fs::metadata(&path).await.map_err(broken)?.len();
-            listed.push(Listed {
-                name: name.to_owned(),
-                size,
-            });
-        }
+        listed.extend(Listed::of(&path).await?);
     }
     Ok(axum::Json(listed).into_response())
 }
@@ -194,11 +210,37 @@ async fn send(
         .into_iter()
         .find(|path| name_of(path) == Some(name.as_str()));
     let missing = || (StatusCode::NOT_FOUND, format!("no file {name}"));
-    let file = tokio::fs::File::open(path.ok_or_else(missing)?)
-        .await
-        .map_err(broken)?;
+    stream(&path.ok_or_else(missing)?).await
+}
+
+async fn stream(path: &Path) -> Result<Response, Refusal> {
+    let file = tokio::fs::File::open(path).await.map_err(broken)?;
     let pieces = tokio_util::io::ReaderStream::with_capacity(file, PIECE);
     Ok(Response::new(Body::from_stream(pieces)))
+}
+
+async fn base(gate: &Gate, server: ServerId, known: &http::Extensions) -> Result<PathBuf, Refusal> {
+    gate.check(known, server, Way::There).await?;
+    let base = gate.hypervisor.disk_base(server).await;
+    base.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+        .ok_or_else(|| (StatusCode::NOT_FOUND, "its disk stands on no base".into()))
+}
+
+async fn name_base(
+    State(gate): State<Gate>,
+    Segments(server): Segments<ServerId>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let base = base(&gate, server, request.extensions()).await?;
+    Ok(axum::Json(Listed::of(&base).await?).into_response())
+}
+
+async fn send_base(
+    State(gate): State<Gate>,
+    Segments(server): Segments<ServerId>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    stream(&base(&gate, server, request.extensions()).await?).await
 }
 
 /// Fetches the files of a guest that is aside on another host into a folder.
@@ -217,13 +259,7 @@ pub(crate) async fn fetch(from: &Client, server: ServerId, into: &Path) -> Resul
         return Err(unreadable(format!("{} files", listed.len())));
     }
     for file in listed {
-        let plain = !file.name.is_empty()
-            && !file.name.starts_with('.')
-            && file
-                .name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        if !plain {
+        if !file.is_plain() {
             return Err(unreadable(format!("a file called '{}'", file.name)));
         }
         let answer = ask(from, &format!("/aside/{server}/{}", file.name)).await?;
@@ -232,17 +268,53 @@ pub(crate) async fn fetch(from: &Client, server: ServerId, into: &Path) -> Resul
     Ok(())
 }
 
+/// The base of a guest's disk on another host. None where the disk stands on none, or the host's release does not say.
+pub(crate) async fn base_of(from: &Client, server: ServerId) -> Result<Option<Listed>, Failure> {
+    let Some(answer) = find(from, &format!("/base/{server}")).await? else {
+        return Ok(None);
+    };
+    let text = web::body::bytes(answer.into_body(), LIST_LIMIT).await;
+    let read = text.map_err(|error| error.to_string()).and_then(|text| {
+        serde_json::from_slice::<Listed>(&text).map_err(|error| error.to_string())
+    });
+    let unreadable = |reason: String| {
+        let words = format!("the other host's word of the disk's base: {reason}");
+        (FailureKind::Unavailable, words)
+    };
+    let base = read.map_err(unreadable)?;
+    if !base.is_plain() {
+        return Err(unreadable(format!("a base called '{}'", base.name)));
+    }
+    Ok(Some(base))
+}
+
+/// Fetches the base of a guest's disk, which has this many bytes, into a file.
+pub(crate) async fn fetch_base(
+    from: &Client,
+    server: ServerId,
+    size: u64,
+    into: &Path,
+) -> Result<(), Failure> {
+    let answer = ask(from, &format!("/base/{server}/data")).await?;
+    receive(answer.into_body(), into, size).await
+}
+
 async fn ask(from: &Client, path: &str) -> Result<Response, Failure> {
+    find(from, path).await?.ok_or_else(|| {
+        let words = "the other host does not have the guest's files".to_owned();
+        (FailureKind::Host, words)
+    })
+}
+
+/// None where the other host does not have it.
+async fn find(from: &Client, path: &str) -> Result<Option<Response>, Failure> {
     let answer = from
         .send(Method::GET, path, HeaderMap::new(), Body::empty())
         .await
         .map_err(|error| (FailureKind::Unavailable, error.to_string()))?;
     match answer.status() {
-        StatusCode::OK => Ok(answer),
-        StatusCode::NOT_FOUND => {
-            let words = "the other host does not have the guest's files".to_owned();
-            Err((FailureKind::Host, words))
-        }
+        StatusCode::OK => Ok(Some(answer)),
+        StatusCode::NOT_FOUND => Ok(None),
         other => {
             let words = format!("the other host does not send the guest's files: {other}");
             Err((FailureKind::Unavailable, words))
@@ -316,6 +388,9 @@ mod tests {
             (Some("h2"), moving, "GET", "aside/ID/disk", 404),
             (Some("h2"), staying, "GET", "aside/ID", 403),
             (Some("h2"), staying, "GET", "aside/ID/disk", 403),
+            (Some("h2"), moving, "GET", "base/ID", 404),
+            (Some("h2"), staying, "GET", "base/ID", 403),
+            (Some("h2"), staying, "GET", "base/ID/data", 403),
             (Some("h3"), moving, "GET", "aside/ID", 403),
             (None, moving, "GET", "aside/ID", 403),
             (Some("h2"), moving, "POST", "live/ID", 403),

@@ -9,9 +9,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use types::{HostName, NodeId, ServerId, Timestamp};
 
-/// The zone of hosts that no aggregate puts elsewhere (Nova's `default_availability_zone`).
-pub const DEFAULT_ZONE: &str = "nova";
-
 /// The hosts, renewed now and then.
 pub struct View {
     store: Store,
@@ -41,6 +38,11 @@ impl View {
             renewing: tokio::sync::Mutex::default(),
             pulses: Mutex::default(),
         }
+    }
+
+    /// The zone of hosts that no aggregate puts elsewhere.
+    pub fn default_zone(&self) -> &str {
+        &self.settings.default_zone
     }
 
     /// Whether this host's service is up.
@@ -90,7 +92,7 @@ impl View {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .mark(&mut rows.services, (now, Instant::now()), self.down_after);
-        let states = scheduler::host_states(rows, DEFAULT_ZONE, now, down_after);
+        let states = scheduler::host_states(rows, self.default_zone(), now, down_after);
         self.hosts.replace(states);
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(())

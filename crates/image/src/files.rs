@@ -1,7 +1,7 @@
 //! The folder with the data: uploads are written beside the store, checked, and renamed into it.
 
-use crate::inspect::{self, Refusal};
 use crate::model::Written;
+use formats::inspect::{self, Refusal};
 use md5::Md5;
 use sha2::{Digest, Sha512};
 use std::fs::{self, File, OpenOptions};
@@ -31,6 +31,15 @@ pub enum DataError {
     /// The disk failed.
     #[error("the image store failed: {0}")]
     Io(io::Error),
+}
+
+impl From<inspect::Error> for DataError {
+    fn from(error: inspect::Error) -> Self {
+        match error {
+            inspect::Error::Refused(refusal) => refusal.into(),
+            inspect::Error::Io(error) => error.into(),
+        }
+    }
 }
 
 impl From<io::Error> for DataError {

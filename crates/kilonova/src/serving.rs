@@ -60,7 +60,7 @@ impl Serving {
         tls: Option<Arc<ServerConfig>>,
     ) -> Result<()> {
         let listener = Listener::tcp(&self.listen, port).await.with_context(|| {
-            format!("the {service} API cannot listen on {}:{port}; choose another port with --{service}-port", self.listen)
+            format!("the {service} API cannot listen on {}:{port}; choose another port: `kilonova config show` names the setting", self.listen)
         })?;
         let listener = listener.with_tls(tls);
         self.tasks

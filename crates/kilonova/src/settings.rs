@@ -136,7 +136,6 @@ pub(crate) struct Settings {
     pub(crate) disk_allocation_ratio: f64,
     pub(crate) reserved_host_memory_mb: u64,
     pub(crate) reserved_host_disk_mb: u64,
-    pub(crate) default_availability_zone: String,
     pub(crate) internal_availability_zone: String,
     /// The external network for floating addresses that requests below 2.36 ask for without naming one.
     pub(crate) default_floating_pool: String,
@@ -262,7 +261,6 @@ impl Default for Settings {
             disk_allocation_ratio: ratios.disk,
             reserved_host_memory_mb: ratios.reserved_memory_mb,
             reserved_host_disk_mb: ratios.reserved_disk_gb * 1024,
-            default_availability_zone: api.default_zone,
             internal_availability_zone: api.internal_zone,
             default_floating_pool: "public".to_owned(),
             policy_file: "/etc/kilonova/policy.yaml".to_owned(),
@@ -396,7 +394,7 @@ fn override_one(settings: &mut Settings, given: &str) -> Result<(), String> {
 pub(crate) fn check(of: &Configured) -> Result<()> {
     let read = read_of(of)?;
     let Some(file) = read.file else {
-        println!("there is no configuration file; the defaults hold");
+        println!("there is no configuration file; what the environment and options say is right");
         return Ok(());
     };
     if !read.warnings.is_empty() {

@@ -83,13 +83,13 @@ fn every_key_is_shown_and_read_back() {
             host_subset_size: 3,
             max_instances_per_host: 7,
             max_io_ops_per_host: 2,
+            default_zone: "here".to_owned(),
         },
         cpu_allocation_ratio: 16.0,
         ram_allocation_ratio: 1.5,
         disk_allocation_ratio: 0.5,
         reserved_host_memory_mb: 1,
         reserved_host_disk_mb: 2048,
-        default_availability_zone: "here".to_owned(),
         internal_availability_zone: "inside".to_owned(),
         default_floating_pool: "outside".to_owned(),
         policy_file: "/somewhere/policy.yaml".to_owned(),
@@ -148,6 +148,16 @@ fn every_key_is_shown_and_read_back() {
         applied(&Settings::default().to_file()).0,
         Settings::default()
     );
+}
+
+#[test]
+fn each_section_is_shown_once() {
+    let text = Settings::default().to_file();
+    let mut sections: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
+    let shown = sections.len();
+    sections.sort_unstable();
+    sections.dedup();
+    assert_eq!(sections.len(), shown, "{text}");
 }
 
 #[test]

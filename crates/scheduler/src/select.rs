@@ -19,6 +19,8 @@ pub struct Settings {
     pub max_instances_per_host: u64,
     /// For [`Filter::IoOps`].
     pub max_io_ops_per_host: u64,
+    /// The zone of hosts that no aggregate puts elsewhere (`[DEFAULT] default_availability_zone`).
+    pub default_zone: String,
 }
 
 impl Default for Settings {
@@ -38,6 +40,7 @@ impl Default for Settings {
             host_subset_size: 1,
             max_instances_per_host: 50,
             max_io_ops_per_host: 8,
+            default_zone: "nova".to_owned(),
         }
     }
 }

@@ -148,6 +148,10 @@ pub enum Verb {
         /// Seconds given to the guest to go down before.
         #[serde(default)]
         grace_seconds: u64,
+        /// The host from which a guest comes while it runs: its disk, which is copied, goes on with the base that it has
+        /// there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<HostName>,
     },
     /// The image service has a copy of the guest's disk as the data of this image, taken once for this key.
     SnapshotOnce {

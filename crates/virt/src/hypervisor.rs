@@ -293,6 +293,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// [`HypervisorError::NotFound`] when none is.
     async fn aside_files(&self, id: ServerId) -> Result<Vec<PathBuf>>;
 
+    /// The base that the disk of a guest stands on, here or aside. It is that of the image which the disk was made of,
+    /// whatever the server's image is by now: a shelved server comes back from another one. None where it stands on none.
+    async fn disk_base(&self, id: ServerId) -> Result<Option<PathBuf>>;
+
     /// An empty folder for the files of a guest that comes from another host.
     async fn inbox(&self, id: ServerId) -> Result<PathBuf>;
 

@@ -6,8 +6,8 @@ use crate::fault::Result as Answer;
 use crate::images::Image;
 use crate::model::{Attachment, Job, Snapshot, Source, Status, Volume};
 use crate::service::{Service, blocking, tell};
-use crate::storage::convert::{self, ConvertError};
 use crate::storage::{self, GIB, copy};
+use formats::qemu::{self, QemuError};
 use sql::Tx;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +22,20 @@ const LOOKS: u32 = 900;
 
 /// What a job left.
 type Outcome = Result<(), String>;
+
+/// What the volume's owner may read: no paths of this machine.
+fn told(error: QemuError) -> String {
+    match error {
+        QemuError::Io { error, .. } => error.to_string(),
+        QemuError::NoTool(_) => "qemu-img is not installed".to_owned(),
+        QemuError::Full(_) => "the disk is full".to_owned(),
+        QemuError::Failed(last) => {
+            tracing::warn!(error = last, "qemu-img failed");
+            "the image cannot be converted".to_owned()
+        }
+        error => error.to_string(),
+    }
+}
 
 impl Service {
     /// Goes on with every job that is in a row.
@@ -214,13 +228,13 @@ impl Service {
         // A packed image is hardly ever bigger than what is in it.
         let most = image.size.max(1).min(bytes + bytes / 8 + GIB);
         self.inner.images.download(&image.id, file, most).await?;
-        let checked = match convert::check(download.path(), &image.disk_format).await {
-            Err(ConvertError::NoTool) if !self.inner.exports.serves() => {
+        let checked = match qemu::check(download.path(), &image.disk_format).await {
+            Err(QemuError::NoTool(_)) if !self.inner.exports.serves() => {
                 return blocking(move || storage::blank(&files, &place, bytes))
                     .await
                     .map_err(|error| error.to_string());
             }
-            checked => checked.map_err(|error| error.to_string())?,
+            checked => checked.map_err(told)?,
         };
         if checked.virtual_bytes > bytes {
             return Err(format!(
@@ -233,9 +247,10 @@ impl Service {
             download
         } else {
             let raw = files.staging();
-            convert::to_raw(download.path(), checked.driver, raw.path(), bytes)
+            let from = (download.path(), checked.driver);
+            qemu::convert(from, (raw.path(), "raw"), Some(bytes))
                 .await
-                .map_err(|error| error.to_string())?;
+                .map_err(told)?;
             raw
         };
         blocking(move || ready.finish(&place, bytes))
@@ -256,14 +271,14 @@ impl Service {
             return Ok(());
         }
         let from = self.inner.files.volume(&volume.id);
-        let driver = convert::driver(format).ok_or("the format is not known")?;
+        let driver = qemu::driver(format).ok_or("the format is not known")?;
         if driver == "raw" {
             return self.inner.images.upload(image, &from).await;
         }
         let staged = self.inner.files.staging();
-        convert::from_raw(&from, staged.path(), driver)
+        qemu::convert((&from, "raw"), (staged.path(), driver), None)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(told)?;
         self.inner.images.upload(image, staged.path()).await
     }
 

@@ -65,6 +65,14 @@ impl Answer {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or(serde_json::Value::Null)
     }
+
+    /// What the body says under `name`; `Null` when it is no JSON object or does not say it.
+    pub fn part(&self, name: &str) -> serde_json::Value {
+        match self.json() {
+            serde_json::Value::Object(mut parts) => parts.remove(name).unwrap_or_default(),
+            _ => serde_json::Value::Null,
+        }
+    }
 }
 
 enum Transport {
@@ -506,6 +514,24 @@ mod tests {
     async fn said(client: &Client) -> String {
         let answer = client.call(Method::GET, "/", HeaderMap::new(), None).await;
         String::from_utf8(answer.unwrap().body.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn parts_of_what_is_no_object_are_null() {
+        for (body, part) in [
+            (r#"{"port": 5}"#, serde_json::json!(5)),
+            (r#"{"ports": 5}"#, serde_json::Value::Null),
+            ("[1]", serde_json::Value::Null),
+            ("\"port\"", serde_json::Value::Null),
+            ("", serde_json::Value::Null),
+        ] {
+            let answer = Answer {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: body.into(),
+            };
+            assert_eq!(answer.part("port"), part, "{body}");
+        }
     }
 
     #[tokio::test]

@@ -52,24 +52,30 @@ impl CreateServer {
         });
         let question = reading.await?;
         let (zone, down_after) = (
-            &call.api.config.default_zone,
+            &call.api.config.scheduling.default_zone,
             call.api.config.service_down_micros,
         );
         let hosts = Hosts::new();
         let states = scheduler::host_states(question.rows, zone, Timestamp::now(), down_after);
         hosts.replace(states);
-        let placed = place_all(&hosts, question.request, question.count);
+        let scheduling = &call.api.config.scheduling;
+        let placed = place_all(&hosts, question.request, question.count, scheduling);
         Ok(tell(&placed, question.count, call.is_admin()))
     }
 }
 
 /// Places one server after the other, each in what the ones before have left.
-fn place_all(hosts: &Hosts, mut request: Request, count: i64) -> (Vec<HostName>, Option<Refusal>) {
+fn place_all(
+    hosts: &Hosts,
+    mut request: Request,
+    count: i64,
+    scheduling: &Settings,
+) -> (Vec<HostName>, Option<Refusal>) {
     let mut placed = Vec::new();
     for _ in 0..count {
         let snapshot = hosts.snapshot();
         let all = snapshot.values().map(AsRef::as_ref);
-        let chosen = scheduler::select(all, &request, &Settings::default(), &mut rand::rng());
+        let chosen = scheduler::select(all, &request, scheduling, &mut rand::rng());
         let best = match chosen.map(|list| list.into_iter().next()) {
             Ok(Some(best)) => best,
             Ok(None) => break,

@@ -43,7 +43,7 @@ impl CreateServer {
 
 /// Refuses a zone that no host is in.
 pub fn known_zone(tx: &mut sql::Tx<'_>, config: &Config, zone: &str) -> Result<(), Fault> {
-    if *zone == config.default_zone {
+    if *zone == config.scheduling.default_zone {
         return Ok(());
     }
     for node in db::hosts::nodes(tx)? {
@@ -59,7 +59,10 @@ pub fn known_zone(tx: &mut sql::Tx<'_>, config: &Config, zone: &str) -> Result<(
 /// The zone of a host.
 pub fn zone_of(tx: &mut sql::Tx<'_>, config: &Config, host: &str) -> Result<String, Fault> {
     let zones = db::aggregates::zones(tx)?;
-    Ok(zones.get(host).unwrap_or(&config.default_zone).clone())
+    Ok(zones
+        .get(host)
+        .unwrap_or(&config.scheduling.default_zone)
+        .clone())
 }
 
 /// Refuses a host that is not there.

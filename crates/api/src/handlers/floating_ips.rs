@@ -110,7 +110,7 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
         None => format!("{otherwise}."),
     };
     match answer.status {
-        StatusCode::CREATED => answer_one(&call, answer.json()["floatingip"].take()).await,
+        StatusCode::CREATED => answer_one(&call, answer.part("floatingip")).await,
         StatusCode::BAD_REQUEST => Err(Fault::bad_request(refusal(&answer))),
         StatusCode::CONFLICT if answer.json()["NeutronError"]["type"] == "OverQuota" => {
             Err(Fault::forbidden(of_pool(

@@ -45,7 +45,7 @@ pub(super) async fn list_of(call: &Call, path: &str, key: &str) -> Result<Vec<Va
 pub(super) async fn one_of(call: &Call, path: &str, key: &str) -> Result<Option<Value>, Fault> {
     let answer = ask(call, Method::GET, path, None).await?;
     match answer.status {
-        StatusCode::OK => Ok(Some(answer.json()[key].take())),
+        StatusCode::OK => Ok(Some(answer.part(key))),
         StatusCode::NOT_FOUND => Ok(None),
         _ => Err(unexpected(&answer)),
     }

@@ -27,7 +27,7 @@ pub async fn list(call: Call) -> Result<Reply, Fault> {
     let zone_of = |service: &Service| {
         if service.binary == "nova-compute" {
             let zone = zones.get(service.host.as_str());
-            zone.unwrap_or(&config.default_zone).clone()
+            zone.unwrap_or(&config.scheduling.default_zone).clone()
         } else {
             config.internal_zone.clone()
         }

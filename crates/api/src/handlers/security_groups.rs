@@ -172,7 +172,7 @@ async fn group(call: &Call, id: &str) -> Result<Value, Fault> {
     let path = format!("/v2.0/security-groups/{}", escape(id));
     let answer = ask(call, Method::GET, &path, None).await?;
     match answer.status {
-        StatusCode::OK => Ok(answer.json()["security_group"].take()),
+        StatusCode::OK => Ok(answer.part("security_group")),
         StatusCode::NOT_FOUND => Err(Fault::not_found(refusal(&answer))),
         _ => Err(unexpected(&answer)),
     }
@@ -393,7 +393,7 @@ pub async fn create_rule(call: Call) -> Result<Reply, Fault> {
     let answer = ask(&call, Method::POST, path, Some(&rule.body(id))).await?;
     match answer.status {
         StatusCode::CREATED => {
-            let made = answer.json()["security_group_rule"].take();
+            let made = answer.part("security_group_rule");
             Reply::ok(&json!({ "security_group_rule": shown_rule(&made, &sources) }))
         }
         StatusCode::NOT_FOUND => Err(Fault::not_found(refusal(&answer))),

@@ -214,7 +214,7 @@ async fn host_runs(call: &Call, server: &Instance, image: &ImageRef) -> Result<(
         ..Rows::default()
     };
     let config = &call.api.config;
-    let (zone, down_after) = (&config.default_zone, config.service_down_micros);
+    let (zone, down_after) = (&config.scheduling.default_zone, config.service_down_micros);
     let states = scheduler::host_states(rows, zone, Timestamp::now(), down_after);
     let Some(state) = states.iter().find(|state| state.host == host) else {
         return Ok(());

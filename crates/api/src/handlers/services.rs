@@ -15,7 +15,7 @@ fn document(call: &Call, service: &Service, zones: &HashMap<String, String>) -> 
     let zone = if service.binary == "nova-compute" {
         zones
             .get(service.host.as_str())
-            .unwrap_or(&config.default_zone)
+            .unwrap_or(&config.scheduling.default_zone)
     } else {
         &config.internal_zone
     };

@@ -28,7 +28,7 @@ fn grouped<'a>(
             zones
                 .get(service.host.as_str())
                 .cloned()
-                .unwrap_or_else(|| call.api.config.default_zone.clone())
+                .unwrap_or_else(|| call.api.config.scheduling.default_zone.clone())
         } else {
             call.api.config.internal_zone.clone()
         };

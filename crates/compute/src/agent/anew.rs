@@ -3,7 +3,7 @@
 use super::{Agent, Failure, failure, power, wanted_power};
 use types::agent::{FailureKind, GuestPlan};
 use types::{PowerState, ServerId};
-use virt::{RescueDisk, StableRescue};
+use virt::{GuestSpec, RescueDisk, StableRescue};
 
 impl Agent {
     pub(super) async fn ensure_rescued(
@@ -39,22 +39,21 @@ impl Agent {
             .map_err(failure)
     }
 
-    /// The image comes first: when it cannot be had, what was there is untouched. A guest that is gone needs not go down.
+    /// Its image is here already: when that cannot be had, what was there is untouched. A guest that is gone needs not go down.
     pub(super) async fn rebuild(
         &self,
-        id: ServerId,
-        plan: &GuestPlan,
+        spec: &GuestSpec,
         on: bool,
         grace_seconds: u64,
     ) -> Result<PowerState, Failure> {
-        let spec = self.spec(id, plan).await?;
+        let id = spec.id;
         let guest = self.hypervisor.guest(id).await.map_err(failure)?;
         if guest.is_some_and(|guest| guest.power == PowerState::Running) {
             self.ensure_stopped(id, grace_seconds).await?;
         }
         self.hypervisor.ensure_absent(id).await.map_err(failure)?;
         self.hypervisor
-            .ensure_guest(&spec, wanted_power(on))
+            .ensure_guest(spec, wanted_power(on))
             .await
             .map(power)
             .map_err(failure)

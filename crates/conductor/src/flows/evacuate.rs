@@ -298,6 +298,7 @@ impl Flow for Evacuate {
                 plan: plan()?,
                 on: state.on,
                 grace_seconds: 0,
+                from: None,
             },
             Direction::Undo => Verb::EnsureAbsent,
         };

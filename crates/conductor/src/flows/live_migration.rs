@@ -407,6 +407,7 @@ impl Flow for LiveMigration {
                         plan,
                         on: false,
                         grace_seconds: 0,
+                        from: old,
                     },
                 };
                 (new?, verb)

@@ -85,7 +85,7 @@ async fn wanted(
         instance
             .availability_zone
             .as_deref()
-            .unwrap_or(crate::view::DEFAULT_ZONE)
+            .unwrap_or(with.view.default_zone())
     );
     let groups: Vec<String> = match instance.security_groups.as_slice() {
         // The network service's to give: to a port without port security it gives none, and refuses one.

@@ -191,6 +191,7 @@ impl Flow for Rebuild {
                 plan: Box::new(state.plan.clone()?),
                 on: !state.off,
                 grace_seconds: state.grace.seconds(),
+                from: None,
             },
             _ => return None,
         };

@@ -1,22 +1,13 @@
-//! Images from users are hostile until checked here; checked ones are kept as base images that guests share.
-//!
-//! A check reads the header first and refuses whatever would make QEMU open another file (backing files, external
-//! data files, descriptors), and only then asks `qemu-img` with the driver named, under limits of memory, time and
-//! file size.
+//! Images from users are hostile until checked ([`formats`]); checked ones are kept as base images that guests share.
 
 mod notes;
 mod unused;
 
 use crate::hypervisor::{HypervisorError, Result};
 use crate::spec::DiskFormat;
-use serde::Deserialize;
-use std::ffi::OsString;
-use std::io::Read;
+use formats::qemu::{self, Checked, QemuError};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
-use tokio::process::Command;
 
 /// A base image, ready for overlays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,272 +20,33 @@ pub struct BaseImage {
     pub virtual_bytes: u64,
 }
 
-/// What a checked image is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// QEMU's driver for it.
-    pub driver: &'static str,
-    /// Size of the disk in bytes.
-    pub virtual_bytes: u64,
-}
-
 const GIB: u64 = 1 << 30;
-/// Enough of a file to recognise every format and to read a VMDK descriptor.
-const HEAD_BYTES: u64 = 96 * 1024;
 
 /// Checks an image file against the format it claims (Glance's `disk_format`) and a largest disk size.
 ///
 /// # Errors
 /// [`HypervisorError::Image`] when it is not what it claims, refers to other files, or is too large.
 pub async fn check(path: &Path, claimed_format: &str, max_virtual_gib: u64) -> Result<Checked> {
-    let driver = driver_for(claimed_format)?;
-    let head = read_head(path).map_err(|error| HypervisorError::disk(path.display(), &error))?;
-    check_head(&head, claimed_format, driver)?;
-    let info = qemu_img_info(path, driver).await?;
-    let refers = info.backing_filename.is_some() || info.names_data_file();
-    if refers || info.format != driver {
-        return Err(HypervisorError::Image(
-            "the image refers to other files".into(),
-        ));
-    }
-    if info.encrypted {
-        return Err(HypervisorError::Image("the image is encrypted".into()));
-    }
-    if info.virtual_size > max_virtual_gib.saturating_mul(GIB) {
-        let gib = info.virtual_size.div_ceil(GIB);
+    let checked = qemu::check(path, claimed_format).await?;
+    if checked.virtual_bytes > max_virtual_gib.saturating_mul(GIB) {
+        let gib = checked.virtual_bytes.div_ceil(GIB);
         return Err(HypervisorError::Image(format!(
             "the disk of {gib} GiB is larger than {max_virtual_gib} GiB"
         )));
     }
-    Ok(Checked {
-        driver,
-        virtual_bytes: info.virtual_size,
-    })
+    Ok(checked)
 }
 
-fn driver_for(claimed_format: &str) -> Result<&'static str> {
-    Ok(match claimed_format {
-        "raw" | "iso" | "ami" | "ari" | "aki" => "raw",
-        "qcow2" => "qcow2",
-        "vmdk" => "vmdk",
-        "vdi" => "vdi",
-        "vhd" => "vpc",
-        "vhdx" => "vhdx",
-        other => {
-            return Err(HypervisorError::Image(format!(
-                "disk format '{other}' cannot be run here"
-            )));
+impl From<QemuError> for HypervisorError {
+    fn from(error: QemuError) -> Self {
+        match error {
+            QemuError::Io { path, error } => Self::disk(path.display(), &error),
+            QemuError::NoTool(_) => Self::Rejected(error.to_string()),
+            QemuError::TooLong => Self::Timeout("qemu-img".into()),
+            QemuError::Full(reason) => Self::Disk { reason, full: true },
+            image => Self::Image(image.to_string()),
         }
-    })
-}
-
-fn read_head(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    std::fs::File::open(path)?
-        .take(HEAD_BYTES)
-        .read_to_end(&mut head)?;
-    Ok(head)
-}
-
-/// The driver whose signature the file carries; raw when none. VHD without a header copy is only told by its footer,
-/// which `qemu-img` checks later.
-fn signature(head: &[u8]) -> &'static str {
-    let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
-    let table: &[(usize, &[u8], &'static str)] = &[
-        (0, b"QFI\xfb", "qcow2"),
-        (0, b"KDMV", "vmdk"),
-        (0, b"COWD", "vmdk"),
-        (0, b"# Disk DescriptorFile", "vmdk"),
-        (0x40, &[0x7f, 0x10, 0xda, 0xbe], "vdi"),
-        (0, b"vhdxfile", "vhdx"),
-        (0, b"conectix", "vpc"),
-        (0, b"QED\0", "qed"),
-        (0, b"LUKS\xba\xbe", "luks"),
-        (0, b"WithoutFreeSpace", "parallels"),
-        (0, b"WithouFreSpacExt", "parallels"),
-        (0, b"OOOM", "cow"),
-    ];
-    table
-        .iter()
-        .find(|(offset, magic, _)| at(*offset, magic))
-        .map_or("raw", |(_, _, driver)| driver)
-}
-
-fn check_head(head: &[u8], claimed: &str, driver: &str) -> Result<()> {
-    let found = signature(head);
-    let fixed_vhd = driver == "vpc" && found == "raw";
-    if found != driver && !fixed_vhd {
-        return Err(HypervisorError::Image(format!(
-            "the image claims to be {claimed} and is {found}"
-        )));
     }
-    match driver {
-        "qcow2" => check_qcow2(head),
-        "vmdk" => check_vmdk(head),
-        _ => Ok(()),
-    }
-}
-
-/// Offsets of the qcow2 header: version at 4, backing file's offset at 8, incompatible features at 72.
-fn check_qcow2(head: &[u8]) -> Result<()> {
-    const EXTERNAL_DATA_FILE: u64 = 1 << 2;
-    const KNOWN: u64 = 0x1f;
-    let short = || HypervisorError::Image("the qcow2 header is cut off".into());
-    let number = |at: usize| {
-        head.get(at..at + 8)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u64::from_be_bytes)
-    };
-    let version = number(0).ok_or_else(short)? & 0xffff_ffff;
-    if number(8).ok_or_else(short)? != 0 {
-        return Err(HypervisorError::Image(
-            "the image names a backing file".into(),
-        ));
-    }
-    match version {
-        2 => Ok(()),
-        3 => {
-            let features = number(72).ok_or_else(short)?;
-            if features & EXTERNAL_DATA_FILE != 0 {
-                return Err(HypervisorError::Image(
-                    "the image names an external data file".into(),
-                ));
-            }
-            if features & !KNOWN != 0 {
-                return Err(HypervisorError::Image(
-                    "the image uses unknown qcow2 features".into(),
-                ));
-            }
-            Ok(())
-        }
-        other => Err(HypervisorError::Image(format!(
-            "qcow2 version {other} is not known"
-        ))),
-    }
-}
-
-/// Only VMDKs that are one sparse extent with its own descriptor: all others name further files.
-fn check_vmdk(head: &[u8]) -> Result<()> {
-    let refused = |why: &str| Err(HypervisorError::Image(format!("VMDK {why}")));
-    if !head.starts_with(b"KDMV") {
-        return refused("descriptor files are not accepted, only single sparse disks");
-    }
-    let number = |at: usize| {
-        head.get(at..at + 8)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map_or(0, u64::from_le_bytes)
-    };
-    let (capacity, descriptor_at, descriptor_sectors) = (number(12), number(28), number(36));
-    if capacity == 0 || descriptor_at == 0 || descriptor_sectors > 128 {
-        return refused("header is not that of a single sparse disk");
-    }
-    let start = usize::try_from(descriptor_at.saturating_mul(512)).unwrap_or(usize::MAX);
-    let end = start
-        .saturating_add(descriptor_sectors as usize * 512)
-        .min(head.len());
-    let Some(descriptor) = head.get(start..end) else {
-        return refused("descriptor is not at the start of the file");
-    };
-    let text = String::from_utf8_lossy(descriptor).to_ascii_lowercase();
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| {
-                line.trim()
-                    .strip_prefix(name)?
-                    .trim_start()
-                    .strip_prefix('=')
-            })
-            .map(str::trim)
-    };
-    let kind = value("createtype").map(|kind| kind.trim_matches('"'));
-    if !matches!(kind, Some("monolithicsparse" | "streamoptimized")) {
-        return refused("type is not monolithicSparse or streamOptimized");
-    }
-    if value("parentcid").is_some_and(|parent| parent != "ffffffff")
-        || value("parentfilenamehint").is_some()
-    {
-        return refused("names a parent disk");
-    }
-    let extent = |line: &&str| {
-        ["rw ", "rdonly ", "noaccess "]
-            .iter()
-            .any(|access| line.trim_start().starts_with(access))
-    };
-    if text.lines().filter(extent).count() != 1 {
-        return refused("has more than one extent");
-    }
-    Ok(())
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct ImageInfo {
-    format: String,
-    virtual_size: u64,
-    backing_filename: Option<String>,
-    #[serde(default)]
-    encrypted: bool,
-    format_specific: Option<serde_json::Value>,
-}
-
-impl ImageInfo {
-    fn names_data_file(&self) -> bool {
-        let data = self
-            .format_specific
-            .as_ref()
-            .map(|specific| &specific["data"]["data-file"]);
-        data.is_some_and(|name| !name.is_null())
-    }
-}
-
-struct Limits {
-    memory: u64,
-    cpu_seconds: u64,
-    file_bytes: Option<u64>,
-    wall: Duration,
-}
-
-/// `qemu-img` under rlimits, set by util-linux's `prlimit` before it becomes `qemu-img`. Arguments go as a list;
-/// paths are absolute, so none is taken for an option or a protocol.
-async fn qemu_img(limits: &Limits, arguments: &[OsString]) -> Result<Vec<u8>> {
-    let mut command = Command::new("prlimit");
-    command
-        .arg(format!("--as={}", limits.memory))
-        .arg(format!("--cpu={}", limits.cpu_seconds))
-        .arg("--core=0");
-    if let Some(bytes) = limits.file_bytes {
-        command.arg(format!("--fsize={bytes}"));
-    }
-    command.arg("qemu-img").args(arguments);
-    command
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C");
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let missing = |error: std::io::Error| {
-        HypervisorError::Rejected(format!("qemu-img cannot be run: {error}"))
-    };
-    let output = tokio::time::timeout(limits.wall, command.output()).await;
-    let output = output
-        .map_err(|_| HypervisorError::Timeout("qemu-img".into()))?
-        .map_err(missing)?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let text = text
-        .lines()
-        .last()
-        .unwrap_or("qemu-img failed without a word")
-        .trim()
-        .to_owned();
-    if text.contains("No space left") {
-        return Err(HypervisorError::Disk {
-            reason: text,
-            full: true,
-        });
-    }
-    Err(HypervisorError::Image(text))
 }
 
 /// Copies a guest's disk with all it stands on into one qcow2 file. Nobody may write it meanwhile. The disk is ours: its
@@ -303,52 +55,7 @@ async fn qemu_img(limits: &Limits, arguments: &[OsString]) -> Result<Vec<u8>> {
 /// # Errors
 /// The disk cannot be read, or there is no space.
 pub async fn flatten(disk: &Path, copy: &Path) -> Result<()> {
-    let limits = Limits {
-        memory: 4 * GIB,
-        cpu_seconds: 3600,
-        file_bytes: None,
-        wall: Duration::from_secs(2 * 3600),
-    };
-    let options = ["convert", "-f", "qcow2", "-O", "qcow2"].map(OsString::from);
-    qemu_img(
-        &limits,
-        &[&options[..], &[disk.into(), copy.into()]].concat(),
-    )
-    .await
-    .map(drop)
-}
-
-/// Makes a guest's qcow2 disk larger; the guest is off.
-///
-/// # Errors
-/// The disk cannot be changed, or there is no space.
-pub async fn grow(disk: &Path, bytes: u64) -> Result<()> {
-    let limits = Limits {
-        memory: GIB,
-        cpu_seconds: 300,
-        file_bytes: None,
-        wall: Duration::from_secs(600),
-    };
-    let options = ["resize", "-q", "-f", "qcow2"].map(OsString::from);
-    let size = OsString::from(bytes.to_string());
-    qemu_img(&limits, &[&options[..], &[disk.into(), size]].concat())
-        .await
-        .map(drop)
-}
-
-async fn qemu_img_info(path: &Path, driver: &str) -> Result<ImageInfo> {
-    let limits = Limits {
-        memory: GIB,
-        cpu_seconds: 30,
-        file_bytes: None,
-        wall: Duration::from_secs(60),
-    };
-    let path =
-        std::path::absolute(path).map_err(|error| HypervisorError::disk(path.display(), &error))?;
-    let arguments = ["info", "--output=json", "--force-share", "-f", driver].map(OsString::from);
-    let text = qemu_img(&limits, &[&arguments[..], &[path.into()]].concat()).await?;
-    serde_json::from_slice(&text)
-        .map_err(|error| HypervisorError::Image(format!("qemu-img info: {error}")))
+    Ok(qemu::convert((disk, "qcow2"), (copy, "qcow2"), None).await?)
 }
 
 /// The folder of base images, `_base` in the instances folder. Files are named by image id; a file that is there is
@@ -387,6 +94,19 @@ impl BaseImages {
             format: DiskFormat::Raw,
             virtual_bytes,
         })
+    }
+
+    /// Makes a file the base `name` that another host's base of this name was copied into. It was checked there, and is
+    /// used as raw whatever is in it.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub fn take_over(&self, name: &str, copy: &Path) -> Result<BaseImage> {
+        let target = self.folder.join(file_name(name));
+        self.forget_note(name)?;
+        finish(copy, &target).map_err(|error| HypervisorError::disk(target.display(), &error))?;
+        self.cached(name)
+            .ok_or_else(|| HypervisorError::Image("the base image vanished".into()))
     }
 
     /// Checks a downloaded file and makes it the base of `image_id`, converted to raw when it is something else.
@@ -434,21 +154,8 @@ impl BaseImages {
             return std::fs::rename(download, ready)
                 .map_err(|error| HypervisorError::disk(ready.display(), &error));
         }
-        let limits = Limits {
-            memory: 4 * GIB,
-            cpu_seconds: 3600,
-            file_bytes: Some(checked.virtual_bytes + (1 << 20)),
-            wall: Duration::from_secs(2 * 3600),
-        };
-        let options = ["convert", "-O", "raw", "-f", checked.driver].map(OsString::from);
-        let download = std::path::absolute(download)
-            .map_err(|e| HypervisorError::disk(download.display(), &e))?;
-        qemu_img(
-            &limits,
-            &[&options[..], &[download.into(), ready.into()]].concat(),
-        )
-        .await
-        .map(drop)
+        let most = Some(checked.virtual_bytes + (1 << 20));
+        Ok(qemu::convert((download, checked.driver), (ready, "raw"), most).await?)
     }
 
     /// Removes the base of an image; overlays on it must be gone.

@@ -360,14 +360,16 @@ impl Libvirt {
             )
         };
         let seen = |path: &Path| self.instances.for_qemu(path).ok_or_else(outside);
-        let base_of = |root: &RootDisk| match root {
-            RootDisk::Image { base, format, .. } => {
-                let base = base
-                    .canonicalize()
-                    .map_err(|error| HypervisorError::disk(base.display(), &error))?;
-                Ok(Some((seen(&base)?, *format)))
+        let base_of = |root: &RootDisk| -> Result<_> {
+            match root {
+                RootDisk::Image { base, format, .. } => {
+                    let base = base
+                        .canonicalize()
+                        .map_err(|error| HypervisorError::disk(base.display(), &error))?;
+                    Ok(Some((seen(&base)?, *format)))
+                }
+                RootDisk::Blank { .. } | RootDisk::Volume => Ok(None),
             }
-            RootDisk::Blank { .. } | RootDisk::Volume => Ok(None),
         };
         let boot_file = |file: &BootFile| {
             let base = file.base.canonicalize();
@@ -520,18 +522,6 @@ impl Libvirt {
             .read_spec()
             .map_err(|error| HypervisorError::disk(files.spec.display(), &error))?;
         Ok(spec.map(|spec| shared::relocated(spec, self.instances.path())))
-    }
-
-    /// The files of the guest's own disks are there.
-    fn check_disk(&self, spec: &GuestSpec) -> Result<()> {
-        let files = self.instances.guest(spec.id);
-        let own = (spec.root != RootDisk::Volume).then(|| files.disk.clone());
-        let local = disks::local(spec, &files).into_iter().map(|(_, path)| path);
-        for path in own.into_iter().chain(local) {
-            std::fs::metadata(&path)
-                .map_err(|error| HypervisorError::disk(path.display(), &error))?;
-        }
-        Ok(())
     }
 
     async fn until_stopped(&self, id: ServerId, timeout: Duration) -> Result<()> {
@@ -874,6 +864,10 @@ impl Hypervisor for Libvirt {
 
     async fn aside_files(&self, id: ServerId) -> Result<Vec<PathBuf>> {
         self.luggage(id)
+    }
+
+    async fn disk_base(&self, id: ServerId) -> Result<Option<PathBuf>> {
+        self.base_of_disk(id)
     }
 
     async fn inbox(&self, id: ServerId) -> Result<PathBuf> {

@@ -2,7 +2,7 @@
 //! moved there in one rename; what lands is made beside it, its specification last.
 
 use super::folder::{self, GuestFolder};
-use super::{Libvirt, blocking, disks, image, tpm};
+use super::{Libvirt, blocking, disks, qcow2, tpm};
 use crate::facts::GuestInfo;
 use crate::hypervisor::{HypervisorError, Luggage, Result};
 use crate::spec::{GuestSpec, Power, RootDisk};
@@ -114,6 +114,7 @@ impl Libvirt {
             let (files, luggage) = (files.clone(), luggage);
             let from_volume = spec.root == RootDisk::Volume;
             blocking(move || carry_in(&files, luggage, from_volume)).await?;
+            self.check_disk(spec)?;
             self.grow(id, spec).await?;
             let (files, spec) = (self.instances.guest(id), spec.clone());
             blocking(move || {
@@ -132,6 +133,57 @@ impl Libvirt {
         self.define(spec, power).await
     }
 
+    /// What the header of a guest's disk names, which no guest can write.
+    pub(super) fn base_of_disk(&self, id: ServerId) -> Result<Option<PathBuf>> {
+        let files = self.instances.guest(id);
+        let aside = files.aside.join(files.disk.file_name().unwrap_or_default());
+        for disk in [&files.disk, &aside] {
+            match qcow2::backing_name(disk) {
+                Ok(name) => return Ok(name.map(|name| self.base_named(&name))),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(HypervisorError::disk(disk.display(), &error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Disks name their bases by the way from their own folders.
+    fn base_named(&self, name: &str) -> PathBuf {
+        let file = Path::new(name).file_name().unwrap_or_default();
+        self.instances.path().join("_base").join(file)
+    }
+
+    /// The files of the guest's own disks are there, and the first one stands on what the specification says: on another
+    /// base it would be another disk.
+    pub(super) fn check_disk(&self, spec: &GuestSpec) -> Result<()> {
+        let files = self.instances.guest(spec.id);
+        for (_, path) in disks::local(spec, &files) {
+            std::fs::metadata(&path)
+                .map_err(|error| HypervisorError::disk(path.display(), &error))?;
+        }
+        if spec.root == RootDisk::Volume {
+            return Ok(());
+        }
+        let named = qcow2::backing_name(&files.disk)
+            .map_err(|error| HypervisorError::disk(files.disk.display(), &error))?;
+        let has = named.map(|name| self.base_named(&name));
+        let wanted = match &spec.root {
+            RootDisk::Image { base, .. } => base.file_name(),
+            RootDisk::Blank { .. } | RootDisk::Volume => None,
+        };
+        if has.as_deref().and_then(Path::file_name) == wanted {
+            return Ok(());
+        }
+        let file = |name: Option<&std::ffi::OsStr>| {
+            name.map_or_else(|| "none".to_owned(), |name| name.display().to_string())
+        };
+        Err(HypervisorError::Rejected(format!(
+            "the guest's disk stands on the base {}, and would have been used as one on {}",
+            file(has.as_deref().and_then(Path::file_name)),
+            file(wanted)
+        )))
+    }
+
     /// Makes the root disk as large as the flavor's, never smaller.
     async fn grow(&self, id: ServerId, spec: &GuestSpec) -> Result<()> {
         if spec.root == RootDisk::Volume {
@@ -144,7 +196,7 @@ impl Libvirt {
             return Err(HypervisorError::DiskTooSmall);
         }
         if wanted > has {
-            image::grow(&disk, wanted).await?;
+            formats::qemu::grow(&disk, wanted).await?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! a `qemu-img` process. The format is QEMU's documented one ("Qcow2 Image File Format", version 3).
 
 use crate::spec::DiskFormat;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 const CLUSTER_BITS: u32 = 16;
@@ -42,6 +42,37 @@ pub fn create(
         .truncate(true)
         .open(path)?;
     file.write_all(&image)
+}
+
+/// What the header of a disk names as its base, as it is written there.
+///
+/// # Errors
+/// It cannot be read, or is no qcow2 header.
+pub fn backing_name(path: &Path) -> std::io::Result<Option<String>> {
+    let broken = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
+    let mut file = std::fs::File::open(path)?;
+    let mut head = [0; 20];
+    file.read_exact(&mut head)?;
+    if !head.starts_with(b"QFI\xfb") {
+        return Err(broken("not a qcow2 file"));
+    }
+    let [.., a, b, c, d] = head;
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    let mut offset = [0; 8];
+    offset.copy_from_slice(&head[8..16]);
+    let offset = u64::from_be_bytes(offset);
+    if offset == 0 || length == 0 {
+        return Ok(None);
+    }
+    if length > LONGEST_NAME {
+        return Err(broken("the name of its base is too long"));
+    }
+    let mut name = vec![0; length];
+    file.seek(SeekFrom::Start(offset))?;
+    file.read_exact(&mut name)?;
+    let name = String::from_utf8(name);
+    name.map(Some)
+        .map_err(|_| broken("the name of its base is no text"))
 }
 
 /// Cluster 0 holds the header, 1 the refcount table, 2 the one refcount block, then comes the first-level table.
@@ -154,7 +185,10 @@ mod tests {
             ("large", 100 << 40, backing),
             ("edge", BYTES_PER_L1_ENTRY * 8192 + 1, None),
         ] {
-            create(&folder.path().join(name), bytes, backing).unwrap();
+            let path = folder.path().join(name);
+            create(&path, bytes, backing).unwrap();
+            let named = backing_name(&path).unwrap();
+            assert_eq!(named.as_deref(), backing.map(|backing| backing.name));
             let Some((good, text)) = qemu_img(folder.path(), &["check", "-f", "qcow2", name])
             else {
                 eprintln!("skipped: qemu-img is not installed");
@@ -183,6 +217,29 @@ mod tests {
         )
         .unwrap();
         assert!(same, "an overlay reads as its base: {text}");
+    }
+
+    #[test]
+    fn only_headers_name_bases() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let header = |offset: u64, length: u32, rest: &[u8]| {
+            let fields = [&b"QFI\xfb\0\0\0\x03"[..], &offset.to_be_bytes()].concat();
+            [&fields[..], &length.to_be_bytes(), rest].concat()
+        };
+        for (bytes, name) in [
+            (header(20, 4, b"base"), Ok(Some("base"))),
+            (header(0, 0, b""), Ok(None)),
+            (header(20, 4, b"bas"), Err(())),
+            (header(20, 2000, &[b'x'; 2000]), Err(())),
+            (header(20, 1, b"\xff"), Err(())),
+            (b"QFI\xfb".to_vec(), Err(())),
+            (vec![0; 64], Err(())),
+        ] {
+            std::fs::write(&path, &bytes).unwrap();
+            let found = backing_name(&path).map_err(drop);
+            assert_eq!(found, name.map(|name| name.map(str::to_owned)), "{bytes:?}");
+        }
     }
 
     #[test]

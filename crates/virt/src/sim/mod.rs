@@ -734,6 +734,10 @@ impl Hypervisor for Sim {
         self.luggage(id)
     }
 
+    async fn disk_base(&self, _id: ServerId) -> Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
     async fn inbox(&self, id: ServerId) -> Result<PathBuf> {
         self.empty_inbox(id)
     }

@@ -9,7 +9,6 @@ use crate::fault::{Fault, Result};
 use crate::model::{Attachment, Job, Snapshot, Status, Volume, VolumeType};
 use crate::quota::{self, Take};
 use crate::service::Service;
-use crate::storage::convert::driver;
 use crate::view;
 use ::types::Timestamp;
 use http::StatusCode;
@@ -351,7 +350,7 @@ async fn upload(service: &Service, call: Call, id: &str) -> Result<Reply> {
         |name: &str, other: &str| check::text(&body, name).unwrap_or_else(|| other.to_owned());
     let format = given("disk_format", "raw");
     let container = given("container_format", "bare");
-    if driver(&format).is_none() || container != "bare" {
+    if formats::qemu::driver(&format).is_none() || container != "bare" {
         return Err(Fault::bad(format!(
             "An image of format {format} in a container {container} cannot be made here."
         )));

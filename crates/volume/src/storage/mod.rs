@@ -1,6 +1,5 @@
 //! Volumes and snapshots as sparse raw files. A file appears under its name whole or not at all.
 
-pub mod convert;
 pub mod copy;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};

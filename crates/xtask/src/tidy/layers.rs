@@ -21,7 +21,8 @@ const ROOMS: &[(&str, Uses)] = &[
     ("bus", Uses::Only(&["types"])),
     ("journal", Uses::Only(&["types", "sql", "db", "bus"])),
     ("clients", Uses::Only(&["types", "web"])),
-    ("virt", Uses::Only(&["types"])),
+    ("formats", Uses::Only(&[])),
+    ("virt", Uses::Only(&["types", "formats"])),
     ("signatures", Uses::Only(&["types"])),
     ("scheduler", Uses::Only(&["types", "sql", "db", "clients"])),
     (
@@ -70,9 +71,15 @@ const ROOMS: &[(&str, Uses)] = &[
         Uses::Only(&["types", "sql", "db", "scheduler", "web", "policy"]),
     ),
     ("identity", Uses::Only(&["types", "sql", "web", "policy"])),
-    ("image", Uses::Only(&["types", "sql", "web", "policy"])),
+    (
+        "image",
+        Uses::Only(&["types", "sql", "web", "policy", "formats"]),
+    ),
     ("network", Uses::Only(&["types", "sql", "web", "policy"])),
-    ("volume", Uses::Only(&["types", "sql", "web", "policy"])),
+    (
+        "volume",
+        Uses::Only(&["types", "sql", "web", "policy", "formats"]),
+    ),
     (
         "key-manager",
         Uses::Only(&["types", "sql", "web", "policy"]),

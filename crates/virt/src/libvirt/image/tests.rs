@@ -25,154 +25,37 @@ fn qemu_img(arguments: &[&str], path: &Path, rest: &[&str]) {
     );
 }
 
-fn vmdk(capacity: u64, descriptor: &str) -> Vec<u8> {
-    let mut file = vec![0; 64 * 512];
-    file[..4].copy_from_slice(b"KDMV");
-    file[4] = 1;
-    file[12..20].copy_from_slice(&capacity.to_le_bytes());
-    file[28..36].copy_from_slice(&1u64.to_le_bytes());
-    file[36..44].copy_from_slice(&20u64.to_le_bytes());
-    file[512..512 + descriptor.len()].copy_from_slice(descriptor.as_bytes());
-    file
-}
-
+/// The inspection itself is tested in `formats`.
 #[tokio::test]
-async fn honest_images_pass() {
+async fn images_at_fault_are_told_from_disks_at_fault() {
     if !tools_are_there() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for (format, driver) in [
-        ("raw", "raw"),
-        ("qcow2", "qcow2"),
-        ("vdi", "vdi"),
-        ("vhd", "vpc"),
-        ("vhdx", "vhdx"),
-        ("vmdk", "vmdk"),
-    ] {
-        let path = folder.path().join(format);
-        qemu_img(&["create", "-q", "-f", driver], &path, &["8M"]);
-        let checked = check(&path, format, 1).await.unwrap();
-        assert_eq!(checked.driver, driver);
-        assert!(checked.virtual_bytes >= 8 << 20, "{format}");
+    let path = |name: &str| folder.path().join(name);
+    for (name, size) in [("good", "1M"), ("huge", "3000G")] {
+        qemu_img(&["create", "-q", "-f", "qcow2"], &path(name), &[size]);
     }
-}
-
-#[tokio::test]
-async fn hostile_images_are_refused() {
-    if !tools_are_there() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, content: &[u8]| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    };
-    let made = |name: &str, options: &[&str], size: &str| {
-        let path = folder.path().join(name);
-        qemu_img(
-            &[&["create", "-q", "-f", "qcow2"], options].concat(),
-            &path,
-            &[size],
-        );
-        path
-    };
-    let backed = folder.path().join("backed");
     let backing = Backing {
         name: "/etc/shadow",
         format: DiskFormat::Raw,
     };
-    qcow2::create(&backed, 1 << 20, Some(backing)).unwrap();
-    let data_file = format!("data_file={}", folder.path().join("outside").display());
-    let outside = made("data-file", &["-o", &data_file], "1M");
-    let good = made("good", &[], "1M");
-    let huge = made("huge", &[], "3000G");
-    let mut future = std::fs::read(&good).unwrap();
-    future[79] |= 0x80;
-    let mut cut = std::fs::read(&good).unwrap();
-    cut.truncate(40);
-    let sparse = "createType=\"monolithicSparse\"\nparentCID=ffffffff\nRW 1 SPARSE \"x.vmdk\"\n";
-    let flat = sparse.replace("monolithicSparse", "monolithicFlat");
-    let child = sparse.replace("ffffffff", "12345678");
-    let two = format!("{sparse}RW 1 FLAT \"/etc/shadow\" 0\n");
-    let text = format!("# Disk DescriptorFile\n{flat}RW 1 FLAT \"/etc/shadow\" 0\n");
+    qcow2::create(&path("backed"), 1 << 20, Some(backing)).unwrap();
 
-    let table: &[(&str, PathBuf, &str, &str)] = &[
-        ("backing file", backed.clone(), "qcow2", "backing file"),
-        ("data file", outside, "qcow2", "external data file"),
-        (
-            "qcow2 sold as raw",
-            good.clone(),
-            "raw",
-            "claims to be raw and is qcow2",
-        ),
-        (
-            "backing file sold as raw",
-            backed,
-            "raw",
-            "claims to be raw",
-        ),
-        (
-            "raw sold as qcow2",
-            file("raw", &[0; 4096]),
-            "qcow2",
-            "claims to be qcow2 and is raw",
-        ),
-        ("iso that is qcow2", good.clone(), "iso", "claims to be iso"),
-        ("huge", huge, "qcow2", "larger than 10 GiB"),
-        (
-            "unknown feature",
-            file("future", &future),
-            "qcow2",
-            "unknown qcow2 features",
-        ),
-        ("cut off", file("cut", &cut), "qcow2", "cut off"),
-        ("no driver", good, "ploop", "cannot be run here"),
-        (
-            "vmdk descriptor",
-            file("text", text.as_bytes()),
-            "vmdk",
-            "descriptor files",
-        ),
-        (
-            "vmdk flat",
-            file("flat", &vmdk(8, &flat)),
-            "vmdk",
-            "monolithicSparse",
-        ),
-        (
-            "vmdk child",
-            file("child", &vmdk(8, &child)),
-            "vmdk",
-            "parent",
-        ),
-        (
-            "vmdk extents",
-            file("two", &vmdk(8, &two)),
-            "vmdk",
-            "extent",
-        ),
-        (
-            "vmdk without size",
-            file("none", &vmdk(0, sparse)),
-            "vmdk",
-            "header",
-        ),
-        (
-            "luks",
-            file("luks", b"LUKS\xba\xbe\0\x01"),
-            "raw",
-            "is luks",
-        ),
-    ];
-    for (name, path, format, reason) in table {
-        match check(path, format, 10).await {
+    let good = check(&path("good"), "qcow2", 10).await.unwrap();
+    assert_eq!((good.driver, good.virtual_bytes), ("qcow2", 1 << 20));
+    for (name, format, reason) in [
+        ("backed", "qcow2", "backing file"),
+        ("good", "raw", "does not match its content"),
+        ("good", "ploop", "cannot be used as a disk here"),
+        ("huge", "qcow2", "larger than 10 GiB"),
+    ] {
+        match check(&path(name), format, 10).await {
             Err(HypervisorError::Image(text)) => assert!(text.contains(reason), "{name}: {text}"),
             other => panic!("{name}: {other:?}"),
         }
     }
-    let missing = check(&folder.path().join("nothing"), "raw", 1).await;
+    let missing = check(&path("nothing"), "raw", 1).await;
     assert!(matches!(
         missing,
         Err(HypervisorError::Disk { full: false, .. })

@@ -13,6 +13,8 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 
+pub use vmdk::VMDK_TYPES;
+
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -117,15 +119,6 @@ pub enum Error {
     /// The data cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-}
-
-impl From<Error> for crate::files::DataError {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Refused(refusal) => refusal.into(),
-            Error::Io(error) => error.into(),
-        }
-    }
 }
 
 /// Bytes that can be read anywhere.

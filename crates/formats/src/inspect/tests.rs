@@ -257,8 +257,43 @@ fn hostile_images() {
         ),
         (
             with(vmdk(DESCRIPTOR), 28, &(u64::MAX / 2).to_le_bytes()),
-            "outside of the file",
+            "at its place",
         ),
+        (
+            with(vmdk(DESCRIPTOR), 28, &40u64.to_le_bytes()),
+            "at its place",
+        ),
+        (
+            with(vmdk(DESCRIPTOR), 12, &0u64.to_le_bytes()),
+            "no capacity",
+        ),
+        (
+            vmdk(&format!("# createType=\"monolithicFlat\"\n{DESCRIPTOR}")),
+            "type once",
+        ),
+        (
+            vmdk(&format!("# parentCID=1\n{DESCRIPTOR}")),
+            "parent more than once",
+        ),
+        (
+            vmdk(&format!(
+                "{DESCRIPTOR}# parentFileNameHint=\"/etc/shadow\"\n"
+            )),
+            "names a parent",
+        ),
+        (
+            vmdk(&DESCRIPTOR.replace("RW 2 SPARSE", "RW\x0b2 SPARSE")),
+            "not a text",
+        ),
+        (
+            vmdk(&DESCRIPTOR.replace("RW 2 SPARSE", "RW\n2 SPARSE")),
+            "one sparse extent",
+        ),
+        (
+            vmdk(&DESCRIPTOR.replace("RW 2 SPARSE", "NOACCESS 2 ZERO")),
+            "one sparse extent",
+        ),
+        (vmdk(&"#".repeat(20 * 512)), "has no end"),
         (
             with(vmdk(DESCRIPTOR), 12, &u64::MAX.to_le_bytes()),
             "capacity",

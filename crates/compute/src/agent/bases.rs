@@ -1,0 +1,90 @@
+//! A disk goes on with the base that it stands on. That is the image of its server only as long as the server is neither
+//! shelved and brought back nor rebuilt in vain, and the image service may have forgotten it: so whoever takes a disk over
+//! asks the disk, and gets its base from where it was.
+
+use super::{Agent, failure};
+use crate::images::{Failure, is_gone};
+use crate::peers;
+use types::agent::GuestPlan;
+use types::{HostName, PowerState, ServerId};
+use virt::libvirt::image::BaseImage;
+use virt::{DiskFormat, GuestSpec};
+
+impl Agent {
+    /// The specification of a guest whose disk is here, or aside here.
+    pub(super) async fn spec_of_present(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+    ) -> Result<GuestSpec, Failure> {
+        let path = self.hypervisor.disk_base(id).await.map_err(failure)?;
+        let Some(path) = path.filter(|_| plan.image.is_some()) else {
+            return self.spec(id, plan).await;
+        };
+        let read = tokio::fs::metadata(&path).await;
+        let read =
+            read.map_err(|error| failure(virt::HypervisorError::disk(path.display(), &error)))?;
+        let base = BaseImage {
+            path,
+            format: DiskFormat::Raw,
+            virtual_bytes: read.len(),
+        };
+        self.spec_on(id, plan, Some(base)).await
+    }
+
+    /// The specification of a guest whose disk comes from another host.
+    pub(super) async fn spec_of_coming(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+        from: &HostName,
+    ) -> Result<GuestSpec, Failure> {
+        let base = self.base_of_coming(id, plan, from).await?;
+        self.spec_on(id, plan, base).await
+    }
+
+    async fn base_of_coming(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+        from: &HostName,
+    ) -> Result<Option<BaseImage>, Failure> {
+        let needed = self.hypervisor.needs_image_files();
+        let cache = self.images.as_ref().filter(|_| needed);
+        let (Some(cache), Some(image)) = (cache, &plan.image) else {
+            return self.base_of_image(id, plan).await;
+        };
+        let Some(peer) = self.peers.reach(from).await else {
+            return self.base_of_image(id, plan).await;
+        };
+        let Some(base) = peers::base_of(&peer, id).await? else {
+            return self.base_of_image(id, plan).await;
+        };
+        if base.name == image.id.to_string() {
+            match self.base_of_image(id, plan).await {
+                Err(failure) if is_gone(&failure, image) => {}
+                found => return found,
+            }
+        } else if let Some(here) = cache.named(&base.name) {
+            return Ok(Some(here));
+        }
+        tracing::info!(server = %id, base = base.name, host = %from, "the base of a disk is copied from another host");
+        let stop = self.waits(id);
+        let copied = cache.ensure_base(&peer, id, &base, &stop).await;
+        super::lock(&self.waiting).remove(&id);
+        copied.map(Some)
+    }
+
+    /// Fetches early what a guest that comes will need. What the image service does not have comes with the disk.
+    pub(super) async fn prepare(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+    ) -> Result<PowerState, Failure> {
+        match (self.spec(id, plan).await, &plan.image) {
+            (Err(failure), Some(image)) if is_gone(&failure, image) => {}
+            (ready, _) => drop(ready?),
+        }
+        Ok(PowerState::NoState)
+    }
+}
