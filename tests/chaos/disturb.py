@@ -65,7 +65,7 @@ class Watch(threading.Thread):
     """Sees when work ends: how long after a kill the last of the work that the victim had."""
 
     PAUSE = 0.2
-    OF_CONDUCTOR = "SELECT id FROM tasks WHERE owner LIKE '%-{number}'"
+    OF_CONDUCTOR = "SELECT id FROM tasks WHERE owner LIKE 'conductor-control-{number}-%'"
     OF_HOST = "SELECT DISTINCT task_id FROM host_work WHERE host LIKE '{host}-%' AND outcome IS NULL"
 
     def __init__(self, postgres):

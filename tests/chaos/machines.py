@@ -109,8 +109,9 @@ class Machines:
             "identity": ("identity",), "image": ("image",), "network": ("network",), "volume": ("volume",),
             "placement": ("placement",), "metadata": ("metadata",), "api-1": ("api",),
             "api-2": ("api", f"DEFAULT.osapi_compute_listen_port={self.api_ports[1]}"),
-            "conductor-1": ("conductor", f"conductor.agent_listen={sockets[0]}"),
-            "conductor-2": ("conductor", f"conductor.agent_listen={sockets[1]}"),
+            # Its worker is known by the host's name.
+            "conductor-1": ("conductor", f"conductor.agent_listen={sockets[0]}", "DEFAULT.host=control-1"),
+            "conductor-2": ("conductor", f"conductor.agent_listen={sockets[1]}", "DEFAULT.host=control-2"),
             "compute-left": ("compute", "DEFAULT.host=left"), "compute-right": ("compute", "DEFAULT.host=right"),
             "network-agent-left": ("network-agent", "DEFAULT.host=left"),
             "network-agent-right": ("network-agent", "DEFAULT.host=right"),

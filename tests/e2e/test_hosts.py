@@ -373,7 +373,9 @@ def test_a_disk_goes_with_what_it_stands_on(here, clean, guest_image, name):
     api = here.sdk.compute
     gateway, _ = here.gateway()
     others = [host for host in here.hosts if host != gateway.name]
-    image = here.sdk.image.create_image(name, filename=guest_image, disk_format="qcow2", container_format="bare", wait=True)
+    image = here.sdk.image.create_image(
+        name, filename=guest_image, disk_format="qcow2", container_format="bare", wait=True
+    )
     server = here.wait(here.create(name, others[0], image_id=image.id))
     address = address_of(server)
     assert here.wait_ssh(address) == name

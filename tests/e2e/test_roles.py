@@ -1,7 +1,6 @@
 """Each service as a process of its own, two of those that do the work, killed one after the other under load."""
 
 import os
-import subprocess
 import tempfile
 import time
 import urllib.parse
@@ -11,20 +10,23 @@ import pytest
 
 from cloud import free_ports, wait_until
 from roles import Broker, Process, Roles
+from test_databases import mariadb, postgres
 from test_servers import boot
 
 DATABASES = {"database": "compute", "identity": "identity", "image": "image", "network": "network", "volume": "volume"}
 
 
-def databases():
-    """Databases of its own on PostgreSQL where there is one; else SQLite in the home."""
-    server = os.environ.get("KILONOVA_TEST_POSTGRES")
+def databases(variable, execute):
+    """Databases of its own on a server where there is one; SQLite in the home in place of PostgreSQL."""
+    server = os.environ.get(variable)
+    if not server and execute == mariadb:
+        pytest.skip(f"{variable} is not set; scripts/test-databases.sh sets it")
     if not server:
         return {}
     sections = {}
     for section, service in DATABASES.items():
         database = f"e2e_{service}_{uuid.uuid4().hex[:8]}"
-        subprocess.run(["psql", "-q", "-d", server, "-c", f"CREATE DATABASE {database}"], check=True)
+        execute(server, f"CREATE DATABASE {database}")
         url = urllib.parse.urlunsplit(urllib.parse.urlsplit(server)._replace(path=f"/{database}"))
         sections[section] = {"connection": url}
     return sections
@@ -33,6 +35,8 @@ def databases():
 @pytest.fixture
 def broker(tmp_path):
     made = Broker(tmp_path / "broker")
+    # Where the databases were brought a broker must be, too: nothing is left out unseen.
+    assert made.found or not os.environ.get("KILONOVA_TEST_POSTGRES"), "no RabbitMQ (package rabbitmq-server)"
     if made.found:
         made.start()
     yield made
@@ -40,11 +44,13 @@ def broker(tmp_path):
         made.kill()
 
 
-@pytest.fixture
-def roles(broker):
+@pytest.fixture(
+    params=[("KILONOVA_TEST_POSTGRES", postgres), ("KILONOVA_TEST_MYSQL", mariadb)], ids=["postgres", "mariadb"]
+)
+def roles(broker, request):
     """Two conductors and a network service that agents reach by TLS only, and APIs with TLS."""
     home = tempfile.mkdtemp(prefix="kilonova-e2e-roles-")
-    settings = databases()
+    settings = databases(*request.param)
     desks = [f"https://127.0.0.1:{port}" for port in free_ports(3)]
     settings.setdefault("DEFAULT", {}).update(compute_driver="fake.FakeDriver", report_interval=1, service_down_time=10)
     if broker.found:

@@ -368,6 +368,36 @@ def test_shelve_and_unshelve(admin, admin_sdk, demo, demo_sdk, image, name):
     wait_until(lambda: demo_sdk.image.find_image(f"{name}-shelved") is None, 60, "its image is gone with it")
 
 
+def test_zones_and_aggregates_decide_where_servers_go(admin_sdk, demo, demo_sdk, image, name):
+    hosts = sorted(one.host for one in admin_sdk.compute.services(binary="nova-compute"))
+    chosen = hosts[1]
+    aggregate = admin_sdk.compute.create_aggregate(name=name, availability_zone=name)
+    admin_sdk.compute.add_host_to_aggregate(aggregate.id, chosen)
+    made = []
+    try:
+        for zone in (name, name, "nova", "nova"):
+            server = boot(demo_sdk, f"{name}-{len(made)}", image, availability_zone=zone)
+            made.append(server.id)
+            wait_status(demo_sdk, server.id, "ACTIVE")
+        found = [admin_sdk.compute.get_server(server) for server in made]
+        assert [one.compute_host == chosen for one in found] == [True, True, False, False], found
+        assert [one.availability_zone for one in found] == [name, name, "nova", "nova"]
+        said = demo.fails(
+            "server", "create", "--flavor", "m1.nano", "--image", image["id"], "--nic", "none",
+            "--availability-zone", f"{name}-none", f"{name}-none",
+        )  # fmt: skip
+        assert "availability zone is not available" in said
+    finally:
+        for server in made:
+            demo_sdk.compute.delete_server(server)
+        left = lambda: {one.id for one in demo_sdk.compute.servers()} & set(made)  # noqa: E731
+        wait_until(lambda: not left(), 60, lambda: f"all deleted: {left()}")
+        admin_sdk.compute.remove_host_from_aggregate(aggregate.id, chosen)
+        admin_sdk.compute.delete_aggregate(aggregate)
+    zones = {zone.name for zone in admin_sdk.compute.availability_zones()}
+    assert zones == {"nova"}
+
+
 def test_evacuate(admin, admin_sdk, cloud, demo_sdk, image, name):
     server = boot(demo_sdk, name, image).id
     wait_status(demo_sdk, server, "ACTIVE")
