@@ -87,7 +87,7 @@ const SOURCE_CHECKED: &str = "compute_check_can_live_migrate_source";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
     /// The record of the move.
-    migration: MigrationId,
+    pub(super) migration: MigrationId,
     /// The host asked for.
     #[serde(default)]
     to: Option<HostName>,
