@@ -12,7 +12,7 @@ use std::time::Duration;
 use stories::{STORIES, Story, begin, prepare};
 use testkit::{Cluster, Options};
 use types::agent::Direction;
-use types::{ServerId, VmState};
+use types::{PowerState, ServerId, VmState};
 
 async fn clean(cluster: &Cluster) {
     assert_eq!(cluster.audit().await, Vec::<String>::new());
@@ -240,5 +240,33 @@ async fn a_resize_whose_new_host_dies_goes_on_elsewhere_or_is_undone() {
     assert_eq!(cluster.debts().await, [(new.name.clone(), server)]);
     cluster.revive().await;
     cluster.paid().await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_guest_whose_new_host_dies_at_its_arrival_goes_on_where_it_was() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let script = stand_behind(&cluster, "live_migration", "move");
+    let state = cluster.first_state("live_migration", server);
+    cluster.act(server, "live_migration", state).await;
+    script.all_struck().await;
+    let mut hosts = cluster.hosts.iter();
+    let new = hosts.find(|host| Some(&host.name) != before.host.as_ref());
+    let new = new.unwrap();
+    new.stop();
+    cluster.set_forced_down(new, true).await;
+    script.release();
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    let shown = (after.vm_state, after.power_state, &after.host);
+    assert_eq!(shown, (VmState::Active, PowerState::Running, &before.host));
+    assert_eq!(after.fault.unwrap().message, "The host is down.");
+    assert_eq!(cluster.debts().await, [(new.name.clone(), server)]);
+    cluster.revive().await;
+    cluster.paid().await;
+    assert_eq!(new.guests().await, []);
     clean(&cluster).await;
 }

@@ -3,7 +3,7 @@
 use crate::faults::{Fault, Point, When};
 use crate::flow::{Context, End, Failure, Flow, StepError, StepName};
 use crate::handing::Handed;
-use crate::lost::Watch;
+use crate::lost::{Proof, Watch};
 use crate::outcomes::{Expected, Told};
 use crate::worker::Shared;
 use bus::Bell;
@@ -337,7 +337,7 @@ impl<F: Flow> Run<F> {
                     owed = Some((work.host, reason));
                     break;
                 }
-                Some(_) if late && !self.flow.undo_waits(step) => {
+                Some(_) if self.lost || (late && !self.flow.undo_waits(step)) => {
                     tracing::error!(task = %self.task.id, step = step.as_str(), reason, "an undo on a host is given up");
                     break;
                 }
@@ -434,15 +434,24 @@ impl<F: Flow> Run<F> {
         }
         let left = until.saturating_duration_since(Instant::now());
         let waiting = expected.wait(&work.host, self.task.epoch, stored, left);
-        let (shared, gives_up) = (Arc::clone(&self.shared), self.gives_up(step, direction));
-        let after = shared.settings.host_lost_after;
+        let (shared, proof) = (Arc::clone(&self.shared), self.gives_up(step, direction));
+        let Some(proof) = proof else {
+            let told = shared.resting(waiting).await?;
+            return self.heard(key, told);
+        };
         let told = tokio::select! {
             biased;
-            told = shared.resting(waiting) => told?.ok_or(Trouble::Silent)?,
-            reason = self.watch.lost(&shared.store, &work.host, after), if gives_up => {
+            told = shared.resting(waiting) => told?,
+            reason = self.watch.lost(&shared.store, &work.host, proof) => {
                 return self.without_host(direction, reason);
             }
         };
+        self.heard(key, told)
+    }
+
+    /// What was told of the step's work in time.
+    fn heard(&mut self, key: WorkKey, told: Option<Told>) -> Result<Option<WorkOutcome>, Trouble> {
+        let told = told.ok_or(Trouble::Silent)?;
         if told.outcome == WorkOutcome::Fenced {
             return Err(StepError::Fenced.into());
         }
@@ -453,13 +462,17 @@ impl<F: Flow> Run<F> {
         Ok(Some(outcome))
     }
 
-    /// Whether a host that is down for good is not waited for: where there is a way back or one past it.
-    fn gives_up(&self, step: F::Step, direction: Direction) -> bool {
+    /// When a step waits for its host no longer: where there is a way back or one past it.
+    fn gives_up(&self, step: F::Step, direction: Direction) -> Option<Proof> {
+        let silent = Proof::Silence(self.shared.settings.host_lost_after);
         if direction == Direction::Undo {
-            return !self.flow.undo_waits(step);
+            return match self.flow.undo_waits(step) {
+                false => Some(silent),
+                true => (self.flow.undo_believes_forced_down(step)).then_some(Proof::Forced),
+            };
         }
         let passes = self.flow.may_owe(step) || self.flow.may_pass(step, &self.state);
-        passes || !self.past_pivot(step)
+        (passes || !self.past_pivot(step)).then_some(silent)
     }
 
     /// A host that is down for good is to the flow one that could not do it: it may try another one.

@@ -14,6 +14,15 @@ use types::HostName;
 /// How often a step looks at the host that it waits for.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// What makes a host one that is down for good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Proof {
+    /// An administrator says it.
+    Forced,
+    /// The same, or nothing was heard of it for so long.
+    Silence(Duration),
+}
+
 /// What a task has seen of the hosts that it waited for.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
@@ -30,7 +39,7 @@ struct Still {
 
 impl Watch {
     /// Returns when the host is down for good, with the reason for administrators.
-    pub(crate) async fn lost(&mut self, store: &Store, host: &HostName, after: Duration) -> String {
+    pub(crate) async fn lost(&mut self, store: &Store, host: &HostName, proof: Proof) -> String {
         loop {
             tokio::time::sleep(LOOK).await;
             let name = host.clone();
@@ -48,6 +57,9 @@ impl Watch {
             if heard.beats.is_some() && heard.forced_down {
                 return format!("the compute service of {host} is forced down");
             }
+            let Proof::Silence(after) = proof else {
+                continue;
+            };
             if self.is_silent(host, heard, after, Instant::now()) {
                 let seconds = after.as_secs();
                 return format!(

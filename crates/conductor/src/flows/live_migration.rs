@@ -390,6 +390,11 @@ impl Flow for LiveMigration {
         matches!(step, Step::Move | Step::Arrive)
     }
 
+    // The guest's disks are on the old host, too, and what the new one has goes before it does anything else.
+    fn undo_believes_forced_down(&self, step: Step) -> bool {
+        step == Step::Arrive
+    }
+
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
         let (old, new) = (old_host(state), new_host(state));
         let paused = state.paused;
