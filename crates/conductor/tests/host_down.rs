@@ -33,8 +33,10 @@ fn stand_behind(cluster: &Cluster, flow: &'static str, step: &'static str) -> Ar
 
 #[tokio::test]
 async fn another_host_builds_what_a_dead_one_was_to_build() {
-    for forced in [true, false] {
-        let cluster = Cluster::new(Options::default()).await;
+    let each = |kind| [true, false].map(|forced| (kind, forced));
+    let kinds = testkit::kinds();
+    for (kind, forced) in kinds.iter().flat_map(each) {
+        let cluster = Cluster::on(kind, Options::default()).await;
         if !forced {
             cluster
                 .change_settings(|settings| settings.host_lost_after = Duration::from_millis(100))

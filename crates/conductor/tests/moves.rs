@@ -560,8 +560,14 @@ async fn reset(cluster: &Cluster, server: ServerId, state: VmState) {
 
 #[tokio::test]
 async fn a_server_that_was_reset_while_it_waited_for_confirmation_is_settled_when_somebody_asks() {
+    for kind in testkit::kinds() {
+        settled_when_somebody_asks(&kind).await;
+    }
+}
+
+async fn settled_when_somebody_asks(kind: &testkit::Kind) {
     for (same_host, state) in [("never", VmState::Active), ("always", VmState::Error)] {
-        let cluster = Cluster::new(hosts(2)).await;
+        let cluster = Cluster::on(kind, hosts(2)).await;
         let server = running(&cluster).await;
         resized(&cluster, server, json!({ "same_host": same_host })).await;
         reset(&cluster, server, state).await;
