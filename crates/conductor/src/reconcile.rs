@@ -57,6 +57,11 @@ pub struct Attachment {
 }
 
 impl Finding {
+    /// Whether nobody mends it unasked.
+    pub fn wants_a_word(&self) -> bool {
+        matches!(self, Self::Record(finding) if finding.wants_a_word())
+    }
+
     /// Whether [`mend`] does something about it.
     pub fn can_be_mended(&self) -> bool {
         match self {
@@ -158,7 +163,8 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usi
     let mut count = mend_records(with, bus, of_database.collect()).await?;
     if count > 0 {
         // What was given back changes what is in use.
-        let again = records(with).await?;
+        let mut again = records(with).await?;
+        again.retain(|one| !one.wants_a_word());
         mend_records(with, bus, again).await?;
     }
     for finding in found {
@@ -203,7 +209,8 @@ fn done(one: &Attachment, answer: Result<(), clients::volumes::Refused>) -> bool
 /// # Errors
 /// The database or a neighbour does not answer; call again later.
 pub async fn reconcile(with: &Neighbours, bus: &Bus) -> Result<usize, StepError> {
-    let audit = audit(with).await?;
+    let mut audit = audit(with).await?;
+    audit.found.retain(|one| !one.wants_a_word());
     let mended = mend(with, bus, &audit.found).await?;
     match audit.silent.is_empty() {
         true => Ok(mended),
@@ -245,6 +252,9 @@ async fn mend_records(
             .collect();
         for host in hosts {
             bus.ring(Bell::Host(host.clone()));
+        }
+        if mended.iter().any(repair::Finding::wants_a_word) {
+            bus.ring(Bell::Tasks);
         }
     }
     Ok(count)

@@ -543,3 +543,111 @@ async fn a_disk_that_fills_up_in_the_middle_of_a_copy_leaves_the_server_where_it
     }
     clean(&cluster).await;
 }
+
+/// What `os-resetState` does.
+async fn reset(cluster: &Cluster, server: ServerId, state: VmState) {
+    let write = move |tx: &mut sql::Tx<'_>| -> Result<bool, sql::Error> {
+        let generation = db::instances::get(tx, server)?.unwrap().generation;
+        let change = db::instances::Change {
+            vm_state: Some(state),
+            ..db::instances::Change::default()
+        };
+        let expected = db::instances::Expected::Generation(generation);
+        db::instances::transition(tx, server, expected, &change, Timestamp::now())
+    };
+    assert!(cluster.store.write(write).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_server_that_was_reset_while_it_waited_for_confirmation_is_settled_when_somebody_asks() {
+    for kind in testkit::kinds() {
+        settled_when_somebody_asks(&kind).await;
+    }
+}
+
+async fn settled_when_somebody_asks(kind: &testkit::Kind) {
+    for (same_host, state) in [("never", VmState::Active), ("always", VmState::Error)] {
+        let cluster = Cluster::on(kind, hosts(2)).await;
+        let server = running(&cluster).await;
+        resized(&cluster, server, json!({ "same_host": same_host })).await;
+        reset(&cluster, server, state).await;
+        assert_eq!(cluster.reconcile().await, 0, "not unasked");
+        assert_eq!(cluster.server(server).await.vm_state, state);
+        assert!(cluster.mend().await > 0);
+        cluster.idle().await;
+        let settled = cluster.server(server).await;
+        assert_eq!(settled.vm_state, VmState::Active);
+        assert_eq!((settled.flavor.vcpus, settled.kept.unsettled), (2, None));
+        assert_eq!(record(&cluster, server).await.status, Status::Confirmed);
+        assert_eq!(cluster.mend().await, 0);
+        clean(&cluster).await;
+        // It moves again.
+        resized(&cluster, server, json!({ "same_host": "always" })).await;
+        assert_eq!(cluster.server(server).await.vm_state, VmState::Resized);
+        revert(&cluster, server).await;
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn a_resize_that_was_abandoned_is_taken_back_when_somebody_asks() {
+    use journal::faults::{Fault, Point, Script, When};
+    for step in ["choose_host", "prepare", "put_aside", "networks", "land"] {
+        let cluster = Cluster::new(hosts(2)).await;
+        let server = running(&cluster).await;
+        let before = cluster.server(server).await;
+        let at = Point {
+            flow: "resize",
+            step,
+            direction: types::agent::Direction::Do,
+            when: When::After,
+        };
+        let script = std::sync::Arc::new(Script::new([(at, Fault::Hold)]));
+        cluster.set_faults(std::sync::Arc::clone(&script) as _);
+        cluster
+            .resize(server, false, json!({ "same_host": "never" }))
+            .await;
+        script.all_struck().await;
+        let task = cluster.server(server).await.task_id.unwrap();
+        let abandon = move |tx: &mut sql::Tx<'_>| -> Result<_, sql::Error> {
+            db::repair::abandon(tx, task, "Given up.", Timestamp::now())
+        };
+        assert!(cluster.store.write(abandon).await.unwrap().is_some());
+        script.release();
+        cluster.idle().await;
+        assert_eq!(record(&cluster, server).await.status, Status::Error);
+        assert!(cluster.mend().await > 0);
+        cluster.idle().await;
+        cluster.paid().await;
+        let back = cluster.server(server).await;
+        let shown = (back.vm_state, back.power_state, &back.host);
+        let wanted = (VmState::Active, PowerState::Running, &before.host);
+        assert_eq!(shown, wanted, "{step}");
+        assert_eq!((back.flavor, back.kept.unsettled), (before.flavor, None));
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn a_revert_names_the_host_that_is_down() {
+    let cluster = Cluster::new(hosts(2)).await;
+    let server = running(&cluster).await;
+    let old = cluster.server(server).await.host.unwrap();
+    resized(&cluster, server, json!({ "same_host": "never" })).await;
+    cluster.host(&old).stop();
+    cluster.set_forced_down(cluster.host(&old), true).await;
+    revert(&cluster, server).await;
+    let waits = cluster.server(server).await;
+    assert_eq!(waits.vm_state, VmState::Resized);
+    let fault = waits.fault.unwrap();
+    assert_eq!(
+        (fault.message, fault.details),
+        (
+            "The compute service of the host that the server came from is down.".to_owned(),
+            Some(format!("The compute service of {old} is down."))
+        )
+    );
+    cluster.revive().await;
+    revert(&cluster, server).await;
+    clean(&cluster).await;
+}

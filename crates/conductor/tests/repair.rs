@@ -93,6 +93,7 @@ async fn what_is_wrong_is_found_and_mended() {
                 Finding::HeldElsewhere { .. } => "held elsewhere",
                 Finding::Unclaimed(..) => "unclaimed",
                 Finding::LeftOnHost(..) | Finding::UnknownGuest(..) => "left",
+                Finding::Unsettled { .. } => "unsettled",
                 Finding::WrongUse(..) => "use",
                 Finding::WrongQuota(..) => "quota",
             })

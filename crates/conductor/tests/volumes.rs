@@ -32,12 +32,13 @@ async fn a_volume_has_grown_also_where_its_guest_cannot_see_it() {
     cluster.act(server, "attach_volume", state.clone()).await;
     cluster.idle().await;
     cluster.volumes.set(&volume, "size", json!(3));
-    let refused = HypervisorError::Rejected("after its next start".to_owned());
+    let refused = HypervisorError::Guest("after its next start".to_owned());
     let controls = cluster.hosts[0].sim.controls();
     controls.fail_next(Verb::ResizeDisk, refused, 1);
     cluster.act(server, "extend_volume", state).await;
     cluster.idle().await;
-    assert!(cluster.last_action_failed(server).await);
+    let told = cluster.last_action_says(server).await;
+    assert_eq!(told, Some("Error: after its next start".to_owned()));
     let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_volume(tx, server, &volume);
     let found: Result<Option<db::block_devices::BlockDevice>, sql::Error> =
         cluster.store.read(read).await;

@@ -113,6 +113,38 @@ pub const SWAP_VOLUME: &str = "swap_volume";
 const QUIET: &[&str] = &[CRASH_DUMP];
 /// Flows that a hard reboot ends; each is one piece of work on the guest's host.
 const REBOOTED_OVER: &[&str] = &[REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME];
+/// Flows that an evacuation ends beside those, as their host is down: it takes back what they have begun.
+const EVACUATED_OVER: &[&str] = &[
+    SNAPSHOT,
+    BACKUP,
+    SNAPSHOT_VOLUMES,
+    SHELVE,
+    SHELVE_OFFLOAD,
+    RESIZE,
+    LIVE_MIGRATION,
+    ATTACH_INTERFACE,
+    DETACH_INTERFACE,
+    CHANGE_PASSWORD,
+    ATTACH_VOLUME,
+    DETACH_VOLUME,
+    EXTEND_VOLUME,
+    SWAP_VOLUME,
+];
+/// Their steps behind the last that needs the host: they end by themselves.
+const WITHOUT_HOST: &[(&str, &str)] = &[
+    (SNAPSHOT, "rotate"),
+    (BACKUP, "rotate"),
+    (SHELVE, "remove"),
+    (SHELVE, "unbind"),
+    (SHELVE_OFFLOAD, "remove"),
+    (SHELVE_OFFLOAD, "unbind"),
+    (LIVE_MIGRATION, "bind"),
+    (LIVE_MIGRATION, "leave"),
+    (DETACH_INTERFACE, "release"),
+    (ATTACH_VOLUME, "complete"),
+    (DETACH_VOLUME, "release"),
+    (SWAP_VOLUME, "complete_move"),
+];
 /// Flows that a soft deletion or an evacuation ends; what they do in half leaves nothing behind but the guest.
 const SOFT_DELETED_OVER: &[&str] = &[
     START, STOP, REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME, CRASH_DUMP, RESTORE, RESCUE, UNRESCUE,
@@ -121,10 +153,12 @@ const SOFT_DELETED_OVER: &[&str] = &[
 
 /// Whether a flow may begin while another has not ended.
 fn gives_way(running: &tasks::Task, to: &str) -> bool {
-    let unshelved = running.step.as_deref() == Some(FORGET)
-        && [UNSHELVE, UNSHELVE_IN_PLACE].contains(&running.flow.as_str());
-    let running = running.flow.as_str();
+    let (step, running) = (running.step.as_deref(), running.flow.as_str());
+    let unshelved = step == Some(FORGET) && [UNSHELVE, UNSHELVE_IN_PLACE].contains(&running);
+    let needs_host = !step.is_some_and(|step| WITHOUT_HOST.contains(&(running, step)));
+    let evacuated = to == EVACUATE && needs_host && EVACUATED_OVER.contains(&running);
     unshelved
+        || evacuated
         || QUIET.contains(&running)
         || (to == REBOOT && REBOOTED_OVER.contains(&running))
         || ([SOFT_DELETE, EVACUATE].contains(&to) && SOFT_DELETED_OVER.contains(&running))
@@ -207,8 +241,16 @@ pub enum Accepted {
     Busy,
 }
 
+/// The task that was taken over, as the state of a flow has it.
+fn superseded(task: Option<&tasks::Task>) -> serde_json::Value {
+    match task {
+        Some(task) => serde_json::json!({"task": task.id, "flow": task.flow, "state": task.state}),
+        None => serde_json::Value::Null,
+    }
+}
+
 /// Accepts an action on a server as it was read: sets its task state (none shows nothing) and starts the flow. A task
-/// that works on the server still ends if it is one that gives way.
+/// that works on the server still ends if it is one that gives way; an evacuation is told what that had recorded.
 pub fn action(
     tx: &mut Tx<'_>,
     server: &Instance,
@@ -216,13 +258,17 @@ pub fn action(
     start: &Start<'_>,
     now: Timestamp,
 ) -> Result<Accepted, Error> {
+    let mut start = start.clone();
     if let Some(current) = server.task_id
         && let Some(running) = tasks::get(tx, current)?
     {
         if !gives_way(&running, start.flow) {
             return Ok(Accepted::Busy);
         }
-        supersede(tx, current, "Another action took its place.", now)?;
+        let ended = supersede(tx, current, "Another action took its place.", now)?;
+        if start.flow == EVACUATE {
+            start.state["superseded"] = superseded(ended.as_ref());
+        }
     }
     let task = TaskId::random();
     let change = Change {
@@ -234,7 +280,7 @@ pub fn action(
     if !instances::transition(tx, server.id, expected, &change, now)? {
         return Ok(Accepted::Changed);
     }
-    start_task(tx, task, server.id, start, now)?;
+    start_task(tx, task, server.id, &start, now)?;
     Ok(Accepted::Yes)
 }
 
@@ -266,17 +312,14 @@ pub fn delete(
     let Some(instance) = instances::get(tx, server)? else {
         return Ok(false);
     };
-    let mut superseded = serde_json::Value::Null;
+    let mut ended = None;
     if let Some(current) = instance.task_id {
         if let Some(task) = tasks::get(tx, current)?
             && task.flow == DELETE
         {
             return Ok(true);
         }
-        if let Some(task) = supersede(tx, current, "The server was deleted meanwhile.", now)? {
-            superseded =
-                serde_json::json!({"task": task.id, "flow": task.flow, "state": task.state});
-        }
+        ended = supersede(tx, current, "The server was deleted meanwhile.", now)?;
     }
     let task = TaskId::random();
     let change = Change {
@@ -294,7 +337,7 @@ pub fn delete(
     )?;
     let start = Start {
         flow: DELETE,
-        state: serde_json::json!({ "superseded": superseded }),
+        state: serde_json::json!({ "superseded": superseded(ended.as_ref()) }),
         action: "delete",
         by,
     };

@@ -115,6 +115,13 @@ pub fn supersede(tx: &mut Tx<'_>, action: i64, now: Timestamp) -> Result<(), Err
     tx.post_all(&[outbox::action_ended(action, "Superseded", now).statement()])
 }
 
+/// The name of an action.
+pub fn name(tx: &mut Tx<'_>, action: i64) -> Result<Option<String>, Error> {
+    let sql = "SELECT action FROM instance_actions WHERE id = ?";
+    let row = tx.query_opt(sql, &[action.into()])?;
+    row.map(|row| row.get(0)).transpose()
+}
+
 /// Starts an event of an action.
 pub fn start_event(
     tx: &mut Tx<'_>,

@@ -164,6 +164,32 @@ pub fn beat_heard(
     Ok(if well { Beat::Well } else { Beat::Known })
 }
 
+/// What is heard of a host, and of those who hear of hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// The heartbeats of its compute service; none: there is no such service.
+    pub beats: Option<i64>,
+    /// An administrator says that it is down.
+    pub forced_down: bool,
+    /// The heartbeats of all conductors; none: there is no conductor on record.
+    pub conductors: Option<i64>,
+}
+
+/// What is heard of a host.
+pub fn heard(tx: &mut Tx<'_>, host: &HostName) -> Result<Heard, Error> {
+    let sql = "SELECT topic, beats, forced_down FROM services WHERE (host = ? AND topic = 'nova-compute') OR topic = 'nova-conductor'";
+    let mut heard = Heard::default();
+    for row in tx.query(sql, &[host.into()])? {
+        let beats: i64 = row.get(1)?;
+        if row.get::<String>(0)? == "nova-compute" {
+            (heard.beats, heard.forced_down) = (Some(beats), row.get(2)?);
+        } else {
+            heard.conductors = Some(heard.conductors.unwrap_or(0) + beats);
+        }
+    }
+    Ok(heard)
+}
+
 /// What administrators say of a host, for [`takes_servers`].
 pub(crate) const SAID_OF: &str =
     "SELECT disabled, forced_down FROM services WHERE host = ? AND topic = 'nova-compute'";

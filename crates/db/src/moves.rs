@@ -19,6 +19,15 @@ use types::{MigrationId, ServerId, TaskState, Timestamp, VmState};
 /// The type of a migration as a consumer of resources.
 const CONSUMER: &str = "MIGRATION";
 
+/// The states in which a server may wait for the end of its move: that of one that has arrived, and those that an
+/// administrator may have given it since then, or that a move which was abandoned has left.
+pub const UNSETTLED: &[VmState] = &[
+    VmState::Resized,
+    VmState::Active,
+    VmState::Stopped,
+    VmState::Error,
+];
+
 /// A move that is not settled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unsettled {
@@ -150,13 +159,17 @@ pub fn leave_claim(
     crate::placement::hand_over(tx, server.0, migration.0, CONSUMER, now)
 }
 
-/// What the server holds is given back, and what its migration holds is its own again.
+/// What the server holds is given back, and what its migration holds is its own again. A server that has left its claim to
+/// no migration keeps it.
 pub fn take_claim_back(
     tx: &mut Tx<'_>,
     server: ServerId,
     migration: MigrationId,
     now: Timestamp,
 ) -> Result<(), Error> {
+    if crate::placement::consumer(tx, migration.0)?.is_none() {
+        return Ok(());
+    }
     crate::placement::release(tx, server, now)?;
     crate::placement::hand_over(tx, migration.0, server.0, "INSTANCE", now)
 }
@@ -174,16 +187,42 @@ pub fn confirm(
     by: Requester<'_>,
     now: Timestamp,
 ) -> Result<Accepted, Error> {
+    let flow = (accept::CONFIRM_RESIZE, "confirmResize");
+    let shown = (TaskState::ResizeConfirming, Status::Confirming);
+    end(tx, server, migration, flow, shown, by, now)
+}
+
+/// Accepts that the move of a server as it was read is taken back.
+pub fn revert(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    migration: MigrationId,
+    by: Requester<'_>,
+    now: Timestamp,
+) -> Result<Accepted, Error> {
+    let flow = (accept::REVERT_RESIZE, "revertResize");
+    let shown = (TaskState::ResizeReverting, Status::Reverting);
+    end(tx, server, migration, flow, shown, by, now)
+}
+
+fn end(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    migration: MigrationId,
+    (flow, action): (&str, &str),
+    (state, status): (TaskState, Status),
+    by: Requester<'_>,
+    now: Timestamp,
+) -> Result<Accepted, Error> {
     let start = Start {
-        flow: accept::CONFIRM_RESIZE,
+        flow,
         state: serde_json::json!({}),
-        action: "confirmResize",
+        action,
         by,
     };
-    let state = Some(TaskState::ResizeConfirming);
-    let accepted = accept::action(tx, server, state, &start, now)?;
+    let accepted = accept::action(tx, server, Some(state), &start, now)?;
     if accepted == Accepted::Yes {
-        migrations::set_status(tx, migration, Status::Confirming, now)?;
+        migrations::set_status(tx, migration, status, now)?;
     }
     Ok(accepted)
 }

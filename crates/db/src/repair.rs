@@ -1,10 +1,13 @@
 //! What an operator looks at and repairs behind the APIs: tasks, and what should not be there.
 
 use crate::instances::{self, Change, Expected, Fault};
+use crate::migrations::{self, Status};
 use crate::tasks::{self, Task};
-use crate::{actions, placement, usages, work};
+use crate::{accept, actions, moves, placement, usages, work};
 use sql::{Error, Tx};
-use types::{HostName, ProjectId, ServerId, TaskId, Timestamp, UserId, VmState};
+use types::{
+    HostName, MigrationId, ProjectId, RequestId, ServerId, TaskId, Timestamp, UserId, VmState,
+};
 use uuid::Uuid;
 
 mod claims;
@@ -48,6 +51,17 @@ pub fn abandon(
         }
     }
     put_in_error(tx, task.server, Expected::Task(id), reason, now)?;
+    if let Some(moving) = server.and_then(|server| server.kept.unsettled) {
+        // One that has not arrived can only be taken back; the end of one that has can be asked for again.
+        let status = match task.flow.as_str() {
+            accept::RESIZE => Some(Status::Error),
+            accept::CONFIRM_RESIZE | accept::REVERT_RESIZE => Some(Status::Finished),
+            _ => None,
+        };
+        if let Some(status) = status {
+            migrations::set_status(tx, moving.migration, status, now)?;
+        }
+    }
     Ok(Some(task))
 }
 
@@ -112,6 +126,16 @@ pub enum Finding {
     },
     /// A server does not hold what it uses of its host, or not all of it.
     Unclaimed(Unclaimed),
+    /// A server has a move behind it that is neither confirmed nor reverted, and does not show that it waits for either:
+    /// its state was reset by hand, or what moved it was abandoned.
+    Unsettled {
+        /// The server.
+        server: ServerId,
+        /// The record of its move.
+        migration: MigrationId,
+        /// Whether it has arrived: then it is confirmed, else it is taken back.
+        arrived: bool,
+    },
     /// A host has a guest or files of a server that is deleted, or that is on another host, and owes nothing for it.
     LeftOnHost(HostName, ServerId),
     /// A host has a guest or files of a server that was never in this database. Whose it is nobody knows: it is not touched.
@@ -147,6 +171,20 @@ impl std::fmt::Display for Finding {
                 )
             }
             Self::Unclaimed(one) => write!(f, "{one}"),
+            Self::Unsettled {
+                server, arrived, ..
+            } => {
+                let mended = if *arrived {
+                    "confirms it"
+                } else {
+                    "takes it back"
+                };
+                write!(
+                    f,
+                    "server {server} has a resize or migration that is neither confirmed nor reverted, and holds both hosts; \
+                     mending {mended}"
+                )
+            }
             Self::LeftOnHost(host, server) => write!(
                 f,
                 "host {host} has a guest or files of server {server}, which is deleted or on another host"
@@ -179,6 +217,38 @@ impl Finding {
     }
 }
 
+impl Finding {
+    /// Whether somebody must have asked for it to be mended: it may be left so on purpose for a while.
+    pub fn wants_a_word(&self) -> bool {
+        matches!(self, Self::Unsettled { .. })
+    }
+}
+
+/// Accepts the end of a move.
+fn settle(
+    tx: &mut Tx<'_>,
+    (server, migration): (ServerId, MigrationId),
+    arrived: bool,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let Some(server) = instances::get(tx, server)? else {
+        return Ok(());
+    };
+    let request_id = RequestId::random().to_string();
+    let by = actions::Requester {
+        request_id: &request_id,
+        user_id: server.user_id.as_str(),
+        project_id: server.project_id.as_str(),
+        trace: None,
+    };
+    let end = if arrived {
+        moves::confirm
+    } else {
+        moves::revert
+    };
+    end(tx, &server, migration, by, now).map(drop)
+}
+
 /// Makes it as it should be. Part of the transaction that found it, or found it [`still`] so.
 pub fn mend(tx: &mut Tx<'_>, finding: &Finding, now: Timestamp) -> Result<(), Error> {
     match finding {
@@ -208,6 +278,11 @@ pub fn mend(tx: &mut Tx<'_>, finding: &Finding, now: Timestamp) -> Result<(), Er
             server, provider, ..
         } => placement::release_at(tx, *server, *provider, now),
         Finding::Unclaimed(one) => claims::put_back(tx, one, now),
+        Finding::Unsettled {
+            server,
+            migration,
+            arrived,
+        } => settle(tx, (*server, *migration), *arrived, now),
         Finding::LeftOnHost(host, server) => {
             let why = "an audit found a guest that is not the host's";
             work::owe(tx, host, *server, why, now)

@@ -289,6 +289,13 @@ pub fn debtors(tx: &mut Tx<'_>, server: ServerId) -> Result<Vec<HostName>, Error
 
 pub(crate) const DEBTORS: &str = "SELECT host FROM host_debts WHERE instance_uuid = ?";
 
+/// The host that a task waits for, if it waits for one.
+pub fn awaited(tx: &mut Tx<'_>, task: TaskId) -> Result<Option<HostName>, Error> {
+    let sql = "SELECT host FROM host_work WHERE task_id = ? AND outcome IS NULL LIMIT 1";
+    let row = tx.query_opt(sql, &[task.into()])?;
+    row.map(|row| row.get(0)).transpose()
+}
+
 /// The hosts for which something is stored that they have not done or answered.
 pub fn hosts_with_work(tx: &mut Tx<'_>) -> Result<Vec<HostName>, Error> {
     let rows = tx.query(

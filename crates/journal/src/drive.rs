@@ -3,6 +3,7 @@
 use crate::faults::{Fault, Point, When};
 use crate::flow::{Context, End, Failure, Flow, StepError, StepName};
 use crate::handing::Handed;
+use crate::lost::{Proof, Watch};
 use crate::outcomes::{Expected, Told};
 use crate::worker::Shared;
 use bus::Bell;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument;
-use types::agent::{Direction, Verb, Work, WorkKey, WorkOutcome};
+use types::agent::{Direction, FailureKind, Verb, Work, WorkKey, WorkOutcome};
 use types::{HostName, Timestamp, Trace};
 
 /// How a run ended, for the worker.
@@ -33,6 +34,8 @@ enum Trouble {
     Step(StepError),
     /// The host did not answer in time.
     Silent,
+    /// It is down for good: why that is known.
+    Lost(String),
     Crash,
 }
 
@@ -71,6 +74,10 @@ struct Run<F: Flow> {
     told: Option<(WorkKey, Told)>,
     /// Since when it has been waiting, if it is.
     waiting: Option<Waiting>,
+    /// What it has seen of hosts that it waited for.
+    watch: Watch,
+    /// The host of the last try is down for good.
+    lost: bool,
 }
 
 /// Work that was just stored.
@@ -132,6 +139,8 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran 
         fresh: None,
         told: None,
         waiting: None,
+        watch: Watch::default(),
+        lost: false,
     };
     let mut tries = 0;
     loop {
@@ -140,6 +149,7 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran 
             Err(Trouble::Crash) => return Ran::Crashed,
             Err(Trouble::Step(StepError::Fenced)) => return Ran::Fenced,
             Err(Trouble::Silent) => "a host did not answer".to_owned(),
+            Err(Trouble::Lost(reason)) => reason,
             Err(Trouble::Step(error)) => error.to_string(),
         };
         tracing::warn!(task = %run.task.id, flow = F::NAME, reason, "a task stopped half-way; going on from what is stored");
@@ -267,13 +277,14 @@ impl<F: Flow> Run<F> {
                 Err(Trouble::Step(StepError::Retry(reason))) => Failure::new(500, reason),
                 Err(other) => return Err(other),
             };
+            let late = self.lost || Instant::now() >= until;
             if self.flow.may_owe(step)
-                && Instant::now() >= until
+                && late
                 && let Some(host) = self.flow.host(step, &self.state)
             {
                 return self.done(step, Some((host, failure.message))).await;
             }
-            if self.flow.may_pass(step, &self.state) && Instant::now() >= until {
+            if self.flow.may_pass(step, &self.state) && late {
                 tracing::warn!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
                     step = step.as_str(), reason = %failure.message, details = failure.details, "what a step asks for is not done in time; going on without it");
                 // Late it would do harm.
@@ -312,11 +323,12 @@ impl<F: Flow> Run<F> {
                 Err(Trouble::Step(StepError::Fail(failure))) => self.said(step, &failure),
                 Err(Trouble::Step(StepError::Retry(reason))) => reason,
                 Err(Trouble::Silent) => "the host did not answer".to_owned(),
+                Err(Trouble::Lost(reason)) => reason,
                 Err(other) => return Err(other),
             };
             // Only what a host would have removed can be its debt.
             let work = self.flow.host_work(step, Direction::Undo, &self.state);
-            let late = Instant::now() >= until;
+            let late = self.lost || Instant::now() >= until;
             match work {
                 Some(work)
                     if matches!(work.verb, Verb::EnsureAbsent)
@@ -325,7 +337,7 @@ impl<F: Flow> Run<F> {
                     owed = Some((work.host, reason));
                     break;
                 }
-                Some(_) if late && !self.flow.undo_waits(step) => {
+                Some(_) if self.lost || (late && !self.flow.undo_waits(step)) => {
                     tracing::error!(task = %self.task.id, step = step.as_str(), reason, "an undo on a host is given up");
                     break;
                 }
@@ -405,6 +417,7 @@ impl<F: Flow> Run<F> {
         direction: Direction,
         until: Instant,
     ) -> Result<Option<WorkOutcome>, Trouble> {
+        self.lost = false;
         let Some(work) = self.flow.host_work(step, direction, &self.state) else {
             return Ok(None);
         };
@@ -421,7 +434,23 @@ impl<F: Flow> Run<F> {
         }
         let left = until.saturating_duration_since(Instant::now());
         let waiting = expected.wait(&work.host, self.task.epoch, stored, left);
-        let told = self.shared.resting(waiting).await?;
+        let (shared, proof) = (Arc::clone(&self.shared), self.gives_up(step, direction));
+        let Some(proof) = proof else {
+            let told = shared.resting(waiting).await?;
+            return self.heard(key, told);
+        };
+        let told = tokio::select! {
+            biased;
+            told = shared.resting(waiting) => told?,
+            reason = self.watch.lost(&shared.store, &work.host, proof) => {
+                return self.without_host(direction, reason);
+            }
+        };
+        self.heard(key, told)
+    }
+
+    /// What was told of the step's work in time.
+    fn heard(&mut self, key: WorkKey, told: Option<Told>) -> Result<Option<WorkOutcome>, Trouble> {
         let told = told.ok_or(Trouble::Silent)?;
         if told.outcome == WorkOutcome::Fenced {
             return Err(StepError::Fenced.into());
@@ -431,6 +460,35 @@ impl<F: Flow> Run<F> {
             self.told = Some((key, told));
         }
         Ok(Some(outcome))
+    }
+
+    /// When a step waits for its host no longer: where there is a way back or one past it.
+    fn gives_up(&self, step: F::Step, direction: Direction) -> Option<Proof> {
+        let silent = Proof::Silence(self.shared.settings.host_lost_after);
+        if direction == Direction::Undo {
+            return match self.flow.undo_waits(step) {
+                false => Some(silent),
+                true => (self.flow.undo_believes_forced_down(step)).then_some(Proof::Forced),
+            };
+        }
+        let passes = self.flow.may_owe(step) || self.flow.may_pass(step, &self.state);
+        (passes || !self.past_pivot(step)).then_some(silent)
+    }
+
+    /// A host that is down for good is to the flow one that could not do it: it may try another one.
+    fn without_host(
+        &mut self,
+        direction: Direction,
+        reason: String,
+    ) -> Result<Option<WorkOutcome>, Trouble> {
+        self.lost = true;
+        if direction == Direction::Undo {
+            return Err(Trouble::Lost(reason));
+        }
+        Ok(Some(WorkOutcome::Failed {
+            kind: FailureKind::HostDown,
+            message: reason,
+        }))
     }
 
     /// Hands the work of a step to its host, if that was just stored and the host waits for it.

@@ -172,6 +172,12 @@ pub trait Flow: Send + Sync + 'static {
         false
     }
 
+    /// Whether such an undo believes an administrator who says that the host is down, and goes on: what it takes back is only
+    /// that the host may still do something, and nothing that is nowhere else.
+    fn undo_believes_forced_down(&self, _step: Self::Step) -> bool {
+        false
+    }
+
     /// Whether the host is known to be away. An undo does not wait for such a host: what it should remove becomes its debt
     /// as soon as it could not be done.
     async fn is_away(&self, _host: &HostName) -> bool {

@@ -16,6 +16,7 @@ pub mod faults;
 mod flow;
 mod handing;
 mod lease;
+mod lost;
 mod outcomes;
 mod worker;
 

@@ -218,6 +218,7 @@ fn quick() -> Settings {
         lease: Duration::from_secs(60),
         retry: Duration::from_millis(1),
         undo_deadline: Duration::from_secs(20),
+        host_lost_after: Duration::from_secs(90),
         longest_step: None,
     }
 }

@@ -47,6 +47,9 @@ pub struct Settings {
     pub retry: Duration,
     /// How long an undo is tried before what is left on a host becomes its debt.
     pub undo_deadline: Duration,
+    /// A host of which nothing was heard for this long is down for good: no step waits for it any longer. One that an
+    /// administrator has forced down is so at once.
+    pub host_lost_after: Duration,
     /// No step gets longer than this, whatever its flow says; none means that flows decide.
     pub longest_step: Option<Duration>,
 }
@@ -60,6 +63,7 @@ impl Default for Settings {
             lease: Duration::from_secs(10),
             retry: Duration::from_millis(100),
             undo_deadline: Duration::from_secs(120),
+            host_lost_after: Duration::from_secs(90),
             longest_step: None,
         }
     }

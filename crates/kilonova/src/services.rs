@@ -442,7 +442,7 @@ impl Conductor {
             store.clone(),
             bus.clone(),
             outcomes,
-            journal::Settings::default(),
+            settings.journal(),
         );
         let worker = conductor::flows::register(journal, &with).start().await?;
         let (host, look) = (settings.host_name(), settings.look());
@@ -490,7 +490,7 @@ pub(crate) async fn scheduler(
         store.clone(),
         bus.clone(),
         outcomes,
-        journal::Settings::default(),
+        settings.journal(),
     );
     let worker = conductor::flows::register_placing(journal, &with)
         .start()

@@ -730,6 +730,15 @@ impl Settings {
         }
     }
 
+    /// How tasks are run.
+    pub(crate) fn journal(&self) -> journal::Settings {
+        journal::Settings {
+            // A host that shows as down may still be back in a moment.
+            host_lost_after: self.down_after() * 3 / 2,
+            ..journal::Settings::default()
+        }
+    }
+
     /// After how long a silence a service is down.
     pub(crate) fn down_after(&self) -> Duration {
         Duration::from_secs(self.service_down_time)

@@ -941,6 +941,13 @@ impl Cluster {
         mending.await.unwrap()
     }
 
+    /// Mends what an operator's audit finds; returns how much that was.
+    pub async fn mend(&self) -> usize {
+        let found = self.findings().await;
+        let mending = conductor::reconcile::mend(&self.with, &self.bus, &found);
+        mending.await.unwrap()
+    }
+
     /// Has servers follow their ports and addresses, as a conductor does when the network service has changed.
     pub async fn renew(
         &self,

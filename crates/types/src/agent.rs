@@ -480,12 +480,15 @@ pub enum FailureKind {
     NotFound,
     /// It took too long.
     Timeout,
-    /// The agent in the guest does not do its part.
+    /// The guest does not do its part, or must be in another state: its owner can do something about it. The words name no
+    /// hosts and no paths.
     Guest,
     /// Somebody called it off.
     Cancelled,
     /// The guest went on on another host before its memory was there, and the rest of it never came.
     PostCopy,
+    /// The host is down: no agent says that, whoever waits for one does.
+    HostDown,
 }
 
 /// A finished piece of work, posted by the agent.

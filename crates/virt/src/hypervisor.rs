@@ -42,6 +42,9 @@ pub enum HypervisorError {
     /// The hypervisor refused.
     #[error("the hypervisor refused: {0}")]
     Rejected(String),
+    /// The guest does not do its part, or must be in another state. Its owner is told: no hosts, no paths.
+    #[error("{0}")]
+    Guest(String),
     /// It took longer than allowed.
     #[error("{0} took too long")]
     Timeout(String),

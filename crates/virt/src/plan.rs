@@ -112,7 +112,7 @@ impl HypervisorError {
             Self::NotFound(_) => FailureKind::NotFound,
             Self::Disk { .. } | Self::Rejected(_) | Self::Injected(_) => FailureKind::Host,
             Self::Image(_) | Self::NoAgent | Self::DiskTooSmall => FailureKind::Request,
-            Self::AgentSilent(_) => FailureKind::Guest,
+            Self::AgentSilent(_) | Self::Guest(_) => FailureKind::Guest,
             Self::Cancelled => FailureKind::Cancelled,
             Self::PostCopyBroke => FailureKind::PostCopy,
             Self::InPostCopy => FailureKind::Request,

@@ -128,12 +128,56 @@ where
             return Ok(server);
         }
         if tokio::time::Instant::now() >= until {
-            return Err(Fault::conflict(format!(
-                "Instance {id} is still being worked on; try again later"
-            )));
+            return Err(busy(call, &server).await?);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Refuses an action while another one is under way that must end first. Its owner is told which one that is,
+/// administrators what it waits for and how to end that.
+async fn busy(call: &Call, server: &Instance) -> Result<Fault, Fault> {
+    let Some(task) = server.task_id else {
+        return Ok(still_busy(server.id, None));
+    };
+    let reading = call.api.deps.store.read(move |tx| {
+        let Some(task) = db::tasks::get(tx, task)? else {
+            return Ok(None);
+        };
+        let action = match task.action {
+            Some(action) => db::actions::name(tx, action)?,
+            None => None,
+        };
+        let host = db::work::awaited(tx, task.id)?;
+        Ok::<_, sql::Error>(Some((task, action, host)))
+    });
+    let Some((task, action, host)) = reading.await? else {
+        return Ok(still_busy(server.id, None));
+    };
+    let action = action.unwrap_or_else(|| task.flow.clone());
+    if !call.is_admin() {
+        return Ok(still_busy(server.id, Some(&format!("'{action}'"))));
+    }
+    let waits = match (&task.waits, host) {
+        (Some(waits), _) => format!(" waits: {}", waits.reason),
+        (None, Some(host)) => format!(" waits for host {host}"),
+        (None, None) => " is under way".to_owned(),
+    };
+    let (id, step) = (task.id, task.step.as_deref().unwrap_or("-"));
+    Ok(still_busy(
+        server.id,
+        Some(&format!(
+            "'{action}', whose step '{step}'{waits}; `kilonova manage task show {id}` tells more, `kilonova manage task \
+             abandon {id}` ends it"
+        )),
+    ))
+}
+
+fn still_busy(id: ServerId, by: Option<&str>) -> Fault {
+    let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+    Fault::conflict(format!(
+        "Instance {id} is still being worked on{by}; try again later"
+    ))
 }
 
 /// Starts a flow that the request says nothing more about.
@@ -412,7 +456,8 @@ pub async fn ask(call: &Call, server: &Instance, question: Question) -> Result<S
             | FailureKind::Timeout
             | FailureKind::Guest
             | FailureKind::Cancelled
-            | FailureKind::PostCopy => {
+            | FailureKind::PostCopy
+            | FailureKind::HostDown => {
                 tracing::warn!(%host, reason, "a host did not answer a question");
                 Fault::unavailable(format!(
                     "The host of instance {} does not answer.",

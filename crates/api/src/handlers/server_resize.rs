@@ -119,7 +119,7 @@ fn accepted(
     if server.kept.unsettled.is_some() {
         // Its state was reset by hand while it waited for confirmation.
         return Err(Fault::conflict(format!(
-            "Instance {} has a resize that is neither confirmed nor reverted",
+            "Instance {} has a resize that is neither confirmed nor reverted; confirm or revert it first",
             server.id
         )));
     }
@@ -220,20 +220,32 @@ fn not_resized() -> Fault {
     Fault::bad_request("Instance has not been resized.")
 }
 
-/// What the server remembers of its move, if it waits for its end.
-fn waiting(tx: &mut Tx<'_>, server: &Instance) -> Result<Unsettled, Fault> {
+/// What the server remembers of its move, if it waits for its end. One that was abandoned on its way can only be taken back.
+fn waiting(tx: &mut Tx<'_>, server: &Instance, end: Status) -> Result<Unsettled, Fault> {
     let moving = server.kept.unsettled.clone().ok_or_else(not_resized)?;
     let record = migrations::get(tx, moving.migration)?;
-    match record {
-        Some(record) if record.status == Status::Finished => Ok(moving),
+    match record.map(|record| record.status) {
+        Some(Status::Finished) => Ok(moving),
+        Some(Status::Error) if end == Status::Reverting => Ok(moving),
         _ => Err(not_resized()),
+    }
+}
+
+/// A server whose state was reset by hand, or whose resize was abandoned, waits for its end in another state.
+fn ending(rule: Rule, server: &Instance) -> Rule {
+    match server.kept.unsettled {
+        Some(_) => Rule {
+            vm_states: Some(moves::UNSETTLED),
+            ..rule
+        },
+        None => rule,
     }
 }
 
 /// Starts one of the two ends of a move.
 async fn end(call: &Call, wanted: Wanted, status: Status) -> Result<(), Fault> {
     start_flow_and(call, wanted, move |tx, server| {
-        let moving = waiting(tx, server)?;
+        let moving = waiting(tx, server, status)?;
         migrations::set_status(tx, moving.migration, status, Timestamp::now())?;
         Ok(())
     })
@@ -244,11 +256,12 @@ async fn end(call: &Call, wanted: Wanted, status: Status) -> Result<(), Fault> {
 /// `confirmResize`: what was kept on the host that the server left goes, so that host must be up.
 pub async fn confirm(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
-    verdict::CONFIRM_RESIZE.check(&call, &server)?;
+    let rule = ending(verdict::CONFIRM_RESIZE, &server);
+    rule.check(&call, &server)?;
     let moving = server.kept.unsettled.as_ref().ok_or_else(not_resized)?;
     must_be_up(&call, &moving.source.host).await?;
     let wanted = Wanted {
-        rule: verdict::CONFIRM_RESIZE,
+        rule,
         action: "confirmResize",
         flow: accept::CONFIRM_RESIZE,
         state: json!({}),
@@ -261,8 +274,9 @@ pub async fn confirm(call: Call) -> Result<Reply, Fault> {
 
 /// `revertResize`. The server counts as both flavors until its end, so it needs no quota.
 pub async fn revert(call: Call) -> Result<Reply, Fault> {
+    let server = call.server().await?;
     let wanted = Wanted {
-        rule: verdict::REVERT_RESIZE,
+        rule: ending(verdict::REVERT_RESIZE, &server),
         action: "revertResize",
         flow: accept::REVERT_RESIZE,
         state: json!({}),

@@ -88,3 +88,25 @@ async fn only_from_a_host_that_is_gone_and_to_one_that_is_there() {
     let words = format!("Cannot 'evacuate' instance {id} while it is in vm_state paused");
     assert_eq!((status, message), (409, words));
 }
+
+#[tokio::test]
+async fn who_must_wait_is_told_for_what() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    beat(&cloud, "h1", Timestamp(1)).await;
+    assert_eq!(act(&cloud, 14, &id, json!({})).await.0, 200);
+    let (status, message, _) = act(&cloud, 14, &id, json!({})).await;
+    let server: types::ServerId = id.parse().unwrap();
+    let reading = cloud
+        .store
+        .read(move |tx| db::instances::get(tx, server))
+        .await;
+    let task = reading.unwrap().unwrap().task_id.unwrap();
+    let start = format!(
+        "Instance {id} is still being worked on by 'evacuate', whose step '-' is under way; "
+    );
+    assert!(status == 409 && message.starts_with(&start), "{message}");
+    let how = format!("`kilonova manage task abandon {task}`");
+    assert!(message.contains(&how), "{message}");
+}

@@ -340,20 +340,25 @@ async fn what_did_not_move_is_not_confirmed() {
 }
 
 #[tokio::test]
-async fn a_reset_server_keeps_its_move() {
-    let (cloud, id) = running().await;
-    assert_eq!(
-        act(&cloud, "member", &id, 90, resize(json!("2"))).await.0,
-        202
-    );
-    arrived(&cloud, &id).await;
-    let reset = json!({"os-resetState": {"state": "active"}});
-    assert_eq!(act(&cloud, "admin", &id, 90, reset).await.0, 202);
-    assert_eq!(
-        act(&cloud, "member", &id, 90, resize(json!("1"))).await,
-        (
-            409,
-            format!("Instance {id} has a resize that is neither confirmed nor reverted")
-        )
-    );
+async fn a_reset_server_moves_again_when_its_move_has_an_end() {
+    for end in ["confirmResize", "revertResize"] {
+        let (cloud, id) = running().await;
+        assert_eq!(
+            act(&cloud, "member", &id, 90, resize(json!("2"))).await.0,
+            202
+        );
+        arrived(&cloud, &id).await;
+        let reset = json!({"os-resetState": {"state": "active"}});
+        assert_eq!(act(&cloud, "admin", &id, 90, reset).await.0, 202);
+        let words =
+            "has a resize that is neither confirmed nor reverted; confirm or revert it first";
+        assert_eq!(
+            act(&cloud, "member", &id, 90, resize(json!("1"))).await,
+            (409, format!("Instance {id} {words}"))
+        );
+        let ended = act(&cloud, "member", &id, 90, json!({ end: null })).await;
+        assert!([202, 204].contains(&ended.0), "{end}: {ended:?}");
+        let server = stored(&cloud, &id).await;
+        assert!(server.task_state.is_some(), "{end}");
+    }
 }

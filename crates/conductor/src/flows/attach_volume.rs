@@ -50,7 +50,7 @@ impl StepName for Step {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
     /// The volume, which is on record as a disk.
-    volume: String,
+    pub(super) volume: String,
     #[serde(default)]
     host: Option<HostName>,
     /// The attachment, and how the host reaches the volume, until both are on record.

@@ -12,10 +12,8 @@
 //! There is no undo: every step only goes forward. Where the volume or the network service does not do its part in
 //! time, `forget` comes first: the server is gone for its owner, and the task goes on until nothing is left.
 
-use super::{
-    build, evacuate, live_migration, ports, resize, shelve, snapshot, snapshot_volumes, unshelve,
-    volumes,
-};
+use super::superseded::{Superseded, recorded_host, recorded_image, recorded_source};
+use super::{ports, shelve, snapshot, snapshot_volumes, volumes};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use clients::KeyError;
@@ -73,13 +71,6 @@ impl StepName for Step {
             Self::Forget => "forget",
         }
     }
-}
-
-/// The task that was taken over, as it stood.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Superseded {
-    flow: String,
-    state: String,
 }
 
 /// What the flow knows.
@@ -239,15 +230,6 @@ fn forget(tx: &mut Tx<'_>, server: ServerId, now: Timestamp) -> Result<(), sql::
     Ok(())
 }
 
-/// The image that a snapshot would have filled.
-fn recorded_image(task: &Superseded) -> Option<ImageId> {
-    if ![accept::SNAPSHOT, accept::BACKUP, accept::SNAPSHOT_VOLUMES].contains(&task.flow.as_str()) {
-        return None;
-    }
-    let state: snapshot::State = serde_json::from_str(&task.state).ok()?;
-    Some(state.image)
-}
-
 /// The images that keep the disk of a shelved server, or would have kept it.
 fn shelved_images(task: Option<&Superseded>, server: Option<&Instance>) -> Vec<ImageId> {
     let shelving = task
@@ -259,15 +241,6 @@ fn shelved_images(task: Option<&Superseded>, server: Option<&Instance>) -> Vec<I
         kept.and_then(|shelved| shelved.image),
     ];
     images.into_iter().flatten().collect()
-}
-
-/// The host that a live migration was leaving.
-fn recorded_source(task: &Superseded) -> Option<HostName> {
-    if task.flow != accept::LIVE_MIGRATION {
-        return None;
-    }
-    let state: live_migration::State = serde_json::from_str(&task.state).ok()?;
-    state.from.map(|place| place.host)
 }
 
 /// A server that is deleted while it waits for confirmation has it, in Nova as here; one that moved has not arrived.
@@ -284,34 +257,6 @@ fn end_move(tx: &mut Tx<'_>, server: &Instance, now: Timestamp) -> Result<(), sq
     };
     db::migrations::set_status(tx, moving.migration, status, now)?;
     Ok(())
-}
-
-/// The host that a build, an unshelving, an evacuation or a resize had claimed.
-fn recorded_host(task: &Superseded) -> Option<HostName> {
-    let choice = match task.flow.as_str() {
-        accept::BUILD => {
-            let state: build::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        accept::UNSHELVE => {
-            let state: unshelve::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        accept::EVACUATE => {
-            let state: evacuate::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        accept::LIVE_MIGRATION => {
-            let state: live_migration::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        accept::RESIZE => {
-            let state: resize::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        _ => return None,
-    };
-    choice.place.map(|place| place.host)
 }
 
 #[async_trait]

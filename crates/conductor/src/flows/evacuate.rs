@@ -2,6 +2,8 @@
 //!
 //! | step | does | undo |
 //! |---|---|---|
+//! | `inspect` | takes back what another task had begun that it took over, in other services and on record | - |
+//! | `clear` | the host that the server was moving to removes what it has; one that does not answer owes it | - |
 //! | `choose_host` | picks hosts; the claim is in the transaction that ends the step | gives the claim back |
 //! | `networks` | binds its ports and connects its volumes to the new host, and takes these from the old one | gives both back |
 //! | `plug` | waits until the network agent has wired them | - |
@@ -16,6 +18,7 @@
 //! until nothing can fail any more, and only then the server is on its new one: nobody removes what somebody uses.
 
 use super::placing::Choice;
+use super::superseded::{self, Superseded};
 use super::{fault, idle, ports, power_after, transition, volumes};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
@@ -27,12 +30,20 @@ use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
+use tokio::time::Instant;
 use types::agent::{Direction, GuestPlan, Verb, WorkOutcome};
 use types::{HostName, MigrationId, NodeId, PowerState, TaskState, Timestamp, VmState};
+
+/// What of its time the first step leaves.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step {
+    /// Take back what another task had begun.
+    Inspect,
+    /// Remove what that has left on another host.
+    Clear,
     /// Pick a host and claim what the server needs there.
     ChooseHost,
     /// Bind its ports.
@@ -47,6 +58,8 @@ pub enum Step {
 
 impl StepName for Step {
     const ALL: &'static [Self] = &[
+        Self::Inspect,
+        Self::Clear,
         Self::ChooseHost,
         Self::Networks,
         Self::Plug,
@@ -56,6 +69,8 @@ impl StepName for Step {
 
     fn as_str(self) -> &'static str {
         match self {
+            Self::Inspect => "inspect",
+            Self::Clear => "clear",
             Self::ChooseHost => "choose_host",
             Self::Networks => "networks",
             Self::Plug => "plug",
@@ -85,6 +100,15 @@ pub struct State {
     /// The request must say so, or it is wrong (below 2.14); else it is found out.
     #[serde(default)]
     told: bool,
+    /// The task that was taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    superseded: Option<Superseded>,
+    /// The host that it may have left something on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    other: Option<HostName>,
+    /// That host has still to remove it.
+    #[serde(default)]
+    owing: bool,
     /// The new host has the files of the guest.
     #[serde(default)]
     kept: bool,
@@ -119,6 +143,44 @@ fn fail(words: &str) -> StepError {
 }
 
 impl Evacuate {
+    /// A service that does not do its part keeps no server from being evacuated: an audit finds what is left there.
+    async fn inspect(
+        &self,
+        cx: &Context,
+        server: &Instance,
+        state: &mut State,
+    ) -> Result<(), StepError> {
+        let Some(task) = &state.superseded else {
+            return Ok(());
+        };
+        state.other = superseded::other_host(server, task);
+        match superseded::take_back(&self.with, cx, server, task).await {
+            Err(StepError::Retry(reason)) if Instant::now() + PATIENCE < cx.until => {
+                Err(StepError::Retry(reason))
+            }
+            Err(error @ (StepError::Retry(_) | StepError::Fail(_))) => {
+                let flow = task.flow.as_str();
+                tracing::warn!(server = %cx.server, flow, %error, "what a task had begun is left behind");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// What is on record of it.
+    fn settle(
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &State,
+        now: Timestamp,
+    ) -> Result<(), StepError> {
+        let Some(task) = &state.superseded else {
+            return Ok(());
+        };
+        let server = super::own(tx, cx)?;
+        Ok(superseded::settle(tx, &server, task, now)?)
+    }
+
     async fn choose_host(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
         let from = server.host.clone().zip(server.node_id);
         let (host, _) = from
@@ -245,19 +307,26 @@ impl Flow for Evacuate {
     }
 
     fn event(&self, step: Step) -> Option<&'static str> {
-        Some(match step {
-            Step::ChooseHost => "rebuild_server",
-            _ => "compute_rebuild_instance",
-        })
+        match step {
+            Step::Inspect | Step::Clear => None,
+            Step::ChooseHost => Some("rebuild_server"),
+            _ => Some("compute_rebuild_instance"),
+        }
     }
 
     fn host(&self, step: Step, state: &State) -> Option<HostName> {
+        if step == Step::Clear {
+            return state.other.clone();
+        }
         let place = state.choice.place.as_ref();
         let place = place.filter(|_| step != Step::ChooseHost);
         place.map(|place| place.host.clone())
     }
 
     fn debtor(&self, step: Step, state: &State) -> Option<HostName> {
+        if step == Step::Clear {
+            return state.other.clone().filter(|_| state.owing);
+        }
         let arrived = match step {
             Step::Spawn => !state.kept,
             Step::Take => state.kept,
@@ -269,6 +338,7 @@ impl Flow for Evacuate {
 
     fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
+            Step::Inspect | Step::Clear => Duration::from_secs(60),
             Step::ChooseHost => Duration::from_secs(30),
             Step::Networks => Duration::from_secs(120),
             Step::Plug => Duration::from_secs(60),
@@ -277,11 +347,20 @@ impl Flow for Evacuate {
         }
     }
 
+    fn may_owe(&self, step: Step) -> bool {
+        step == Step::Clear
+    }
+
     async fn is_away(&self, host: &HostName) -> bool {
         self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
     }
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
+        if (step, direction) == (Step::Clear, Direction::Do) {
+            let host = state.other.clone()?;
+            let verb = Verb::EnsureAbsent;
+            return Some(HostWork { host, verb });
+        }
         if step != Step::Spawn && (step != Step::Take || !state.kept) {
             return None;
         }
@@ -314,6 +393,11 @@ impl Flow for Evacuate {
     ) -> Result<(), StepError> {
         let server = super::instance(&self.with, cx).await?;
         match step {
+            Step::Inspect => self.inspect(cx, &server, state).await,
+            Step::Clear => {
+                state.owing = matches!(outcome, Some(WorkOutcome::Failed { .. }));
+                Ok(())
+            }
             Step::ChooseHost => self.choose_host(&server, state).await,
             Step::Networks => self.networks(cx, &server, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
@@ -352,6 +436,14 @@ impl Flow for Evacuate {
     ) -> Result<(), StepError> {
         let now = Timestamp::now();
         match (step, direction) {
+            (Step::Inspect, Direction::Do) => Self::settle(tx, cx, state, now),
+            (Step::Clear, Direction::Do) => match state.other.as_ref().filter(|_| state.owing) {
+                Some(host) => {
+                    let reason = "the server was evacuated while it moved";
+                    Ok(db::work::owe(tx, host, cx.server, reason, now)?)
+                }
+                None => Ok(()),
+            },
             (Step::ChooseHost, Direction::Do) => self.claim(tx, cx, state, now),
             (Step::ChooseHost, Direction::Undo) => Self::give_back(tx, cx, state, now),
             (Step::Networks, Direction::Do) => {

@@ -77,7 +77,7 @@ impl StepName for AttachStep {
 /// What attach knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AttachState {
-    wanted: WantedInterface,
+    pub(super) wanted: WantedInterface,
     #[serde(default)]
     host: Option<HostName>,
     #[serde(default)]

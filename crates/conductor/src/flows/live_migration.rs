@@ -87,7 +87,7 @@ const SOURCE_CHECKED: &str = "compute_check_can_live_migrate_source";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
     /// The record of the move.
-    migration: MigrationId,
+    pub(super) migration: MigrationId,
     /// The host asked for.
     #[serde(default)]
     to: Option<HostName>,
@@ -388,6 +388,11 @@ impl Flow for LiveMigration {
     // The guest is stopped or goes on by this alone.
     fn undo_waits(&self, step: Step) -> bool {
         matches!(step, Step::Move | Step::Arrive)
+    }
+
+    // The guest's disks are on the old host, too, and what the new one has goes before it does anything else.
+    fn undo_believes_forced_down(&self, step: Step) -> bool {
+        step == Step::Arrive
     }
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {

@@ -28,6 +28,7 @@ pub mod shelve;
 pub mod snapshot;
 pub mod snapshot_volumes;
 pub mod soft_delete;
+mod superseded;
 pub mod suspend;
 pub mod swap_volume;
 pub mod unshelve;
@@ -164,8 +165,13 @@ fn transition(
     Err(StepError::Fenced)
 }
 
-/// Fails when nobody works on the host.
+/// Fails when nobody works on the server's host.
 async fn must_be_up(with: &Neighbours, host: &HostName) -> Result<(), StepError> {
+    must_answer(with, host, "the server's host").await
+}
+
+/// Fails when nobody works on a host. Its owner is told which of the server's hosts it is, administrators its name.
+async fn must_answer(with: &Neighbours, host: &HostName, which: &str) -> Result<(), StepError> {
     with.view.renew().await?;
     if with.view.is_up(host) {
         return Ok(());
@@ -174,10 +180,9 @@ async fn must_be_up(with: &Neighbours, host: &HostName) -> Result<(), StepError>
     if with.view.is_up(host) {
         return Ok(());
     }
-    Err(StepError::Fail(Failure::new(
-        500,
-        "The compute service of the server's host is down.",
-    )))
+    let words = |which: &str| format!("The compute service of {which} is down.");
+    let failure = Failure::new(500, words(which)).details(words(host.as_str()));
+    Err(StepError::Fail(failure))
 }
 
 /// The power state after host work, or the failure as a step's error.
@@ -201,6 +206,7 @@ fn told(kind: FailureKind, message: &str) -> &str {
         | FailureKind::NotFound
         | FailureKind::Guest
         | FailureKind::Cancelled => message,
+        FailureKind::HostDown => "The host is down.",
         FailureKind::Host
         | FailureKind::Unavailable
         | FailureKind::Timeout

@@ -93,7 +93,8 @@ pub struct Revert {
 impl Revert {
     async fn locate(&self, server: Instance, state: &mut State) -> Result<(), StepError> {
         let moving = unsettled(&server)?;
-        super::must_be_up(&self.with, &moving.source.host).await?;
+        let which = "the host that the server came from";
+        super::must_answer(&self.with, &moving.source.host, which).await?;
         state.moving = Some(moving);
         state.landed_on = server.host;
         Ok(())
@@ -163,11 +164,12 @@ impl Flow for Revert {
             Step::Remove if state.stayed() => Ok(()),
             Step::Remove => power_after(outcome).map(drop),
             Step::Networks => match state.source() {
-                Some(host) if !state.stayed() => {
+                // Also on one host: a resize that was abandoned may have bound them to another.
+                Some(host) => {
                     ports::follow(&self.with, cx, &host).await?;
                     volumes::follow(&self.with, cx, &host).await
                 }
-                _ => Ok(()),
+                None => Ok(()),
             },
             Step::Plug => ports::plugged(&self.with, cx).await,
             Step::PutBack => {

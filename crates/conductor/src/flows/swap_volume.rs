@@ -52,7 +52,7 @@ impl StepName for Step {
 /// What the flow knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
-    old: String,
+    pub(super) old: String,
     new: String,
     #[serde(default)]
     host: Option<HostName>,
@@ -97,7 +97,7 @@ impl Swap {
     }
 
     /// The disk as it will be, as if it were another one.
-    fn new_device(device: &BlockDevice, state: &State) -> BlockDevice {
+    pub(super) fn new_device(device: &BlockDevice, state: &State) -> BlockDevice {
         BlockDevice {
             source: types::disks::Source::Volume,
             volume_id: Some(state.new.clone()),

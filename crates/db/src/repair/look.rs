@@ -3,6 +3,7 @@
 
 use super::{Finding, claims};
 use crate::instances::Kept;
+use crate::migrations::Status;
 use crate::{document, usages};
 use sql::{Error, Row, Tx, Value};
 use std::collections::BTreeMap;
@@ -79,6 +80,7 @@ impl Look {
                 collect(tx, TASKS_WITHOUT_SERVER, &[], found, task_alone)?;
                 let work = format!("{WORK_WITHOUT_TASK} WHERE t.id IS NULL");
                 collect(tx, &work, &[], found, work_alone)?;
+                collect(tx, UNSETTLED, &[], found, unsettled)?;
                 At::Claims(String::new())
             }
             At::Claims(after) => {
@@ -196,6 +198,10 @@ pub fn still(tx: &mut Tx<'_>, finding: &Finding) -> Result<Option<Finding>, Erro
             let params = [(*server).into(), (*provider).into()];
             collect(tx, &sql, &params, now, held_elsewhere)?;
         }
+        Finding::Unsettled { server, .. } => {
+            let sql = format!("{UNSETTLED} AND i.uuid = ?");
+            collect(tx, &sql, &[(*server).into()], now, unsettled)?;
+        }
         Finding::Unclaimed(one) => {
             found = claims::unclaimed(tx, "i.uuid = ?", &[one.server.into()])?;
         }
@@ -228,6 +234,11 @@ const HELD_BY_DELETED: &str = "SELECT DISTINCT a.consumer FROM allocations a CRO
 const HELD_ELSEWHERE: &str = "SELECT DISTINCT a.consumer, a.provider, n.host FROM allocations a CROSS JOIN instances i \
      CROSS JOIN compute_nodes n WHERE i.uuid = a.consumer AND n.uuid = a.provider \
      AND i.deleted = 0 AND i.task_id IS NULL AND (i.host IS NULL OR i.host <> n.host)";
+// One that has not arrived, and that nobody works on, was abandoned: its server is in ERROR. The others have been reset.
+const UNSETTLED: &str = "SELECT i.uuid, m.uuid, m.status, i.kept FROM migrations m CROSS JOIN instances i \
+     WHERE m.status IN ('finished', 'error') AND m.migration_type IN ('resize', 'migration') AND i.uuid = m.instance_uuid \
+     AND i.deleted = 0 AND i.task_id IS NULL \
+     AND (i.vm_state = 'error' OR (m.status = 'finished' AND i.vm_state IN ('active', 'stopped')))";
 const LAST_CLAIM: &str =
     "SELECT consumer FROM allocations WHERE consumer > ? ORDER BY consumer LIMIT 1 OFFSET ?";
 const LEFT_ON_HOSTS: &str = "SELECT l.host, l.instance_uuid, i.uuid, i.deleted, i.kept FROM host_leftovers l LEFT JOIN instances i ON i.uuid = l.instance_uuid \
@@ -268,6 +279,23 @@ fn stuck(row: &Row) -> Result<Option<Finding>, Error> {
         task_state: row.get::<Option<String>>(1)?.unwrap_or_default(),
         generation: row.get(2)?,
         building: row.get::<String>(3)? == VmState::Building.as_str(),
+    }))
+}
+
+/// The record of its last move only: those before have been settled.
+fn unsettled(row: &Row) -> Result<Option<Finding>, Error> {
+    let (server, migration) = (row.get(0)?, row.get(1)?);
+    let status: String = row.get(2)?;
+    let kept: Option<String> = row.get(3)?;
+    let kept: Option<Kept> = kept.as_deref().map(document).transpose()?;
+    let moving = kept.and_then(|kept| kept.unsettled);
+    if moving.is_none_or(|moving| moving.migration != migration) {
+        return Ok(None);
+    }
+    Ok(Some(Finding::Unsettled {
+        server,
+        migration,
+        arrived: status == Status::Finished.as_str(),
     }))
 }
 

@@ -190,8 +190,9 @@ impl Libvirt {
                 return Ok(());
             };
             if Instant::now() >= until {
-                return Err(HypervisorError::Timeout(
-                    "taking the volume out of the guest".into(),
+                return Err(HypervisorError::Guest(
+                    "the guest does not let go of the volume; stop the server, and try again"
+                        .into(),
                 ));
             }
             if asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
@@ -217,7 +218,7 @@ impl Libvirt {
         if !guest.active {
             return Ok(guest);
         }
-        Err(HypervisorError::Rejected(format!(
+        Err(HypervisorError::Guest(format!(
             "the guest sees that volume {volume_id} has {size_gib} GiB after its next start"
         )))
     }

@@ -146,7 +146,7 @@ impl Libvirt {
             let done = match step {
                 Next::Done => return Ok(found.guest),
                 Next::Refuse => {
-                    return Err(HypervisorError::Rejected(format!(
+                    return Err(HypervisorError::Guest(format!(
                         "the guest is off; start it, and volume {old} can be exchanged"
                     )));
                 }
@@ -200,7 +200,7 @@ impl Libvirt {
 
     async fn look_at(&self, id: ServerId, old: &str, disk: &Disk, wanted: &Place) -> Result<Found> {
         let missing = || {
-            HypervisorError::Rejected(format!(
+            HypervisorError::Guest(format!(
                 "the guest does not have the volume {old} as a disk"
             ))
         };

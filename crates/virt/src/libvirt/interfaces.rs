@@ -52,8 +52,9 @@ impl Libvirt {
         let mut asked: Option<Instant> = None;
         while self.has(id, vif).await? {
             if Instant::now() >= until {
-                return Err(HypervisorError::Timeout(
-                    "taking the interface out of the guest".into(),
+                return Err(HypervisorError::Guest(
+                    "the guest does not let go of the interface; stop the server, and try again"
+                        .into(),
                 ));
             }
             if asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {

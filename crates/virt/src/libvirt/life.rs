@@ -15,9 +15,7 @@ impl Libvirt {
         if guest.active {
             return Ok(guest);
         }
-        Err(HypervisorError::Rejected(
-            "the domain is not running".into(),
-        ))
+        Err(HypervisorError::Guest("the guest is not running".into()))
     }
 
     pub(super) async fn stand_still(&self, id: ServerId) -> Result<GuestInfo> {

@@ -90,7 +90,7 @@ impl Libvirt {
         let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
         if spec.root == RootDisk::Volume {
             let words = "the guest's root disk is a volume, which the volume service copies";
-            return Err(HypervisorError::Rejected(words.into()));
+            return Err(HypervisorError::Guest(words.into()));
         }
         self.check_disk(&spec)?;
         let files = self.instances.guest(id);

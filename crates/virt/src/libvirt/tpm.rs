@@ -94,7 +94,7 @@ impl Libvirt {
     pub(super) async fn unlock(&self, spec: &GuestSpec) -> Result<()> {
         let Some(tpm) = &spec.tpm else { return Ok(()) };
         let lent = self.lent().get(&spec.id).cloned();
-        let missing = || HypervisorError::Rejected(NO_PASSPHRASE.into());
+        let missing = || HypervisorError::Guest(NO_PASSPHRASE.into());
         match lent {
             Some(passphrase) => {
                 let made = self.jobs.put_secret(spec.id, tpm, &passphrase);
@@ -144,7 +144,7 @@ impl Libvirt {
     pub(super) async fn keep(&self, id: ServerId, passphrase: &Passphrase) -> Result<()> {
         let spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
         let tpm = spec.tpm.filter(Tpm::is_kept_by_host);
-        let tpm = tpm.ok_or_else(|| HypervisorError::Rejected(NO_PASSPHRASE.into()))?;
+        let tpm = tpm.ok_or_else(|| HypervisorError::Guest(NO_PASSPHRASE.into()))?;
         let made = self.jobs.put_secret(id, &tpm, passphrase);
         made.await.map_err(explain)
     }
@@ -158,7 +158,7 @@ impl Libvirt {
         if spec.tpm.is_none() {
             return Ok(());
         }
-        let missing = || HypervisorError::Rejected(NO_PASSPHRASE.into());
+        let missing = || HypervisorError::Guest(NO_PASSPHRASE.into());
         let secret = self.kept(spec.id).await?.ok_or_else(missing)?;
         let passphrase = self.jobs.secret_value(&secret).await.map_err(explain)?;
         way.carry_passphrase(&passphrase).await

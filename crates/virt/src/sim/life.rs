@@ -21,9 +21,7 @@ impl Sim {
         if info.active {
             return Ok(info);
         }
-        Err(HypervisorError::Rejected(
-            "the domain is not running".into(),
-        ))
+        Err(HypervisorError::Guest("the guest is not running".into()))
     }
 
     pub(super) fn stand_still(&self, id: ServerId) -> Result<GuestInfo> {

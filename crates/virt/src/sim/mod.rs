@@ -689,7 +689,7 @@ impl Hypervisor for Sim {
                 let own = disks.iter().position(|one| one.id == disk.id);
                 let Some(at) = place(old).or_else(|| place(new)).or(own) else {
                     let words = format!("the guest does not have the volume {old}");
-                    return Err(HypervisorError::Rejected(words));
+                    return Err(HypervisorError::Guest(words));
                 };
                 disks[at] = disk.clone();
                 Ok(())
@@ -705,7 +705,7 @@ impl Hypervisor for Sim {
                     return Ok(());
                 }
                 let words = format!("the guest does not have the volume {volume_id}");
-                Err(HypervisorError::Rejected(words))
+                Err(HypervisorError::Guest(words))
             })
         })
         .await

@@ -39,7 +39,7 @@ fn number(passphrase: &Passphrase) -> u64 {
 }
 
 fn is_missing() -> HypervisorError {
-    HypervisorError::Rejected(NO_PASSPHRASE.into())
+    HypervisorError::Guest(NO_PASSPHRASE.into())
 }
 
 impl Sim {

@@ -1,0 +1,274 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Hosts that die while a flow waits for them: it does not wait for long, and their servers can be evacuated at once.
+
+#[path = "stories/mod.rs"]
+mod stories;
+
+use db::tasks::Phase;
+use journal::faults::{Fault, Point, Script, When};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use stories::{STORIES, Story, begin, prepare};
+use testkit::{Cluster, Options};
+use types::agent::Direction;
+use types::{PowerState, ServerId, VmState};
+
+async fn clean(cluster: &Cluster) {
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}
+
+/// Flows stand still when they have done this step.
+fn stand_behind(cluster: &Cluster, flow: &'static str, step: &'static str) -> Arc<Script> {
+    let at = Point {
+        flow,
+        step,
+        direction: Direction::Do,
+        when: When::After,
+    };
+    let script = Arc::new(Script::new([(at, Fault::Hold)]));
+    cluster.set_faults(Arc::clone(&script) as _);
+    script
+}
+
+#[tokio::test]
+async fn another_host_builds_what_a_dead_one_was_to_build() {
+    let each = |kind| [true, false].map(|forced| (kind, forced));
+    let kinds = testkit::kinds();
+    for (kind, forced) in kinds.iter().flat_map(each) {
+        let cluster = Cluster::on(kind, Options::default()).await;
+        if !forced {
+            cluster
+                .change_settings(|settings| settings.host_lost_after = Duration::from_millis(100))
+                .await;
+        }
+        let script = stand_behind(&cluster, "build", "plug");
+        let server = cluster.create().await;
+        script.all_struck().await;
+        let name = cluster.server(server).await.host.expect("it is claimed");
+        let host = cluster.host(&name);
+        host.stop();
+        if forced {
+            cluster.set_forced_down(host, true).await;
+        }
+        script.release();
+        cluster.idle().await;
+        let built = cluster.server(server).await;
+        assert_eq!((built.vm_state, built.fault), (VmState::Active, None));
+        assert_ne!(built.host, Some(name.clone()));
+        // What was given to it before it died is taken back before it takes new work.
+        assert_eq!(cluster.debts().await, [(name.clone(), server)]);
+        cluster.set_forced_down(host, false).await;
+        cluster.start_host(host);
+        cluster.paid().await;
+        assert_eq!(host.guests().await, []);
+        clean(&cluster).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_in_time_goes_on() {
+    let cluster = Cluster::new(Options::default()).await;
+    cluster
+        .change_settings(|settings| settings.host_lost_after = Duration::from_secs(30))
+        .await;
+    let script = stand_behind(&cluster, "build", "plug");
+    let server = cluster.create().await;
+    script.all_struck().await;
+    let name = cluster.server(server).await.host.expect("it is claimed");
+    let host = cluster.host(&name);
+    host.stop();
+    script.release();
+    let waits = cluster.until("it waits for its host", async || {
+        cluster.tasks_at(Some("spawn")).await == 1
+    });
+    waits.await;
+    // Longer than it takes until the host is looked at.
+    let looked = tokio::time::sleep(Duration::from_secs(5));
+    looked.await;
+    cluster.start_host(host);
+    cluster.idle().await;
+    let built = cluster.server(server).await;
+    assert_eq!((built.vm_state, built.host), (VmState::Active, Some(name)));
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_dead_host_is_told() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let script = stand_behind(&cluster, "stop", "locate");
+    cluster.stop(server).await;
+    script.all_struck().await;
+    let name = cluster.lose_host(server).await.name.clone();
+    script.release();
+    cluster.idle().await;
+    let stays = cluster.server(server).await;
+    assert_eq!((stays.vm_state, stays.task_state), (VmState::Active, None));
+    let fault = stays.fault.unwrap();
+    assert_eq!(fault.message, "The host is down.");
+    let details = fault.details.unwrap();
+    assert!(details.contains(name.as_str()), "{details}");
+    cluster.revive().await;
+    clean(&cluster).await;
+}
+
+/// Flows that an evacuation ends, each with the step in which it waits for the server's host.
+const WAITING: &[(&str, &str)] = &[
+    ("snapshot", "upload"),
+    ("backup", "upload"),
+    ("snapshot_volumes", "still"),
+    ("shelve", "stop"),
+    ("shelve", "upload"),
+    ("resize", "put_aside"),
+    ("live_migration", "move"),
+    ("attach_interface", "attach"),
+    ("detach_interface", "detach"),
+    ("change_password", "act"),
+    ("attach_volume", "attach"),
+    ("detach_volume", "detach"),
+    ("extend_volume", "act"),
+    ("swap_volume", "swap"),
+];
+/// Those whose undo waits for the host, however long that takes.
+const UNDONE: &[(&str, &str)] = &[
+    ("resize", "put_aside"),
+    ("live_migration", "move"),
+    ("attach_volume", "attach"),
+    ("swap_volume", "swap"),
+];
+/// A resize whose guest is on its way to the other host.
+const LANDING: &[(&str, &str)] = &[("resize", "networks"), ("resize", "land")];
+
+async fn evacuated_over(story: Story, step: &'static str, undone: bool) {
+    let told = format!("{} at {step}, undone: {undone}", story.flow);
+    let cluster = Cluster::new(Options {
+        hosts: 3,
+        ..Options::default()
+    })
+    .await;
+    let server = prepare(&cluster, story).await.unwrap();
+    let before = cluster.server(server).await;
+    let flows = cluster.flows();
+    let (_, steps) = flows.iter().find(|(name, _)| *name == story.flow).unwrap();
+    let at = steps.iter().position(|one| *one == step).unwrap();
+    let script = stand_behind(&cluster, story.flow, steps[at - 1]);
+    begin(&cluster, story, Some(server)).await;
+    script.all_struck().await;
+    let gone = cluster.lose_host(server).await.name.clone();
+    if undone {
+        script.release();
+        cluster
+            .until("its undo waits", async || {
+                is_undone_at(&cluster, server, step).await
+            })
+            .await;
+    }
+    let state = cluster.first_state("evacuate", server);
+    cluster.act(server, "evacuate", state).await;
+    script.release();
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    assert_eq!(
+        (after.vm_state, &after.fault),
+        (before.vm_state, &None),
+        "{told}"
+    );
+    assert_ne!(after.host, Some(gone), "{told}");
+    assert_eq!(after.flavor, before.flavor, "{told}");
+    assert_eq!(
+        cluster.audit_without_guests().await,
+        Vec::<String>::new(),
+        "{told}"
+    );
+    cluster.revive().await;
+    cluster.paid().await;
+    assert_eq!(cluster.audit().await, Vec::<String>::new(), "{told}");
+}
+
+async fn is_undone_at(cluster: &Cluster, server: ServerId, step: &str) -> bool {
+    let open: Result<Vec<_>, sql::Error> = cluster.store.read(db::tasks::open).await;
+    open.unwrap().iter().any(|task| {
+        task.server == server && task.phase == Phase::Undoing && task.step.as_deref() == Some(step)
+    })
+}
+
+fn story(flow: &str) -> Story {
+    let mut its = STORIES
+        .iter()
+        .filter(|story| story.flow == flow && !story.hard);
+    *its.next().unwrap()
+}
+
+#[tokio::test]
+async fn a_server_is_evacuated_over_whatever_its_dead_host_was_doing() {
+    for (flow, step) in WAITING.iter().chain(LANDING) {
+        evacuated_over(story(flow), step, false).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_evacuated_over_an_undo_that_waits_for_its_dead_host() {
+    for (flow, step) in UNDONE {
+        evacuated_over(story(flow), step, true).await;
+    }
+}
+
+#[tokio::test]
+async fn a_resize_whose_new_host_dies_goes_on_elsewhere_or_is_undone() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let script = stand_behind(&cluster, "resize", "plug");
+    cluster
+        .resize(server, false, json!({ "same_host": "never" }))
+        .await;
+    script.all_struck().await;
+    let mut hosts = cluster.hosts.iter();
+    let new = hosts.find(|host| Some(&host.name) != before.host.as_ref());
+    let new = new.unwrap();
+    new.stop();
+    cluster.set_forced_down(new, true).await;
+    script.release();
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    assert_eq!(
+        (after.vm_state, &after.host),
+        (VmState::Active, &before.host)
+    );
+    assert_eq!(after.fault.unwrap().message, "The host is down.");
+    assert_eq!(cluster.debts().await, [(new.name.clone(), server)]);
+    cluster.revive().await;
+    cluster.paid().await;
+    clean(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_guest_whose_new_host_dies_at_its_arrival_goes_on_where_it_was() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let script = stand_behind(&cluster, "live_migration", "move");
+    let state = cluster.first_state("live_migration", server);
+    cluster.act(server, "live_migration", state).await;
+    script.all_struck().await;
+    let mut hosts = cluster.hosts.iter();
+    let new = hosts.find(|host| Some(&host.name) != before.host.as_ref());
+    let new = new.unwrap();
+    new.stop();
+    cluster.set_forced_down(new, true).await;
+    script.release();
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    let shown = (after.vm_state, after.power_state, &after.host);
+    assert_eq!(shown, (VmState::Active, PowerState::Running, &before.host));
+    assert_eq!(after.fault.unwrap().message, "The host is down.");
+    assert_eq!(cluster.debts().await, [(new.name.clone(), server)]);
+    cluster.revive().await;
+    cluster.paid().await;
+    assert_eq!(new.guests().await, []);
+    clean(&cluster).await;
+}
