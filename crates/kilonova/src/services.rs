@@ -181,7 +181,7 @@ pub(crate) fn local_validator(identity: &identity::Service) -> Arc<dyn TokenVali
     Arc::new(identity.clone())
 }
 
-/// The image service.
+/// The image service. It does nothing by itself before [`keep_images`].
 pub(crate) async fn image(
     orders: &Orders,
     validator: Arc<dyn TokenValidator>,
@@ -206,6 +206,14 @@ pub(crate) async fn network(
         private_cidr: settings
             .private_range
             .parse()
+/// Takes back what image services that are gone had begun, now and until `stop`.
+pub(crate) async fn keep_images(service: &image::Service, stop: &CancellationToken) -> Result<()> {
+    service.begin().await?;
+    let (service, stop) = (service.clone(), stop.clone());
+    tokio::spawn(async move { service.keep(stop).await });
+    Ok(())
+}
+
             .context("the private range is not a CIDR")?,
         ..network::Config::default()
     };
