@@ -75,6 +75,7 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     idempotency::begin(tx, &owner, "h", times)?;
     idempotency::finish(tx, &owner, now, 202, None, None)?;
     idempotency::release(tx, &owner, now)?;
+    repair::known_without_task(tx, &[server])?;
     let mut found = repair::audit(tx)?;
     found.extend([
         Finding::Stuck {

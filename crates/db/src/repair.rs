@@ -3,8 +3,8 @@
 use crate::instances::{self, Change, Expected, Fault};
 use crate::tasks::{self, Task};
 use crate::{actions, placement, usages, work};
-use sql::{Error, Tx};
-use types::{HostName, ProjectId, ServerId, TaskId, Timestamp, UserId, VmState};
+use sql::{Error, Tx, Value};
+use types::{HostName, MigrationId, ProjectId, ServerId, TaskId, Timestamp, UserId, VmState};
 use uuid::Uuid;
 
 mod claims;
@@ -49,6 +49,23 @@ pub fn abandon(
     }
     put_in_error(tx, task.server, Expected::Task(id), reason, now)?;
     Ok(Some(task))
+}
+
+/// Those of the servers that are or were in this database, and on which no task works.
+pub fn known_without_task(tx: &mut Tx<'_>, servers: &[ServerId]) -> Result<Vec<ServerId>, Error> {
+    let mut found = Vec::new();
+    for some in servers.chunks(500) {
+        let sql = format!(
+            "SELECT i.uuid FROM instances i WHERE i.uuid IN ({}) \
+             AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.instance_uuid = i.uuid)",
+            sql::placeholders(some.len())
+        );
+        let ids: Vec<Value> = some.iter().map(|id| (*id).into()).collect();
+        for row in tx.query(&sql, &ids)? {
+            found.push(row.get(0)?);
+        }
+    }
+    Ok(found)
 }
 
 fn hosts_of_task(tx: &mut Tx<'_>, id: TaskId) -> Result<Vec<HostName>, Error> {
