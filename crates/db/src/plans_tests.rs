@@ -12,7 +12,7 @@ use crate::{
 use sql::testing::{Notes, databases, scanned};
 use sql::{Error, Tx};
 use types::agent::{Direction, WorkKey};
-use types::{GroupId, HostName, ServerId, TaskId, Timestamp, VmState};
+use types::{GroupId, HostName, MigrationId, ServerId, TaskId, Timestamp, VmState};
 use uuid::Uuid;
 
 /// Tables that grow with the servers, or with what was ever done to them. What waits in a queue (`tasks`, `host_work`,
@@ -90,6 +90,12 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
             provider: Uuid::new_v4(),
             host: host.clone(),
         },
+        Finding::Unreadable {
+            task,
+            server,
+            reason: String::new(),
+        },
+        Finding::HeldByMigration(MigrationId::random(), server),
         Finding::Unclaimed(repair::Unclaimed {
             server,
             owner: ("p".into(), "u".into()),

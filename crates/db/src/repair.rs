@@ -114,6 +114,15 @@ pub enum Finding {
     },
     /// A task of a server that has no record.
     TaskWithoutServer(TaskId, ServerId),
+    /// A task with a state that the release which runs it does not know: nobody goes on with it.
+    Unreadable {
+        /// The task.
+        task: TaskId,
+        /// Its server.
+        server: ServerId,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Work for a host that no task waits for.
     WorkWithoutTask(TaskId, HostName),
     /// A deleted server holds resources.
@@ -127,6 +136,8 @@ pub enum Finding {
         /// The host.
         host: HostName,
     },
+    /// A migration holds resources, and its server does not move by it.
+    HeldByMigration(MigrationId, ServerId),
     /// A server does not hold what it uses of its host, or not all of it.
     Unclaimed(Unclaimed),
     /// A host has a guest or files of a server that is deleted, or that is on another host, and owes nothing for it.
@@ -151,6 +162,15 @@ impl std::fmt::Display for Finding {
             Self::TaskWithoutServer(task, server) => {
                 write!(f, "task {task} is of server {server}, which has no record")
             }
+            Self::Unreadable {
+                task,
+                server,
+                reason,
+            } => write!(
+                f,
+                "task {task} of server {server} does not go on: {reason}; `kilonova manage task retry` gives it to another \
+                 release, `abandon` ends it"
+            ),
             Self::WorkWithoutTask(task, host) => {
                 write!(f, "work for host {host} is left of task {task}")
             }
@@ -163,6 +183,10 @@ impl std::fmt::Display for Finding {
                     "server {server} holds resources of host {host}, on which it is not"
                 )
             }
+            Self::HeldByMigration(migration, server) => write!(
+                f,
+                "migration {migration} of server {server} holds resources, and the server does not move by it"
+            ),
             Self::Unclaimed(one) => write!(f, "{one}"),
             Self::LeftOnHost(host, server) => write!(
                 f,
@@ -189,7 +213,7 @@ impl Finding {
     /// Whether [`mend`] does something about it.
     pub fn can_be_mended(&self) -> bool {
         match self {
-            Self::UnknownGuest(..) => false,
+            Self::UnknownGuest(..) | Self::Unreadable { .. } => false,
             Self::Unclaimed(one) => one.full.is_none(),
             _ => true,
         }
@@ -224,12 +248,13 @@ pub fn mend(tx: &mut Tx<'_>, finding: &Finding, now: Timestamp) -> Result<(), Er
         Finding::HeldElsewhere {
             server, provider, ..
         } => placement::release_at(tx, *server, *provider, now),
+        Finding::HeldByMigration(migration, _) => crate::moves::drop_claim(tx, *migration, now),
         Finding::Unclaimed(one) => claims::put_back(tx, one, now),
         Finding::LeftOnHost(host, server) => {
             let why = "an audit found a guest that is not the host's";
             work::owe(tx, host, *server, why, now)
         }
-        Finding::UnknownGuest(..) => Ok(()),
+        Finding::UnknownGuest(..) | Finding::Unreadable { .. } => Ok(()),
         Finding::WrongUse(provider, class, _, given) => tx
             .execute(
                 "UPDATE inventories SET used = ? WHERE provider = ? AND resource_class = ?",

@@ -3,10 +3,11 @@
 
 use super::{Finding, claims};
 use crate::instances::Kept;
+use crate::tasks::Waits;
 use crate::{document, usages};
 use sql::{Error, Row, Tx, Value};
 use std::collections::BTreeMap;
-use types::{ProjectId, UserId, VmState};
+use types::{MigrationId, ProjectId, UserId, VmState};
 
 /// Servers, or claims, of one part.
 const PART: i64 = 5000;
@@ -77,6 +78,7 @@ impl Look {
             }
             At::Queues => {
                 collect(tx, TASKS_WITHOUT_SERVER, &[], found, task_alone)?;
+                collect(tx, TASKS_THAT_WAIT, &[], found, unreadable)?;
                 let work = format!("{WORK_WITHOUT_TASK} WHERE t.id IS NULL");
                 collect(tx, &work, &[], found, work_alone)?;
                 At::Claims(String::new())
@@ -90,6 +92,8 @@ impl Look {
                 collect(tx, &sql, &range, found, held_by_deleted)?;
                 let sql = format!("{HELD_ELSEWHERE} AND {of_these}");
                 collect(tx, &sql, &range, found, held_elsewhere)?;
+                let sql = format!("{HELD_BY_MIGRATION} AND {of_these}");
+                collect(tx, &sql, &range, found, held_by_migration)?;
                 until.map_or(At::Leftovers, At::Claims)
             }
             At::Leftovers => {
@@ -180,6 +184,10 @@ pub fn still(tx: &mut Tx<'_>, finding: &Finding) -> Result<Option<Finding>, Erro
             let sql = format!("{TASKS_WITHOUT_SERVER} AND t.id = ?");
             collect(tx, &sql, &[(*task).into()], now, task_alone)?;
         }
+        Finding::Unreadable { task, .. } => {
+            let sql = format!("{TASKS_THAT_WAIT} AND id = ?");
+            collect(tx, &sql, &[(*task).into()], now, unreadable)?;
+        }
         Finding::WorkWithoutTask(task, host) => {
             let sql =
                 format!("{WORK_WITHOUT_TASK} WHERE t.id IS NULL AND w.task_id = ? AND w.host = ?");
@@ -195,6 +203,10 @@ pub fn still(tx: &mut Tx<'_>, finding: &Finding) -> Result<Option<Finding>, Erro
             let sql = format!("{HELD_ELSEWHERE} AND a.consumer = ? AND a.provider = ?");
             let params = [(*server).into(), (*provider).into()];
             collect(tx, &sql, &params, now, held_elsewhere)?;
+        }
+        Finding::HeldByMigration(migration, _) => {
+            let sql = format!("{HELD_BY_MIGRATION} AND a.consumer = ?");
+            collect(tx, &sql, &[(*migration).into()], now, held_by_migration)?;
         }
         Finding::Unclaimed(one) => {
             found = claims::unclaimed(tx, "i.uuid = ?", &[one.server.into()])?;
@@ -219,6 +231,7 @@ const STUCK: &str = "SELECT i.uuid, i.task_state, i.generation, i.vm_state, i.de
 const NUMBERS: &str = "i.id > ? AND i.id <= ?";
 const LAST_SERVER: &str = "SELECT id FROM instances WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?";
 const TASKS_WITHOUT_SERVER: &str = "SELECT t.id, t.instance_uuid FROM tasks t LEFT JOIN instances i ON i.uuid = t.instance_uuid WHERE i.uuid IS NULL";
+const TASKS_THAT_WAIT: &str = "SELECT id, instance_uuid, waits FROM tasks WHERE waits IS NOT NULL";
 const WORK_WITHOUT_TASK: &str =
     "SELECT DISTINCT w.task_id, w.host FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id";
 // CROSS JOIN has SQLite begin at the claims.
@@ -228,6 +241,10 @@ const HELD_BY_DELETED: &str = "SELECT DISTINCT a.consumer FROM allocations a CRO
 const HELD_ELSEWHERE: &str = "SELECT DISTINCT a.consumer, a.provider, n.host FROM allocations a CROSS JOIN instances i \
      CROSS JOIN compute_nodes n WHERE i.uuid = a.consumer AND n.uuid = a.provider \
      AND i.deleted = 0 AND i.task_id IS NULL AND (i.host IS NULL OR i.host <> n.host)";
+// It is the migration of a server that is between two hosts, or still on its way to that.
+const HELD_BY_MIGRATION: &str = "SELECT DISTINCT m.uuid, m.instance_uuid, i.deleted, i.kept FROM allocations a CROSS JOIN migrations m \
+     LEFT JOIN instances i ON i.uuid = m.instance_uuid LEFT JOIN tasks t ON t.instance_uuid = m.instance_uuid \
+     WHERE m.uuid = a.consumer AND t.id IS NULL";
 const LAST_CLAIM: &str =
     "SELECT consumer FROM allocations WHERE consumer > ? ORDER BY consumer LIMIT 1 OFFSET ?";
 const LEFT_ON_HOSTS: &str = "SELECT l.host, l.instance_uuid, i.uuid, i.deleted, i.kept FROM host_leftovers l LEFT JOIN instances i ON i.uuid = l.instance_uuid \
@@ -275,6 +292,19 @@ fn task_alone(row: &Row) -> Result<Option<Finding>, Error> {
     Ok(Some(Finding::TaskWithoutServer(row.get(0)?, row.get(1)?)))
 }
 
+fn unreadable(row: &Row) -> Result<Option<Finding>, Error> {
+    // Another release may have written more into it, and less.
+    let waits: Option<Waits> = document(&row.get::<String>(2)?).ok();
+    let Some(waits) = waits.filter(|waits| waits.unreadable) else {
+        return Ok(None);
+    };
+    Ok(Some(Finding::Unreadable {
+        task: row.get(0)?,
+        server: row.get(1)?,
+        reason: waits.reason,
+    }))
+}
+
 fn work_alone(row: &Row) -> Result<Option<Finding>, Error> {
     Ok(Some(Finding::WorkWithoutTask(row.get(0)?, row.get(1)?)))
 }
@@ -289,6 +319,16 @@ fn held_elsewhere(row: &Row) -> Result<Option<Finding>, Error> {
         provider: row.get(1)?,
         host: row.get(2)?,
     }))
+}
+
+fn held_by_migration(row: &Row) -> Result<Option<Finding>, Error> {
+    let (migration, server): (MigrationId, _) = (row.get(0)?, row.get(1)?);
+    let there = row.get::<Option<bool>>(2)? == Some(false);
+    let kept = row.get::<Option<String>>(3)?.filter(|_| there);
+    let kept: Option<Kept> = kept.as_deref().map(document).transpose()?;
+    let moving = kept.and_then(|kept| kept.unsettled);
+    let its = moving.is_some_and(|moving| moving.migration == migration);
+    Ok((!its).then_some(Finding::HeldByMigration(migration, server)))
 }
 
 /// What a host had when it was noted may be what a server that moves since then comes back from.
