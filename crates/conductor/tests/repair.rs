@@ -382,6 +382,7 @@ async fn a_task_that_cannot_be_read_is_told_of() {
         if (*one, *its) == (task, server) && reason.contains("cannot be read"));
     assert!(of_it && !found[0].can_be_mended(), "{found:?}");
     put(state).await;
+    drop(cluster.start_worker("another").await);
     cluster.idle().await;
     script.release();
     assert_eq!(cluster.server(server).await.vm_state, VmState::Active);

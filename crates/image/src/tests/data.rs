@@ -297,6 +297,7 @@ async fn a_killed_process_leaves_nothing_behind() {
     assert_eq!(cloud.status(&staging).await, "queued");
     assert_eq!(cloud.status(&kept).await, "active");
     assert_eq!(cloud.files(), [kept]);
+    assert_eq!(cloud.locks(), Vec::<String>::new());
     cloud.put_file(ALICE, &id, "again").await.is(204);
 }
 
@@ -318,6 +319,7 @@ async fn another_process_leaves_an_upload_alone() {
         let other = cloud.restarted().await;
         other.recover().await.unwrap();
         assert_eq!(cloud.status(&id).await, "saving");
+        assert_eq!(cloud.locks(), [id.clone()]);
         sender.send(Ok("second".into())).await.unwrap();
         drop(sender);
     };

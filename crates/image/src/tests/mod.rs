@@ -167,10 +167,19 @@ impl Cloud {
             .to_owned()
     }
 
-    /// Names of the files in the store that belong to images, of unfinished ones and of locks.
+    /// Names of the files in the store that belong to images, and of unfinished ones.
     pub fn files(&self) -> Vec<String> {
+        self.files_in(&["", "uploads", "staging"])
+    }
+
+    /// The images that somebody works on, or did when the process was killed.
+    pub fn locks(&self) -> Vec<String> {
+        self.files_in(&["locks"])
+    }
+
+    fn files_in(&self, folders: &[&str]) -> Vec<String> {
         let root = self.folder.path().join("images");
-        ["", "uploads", "staging", "locks"]
+        folders
             .iter()
             .flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap())
             .map(Result::unwrap)
