@@ -319,7 +319,7 @@ async fn another_process_leaves_an_upload_alone() {
         let other = cloud.restarted().await;
         other.recover().await.unwrap();
         assert_eq!(cloud.status(&id).await, "saving");
-        assert_eq!(cloud.locks(), [id.clone()]);
+        assert_eq!(cloud.locks(), std::slice::from_ref(&id));
         sender.send(Ok("second".into())).await.unwrap();
         drop(sender);
     };
