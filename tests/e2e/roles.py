@@ -125,6 +125,12 @@ class Roles:
             [binary, *arguments, "--home", str(self.home)], capture_output=True, text=True, timeout=120
         )  # fmt: skip
 
+    def spawn_command(self, *arguments, binary=BINARY):
+        """Starts a command that ends, with this home, without waiting for it."""
+        return subprocess.Popen(
+            [binary, *arguments, "--home", str(self.home)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
     def sync(self, binary=BINARY):
         done = self.command("db", "sync", binary=binary)
         assert done.returncode == 0, done.stderr

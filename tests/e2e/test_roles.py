@@ -1,12 +1,16 @@
 """Each service as a process of its own, two of those that do the work, killed one after the other under load."""
 
+import contextlib
 import os
+import queue
 import tempfile
+import threading
 import time
 import urllib.parse
 import uuid
 
 import pytest
+import requests
 
 from cloud import free_ports, wait_until
 from roles import Broker, Process, Roles
@@ -120,8 +124,84 @@ def test_an_unprepared_database_is_refused(roles):
     assert refused.returncode != 0
     assert "kilonova db sync" in refused.stderr
     # Several at once wait for each other.
-    syncs = [roles.command("db", "sync") for _ in range(2)]
-    assert [done.returncode for done in syncs] == [0, 0], [done.stderr for done in syncs]
+    syncs = [roles.spawn_command("db", "sync") for _ in range(4)]
+    said = [sync.communicate(timeout=120)[0] for sync in syncs]
+    assert [sync.returncode for sync in syncs] == [0] * 4, said
+    # All of them have filled one cloud: its password is the one that clients are told, and nothing is there twice.
+    certificates(roles)
+    for role in ("identity", "image"):
+        roles.start(role)
+    images = list(roles.client().sdk().image.images())
+    assert sorted(image.name for image in images) == ["cirros-sim-alt-disk", "cirros-sim-disk"]
+    assert {image.status for image in images} == {"active"}
+
+
+class Upload(threading.Thread):
+    """Data on their way to an image service, a piece at a time."""
+
+    def __init__(self, roles, sdk, image, port):
+        super().__init__(daemon=True)
+        self.pieces, self.answer = queue.Queue(), None
+        self.url = f"https://127.0.0.1:{port}/v2/images/{image}/file"
+        self.headers = {"X-Auth-Token": sdk.auth_token, "Content-Type": "application/octet-stream"}
+        self.authority = f"{roles.home}/certificates/ca.pem"
+        self.start()
+
+    def run(self):
+        with contextlib.suppress(requests.ConnectionError):
+            pieces = iter(self.pieces.get, None)
+            self.answer = requests.put(self.url, data=pieces, headers=self.headers, verify=self.authority, timeout=60)
+
+    def end(self):
+        self.pieces.put(None)
+        self.join(60)
+        assert not self.is_alive()
+        return self.answer
+
+
+def test_uploads_end_with_their_process_only(roles, name):
+    certificates(roles)
+    roles.sync()
+    for role in ("identity", "image"):
+        roles.start(role)
+    sdk = roles.client().sdk()
+    unfinished = roles.home / "control" / "images" / "uploads"
+
+    def begin(port, first):
+        made = sdk.image.create_image(name, disk_format="raw", container_format="bare", allow_duplicates=True)
+        upload = Upload(roles, sdk, made.id, port)
+        upload.pieces.put(first)
+        wait_until(
+            lambda: any(part.read_bytes() == first for part in unfinished.iterdir()),
+            30,
+            lambda: f"data come in\n{roles.tail()}",
+        )
+        return made.id, upload
+
+    def status(image):
+        return sdk.image.get_image(image).status
+
+    image, upload = begin(roles.ports["image"], b"one ")
+    roles.sync()
+    port = free_ports(1)[0]
+    second = roles.start("image", f"image.port={port}")
+    assert status(image) == "saving"
+    other, killed = begin(port, b"lost")
+    second.kill()
+    roles.processes.remove(second)
+    # The one that goes on takes back what the killed one had begun, and not its own.
+    wait_until(lambda: status(other) == "queued", 30, lambda: f"taken back\n{roles.tail()}")
+    assert status(image) == "saving"
+    upload.pieces.put(b"two")
+    answer = upload.end()
+    assert answer is not None and answer.status_code == 204, f"{answer and answer.text}\n{roles.tail()}"
+    assert sdk.image.download_image(image).content == b"one two"
+    killed.end()
+    again = Upload(roles, sdk, other, roles.ports["image"])
+    again.pieces.put(b"again")
+    assert again.end().status_code == 204
+    assert sdk.image.download_image(other).content == b"again"
+    assert not list(unfinished.iterdir())
 
 
 def test_every_process_may_be_killed(roles, broker, name):

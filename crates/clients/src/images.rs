@@ -191,11 +191,45 @@ impl Images {
         token: &str,
         properties: &[(&str, &str)],
     ) -> Result<Vec<ImageRecord>, ClientError> {
+        let (found, _) = self.page(token, "active", properties, None).await?;
+        Ok(found)
+    }
+
+    /// All images of this status with these properties, newest first.
+    pub async fn of_status(
+        &self,
+        token: &str,
+        status: &str,
+        properties: &[(&str, &str)],
+    ) -> Result<Vec<ImageRecord>, ClientError> {
+        let mut all: Vec<ImageRecord> = Vec::new();
+        loop {
+            let last = all.last().map(|record| record.image.id);
+            let (found, more) = self.page(token, status, properties, last).await?;
+            let ended = !more || found.is_empty();
+            all.extend(found);
+            if ended {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// A part of a list, and whether there is more of it.
+    async fn page(
+        &self,
+        token: &str,
+        status: &str,
+        properties: &[(&str, &str)],
+        after: Option<ImageId>,
+    ) -> Result<(Vec<ImageRecord>, bool), ClientError> {
         let mut path =
-            "/v2/images?status=active&sort_key=created_at&sort_dir=desc&limit=100".to_owned();
+            format!("/v2/images?status={status}&sort_key=created_at&sort_dir=desc&limit=100");
         for (name, value) in properties {
-            let value: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+            let value = escape(value);
             path.extend(["&", name, "=", &value]);
+        }
+        if let Some(after) = after {
+            path.push_str(&format!("&marker={after}"));
         }
         let answer = self
             .client
@@ -206,7 +240,10 @@ impl Images {
         }
         let document = answer.json();
         let found = document["images"].as_array().into_iter().flatten();
-        Ok(found.filter_map(record).collect())
+        Ok((
+            found.filter_map(record).collect(),
+            document["next"].is_string(),
+        ))
     }
 
     /// The bytes of an image, as a stream.

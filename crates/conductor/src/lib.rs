@@ -20,6 +20,7 @@ mod pulse;
 pub mod questions;
 pub mod reclaim;
 pub mod reconcile;
+pub mod unfilled;
 mod uploads;
 pub mod view;
 

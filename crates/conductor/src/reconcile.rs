@@ -1,10 +1,11 @@
 //! What should not be as it is: in the database, on hosts, and what the network and volume services hold for servers that
-//! are deleted or think of servers that are there; and servers that show ports which they do not have. `kilonova manage
-//! audit` shows it, and mends it with `--fix`; conductors mend it now and then.
+//! are deleted or think of servers that are there; servers that show ports which they do not have; and images of servers
+//! that nobody fills. `kilonova manage audit` shows it, and mends it with `--fix`; conductors mend it now and then.
 
 use crate::drift::{self, Difference};
 use crate::flows::ports;
 use crate::neighbours::{Neighbours, retry};
+use crate::unfilled::{self, Unfilled};
 use bus::{Bell, Bus};
 use clients::BoundPort;
 use clients::volumes::{AttachmentRecord, Scope};
@@ -41,6 +42,8 @@ pub enum Finding {
     Gone(Attachment),
     /// The volume service waits for the word that a volume is in use, and it is.
     Unsaid(Attachment),
+    /// The image service has an image of a server that nobody fills.
+    Image(Unfilled),
 }
 
 /// What the volume service has on record of a volume and a server.
@@ -99,6 +102,7 @@ impl std::fmt::Display for Finding {
                 "volume {} of project {} is in use by server {}, and the volume service shows it as attaching",
                 one.volume, one.project, one.server
             ),
+            Self::Image(one) => write!(f, "{one}"),
         }
     }
 }
@@ -124,6 +128,7 @@ pub async fn audit(with: &Neighbours) -> Result<Audit, StepError> {
     for (service, asked) in [
         ("the network service", ports_of_servers(with).await),
         ("the volume service", attachments(with).await),
+        ("the image service", images(with).await),
     ] {
         match asked {
             Ok(found) => audit.found.extend(found),
@@ -187,6 +192,7 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usi
                 let said = with.volumes.complete(&scope, &one.id).await;
                 done(one, said.map_err(retry)?)
             }
+            Finding::Image(one) => unfilled::remove(with, one).await?,
         };
         count += usize::from(mended);
     }
@@ -290,6 +296,11 @@ async fn ports_of_servers(with: &Neighbours) -> Result<Vec<Finding>, StepError> 
         }));
     }
     Ok(found)
+}
+
+async fn images(with: &Neighbours) -> Result<Vec<Finding>, StepError> {
+    let found = unfilled::find(with).await?;
+    Ok(found.into_iter().map(Finding::Image).collect())
 }
 
 async fn scope(with: &Neighbours, project: &str) -> Result<Scope, StepError> {

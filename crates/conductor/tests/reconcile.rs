@@ -542,6 +542,97 @@ async fn an_agent_that_is_silent_or_absent_costs_a_snapshot_only_where_it_must_n
     }
 }
 
+/// Whoever made them died before the work on them was taken in, or that work was abandoned.
+#[tokio::test]
+async fn images_that_nobody_fills_are_found_and_removed() {
+    let cluster = Cluster::new(Options::default()).await;
+    let (server, gone) = (cluster.create().await, cluster.create().await);
+    cluster.idle().await;
+    cluster.delete(gone).await;
+    cluster.idle().await;
+    let image = |of: ServerId, more: serde_json::Value| {
+        let mut image = serde_json::json!({
+            "instance_uuid": of, "image_type": "snapshot", "user_id": "u", "owner_user_name": "n",
+        });
+        for (name, value) in more.as_object().unwrap() {
+            image[name] = value.clone();
+        }
+        cluster.images.make(&image)
+    };
+    let none = || serde_json::json!({});
+    let left = [
+        (image(server, none()), "queued"),
+        (
+            image(gone, serde_json::json!({ "image_type": "backup" })),
+            "queued",
+        ),
+        (image(server, none()), "saving"),
+    ];
+    let kept = [
+        // It has its data.
+        (image(server, none()), "active"),
+        // Another cloud's, beside the same image service.
+        (image(ServerId::random(), none()), "queued"),
+        // Not as compute makes them.
+        (
+            image(server, serde_json::json!({ "image_type": "mine" })),
+            "queued",
+        ),
+        (
+            image(server, serde_json::json!({ "owner_user_name": null })),
+            "queued",
+        ),
+    ];
+    for (id, status) in left.iter().chain(&kept) {
+        cluster.images.long_ago(id, status);
+    }
+    let now = Timestamp::now().iso_seconds_z();
+    let fresh = [
+        image(server, serde_json::json!({ "updated_at": now })),
+        image(server, none()),
+    ];
+    let found = async || {
+        let found = cluster.findings().await.into_iter();
+        let mut images: Vec<String> = found
+            .filter_map(|finding| match finding {
+                kilonova_conductor::reconcile::Finding::Image(one) => Some(one.image.to_string()),
+                _ => None,
+            })
+            .collect();
+        images.sort();
+        images
+    };
+    let mut wanted: Vec<String> = left.iter().map(|(id, _)| id.clone()).collect();
+    wanted.sort();
+    assert_eq!(found().await, wanted);
+    // Work on the server may be work on its image.
+    for host in &cluster.hosts {
+        host.stop();
+    }
+    cluster.stop(server).await;
+    assert_eq!(found().await, [left[1].0.clone()]);
+    for host in &cluster.hosts {
+        cluster.start_host(host);
+    }
+    cluster.idle().await;
+    assert_eq!(cluster.reconcile().await, 3);
+    assert_eq!(found().await, Vec::<String>::new());
+    let mut there: Vec<String> = cluster.images.all().into_iter().map(|one| one.0).collect();
+    let mut wanted: Vec<String> = kept.iter().map(|(id, _)| id.clone()).collect();
+    wanted.extend(fresh);
+    there.sort();
+    wanted.sort();
+    assert_eq!(there, wanted);
+
+    // What cannot be removed keeps nothing else from being mended.
+    let protected = image(server, serde_json::json!({ "protected": true }));
+    let other = image(server, none());
+    cluster.images.long_ago(&protected, "queued");
+    cluster.images.long_ago(&other, "queued");
+    assert_eq!(cluster.reconcile().await, 1);
+    assert_eq!(found().await, [protected]);
+}
+
 /// The ports that a server shows, and those that its guest has.
 async fn shown_and_plugged(cluster: &Cluster, server: ServerId) -> (Vec<String>, Vec<String>) {
     let shown = cluster.server(server).await.network_info;

@@ -25,7 +25,10 @@ async fn audit(cluster: &Cluster) -> Vec<Finding> {
         }
         Ok((whole, in_parts))
     });
-    let (whole, in_parts) = reading.await.unwrap();
+    let (whole, mut in_parts) = reading.await.unwrap();
+    // Claims of several kinds are looked at part by part.
+    let place = |finding: &Finding| whole.iter().position(|one| one == finding);
+    in_parts.sort_by_key(place);
     assert_eq!(in_parts, whole);
     whole
 }
@@ -91,6 +94,8 @@ async fn what_is_wrong_is_found_and_mended() {
                 Finding::WorkWithoutTask(..) => "work",
                 Finding::HeldByDeleted(..) => "held",
                 Finding::HeldElsewhere { .. } => "held elsewhere",
+                Finding::HeldByMigration(..) => "held by migration",
+                Finding::Unreadable { .. } => "unreadable",
                 Finding::Unclaimed(..) => "unclaimed",
                 Finding::LeftOnHost(..) | Finding::UnknownGuest(..) => "left",
                 Finding::Unsettled { .. } => "unsettled",
@@ -299,6 +304,90 @@ async fn claims_of_resized_servers_are_put_back_and_of_shelved_ones_not() {
     cluster.idle().await;
     assert_eq!(audit(&cluster).await, []);
     assert_eq!(cluster.audit().await, Vec::<String>::new());
+}
+
+/// What a server leaves where it comes from is its migration's, as long as it may go back there.
+#[tokio::test]
+async fn claims_of_migrations_that_are_over_are_given_back() {
+    for kind in testkit::kinds() {
+        let cluster = Cluster::on(&kind, Options::default()).await;
+        let (moved, gone) = (cluster.create().await, cluster.create().await);
+        cluster.idle().await;
+        let state = serde_json::json!({});
+        for one in [moved, gone] {
+            cluster.resize(one, false, state.clone()).await;
+        }
+        cluster.idle().await;
+        assert_eq!(audit(&cluster).await, []);
+        let migration = async |server| {
+            let moving = cluster.server(server).await.kept.unsettled;
+            moving.unwrap().migration
+        };
+        let (of_moved, of_gone) = (migration(moved).await, migration(gone).await);
+        cluster.act(moved, "confirm_resize", state).await;
+        cluster.idle().await;
+        assert_eq!(audit(&cluster).await, []);
+        let before = given_out(&cluster, moved, "VCPU").await;
+        let leaving = cluster.store.write(move |tx| -> Result<(), Error> {
+            db::moves::leave_claim(tx, moved, of_moved, Timestamp::now())
+        });
+        leaving.await.unwrap();
+        let sql = "UPDATE instances SET deleted = 1 WHERE uuid = ?";
+        execute(&cluster, sql, vec![gone.into()]).await;
+        let found = audit(&cluster).await;
+        for wanted in [
+            Finding::HeldByMigration(of_moved, moved),
+            Finding::HeldByMigration(of_gone, gone),
+        ] {
+            assert!(found.contains(&wanted), "{found:?}");
+        }
+        mend(&cluster).await;
+        assert_eq!(audit(&cluster).await, []);
+        let after = given_out(&cluster, moved, "VCPU").await;
+        assert_eq!(after.0, after.1);
+        assert!(after.0 <= before.0, "{before:?} {after:?}");
+        let reading = cluster.store.read(move |tx| -> Result<_, Error> {
+            Ok((
+                db::placement::allocations_of(tx, of_moved.0)?.len(),
+                db::placement::allocations_of(tx, moved.0)?.len(),
+            ))
+        });
+        assert_eq!(reading.await.unwrap(), (0, 3));
+    }
+}
+
+/// A task of another release, say, or one that somebody has changed by hand.
+#[tokio::test]
+async fn a_task_that_cannot_be_read_is_told_of() {
+    let cluster = Cluster::new(Options::default()).await;
+    let (server, task, script) = held(&cluster, When::Before).await;
+    let reading = cluster
+        .store
+        .read(move |tx| -> Result<_, Error> { db::tasks::get(tx, task) });
+    let state = reading.await.unwrap().unwrap().state;
+    let put = async |state: String| {
+        let sql = "UPDATE tasks SET state = ? WHERE id = ?";
+        execute(&cluster, sql, vec![state.into(), task.into()]).await;
+        let freed = cluster
+            .store
+            .write(move |tx| -> Result<bool, Error> { repair::retry(tx, task) });
+        assert!(freed.await.unwrap());
+    };
+    put("[]".to_owned()).await;
+    drop(cluster.start_worker("other").await);
+    cluster
+        .until("it is told of", async || !audit(&cluster).await.is_empty())
+        .await;
+    let found = audit(&cluster).await;
+    let of_it = matches!(&found[..], [Finding::Unreadable { task: one, server: its, reason }]
+        if (*one, *its) == (task, server) && reason.contains("cannot be read"));
+    assert!(of_it && !found[0].can_be_mended(), "{found:?}");
+    put(state).await;
+    drop(cluster.start_worker("another").await);
+    cluster.idle().await;
+    script.release();
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    assert_eq!(audit(&cluster).await, []);
 }
 
 /// A build that stands still before its guest is made: the task, and what holds it.

@@ -12,7 +12,7 @@ use crate::{
 use sql::testing::{Notes, databases, scanned};
 use sql::{Error, Tx};
 use types::agent::{Direction, WorkKey};
-use types::{GroupId, HostName, ServerId, TaskId, Timestamp, VmState};
+use types::{GroupId, HostName, MigrationId, ServerId, TaskId, Timestamp, VmState};
 use uuid::Uuid;
 
 /// Tables that grow with the servers, or with what was ever done to them. What waits in a queue (`tasks`, `host_work`,
@@ -75,6 +75,7 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     idempotency::begin(tx, &owner, "h", times)?;
     idempotency::finish(tx, &owner, now, 202, None, None)?;
     idempotency::release(tx, &owner, now)?;
+    repair::known_without_task(tx, &[server])?;
     let mut found = repair::audit(tx)?;
     found.extend([
         Finding::Stuck {
@@ -89,6 +90,12 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
             provider: Uuid::new_v4(),
             host: host.clone(),
         },
+        Finding::Unreadable {
+            task,
+            server,
+            reason: String::new(),
+        },
+        Finding::HeldByMigration(MigrationId::random(), server),
         Finding::Unclaimed(repair::Unclaimed {
             server,
             owner: ("p".into(), "u".into()),

@@ -4,7 +4,7 @@ use crate::instances::{self, Change, Expected, Fault};
 use crate::migrations::{self, Status};
 use crate::tasks::{self, Task};
 use crate::{accept, actions, moves, placement, usages, work};
-use sql::{Error, Tx};
+use sql::{Error, Tx, Value};
 use types::{
     HostName, MigrationId, ProjectId, RequestId, ServerId, TaskId, Timestamp, UserId, VmState,
 };
@@ -65,6 +65,23 @@ pub fn abandon(
     Ok(Some(task))
 }
 
+/// Those of the servers that are or were in this database, and on which no task works.
+pub fn known_without_task(tx: &mut Tx<'_>, servers: &[ServerId]) -> Result<Vec<ServerId>, Error> {
+    let mut found = Vec::new();
+    for some in servers.chunks(500) {
+        let sql = format!(
+            "SELECT i.uuid FROM instances i WHERE i.uuid IN ({}) \
+             AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.instance_uuid = i.uuid)",
+            sql::placeholders(some.len())
+        );
+        let ids: Vec<Value> = some.iter().map(|id| (*id).into()).collect();
+        for row in tx.query(&sql, &ids)? {
+            found.push(row.get(0)?);
+        }
+    }
+    Ok(found)
+}
+
 fn hosts_of_task(tx: &mut Tx<'_>, id: TaskId) -> Result<Vec<HostName>, Error> {
     let rows = tx.query(
         "SELECT DISTINCT host FROM host_work WHERE task_id = ?",
@@ -111,6 +128,15 @@ pub enum Finding {
     },
     /// A task of a server that has no record.
     TaskWithoutServer(TaskId, ServerId),
+    /// A task with a state that the release which runs it does not know: nobody goes on with it.
+    Unreadable {
+        /// The task.
+        task: TaskId,
+        /// Its server.
+        server: ServerId,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Work for a host that no task waits for.
     WorkWithoutTask(TaskId, HostName),
     /// A deleted server holds resources.
@@ -124,6 +150,8 @@ pub enum Finding {
         /// The host.
         host: HostName,
     },
+    /// A migration holds resources, and its server does not move by it.
+    HeldByMigration(MigrationId, ServerId),
     /// A server does not hold what it uses of its host, or not all of it.
     Unclaimed(Unclaimed),
     /// A server has a move behind it that is neither confirmed nor reverted, and does not show that it waits for either:
@@ -158,6 +186,15 @@ impl std::fmt::Display for Finding {
             Self::TaskWithoutServer(task, server) => {
                 write!(f, "task {task} is of server {server}, which has no record")
             }
+            Self::Unreadable {
+                task,
+                server,
+                reason,
+            } => write!(
+                f,
+                "task {task} of server {server} does not go on: {reason}; `kilonova manage task retry` gives it to another \
+                 release, `abandon` ends it"
+            ),
             Self::WorkWithoutTask(task, host) => {
                 write!(f, "work for host {host} is left of task {task}")
             }
@@ -170,6 +207,10 @@ impl std::fmt::Display for Finding {
                     "server {server} holds resources of host {host}, on which it is not"
                 )
             }
+            Self::HeldByMigration(migration, server) => write!(
+                f,
+                "migration {migration} of server {server} holds resources, and the server does not move by it"
+            ),
             Self::Unclaimed(one) => write!(f, "{one}"),
             Self::Unsettled {
                 server, arrived, ..
@@ -210,7 +251,7 @@ impl Finding {
     /// Whether [`mend`] does something about it.
     pub fn can_be_mended(&self) -> bool {
         match self {
-            Self::UnknownGuest(..) => false,
+            Self::UnknownGuest(..) | Self::Unreadable { .. } => false,
             Self::Unclaimed(one) => one.full.is_none(),
             _ => true,
         }
@@ -277,6 +318,7 @@ pub fn mend(tx: &mut Tx<'_>, finding: &Finding, now: Timestamp) -> Result<(), Er
         Finding::HeldElsewhere {
             server, provider, ..
         } => placement::release_at(tx, *server, *provider, now),
+        Finding::HeldByMigration(migration, _) => moves::drop_claim(tx, *migration, now),
         Finding::Unclaimed(one) => claims::put_back(tx, one, now),
         Finding::Unsettled {
             server,
@@ -287,7 +329,7 @@ pub fn mend(tx: &mut Tx<'_>, finding: &Finding, now: Timestamp) -> Result<(), Er
             let why = "an audit found a guest that is not the host's";
             work::owe(tx, host, *server, why, now)
         }
-        Finding::UnknownGuest(..) => Ok(()),
+        Finding::UnknownGuest(..) | Finding::Unreadable { .. } => Ok(()),
         Finding::WrongUse(provider, class, _, given) => tx
             .execute(
                 "UPDATE inventories SET used = ? WHERE provider = ? AND resource_class = ?",

@@ -81,6 +81,9 @@ pub struct Waits {
     pub since: Timestamp,
     /// How often it has tried since then.
     pub tries: u32,
+    /// Whether it does not try again by itself: its state is not one that this release knows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unreadable: bool,
 }
 
 /// The epoch of whoever is the first to run a task.

@@ -42,6 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         config.max_size = limit.parse()?;
     }
     let service = kilonova_image::Service::open(store, config, Arc::new(Believed)).await?;
+    service.begin().await?;
     let listener = web::Listener::tcp("127.0.0.1", port).await?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
@@ -49,6 +50,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let _ = tokio::signal::ctrl_c().await;
         stopped.cancel();
     });
+    let (kept, end) = (service.clone(), stop.clone());
+    tokio::spawn(async move { kept.keep(end).await });
     web::serve(listener, service.router(), stop).await?;
     Ok(())
 }

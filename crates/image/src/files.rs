@@ -62,7 +62,19 @@ pub struct Claim {
     pub container_format: String,
 }
 
-/// The folder of one image service. Nobody else writes there.
+/// What an image has in the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// Data that wait for their import.
+    Staged,
+    /// Its data.
+    Data,
+}
+
+/// The folder of an image service, which all its processes share. Nobody else writes there, and they write only what they
+/// [work](crate::work::Work) on.
 #[derive(Clone, Debug)]
 pub struct Folder {
     root: PathBuf,
@@ -74,7 +86,8 @@ impl Folder {
         let folder = Self {
             root: root.to_owned(),
         };
-        for path in [folder.root.clone(), folder.uploads(), folder.staging()] {
+        let root = folder.root.clone();
+        for path in [root, folder.uploads(), folder.staging(), folder.locks()] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -91,6 +104,16 @@ impl Folder {
         self.root.join("staging")
     }
 
+    /// Where the locks are.
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
+    /// The lock of whoever works on an image.
+    pub(crate) fn lock(&self, id: &str) -> PathBuf {
+        self.locks().join(id)
+    }
+
     /// Where the data of an image are.
     pub fn path(&self, id: &str) -> PathBuf {
         self.root.join(id)
@@ -101,13 +124,15 @@ impl Folder {
         self.staging().join(id)
     }
 
-    /// Begins to write data.
-    pub fn writer(&self, limit: u64, claim: Option<Claim>) -> Result<Writer, DataError> {
-        let path = self.uploads().join(Uuid::new_v4().to_string());
+    /// Begins to write the data of an image.
+    pub fn writer(&self, id: &str, limit: u64, claim: Option<Claim>) -> Result<Writer, DataError> {
+        let path = self.uploads().join(id);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create_new(true)
+            .create(true)
+            // What a process that was killed has left.
+            .truncate(true)
             .mode(0o600)
             .open(&path)?;
         Ok(Writer {
@@ -124,38 +149,75 @@ impl Folder {
 
     /// Removes the data of an image, staged ones too.
     pub fn remove(&self, id: &str) {
-        for path in [self.path(id), self.staged(id)] {
-            if let Err(error) = fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, path = %path.display(), "image data could not be removed");
-            }
+        remove(&self.path(id));
+        remove(&self.staged(id));
+    }
+
+    /// Removes what an image has besides this; whether that is there. For whoever works on it.
+    pub fn leave(&self, id: &str, left: Left) -> bool {
+        let (data, staged) = (self.path(id), self.staged(id));
+        let mut gone = remove(&self.uploads().join(id));
+        if left != Left::Data {
+            gone |= remove(&data);
+        }
+        if left != Left::Staged {
+            gone |= remove(&staged);
+        }
+        if gone {
+            tracing::info!(image = id, "removed data that no image has");
+        }
+        match left {
+            Left::Nothing => true,
+            Left::Staged => staged.is_file(),
+            Left::Data => data.is_file(),
         }
     }
 
-    /// At start: removes interrupted uploads and data that no image has.
-    pub fn clean(&self, with_data: &[String], staged: &[String]) -> io::Result<()> {
-        remove_all_but(&self.uploads(), &[])?;
-        remove_all_but(&self.staging(), staged)?;
-        remove_all_but(&self.root, with_data)
+    /// The images with something that was begun: whose work was not given back, or who have unfinished data.
+    pub fn begun(&self) -> io::Result<Vec<String>> {
+        let mut found = names(&self.locks())?;
+        found.extend(names(&self.uploads())?);
+        Ok(found)
+    }
+
+    /// The images with data, whole or staged.
+    pub fn data(&self) -> io::Result<Vec<String>> {
+        let mut found = names(&self.root)?;
+        found.extend(names(&self.staging())?);
+        Ok(found)
     }
 }
 
-fn remove_all_but(folder: &Path, keep: &[String]) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        // Only names that this service gives: nothing of others is touched.
-        let ours = name
-            .to_str()
-            .is_some_and(|name| Uuid::parse_str(name).is_ok());
-        let kept = keep.iter().any(|id| name.to_str() == Some(id.as_str()));
-        if ours && !kept && entry.file_type()?.is_file() {
-            tracing::info!(file = %entry.path().display(), "removing data that no image has");
-            fs::remove_file(entry.path())?;
+/// Removes a file that may be there; whether it was.
+fn remove(path: &Path) -> bool {
+    match fs::remove_file(path) {
+        Ok(()) => return true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "image data could not be removed");
         }
     }
-    Ok(())
+    false
+}
+
+/// The files in a folder with names that this service gives: nothing of others is touched.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().ok();
+        let Some(name) = name.filter(|name| Uuid::parse_str(name).is_ok()) else {
+            continue;
+        };
+        match entry.file_type() {
+            Ok(kind) if kind.is_file() => found.push(name),
+            Ok(_) => {}
+            // It went meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// A file that is removed unless it is renamed in time.
@@ -250,7 +312,7 @@ mod tests {
     fn data_are_hashed_and_renamed() {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::open(temp.path()).unwrap();
-        let mut writer = folder.writer(100, raw()).unwrap();
+        let mut writer = folder.writer("x", 100, raw()).unwrap();
         writer.write(b"hello ").unwrap();
         writer.write(b"world").unwrap();
         let written = writer.finish(&folder.path("x")).unwrap();
@@ -269,7 +331,7 @@ mod tests {
     fn what_is_not_finished_goes() {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::open(temp.path()).unwrap();
-        let mut writer = folder.writer(4, raw()).unwrap();
+        let mut writer = folder.writer("x", 4, raw()).unwrap();
         writer.write(b"1234").unwrap();
         assert!(matches!(
             writer.write(b"5"),
@@ -283,27 +345,53 @@ mod tests {
     fn a_full_disk_is_told_apart() {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::open(temp.path()).unwrap();
-        let mut writer = folder.writer(1 << 20, raw()).unwrap();
+        let mut writer = folder.writer("x", 1 << 20, raw()).unwrap();
         // Every write to this device fails with ENOSPC.
         writer.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
         assert!(matches!(writer.write(&[0; 4096]), Err(DataError::Full(_))));
     }
 
     #[test]
-    fn a_start_cleans_up() {
+    fn an_image_keeps_what_it_has() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temp.path()).unwrap();
+        let id = Uuid::new_v4().to_string();
+        let fill = || {
+            for path in [
+                folder.path(&id),
+                folder.staged(&id),
+                folder.uploads().join(&id),
+            ] {
+                fs::write(path, "x").unwrap();
+            }
+        };
+        let there = || (folder.path(&id).exists(), folder.staged(&id).exists());
+        for (left, wanted) in [
+            (Left::Nothing, (false, false)),
+            (Left::Staged, (false, true)),
+            (Left::Data, (true, false)),
+        ] {
+            fill();
+            assert!(folder.leave(&id, left));
+            assert_eq!(there(), wanted, "{left:?}");
+            assert!(folder.begun().unwrap().is_empty());
+        }
+        folder.remove(&id);
+        assert!(!folder.leave(&id, Left::Staged) && !folder.leave(&id, Left::Data));
+    }
+
+    #[test]
+    fn only_names_of_images_are_listed() {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::open(temp.path()).unwrap();
         let ids: Vec<String> = (0..4).map(|_| Uuid::new_v4().to_string()).collect();
-        fs::write(folder.path(&ids[0]), "kept").unwrap();
-        fs::write(folder.path(&ids[1]), "orphan").unwrap();
-        fs::write(folder.staged(&ids[2]), "kept").unwrap();
-        fs::write(folder.uploads().join(&ids[1]), "left over").unwrap();
+        fs::write(folder.path(&ids[0]), "data").unwrap();
+        fs::write(folder.staged(&ids[1]), "staged").unwrap();
+        fs::write(folder.uploads().join(&ids[2]), "half").unwrap();
+        fs::write(folder.lock(&ids[3]), "").unwrap();
         fs::write(temp.path().join("README"), "not ours").unwrap();
-        folder
-            .clean(&[ids[0].clone(), ids[3].clone()], &[ids[2].clone()])
-            .unwrap();
-        assert!(folder.path(&ids[0]).exists() && !folder.path(&ids[1]).exists());
-        assert!(folder.staged(&ids[2]).exists() && temp.path().join("README").exists());
-        assert_eq!(fs::read_dir(folder.uploads()).unwrap().count(), 0);
+        fs::create_dir(folder.path(&Uuid::new_v4().to_string())).unwrap();
+        assert_eq!(folder.data().unwrap(), ids[..2]);
+        assert_eq!(folder.begun().unwrap(), [ids[3].clone(), ids[2].clone()]);
     }
 }

@@ -12,9 +12,11 @@ mod metadef_schema;
 pub mod model;
 mod patch;
 mod query;
+mod recovery;
 mod schema;
 mod service;
 mod upload;
+mod work;
 
 pub use db::figures::figures;
 pub use service::{Config, Error, Registration, Service};

@@ -1,9 +1,11 @@
-//! The service as a whole: settings, opening, recovery, registered files.
+//! The service as a whole: settings, opening, registered files.
 
 use crate::access::{self, Access};
 use crate::fault::Fault;
-use crate::files::Folder;
-use crate::model::{Image, Status, Task, Visibility};
+use crate::files::{DataError, Folder};
+use crate::model::{Image, Status, Visibility};
+use crate::upload::data_fault;
+use crate::work::Work;
 use crate::{api, db};
 use axum::Router;
 use axum::body::Body;
@@ -13,12 +15,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use web::auth::TokenValidator;
+
+/// How long a registration waits for another of the same image.
+const REGISTERING: Duration = Duration::from_secs(120);
+/// How long whoever only looks whether somebody is at work may be in the way.
+const PASSING: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Settings of the image service.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the data are kept; made when missing. Belongs to this service alone.
+    /// Where the data are kept; made when missing. Belongs to this service alone, and all its processes have the same.
     pub folder: PathBuf,
     /// Bytes that the data of one image may have.
     pub max_size: u64,
@@ -119,8 +128,11 @@ pub(crate) struct Inner {
 }
 
 impl Service {
-    /// Opens the service: brings the schema up to date, sends interrupted uploads back to `queued` and removes
-    /// what they left. Only one service may have a folder at a time.
+    /// Opens the service: brings the schema up to date, and makes the folder. It answers requests then; what others have
+    /// left is the matter of [`Service::begin`] and [`Service::keep`]. Any number of processes may have a folder.
+    ///
+    /// # Errors
+    /// When the database, the folder or the policy text cannot be used.
     pub async fn open(
         store: Store,
         config: Config,
@@ -134,36 +146,13 @@ impl Service {
             );
         }
         store.migrate("image", db::MIGRATIONS).await?;
-        let (with_data, staged) = store.write(db::recover).await?;
-        let forgotten = Task::expiry();
-        store
-            .write(move |tx| db::end_interrupted(tx, forgotten))
-            .await?;
         let path = config.folder.clone();
-        let opened = blocking(move || {
-            let folder = Folder::open(&path)?;
-            folder.clean(&with_data, &staged)?;
-            let missing: Vec<String> = with_data
-                .into_iter()
-                .filter(|id| !folder.path(id).is_file())
-                .collect();
-            let unstaged: Vec<String> = staged
-                .into_iter()
-                .filter(|id| !folder.staged(id).is_file())
-                .collect();
-            Ok::<_, io::Error>((folder, missing, unstaged))
-        });
-        let (folder, missing, unstaged) = opened.await.map_err(|error| Error::Folder {
+        let opened = blocking(move || Folder::open(&path)).await;
+        let folder = opened.map_err(|error| Error::Folder {
             path: config.folder.clone(),
             error,
         })?;
-        for id in missing {
-            tracing::error!(
-                image = id,
-                "the data of an active image are missing from the store"
-            );
-        }
-        let service = Self {
+        Ok(Self {
             inner: Arc::new(Inner {
                 store,
                 config,
@@ -171,13 +160,7 @@ impl Service {
                 validator,
                 rules,
             }),
-        };
-        for id in unstaged {
-            service
-                .restore(&id, Status::Uploading, Status::Queued)
-                .await;
-        }
-        Ok(service)
+        })
     }
 
     /// The whole API, as mounted at the root of its port.
@@ -186,7 +169,11 @@ impl Service {
     }
 
     /// Registers a file of this machine as an active image and answers its id. An active image of the same name
-    /// and owner is left as it is; one whose upload was interrupted is completed.
+    /// and owner is left as it is; one whose upload was interrupted is completed. Whoever registers the same meanwhile is
+    /// waited for.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not what was said, or the database or the folder cannot be used.
     pub async fn register_file(
         &self,
         registration: Registration,
@@ -200,7 +187,14 @@ impl Service {
             }
         };
         let image = self.find_or_add(registration).await?;
-        if image.status != Status::Queued {
+        if image.has_data() {
+            return Ok(image.id);
+        }
+        let work = self.work_on(&image.id, REGISTERING).await;
+        let work = work
+            .map_err(|error| self.folder_error(error))?
+            .ok_or_else(|| failed("another program has been at it for two minutes".to_owned()))?;
+        if self.settle(&work).await? != Some(Status::Queued) {
             return Ok(image.id);
         }
         let file = tokio::fs::File::open(path)
@@ -210,7 +204,7 @@ impl Service {
             file,
             256 * 1024,
         ));
-        self.upload(image.clone(), body, None)
+        self.take_data(&work, &image, body, None)
             .await
             .map_err(|fault| failed(fault.explanation))?;
         Ok(image.id)
@@ -278,7 +272,34 @@ impl Service {
             .await
     }
 
-    /// After a failure: the image goes back to where it was. What cannot be written now is done at the next start.
+    /// The right to work on the data of an image, as soon as whoever has it gives it back, unless that takes too long.
+    pub(crate) async fn work_on(&self, id: &str, patience: Duration) -> io::Result<Option<Work>> {
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            let (folder, image) = (self.inner.folder.clone(), id.to_owned());
+            let taken = blocking(move || Work::take(&folder, &image)).await?;
+            if taken.is_some() || tokio::time::Instant::now() >= until {
+                return Ok(taken);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// The same for a request that takes the image to a status; 409 when another is at it.
+    pub(crate) async fn work_to(&self, id: &str, to: Status) -> Result<Work, Fault> {
+        let taken = self.work_on(id, PASSING).await;
+        let taken = taken.map_err(|error| data_fault(&DataError::from(error)))?;
+        taken.ok_or_else(|| wrong_status(to, to))
+    }
+
+    pub(crate) fn folder_error(&self, error: io::Error) -> Error {
+        Error::Folder {
+            path: self.inner.config.folder.clone(),
+            error,
+        }
+    }
+
+    /// After a failure: the image goes back to where it was. What cannot be written now is done a little later.
     pub(crate) async fn restore(&self, id: &str, from: Status, to: Status) {
         let image = id.to_owned();
         if let Err(error) = self

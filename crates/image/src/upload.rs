@@ -5,6 +5,7 @@ use crate::fault::Fault;
 use crate::files::{Claim, DataError};
 use crate::model::{Image, Status, Written};
 use crate::service::{Service, blocking};
+use crate::work::Work;
 use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -38,18 +39,23 @@ impl Service {
         announced: Option<u64>,
     ) -> Result<(), Fault> {
         let service = self.clone();
-        let task = tokio::spawn(async move { service.take_data(image, body, announced).await });
+        let task = tokio::spawn(async move {
+            let work = service.work_to(&image.id, Status::Saving).await?;
+            service.take_data(&work, &image, body, announced).await
+        });
         task.await
             .unwrap_or_else(|error| Err(Fault::internal(&error)))
     }
 
-    async fn take_data(
+    /// The same for whoever works on the image, and is not dropped.
+    pub(crate) async fn take_data(
         &self,
-        image: Image,
+        work: &Work,
+        image: &Image,
         body: Body,
         announced: Option<u64>,
     ) -> Result<(), Fault> {
-        let claim = claim(&image)?;
+        let claim = claim(image)?;
         if announced.is_some_and(|size| size > self.inner.config.max_size) {
             return Err(data_fault(&DataError::TooLarge {
                 limit: self.inner.config.max_size,
@@ -58,7 +64,10 @@ impl Service {
         self.change_status(&image.id, Status::Queued, Status::Saving)
             .await?;
         let target = self.inner.folder.path(&image.id);
-        match self.receive(body, announced, Some(claim), target).await {
+        match self
+            .receive(work, body, announced, Some(claim), target)
+            .await
+        {
             Ok(written) => self.activate(&image.id, Status::Saving, written).await,
             Err(error) => {
                 self.restore(&image.id, Status::Saving, Status::Queued)
@@ -72,13 +81,15 @@ impl Service {
     /// that have come are written together.
     pub(crate) async fn receive(
         &self,
+        work: &Work,
         body: Body,
         announced: Option<u64>,
         claim: Option<Claim>,
         target: PathBuf,
     ) -> Result<Written, DataError> {
         let (folder, limit) = (self.inner.folder.clone(), self.inner.config.max_size);
-        let mut writer = blocking(move || folder.writer(limit, claim)).await?;
+        let id = work.image().to_owned();
+        let mut writer = blocking(move || folder.writer(&id, limit, claim)).await?;
         let (sender, mut receiver) = mpsc::channel(PIECES);
         // The reader runs beside the writer, so that the next pieces come while these are written.
         tokio::spawn(feed(body, sender));

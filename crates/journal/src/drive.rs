@@ -118,6 +118,7 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran 
         Ok(state) => state,
         Err(error) => {
             tracing::error!(task = %task.id, flow = F::NAME, %error, "a task's state cannot be read; it stays as it is");
+            note_unreadable(&shared, &task, stored, &error).await;
             return Ran::Fenced;
         }
     };
@@ -168,6 +169,23 @@ async fn run<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, mut task: Task) -> Ran 
         if stood != (run.task.phase, run.task.step.clone()) {
             tries = 0;
         }
+    }
+}
+
+/// Says so with the task: no worker of this release will run it, and operators have to know.
+async fn note_unreadable(shared: &Shared, task: &Task, stored: i64, error: &serde_json::Error) {
+    let (id, waits) = (
+        task.id,
+        db::tasks::Waits {
+            reason: format!("its state cannot be read: {error}"),
+            since: Timestamp::now(),
+            tries: 1,
+            unreadable: true,
+        },
+    );
+    let writing = move |tx: &mut sql::Tx<'_>| db::tasks::note_waits(tx, id, stored, &waits);
+    if let Err(error) = shared.store.write(writing).await {
+        tracing::warn!(task = %id, %error, "that it cannot be read cannot be written down");
     }
 }
 
@@ -883,6 +901,7 @@ impl<F: Flow> Run<F> {
             reason: reason.to_owned(),
             since: waiting.since,
             tries: waiting.tries,
+            unreadable: false,
         };
         tracing::warn!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
             step = self.task.step, reason, tries = waits.tries, "a step waits");

@@ -38,6 +38,7 @@ impl Control {
     /// Opens the databases and starts every service. All APIs answer afterwards.
     pub(crate) async fn start(orders: &Orders, stop: &CancellationToken) -> Result<Self> {
         let filled = fresh::fill(orders).await?;
+        services::keep_images(&filled.image, stop).await?;
         let volume = fresh::volume(orders, &filled, true).await?;
         let reach = reach(&filled, &volume);
         let bus = Bus::new();

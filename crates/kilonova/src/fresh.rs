@@ -21,16 +21,23 @@ pub(crate) struct Filled {
     pub(crate) made: Bootstrapped,
 }
 
-/// Brings the database of compute up to date and makes what is missing of a fresh one.
+/// Brings the database of compute up to date and makes what is missing of a fresh one. One program at a time.
 pub(crate) async fn fill_compute(orders: &Orders) -> Result<Store> {
+    let _turn = services::turn_to_fill(orders).await?;
+    compute(orders).await
+}
+
+async fn compute(orders: &Orders) -> Result<Store> {
     let compute = services::compute_store(orders).await?;
     compute.write(db::instances::begin_numbers).await?;
     crate::flavors::fill(&compute).await?;
     Ok(compute)
 }
 
-/// Brings all databases up to date and makes what is missing of a fresh cloud. Safe to repeat at every start.
+/// Brings all databases up to date and makes what is missing of a fresh cloud. Safe to repeat at every start; programs that
+/// do so at once wait for each other. It leaves alone what those do that serve already.
 pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
+    let _turn = services::turn_to_fill(orders).await?;
     let settings = &orders.settings;
     let secrets = orders.secrets.as_ref().context("orders without secrets")?;
     let identity = services::identity(orders).await?;
@@ -42,7 +49,7 @@ pub(crate) async fn fill(orders: &Orders) -> Result<Filled> {
     let key_manager = services::key_manager(orders, validator.clone()).await?;
     let network = services::network(orders, validator).await?;
     network.bootstrap(&made.admin_project_id).await?;
-    let compute = fill_compute(orders).await?;
+    let compute = compute(orders).await?;
     if settings.hypervisor == Hypervisor::Sim {
         simulated_images(&image, &made.admin_project_id).await?;
     }

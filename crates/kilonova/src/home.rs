@@ -143,9 +143,21 @@ impl Home {
     }
 
     fn kept(&self, name: &str, make: impl FnOnce() -> String) -> Result<String> {
-        let path = self.private_folder("secrets")?.join(name);
-        if let Ok(text) = std::fs::read_to_string(&path) {
-            return Ok(text.trim().to_owned());
+        let folder = self.private_folder("secrets")?;
+        let path = folder.join(name);
+        if let Some(text) = read_kept(&path)? {
+            return Ok(text);
+        }
+        // Programs that start at once make it once.
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(folder.join("lock"))?;
+        lock.lock()?;
+        if let Some(text) = read_kept(&path)? {
+            return Ok(text);
         }
         let text = make();
         write_private(&path, &text)?;
@@ -199,6 +211,15 @@ impl Home {
     }
 }
 
+/// A secret that was made before. One that cannot be read is not made anew: what it has sealed would be lost.
+fn read_kept(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// Gives a folder and all that is in it to a user; links are given, not followed.
 fn give(path: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
     if std::fs::symlink_metadata(path)?.is_dir() {
@@ -231,18 +252,17 @@ fn read_pid(file: &mut File) -> String {
     }
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
+/// Writes a file that only its owner may read, whole or not at all. Of those who do so at once the last one counts.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path).with_context(|| format!("cannot write {}", path.display()))
+    let written = || -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut fresh = tempfile::NamedTempFile::new_in(folder)?;
+        fresh.write_all(text.as_bytes())?;
+        fresh.as_file().sync_all()?;
+        fresh.persist(path)?;
+        Ok(())
+    };
+    written().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A random text of letters and digits.
@@ -278,6 +298,34 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn programs_that_start_at_once_make_a_secret_once() {
+        for _ in 0..20 {
+            let temporary = tempfile::tempdir().unwrap();
+            let home = Home::open(temporary.path()).unwrap();
+            let together = std::sync::Barrier::new(8);
+            let made: std::collections::BTreeSet<String> = std::thread::scope(|scope| {
+                let one = || {
+                    together.wait();
+                    home.secret("admin-password").unwrap()
+                };
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(made.len(), 1);
+            assert_eq!(
+                made.first(),
+                Some(&home.known_secret("admin-password").unwrap())
+            );
+            let kept = home.path.join("secrets").join("admin-password");
+            let mode = std::fs::metadata(&kept).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            // What cannot be read is not replaced.
+            std::fs::write(&kept, [0xff]).unwrap();
+            assert!(home.secret("admin-password").is_err());
+        }
+    }
 
     /// OSSA-2013-010: what somebody else has prepared in the folder that all share is not used.
     #[test]

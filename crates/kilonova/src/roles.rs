@@ -298,6 +298,7 @@ async fn start(role: Role, orders: &Orders, stop: &CancellationToken) -> Result<
     let (service, port, router) = match role {
         Role::Image => {
             let image = services::image(orders, validator).await?;
+            services::keep_images(&image, stop).await?;
             ("image", settings.image_port, image.router())
         }
         Role::Network => {

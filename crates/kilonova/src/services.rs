@@ -140,8 +140,13 @@ impl Reach {
 
 /// The database of a service: the one that is set, else a file.
 async fn open_store(orders: &Orders, name: &str, url: &str) -> Result<Store> {
+    open_with(orders, name, url, orders.settings.database_connections).await
+}
+
+/// The same with so many connections.
+async fn open_with(orders: &Orders, name: &str, url: &str, connections: usize) -> Result<Store> {
     let options = Options {
-        connections: orders.settings.database_connections,
+        connections,
         migrates: orders.migrates,
         ..Options::default()
     };
@@ -153,6 +158,15 @@ async fn open_store(orders: &Orders, name: &str, url: &str) -> Result<Store> {
     Store::open_with(&url, options)
         .await
         .with_context(|| format!("the {name} database"))
+}
+
+/// The right to fill the databases of the cloud, as soon as no other program fills them, on whatever machine.
+pub(crate) async fn turn_to_fill(orders: &Orders) -> Result<sql::Held> {
+    let url = &orders.settings.compute_database;
+    // The connection waits there and does nothing else.
+    let store = open_with(orders, "compute", url, 1).await?;
+    let held = store.hold("filling").await;
+    held.context("waiting for another program that fills the databases")
 }
 
 /// A database of its own connections, to see that it answers.
@@ -181,7 +195,7 @@ pub(crate) fn local_validator(identity: &identity::Service) -> Arc<dyn TokenVali
     Arc::new(identity.clone())
 }
 
-/// The image service.
+/// The image service. It does nothing by itself before [`keep_images`].
 pub(crate) async fn image(
     orders: &Orders,
     validator: Arc<dyn TokenValidator>,
@@ -190,6 +204,14 @@ pub(crate) async fn image(
     let mut config = image::Config::new(private_folder(&orders.folder, "images")?);
     config.identity_url = Some(orders.settings.auth_url());
     Ok(image::Service::open(store, config, validator).await?)
+}
+
+/// Takes back what image services that are gone had begun, now and until `stop`.
+pub(crate) async fn keep_images(service: &image::Service, stop: &CancellationToken) -> Result<()> {
+    service.begin().await?;
+    let (service, stop) = (service.clone(), stop.clone());
+    tokio::spawn(async move { service.keep(stop).await });
+    Ok(())
 }
 
 /// The network service.

@@ -14,6 +14,7 @@
 
 mod dialect;
 mod error;
+mod hold;
 mod migrate;
 mod mysql_engine;
 mod postgres_engine;
@@ -29,6 +30,7 @@ mod value;
 
 pub use dialect::Dialect;
 pub use error::Error;
+pub use hold::Held;
 pub use migrate::Migration;
 pub use store::{Options, Store};
 pub use value::{FromValue, Row, Value};

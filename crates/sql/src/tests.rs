@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod held;
 mod together;
 
 use crate::testing::{TestStore, databases};

@@ -33,6 +33,14 @@ impl Images {
         id
     }
 
+    /// An image is as it was left long ago.
+    pub fn long_ago(&self, id: &str, status: &str) {
+        let mut images = self.images.lock().unwrap();
+        let its = images.iter_mut().find(|image| image["id"] == id).unwrap();
+        its["status"] = status.into();
+        its["updated_at"] = "2020-02-02T02:02:02Z".into();
+    }
+
     /// Puts bytes under the id of an image, which need not be listed.
     pub fn put(&self, id: &str, bytes: &[u8]) {
         let mut data = self.data.lock().unwrap();
@@ -126,6 +134,9 @@ async fn answer(State(service): State<Arc<Images>>, request: Request<Body>) -> R
                 images[place][name] = change["value"].clone();
             }
             axum::Json(images[place].clone()).into_response()
+        }
+        (Method::DELETE, ["images", _], Some(place)) if images[place]["protected"] == true => {
+            StatusCode::FORBIDDEN.into_response()
         }
         (Method::DELETE, ["images", _], Some(place)) => {
             images.remove(place);

@@ -4,10 +4,11 @@
 use super::{Finding, claims};
 use crate::instances::Kept;
 use crate::migrations::Status;
+use crate::tasks::Waits;
 use crate::{document, usages};
 use sql::{Error, Row, Tx, Value};
 use std::collections::BTreeMap;
-use types::{ProjectId, UserId, VmState};
+use types::{MigrationId, ProjectId, UserId, VmState};
 
 /// Servers, or claims, of one part.
 const PART: i64 = 5000;
@@ -78,6 +79,7 @@ impl Look {
             }
             At::Queues => {
                 collect(tx, TASKS_WITHOUT_SERVER, &[], found, task_alone)?;
+                collect(tx, TASKS_THAT_WAIT, &[], found, unreadable)?;
                 let work = format!("{WORK_WITHOUT_TASK} WHERE t.id IS NULL");
                 collect(tx, &work, &[], found, work_alone)?;
                 collect(tx, UNSETTLED, &[], found, unsettled)?;
@@ -92,6 +94,8 @@ impl Look {
                 collect(tx, &sql, &range, found, held_by_deleted)?;
                 let sql = format!("{HELD_ELSEWHERE} AND {of_these}");
                 collect(tx, &sql, &range, found, held_elsewhere)?;
+                let sql = format!("{HELD_BY_MIGRATION} AND {of_these}");
+                collect(tx, &sql, &range, found, held_by_migration)?;
                 until.map_or(At::Leftovers, At::Claims)
             }
             At::Leftovers => {
@@ -182,6 +186,10 @@ pub fn still(tx: &mut Tx<'_>, finding: &Finding) -> Result<Option<Finding>, Erro
             let sql = format!("{TASKS_WITHOUT_SERVER} AND t.id = ?");
             collect(tx, &sql, &[(*task).into()], now, task_alone)?;
         }
+        Finding::Unreadable { task, .. } => {
+            let sql = format!("{TASKS_THAT_WAIT} AND id = ?");
+            collect(tx, &sql, &[(*task).into()], now, unreadable)?;
+        }
         Finding::WorkWithoutTask(task, host) => {
             let sql =
                 format!("{WORK_WITHOUT_TASK} WHERE t.id IS NULL AND w.task_id = ? AND w.host = ?");
@@ -201,6 +209,10 @@ pub fn still(tx: &mut Tx<'_>, finding: &Finding) -> Result<Option<Finding>, Erro
         Finding::Unsettled { server, .. } => {
             let sql = format!("{UNSETTLED} AND i.uuid = ?");
             collect(tx, &sql, &[(*server).into()], now, unsettled)?;
+        }
+        Finding::HeldByMigration(migration, _) => {
+            let sql = format!("{HELD_BY_MIGRATION} AND a.consumer = ?");
+            collect(tx, &sql, &[(*migration).into()], now, held_by_migration)?;
         }
         Finding::Unclaimed(one) => {
             found = claims::unclaimed(tx, "i.uuid = ?", &[one.server.into()])?;
@@ -225,6 +237,7 @@ const STUCK: &str = "SELECT i.uuid, i.task_state, i.generation, i.vm_state, i.de
 const NUMBERS: &str = "i.id > ? AND i.id <= ?";
 const LAST_SERVER: &str = "SELECT id FROM instances WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?";
 const TASKS_WITHOUT_SERVER: &str = "SELECT t.id, t.instance_uuid FROM tasks t LEFT JOIN instances i ON i.uuid = t.instance_uuid WHERE i.uuid IS NULL";
+const TASKS_THAT_WAIT: &str = "SELECT id, instance_uuid, waits FROM tasks WHERE waits IS NOT NULL";
 const WORK_WITHOUT_TASK: &str =
     "SELECT DISTINCT w.task_id, w.host FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id";
 // CROSS JOIN has SQLite begin at the claims.
@@ -239,6 +252,10 @@ const UNSETTLED: &str = "SELECT i.uuid, m.uuid, m.status, i.kept FROM migrations
      WHERE m.status IN ('finished', 'error') AND m.migration_type IN ('resize', 'migration') AND i.uuid = m.instance_uuid \
      AND i.deleted = 0 AND i.task_id IS NULL \
      AND (i.vm_state = 'error' OR (m.status = 'finished' AND i.vm_state IN ('active', 'stopped')))";
+// It is the migration of a server that is between two hosts, or still on its way to that.
+const HELD_BY_MIGRATION: &str = "SELECT DISTINCT m.uuid, m.instance_uuid, i.deleted, i.kept FROM allocations a CROSS JOIN migrations m \
+     LEFT JOIN instances i ON i.uuid = m.instance_uuid LEFT JOIN tasks t ON t.instance_uuid = m.instance_uuid \
+     WHERE m.uuid = a.consumer AND t.id IS NULL";
 const LAST_CLAIM: &str =
     "SELECT consumer FROM allocations WHERE consumer > ? ORDER BY consumer LIMIT 1 OFFSET ?";
 const LEFT_ON_HOSTS: &str = "SELECT l.host, l.instance_uuid, i.uuid, i.deleted, i.kept FROM host_leftovers l LEFT JOIN instances i ON i.uuid = l.instance_uuid \
@@ -303,6 +320,19 @@ fn task_alone(row: &Row) -> Result<Option<Finding>, Error> {
     Ok(Some(Finding::TaskWithoutServer(row.get(0)?, row.get(1)?)))
 }
 
+fn unreadable(row: &Row) -> Result<Option<Finding>, Error> {
+    // Another release may have written more into it, and less.
+    let waits: Option<Waits> = document(&row.get::<String>(2)?).ok();
+    let Some(waits) = waits.filter(|waits| waits.unreadable) else {
+        return Ok(None);
+    };
+    Ok(Some(Finding::Unreadable {
+        task: row.get(0)?,
+        server: row.get(1)?,
+        reason: waits.reason,
+    }))
+}
+
 fn work_alone(row: &Row) -> Result<Option<Finding>, Error> {
     Ok(Some(Finding::WorkWithoutTask(row.get(0)?, row.get(1)?)))
 }
@@ -317,6 +347,16 @@ fn held_elsewhere(row: &Row) -> Result<Option<Finding>, Error> {
         provider: row.get(1)?,
         host: row.get(2)?,
     }))
+}
+
+fn held_by_migration(row: &Row) -> Result<Option<Finding>, Error> {
+    let (migration, server): (MigrationId, _) = (row.get(0)?, row.get(1)?);
+    let there = row.get::<Option<bool>>(2)? == Some(false);
+    let kept = row.get::<Option<String>>(3)?.filter(|_| there);
+    let kept: Option<Kept> = kept.as_deref().map(document).transpose()?;
+    let moving = kept.and_then(|kept| kept.unsettled);
+    let its = moving.is_some_and(|moving| moving.migration == migration);
+    Ok((!its).then_some(Finding::HeldByMigration(migration, server)))
 }
 
 /// What a host had when it was noted may be what a server that moves since then comes back from.

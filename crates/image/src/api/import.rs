@@ -9,6 +9,7 @@ use crate::files::DataError;
 use crate::model::{Image, Status, Task, Written};
 use crate::service::{Service, blocking};
 use crate::upload::{claim, data_fault};
+use crate::work::Work;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -44,11 +45,18 @@ async fn stage_data(
     announced: Option<u64>,
 ) -> Result<(), Fault> {
     let id = image.id;
+    let work = service.work_to(&id, Status::Uploading).await?;
     service
         .change_status(&id, Status::Queued, Status::Uploading)
         .await?;
     match service
-        .receive(body, announced, None, service.inner.folder.staged(&id))
+        .receive(
+            &work,
+            body,
+            announced,
+            None,
+            service.inner.folder.staged(&id),
+        )
         .await
     {
         Ok(_) => Ok(()),
@@ -90,11 +98,12 @@ pub(super) async fn import(
             "'disk_format' needs to be set before import",
         ));
     }
+    let work = service.work_to(&id, Status::Importing).await?;
     service
         .change_status(&id, Status::Uploading, Status::Importing)
         .await?;
     let task = begin_task(&service, &access, &request, &id, &body).await;
-    tokio::spawn(async move { take_staged(&service, &image, &task).await });
+    tokio::spawn(async move { take_staged(&service, &image, &task, work).await });
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -156,7 +165,7 @@ async fn begin_task(
 }
 
 /// Copies the staged data through the checks into the store. Refused data are gone and the image is queued again.
-async fn take_staged(service: &Service, image: &Image, task: &str) {
+async fn take_staged(service: &Service, image: &Image, task: &str, _work: Work) {
     let id = image.id.clone();
     let done = match copy(service, image).await {
         Ok(written) => service
@@ -196,7 +205,7 @@ async fn copy(service: &Service, image: &Image) -> Result<Written, DataError> {
     );
     blocking(move || {
         let mut staged = std::fs::File::open(folder.staged(&id))?;
-        let mut writer = folder.writer(limit, Some(claim))?;
+        let mut writer = folder.writer(&id, limit, Some(claim))?;
         let mut piece = vec![0; 256 * 1024];
         loop {
             match staged.read(&mut piece)? {

@@ -1,5 +1,6 @@
 //! Images with their properties and tags.
 
+use super::tasks::end_interrupted;
 use crate::model::{Image, Status, Visibility, Written};
 use sql::{Error, Row, Tx, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -9,14 +10,16 @@ use types::Timestamp;
 pub(super) const COLUMNS: &str = "id, name, status, visibility, owner, disk_format, container_format, size_bytes, virtual_size, \
      checksum, os_hash_algo, os_hash_value, min_disk, min_ram, protected, os_hidden, created_at, updated_at";
 
+fn status(name: String) -> Result<Status, Error> {
+    Status::parse(&name).ok_or_else(|| Error::Column(format!("image status '{name}'")))
+}
+
 pub(super) fn from_row(row: &Row) -> Result<Image, Error> {
-    let status: String = row.get(2)?;
     let visibility: String = row.get(3)?;
     Ok(Image {
         id: row.get(0)?,
         name: row.get(1)?,
-        status: Status::parse(&status)
-            .ok_or_else(|| Error::Column(format!("image status '{status}'")))?,
+        status: status(row.get(2)?)?,
         visibility: Visibility::parse(&visibility)
             .ok_or_else(|| Error::Column(format!("image visibility '{visibility}'")))?,
         owner: row.get(4)?,
@@ -233,28 +236,41 @@ pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a start of the service finds: interrupted uploads go back to `queued`, interrupted imports back to
-/// their staged data. Answers the ids that must have data, and those that must have staged data.
-pub fn recover(tx: &mut Tx<'_>) -> Result<(Vec<String>, Vec<String>), Error> {
-    let now = Timestamp::now();
-    tx.post(
-        "UPDATE images SET status = 'queued', size_bytes = NULL, virtual_size = NULL, updated_at = ? \
-         WHERE status = 'saving' AND deleted_at IS NULL",
-        &[now.into()],
-    )?;
-    tx.post(
-        "UPDATE images SET status = 'uploading', updated_at = ? WHERE status = 'importing' AND deleted_at IS NULL",
-        &[now.into()],
-    )?;
-    let mut ids = |condition: &str| -> Result<Vec<String>, Error> {
-        let query = format!("SELECT id FROM images WHERE deleted_at IS NULL AND {condition}");
-        tx.query(&query, &[])?
-            .iter()
-            .map(|row| row.get(0))
-            .collect()
-    };
-    Ok((
-        ids("status IN ('active', 'deactivated')")?,
-        ids("status = 'uploading'")?,
-    ))
+/// The images with which something was begun and not ended, by their status or by a task.
+pub fn unsettled(tx: &mut Tx<'_>) -> Result<Vec<(String, Status)>, Error> {
+    let sql = "SELECT id, status FROM images WHERE deleted_at IS NULL AND status IN ('saving', 'uploading', 'importing') \
+         UNION SELECT t.image_id, COALESCE(i.status, 'queued') FROM image_tasks t LEFT JOIN images i ON i.id = t.image_id \
+         WHERE t.expires_at IS NULL";
+    let rows = tx.query(sql, &[])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, status(row.get(1)?)?)))
+        .collect()
+}
+
+/// The images that must have data.
+pub fn with_data(tx: &mut Tx<'_>) -> Result<Vec<String>, Error> {
+    let sql =
+        "SELECT id FROM images WHERE deleted_at IS NULL AND status IN ('active', 'deactivated')";
+    let rows = tx.query(sql, &[])?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Nobody works on the image any more: an interrupted upload goes back to `queued`, an interrupted import back to its
+/// staged data, and its tasks end. Answers the image as it is then.
+pub fn settle(tx: &mut Tx<'_>, id: &str, expires_at: Timestamp) -> Result<Option<Image>, Error> {
+    let mut image = get(tx, id)?;
+    if let Some(image) = &mut image {
+        let back = match image.status {
+            Status::Saving => Some(Status::Queued),
+            Status::Importing => Some(Status::Uploading),
+            _ => None,
+        };
+        if let Some(back) = back {
+            set_status(tx, id, image.status, back)?;
+            image.status = back;
+        }
+    }
+    let ended = image.as_ref().is_some_and(Image::has_data);
+    end_interrupted(tx, id, ended, expires_at)?;
+    Ok(image)
 }

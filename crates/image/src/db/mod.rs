@@ -7,11 +7,11 @@ mod members;
 pub mod metadefs;
 mod tasks;
 
-pub use images::{delete, get, insert, recover, save, set_active, set_status};
+pub use images::{delete, get, insert, save, set_active, set_status, settle, unsettled, with_data};
 pub use list::{Comparison, Filter, ListQuery, Sort, SortKey, list};
 pub use members::{add_member, member, members, remove_member, set_member_status};
 
-pub use tasks::{add_task, end_interrupted, end_task, task_by_id, tasks, tasks_of_image};
+pub use tasks::{add_task, end_task, task_by_id, tasks, tasks_of_image};
 
 use sql::Migration;
 

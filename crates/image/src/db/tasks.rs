@@ -72,14 +72,26 @@ pub fn end_task(
     Ok(())
 }
 
-/// Ends the tasks that the end of an earlier process has cut short.
-pub fn end_interrupted(tx: &mut Tx<'_>, expires_at: Timestamp) -> Result<(), Error> {
-    let sql = "UPDATE image_tasks SET status = 'failure', message = ?, updated_at = ?, expires_at = ? \
-        WHERE expires_at IS NULL";
+/// Ends the tasks of an image that the end of their process has cut short, or cut off before they could say that they had
+/// `ended`.
+pub(super) fn end_interrupted(
+    tx: &mut Tx<'_>,
+    image: &str,
+    ended: bool,
+    expires_at: Timestamp,
+) -> Result<(), Error> {
+    let (status, message) = match ended {
+        true => ("success", ""),
+        false => ("failure", "The image service was stopped meanwhile."),
+    };
+    let sql = "UPDATE image_tasks SET status = ?, message = ?, updated_at = ?, expires_at = ? \
+        WHERE image_id = ? AND expires_at IS NULL";
     let row = [
-        "The image service was stopped meanwhile.".into(),
+        status.into(),
+        message.into(),
         Timestamp::now().into(),
         expires_at.into(),
+        image.into(),
     ];
     tx.post(sql, &row)?;
     Ok(())

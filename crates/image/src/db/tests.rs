@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::model::{Image, Member, Status, Visibility, Written};
+use crate::model::{Image, Member, Status, Task, Visibility, Written};
 use sql::{Error, Store};
 use types::Timestamp;
 use uuid::Uuid;
@@ -133,52 +133,72 @@ async fn statuses_change_once() {
 }
 
 #[tokio::test]
-async fn a_start_recovers() {
-    // Not on the shared databases: it would meet the images of tests that run at the same time.
-    let store = Store::temporary().await.unwrap();
-    store.migrate("image", MIGRATIONS).await.unwrap();
-    let all = [
-        Status::Queued,
-        Status::Saving,
-        Status::Uploading,
-        Status::Importing,
-        Status::Active,
-        Status::Deactivated,
-    ];
-    let images: Vec<Image> = all
-        .iter()
-        .map(|status| Image {
-            status: *status,
-            ..image("p", None)
-        })
-        .collect();
-    let ids: Vec<String> = images.iter().map(|image| image.id.clone()).collect();
-    let (mut with_data, mut staged) = store
-        .write(move |tx| -> Result<_, Error> {
-            images.iter().try_for_each(|image| insert(tx, image))?;
-            recover(tx)
-        })
-        .await
-        .unwrap();
-    let sorted = |ids: &[&String]| {
-        let mut ids: Vec<String> = ids.iter().map(|id| (*id).clone()).collect();
-        ids.sort();
-        ids
-    };
-    with_data.sort();
-    staged.sort();
-    assert_eq!(with_data, sorted(&[&ids[4], &ids[5]]));
-    assert_eq!(staged, sorted(&[&ids[2], &ids[3]]));
-    let saving = ids[1].clone();
-    assert_eq!(
-        store
-            .read(move |tx| get(tx, &saving))
-            .await
-            .unwrap()
-            .unwrap()
-            .status,
-        Status::Queued
-    );
+async fn what_nobody_works_on_is_settled() {
+    for store in stores().await {
+        let all = [
+            (Status::Queued, None, Status::Queued),
+            (Status::Saving, Some("saving"), Status::Queued),
+            (Status::Uploading, Some("uploading"), Status::Uploading),
+            (Status::Importing, Some("importing"), Status::Uploading),
+            (Status::Active, None, Status::Active),
+            (Status::Deactivated, None, Status::Deactivated),
+        ];
+        for (status, unsettled_as, settled) in all {
+            let image = Image {
+                status,
+                ..image("p", None)
+            };
+            let id = image.id.clone();
+            let outcome = store.write(move |tx| -> Result<_, Error> {
+                insert(tx, &image)?;
+                let mine = |tx: &mut sql::Tx<'_>| -> Result<_, Error> {
+                    let found = unsettled(tx)?.into_iter().find(|(other, _)| *other == id);
+                    Ok(found.map(|(_, status)| status.name()))
+                };
+                let listed = mine(tx)?;
+                let answered = settle(tx, &id, Timestamp::now())?.unwrap().status;
+                let now = get(tx, &id)?.unwrap().status;
+                assert_eq!(with_data(tx)?.contains(&id), image.has_data());
+                Ok((listed, answered, now))
+            });
+            let outcome = outcome.await.unwrap();
+            assert_eq!(outcome, (unsettled_as, settled, settled));
+        }
+    }
+}
+
+#[tokio::test]
+async fn tasks_of_images_that_are_gone_are_settled() {
+    for store in stores().await {
+        let now = Timestamp::now();
+        let id = Uuid::new_v4().to_string();
+        let task = Task {
+            id: id.clone(),
+            kind: "api_image_import".into(),
+            status: "processing".into(),
+            owner: "p".into(),
+            user_id: "u".into(),
+            image_id: id.clone(),
+            request_id: String::new(),
+            input: "{}".into(),
+            message: String::new(),
+            created_at: now,
+            updated_at: now,
+            expires_at: None,
+        };
+        let outcome = store.write(move |tx| -> Result<_, Error> {
+            add_task(tx, &task)?;
+            let open = |tx: &mut sql::Tx<'_>| -> Result<_, Error> {
+                Ok(unsettled(tx)?.iter().any(|(other, _)| *other == id))
+            };
+            let before = open(tx)?;
+            assert_eq!(settle(tx, &id, Timestamp(now.0 + 1_000_000))?, None);
+            let ended = task_by_id(tx, &id)?.unwrap().status;
+            Ok((before, open(tx)?, ended))
+        });
+        let outcome = outcome.await.unwrap();
+        assert_eq!(outcome, (true, false, "failure".to_owned()));
+    }
 }
 
 #[tokio::test]

@@ -285,18 +285,52 @@ async fn a_killed_process_leaves_nothing_behind() {
         )
         .await
         .unwrap();
-    std::fs::write(
-        root.join("uploads").join(uuid::Uuid::new_v4().to_string()),
-        "half",
-    )
-    .unwrap();
+    let unknown = uuid::Uuid::new_v4().to_string();
+    for half in [&id, &unknown] {
+        std::fs::write(root.join("uploads").join(half), "half of what was to come").unwrap();
+        std::fs::write(root.join("locks").join(half), "").unwrap();
+    }
+    std::fs::write(root.join(&unknown), "no image has it").unwrap();
     let service = cloud.restarted().await;
     let cloud = Cloud { service, ..cloud };
     assert_eq!(cloud.status(&id).await, "queued");
     assert_eq!(cloud.status(&staging).await, "queued");
     assert_eq!(cloud.status(&kept).await, "active");
     assert_eq!(cloud.files(), [kept]);
+    assert_eq!(cloud.locks(), Vec::<String>::new());
     cloud.put_file(ALICE, &id, "again").await.is(204);
+}
+
+/// Several processes serve with one folder, and `kilonova db sync` opens it as well.
+#[tokio::test]
+async fn another_process_leaves_an_upload_alone() {
+    let cloud = Cloud::new().await;
+    let id = cloud.create(ALICE, json!({})).await;
+    let (sender, body) = tokio::sync::mpsc::channel::<Result<bytes::Bytes, std::io::Error>>(1);
+    let pieces = stream::unfold(body, |mut body| async move {
+        body.recv().await.map(|piece| (piece, body))
+    });
+    let root = cloud.folder.path().join("images");
+    let others = async {
+        sender.send(Ok("first ".into())).await.unwrap();
+        while std::fs::read(root.join("uploads").join(&id)).ok() != Some(b"first ".into()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let other = cloud.restarted().await;
+        other.recover().await.unwrap();
+        assert_eq!(cloud.status(&id).await, "saving");
+        assert_eq!(cloud.locks(), std::slice::from_ref(&id));
+        sender.send(Ok("second".into())).await.unwrap();
+        drop(sender);
+    };
+    let (upload, ()) = tokio::join!(
+        cloud.put_file(ALICE, &id, Body::from_stream(pieces)),
+        others
+    );
+    upload.is(204);
+    let file = cloud.get(ALICE, &format!("/v2/images/{id}/file")).await;
+    assert_eq!(file.is(200).text(), "first second");
+    assert_eq!(cloud.files(), [id]);
 }
 
 #[tokio::test]
@@ -419,6 +453,45 @@ async fn registered_files() {
     );
     std::fs::write(&path, qcow2(0)).unwrap();
     cloud.service.register_file(other, &path).await.unwrap();
+}
+
+/// By several processes at once, where one was killed before.
+#[tokio::test]
+async fn a_file_is_registered_once() {
+    let cloud = Cloud::new().await;
+    let path = cloud.folder.path().join("guest.raw");
+    std::fs::write(&path, vec![0; 4 << 20]).unwrap();
+    let registration = Registration {
+        name: "guest".to_owned(),
+        owner: "adm".to_owned(),
+        disk_format: "raw".to_owned(),
+        visibility: Visibility::Public,
+        min_disk: 0,
+        min_ram: 0,
+        properties: BTreeMap::new(),
+    };
+    let killed = json!({"name": "guest"});
+    let id = cloud.create("adm:member", killed).await;
+    let (queued, saving) = (crate::model::Status::Queued, crate::model::Status::Saving);
+    cloud
+        .service
+        .change_status(&id, queued, saving)
+        .await
+        .unwrap();
+    let other = cloud.restarted().await;
+    let once = |service: &Service| {
+        let (service, registration, path) = (service.clone(), registration.clone(), path.clone());
+        async move { service.register_file(registration, &path).await.unwrap() }
+    };
+    let ids = tokio::join!(
+        once(&cloud.service),
+        once(&other),
+        once(&cloud.service),
+        once(&other)
+    );
+    assert_eq!(ids, (id.clone(), id.clone(), id.clone(), id.clone()));
+    assert_eq!(cloud.status(&id).await, "active");
+    assert_eq!(cloud.files(), [id]);
 }
 
 /// Over real connections: with a length and in chunks.

@@ -93,12 +93,14 @@ impl Cloud {
         }
     }
 
-    /// The same cloud after its process died.
+    /// Another process of the same cloud, which may have come after the end of the first.
     pub async fn restarted(&self) -> Service {
         let config = Config::new(self.folder.path().join("images"));
-        Service::open(self.store.clone(), config, Arc::new(Tokens))
+        let service = Service::open(self.store.clone(), config, Arc::new(Tokens))
             .await
-            .unwrap()
+            .unwrap();
+        service.begin().await.unwrap();
+        service
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
@@ -167,10 +169,19 @@ impl Cloud {
 
     /// Names of the files in the store that belong to images, and of unfinished ones.
     pub fn files(&self) -> Vec<String> {
+        self.files_in(&["", "uploads", "staging"])
+    }
+
+    /// The images that somebody works on, or did when the process was killed.
+    pub fn locks(&self) -> Vec<String> {
+        self.files_in(&["locks"])
+    }
+
+    fn files_in(&self, folders: &[&str]) -> Vec<String> {
         let root = self.folder.path().join("images");
-        [root.clone(), root.join("uploads"), root.join("staging")]
+        folders
             .iter()
-            .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+            .flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap())
             .map(Result::unwrap)
             .filter(|entry| entry.file_type().unwrap().is_file())
             .map(|entry| entry.file_name().into_string().unwrap())

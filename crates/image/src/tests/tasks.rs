@@ -62,6 +62,68 @@ async fn an_import_is_a_task() {
     cloud.get(ADMIN, "/v2/tasks/nothing").await.is(404);
 }
 
+/// What another process works on stays as it is, until that process is gone.
+#[tokio::test]
+async fn an_interrupted_import_ends_with_its_process() {
+    let cloud = Cloud::new().await;
+    let (staged, whole) = (
+        cloud.create(ALICE, json!({})).await,
+        cloud.create(ALICE, json!({})).await,
+    );
+    cloud.put_file(ALICE, &whole, "data").await.is(204);
+    let (root, now) = (cloud.folder.path().join("images"), types::Timestamp::now());
+    for id in [&staged, &whole] {
+        std::fs::write(root.join("staging").join(id), "data").unwrap();
+        let task = crate::model::Task {
+            id: id.clone(),
+            kind: "api_image_import".to_owned(),
+            status: "processing".to_owned(),
+            owner: "p1".to_owned(),
+            user_id: "someone".to_owned(),
+            image_id: id.clone(),
+            request_id: String::new(),
+            input: "{}".to_owned(),
+            message: String::new(),
+            created_at: now,
+            updated_at: now,
+            expires_at: None,
+        };
+        let added = cloud.store.write(move |tx| crate::db::add_task(tx, &task));
+        added.await.unwrap();
+    }
+    let (queued, importing) = (
+        crate::model::Status::Queued,
+        crate::model::Status::Importing,
+    );
+    let changed = cloud.service.change_status(&staged, queued, importing);
+    changed.await.unwrap();
+    let folder = &cloud.service.inner.folder;
+    let take = |id| crate::work::Work::take(folder, id).unwrap().unwrap();
+    let working = (take(&staged), take(&whole));
+    let other = cloud.restarted().await;
+    let state = async |id: &String| {
+        let answer = cloud.get(ADMIN, &format!("/v2/tasks/{id}")).await;
+        let task = answer.is(200).json()["status"].clone();
+        (cloud.status(id).await, task)
+    };
+    let is = |image: &str, task: &str| (image.to_owned(), json!(task));
+    assert_eq!(state(&staged).await, is("importing", "processing"));
+    assert_eq!(state(&whole).await, is("active", "processing"));
+    drop(working);
+    other.recover().await.unwrap();
+    assert_eq!(state(&staged).await, is("uploading", "failure"));
+    // Only its end could not be said any more.
+    assert_eq!(state(&whole).await, is("active", "success"));
+    let mut wanted = [staged.clone(), whole];
+    let mut files = cloud.files();
+    wanted.sort();
+    files.sort();
+    assert_eq!(files, wanted);
+    let path = format!("/v2/images/{staged}/import");
+    let body = json!({"method": {"name": "glance-direct"}});
+    cloud.call(ALICE, "POST", &path, body).await.is(202);
+}
+
 #[tokio::test]
 async fn a_refused_import_says_why() {
     let cloud = Cloud::new().await;
