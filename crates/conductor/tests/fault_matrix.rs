@@ -735,3 +735,24 @@ async fn every_step_of_every_flow_under_every_fault() {
         failed.join("\n\n")
     );
 }
+
+/// Also where the step is tried again and the flow ends well.
+#[tokio::test]
+async fn a_flow_that_panics_is_told_of() {
+    testkit::keep_panics();
+    let story = STORIES.iter().find(|story| story.flow == accept::DELETE);
+    let story = *story.unwrap();
+    let point = point(story, "ports", Direction::Do, When::After);
+    let case = |fault| Case {
+        story,
+        kind: Kinds::Faults(vec![(point.clone(), fault)]),
+        shared: false,
+    };
+    let sqlite = testkit::kinds().swap_remove(0);
+    for (fault, told) in [(Fault::Panic, true), (Fault::Fail, false)] {
+        let (kind, case) = (sqlite.clone(), case(fault));
+        let failed = tokio::task::spawn_blocking(move || alone(kind, case)).await;
+        let failed = failed.unwrap().unwrap_or_default();
+        assert_eq!(failed.contains("an injected panic"), told, "{failed}");
+    }
+}

@@ -451,6 +451,11 @@ pub async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
         if flow == "resize" || flow == "resize here" {
             resize(cluster, server, flow == "resize here").await;
             cluster.idle().await;
+            let aside = |host: &&testkit::Host| host.sim.asides().contains(&server);
+            let its = cluster.server(server).await.host;
+            let left = cluster.hosts.iter().find(aside).expect("it is aside");
+            let alone = flow == "resize here" || cluster.hosts.len() == 1;
+            assert_eq!(Some(&left.name) == its.as_ref(), alone);
             continue;
         }
         if flow == "shelve only" {
@@ -496,7 +501,11 @@ pub async fn begin(cluster: &Cluster, story: Story, server: Option<ServerId>) ->
         return cluster.create().await;
     };
     match story.flow {
-        "delete" => assert!(cluster.delete(server).await),
+        "delete" => {
+            let under_way = cluster.server(server).await.task_id.is_some();
+            assert_eq!(under_way, story.died_in().is_some());
+            assert!(cluster.delete(server).await);
+        }
         "resize" => resize(cluster, server, story.hard).await,
         flow => {
             let mut state = cluster.first_state(flow, server);
