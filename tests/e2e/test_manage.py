@@ -113,6 +113,19 @@ def test_tasks_are_looked_at_tried_again_and_given_up(operator, sdk, image, name
     assert len(operator.manage("task", "list")[0].splitlines()) == 1
 
 
+def test_services_are_shown_with_what_they_speak(operator):
+    def shown():
+        lines = operator.manage("services")[0].splitlines()
+        assert lines[0].split() == ["service", "host", "status", "state", "version", "last", "seen"]
+        return {(fields[0], fields[1]): fields[2:5] for fields in map(str.split, lines[1:])}
+
+    services = wait_until(
+        lambda: (found := shown()) and {state for _, state, _ in found.values()} == {"up"} and found, 60, "all are up"
+    )
+    assert {binary for binary, _ in services} == {"nova-compute", "nova-conductor", "nova-scheduler"}
+    assert len({version for _, _, version in services.values()}) == 1, "all are of one release"
+
+
 def test_an_audit_names_what_is_wrong_and_mends_it(operator, sdk, image, name):
     cloud = operator.cloud
     out, _ = operator.manage("audit")

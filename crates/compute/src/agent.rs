@@ -3,6 +3,7 @@
 mod anew;
 mod bases;
 mod live;
+mod told;
 
 pub use live::{LiveAction, LiveLimit};
 
@@ -12,20 +13,19 @@ use crate::ledger::Ledger;
 use crate::passage::ToPeer;
 use crate::peers::{self, Peers};
 use http::{HeaderMap, Method};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
 use std::time::Duration;
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use types::agent::{
-    Answer, Asked, FailureKind, GuestImage, GuestPlan, Question, Quiesce, Verb, Work, WorkOutcome,
-    WorkReport,
+    Answer, Asked, FailureKind, GuestImage, GuestPlan, Poll, Question, Quiesce, SERVICE_VERSION,
+    Verb, Work, WorkOutcome, WorkReport,
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId, Trace};
 use virt::libvirt::image::BaseImage;
@@ -63,21 +63,8 @@ pub struct Settings {
     pub unused_images: Option<(Duration, Duration)>,
 }
 
-/// The answer to a poll; mirrors the conductor's.
-#[derive(Default, Deserialize)]
-struct Polled {
-    work: Vec<Work>,
-    asked: Vec<Asked>,
-}
-
 /// A place in a server's queue; ready when it is its turn.
 type Turn = Pin<Box<dyn Future<Output = tokio::sync::OwnedMutexGuard<()>> + Send>>;
-
-#[derive(Serialize)]
-struct Ask {
-    incarnation: u64,
-    wait_ms: u64,
-}
 
 /// The agent of one host.
 pub struct Agent {
@@ -174,9 +161,10 @@ impl Agent {
 
     /// Asks for work, and waits for some. A conductor that stands still is left as soon as a heartbeat has found that out.
     async fn poll(&self, incarnation: u64) -> Result<Value, ClientError> {
-        let ask = Ask {
+        let ask = Poll {
             incarnation,
             wait_ms: u64::try_from(POLL.as_millis()).unwrap_or(u64::MAX),
+            version: SERVICE_VERSION,
         };
         let place = self.conductor.place();
         let mut beats = self.beaten.subscribe();
@@ -198,15 +186,21 @@ impl Agent {
         loop {
             let polled = self.poll(incarnation).await;
             let parsed = polled.and_then(|answer| {
-                serde_json::from_value::<Polled>(answer).map_err(|error| ClientError::Unexpected {
+                told::read(answer, &self.settings.host).map_err(|error| ClientError::Unexpected {
                     service: "the conductor",
                     reason: error.to_string(),
                 })
             });
             match parsed {
-                Ok(polled) => {
+                Ok(told) => {
                     pause = Duration::from_millis(50);
-                    for work in polled.work {
+                    for refusal in told.refused {
+                        tokio::spawn(Arc::clone(&self).report(refusal));
+                    }
+                    for answer in told.unanswered {
+                        tokio::spawn(Arc::clone(&self).give(answer));
+                    }
+                    for work in told.work {
                         if matches!(work.verb, Verb::EnsureAbsent | Verb::EnsureStayed { .. }) {
                             // It must not wait until the guest has gone or is down, or until its image is here.
                             let _ = self.hypervisor.abort_live(work.server).await;
@@ -220,7 +214,7 @@ impl Agent {
                         let working = Arc::clone(&self).carry_out(work, turn).instrument(span);
                         tokio::spawn(types::trace::within(Arc::new(trace), working));
                     }
-                    for asked in polled.asked {
+                    for asked in told.asked {
                         tokio::spawn(Arc::clone(&self).answer(asked));
                     }
                 }
@@ -264,10 +258,10 @@ impl Agent {
         let mut first = None;
         // Polled once, the lock's future has its place; who spawned it first no longer matters.
         std::future::poll_fn(|cx| {
-            if let Poll::Ready(held) = turn.as_mut().poll(cx) {
+            if let std::task::Poll::Ready(held) = turn.as_mut().poll(cx) {
                 first = Some(held);
             }
-            Poll::Ready(())
+            std::task::Poll::Ready(())
         })
         .await;
         match first {
@@ -294,6 +288,10 @@ impl Agent {
             epoch: work.epoch,
             outcome,
         };
+        self.report(report).await;
+    }
+
+    async fn report(self: Arc<Self>, report: WorkReport) {
         let mut pause = Duration::from_millis(50);
         while let Err(error) = self.post("report", &report).await {
             tracing::warn!(host = %self.settings.host, %error, "a report was not taken; trying again");
@@ -859,6 +857,10 @@ impl Agent {
             id: asked.id,
             result,
         };
+        self.give(answer).await;
+    }
+
+    async fn give(self: Arc<Self>, answer: Answer) {
         if let Err(error) = self.post("answer", &answer).await {
             tracing::warn!(host = %self.settings.host, %error, "an answer was not taken");
         }

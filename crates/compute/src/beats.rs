@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use types::agent::{GuestSeen, Heartbeat, HostFacts, Noted};
+use types::agent::{GuestSeen, Heartbeat, HostFacts, Noted, SERVICE_VERSION};
 use types::{ServerId, Timestamp};
 use virt::GuestInfo;
 
@@ -28,6 +28,7 @@ impl Agent {
                 host: self.settings.host.clone(),
                 node: self.settings.node,
                 incarnation: self.incarnation,
+                version: SERVICE_VERSION,
                 complete,
                 introduction: true,
                 heard: None,
@@ -73,6 +74,7 @@ impl Agent {
                 host: self.settings.host.clone(),
                 node: self.settings.node,
                 incarnation: self.incarnation,
+                version: SERVICE_VERSION,
                 // A problem is said again with every beat, so that the service stays down while it lasts.
                 facts: (news || facts.problem.is_some()).then(|| facts.clone()),
                 guests,

@@ -22,7 +22,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use types::agent::{
-    Answer, Asked, FailureKind, Heartbeat, Moving, Noted, Work, WorkKey, WorkOutcome, WorkReport,
+    Answer, Asked, FailureKind, Heartbeat, Moving, Noted, Poll, SERVICE_VERSION, Work, WorkKey,
+    WorkOutcome, WorkReport, does_not_know,
 };
 use types::tpm::Passphrase;
 use types::{HostName, ImageId, ServerId, Timestamp};
@@ -40,15 +41,6 @@ const SECRET_PAUSE: Duration = Duration::from_millis(200);
 const FOLLOWED: usize = 100;
 /// The longest that a poll is held open.
 const LONGEST_POLL: Duration = Duration::from_secs(25);
-
-/// What an agent asks when it has time.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Poll {
-    /// The agent's start; a new one is handed everything again.
-    pub incarnation: u64,
-    /// Milliseconds to wait for work.
-    pub wait_ms: u64,
-}
 
 /// What there is to do.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -165,13 +157,13 @@ impl Agents {
                 if let Some(handed) = handed {
                     // What has rung meanwhile is looked for by the next poll.
                     let bell = Some(bell).filter(|_| !rung);
-                    return Ok(self.handed(host, ask.incarnation, handed, bell).await);
+                    return Ok(self.handed(host, ask, handed, bell).await);
                 }
                 if !rung {
                     return Ok(Polled::default());
                 }
             }
-            let polled = self.look(host, ask.incarnation).await?;
+            let polled = self.look(host, ask).await?;
             if !polled.work.is_empty() || !polled.asked.is_empty() {
                 if let Some(desk) = self.desks().get_mut(host) {
                     desk.bell = Some(bell);
@@ -186,7 +178,7 @@ impl Agents {
     async fn handed(
         &self,
         host: &HostName,
-        incarnation: u64,
+        ask: Poll,
         given: journal::Handed,
         bell: Option<Listener>,
     ) -> Polled {
@@ -196,7 +188,8 @@ impl Agents {
             let mut desks = self.desks();
             let desk = desks.get_mut(host);
             let waits = |desk: &&mut Desk| {
-                desk.incarnation == incarnation && desk.looked.is_some_and(|at| at < given.since)
+                desk.incarnation == ask.incarnation
+                    && desk.looked.is_some_and(|at| at < given.since)
             };
             let Some(desk) = desk.filter(waits) else {
                 drop(desks);
@@ -211,6 +204,9 @@ impl Agents {
             }
         }
         let mut polled = Polled::default();
+        if self.refuses(host, ask, &work) {
+            return polled;
+        }
         match self
             .fill_in(&mut work, given.devices.iter().collect())
             .await
@@ -221,7 +217,48 @@ impl Agents {
         polled
     }
 
-    async fn look(&self, host: &HostName, incarnation: u64) -> Result<Polled, sql::Error> {
+    /// An agent is not handed what its release does not know: that has failed, and the agents of the first version, which
+    /// cannot say so, would take no other work either. `true`: it was that.
+    fn refuses(&self, host: &HostName, ask: Poll, work: &Work) -> bool {
+        if work.verb.since() <= ask.version {
+            return false;
+        }
+        let message = does_not_know(host, work.verb.name());
+        tracing::error!(%host, server = %work.server, request_id = work.request, verb = work.verb.name(), version = ask.version,
+            "work is not handed to a host whose release does not know it: bring it up to date");
+        let (agents, host, server) = (self.clone(), host.clone(), work.server);
+        let (key, epoch) = (work.key.clone(), work.epoch);
+        tokio::spawn(async move {
+            agents
+                .fail(&host, server, (key, epoch), FailureKind::Host, message)
+                .await;
+        });
+        true
+    }
+
+    /// The same for questions; those that are left are asked.
+    async fn refuse_asked(
+        &self,
+        host: &HostName,
+        ask: Poll,
+        asked: &mut Vec<Asked>,
+    ) -> Result<(), sql::Error> {
+        let knows = |one: &Asked| one.question.since() <= ask.version;
+        let unknown: Vec<Asked> = asked.iter().filter(|one| !knows(one)).cloned().collect();
+        asked.retain(knows);
+        for one in unknown {
+            let told = does_not_know(host, one.question.name());
+            tracing::error!(%host, version = ask.version, "a question is not asked: {told}");
+            let answer = Answer {
+                id: one.id,
+                result: Err((FailureKind::Host, told)),
+            };
+            self.answered(host.clone(), answer).await?;
+        }
+        Ok(())
+    }
+
+    async fn look(&self, host: &HostName, ask: Poll) -> Result<Polled, sql::Error> {
         let wanted = host.clone();
         let waiting = move |tx: &mut sql::Tx<'_>| db::work::for_host(tx, &wanted, MOST_WORK);
         let told = self.inner.with.store.look(waiting).await?;
@@ -233,9 +270,9 @@ impl Agents {
         {
             let mut desks = self.desks();
             let desk = desks.entry(host.clone()).or_default();
-            if desk.incarnation != incarnation {
+            if desk.incarnation != ask.incarnation {
                 *desk = Desk {
-                    incarnation,
+                    incarnation: ask.incarnation,
                     ..Desk::default()
                 };
             }
@@ -262,7 +299,11 @@ impl Agents {
             } = desk;
             unready.retain(|one, _| handed.contains(one));
         }
+        self.refuse_asked(host, ask, &mut polled.asked).await?;
         for (mut work, handed) in new {
+            if self.refuses(host, ask, &work) {
+                continue;
+            }
             let server = work.server;
             let devices = devices.iter().filter(|one| one.server == server);
             match self.fill_in(&mut work, devices.collect()).await {
@@ -314,19 +355,31 @@ impl Agents {
                 return;
             }
             let (key, epoch, _) = handed;
-            let outcome = WorkOutcome::Failed {
-                kind: FailureKind::Unavailable,
-                message: format!("the config drive's files cannot be made: {error}"),
-            };
-            let report = WorkReport {
-                key,
-                epoch,
-                outcome,
-            };
-            if let Err(error) = agents.inner.outcomes.report(&host, report).await {
-                tracing::error!(%server, %error, "a failure cannot be written");
-            }
+            let message = format!("the config drive's files cannot be made: {error}");
+            let kind = FailureKind::Unavailable;
+            agents
+                .fail(&host, server, (key, epoch), kind, message)
+                .await;
         });
+    }
+
+    /// Work has failed before its host was told of it.
+    async fn fail(
+        &self,
+        host: &HostName,
+        server: ServerId,
+        (key, epoch): (WorkKey, u64),
+        kind: FailureKind,
+        message: String,
+    ) {
+        let report = WorkReport {
+            key,
+            epoch,
+            outcome: WorkOutcome::Failed { kind, message },
+        };
+        if let Err(error) = self.inner.outcomes.report(host, report).await {
+            tracing::error!(%server, %error, "a failure cannot be written");
+        }
     }
 
     fn desks(&self) -> MutexGuard<'_, HashMap<HostName, Desk>> {
@@ -339,6 +392,9 @@ impl Agents {
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<Noted, sql::Error> {
         let host = beat.host.clone();
+        if beat.introduction && beat.version != SERVICE_VERSION {
+            tracing::warn!(%host, version = beat.version, ours = SERVICE_VERSION, "the agent of a host is of another release");
+        }
         let well = beat.facts.as_ref().is_none_or(|facts| facts.healthy);
         let (beat, ratios) = (Arc::new(beat), self.inner.ratios);
         let recorded = Arc::clone(&beat);
@@ -421,7 +477,8 @@ fn record(tx: &mut sql::Tx<'_>, beat: &Heartbeat, ratios: &Ratios) -> Result<Bea
         .facts
         .as_ref()
         .and_then(|facts| facts.problem.as_deref());
-    let heard = db::hosts::beat_heard(tx, &beat.host, "nova-compute", problem, now)?;
+    let service = ("nova-compute", beat.version);
+    let heard = db::hosts::beat_heard(tx, &beat.host, service, problem, now)?;
     if let Some(facts) = beat.facts.as_ref().filter(|facts| facts.healthy) {
         db::hosts::put_node(tx, &beat.host, beat.node, facts, ratios, now)?;
     }

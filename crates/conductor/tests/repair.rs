@@ -427,6 +427,37 @@ async fn a_task_that_is_tried_again_ends() {
     assert_eq!(cluster.audit().await, Vec::<String>::new());
 }
 
+/// A soft-deleted server counts as nothing; in ERROR it counts.
+#[tokio::test]
+async fn a_restoration_that_is_abandoned_counts_again() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    cluster.soft_delete(server).await;
+    cluster.idle().await;
+    let point = Point {
+        flow: "restore",
+        step: "act",
+        direction: Direction::Do,
+        when: When::After,
+    };
+    let script = Arc::new(Script::new([(point, Fault::Hold)]));
+    cluster.set_faults(script.clone());
+    cluster.act(server, "restore", serde_json::json!({})).await;
+    script.all_struck().await;
+    let task = cluster.server(server).await.task_id.unwrap();
+    let abandon = move |tx: &mut Tx<'_>| -> Result<_, Error> {
+        repair::abandon(tx, task, "Given up.", Timestamp::now())
+    };
+    assert!(cluster.store.write(abandon).await.unwrap().is_some());
+    script.release();
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Error);
+    assert_eq!(audit(&cluster).await, []);
+    assert!(cluster.delete(server).await);
+    cluster.idle().await;
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn the_server_of_a_task_that_is_abandoned_can_be_deleted() {
     for when in [When::Before, When::After] {

@@ -4,7 +4,7 @@ use crate::placement::{self, Inventory};
 use crate::{document, outbox, to_document};
 use sql::{Error, Row, Tx};
 use std::collections::{BTreeMap, BTreeSet};
-use types::agent::HostFacts;
+use types::agent::{HostFacts, SERVICE_VERSION};
 use types::{HostName, NodeId, ServerId, ServiceId, Timestamp};
 
 /// A service record (`os-services`).
@@ -28,7 +28,7 @@ pub struct Service {
     pub disabled_reason: Option<String>,
     /// Declared down by an operator.
     pub forced_down: bool,
-    /// The agent's version.
+    /// The protocol that it speaks ([`types::agent::SERVICE_VERSION`]).
     pub version: i64,
     /// What is wrong although the agent beats, for example libvirt not answering.
     pub problem: Option<String>,
@@ -104,7 +104,7 @@ pub fn services(tx: &mut Tx<'_>) -> Result<Vec<Service>, Error> {
         .collect()
 }
 
-/// Records a heartbeat, and the service itself on its first one.
+/// Records a heartbeat of a service of this release, and the service itself on its first one.
 pub fn beat(
     tx: &mut Tx<'_>,
     host: &HostName,
@@ -112,7 +112,7 @@ pub fn beat(
     problem: Option<&str>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    beat_heard(tx, host, binary, problem, now).map(drop)
+    beat_heard(tx, host, (binary, SERVICE_VERSION), problem, now).map(drop)
 }
 
 /// What a heartbeat changes beside the time of the last one.
@@ -126,37 +126,45 @@ pub enum Beat {
     Well,
 }
 
-/// The same; what it changes.
+/// The same of a service that says its version; what it changes.
 pub fn beat_heard(
     tx: &mut Tx<'_>,
     host: &HostName,
-    binary: &str,
+    (binary, version): (&str, u32),
     problem: Option<&str>,
     now: Timestamp,
 ) -> Result<Beat, Error> {
+    let version = u64::from(version);
     let problem = problem.map(|text| text.chars().take(255).collect::<String>());
     if problem.is_none() {
         // The usual one, which needs no second look.
         let well = tx.execute(
-            "UPDATE services SET beats = beats + 1, last_seen_up = ?, updated_at = ? WHERE host = ? AND topic = ? \
-             AND problem IS NULL",
-            &[now.into(), now.into(), host.into(), binary.into()],
+            "UPDATE services SET beats = beats + 1, last_seen_up = ?, updated_at = ?, version = ? \
+             WHERE host = ? AND topic = ? AND problem IS NULL",
+            &[
+                now.into(),
+                now.into(),
+                version.into(),
+                host.into(),
+                binary.into(),
+            ],
         )?;
         if well > 0 {
             return Ok(Beat::Known);
         }
     }
     let changed = tx.execute(
-        "UPDATE services SET beats = beats + 1, last_seen_up = ?, updated_at = ?, problem = ? WHERE host = ? AND topic = ?",
-        &[now.into(), now.into(), problem.clone().into(), host.into(), binary.into()],
+        "UPDATE services SET beats = beats + 1, last_seen_up = ?, updated_at = ?, version = ?, problem = ? \
+         WHERE host = ? AND topic = ?",
+        &[now.into(), now.into(), version.into(), problem.clone().into(), host.into(), binary.into()],
     )?;
     let well = problem.is_none();
     if changed == 0 {
         let id = ServiceId::random();
         tx.post(
             "INSERT INTO services (uuid, host, topic, beats, last_seen_up, disabled, forced_down, version, problem, created_at) \
-             VALUES (?, ?, ?, 1, ?, 0, 0, 1, ?, ?)",
-            &[id.into(), host.into(), binary.into(), now.into(), problem.into(), now.into()],
+             VALUES (?, ?, ?, 1, ?, 0, 0, ?, ?, ?)",
+            &[id.into(), host.into(), binary.into(), now.into(), version.into(), problem.into(), now.into()],
         )?;
         outbox::service(tx, outbox::Kind::ServiceCreate, id, now)?;
         return Ok(Beat::New);

@@ -28,7 +28,8 @@ pub fn ask(
     Ok(())
 }
 
-/// What a host has not answered, oldest first.
+/// What a host has not answered, oldest first. What was asked in words that this release does not know is for conductors
+/// that do.
 pub fn open(tx: &mut Tx<'_>, host: &HostName) -> Result<Vec<Asked>, Error> {
     from_rows(&tx.query(OPEN, &[host.into()])?)
 }
@@ -37,15 +38,17 @@ pub(crate) const OPEN: &str = "SELECT id, instance_uuid, question FROM host_ques
      WHERE host = ? AND answer IS NULL ORDER BY created_at, id";
 
 pub(crate) fn from_rows(rows: &[Row]) -> Result<Vec<Asked>, Error> {
-    rows.iter()
-        .map(|row| {
-            Ok(Asked {
+    let mut asked = Vec::new();
+    for row in rows {
+        if let Ok(question) = document(&row.get::<String>(2)?) {
+            asked.push(Asked {
                 id: row.get(0)?,
                 server: row.get(1)?,
-                question: document(&row.get::<String>(2)?)?,
-            })
-        })
-        .collect()
+                question,
+            });
+        }
+    }
+    Ok(asked)
 }
 
 /// Writes a host's answer; nothing when nobody waits for it any more.

@@ -1,6 +1,6 @@
 //! What an operator looks at and repairs behind the APIs: tasks, and what should not be there.
 
-use crate::instances::{self, Change, Expected, Fault};
+use crate::instances::{self, Change, Expected, Fault, Instance};
 use crate::migrations::{self, Status};
 use crate::tasks::{self, Task};
 use crate::{accept, actions, moves, placement, usages, work};
@@ -109,7 +109,20 @@ fn put_in_error(
         })),
         ..Change::default()
     };
-    instances::transition(tx, server, expected, &change, now)
+    let before = instances::get(tx, server)?;
+    if !instances::transition(tx, server, expected, &change, now)? {
+        return Ok(false);
+    }
+    if let Some(before) = before.filter(|before| before.vm_state == VmState::SoftDelete) {
+        // It counts again.
+        let after = Instance {
+            vm_state: VmState::Error,
+            ..before.clone()
+        };
+        let difference = accept::holds(&after).minus(accept::holds(&before));
+        usages::add(tx, &before.project_id, &before.user_id, difference)?;
+    }
+    Ok(true)
 }
 
 /// Something that should not be as it is.

@@ -1,9 +1,11 @@
-//! What guests leave, files for them, and first answers, on every database there is.
+//! What guests leave, files for them, first answers, and what is said of hosts and to them, on every database there is.
 #![allow(clippy::unwrap_used)]
 
 use crate::idempotency::{self, ACCEPTED, Owner, Times};
-use crate::{guest_passwords, injected_files};
-use types::{ServerId, Timestamp};
+use crate::{guest_passwords, hosts, injected_files, questions, work};
+use types::agent::{Question, SERVICE_VERSION};
+use types::{HostName, ServerId, Timestamp};
+use uuid::Uuid;
 
 #[tokio::test]
 async fn passwords_and_files_of_guests() {
@@ -108,6 +110,55 @@ async fn first_answers() {
                 None,
                 "{name}"
             );
+            Ok(())
+        });
+        run.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_service_has_the_version_that_it_said_last() {
+    for database in sql::testing::databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let name = database.name;
+        let run = database.store.write(move |tx| -> Result<(), sql::Error> {
+            let (host, now) = (HostName::from("h1"), Timestamp::now());
+            let mut said = |version: u32, problem| {
+                hosts::beat_heard(tx, &host, ("nova-compute", version), problem, now)?;
+                Ok::<_, sql::Error>(hosts::services(tx)?[0].version)
+            };
+            for (version, problem) in [(1, None), (2, None), (3, Some("no libvirt")), (2, None)] {
+                assert_eq!(said(version, problem)?, i64::from(version), "{name}");
+            }
+            hosts::beat(tx, &host, "nova-compute", None, now)?;
+            let version = hosts::services(tx)?[0].version;
+            assert_eq!(version, i64::from(SERVICE_VERSION), "{name}");
+            Ok(())
+        });
+        run.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_question_of_a_newer_release_keeps_no_work_from_its_host() {
+    for database in sql::testing::databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let name = database.name;
+        let run = database.store.write(move |tx| -> Result<(), sql::Error> {
+            let (host, now) = (HostName::from("h1"), Timestamp::now());
+            let (newer, known) = (Uuid::new_v4(), Uuid::new_v4());
+            for id in [newer, known] {
+                questions::ask(tx, id, &host, ServerId::random(), &Question::Uptime, now)?;
+            }
+            tx.execute(
+                "UPDATE host_questions SET question = '{\"question\": \"temperature\"}' WHERE id = ?",
+                &[newer.into()],
+            )?;
+            work::owe(tx, &host, ServerId::random(), "it was away", now)?;
+            let told = work::for_host(tx, &host, 10)?;
+            assert_eq!(told.pending.work.len(), 1, "{name}");
+            let asked: Vec<Uuid> = told.asked.iter().map(|asked| asked.id).collect();
+            assert_eq!(asked, [known], "{name}");
             Ok(())
         });
         run.await.unwrap();

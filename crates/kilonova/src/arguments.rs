@@ -95,6 +95,8 @@ pub(crate) enum Manage {
         #[arg(long)]
         fix: bool,
     },
+    /// Show the services there are: where each is, whether it lives, and which are of an older release than this program.
+    Services(Configured),
     /// Who may do what with the Compute API.
     #[command(subcommand)]
     Policy(Policy),

@@ -23,7 +23,7 @@ pub(crate) fn manage(what: Manage) -> Result<()> {
             rule,
         }) => return check(&of, &roles, !other_project, rule.as_deref()),
         // Those that need databases are in `repairs`.
-        Manage::Task(_) | Manage::Audit { .. } => {}
+        Manage::Task(_) | Manage::Audit { .. } | Manage::Services(_) => {}
         Manage::Openapi { version } => {
             let version = version.as_deref().unwrap_or("latest");
             let document = api::openapi(version)

@@ -1,14 +1,16 @@
-//! `kilonova manage task` and `audit`: what an operator looks at and repairs behind the APIs.
+//! `kilonova manage task`, `audit` and `services`: what an operator looks at and repairs behind the APIs.
 
 use crate::arguments::{Configured, Tasks};
 use crate::roles;
 use crate::services;
 use anyhow::{Result, bail};
 use conductor::reconcile::{self, Audit};
+use db::hosts::Service;
 use db::repair;
 use db::tasks::{self, Task};
 use sql::Store;
 use tokio_util::sync::CancellationToken;
+use types::agent::SERVICE_VERSION;
 use types::{TaskId, Timestamp};
 
 /// Looks for what should not be as it is, and mends it if that is wanted.
@@ -24,6 +26,11 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     let debts: Vec<_> = with.store.read(db::work::debts).await?;
     for (host, server, reason) in &debts {
         println!("{host} has yet to remove what it has of server {server}: {reason}");
+    }
+    // Nor with an older release, as long as an upgrade lasts.
+    let services: Vec<_> = with.store.read(db::hosts::services).await?;
+    for older in services.iter().filter_map(older) {
+        println!("{older}");
     }
     let mendable = found.iter().filter(|one| one.can_be_mended()).count();
     let mended = match fix {
@@ -50,6 +57,67 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What there is to say of a service that is of an older release than this program.
+fn older(service: &Service) -> Option<String> {
+    if service.version >= i64::from(SERVICE_VERSION) {
+        return None;
+    }
+    let (binary, host, version) = (&service.binary, &service.host, service.version);
+    Some(format!(
+        "{binary} on {host} is of an older release: it speaks version {version}, this one {SERVICE_VERSION}; bring it up to date"
+    ))
+}
+
+/// Shows the services there are.
+pub(crate) async fn services(of: &Configured) -> Result<()> {
+    let orders = roles::tool_orders(of)?;
+    let down_after = i64::try_from(orders.settings.down_after().as_micros())?;
+    let store = services::compute_store(&orders).await?;
+    let all: Vec<Service> = store.read(db::hosts::services).await?;
+    println!("{}", headline());
+    for service in &all {
+        println!("{}", line_of(service, Timestamp::now(), down_after));
+    }
+    Ok(())
+}
+
+fn headline() -> String {
+    columns(["service", "host", "status", "state", "version", "last seen"])
+}
+
+fn columns([binary, host, status, state, version, seen]: [&str; 6]) -> String {
+    format!("{binary:15} {host:24} {status:9} {state:6} {version:8} {seen}")
+}
+
+fn line_of(service: &Service, now: Timestamp, down_after_micros: i64) -> String {
+    let version = service.version.to_string();
+    let seen = service.last_seen_up.map(Timestamp::iso_seconds_z);
+    let mut line = columns([
+        &service.binary,
+        service.host.as_str(),
+        if service.disabled {
+            "disabled"
+        } else {
+            "enabled"
+        },
+        match service.is_up(now, down_after_micros) {
+            true => "up",
+            false => "down",
+        },
+        &version,
+        seen.as_deref().unwrap_or("-"),
+    ]);
+    if let Some(problem) = &service.problem {
+        line.push_str(&format!("  {problem}"));
+    }
+    if service.version < i64::from(SERVICE_VERSION) {
+        line.push_str(&format!(
+            "  older than this program ({SERVICE_VERSION}): bring it up to date"
+        ));
+    }
+    line
 }
 
 /// Looks at tasks, or does something with one.
@@ -155,5 +223,46 @@ fn show(task: &Task) {
         ("state", task.state.clone()),
     ] {
         println!("{name:8} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(version: i64) -> Service {
+        Service {
+            id: 1,
+            uuid: types::ServiceId::random(),
+            host: "h1".into(),
+            binary: "nova-compute".to_owned(),
+            beats: 1,
+            last_seen_up: Some(Timestamp(0)),
+            disabled: false,
+            disabled_reason: None,
+            forced_down: false,
+            version,
+            problem: None,
+            created_at: Timestamp(0),
+            updated_at: None,
+        }
+    }
+
+    #[test]
+    fn services_of_older_releases_are_named() {
+        let ours = i64::from(SERVICE_VERSION);
+        assert_eq!(older(&service(ours)), None);
+        assert_eq!(older(&service(ours + 1)), None);
+        let told = older(&service(1)).unwrap_or_default();
+        assert!(
+            told.starts_with("nova-compute on h1 is of an older release: it speaks version 1"),
+            "{told}"
+        );
+        let shown = line_of(&service(1), Timestamp(5_000_000), 6_000_000);
+        assert!(shown.contains(" enabled   up     1 "), "{shown}");
+        assert!(shown.contains("bring it up to date"), "{shown}");
+        let shown = line_of(&service(ours), Timestamp(7_000_000), 6_000_000);
+        assert!(shown.contains(" down "), "{shown}");
+        assert!(!shown.contains("up to date"), "{shown}");
     }
 }

@@ -306,8 +306,15 @@ impl Cluster {
     }
 }
 
+/// What the journal says of a flow that panicked.
+const PANICKED: &str = "Unexpected error.";
+
 fn states(server: &Instance, wrong: &mut Vec<String>) {
     let id = server.id;
+    let fault = server.fault.as_ref();
+    if fault.is_some_and(|fault| fault.message == PANICKED) {
+        wrong.push(format!("a flow of {id} panicked: {fault:?}"));
+    }
     if server.task_state.is_some() || server.task_id.is_some() {
         wrong.push(format!(
             "{id} stays in {:?}, task {:?}",
@@ -421,12 +428,18 @@ fn left_claim(tx: &mut Tx<'_>, server: &Instance, wrong: &mut Vec<String>) -> Re
 
 fn actions(tx: &mut Tx<'_>, server: ServerId, wrong: &mut Vec<String>) -> Result<(), Error> {
     for action in db::actions::of_server(tx, server)? {
+        if action.message.as_deref() == Some(PANICKED) {
+            wrong.push(format!("{server}: {} panicked", action.action));
+        }
         for event in db::actions::events(tx, action.id)? {
             if event.finish_time.is_none() || event.result.is_none() {
                 wrong.push(format!(
                     "{server}: {} of {} has not ended",
                     event.event, action.action
                 ));
+            }
+            if event.traceback.as_deref() == Some(PANICKED) {
+                wrong.push(format!("{server}: {} panicked", event.event));
             }
             let failed = event.result.as_deref() == Some("Error");
             if failed != event.traceback.is_some() {

@@ -2,7 +2,7 @@
 
 use crate::Cluster;
 use std::time::Duration;
-use types::agent::{GuestSeen, Heartbeat, Noted};
+use types::agent::{GuestSeen, Heartbeat, Noted, SERVICE_VERSION};
 use types::{HostName, PowerState, ServerId, Timestamp};
 
 impl Cluster {
@@ -53,6 +53,7 @@ impl Cluster {
             host: host.clone(),
             node: types::NodeId::random(),
             incarnation: 0,
+            version: SERVICE_VERSION,
             facts: None,
             guests: guests.iter().map(seen).collect(),
             strays: Vec::new(),

@@ -204,7 +204,7 @@ pub struct Cluster {
     pub(crate) shared: bool,
     drives: Arc<Drives>,
     pub(crate) created: Mutex<Vec<ServerId>>,
-    bus: Bus,
+    pub(crate) bus: Bus,
     outcomes: Outcomes,
     with: Neighbours,
     pub(crate) desk: Agents,
@@ -961,14 +961,6 @@ impl Cluster {
         conductor::offload::offload(&self.store, &self.bus, after)
             .await
             .unwrap()
-    }
-
-    /// Asks a server's host something.
-    pub async fn ask(&self, server: ServerId, question: types::agent::Question) {
-        let host = self.server(server).await.host.expect("it is on a host");
-        let questions = conductor::questions::Questions::new(self.store.clone(), self.bus.clone());
-        let asked = clients::HostQuestions::ask(&questions, &host, server, question);
-        asked.await.unwrap();
     }
 
     /// A server, gone ones included.

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod accepted;
+mod asks;
 mod audit;
 mod beats;
 mod cluster;
@@ -13,6 +14,7 @@ mod host;
 mod images;
 mod key_manager;
 mod network;
+mod panics;
 mod told;
 mod volumes;
 
@@ -22,6 +24,7 @@ pub use host::Host;
 pub use images::Images;
 pub use key_manager::KeyManager;
 pub use network::{NETWORK, Network};
+pub use panics::{keep_panics, take_panics};
 pub use sql::testing::{Kind, Pace, Simulated, TestStore, Way, databases, kinds};
 pub use told::tell;
 pub use volumes::Volumes;

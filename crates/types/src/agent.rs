@@ -16,6 +16,39 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
+/// The protocol between conductors and agents as this release speaks it, as Nova's `SERVICE_VERSION`. It rises with each new
+/// verb or question, and with each change of one that an older agent would get wrong.
+///
+/// | version | what is new |
+/// |---|---|
+/// | 1 | nobody says a version |
+/// | 2 | agents say theirs, and refuse what they do not know, each by itself |
+pub const SERVICE_VERSION: u32 = 2;
+
+/// The version of an agent that says none.
+pub const FIRST_VERSION: u32 = 1;
+
+fn first_version() -> u32 {
+    FIRST_VERSION
+}
+
+/// What is said of a host that is asked for something that its release does not know.
+pub fn does_not_know(host: &HostName, what: &str) -> String {
+    format!("host {host} runs a release that does not know {what}: bring it up to date")
+}
+
+/// What an agent asks when it has time.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Poll {
+    /// The agent's start; a new one is handed everything again.
+    pub incarnation: u64,
+    /// Milliseconds to wait for work.
+    pub wait_ms: u64,
+    /// The agent's [`SERVICE_VERSION`]: what it does not know it is not handed.
+    #[serde(default = "first_version")]
+    pub version: u32,
+}
+
 /// Whether a step is being done or undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -305,6 +338,44 @@ impl Verb {
         }
     }
 
+    /// The [`SERVICE_VERSION`] from which agents know the verb as it is asked here.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::EnsureGuest(_)
+            | Self::EnsureAbsent
+            | Self::EnsureRunning
+            | Self::EnsureStopped { .. }
+            | Self::RebootOnce { .. }
+            | Self::EnsurePaused
+            | Self::EnsureUnpaused
+            | Self::EnsureSuspended
+            | Self::EnsureResumed
+            | Self::EnsureRescued { .. }
+            | Self::EnsureUnrescued
+            | Self::RebuildOnce { .. }
+            | Self::SnapshotOnce { .. }
+            | Self::EnsureStill { .. }
+            | Self::EnsureGoingOn
+            | Self::EnsureInterface(_)
+            | Self::EnsureNoInterface { .. }
+            | Self::EnsureVolume { .. }
+            | Self::EnsureNoVolume { .. }
+            | Self::EnsureSwapped { .. }
+            | Self::EnsureVolumeSize { .. }
+            | Self::InterruptOnce
+            | Self::MigrateLiveOnce { .. }
+            | Self::EnsureStayed { .. }
+            | Self::EnsureArrived { .. }
+            | Self::EnsurePassword { .. }
+            | Self::EnsureReady(_)
+            | Self::EnsurePutAside { .. }
+            | Self::EnsureLanded { .. }
+            | Self::EnsurePutBack { .. }
+            | Self::EnsureAsideForgotten
+            | Self::EnsureShared { .. } => FIRST_VERSION,
+        }
+    }
+
     /// The verb's name in logs and ledgers.
     pub fn name(&self) -> &'static str {
         match self {
@@ -523,6 +594,32 @@ pub enum Question {
     ForceLive,
 }
 
+impl Question {
+    /// The question's name in logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ConsoleLog { .. } => "console_log",
+            Self::Diagnostics => "diagnostics",
+            Self::CacheImage(_) => "cache_image",
+            Self::Uptime => "uptime",
+            Self::AbortLive => "abort_live",
+            Self::ForceLive => "force_live",
+        }
+    }
+
+    /// The [`SERVICE_VERSION`] from which agents know the question as it is asked here.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::ConsoleLog { .. }
+            | Self::Diagnostics
+            | Self::CacheImage(_)
+            | Self::Uptime
+            | Self::AbortLive
+            | Self::ForceLive => FIRST_VERSION,
+        }
+    }
+}
+
 /// A question on its way to a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Asked {
@@ -590,6 +687,9 @@ pub struct Heartbeat {
     pub node: NodeId,
     /// A number that is new with each start of the agent process.
     pub incarnation: u64,
+    /// The agent's [`SERVICE_VERSION`].
+    #[serde(default = "first_version")]
+    pub version: u32,
     /// Facts, sent when they changed and on the first beat.
     pub facts: Option<HostFacts>,
     /// Power states that changed since the last beat, or all of them on the first one.

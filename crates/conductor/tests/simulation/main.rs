@@ -53,7 +53,14 @@ fn live(seed: u64) -> Result<Course, String> {
                 .unwrap();
             runtime.block_on(world::live(Arc::clone(&chaos), copies(seed), shared(seed)))
         };
-        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let lived = catch_unwind(AssertUnwindSafe(run));
+        let panics = testkit::take_panics();
+        let lived = match (lived, panics.is_empty()) {
+            // The journal goes on after a panic of a flow.
+            (Ok(_), false) => Err(Box::new(panics.join("\n")) as Box<dyn std::any::Any + Send>),
+            (lived, _) => lived,
+        };
+        lived.map_err(|panic| {
             let owned = panic.downcast_ref::<String>().cloned();
             let text =
                 owned.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -74,6 +81,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn invariants_hold_whatever_happens() {
+    testkit::keep_panics();
     let first = number("KILONOVA_TEST_SEED").unwrap_or(1);
     let usual = match number("KILONOVA_TEST_LONG") {
         Some(1) => 20 * WORLDS,

@@ -1,7 +1,10 @@
 //! A way to run each flow, and to bring a server to where it begins. A test that uses this need not use all of it.
 #![allow(dead_code)]
 
+use journal::faults::{Fault, Point, Script, When};
+use std::sync::Arc;
 use testkit::Cluster;
+use types::agent::Direction;
 use types::{ServerId, VmState};
 
 /// A way to run a flow.
@@ -25,7 +28,28 @@ impl Story {
         let forward = self.flow == "soft_delete" && step == "act";
         self.flow != "delete" && !forward && !BEHIND_PIVOTS.contains(&step)
     }
+
+    /// The flow that was under way when its worker died; nobody works when the story begins.
+    pub fn died_in(&self) -> Option<&'static str> {
+        self.before.last()?.strip_prefix("died in ")
+    }
 }
+
+/// Where workers die: the step has had its effect, and nothing of that is written.
+const DIES_AT: &[(&str, &str)] = &[
+    ("build", "spawn"),
+    ("unshelve", "spawn"),
+    ("resize", "land"),
+    ("revert_resize", "remove_landed"),
+    ("confirm_resize", "elsewhere"),
+    ("live_migration", "move"),
+    ("evacuate", "spawn"),
+    ("shelve", "upload"),
+    ("snapshot", "upload"),
+    ("attach_volume", "connect"),
+    ("attach_interface", "attach"),
+    ("rebuild", "act"),
+];
 
 /// Steps that are only tried again.
 const BEHIND_PIVOTS: &[&str] = &[
@@ -51,7 +75,29 @@ const RUNS: &[VmState] = &[VmState::Active, VmState::Stopped];
 /// A flow that is registered and not here makes the matrix red.
 pub const STORIES: &[Story] = &[
     story("build", "spawn", &[], VmState::Active, &[VmState::Error]),
-    story("delete", "destroy", &[], VmState::Deleted, &[]),
+    delete("destroy", &[]),
+    delete("destroy", &["rescue"]),
+    delete("destroy", &["soft_delete"]),
+    // Something of it is on two hosts.
+    delete("destroy", &["resize"]),
+    delete("destroy", &["stop", "resize here"]),
+    delete("destroy", &["resize", "soft_delete"]),
+    delete("destroy", &["shelve only"]),
+    // It is on no host.
+    delete("", &["shelve"]),
+    // Something was under way.
+    delete("", &["died in build"]),
+    delete("", &["shelve", "died in unshelve"]),
+    delete("", &["died in resize"]),
+    delete("", &["resize", "died in revert_resize"]),
+    delete("", &["resize", "died in confirm_resize"]),
+    delete("", &["died in live_migration"]),
+    delete("", &["gone", "died in evacuate"]),
+    delete("", &["died in shelve"]),
+    delete("", &["died in snapshot"]),
+    delete("", &["died in attach_volume"]),
+    delete("", &["died in attach_interface"]),
+    delete("", &["died in rebuild"]),
     story("start", "act", &["stop"], VmState::Active, RUNS),
     story("stop", "act", &[], VmState::Stopped, RUNS),
     story("reboot", "act", &[], VmState::Active, RUNS),
@@ -344,6 +390,10 @@ pub const STORIES: &[Story] = &[
     ),
 ];
 
+const fn delete(host_step: &'static str, before: &'static [&'static str]) -> Story {
+    story("delete", host_step, before, VmState::Deleted, &[])
+}
+
 const fn story(
     flow: &'static str,
     host_step: &'static str,
@@ -366,6 +416,12 @@ pub async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
     if story.flow == "build" {
         return None;
     }
+    if story.died_in() == Some("build") {
+        let script = dying(cluster, "build");
+        let server = cluster.create().await;
+        script.all_struck().await;
+        return Some(server);
+    }
     let server = match story.before {
         ["from volume"] => cluster.create_from_volume().await,
         ["with agent"] => cluster.create_with_agent().await,
@@ -380,9 +436,26 @@ pub async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
             cluster.lose_host(server).await;
             continue;
         }
+        if let Some(dies) = flow.strip_prefix("died in ") {
+            let script = dying(cluster, dies);
+            match dies {
+                "resize" => resize(cluster, server, false).await,
+                dies => {
+                    let state = cluster.first_state(dies, server);
+                    cluster.act(server, dies, state).await;
+                }
+            }
+            script.all_struck().await;
+            continue;
+        }
         if flow == "resize" || flow == "resize here" {
             resize(cluster, server, flow == "resize here").await;
             cluster.idle().await;
+            let aside = |host: &&testkit::Host| host.sim.asides().contains(&server);
+            let its = cluster.server(server).await.host;
+            let left = cluster.hosts.iter().find(aside).expect("it is aside");
+            let alone = flow == "resize here" || cluster.hosts.len() == 1;
+            assert_eq!(Some(&left.name) == its.as_ref(), alone);
             continue;
         }
         if flow == "shelve only" {
@@ -397,6 +470,20 @@ pub async fn prepare(cluster: &Cluster, story: Story) -> Option<ServerId> {
         cluster.idle().await;
     }
     Some(server)
+}
+
+/// The worker dies in this flow.
+fn dying(cluster: &Cluster, flow: &'static str) -> Arc<Script> {
+    let (_, step) = DIES_AT.iter().find(|(one, _)| *one == flow).unwrap();
+    let point = Point {
+        flow,
+        step,
+        direction: Direction::Do,
+        when: When::After,
+    };
+    let script = Arc::new(Script::new([(point, Fault::Crash)]));
+    cluster.set_faults(script.clone());
+    script
 }
 
 /// To another flavor: on another host if there is one, or on the host it is on.
@@ -414,7 +501,11 @@ pub async fn begin(cluster: &Cluster, story: Story, server: Option<ServerId>) ->
         return cluster.create().await;
     };
     match story.flow {
-        "delete" => assert!(cluster.delete(server).await),
+        "delete" => {
+            let under_way = cluster.server(server).await.task_id.is_some();
+            assert_eq!(under_way, story.died_in().is_some());
+            assert!(cluster.delete(server).await);
+        }
         "resize" => resize(cluster, server, story.hard).await,
         flow => {
             let mut state = cluster.first_state(flow, server);
