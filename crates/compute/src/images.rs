@@ -21,6 +21,9 @@ use web::client::Client;
 /// The largest disk an image may unfold to when the flavor sets no size, in GiB.
 const MOST_GIB: u64 = 1024;
 
+/// The note of a base that came from another host: what image it was made of nobody has seen here.
+const COPIED: &str = "copied from another host";
+
 /// Bytes of a file sent at once.
 const PIECE: usize = 256 * 1024;
 
@@ -146,7 +149,7 @@ impl ImageCache {
                 .map_err(|error| (FailureKind::Host, error.to_string()))?;
             peers::fetch_base(from, server, base.size, &copy).await?;
             self.bases
-                .take_over(&base.name, &copy)
+                .take_over(&base.name, &copy, COPIED)
                 .map_err(|error| (error.kind(), error.to_string()))
         };
         let copied = stop.run_until_cancelled(copying).await;
@@ -189,6 +192,7 @@ impl ImageCache {
         base: &BaseImage,
     ) -> Result<(), Failure> {
         let id = image.id.to_string();
+        let is_copied = self.bases.note(&id).is_some_and(|note| note == COPIED);
         let digests = fetch(from, host, image, None).await?;
         let noted = self.noted(&id);
         // A base of which nothing is noted was held against what the image service says, if that says something.
@@ -196,7 +200,7 @@ impl ImageCache {
         let same = before
             .zip(digests.sha512())
             .is_some_and(|(before, now)| before.eq_ignore_ascii_case(now));
-        if !same {
+        if is_copied || !same {
             let words = format!(
                 "it cannot be told whether the base of image {} on this host is what was signed. Have an administrator \
                  remove {} once no server needs it.",

@@ -277,7 +277,7 @@ async fn a_base_comes_from_the_host_that_has_the_disk() {
     // One that is here is not copied again.
     let again = cache.ensure_base(&host(false), server, &base, &stop).await;
     assert_eq!(again.unwrap(), taken);
-    assert_eq!(files(), 1);
+    assert_eq!(files(), 2, "the base and a note");
 }
 
 #[tokio::test]
@@ -296,4 +296,29 @@ async fn only_plain_names_of_bases_are_taken() {
     let before = Client::in_process("the other host", Router::new());
     let none = peers::base_of(&before, ServerId::random()).await.unwrap();
     assert!(none.is_none());
+}
+
+/// What it was made of was seen on another host only.
+#[tokio::test]
+async fn a_copied_base_is_nothing_that_was_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = ImageCache::new(BaseImages::open(folder.path()).unwrap());
+    let plain = wanted(None);
+    let copy = folder.path().join("copy");
+    std::fs::write(&copy, b"something else").unwrap();
+    let id = plain.id.to_string();
+    cache.bases.take_over(&id, &copy, COPIED).unwrap();
+    let (client, _) = giving(MESSAGE);
+    let stop = CancellationToken::new();
+    assert!(cache.ensure(&client, "h", &plain, 0, &stop).await.is_ok());
+    let signed = GuestImage {
+        check: Some(signature(("ECC_SECP384R1", "SHA-512"))),
+        ..plain
+    };
+    for _ in 0..2 {
+        let refused = cache.ensure(&client, "h", &signed, 0, &stop).await;
+        let (kind, words) = refused.unwrap_err();
+        assert_eq!(kind, FailureKind::Host);
+        assert!(words.contains("it cannot be told"), "{words}");
+    }
 }

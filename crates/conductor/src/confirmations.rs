@@ -7,7 +7,7 @@ use db::instances;
 use db::migrations::{self, Status};
 use sql::{Store, Tx};
 use std::time::Duration;
-use types::{MigrationId, RequestId, Timestamp};
+use types::{MigrationId, RequestId, Timestamp, VmState};
 
 /// Accepts the confirmation of servers that have waited for it for at least `after`; returns how many. Repeatable by
 /// any number of processes.
@@ -39,7 +39,7 @@ fn confirm_one(tx: &mut Tx<'_>, id: MigrationId, request_id: &str) -> Result<boo
     let server = instances::get(tx, migration.server)?;
     let waits = |server: &instances::Instance| {
         let moving = server.kept.unsettled.as_ref();
-        db::moves::UNSETTLED.contains(&server.vm_state)
+        server.vm_state == VmState::Resized
             && server.task_state.is_none()
             && moving.is_some_and(|moving| moving.migration == id)
     };

@@ -158,6 +158,14 @@ async fn evacuated_over(story: Story, step: &'static str, undone: bool) {
     script.all_struck().await;
     let gone = cluster.lose_host(server).await.name.clone();
     if undone {
+        let fails = Point {
+            flow: story.flow,
+            step,
+            direction: Direction::Do,
+            when: When::Before,
+        };
+        let failing = Script::new([(fails, Fault::Fail)]);
+        cluster.set_faults(Arc::new(failing) as _);
         script.release();
         cluster
             .until("its undo waits", async || {
@@ -203,16 +211,16 @@ fn story(flow: &str) -> Story {
 
 #[tokio::test]
 async fn a_server_is_evacuated_over_whatever_its_dead_host_was_doing() {
-    for (flow, step) in WAITING.iter().chain(LANDING) {
-        evacuated_over(story(flow), step, false).await;
-    }
+    let all = WAITING.iter().chain(LANDING);
+    let all = all.map(|(flow, step)| evacuated_over(story(flow), step, false));
+    futures_util::future::join_all(all).await;
 }
 
 #[tokio::test]
 async fn a_server_is_evacuated_over_an_undo_that_waits_for_its_dead_host() {
-    for (flow, step) in UNDONE {
-        evacuated_over(story(flow), step, true).await;
-    }
+    let all = UNDONE.iter();
+    let all = all.map(|(flow, step)| evacuated_over(story(flow), step, true));
+    futures_util::future::join_all(all).await;
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 
 use crate::actions::{self, Requester};
 use crate::instances::{self, Change, Expected, Instance};
+use crate::tasks::{self, Phase};
+use crate::to_document;
 use crate::usages::{self, Held};
-use crate::{tasks, to_document};
 use sql::{Error, Tx};
 use types::{ServerId, TaskId, TaskState, Timestamp, VmState};
 
@@ -133,6 +134,7 @@ const EVACUATED_OVER: &[&str] = &[
 /// Their steps behind the last that needs the host: they end by themselves.
 const WITHOUT_HOST: &[(&str, &str)] = &[
     (SNAPSHOT, "rotate"),
+    (SNAPSHOT_VOLUMES, "describe"),
     (BACKUP, "rotate"),
     (SHELVE, "remove"),
     (SHELVE, "unbind"),
@@ -152,11 +154,14 @@ const SOFT_DELETED_OVER: &[&str] = &[
 ];
 
 /// Whether a flow may begin while another has not ended.
-fn gives_way(running: &tasks::Task, to: &str) -> bool {
-    let (step, running) = (running.step.as_deref(), running.flow.as_str());
+fn gives_way(task: &tasks::Task, to: &str) -> bool {
+    let (step, running) = (task.step.as_deref(), task.flow.as_str());
     let unshelved = step == Some(FORGET) && [UNSHELVE, UNSHELVE_IN_PLACE].contains(&running);
     let needs_host = !step.is_some_and(|step| WITHOUT_HOST.contains(&(running, step)));
-    let evacuated = to == EVACUATE && needs_host && EVACUATED_OVER.contains(&running);
+    // The guest has left the host that is down, and is all there on the other one.
+    let arrives =
+        (running, step) == (LIVE_MIGRATION, Some("arrive")) && task.phase == Phase::Running;
+    let evacuated = to == EVACUATE && needs_host && !arrives && EVACUATED_OVER.contains(&running);
     unshelved
         || evacuated
         || QUIET.contains(&running)
@@ -345,28 +350,28 @@ pub fn delete(
     Ok(true)
 }
 
-/// Accepts a soft deletion: the server is switched off and can be restored until it is reclaimed. One that never ran,
-/// that is on no host, or on which something works that cannot be left in half, is deleted for good. `false`: there is no such server.
+/// Accepts a soft deletion: the server is switched off and can be restored until it is reclaimed. One that never ran, or
+/// that is on no host, is deleted for good. None: there is no such server.
 pub fn soft_delete(
     tx: &mut Tx<'_>,
     server: ServerId,
     by: Requester<'_>,
     now: Timestamp,
-) -> Result<bool, Error> {
+) -> Result<Option<Accepted>, Error> {
     let Some(instance) = instances::get(tx, server)? else {
-        return Ok(false);
+        return Ok(None);
     };
     if instance.launched_at.is_none() || instance.vm_state == VmState::ShelvedOffloaded {
-        return delete(tx, server, by, now);
+        return Ok(delete(tx, server, by, now)?.then_some(Accepted::Yes));
     }
     if let Some(current) = instance.task_id
         && let Some(task) = tasks::get(tx, current)?
         && (task.flow == SOFT_DELETE || task.flow == DELETE)
     {
-        return Ok(true);
+        return Ok(Some(Accepted::Yes));
     }
     if instance.vm_state == VmState::SoftDelete && instance.task_id.is_none() {
-        return Ok(true);
+        return Ok(Some(Accepted::Yes));
     }
     let start = Start {
         flow: SOFT_DELETE,
@@ -375,8 +380,5 @@ pub fn soft_delete(
         by: by.clone(),
     };
     let state = Some(TaskState::SoftDeleting);
-    match action(tx, &instance, state, &start, now)? {
-        Accepted::Busy => delete(tx, server, by, now),
-        Accepted::Yes | Accepted::Changed => Ok(true),
-    }
+    action(tx, &instance, state, &start, now).map(Some)
 }

@@ -3,7 +3,7 @@
 use crate::placement::{self, Inventory};
 use crate::{document, outbox, to_document};
 use sql::{Error, Row, Tx};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use types::agent::{HostFacts, SERVICE_VERSION};
 use types::{HostName, NodeId, ServerId, ServiceId, Timestamp};
 
@@ -183,19 +183,39 @@ pub struct Heard {
     pub conductors: Option<i64>,
 }
 
-/// What is heard of a host.
-pub fn heard(tx: &mut Tx<'_>, host: &HostName) -> Result<Heard, Error> {
-    let sql = "SELECT topic, beats, forced_down FROM services WHERE (host = ? AND topic = 'nova-compute') OR topic = 'nova-conductor'";
-    let mut heard = Heard::default();
-    for row in tx.query(sql, &[host.into()])? {
-        let beats: i64 = row.get(1)?;
-        if row.get::<String>(0)? == "nova-compute" {
-            (heard.beats, heard.forced_down) = (Some(beats), row.get(2)?);
-        } else {
-            heard.conductors = Some(heard.conductors.unwrap_or(0) + beats);
+/// What is heard of all hosts.
+#[derive(Clone, Debug, Default)]
+pub struct AllHeard {
+    hosts: HashMap<HostName, (i64, bool)>,
+    conductors: Option<i64>,
+}
+
+impl AllHeard {
+    /// What is heard of one.
+    pub fn of(&self, host: &HostName) -> Heard {
+        let known = self.hosts.get(host);
+        Heard {
+            beats: known.map(|(beats, _)| *beats),
+            forced_down: known.is_some_and(|(_, forced)| *forced),
+            conductors: self.conductors,
         }
     }
-    Ok(heard)
+}
+
+/// What is heard of all hosts, in one query.
+pub fn heard(tx: &mut Tx<'_>) -> Result<AllHeard, Error> {
+    let sql = "SELECT topic, host, beats, forced_down FROM services \
+               WHERE topic IN ('nova-compute', 'nova-conductor')";
+    let mut all = AllHeard::default();
+    for row in tx.query(sql, &[])? {
+        let beats: i64 = row.get(2)?;
+        if row.get::<String>(0)? == "nova-compute" {
+            all.hosts.insert(row.get(1)?, (beats, row.get(3)?));
+        } else {
+            all.conductors = Some(all.conductors.unwrap_or(0) + beats);
+        }
+    }
+    Ok(all)
 }
 
 /// What administrators say of a host, for [`takes_servers`].

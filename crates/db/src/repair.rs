@@ -44,18 +44,25 @@ pub fn abandon(
         actions::fail(tx, action, reason, now)?;
     }
     let server = instances::get(tx, task.server)?;
+    // What a move has put aside on the host that it left may be all that there is of the server.
+    let takes_back = [accept::RESIZE, accept::REVERT_RESIZE].contains(&task.flow.as_str());
     for host in hosts {
-        let stays = server.as_ref().and_then(|server| server.host.as_ref()) == Some(&host);
-        if !stays {
+        let spared = server.as_ref().is_some_and(|server| {
+            let moving = server.kept.unsettled.as_ref().filter(|_| takes_back);
+            server.host.as_ref() == Some(&host)
+                || moving.is_some_and(|moving| moving.source.host == host)
+        });
+        if !spared {
             work::owe(tx, &host, task.server, reason, now)?;
         }
     }
     put_in_error(tx, task.server, Expected::Task(id), reason, now)?;
     if let Some(moving) = server.and_then(|server| server.kept.unsettled) {
-        // One that has not arrived can only be taken back; the end of one that has can be asked for again.
+        // One that has not arrived can only be taken back. Of its two ends the one that was begun can be asked for again, and
+        // not the other: half of what that needs may be gone.
         let status = match task.flow.as_str() {
-            accept::RESIZE => Some(Status::Error),
-            accept::CONFIRM_RESIZE | accept::REVERT_RESIZE => Some(Status::Finished),
+            accept::RESIZE | accept::REVERT_RESIZE => Some(Status::Error),
+            accept::CONFIRM_RESIZE => Some(Status::Confirming),
             _ => None,
         };
         if let Some(status) = status {

@@ -332,6 +332,8 @@ fn one_format(found: &[Format], claimed: &str) -> Result<Format, Refusal> {
         [one] => Ok(*one),
         // A bootable ISO has a partition table too.
         many if many.contains(&Format::Iso) && many.iter().all(harmless) => Ok(Format::Iso),
+        // What an encrypted disk looks like by chance.
+        many if many.iter().all(harmless) => Ok(many[0]),
         // A fixed VHD is a raw disk with a footer.
         many if many
             .iter()

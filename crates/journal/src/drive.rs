@@ -452,7 +452,10 @@ impl<F: Flow> Run<F> {
         }
         let left = until.saturating_duration_since(Instant::now());
         let waiting = expected.wait(&work.host, self.task.epoch, stored, left);
-        let (shared, proof) = (Arc::clone(&self.shared), self.gives_up(step, direction));
+        let shared = Arc::clone(&self.shared);
+        let after = shared.settings.host_lost_after;
+        let past = self.past_pivot(step);
+        let proof = Proof::wanted(&*self.flow, (step, direction), &self.state, past, after);
         let Some(proof) = proof else {
             let told = shared.resting(waiting).await?;
             return self.heard(key, told);
@@ -460,7 +463,7 @@ impl<F: Flow> Run<F> {
         let told = tokio::select! {
             biased;
             told = shared.resting(waiting) => told?,
-            reason = self.watch.lost(&shared.store, &work.host, proof) => {
+            reason = self.watch.lost(&shared, &work.host, proof) => {
                 return self.without_host(direction, reason);
             }
         };
@@ -478,19 +481,6 @@ impl<F: Flow> Run<F> {
             self.told = Some((key, told));
         }
         Ok(Some(outcome))
-    }
-
-    /// When a step waits for its host no longer: where there is a way back or one past it.
-    fn gives_up(&self, step: F::Step, direction: Direction) -> Option<Proof> {
-        let silent = Proof::Silence(self.shared.settings.host_lost_after);
-        if direction == Direction::Undo {
-            return match self.flow.undo_waits(step) {
-                false => Some(silent),
-                true => (self.flow.undo_believes_forced_down(step)).then_some(Proof::Forced),
-            };
-        }
-        let passes = self.flow.may_owe(step) || self.flow.may_pass(step, &self.state);
-        (passes || !self.past_pivot(step)).then_some(silent)
     }
 
     /// A host that is down for good is to the flow one that could not do it: it may try another one.

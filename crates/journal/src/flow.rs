@@ -178,6 +178,12 @@ pub trait Flow: Send + Sync + 'static {
         false
     }
 
+    /// Whether what the host does in this step must not go on there when another host does it: a host that is only silent
+    /// may be at it still, so an administrator's word that it is down is needed to go on without it.
+    fn must_be_fenced(&self, _step: Self::Step) -> bool {
+        false
+    }
+
     /// Whether the host is known to be away. An undo does not wait for such a host: what it should remove becomes its debt
     /// as soon as it could not be done.
     async fn is_away(&self, _host: &HostName) -> bool {

@@ -4,12 +4,17 @@
 //! jumps, no restart of a conductor and no restart of an agent within that time makes work fail. Nothing is heard of any
 //! host while no conductor listens; that time does not count.
 
-use db::hosts::Heard;
+use crate::flow::Flow;
+use crate::worker::Shared;
+use db::hosts::{AllHeard, Heard};
 use sql::Store;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use types::HostName;
+use types::agent::Direction;
 
 /// How often a step looks at the host that it waits for.
 const LOOK: Duration = Duration::from_secs(2);
@@ -21,6 +26,50 @@ pub(crate) enum Proof {
     Forced,
     /// The same, or nothing was heard of it for so long.
     Silence(Duration),
+}
+
+impl Proof {
+    /// What a step that waits for its host needs to go on without it: none where there is no way back nor one past it, as
+    /// also where the host must be heard to undo the step.
+    pub(crate) fn wanted<F: Flow>(
+        flow: &F,
+        (step, direction): (F::Step, Direction),
+        state: &F::State,
+        past_pivot: bool,
+        after: Duration,
+    ) -> Option<Self> {
+        let doing = direction == Direction::Do;
+        let passes = doing && (flow.may_owe(step) || flow.may_pass(step, state));
+        if doing && !passes && past_pivot {
+            return None;
+        }
+        if flow.undo_waits(step) && !passes {
+            return (flow.undo_believes_forced_down(step)).then_some(Self::Forced);
+        }
+        if doing && flow.must_be_fenced(step) {
+            return Some(Self::Forced);
+        }
+        Some(Self::Silence(after))
+    }
+}
+
+/// What is heard of all hosts, looked at once for all who wait.
+#[derive(Debug, Default)]
+pub(crate) struct Ear(Mutex<Option<(Instant, Arc<AllHeard>)>>);
+
+impl Ear {
+    async fn hear(&self, store: &Store, host: &HostName) -> Result<Heard, sql::Error> {
+        let mut last = self.0.lock().await;
+        if let Some((at, all)) = &*last
+            && at.elapsed() < LOOK / 2
+        {
+            return Ok(all.of(host));
+        }
+        let all: Result<_, sql::Error> = store.look_once(db::hosts::heard).await;
+        let all = Arc::new(all?);
+        *last = Some((Instant::now(), Arc::clone(&all)));
+        Ok(all.of(host))
+    }
 }
 
 /// What a task has seen of the hosts that it waited for.
@@ -39,13 +88,10 @@ struct Still {
 
 impl Watch {
     /// Returns when the host is down for good, with the reason for administrators.
-    pub(crate) async fn lost(&mut self, store: &Store, host: &HostName, proof: Proof) -> String {
+    pub(crate) async fn lost(&mut self, shared: &Shared, host: &HostName, proof: Proof) -> String {
         loop {
             tokio::time::sleep(LOOK).await;
-            let name = host.clone();
-            let heard = store.look_once(move |tx| db::hosts::heard(tx, &name)).await;
-            let heard: Result<Heard, sql::Error> = heard;
-            let heard = match heard {
+            let heard = match shared.ear.hear(&shared.store, host).await {
                 Ok(heard) => heard,
                 Err(error) => {
                     // Heartbeats are not written down meanwhile, either.

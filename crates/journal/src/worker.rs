@@ -4,6 +4,7 @@ use crate::drive::{Ran, drive, told};
 use crate::faults::{Faults, Never};
 use crate::flow::{Flow, StepName};
 use crate::lease::Lease;
+use crate::lost::Ear;
 use crate::outcomes::Outcomes;
 use bus::{Bell, Bus};
 use db::tasks::Task;
@@ -76,6 +77,7 @@ pub(crate) struct Shared {
     pub(crate) outcomes: Outcomes,
     pub(crate) faults: Arc<dyn Faults>,
     pub(crate) settings: Settings,
+    pub(crate) ear: Ear,
     lease: Lease,
     runs: watch::Sender<usize>,
     /// Runs that do not wait.
@@ -197,6 +199,7 @@ impl Journal {
     /// A worker under this name; a name has one process at a time.
     pub fn new(name: &str, store: Store, bus: Bus, outcomes: Outcomes, settings: Settings) -> Self {
         let shared = Shared {
+            ear: Ear::default(),
             store,
             bus,
             outcomes,

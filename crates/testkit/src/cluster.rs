@@ -916,10 +916,15 @@ impl Cluster {
             .unwrap()
     }
 
-    /// Accepts a soft deletion.
+    /// Accepts a soft deletion; where that would have to wait, a deletion for good.
     pub async fn soft_delete(&self, server: ServerId) {
         let write = move |tx: &mut Tx<'_>| accept::soft_delete(tx, server, BY, Timestamp::now());
-        assert!(self.store.write(write).await.unwrap());
+        let accepted = self.store.write(write).await.unwrap();
+        if accepted == Some(Accepted::Busy) {
+            assert!(self.delete(server).await);
+            return;
+        }
+        assert_eq!(accepted, Some(Accepted::Yes));
         self.bus.ring(Bell::Tasks);
     }
 

@@ -22,7 +22,7 @@ use uuid::Uuid;
 /// | version | what is new |
 /// |---|---|
 /// | 1 | nobody says a version |
-/// | 2 | agents say theirs, and refuse what they do not know, each by itself |
+/// | 2 | agents say theirs, and refuse what they do not know, each by itself; `rebuild_once` of a guest that comes from another host |
 pub const SERVICE_VERSION: u32 = 2;
 
 /// The version of an agent that says none.
@@ -352,7 +352,7 @@ impl Verb {
             | Self::EnsureResumed
             | Self::EnsureRescued { .. }
             | Self::EnsureUnrescued
-            | Self::RebuildOnce { .. }
+            | Self::RebuildOnce { from: None, .. }
             | Self::SnapshotOnce { .. }
             | Self::EnsureStill { .. }
             | Self::EnsureGoingOn
@@ -373,6 +373,8 @@ impl Verb {
             | Self::EnsurePutBack { .. }
             | Self::EnsureAsideForgotten
             | Self::EnsureShared { .. } => FIRST_VERSION,
+            // An older one would give the disk that comes the base of the server's image.
+            Self::RebuildOnce { from: Some(_), .. } => 2,
         }
     }
 

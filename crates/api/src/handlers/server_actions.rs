@@ -20,8 +20,8 @@ use types::agent::{FailureKind, Question};
 use types::{ServerId, TaskState, Timestamp, VmState};
 
 /// How long an action waits for another that shows no task state to end.
-const PATIENCE: Duration = Duration::from_secs(15);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// An action as a flow.
 pub struct Wanted {
@@ -128,17 +128,26 @@ where
             return Ok(server);
         }
         if tokio::time::Instant::now() >= until {
-            return Err(busy(call, &server).await?);
+            return Err(busy(call, &server, "").await?);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
 /// Refuses an action while another one is under way that must end first. Its owner is told which one that is,
-/// administrators what it waits for and how to end that.
-async fn busy(call: &Call, server: &Instance) -> Result<Fault, Fault> {
+/// administrators what it waits for and how to end that; `or` is what else may be done.
+pub(super) async fn busy(call: &Call, server: &Instance, or: &str) -> Result<Fault, Fault> {
+    let still_busy = |by: Option<&str>| {
+        let (id, by) = (
+            server.id,
+            by.map(|by| format!(" by {by}")).unwrap_or_default(),
+        );
+        Fault::conflict(format!(
+            "Instance {id} is still being worked on{by}; try again later{or}"
+        ))
+    };
     let Some(task) = server.task_id else {
-        return Ok(still_busy(server.id, None));
+        return Ok(still_busy(None));
     };
     let reading = call.api.deps.store.read(move |tx| {
         let Some(task) = db::tasks::get(tx, task)? else {
@@ -152,11 +161,11 @@ async fn busy(call: &Call, server: &Instance) -> Result<Fault, Fault> {
         Ok::<_, sql::Error>(Some((task, action, host)))
     });
     let Some((task, action, host)) = reading.await? else {
-        return Ok(still_busy(server.id, None));
+        return Ok(still_busy(None));
     };
     let action = action.unwrap_or_else(|| task.flow.clone());
     if !call.is_admin() {
-        return Ok(still_busy(server.id, Some(&format!("'{action}'"))));
+        return Ok(still_busy(Some(&format!("'{action}'"))));
     }
     let waits = match (&task.waits, host) {
         (Some(waits), _) => format!(" waits: {}", waits.reason),
@@ -164,20 +173,10 @@ async fn busy(call: &Call, server: &Instance) -> Result<Fault, Fault> {
         (None, None) => " is under way".to_owned(),
     };
     let (id, step) = (task.id, task.step.as_deref().unwrap_or("-"));
-    Ok(still_busy(
-        server.id,
-        Some(&format!(
-            "'{action}', whose step '{step}'{waits}; `kilonova manage task show {id}` tells more, `kilonova manage task \
-             abandon {id}` ends it"
-        )),
-    ))
-}
-
-fn still_busy(id: ServerId, by: Option<&str>) -> Fault {
-    let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
-    Fault::conflict(format!(
-        "Instance {id} is still being worked on{by}; try again later"
-    ))
+    Ok(still_busy(Some(&format!(
+        "'{action}', whose step '{step}'{waits}; `kilonova manage task show {id}` tells more, `kilonova manage task \
+         abandon {id}` ends it"
+    ))))
 }
 
 /// Starts a flow that the request says nothing more about.

@@ -86,7 +86,7 @@ pub async fn evacuate(call: Call) -> Result<Reply, Fault> {
     vtpm::refuse(&server, "evacuate")?;
     verdict::EVACUATE.check(&call, &server)?;
     must_be_gone(&call, &server).await?;
-    let migration = MigrationId::random();
+    let (migration, gone) = (MigrationId::random(), server.host.clone());
     let reply = answer(&call, pass.as_deref())?;
     let wanted = Wanted {
         rule: verdict::EVACUATE,
@@ -106,6 +106,11 @@ pub async fn evacuate(call: Call) -> Result<Reply, Fault> {
     let sealed = pass.as_deref().map(|pass| call.api.deps.secrets.seal(pass));
     let (user, now) = (call.caller.user_id.clone(), Timestamp::now());
     start_flow_and(&call, wanted, move |tx, server| {
+        if server.host != gone {
+            // A move has ended meanwhile: nobody has asked whether this host is down.
+            let words = "The server has moved to another host; look at it again.";
+            return Err(Fault::conflict(words));
+        }
         let new = NewMigration {
             id: migration,
             server: server.id,

@@ -220,13 +220,15 @@ fn not_resized() -> Fault {
     Fault::bad_request("Instance has not been resized.")
 }
 
-/// What the server remembers of its move, if it waits for its end. One that was abandoned on its way can only be taken back.
+/// What the server remembers of its move, if it waits for its end. One that was abandoned on its way, or on its way back, can
+/// only be taken back, one that was abandoned while it was confirmed only be confirmed.
 fn waiting(tx: &mut Tx<'_>, server: &Instance, end: Status) -> Result<Unsettled, Fault> {
     let moving = server.kept.unsettled.clone().ok_or_else(not_resized)?;
     let record = migrations::get(tx, moving.migration)?;
     match record.map(|record| record.status) {
         Some(Status::Finished) => Ok(moving),
         Some(Status::Error) if end == Status::Reverting => Ok(moving),
+        Some(Status::Confirming) if end == Status::Confirming => Ok(moving),
         _ => Err(not_resized()),
     }
 }

@@ -2,13 +2,13 @@
 
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
-use crate::handlers::server_filters;
+use crate::handlers::{server_actions, server_filters};
 use crate::links::Links;
 use crate::mv;
 use crate::verdict;
 use crate::views::server::{ServerName, ServerView, Sight, is_visible};
 use crate::views::{All, At, Document, Each, View, document};
-use db::accept;
+use db::accept::{self, Accepted};
 use db::actions::Requester;
 use db::hosts::Service;
 use db::instances::Instance;
@@ -338,26 +338,54 @@ async fn listed<V: View + 'static>(
     reading.await
 }
 
-/// `DELETE /servers/{id}`: at once, or (`reclaim_instance_interval`) so that it can be restored for a while.
+/// `DELETE /servers/{id}`: at once, or (`reclaim_instance_interval`) so that it can be restored for a while. What works on
+/// such a server ends first, or the deletion is refused: it would be one for good.
 pub async fn delete(call: Call) -> Result<Reply, Fault> {
-    let soft = call.api.config.reclaim_seconds > 0;
-    let how = if soft {
-        accept::soft_delete
-    } else {
-        accept::delete
-    };
-    accept_deletion(&call, how, StatusCode::NO_CONTENT).await
+    if call.api.config.reclaim_seconds == 0 {
+        return accept_deletion(&call, for_good, StatusCode::NO_CONTENT).await;
+    }
+    accept_deletion(&call, accept::soft_delete, StatusCode::NO_CONTENT).await
 }
 
 /// Accepts a deletion that cannot be taken back.
 pub async fn delete_now(call: &Call) -> Result<Reply, Fault> {
-    accept_deletion(call, accept::delete, StatusCode::ACCEPTED).await
+    accept_deletion(call, for_good, StatusCode::ACCEPTED).await
 }
 
-/// A way to accept a deletion.
-type Deletion = fn(&mut Tx<'_>, ServerId, Requester<'_>, Timestamp) -> Result<bool, sql::Error>;
+/// A way to accept a deletion; none where there is no server.
+type Deletion =
+    fn(&mut Tx<'_>, ServerId, Requester<'_>, Timestamp) -> Result<Option<Accepted>, sql::Error>;
+
+fn for_good(
+    tx: &mut Tx<'_>,
+    id: ServerId,
+    by: Requester<'_>,
+    now: Timestamp,
+) -> Result<Option<Accepted>, sql::Error> {
+    Ok(accept::delete(tx, id, by, now)?.then_some(Accepted::Yes))
+}
 
 async fn accept_deletion(call: &Call, how: Deletion, status: StatusCode) -> Result<Reply, Fault> {
+    let until = tokio::time::Instant::now() + server_actions::PATIENCE;
+    loop {
+        if let Some(reply) = try_deletion(call, how, status).await? {
+            return Ok(reply);
+        }
+        if tokio::time::Instant::now() >= until {
+            let server = call.server().await?;
+            let or = ", or delete it for good with the action forceDelete";
+            return Err(server_actions::busy(call, &server, or).await?);
+        }
+        tokio::time::sleep(server_actions::LOOK_AGAIN).await;
+    }
+}
+
+/// None while something works on the server that must end before.
+async fn try_deletion(
+    call: &Call,
+    how: Deletion,
+    status: StatusCode,
+) -> Result<Option<Reply>, Fault> {
     let server = call.server().await?;
     verdict::DELETE.check(call, &server)?;
     let (id, asker, now) = (server.id, call.requester(), Timestamp::now());
@@ -366,14 +394,16 @@ async fn accept_deletion(call: &Call, how: Deletion, status: StatusCode) -> Resu
     let has_secret = server.kept.vtpm_secret.is_some();
     let accepting = call.api.deps.store.write(move |tx| -> Result<_, Fault> {
         let accepted = how(tx, id, asker.as_requester(), now)?;
-        if let Some(key) = key.as_ref().filter(|_| accepted) {
+        if let Some(key) = key.as_ref().filter(|_| accepted == Some(Accepted::Yes)) {
             key.keep(tx, &kept)?;
         }
         Ok((accepted, has_secret && goes_for_good(tx, id)?))
     });
     let (accepted, goes) = accepting.await?;
-    if !accepted {
-        return Err(Fault::no_server(call.param(0)));
+    match accepted {
+        None => return Err(Fault::no_server(call.param(0))),
+        Some(Accepted::Busy | Accepted::Changed) => return Ok(None),
+        Some(Accepted::Yes) => {}
     }
     if let Some(key) = &call.key {
         key.mark_kept();
@@ -382,7 +412,7 @@ async fn accept_deletion(call: &Call, how: Deletion, status: StatusCode) -> Resu
     if goes {
         crate::vtpm::forget_with_server(call, &server).await;
     }
-    Ok(reply)
+    Ok(Some(reply))
 }
 
 /// Whether the server cannot be restored.

@@ -861,3 +861,30 @@ async fn diagnostics_say_why_there_are_none() {
         format!("Cannot 'get_diagnostics' instance {id} while it is in power state shutdown");
     assert_eq!(refusal().await, (409, wanted));
 }
+
+/// A deletion for good would be none that can be taken back.
+#[tokio::test]
+async fn a_soft_deletion_waits_for_what_goes_on() {
+    let cloud = cloud_with(crate::Config {
+        reclaim_seconds: 600,
+        ..super::harness::config()
+    })
+    .await;
+    host_is_up(&cloud).await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    let path = format!("/servers/{id}");
+    let image = json!({"createImage": {"name": "i"}});
+    let action = format!("{path}/action");
+    let imaged = cloud.send("member", 45, "POST", &action, image).await;
+    assert_eq!(imaged.status, 202, "{}", imaged.text);
+    let refused = cloud.send("member", 90, "DELETE", &path, json!({})).await;
+    let (_, message) = refused.fault();
+    assert_eq!(refused.status, 409, "{message}");
+    for part in ["'createImage'", "forceDelete"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let forced = json!({"forceDelete": null});
+    let forced = cloud.send("member", 90, "POST", &action, forced).await;
+    assert_eq!(forced.status, 202, "{}", forced.text);
+}

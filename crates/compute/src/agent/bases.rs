@@ -5,7 +5,7 @@
 use super::{Agent, failure};
 use crate::images::{Failure, is_gone};
 use crate::peers;
-use types::agent::GuestPlan;
+use types::agent::{FailureKind, GuestPlan};
 use types::{HostName, PowerState, ServerId};
 use virt::libvirt::image::BaseImage;
 use virt::{DiskFormat, GuestSpec};
@@ -54,9 +54,10 @@ impl Agent {
         let (Some(cache), Some(image)) = (cache, &plan.image) else {
             return self.base_of_image(id, plan).await;
         };
-        let Some(peer) = self.peers.reach(from).await else {
-            return self.base_of_image(id, plan).await;
-        };
+        let peer = self.peers.reach(from).await.ok_or_else(|| {
+            let words = format!("this host knows no way to {from}");
+            (FailureKind::Host, words)
+        })?;
         let Some(base) = peers::base_of(&peer, id).await? else {
             return self.base_of_image(id, plan).await;
         };
@@ -75,16 +76,21 @@ impl Agent {
         copied.map(Some)
     }
 
-    /// Fetches early what a guest that comes will need. What the image service does not have comes with the disk.
+    /// Fetches early what a guest that comes will need. An image that is no good, or gone, may not be the one that its disk
+    /// stands on, and what it stands on comes with the disk.
     pub(super) async fn prepare(
         &self,
         id: ServerId,
         plan: &GuestPlan,
     ) -> Result<PowerState, Failure> {
-        match (self.spec(id, plan).await, &plan.image) {
-            (Err(failure), Some(image)) if is_gone(&failure, image) => {}
-            (ready, _) => drop(ready?),
-        }
+        let base = match self.base_of_image(id, plan).await {
+            Err((FailureKind::Request, reason)) => {
+                tracing::info!(server = %id, reason, "an image is not fetched before its guest comes");
+                None
+            }
+            found => found?,
+        };
+        self.spec_on(id, plan, base).await?;
         Ok(PowerState::NoState)
     }
 }

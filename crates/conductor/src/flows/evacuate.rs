@@ -3,7 +3,7 @@
 //! | step | does | undo |
 //! |---|---|---|
 //! | `inspect` | takes back what another task had begun that it took over, in other services and on record | - |
-//! | `clear` | the host that the server was moving to removes what it has; one that does not answer owes it | - |
+//! | `clear` | the host that the server was moving to switches off what it has; it removes that when the server is there | - |
 //! | `choose_host` | picks hosts; the claim is in the transaction that ends the step | gives the claim back |
 //! | `networks` | binds its ports and connects its volumes to the new host, and takes these from the old one | gives both back |
 //! | `plug` | waits until the network agent has wired them | - |
@@ -106,9 +106,6 @@ pub struct State {
     /// The host that it may have left something on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     other: Option<HostName>,
-    /// That host has still to remove it.
-    #[serde(default)]
-    owing: bool,
     /// The new host has the files of the guest.
     #[serde(default)]
     kept: bool,
@@ -174,11 +171,12 @@ impl Evacuate {
         state: &State,
         now: Timestamp,
     ) -> Result<(), StepError> {
-        let Some(task) = &state.superseded else {
-            return Ok(());
-        };
         let server = super::own(tx, cx)?;
-        Ok(superseded::settle(tx, &server, task, now)?)
+        match &state.superseded {
+            Some(task) => superseded::settle(tx, &server, task, now)?,
+            None => superseded::settle_abandoned(tx, &server, now)?,
+        }
+        Ok(())
     }
 
     async fn choose_host(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
@@ -277,6 +275,11 @@ impl Evacuate {
             db::work::owe(tx, host, cx.server, reason, now)?;
             db::placement::release_on(tx, cx.server, *node, now)?;
         }
+        let new = state.choice.place.as_ref().map(|place| &place.host);
+        if let Some(other) = state.other.as_ref().filter(|other| Some(*other) != new) {
+            let reason = "the server was evacuated while it moved";
+            db::work::owe(tx, other, cx.server, reason, now)?;
+        }
         migrations::set_status(tx, state.migration, Status::Done, now)?;
         let settled = if state.on {
             VmState::Active
@@ -324,9 +327,6 @@ impl Flow for Evacuate {
     }
 
     fn debtor(&self, step: Step, state: &State) -> Option<HostName> {
-        if step == Step::Clear {
-            return state.other.clone().filter(|_| state.owing);
-        }
         let arrived = match step {
             Step::Spawn => !state.kept,
             Step::Take => state.kept,
@@ -357,8 +357,9 @@ impl Flow for Evacuate {
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
         if (step, direction) == (Step::Clear, Direction::Do) {
+            // Not removed yet: where the hosts share files these may be the server's.
             let host = state.other.clone()?;
-            let verb = Verb::EnsureAbsent;
+            let verb = Verb::EnsureStopped { grace_seconds: 0 };
             return Some(HostWork { host, verb });
         }
         if step != Step::Spawn && (step != Step::Take || !state.kept) {
@@ -394,10 +395,7 @@ impl Flow for Evacuate {
         let server = super::instance(&self.with, cx).await?;
         match step {
             Step::Inspect => self.inspect(cx, &server, state).await,
-            Step::Clear => {
-                state.owing = matches!(outcome, Some(WorkOutcome::Failed { .. }));
-                Ok(())
-            }
+            Step::Clear => Ok(()),
             Step::ChooseHost => self.choose_host(&server, state).await,
             Step::Networks => self.networks(cx, &server, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
@@ -437,13 +435,6 @@ impl Flow for Evacuate {
         let now = Timestamp::now();
         match (step, direction) {
             (Step::Inspect, Direction::Do) => Self::settle(tx, cx, state, now),
-            (Step::Clear, Direction::Do) => match state.other.as_ref().filter(|_| state.owing) {
-                Some(host) => {
-                    let reason = "the server was evacuated while it moved";
-                    Ok(db::work::owe(tx, host, cx.server, reason, now)?)
-                }
-                None => Ok(()),
-            },
             (Step::ChooseHost, Direction::Do) => self.claim(tx, cx, state, now),
             (Step::ChooseHost, Direction::Undo) => Self::give_back(tx, cx, state, now),
             (Step::Networks, Direction::Do) => {

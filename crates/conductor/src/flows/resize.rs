@@ -283,6 +283,11 @@ impl Flow for Resize {
     }
 
     // What was put aside is the only copy of the guest.
+    // Its volumes are reached by the same names from both hosts.
+    fn must_be_fenced(&self, step: Step) -> bool {
+        step == Step::Land
+    }
+
     fn undo_waits(&self, step: Step) -> bool {
         step == Step::PutAside
     }

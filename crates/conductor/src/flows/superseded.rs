@@ -175,9 +175,7 @@ pub(super) fn settle(
     now: Timestamp,
 ) -> Result<(), sql::Error> {
     if let (accept::RESIZE, Some(moving)) = (task.flow.as_str(), &server.kept.unsettled) {
-        moves::take_claim_back(tx, server.id, moving.migration, now)?;
-        moves::take_back(tx, server, moving, now)?;
-        migrations::set_status(tx, moving.migration, Status::Error, now)?;
+        take_move_back(tx, server, moving, now)?;
     }
     if let Some(state) = task.of::<live_migration::State>(accept::LIVE_MIGRATION) {
         for place in [&state.from, &state.choice.place].into_iter().flatten() {
@@ -198,4 +196,31 @@ pub(super) fn settle(
         interfaces::forget_wish(tx, server.id, port_id)?;
     }
     Ok(())
+}
+
+/// The same of a resize that was abandoned before it arrived, or on its way back: what it has put aside is the dead host's.
+pub(super) fn settle_abandoned(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    now: Timestamp,
+) -> Result<(), sql::Error> {
+    let Some(moving) = &server.kept.unsettled else {
+        return Ok(());
+    };
+    let record = migrations::get(tx, moving.migration)?;
+    if record.is_some_and(|record| record.status == Status::Error) {
+        take_move_back(tx, server, moving, now)?;
+    }
+    Ok(())
+}
+
+fn take_move_back(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    moving: &moves::Unsettled,
+    now: Timestamp,
+) -> Result<(), sql::Error> {
+    moves::take_claim_back(tx, server.id, moving.migration, now)?;
+    moves::take_back(tx, server, moving, now)?;
+    migrations::set_status(tx, moving.migration, Status::Error, now).map(drop)
 }

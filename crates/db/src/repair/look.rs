@@ -249,7 +249,7 @@ const HELD_ELSEWHERE: &str = "SELECT DISTINCT a.consumer, a.provider, n.host FRO
      AND i.deleted = 0 AND i.task_id IS NULL AND (i.host IS NULL OR i.host <> n.host)";
 // One that has not arrived, and that nobody works on, was abandoned: its server is in ERROR. The others have been reset.
 const UNSETTLED: &str = "SELECT i.uuid, m.uuid, m.status, i.kept FROM migrations m CROSS JOIN instances i \
-     WHERE m.status IN ('finished', 'error') AND m.migration_type IN ('resize', 'migration') AND i.uuid = m.instance_uuid \
+     WHERE m.status IN ('finished', 'error', 'confirming') AND m.migration_type IN ('resize', 'migration') AND i.uuid = m.instance_uuid \
      AND i.deleted = 0 AND i.task_id IS NULL \
      AND (i.vm_state = 'error' OR (m.status = 'finished' AND i.vm_state IN ('active', 'stopped')))";
 // It is the migration of a server that is between two hosts, or still on its way to that.
@@ -312,7 +312,7 @@ fn unsettled(row: &Row) -> Result<Option<Finding>, Error> {
     Ok(Some(Finding::Unsettled {
         server,
         migration,
-        arrived: status == Status::Finished.as_str(),
+        arrived: status != Status::Error.as_str(),
     }))
 }
 

@@ -97,13 +97,13 @@ impl BaseImages {
     }
 
     /// Makes a file the base `name` that another host's base of this name was copied into. It was checked there, and is
-    /// used as raw whatever is in it.
+    /// used as raw whatever is in it. `note` says that nobody here knows what it was made of.
     ///
     /// # Errors
     /// Disk errors.
-    pub fn take_over(&self, name: &str, copy: &Path) -> Result<BaseImage> {
+    pub fn take_over(&self, name: &str, copy: &Path, note: &str) -> Result<BaseImage> {
         let target = self.folder.join(file_name(name));
-        self.forget_note(name)?;
+        self.set_note(name, note)?;
         finish(copy, &target).map_err(|error| HypervisorError::disk(target.display(), &error))?;
         self.cached(name)
             .ok_or_else(|| HypervisorError::Image("the base image vanished".into()))

@@ -114,7 +114,7 @@ impl Libvirt {
             let (files, luggage) = (files.clone(), luggage);
             let from_volume = spec.root == RootDisk::Volume;
             blocking(move || carry_in(&files, luggage, from_volume)).await?;
-            self.check_disk(spec)?;
+            self.check_base(spec)?;
             self.grow(id, spec).await?;
             let (files, spec) = (self.instances.guest(id), spec.clone());
             blocking(move || {
@@ -137,7 +137,8 @@ impl Libvirt {
     pub(super) fn base_of_disk(&self, id: ServerId) -> Result<Option<PathBuf>> {
         let files = self.instances.guest(id);
         let aside = files.aside.join(files.disk.file_name().unwrap_or_default());
-        for disk in [&files.disk, &aside] {
+        // What is aside is whole; a copy of it may not be yet.
+        for disk in [&aside, &files.disk] {
             match qcow2::backing_name(disk) {
                 Ok(name) => return Ok(name.map(|name| self.base_named(&name))),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -153,17 +154,22 @@ impl Libvirt {
         self.instances.path().join("_base").join(file)
     }
 
-    /// The files of the guest's own disks are there, and the first one stands on what the specification says: on another
-    /// base it would be another disk.
+    /// The files of the guest's own disks are there, and what they should be.
     pub(super) fn check_disk(&self, spec: &GuestSpec) -> Result<()> {
         let files = self.instances.guest(spec.id);
         for (_, path) in disks::local(spec, &files) {
             std::fs::metadata(&path)
                 .map_err(|error| HypervisorError::disk(path.display(), &error))?;
         }
+        self.check_base(spec)
+    }
+
+    /// The first disk stands on what the specification says: on another base it would be another disk.
+    fn check_base(&self, spec: &GuestSpec) -> Result<()> {
         if spec.root == RootDisk::Volume {
             return Ok(());
         }
+        let files = self.instances.guest(spec.id);
         let named = qcow2::backing_name(&files.disk)
             .map_err(|error| HypervisorError::disk(files.disk.display(), &error))?;
         let has = named.map(|name| self.base_named(&name));
@@ -178,7 +184,8 @@ impl Libvirt {
             name.map_or_else(|| "none".to_owned(), |name| name.display().to_string())
         };
         Err(HypervisorError::Rejected(format!(
-            "the guest's disk stands on the base {}, and would have been used as one on {}",
+            "the guest's disk stands on the base {}, and would have been used as one on {}: resize or migrate the server, which \
+             puts that right",
             file(has.as_deref().and_then(Path::file_name)),
             file(wanted)
         )))

@@ -17,6 +17,12 @@ impl Libvirt {
         take: bool,
     ) -> Result<GuestInfo> {
         let _lock = self.exclusive(spec.id).await;
+        let files = self.instances.guest(spec.id);
+        if !files.folder.exists() && self.was_put_aside_by(spec.id, from) {
+            // A move from there was cut short.
+            std::fs::rename(&files.aside, &files.folder)
+                .map_err(|error| HypervisorError::disk(files.aside.display(), &error))?;
+        }
         self.check_disk(spec)?;
         let (files, wanted) = (self.instances.guest(spec.id), spec.clone());
         let from = from.0.clone();

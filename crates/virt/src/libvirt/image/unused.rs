@@ -1,6 +1,7 @@
 //! Base images that no guest needs any more (Nova's image cache manager).
 
 use super::{BaseImages, notes};
+use crate::libvirt::qcow2;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,6 +12,11 @@ use std::time::{Duration, SystemTime};
 
 /// The specification in a guest's folder.
 const SPEC: &str = "guest.json";
+
+/// The disks of a guest that stand on bases.
+const DISKS: [&str; 2] = ["disk", "disk.rescue"];
+/// How often the folders are looked at anew when they change meanwhile.
+const TRIES: usize = 10;
 
 impl BaseImages {
     /// Notes that a base is used now, so that it stays although no specification names it yet.
@@ -54,19 +60,53 @@ impl BaseImages {
     }
 }
 
-/// The names of the bases that guests are made of, those that are put aside included.
+/// The names of the bases that guests are made of, those that are put aside included: what specifications and headers of
+/// disks say.
 fn used(instances: &Path) -> io::Result<BTreeSet<OsString>> {
+    // A folder that gets another name under the look may be missed under both.
+    for _ in 0..TRIES {
+        if let Some(names) = look(instances)? {
+            return Ok(names);
+        }
+    }
+    Err(io::Error::other("the folders of guests do not stand still"))
+}
+
+/// None: a folder was there and is not any more.
+fn look(instances: &Path) -> io::Result<Option<BTreeSet<OsString>>> {
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(instances)? {
-        let text = match std::fs::read(entry?.path().join(SPEC)) {
-            Ok(text) => text,
-            Err(error) if is_nothing(&error) => continue,
+        let folder = entry?.path();
+        for disk in DISKS {
+            match qcow2::backing_name(&folder.join(disk)) {
+                Ok(name) => names.extend(name.as_deref().and_then(file_of)),
+                Err(error) if is_nothing(&error) || is_half(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match std::fs::read(folder.join(SPEC)) {
+            Ok(text) => {
+                let spec: Value = serde_json::from_slice(&text).map_err(io::Error::other)?;
+                collect(&spec, &mut names);
+            }
+            Err(error) if is_nothing(&error) && folder.exists() => {}
+            Err(error) if is_nothing(&error) => return Ok(None),
             Err(error) => return Err(error),
-        };
-        let spec: Value = serde_json::from_slice(&text).map_err(io::Error::other)?;
-        collect(&spec, &mut names);
+        }
     }
-    Ok(names)
+    Ok(Some(names))
+}
+
+fn file_of(base: &str) -> Option<OsString> {
+    Path::new(base).file_name().map(OsString::from)
+}
+
+/// A disk that is being made: what it is made of is marked as used.
+fn is_half(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+    )
 }
 
 fn is_nothing(error: &io::Error) -> bool {
@@ -81,7 +121,7 @@ fn collect(spec: &Value, names: &mut BTreeSet<OsString>) {
     match spec {
         Value::Object(fields) => {
             let base = fields.get("base").and_then(Value::as_str);
-            names.extend(base.and_then(|base| Path::new(base).file_name().map(OsString::from)));
+            names.extend(base.and_then(file_of));
             fields.values().for_each(|field| collect(field, names));
         }
         Value::Array(items) => items.iter().for_each(|item| collect(item, names)),
@@ -122,7 +162,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let instances = folder.path();
         let bases = BaseImages::open(instances).unwrap();
-        for name in ["root", "aside", "rescue", "kernel", "old", "x.y.part"] {
+        for name in [
+            "root", "aside", "headed", "rescue", "kernel", "old", "x.y.part",
+        ] {
             base(&bases, name, 2 * DAY);
         }
         base(&bases, "new", DAY / 2);
@@ -141,6 +183,12 @@ mod tests {
             ..spec.clone()
         };
         guest(instances, "a.aside", &with_root("aside"));
+        // What its disk stands on is not what its specification says.
+        let backing = qcow2::Backing {
+            name: "../_base/headed",
+            format: crate::spec::DiskFormat::Raw,
+        };
+        qcow2::create(&instances.join("a.aside").join("disk"), 512, Some(backing)).unwrap();
         let rescued = crate::spec::GuestSpec {
             rescue: Some(crate::spec::RescueDisk {
                 root: on("rescue"),
@@ -157,7 +205,15 @@ mod tests {
         guest(instances, "a", &rescued);
         fs::write(instances.join("node-id"), "x").unwrap();
         bases.remove_unused(DAY).unwrap();
-        let noted = ["kernel", "new", "new.note", "rescue", "root", "root.note"];
+        let noted = [
+            "headed",
+            "kernel",
+            "new",
+            "new.note",
+            "rescue",
+            "root",
+            "root.note",
+        ];
         assert_eq!(left(&bases), [&["aside"][..], &noted].concat());
         assert_eq!(bases.note("new").unwrap(), "noted");
         // One that is asked for stays for a while, whoever needs it.
@@ -166,14 +222,14 @@ mod tests {
         bases.remove_unused(DAY).unwrap();
         assert_eq!(
             left(&bases),
-            ["aside", "new", "new.note", "root", "root.note"]
+            ["aside", "headed", "new", "new.note", "root", "root.note"]
         );
         // A specification that cannot be read may name any of them.
         fs::write(instances.join("a.aside").join(SPEC), "{").unwrap();
         assert!(bases.remove_unused(Duration::ZERO).is_err());
         assert_eq!(
             left(&bases),
-            ["aside", "new", "new.note", "root", "root.note"]
+            ["aside", "headed", "new", "new.note", "root", "root.note"]
         );
     }
 }
