@@ -60,9 +60,13 @@ pub struct Attachment {
 }
 
 impl Finding {
-    /// Whether nobody mends it unasked.
+    /// Whether nobody mends it unasked. Of an image nobody can be sure: what compute writes on its images others may copy.
     pub fn wants_a_word(&self) -> bool {
-        matches!(self, Self::Record(finding) if finding.wants_a_word())
+        match self {
+            Self::Record(finding) => finding.wants_a_word(),
+            Self::Image(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether [`mend`] does something about it.

@@ -55,7 +55,11 @@ pub(crate) async fn find(with: &Neighbours) -> Result<Vec<Unfilled>, StepError> 
             let of_kind = [("image_type", kind)];
             let listed = with.images.of_status(&token, status, &of_kind).await;
             let (listed, old) = (listed.map_err(retry)?, now.minus(young));
-            waiting.extend(listed.iter().filter_map(|image| of_server(image, old)));
+            // Who does not know a filter lists them all.
+            let asked = listed
+                .iter()
+                .filter(|image| image.status == status && image.document["image_type"] == kind);
+            waiting.extend(asked.filter_map(|image| of_server(image, old)));
         }
     }
     // After the images were listed: the work on them was taken in before, or has ended.

@@ -147,6 +147,8 @@ const WITHOUT_HOST: &[(&str, &str)] = &[
     (DETACH_VOLUME, "release"),
     (SWAP_VOLUME, "complete_move"),
 ];
+/// How the state of a live migration says that both hosts see the server's disk.
+const SHARED: &str = r#""shared":true"#;
 /// Flows that a soft deletion or an evacuation ends; what they do in half leaves nothing behind but the guest.
 const SOFT_DELETED_OVER: &[&str] = &[
     START, STOP, REBOOT, PAUSE, UNPAUSE, SUSPEND, RESUME, CRASH_DUMP, RESTORE, RESCUE, UNRESCUE,
@@ -161,7 +163,10 @@ fn gives_way(task: &tasks::Task, to: &str) -> bool {
     // The guest has left the host that is down, and is all there on the other one.
     let arrives =
         (running, step) == (LIVE_MIGRATION, Some("arrive")) && task.phase == Phase::Running;
-    let evacuated = to == EVACUATE && needs_host && !arrives && EVACUATED_OVER.contains(&running);
+    // Its disk may be the other host's by now.
+    let shared = running == LIVE_MIGRATION && task.state.contains(SHARED);
+    let evacuated =
+        to == EVACUATE && needs_host && !arrives && !shared && EVACUATED_OVER.contains(&running);
     unshelved
         || evacuated
         || QUIET.contains(&running)

@@ -149,6 +149,23 @@ pub fn take_back(
     write(tx, server, &moving.old_flavor, None)
 }
 
+/// The server has the old flavor again, and what it has put aside is still to be brought back.
+pub fn stay(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    moving: &Unsettled,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let flavors = (&moving.new_flavor, &moving.old_flavor);
+    block_devices::fit_swap(tx, server.id, flavors, now)?;
+    write(tx, server, &moving.old_flavor, Some(moving.clone()))
+}
+
+/// Nobody brings back what the server has put aside.
+pub fn forget(tx: &mut Tx<'_>, server: &Instance) -> Result<(), Error> {
+    write(tx, server, &server.flavor, None)
+}
+
 /// What the server holds is its migration's from now on.
 pub fn leave_claim(
     tx: &mut Tx<'_>,

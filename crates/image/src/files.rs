@@ -6,7 +6,7 @@ use md5::Md5;
 use sha2::{Digest, Sha512};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -86,12 +86,18 @@ impl Folder {
         let folder = Self {
             root: root.to_owned(),
         };
-        let root = folder.root.clone();
-        for path in [root, folder.uploads(), folder.staging(), folder.locks()] {
+        let make = |path: &Path| {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
-                .create(path)?;
+                .create(path)
+        };
+        make(root)?;
+        let owner = root.metadata()?;
+        for path in [folder.uploads(), folder.staging(), folder.locks()] {
+            make(&path)?;
+            // Also where root was first.
+            let _ = std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()));
         }
         Ok(folder)
     }

@@ -180,7 +180,7 @@ pub trait Flow: Send + Sync + 'static {
 
     /// Whether what the host does in this step must not go on there when another host does it: a host that is only silent
     /// may be at it still, so an administrator's word that it is down is needed to go on without it.
-    fn must_be_fenced(&self, _step: Self::Step) -> bool {
+    fn must_be_fenced(&self, _step: Self::Step, _state: &Self::State) -> bool {
         false
     }
 

@@ -2,6 +2,7 @@
 
 use crate::{Dialect, Error, Store, Tx};
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -90,6 +91,11 @@ fn lock(path: &Path) -> Result<Option<File>, Error> {
         .truncate(false)
         .open(path)
         .map_err(failed)?;
+    // Whoever owns the folder opens it later, also where root was first.
+    if let Some(folder) = path.parent().and_then(|folder| folder.metadata().ok()) {
+        let owner = (Some(folder.uid()), Some(folder.gid()));
+        let _ = std::os::unix::fs::chown(path, owner.0, owner.1);
+    }
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

@@ -129,6 +129,8 @@ async fn fill(call: &Call, id: ImageId, wanted: Wanted) -> Result<Reply, Fault> 
     };
     match start_flow(call, wanted).await {
         Ok(_) => Ok(reply),
+        // It may have been taken in all the same.
+        Err(doubtful) if doubtful.in_doubt => Err(doubtful),
         Err(refused) => {
             if let Err(error) = call.api.deps.images.delete(&call.token, id).await {
                 tracing::warn!(image = %id, %error, "an image that gets no data cannot be deleted");

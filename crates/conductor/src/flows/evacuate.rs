@@ -172,11 +172,19 @@ impl Evacuate {
         now: Timestamp,
     ) -> Result<(), StepError> {
         let server = super::own(tx, cx)?;
-        match &state.superseded {
-            Some(task) => superseded::settle(tx, &server, task, now)?,
-            None => superseded::settle_abandoned(tx, &server, now)?,
+        if let Some(task) = &state.superseded {
+            superseded::settle(tx, &server, task, now)?;
         }
-        Ok(())
+        let is_resized = state
+            .superseded
+            .as_ref()
+            .map(|task| task.flow == accept::RESIZE);
+        Ok(superseded::stay(
+            tx,
+            &server,
+            is_resized == Some(true),
+            now,
+        )?)
     }
 
     async fn choose_host(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
@@ -280,6 +288,8 @@ impl Evacuate {
             let reason = "the server was evacuated while it moved";
             db::work::owe(tx, other, cx.server, reason, now)?;
         }
+        let server = super::own(tx, cx)?;
+        superseded::forget_move(tx, &server)?;
         migrations::set_status(tx, state.migration, Status::Done, now)?;
         let settled = if state.on {
             VmState::Active
@@ -347,8 +357,14 @@ impl Flow for Evacuate {
         }
     }
 
-    fn may_owe(&self, step: Step) -> bool {
+    // What it has there is its debt when the server is elsewhere.
+    fn may_pass(&self, step: Step, _state: &State) -> bool {
         step == Step::Clear
+    }
+
+    // Two guests on one file.
+    fn must_be_fenced(&self, step: Step, state: &State) -> bool {
+        step == Step::Spawn && state.kept
     }
 
     async fn is_away(&self, host: &HostName) -> bool {
@@ -357,9 +373,16 @@ impl Flow for Evacuate {
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
         if (step, direction) == (Step::Clear, Direction::Do) {
-            // Not removed yet: where the hosts share files these may be the server's.
             let host = state.other.clone()?;
-            let verb = Verb::EnsureStopped { grace_seconds: 0 };
+            // Of a resize that host has a copy. Else nothing is removed yet: it may be all that there is.
+            let copied = state
+                .superseded
+                .as_ref()
+                .map(|task| task.flow == accept::RESIZE);
+            let verb = match copied {
+                Some(true) => Verb::EnsureAbsent,
+                _ => Verb::EnsureStopped { grace_seconds: 0 },
+            };
             return Some(HostWork { host, verb });
         }
         if step != Step::Spawn && (step != Step::Take || !state.kept) {

@@ -284,7 +284,7 @@ impl Flow for Resize {
 
     // What was put aside is the only copy of the guest.
     // Its volumes are reached by the same names from both hosts.
-    fn must_be_fenced(&self, step: Step) -> bool {
+    fn must_be_fenced(&self, step: Step, _state: &State) -> bool {
         step == Step::Land
     }
 

@@ -223,7 +223,12 @@ impl Flow for Revert {
                 }
             }
             End::Unwound(failure) => {
-                migrations::set_status(tx, moving.migration, Status::Finished, now)?;
+                // One that was abandoned may have nothing left to be confirmed with.
+                let was = match server.vm_state {
+                    VmState::Resized => Status::Finished,
+                    _ => Status::Error,
+                };
+                migrations::set_status(tx, moving.migration, was, now)?;
                 Change {
                     fault: Some(Some(fault(failure, now))),
                     ..idle()

@@ -174,9 +174,6 @@ pub(super) fn settle(
     task: &Superseded,
     now: Timestamp,
 ) -> Result<(), sql::Error> {
-    if let (accept::RESIZE, Some(moving)) = (task.flow.as_str(), &server.kept.unsettled) {
-        take_move_back(tx, server, moving, now)?;
-    }
     if let Some(state) = task.of::<live_migration::State>(accept::LIVE_MIGRATION) {
         for place in [&state.from, &state.choice.place].into_iter().flatten() {
             if server.node_id != Some(place.node_id) {
@@ -198,29 +195,42 @@ pub(super) fn settle(
     Ok(())
 }
 
-/// The same of a resize that was abandoned before it arrived, or on its way back: what it has put aside is the dead host's.
-pub(super) fn settle_abandoned(
+/// A resize that did not arrive, as it was taken over (`superseded`) or abandoned before: the server has its old flavor and
+/// claim. What it has put aside on the host that is down stays known until the server is elsewhere: without that nobody could
+/// bring it back.
+pub(super) fn stay(
     tx: &mut Tx<'_>,
     server: &Instance,
+    superseded: bool,
     now: Timestamp,
 ) -> Result<(), sql::Error> {
-    let Some(moving) = &server.kept.unsettled else {
+    let Some(moving) = never_left(server) else {
         return Ok(());
     };
     let record = migrations::get(tx, moving.migration)?;
-    if record.is_some_and(|record| record.status == Status::Error) {
-        take_move_back(tx, server, moving, now)?;
+    if superseded || record.is_some_and(|record| record.status == Status::Error) {
+        moves::take_claim_back(tx, server.id, moving.migration, now)?;
+        moves::stay(tx, server, moving, now)?;
+        migrations::set_status(tx, moving.migration, Status::Error, now)?;
     }
     Ok(())
 }
 
-fn take_move_back(
-    tx: &mut Tx<'_>,
-    server: &Instance,
-    moving: &moves::Unsettled,
-    now: Timestamp,
-) -> Result<(), sql::Error> {
-    moves::take_claim_back(tx, server.id, moving.migration, now)?;
-    moves::take_back(tx, server, moving, now)?;
-    migrations::set_status(tx, moving.migration, Status::Error, now).map(drop)
+/// The server is elsewhere: nobody brings back any more what such a move has put aside.
+pub(super) fn forget_move(tx: &mut Tx<'_>, server: &Instance) -> Result<(), sql::Error> {
+    let Some(moving) = never_left(server) else {
+        return Ok(());
+    };
+    let record = migrations::get(tx, moving.migration)?;
+    if record.is_some_and(|record| record.status == Status::Error) {
+        moves::forget(tx, server)?;
+    }
+    Ok(())
+}
+
+/// The move of a server that is still where it began. One that was on its way back has all that there is of it on
+/// another host than its own.
+fn never_left(server: &Instance) -> Option<&moves::Unsettled> {
+    let moving = server.kept.unsettled.as_ref()?;
+    (server.host.as_ref() == Some(&moving.source.host)).then_some(moving)
 }

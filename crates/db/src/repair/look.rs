@@ -251,7 +251,7 @@ const HELD_ELSEWHERE: &str = "SELECT DISTINCT a.consumer, a.provider, n.host FRO
 const UNSETTLED: &str = "SELECT i.uuid, m.uuid, m.status, i.kept FROM migrations m CROSS JOIN instances i \
      WHERE m.status IN ('finished', 'error', 'confirming') AND m.migration_type IN ('resize', 'migration') AND i.uuid = m.instance_uuid \
      AND i.deleted = 0 AND i.task_id IS NULL \
-     AND (i.vm_state = 'error' OR (m.status = 'finished' AND i.vm_state IN ('active', 'stopped')))";
+     AND (i.vm_state = 'error' OR (m.status IN ('finished', 'confirming') AND i.vm_state IN ('active', 'stopped')))";
 // It is the migration of a server that is between two hosts, or still on its way to that.
 const HELD_BY_MIGRATION: &str = "SELECT DISTINCT m.uuid, m.instance_uuid, i.deleted, i.kept FROM allocations a CROSS JOIN migrations m \
      LEFT JOIN instances i ON i.uuid = m.instance_uuid LEFT JOIN tasks t ON t.instance_uuid = m.instance_uuid \

@@ -18,10 +18,15 @@ impl Libvirt {
     ) -> Result<GuestInfo> {
         let _lock = self.exclusive(spec.id).await;
         let files = self.instances.guest(spec.id);
-        if !files.folder.exists() && self.was_put_aside_by(spec.id, from) {
-            // A move from there was cut short.
-            std::fs::rename(&files.aside, &files.folder)
-                .map_err(|error| HypervisorError::disk(files.aside.display(), &error))?;
+        if !files.spec.exists() && self.was_put_aside_by(spec.id, from) {
+            // A move from there was cut short; what was copied of it is not whole without its specification.
+            let files = files.clone();
+            blocking(move || {
+                let fail = |error| HypervisorError::disk(files.aside.display(), &error);
+                super::folder::remove_folder(&files.folder).map_err(fail)?;
+                std::fs::rename(&files.aside, &files.folder).map_err(fail)
+            })
+            .await?;
         }
         self.check_disk(spec)?;
         let (files, wanted) = (self.instances.guest(spec.id), spec.clone());
