@@ -280,3 +280,50 @@ async fn a_guest_whose_new_host_dies_at_its_arrival_goes_on_where_it_was() {
     assert_eq!(new.guests().await, []);
     clean(&cluster).await;
 }
+
+/// Nobody can take the server: what the resize has put aside on the host that is down is all that there is of it.
+#[tokio::test]
+async fn what_a_resize_has_put_aside_outlives_an_evacuation_that_fails() {
+    let cluster = Cluster::new(Options {
+        hosts: 2,
+        ..Options::default()
+    })
+    .await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let script = stand_behind(&cluster, "resize", "put_aside");
+    cluster
+        .resize(server, false, json!({ "same_host": "never" }))
+        .await;
+    script.all_struck().await;
+    for host in &cluster.hosts {
+        host.stop();
+        cluster.set_forced_down(host, true).await;
+    }
+    let state = cluster.first_state("evacuate", server);
+    cluster.act(server, "evacuate", state).await;
+    script.release();
+    cluster.idle().await;
+    let failed = cluster.server(server).await;
+    assert_eq!(
+        (failed.vm_state, &failed.host),
+        (VmState::Error, &before.host)
+    );
+    assert_eq!(failed.flavor, before.flavor);
+    cluster.revive().await;
+    cluster.paid().await;
+    assert!(cluster.mend().await > 0);
+    cluster.idle().await;
+    cluster.paid().await;
+    let back = cluster.server(server).await;
+    let shown = (back.vm_state, back.power_state, &back.host);
+    assert_eq!(
+        shown,
+        (VmState::Active, PowerState::Running, &before.host),
+        "{:?}",
+        back.fault
+    );
+    assert_eq!(back.kept.unsettled, None);
+    clean(&cluster).await;
+}

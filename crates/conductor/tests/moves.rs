@@ -616,6 +616,12 @@ async fn a_resize_that_was_abandoned_is_taken_back_when_somebody_asks() {
         script.release();
         cluster.idle().await;
         assert_eq!(record(&cluster, server).await.status, Status::Error);
+        // A try that fails makes it none that could be confirmed.
+        cluster.lose_host(server).await;
+        revert(&cluster, server).await;
+        assert_eq!(record(&cluster, server).await.status, Status::Error);
+        cluster.revive().await;
+        cluster.paid().await;
         assert!(cluster.mend().await > 0);
         cluster.idle().await;
         cluster.paid().await;
