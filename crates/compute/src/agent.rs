@@ -893,6 +893,14 @@ impl Agent {
                 let action = LiveAction::ForceComplete;
                 self.end_live(asked.server, action).await
             }
+            Question::GuestCpu => {
+                let found = self.hypervisor.guest_cpu(asked.server).await;
+                found.map(Option::unwrap_or_default).map_err(failure)
+            }
+            Question::LacksCpu { cpu } => {
+                let found = self.hypervisor.lacks_cpu(cpu).await;
+                found.map(Option::unwrap_or_default).map_err(failure)
+            }
         }
     }
 

@@ -1,9 +1,10 @@
 //! What flows need from outside: the services beside compute under the service user's token, and the hosts' view.
 
 use crate::flows::grace::Patience;
+use crate::flows::hosts_fit::Checks;
 use crate::newcomers::Newcomers;
 use crate::view::View;
-use clients::{ClientError, Images, Keys, Networks, ServiceTokens, Volumes};
+use clients::{ClientError, HostQuestions, Images, Keys, Networks, ServiceTokens, Volumes};
 use journal::StepError;
 use sql::Store;
 use std::sync::Arc;
@@ -25,6 +26,10 @@ pub struct Neighbours {
     pub tokens: Arc<dyn ServiceTokens>,
     /// The hosts as schedulers see them.
     pub view: Arc<View>,
+    /// Asks agents.
+    pub questions: Arc<dyn HostQuestions>,
+    /// What the new host of a guest that runs is held against.
+    pub checks: Checks,
     /// Servers that this process has just accepted.
     pub newcomers: Newcomers,
     /// How long guests may take to go down.

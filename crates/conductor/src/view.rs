@@ -3,9 +3,9 @@
 
 use crate::pulse::Pulses;
 use db::instances::Place;
-use scheduler::{Candidate, Hosts, Refusal, Request, Rows, Settings, UsageChange};
+use scheduler::{Candidate, HostState, Hosts, Refusal, Request, Rows, Settings, UsageChange};
 use sql::Store;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use types::{HostName, NodeId, ServerId, Timestamp};
 
@@ -51,6 +51,12 @@ impl View {
             .snapshot()
             .values()
             .any(|state| state.host == *host && state.up)
+    }
+
+    /// What is known of a host, if it has a compute node.
+    pub fn host(&self, host: &HostName) -> Option<Arc<HostState>> {
+        let snapshot = self.hosts.snapshot();
+        snapshot.values().find(|state| state.host == *host).cloned()
     }
 
     /// Whether the view knows this host as up and was renewed within the last second.

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 //! Stories of servers that leave their hosts and come back, each ended by the audit; and what reaches into guests.
 
-use db::migrations::{self, End, Kind, NewMigration, Status};
+use db::migrations::{self, Kind, Status};
 use journal::faults::{Fault, Point, Script, When};
 use serde_json::json;
 use std::sync::Arc;
@@ -318,39 +318,6 @@ async fn addresses_come_and_go_with_their_port() {
     clean(&cluster).await;
 }
 
-/// A record of a move, as the API makes it.
-async fn record(cluster: &Cluster, server: ServerId, kind: Kind) -> MigrationId {
-    let at = cluster.server(server).await;
-    let id = MigrationId::random();
-    let write = move |tx: &mut sql::Tx<'_>| {
-        let new = NewMigration {
-            id,
-            server,
-            kind,
-            status: Status::Accepted,
-            source: End {
-                compute: at.host.clone(),
-                node: at.node.clone(),
-            },
-            dest: End::default(),
-            old_flavor: &at.flavor.id,
-            new_flavor: &at.flavor.id,
-            project_id: "p",
-            user_id: "u",
-        };
-        migrations::insert(tx, &new, Timestamp::now())
-    };
-    let stored: Result<i64, sql::Error> = cluster.store.write(write).await;
-    stored.unwrap();
-    id
-}
-
-async fn status(cluster: &Cluster, id: MigrationId) -> Status {
-    let reading = cluster.store.read(move |tx| migrations::get(tx, id));
-    let found: Result<_, sql::Error> = reading.await;
-    found.unwrap().unwrap().status
-}
-
 #[tokio::test]
 async fn an_evacuated_server_is_elsewhere_and_its_old_host_must_not_run_it_again() {
     let cluster = Cluster::new(small(2, 1)).await;
@@ -358,7 +325,7 @@ async fn an_evacuated_server_is_elsewhere_and_its_old_host_must_not_run_it_again
     cluster.idle().await;
     let before = cluster.server(server).await;
     let gone = cluster.lose_host(server).await;
-    let migration = record(&cluster, server, Kind::Evacuation).await;
+    let migration = cluster.record(server, Kind::Evacuation).await;
     let state = json!({ "migration": migration });
     cluster.act(server, "evacuate", state).await;
     cluster.idle().await;
@@ -369,14 +336,14 @@ async fn an_evacuated_server_is_elsewhere_and_its_old_host_must_not_run_it_again
     );
     assert_ne!(after.host, before.host);
     assert_eq!(after.network_info, before.network_info);
-    assert_eq!(status(&cluster, migration).await, Status::Done);
+    assert_eq!(cluster.status(migration).await, Status::Done);
     assert_eq!(cluster.debts().await, [(gone.name.clone(), server)]);
     assert_eq!(gone.guests().await, [(server, PowerState::Running)]);
     assert_eq!(cluster.audit_without_guests().await, Vec::<String>::new());
     cluster.revive().await;
     cluster.paid().await;
     assert_eq!(gone.guests().await, []);
-    assert_eq!(status(&cluster, migration).await, Status::Completed);
+    assert_eq!(cluster.status(migration).await, Status::Completed);
     clean(&cluster).await;
 }
 
@@ -399,7 +366,7 @@ async fn an_evacuation_that_fails_leaves_the_old_host_what_it_has() {
             cluster.delete(other).await;
             cluster.idle().await;
         }
-        let migration = record(&cluster, server, Kind::Evacuation).await;
+        let migration = cluster.record(server, Kind::Evacuation).await;
         let mut state = more;
         state["migration"] = json!(migration);
         cluster.act(server, "evacuate", state).await;
@@ -411,12 +378,12 @@ async fn an_evacuation_that_fails_leaves_the_old_host_what_it_has() {
         assert!(message.starts_with(words), "{message}");
         let told = cluster.last_action_says(server).await;
         assert_eq!(told, Some(format!("Error: {message}")));
-        assert_eq!(status(&cluster, migration).await, Status::Error);
+        assert_eq!(cluster.status(migration).await, Status::Error);
     }
     assert_eq!(cluster.debts().await, []);
     assert_eq!(cluster.audit_without_guests().await, Vec::<String>::new());
     // The new guest stays off, as asked.
-    let migration = record(&cluster, server, Kind::Evacuation).await;
+    let migration = cluster.record(server, Kind::Evacuation).await;
     let state = json!({ "migration": migration, "stopped": true });
     cluster.act(server, "evacuate", state).await;
     cluster.idle().await;
@@ -441,7 +408,7 @@ async fn a_host_that_cannot_take_an_evacuated_server_is_left_out() {
     let refusing = HypervisorError::Rejected("no such machine type".to_owned());
     let controls = broken.sim.controls();
     controls.fail_always(Verb::EnsureGuest, refusing);
-    let migration = record(&cluster, server, Kind::Evacuation).await;
+    let migration = cluster.record(server, Kind::Evacuation).await;
     let state = json!({ "migration": migration });
     cluster.act(server, "evacuate", state).await;
     cluster.idle().await;
@@ -457,13 +424,13 @@ async fn a_host_that_cannot_take_an_evacuated_server_is_left_out() {
 
 /// Begins a live migration and waits until the guest is on its way.
 async fn on_its_way(cluster: &Cluster, server: ServerId, more: serde_json::Value) -> MigrationId {
-    let migration = record(cluster, server, Kind::LiveMigration).await;
+    let migration = cluster.record(server, Kind::LiveMigration).await;
     let mut state = more;
     state["migration"] = json!(migration);
     cluster.act(server, "live_migration", state).await;
     cluster
         .until("it is on its way", async || {
-            status(cluster, migration).await == Status::Running
+            cluster.status(migration).await == Status::Running
         })
         .await;
     migration
@@ -494,7 +461,7 @@ async fn a_guest_that_migrates_shows_how_far_it_is_and_arrives() {
     assert_eq!((after.vm_state, after.fault), (VmState::Active, None));
     assert_ne!(after.host, before.host);
     assert_eq!(after.network_info, before.network_info);
-    assert_eq!(status(&cluster, migration).await, Status::Completed);
+    assert_eq!(cluster.status(migration).await, Status::Completed);
     assert_eq!(source.guests().await, []);
     clean(&cluster).await;
 }
@@ -528,14 +495,14 @@ async fn a_live_migration_is_called_off_forced_or_deleted_over() {
             "abort" => {
                 assert_eq!((after.vm_state, after.host), (VmState::Active, before.host));
                 assert_eq!(after.fault, None, "what was wanted is no fault");
-                assert_eq!(status(&cluster, migration).await, Status::Cancelled);
+                assert_eq!(cluster.status(migration).await, Status::Cancelled);
             }
             "force" => {
                 assert_eq!(
                     (after.vm_state, after.host != before.host),
                     (VmState::Active, true)
                 );
-                assert_eq!(status(&cluster, migration).await, Status::Completed);
+                assert_eq!(cluster.status(migration).await, Status::Completed);
             }
             _ => assert!(after.deleted),
         }
@@ -565,7 +532,7 @@ async fn hosts_that_share_disks_hand_them_on() {
     let first = cluster.server(server).await.host.unwrap();
     assert_eq!(owner(&cluster, server), Some(first.0.clone()));
     // Copies are not what shared storage is for.
-    let migration = record(&cluster, server, Kind::LiveMigration).await;
+    let migration = cluster.record(server, Kind::LiveMigration).await;
     let state = json!({ "migration": migration, "block": true });
     cluster.act(server, "live_migration", state).await;
     cluster.idle().await;
@@ -575,7 +542,7 @@ async fn hosts_that_share_disks_hand_them_on() {
     assert!(message.ends_with(wanted), "{message}");
     for block in [json!(null), json!(false)] {
         let before = cluster.server(server).await.host.unwrap();
-        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let migration = cluster.record(server, Kind::LiveMigration).await;
         let state = json!({ "migration": migration, "block": block });
         cluster.act(server, "live_migration", state).await;
         cluster.idle().await;
@@ -584,13 +551,13 @@ async fn hosts_that_share_disks_hand_them_on() {
         let there = after.host.unwrap();
         assert_ne!(there, before);
         assert_eq!(owner(&cluster, server), Some(there.0));
-        assert_eq!(status(&cluster, migration).await, Status::Completed);
+        assert_eq!(cluster.status(migration).await, Status::Completed);
         clean(&cluster).await;
     }
     // Its host dies: the disk is still there, and stays when the host is back.
     cluster.lose_host(server).await;
     for told in [Some(false), Some(true)] {
-        let migration = record(&cluster, server, Kind::Evacuation).await;
+        let migration = cluster.record(server, Kind::Evacuation).await;
         let state = json!({ "migration": migration, "told": true, "shared": told });
         cluster.act(server, "evacuate", state).await;
         cluster.idle().await;
@@ -640,7 +607,7 @@ async fn a_live_migration_in_post_copy_cannot_be_called_off_and_what_breaks_it_c
         cluster
             .until("the migration shows its mode", async || {
                 cluster.beat().await;
-                status(&cluster, migration).await == Status::RunningPostCopy
+                cluster.status(migration).await == Status::RunningPostCopy
             })
             .await;
         let controls = source.sim.controls();
@@ -657,14 +624,14 @@ async fn a_live_migration_in_post_copy_cannot_be_called_off_and_what_breaks_it_c
             assert_eq!(after.vm_state, VmState::Error);
             let fault = after.fault.unwrap();
             assert!(fault.message.contains("reboot it hard"), "{fault:?}");
-            assert_eq!(status(&cluster, migration).await, Status::Error);
+            assert_eq!(cluster.status(migration).await, Status::Error);
             cluster.act(server, "reboot", json!({ "hard": true })).await;
             cluster.idle().await;
             let again = cluster.server(server).await;
             assert_eq!(again.vm_state, VmState::Active, "{again:?}");
         } else {
             assert_eq!((after.vm_state, after.fault), (VmState::Active, None));
-            assert_eq!(status(&cluster, migration).await, Status::Completed);
+            assert_eq!(cluster.status(migration).await, Status::Completed);
         }
         clean(&cluster).await;
     }
@@ -680,7 +647,7 @@ async fn a_live_migration_to_a_disabled_host_has_to_be_forced() {
     let other = cluster.hosts.iter().find(|host| host.name != here).unwrap();
     cluster.disable(other).await;
     for force in [false, true] {
-        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let migration = cluster.record(server, Kind::LiveMigration).await;
         let state = json!({ "to": other.name, "force": force, "migration": migration });
         cluster.act(server, "live_migration", state).await;
         cluster.idle().await;
@@ -735,7 +702,7 @@ async fn a_live_migration_shows_the_checks_of_both_hosts() {
         ]
     };
     for (block, end) in [(Some(false), "Error"), (None, "Success")] {
-        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let migration = cluster.record(server, Kind::LiveMigration).await;
         let state = json!({ "migration": migration, "block": block });
         cluster.act(server, "live_migration", state).await;
         cluster.idle().await;
@@ -772,7 +739,7 @@ async fn what_keeps_a_guest_from_migrating_is_said() {
         ),
     ];
     for (how, words) in table {
-        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let migration = cluster.record(server, Kind::LiveMigration).await;
         let mut state = how;
         state["migration"] = json!(migration);
         cluster.act(server, "live_migration", state).await;
@@ -789,11 +756,11 @@ async fn what_keeps_a_guest_from_migrating_is_said() {
         let told: String = format!("Error: {message}").chars().take(255).collect();
         assert_eq!(cluster.last_action_says(server).await, Some(told));
         assert!(details.contains("host-"), "for administrators: {details}");
-        assert_eq!(status(&cluster, migration).await, Status::Error);
+        assert_eq!(cluster.status(migration).await, Status::Error);
         clean(&cluster).await;
     }
     // Called off before it has begun.
-    let migration = record(&cluster, server, Kind::LiveMigration).await;
+    let migration = cluster.record(server, Kind::LiveMigration).await;
     let cancelling = cluster.store.write(move |tx| {
         migrations::set_status(tx, migration, Status::Cancelled, Timestamp::now())
     });
@@ -803,7 +770,7 @@ async fn what_keeps_a_guest_from_migrating_is_said() {
     cluster.act(server, "live_migration", state).await;
     cluster.idle().await;
     assert_eq!(cluster.server(server).await.host, Some(here));
-    assert_eq!(status(&cluster, migration).await, Status::Cancelled);
+    assert_eq!(cluster.status(migration).await, Status::Cancelled);
     clean(&cluster).await;
 }
 
@@ -921,7 +888,7 @@ async fn a_live_migration_whose_new_host_fills_up_leaves_the_guest_running() {
     let words = "migration of disk vda failed: No space left on device";
     let full = HypervisorError::Rejected(words.to_owned());
     from.sim.controls().fail_next(Verb::MigrateLive, full, 1);
-    let migration = record(&cluster, server, Kind::LiveMigration).await;
+    let migration = cluster.record(server, Kind::LiveMigration).await;
     let state = json!({ "migration": migration });
     cluster.act(server, "live_migration", state).await;
     cluster.idle().await;
@@ -941,7 +908,7 @@ async fn a_live_migration_whose_new_host_fills_up_leaves_the_guest_running() {
         details.contains(&format!("sent to host {}", to.name)),
         "{details}"
     );
-    assert_eq!(status(&cluster, migration).await, Status::Error);
+    assert_eq!(cluster.status(migration).await, Status::Error);
     clean(&cluster).await;
 }
 
@@ -970,12 +937,12 @@ async fn a_restless_guest_leaves_only_where_it_may_be_slowed_down() {
             controls.set_restless(true);
             controls.set_live_time(Duration::from_millis(300));
         }
-        let migration = record(&cluster, server, Kind::LiveMigration).await;
+        let migration = cluster.record(server, Kind::LiveMigration).await;
         let state = json!({ "migration": migration });
         cluster.act(server, "live_migration", state).await;
         cluster.idle().await;
         let after = cluster.server(server).await;
-        let status = status(&cluster, migration).await;
+        let status = cluster.status(migration).await;
         assert_eq!(after.vm_state, VmState::Active);
         match auto_converge {
             true => {

@@ -1,6 +1,7 @@
 //! How running guests go to other hosts, under nova.conf's names.
 
 use compute::{LiveAction, LiveLimit};
+use conductor::flows::hosts_fit::Checks;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use virt::LiveChoices;
@@ -14,6 +15,8 @@ pub(crate) struct LiveMigration {
     pub(crate) completion_timeout: u64,
     /// `abort` or `force_complete`.
     pub(crate) timeout_action: String,
+    /// What the new host is held against.
+    pub(crate) checks: Checks,
 }
 
 impl Default for LiveMigration {
@@ -24,6 +27,7 @@ impl Default for LiveMigration {
             post_copy: false,
             completion_timeout: 800,
             timeout_action: "abort".to_owned(),
+            checks: Checks::default(),
         }
     }
 }

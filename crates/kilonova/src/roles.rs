@@ -219,7 +219,10 @@ pub(crate) async fn neighbours(
     let store = services::compute_store(&orders).await?;
     let reach = reach(&orders, Trust::new(&orders, "nova").await?)?;
     let bus = orders.settings.bus(stop)?;
-    Ok((services::neighbours(&orders.settings, store, &reach), bus))
+    Ok((
+        services::neighbours(&orders.settings, store, &bus, &reach),
+        bus,
+    ))
 }
 
 /// What runs, and what holds its place.

@@ -438,7 +438,7 @@ impl Conductor {
         stop: &CancellationToken,
     ) -> Result<Self> {
         let settings = &orders.settings;
-        let with = neighbours(settings, store.clone(), reach);
+        let with = neighbours(settings, store.clone(), bus, reach);
         let newcomers = with.newcomers.clone();
         let networks = Arc::clone(&with.networks);
         let outcomes = match reach.shared {
@@ -505,7 +505,7 @@ pub(crate) async fn scheduler(
     stop: &CancellationToken,
 ) -> Result<journal::Worker> {
     let settings = &orders.settings;
-    let with = neighbours(settings, store.clone(), reach);
+    let with = neighbours(settings, store.clone(), bus, reach);
     let outcomes = Outcomes::shared(store.clone(), bus.clone());
     let journal = Journal::new(
         name,
@@ -534,13 +534,20 @@ pub(crate) async fn scheduler(
 }
 
 /// What flows and repairs need from outside.
-pub(crate) fn neighbours(settings: &Settings, store: Store, reach: &Reach) -> Neighbours {
+pub(crate) fn neighbours(
+    settings: &Settings,
+    store: Store,
+    bus: &Bus,
+    reach: &Reach,
+) -> Neighbours {
     Neighbours {
         view: Arc::new(View::deciding_by(
             settings.scheduling.clone(),
             store.clone(),
             settings.down_after(),
         )),
+        questions: Arc::new(Questions::new(store.clone(), bus.clone())),
+        checks: settings.live.checks,
         store,
         networks: Arc::new(reach.networks()),
         images: Arc::new(reach.images()),

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use conductor::flows::hosts_fit::Checks;
 
 fn applied(text: &str) -> (Settings, Vec<String>, Vec<String>) {
     let mut settings = Settings::default();
@@ -63,6 +64,10 @@ fn every_key_is_shown_and_read_back() {
             post_copy: true,
             completion_timeout: 5,
             timeout_action: "force_complete".to_owned(),
+            checks: Checks {
+                skip_cpu: true,
+                skip_version: true,
+            },
         },
         scheduling: scheduler::Settings {
             filters: vec![

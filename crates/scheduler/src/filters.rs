@@ -98,6 +98,7 @@ pub(crate) fn check(
     settings: &Settings,
 ) -> Result<(), Reason> {
     named(host, request)?;
+    runs_on(host, request)?;
     if request.unfiltered {
         // It may be disabled, but a host that is down cannot build anything.
         refuse_if(!host.up, Reason::Down(host.down.clone()))?;
@@ -143,6 +144,18 @@ fn named(host: &HostState, request: &Request) -> Result<(), Reason> {
     refuse_if(request.tried.contains(&host.host), Reason::Tried)?;
     refuse_if(request.owing.contains(&host.host), Reason::Owing)?;
     refuse_if(request.ignore_hosts.contains(&host.host), Reason::Ignored)
+}
+
+fn runs_on(host: &HostState, request: &Request) -> Result<(), Reason> {
+    let Some(now) = &request.runs_on else {
+        return Ok(());
+    };
+    let other = host.hypervisor_type != now.hypervisor_type;
+    refuse_if(other, Reason::OtherHypervisor(now.hypervisor_type.clone()))?;
+    match now.hypervisor_version {
+        Some(version) if host.hypervisor_version < version => Err(Reason::OlderHypervisor(version)),
+        _ => Ok(()),
+    }
 }
 
 fn zone(host: &HostState, request: &Request) -> Result<(), Reason> {

@@ -25,7 +25,7 @@ pub use host::{Aggregate, HostState};
 pub use hosts::{Hosts, UsageChange};
 pub use load::{Rows, host_states};
 pub use refusal::{Down, Reason, Refusal};
-pub use request::{Group, GroupPolicy, Request, WrongRequest};
+pub use request::{Group, GroupPolicy, Request, RunsOn, WrongRequest};
 pub use select::{Candidate, Settings, select};
 pub use weighers::Weights;
 

@@ -62,6 +62,10 @@ pub enum Reason {
     Tried,
     /// It still has something of the server, which it is to remove.
     Owing,
+    /// Another kind of hypervisor than the one that the guest runs on.
+    OtherHypervisor(String),
+    /// An older hypervisor than the one that the guest runs on, which has this version.
+    OlderHypervisor(u64),
     /// Lacks a capability of the flavor's extra specs.
     Capability(String),
     /// Runs no guests of the image's architecture, hypervisor or machine mode.
@@ -107,6 +111,16 @@ impl fmt::Display for Reason {
             Self::Ignored => f.write_str("excluded by the request"),
             Self::Tried => f.write_str("tried before, which failed"),
             Self::Owing => f.write_str("with something of the server left to be removed"),
+            Self::OtherHypervisor(kind) => {
+                write!(
+                    f,
+                    "with another hypervisor than {kind}, which the server runs on"
+                )
+            }
+            Self::OlderHypervisor(version) => write!(
+                f,
+                "with an older hypervisor than the one the server runs on ({version})"
+            ),
             Self::Capability(name) => {
                 write!(f, "without the capability {name} that the flavor asks for")
             }

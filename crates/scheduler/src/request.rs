@@ -98,9 +98,21 @@ pub struct Request {
     pub owing: BTreeSet<HostName>,
     /// The owner.
     pub project: Option<ProjectId>,
+    /// What its guest runs on and must be able to go on on.
+    pub runs_on: Option<RunsOn>,
     /// What it asks of its hardware that no host has. Only new servers, and those that get another flavor or image, are held
     /// against that: what runs goes on as it is.
     pub demands: Vec<Demand>,
+}
+
+/// The hypervisor that a guest runs on. One that moves while it runs can only go to the same kind, no older than this (Nova's
+/// `LiveMigrationTask`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunsOn {
+    /// `QEMU`, `fake`.
+    pub hypervisor_type: String,
+    /// As an integer, 7002000 for 7.2.0; none: it may be older.
+    pub hypervisor_version: Option<u64>,
 }
 
 /// An extra spec that cannot be understood.

@@ -5,6 +5,7 @@ use crate::host::Host;
 use crate::images::Images;
 use crate::key_manager::KeyManager;
 use crate::network::{NETWORK, Network};
+use crate::options::Options;
 use crate::volumes::Volumes;
 use crate::{Kind, TestStore};
 use bus::{Bell, Bus};
@@ -13,6 +14,7 @@ use conductor::Neighbours;
 use conductor::agents::{Agents, ConfigDrives};
 use conductor::flows::grace::Patience;
 use conductor::newcomers::Newcomers;
+use conductor::questions::Questions;
 use conductor::view::View;
 use db::accept::{self, Accepted};
 use db::actions::Requester;
@@ -42,54 +44,6 @@ pub(crate) const BY: Requester<'static> = Requester {
 };
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What a cluster is made of.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Hosts, named `host-1` and so on.
-    pub hosts: usize,
-    /// CPUs, MiB and GiB of each.
-    pub size: (u32, u64, u64),
-    /// Times and bounds of the journal.
-    pub journal: Settings,
-    /// How often agents say that they live.
-    pub beat: Duration,
-    /// How long after its last word a host is down.
-    pub down_after: Duration,
-    /// Whether the hosts share the disks of their guests.
-    pub shared: bool,
-    /// How guests go to other hosts while they run.
-    pub live: virt::LiveChoices,
-    /// How long that may take.
-    pub live_limit: Option<compute::LiveLimit>,
-    /// Servers have a TPM, whose passphrase is kept so (`hw:tpm_secret_security`).
-    pub tpm: Option<&'static str>,
-}
-
-impl Default for Options {
-    /// Two large hosts; nothing happens by the clock.
-    fn default() -> Self {
-        let journal = Settings {
-            beat: Duration::from_secs(3600),
-            look: Duration::from_secs(3600),
-            lease: Duration::from_secs(3600),
-            retry: Duration::from_millis(1),
-            undo_deadline: Duration::from_secs(30),
-            ..Settings::default()
-        };
-        Self {
-            hosts: 2,
-            size: (64, 256 * 1024, 10 * 1024),
-            journal,
-            beat: Duration::from_secs(3600),
-            down_after: Duration::from_secs(3600),
-            shared: false,
-            live: virt::LiveChoices::default(),
-            live_limit: None,
-            tpm: None,
-        }
-    }
-}
 
 /// Faults that can be exchanged while workers run.
 pub struct Switch(Mutex<Arc<dyn Faults>>);
@@ -252,6 +206,8 @@ impl Cluster {
             keys: Arc::new(clients::Keys::new(client(keys.router()))),
             tokens: Arc::new(Token),
             view: Arc::clone(&view),
+            questions: Arc::new(Questions::new(store.clone(), bus.clone())),
+            checks: options.checks,
             newcomers: Newcomers::default(),
             patience: Patience::default(),
         };
@@ -672,6 +628,7 @@ impl Cluster {
         let with = Neighbours {
             store: store.clone(),
             view,
+            questions: Arc::new(Questions::new(store.clone(), bus.clone())),
             newcomers: Newcomers::default(),
             ..self.with.clone()
         };

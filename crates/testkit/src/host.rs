@@ -33,7 +33,7 @@ impl Host {
         options: &crate::Options,
         peers: &Arc<Neighbourhood>,
     ) -> Self {
-        let config = SimConfig {
+        let mut config = SimConfig {
             vcpus: options.size.0,
             memory_mib: options.size.1,
             disk_gib: options.size.2,
@@ -45,6 +45,10 @@ impl Host {
             }),
             ..SimConfig::large(folder.join(name), name)
         };
+        if let Some((_, version, features)) = options.unlike.iter().find(|one| one.0 == name) {
+            config.version = *version;
+            config.cpu_features = features.iter().map(|one| (*one).to_owned()).collect();
+        }
         let sim = Sim::open(config).unwrap();
         peers.join(&name.into(), Arc::clone(&sim) as Arc<dyn Hypervisor>);
         Self {

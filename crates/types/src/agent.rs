@@ -23,7 +23,8 @@ use uuid::Uuid;
 /// |---|---|
 /// | 1 | nobody says a version |
 /// | 2 | agents say theirs, and refuse what they do not know, each by itself; `rebuild_once` of a guest that comes from another host |
-pub const SERVICE_VERSION: u32 = 2;
+/// | 3 | questions for the processor of a guest, and whether it can run elsewhere |
+pub const SERVICE_VERSION: u32 = 3;
 
 /// The version of an agent that says none.
 pub const FIRST_VERSION: u32 = 1;
@@ -594,6 +595,13 @@ pub enum Question {
     AbortLive,
     /// The live migration of the guest ends now, whatever that costs the guest.
     ForceLive,
+    /// The processor that the guest runs on, in its hypervisor's words; nothing where any will do.
+    GuestCpu,
+    /// What keeps a guest with this processor from running on the host; nothing if it can.
+    LacksCpu {
+        /// The answer to [`Question::GuestCpu`] of the host that it runs on.
+        cpu: String,
+    },
 }
 
 impl Question {
@@ -606,6 +614,8 @@ impl Question {
             Self::Uptime => "uptime",
             Self::AbortLive => "abort_live",
             Self::ForceLive => "force_live",
+            Self::GuestCpu => "guest_cpu",
+            Self::LacksCpu { .. } => "lacks_cpu",
         }
     }
 
@@ -618,6 +628,7 @@ impl Question {
             | Self::Uptime
             | Self::AbortLive
             | Self::ForceLive => FIRST_VERSION,
+            Self::GuestCpu | Self::LacksCpu { .. } => 3,
         }
     }
 }

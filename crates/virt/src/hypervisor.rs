@@ -265,6 +265,12 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// goes on on the other host at once, else it stands still until all of it is there. `false` when it is not on its way.
     async fn force_live(&self, id: ServerId) -> Result<bool>;
 
+    /// The processor that a guest runs on, in the words of this kind of hypervisor; none where any will do.
+    async fn guest_cpu(&self, id: ServerId) -> Result<Option<String>>;
+
+    /// What keeps a guest with this processor ([`Hypervisor::guest_cpu`] of another host) from running here; none if it can.
+    async fn lacks_cpu(&self, cpu: &str) -> Result<Option<String>>;
+
     /// How far live migrations are.
     async fn moving(&self) -> Vec<Moving>;
 

@@ -231,6 +231,12 @@ async fn a_guest_from_definition_to_nothing() {
     ] {
         assert!(xml.contains(wanted), "{wanted} is missing in {xml}");
     }
+    let cpu = hypervisor.guest_cpu(guest.id).await.unwrap().unwrap();
+    assert!(cpu.starts_with("<cpu ") && cpu.contains("<model"), "{cpu}");
+    assert_eq!(hypervisor.lacks_cpu(&cpu).await.unwrap(), None);
+    let more = cpu.replace("</cpu>", "<feature policy='require' name='ia64'/></cpu>");
+    let missing = hypervisor.lacks_cpu(&more).await.unwrap().unwrap();
+    assert!(missing.contains("ia64"), "{missing}");
     let diagnostics = hypervisor.diagnostics(guest.id).await.unwrap();
     assert_eq!(
         (

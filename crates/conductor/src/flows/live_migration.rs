@@ -3,9 +3,9 @@
 //! | step | does | undo |
 //! |---|---|---|
 //! | `choose_host` | picks hosts; the claim is in the transaction that ends the step | gives the claim back |
-//! | `check` | looks whether the two hosts can do it | - |
+//! | `check` | looks whether the two hosts can do it; if not, and nobody named the host, another one is picked | - |
 //! | `ready` | the new host makes its ports ready, where the network service can have that | it does not any more |
-//! | `prepare` | the new host gets ready for the guest | it removes what it made |
+//! | `prepare` | the new host gets ready for the guest; if it cannot, the same | it removes what it made |
 //! | `move` | the old host sends the guest | it stays, or goes on there |
 //! | `arrive` | the guest goes on on the new host, and the server is there | it is switched off there |
 //! | `bind` | its ports are active on the new host, and the volume service hears of it; from here on only forward | - |
@@ -19,7 +19,7 @@
 //! switched off there, the server is there, in ERROR, and a hard reboot starts it.
 
 use super::placing::Choice;
-use super::{fault, idle, ports, power_after, transition, volumes};
+use super::{fault, hosts_fit, idle, ports, power_after, transition, volumes};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::accept;
@@ -119,6 +119,9 @@ pub struct State {
     /// Whether the two hosts share the guest's files.
     #[serde(default)]
     shared: bool,
+    /// Why the last host that was picked is unfit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unfit: Option<String>,
     /// The guest's memory was lost on the way: what its host said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lost: Option<String>,
@@ -185,12 +188,19 @@ impl LiveMigration {
         let host = from.host.clone();
         state.from = Some(from);
         let (to, force) = (state.to.clone(), state.force);
+        let runs_on = hosts_fit::runs_on(&self.with, &host);
         let choosing = state.choice.choose(&self.with, server, |request| {
             request.ignore_hosts.insert(host);
             request.unfiltered = force && to.is_some();
             request.only_host = to;
+            request.runs_on = runs_on;
         });
-        choosing.await
+        match (choosing.await, &state.unfit) {
+            (Err(StepError::Fail(refusal)), Some(unfit)) => {
+                Err(StepError::Fail(state.choice.all_unfit(unfit, refusal)))
+            }
+            (chosen, _) => chosen,
+        }
     }
 
     async fn must_be_up(&self, host: &HostName) -> Result<(), StepError> {
@@ -203,9 +213,15 @@ impl LiveMigration {
     }
 
     /// What is wanted must fit to whether the two hosts share the guest's files; who wants nothing gets what fits.
-    async fn check(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
+    async fn check(
+        &self,
+        cx: &Context,
+        server: &Instance,
+        state: &mut State,
+    ) -> Result<(), StepError> {
         if let (Some(from), Some(to)) = (old_host(state), new_host(state)) {
             state.shared = super::share_storage(&self.with, &from, &to).await?;
+            hosts_fit::compare_cpus(&self.with, cx, &from, &to).await?;
         }
         let host = old_host(state).unwrap_or_else(|| HostName(String::new()));
         let refused = |why: &str| fail_of(format!("The host {why}"), format!("{host} {why}"));
@@ -225,15 +241,18 @@ impl LiveMigration {
         }
     }
 
-    /// The same; a refusal is shown as one of the old host, too.
+    /// The same; a refusal is shown as one of the old host, too. Another host may do where nobody has named one.
     async fn check_both(
         &self,
         cx: &Context,
         server: &Instance,
         state: &mut State,
     ) -> Result<(), StepError> {
-        let checked = self.check(server, state).await;
-        if let (Err(StepError::Fail(failure)), Some(host)) = (&checked, old_host(state)) {
+        let mut checked = self.check(cx, server, state).await;
+        if let (Err(StepError::Fail(failure)), Some(host)) = (&mut checked, old_host(state)) {
+            if state.to.is_none() {
+                failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
+            }
             let (cx, failure) = (cx.clone(), failure.clone());
             let noting = self
                 .with
@@ -266,6 +285,26 @@ impl LiveMigration {
         let told = failure.map(|failure| failure.details.as_ref().unwrap_or(&failure.message));
         let (told, now) = (told.map(String::as_str), Timestamp::now());
         actions::note_event(tx, action, SOURCE_CHECKED, Some(host.as_str()), told, now)
+    }
+
+    /// Another host may be able to take the guest, where nobody has named one.
+    fn prepared(state: &State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+        let lies_with_host = matches!(
+            outcome,
+            Some(WorkOutcome::Failed {
+                kind: FailureKind::Host,
+                ..
+            })
+        );
+        let mut prepared = power_after(outcome).map(drop);
+        if let Err(StepError::Fail(failure)) = &mut prepared
+            && lies_with_host
+            && state.to.is_none()
+            && state.choice.may_try_another()
+        {
+            failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
+        }
+        prepared
     }
 
     fn moved(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
@@ -468,7 +507,8 @@ impl Flow for LiveMigration {
                 }
                 volumes::follow(&self.with, cx, &host).await
             }
-            Step::Prepare | Step::Leave => power_after(outcome).map(drop),
+            Step::Prepare => Self::prepared(state, outcome),
+            Step::Leave => power_after(outcome).map(drop),
         }
     }
 
@@ -539,6 +579,11 @@ impl Flow for LiveMigration {
             }
             _ => Ok(()),
         }
+    }
+
+    fn note_failure(&self, state: &mut State, failure: &Failure) {
+        state.choice.leave_out(failure);
+        state.unfit = Some(failure.message.clone());
     }
 
     fn finish(

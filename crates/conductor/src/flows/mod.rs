@@ -10,6 +10,7 @@ pub mod evacuate;
 pub mod extend_volume;
 pub mod fixed_ips;
 pub mod grace;
+pub mod hosts_fit;
 pub mod interfaces;
 pub mod live_migration;
 pub mod on_host;

@@ -180,7 +180,7 @@ impl Choice {
         if kind == FailureKind::Request {
             return Err(StepError::Fail(Failure::new(500, words).details(message)));
         }
-        if self.failed.len() + 1 < ATTEMPTS && again.is_some() {
+        if self.may_try_another() && again.is_some() {
             let mut failure = Failure::new(500, words).details(message);
             failure.redo_from = again.map(str::to_owned);
             return Err(StepError::Fail(failure));
@@ -192,6 +192,21 @@ impl Choice {
             before => format!("{}. {words}", exhausted(before + 1)),
         };
         Err(StepError::Fail(Failure::new(500, words).details(details)))
+    }
+
+    /// No host is left beside those that were tried and found unfit, `last` for the last one of them: what that one is
+    /// unfit for says more than that it was tried.
+    pub fn all_unfit(&self, last: &str, refusal: Failure) -> Failure {
+        let words = match self.failed.len() {
+            0 | 1 => last.to_owned(),
+            tried => format!("{}. {last}", exhausted(tried)),
+        };
+        Failure::new(500, words).details(refusal.details.unwrap_or(refusal.message))
+    }
+
+    /// Whether the host that fails now is not the last one that may.
+    pub fn may_try_another(&self) -> bool {
+        self.failed.len() + 1 < ATTEMPTS
     }
 
     /// What the hosts that failed said, and the last one, for administrators.

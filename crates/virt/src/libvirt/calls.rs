@@ -55,6 +55,7 @@ mod procedure {
     pub const DOMAIN_DEFINE_XML_FLAGS: u32 = 350;
     pub const DOMAIN_SET_USER_PASSWORD: u32 = 357;
     pub const DOMAIN_MIGRATE_START_POST_COPY: u32 = 364;
+    pub const COMPARE_HYPERVISOR_CPU: u32 = 393;
 }
 
 /// libvirt's numbers for errors that are told apart.
@@ -69,6 +70,8 @@ pub mod error_code {
     pub const OPERATION_ABORTED: u32 = 78;
     /// The agent in the guest does not answer.
     pub const AGENT_UNRESPONSIVE: u32 = 86;
+    /// A processor has what the host's has not.
+    pub const CPU_INCOMPATIBLE: u32 = 91;
 }
 
 /// How a domain is sent to another host.
@@ -507,6 +510,21 @@ impl Link {
             .call(procedure::GET_CAPABILITIES, Encoder::default, LONG)
             .await?;
         Ok(Decoder::new(&body).string()?)
+    }
+
+    /// Whether guests of this kind (`kvm`, `qemu`) can have this processor here: an error with
+    /// [`error_code::CPU_INCOMPATIBLE`] says what is missing.
+    pub async fn compare_cpu(&self, kind: &str, cpu: &str) -> Result<(), RpcError> {
+        const SAY_WHAT_IS_MISSING: u32 = 1;
+        let request = || {
+            // The default emulator, architecture and machine.
+            let defaults = Encoder::default().none().none().none();
+            let asked = defaults.some_string(kind).string(cpu);
+            asked.u32(SAY_WHAT_IS_MISSING)
+        };
+        self.call(procedure::COMPARE_HYPERVISOR_CPU, request, LONG)
+            .await
+            .map(drop)
     }
 
     /// Processors of the host.

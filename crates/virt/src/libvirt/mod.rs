@@ -18,6 +18,7 @@ mod events;
 mod exchange;
 mod files;
 pub mod folder;
+mod host;
 pub mod image;
 mod interfaces;
 mod life;
@@ -32,7 +33,7 @@ mod tpm;
 mod xdr;
 
 use crate::disks::Disk;
-use crate::facts::{CpuTopology, Diagnostics, GuestEvent, GuestInfo, HostFacts, TpmKinds};
+use crate::facts::{Diagnostics, GuestEvent, GuestInfo, HostFacts, TpmKinds};
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
 use crate::kvm::{self, Kvm};
 use crate::passage::{Berth, Channel, Door, LiveChoices, Passage};
@@ -625,48 +626,7 @@ fn explain(error: RpcError) -> HypervisorError {
 #[async_trait]
 impl Hypervisor for Libvirt {
     async fn host(&self) -> Result<HostFacts> {
-        let version = self.questions.hypervisor_version().await.map_err(explain)?;
-        let hostname = self.questions.hostname().await.map_err(explain)?;
-        let node = self.questions.node_info().await.map_err(explain)?;
-        let running = self
-            .guests()
-            .await?
-            .iter()
-            .filter(|guest| guest.active)
-            .count();
-        let capabilities = self.capabilities().await?;
-        let (memory_mib, memory_used_mib) = capabilities::host_memory()?;
-        let disk = rustix::fs::statvfs(self.instances.path()).map_err(|error| {
-            HypervisorError::disk(self.instances.path().display(), &error.into())
-        })?;
-        const GIB: u64 = 1 << 30;
-        let mut cpu_info = capabilities.cpu.clone();
-        cpu_info.topology = CpuTopology {
-            cells: node.cells,
-            sockets: node.sockets,
-            cores: node.cores,
-            threads: node.threads,
-        };
-        if self.choices.kvm {
-            // Guests get the host's own processor (`host-model`); emulated ones get QEMU's.
-            let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-            cpu_info.for_guests = crate::traits::flags(&text);
-        }
-        Ok(HostFacts {
-            hypervisor_type: "QEMU".into(),
-            hypervisor_version: version,
-            hypervisor_hostname: hostname,
-            vcpus: node.cpus,
-            memory_mib,
-            memory_used_mib,
-            disk_gib: disk.f_blocks.saturating_mul(disk.f_frsize) / GIB,
-            disk_free_gib: disk.f_bavail.saturating_mul(disk.f_frsize) / GIB,
-            cpu_info,
-            supported: capabilities.supported.clone(),
-            running_guests: running.try_into().unwrap_or(u32::MAX),
-            storage: self.storage.clone(),
-            tpm: self.tpm_kinds().await?,
-        })
+        self.facts().await
     }
 
     async fn ensure_guest(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo> {
@@ -820,6 +780,14 @@ impl Hypervisor for Libvirt {
 
     async fn force_live(&self, id: ServerId) -> Result<bool> {
         self.hurry(id).await
+    }
+
+    async fn guest_cpu(&self, id: ServerId) -> Result<Option<String>> {
+        self.cpu_of(id).await
+    }
+
+    async fn lacks_cpu(&self, cpu: &str) -> Result<Option<String>> {
+        self.lacks(cpu).await
     }
 
     async fn moving(&self) -> Vec<Moving> {

@@ -73,6 +73,8 @@ pub enum Verb {
     ResizeDisk,
     /// [`crate::Hypervisor::migrate_live`].
     MigrateLive,
+    /// [`crate::Hypervisor::guest_cpu`].
+    GuestCpu,
     /// [`crate::Hypervisor::adopt`].
     Adopt,
     /// [`crate::Hypervisor::guest`].

@@ -51,6 +51,10 @@ pub struct SimConfig {
     pub memory_mib: u64,
     /// GiB of disk.
     pub disk_gib: u64,
+    /// Feature flags of the CPUs, sorted.
+    pub cpu_features: Vec<String>,
+    /// The hypervisor's version, as [`HostFacts::hypervisor_version`].
+    pub version: u64,
     /// How guests go to other hosts while they run.
     pub live: LiveChoices,
     /// The folder of disks that several hosts share; none: nobody sees a disk, and no host shares any.
@@ -66,6 +70,8 @@ impl SimConfig {
             vcpus: 64,
             memory_mib: 256 * 1024,
             disk_gib: 10 * 1024,
+            cpu_features: vec!["clflush".into(), "pge".into()],
+            version: 1_000,
             live: LiveChoices::default(),
             storage: None,
         }
@@ -444,7 +450,7 @@ impl Hypervisor for Sim {
         let disk_used: u64 = guests.values().map(Guest::disk_gib).sum();
         Ok(HostFacts {
             hypervisor_type: "fake".into(),
-            hypervisor_version: 1_000,
+            hypervisor_version: self.config.version,
             hypervisor_hostname: self.config.hostname.clone(),
             vcpus: self.config.vcpus,
             memory_mib: self.config.memory_mib,
@@ -461,7 +467,7 @@ impl Hypervisor for Sim {
                     cores: self.config.vcpus,
                     threads: 1,
                 },
-                features: vec!["clflush".into(), "pge".into()],
+                features: self.config.cpu_features.clone(),
                 for_guests: Vec::new(),
             },
             supported: vec![("x86_64".into(), "fake".into(), "hvm".into())],
@@ -644,6 +650,22 @@ impl Hypervisor for Sim {
 
     async fn force_live(&self, id: ServerId) -> Result<bool> {
         Ok(self.hurry(id))
+    }
+
+    async fn guest_cpu(&self, id: ServerId) -> Result<Option<String>> {
+        self.enter(Verb::GuestCpu, id).await?;
+        self.active(id)?;
+        self.leave(Verb::GuestCpu, id).await?;
+        Ok(Some(self.config.cpu_features.join(" ")))
+    }
+
+    async fn lacks_cpu(&self, cpu: &str) -> Result<Option<String>> {
+        let here = &self.config.cpu_features;
+        let missing = cpu
+            .split(' ')
+            .filter(|flag| !here.iter().any(|has| has == flag));
+        let missing: Vec<&str> = missing.collect();
+        Ok((!missing.is_empty()).then(|| format!("no {}", missing.join(", "))))
     }
 
     async fn moving(&self) -> Vec<Moving> {
