@@ -427,7 +427,9 @@ impl Agents {
         }
         let store = &self.inner.with.store;
         let read = Arc::clone(beat);
-        let looking = move |tx: &mut sql::Tx<'_>| guests::differing(tx, &read, Timestamp::now());
+        let rules = self.inner.rules;
+        let looking =
+            move |tx: &mut sql::Tx<'_>| guests::differing(tx, &read, rules, Timestamp::now());
         let differing = if beat.complete {
             store.read(looking).await?
         } else {
@@ -438,7 +440,7 @@ impl Agents {
             let (some, beat) = (some.to_vec(), Arc::clone(beat));
             let following = store.write(move |tx| {
                 let mut unsure = Vec::new();
-                let tasks = guests::follow(tx, &beat, &some, &mut unsure, Timestamp::now())?;
+                let tasks = guests::follow(tx, &beat, &some, rules, &mut unsure, Timestamp::now())?;
                 Ok::<_, sql::Error>((tasks, unsure))
             });
             let (tasks, more) = following.await?;
@@ -448,7 +450,7 @@ impl Agents {
             }
         }
         if let Some(strangers) = differing.strangers {
-            let (noted, rules) = (Arc::clone(beat), self.inner.rules);
+            let noted = Arc::clone(beat);
             let noting = store
                 .write(move |tx| guests::note(tx, &noted, &strangers, rules, Timestamp::now()));
             if noting.await? {

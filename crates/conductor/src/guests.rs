@@ -5,6 +5,7 @@ use db::accept::{self, Accepted, Start};
 use db::actions::Requester;
 use db::instances::{Instance, Standing};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sql::Tx;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -61,6 +62,8 @@ pub struct Rules {
     pub of_deleted: OfDeleted,
     /// How long ago the server must have been deleted.
     pub deleted_for: Duration,
+    /// Guests that ran are started when their host is there again (Nova's `resume_guests_state_on_host_boot`).
+    pub resume: bool,
 }
 
 /// What to make of a server whose guest was seen with some power state.
@@ -74,6 +77,8 @@ enum Verdict {
     Follow(VmState),
     /// The guest must not run.
     SwitchOff,
+    /// The guest ran until its host went away.
+    SwitchOn,
 }
 
 /// Where the guests of a heartbeat and the record differ.
@@ -92,6 +97,7 @@ pub(crate) struct Differing {
 pub(crate) fn differing(
     tx: &mut Tx<'_>,
     beat: &Heartbeat,
+    rules: Rules,
     now: Timestamp,
 ) -> Result<Differing, sql::Error> {
     let mut differing = Differing::default();
@@ -107,10 +113,12 @@ pub(crate) fn differing(
     };
     for server in &here {
         let its = seen.get(&server.id).copied();
-        match judge(beat, its, server, now).1 {
+        match judge(beat, its, server, rules, now).1 {
             Verdict::Leave => {}
             Verdict::Unsure => differing.unsure.push(server.id),
-            Verdict::Follow(_) | Verdict::SwitchOff => differing.servers.push((server.id, its)),
+            Verdict::Follow(_) | Verdict::SwitchOff | Verdict::SwitchOn => {
+                differing.servers.push((server.id, its));
+            }
         }
     }
     if beat.complete {
@@ -140,6 +148,7 @@ pub(crate) fn follow(
     tx: &mut Tx<'_>,
     beat: &Heartbeat,
     some: &[(ServerId, Option<PowerState>)],
+    rules: Rules,
     unsure: &mut Vec<ServerId>,
     now: Timestamp,
 ) -> Result<bool, sql::Error> {
@@ -148,7 +157,7 @@ pub(crate) fn follow(
     let mut tasks = false;
     for server in db::instances::standing_among(tx, &beat.host, &ids)? {
         let its = seen.get(&server.id).copied().flatten();
-        let (power, verdict) = judge(beat, its, &server, now);
+        let (power, verdict) = judge(beat, its, &server, rules, now);
         match verdict {
             Verdict::Leave => {}
             Verdict::Unsure => unsure.push(server.id),
@@ -156,9 +165,9 @@ pub(crate) fn follow(
                 let change = (state != server.vm_state).then_some(state);
                 db::instances::follow_guest(tx, server.id, &beat.host, power, change, now)?;
             }
-            Verdict::SwitchOff => {
+            Verdict::SwitchOff | Verdict::SwitchOn => {
                 if let Some(instance) = db::instances::get(tx, server.id)? {
-                    tasks |= switch_off(tx, &instance, now)?;
+                    tasks |= switch(tx, &instance, verdict == Verdict::SwitchOn, now)?;
                 }
             }
         }
@@ -171,6 +180,7 @@ fn judge(
     beat: &Heartbeat,
     seen: Option<PowerState>,
     server: &Standing,
+    rules: Rules,
     now: Timestamp,
 ) -> (PowerState, Verdict) {
     let power = match seen {
@@ -187,11 +197,19 @@ fn judge(
         power,
     ) {
         Verdict::Leave => Verdict::Leave,
+        Verdict::Follow(VmState::Stopped) if rules.resume && beat.introduction && ran(server) => {
+            Verdict::SwitchOn
+        }
         // Of a deletion that did not wait for its host nothing is known yet.
         _ if !is_news(server.since, beat, now) && !unheard_of(server) => Verdict::Unsure,
         certain => certain,
     };
     (power, verdict)
+}
+
+/// Whether the guest ran when its host was last heard of.
+fn ran(server: &Standing) -> bool {
+    server.vm_state == VmState::Active && server.power_state == PowerState::Running
 }
 
 /// Whether the server was deleted, so that it can be restored, without a word of its host. To switch its guest off once
@@ -237,22 +255,27 @@ fn verdict(vm: VmState, task: Option<TaskState>, known: PowerState, seen: PowerS
     }
 }
 
-/// Has a guest switched off that was started behind everybody's back. `false`: somebody works on its server.
-fn switch_off(tx: &mut Tx<'_>, server: &Instance, now: Timestamp) -> Result<bool, sql::Error> {
+/// Has a guest switched off that was started behind everybody's back, or `on` that ran until its host went away. `false`:
+/// somebody works on its server.
+fn switch(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    on: bool,
+    now: Timestamp,
+) -> Result<bool, sql::Error> {
     let request_id = RequestId::random().to_string();
     let deleted = server.vm_state == VmState::SoftDelete;
-    let (flow, action, shown) = if deleted {
-        (accept::SOFT_DELETE, "", TaskState::SoftDeleting)
-    } else {
-        (accept::STOP, "stop", TaskState::PoweringOff)
+    let (flow, action, shown, state) = match (on, deleted) {
+        (true, _) => (accept::START, "start", TaskState::PoweringOn, json!({})),
+        (false, true) => (accept::SOFT_DELETE, "", TaskState::SoftDeleting, json!({})),
+        (false, false) => {
+            let hard = json!({ "hard": true });
+            (accept::STOP, "stop", TaskState::PoweringOff, hard)
+        }
     };
     let start = Start {
         flow,
-        state: if deleted {
-            serde_json::json!({})
-        } else {
-            serde_json::json!({ "hard": true })
-        },
+        state,
         action,
         by: Requester {
             request_id: &request_id,
@@ -262,7 +285,12 @@ fn switch_off(tx: &mut Tx<'_>, server: &Instance, now: Timestamp) -> Result<bool
         },
     };
     let accepted = accept::action(tx, server, Some(shown), &start, now)?;
-    tracing::warn!(server = %server.id, state = %server.vm_state, request_id, "a guest runs that must not; it is switched off");
+    let (id, vm_state) = (server.id, server.vm_state);
+    if on {
+        tracing::info!(server = %id, request_id, "a guest ran when its host went away; it is started");
+    } else {
+        tracing::warn!(server = %id, state = %vm_state, request_id, "a guest runs that must not; it is switched off");
+    }
     Ok(accepted == Accepted::Yes)
 }
 

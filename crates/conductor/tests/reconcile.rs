@@ -7,6 +7,7 @@ use clients::volumes::Scope;
 use db::instances::Instance;
 use db::repair::{self, Finding};
 use kilonova_conductor::addresses::Addresses;
+use kilonova_conductor::guests::Rules;
 use sql::{Error, Tx, Value};
 use std::time::Duration;
 use testkit::{Cluster, Options};
@@ -44,6 +45,47 @@ async fn spec_of(cluster: &Cluster, server: ServerId) -> GuestSpec {
     let name = cluster.server(server).await.host.unwrap();
     let spec = cluster.host(&name).sim.stored_spec(server).await;
     spec.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn guests_that_ran_are_started_with_their_host_where_an_operator_wants_it() {
+    for resume in [true, false] {
+        let cluster = Cluster::new(Options {
+            hosts: 1,
+            rules: Rules {
+                resume,
+                ..Rules::default()
+            },
+            ..Options::default()
+        })
+        .await;
+        let (ran, was_off) = (cluster.create().await, cluster.create().await);
+        cluster.idle().await;
+        cluster.stop(was_off).await;
+        cluster.idle().await;
+        // The machine goes down with all its guests, and comes up.
+        let host = &cluster.hosts[0];
+        host.stop();
+        host.sim.guest_powers_off(ran).unwrap();
+        cluster.start_host(host);
+        let wanted = match resume {
+            true => (VmState::Active, PowerState::Running),
+            false => (VmState::Stopped, PowerState::Shutdown),
+        };
+        cluster
+            .until("its server shows what became of it", async || {
+                let server = cluster.server(ran).await;
+                let off = cluster.server(was_off).await;
+                assert_eq!(off.vm_state, VmState::Stopped);
+                let power = virt::Hypervisor::guest(host.sim.as_ref(), ran).await;
+                (server.vm_state, power.unwrap().unwrap().power) == wanted
+            })
+            .await;
+        cluster.idle().await;
+        let told = cluster.server(ran).await;
+        assert_eq!((told.vm_state, told.power_state), wanted);
+        clean(&cluster).await;
+    }
 }
 
 #[tokio::test]

@@ -112,7 +112,8 @@ fn inventory_from(row: &Row, from: usize) -> Result<Inventory, Error> {
     })
 }
 
-/// Creates or updates a provider and its inventories; what is given out stays given out.
+/// Creates or updates a provider and its inventories; what is given out stays given out, and an allocation ratio stays that
+/// was there, for an operator may have set it.
 pub fn put_provider(
     tx: &mut Tx<'_>,
     id: NodeId,
@@ -126,11 +127,13 @@ pub fn put_provider(
             &[id.into()],
         )?
         .is_some();
+    let known = self::inventories(tx, id.0)?;
+    let inventories = with_ratios_of(&known, sorted(inventories));
     if exists {
-        if self::inventories(tx, id.0)?
+        if known
             .iter()
             .map(without_use)
-            .eq(sorted(inventories).iter().map(without_use))
+            .eq(inventories.iter().map(without_use))
         {
             return Ok(());
         }
@@ -144,10 +147,20 @@ pub fn put_provider(
             &[id.into(), name.into(), now.into()],
         )?;
     }
-    for inventory in inventories {
+    for inventory in &inventories {
         put_inventory(tx, id.0, inventory)?;
     }
     Ok(())
+}
+
+fn with_ratios_of(known: &[Inventory], mut new: Vec<Inventory>) -> Vec<Inventory> {
+    for one in &mut new {
+        let mut known = known.iter();
+        if let Some(old) = known.find(|old| old.resource_class == one.resource_class) {
+            one.allocation_ratio = old.allocation_ratio;
+        }
+    }
+    new
 }
 
 fn sorted(inventories: &[Inventory]) -> Vec<Inventory> {

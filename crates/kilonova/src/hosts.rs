@@ -197,6 +197,7 @@ async fn real(
     }
     let libvirt = LibvirtConfig {
         live: orders.settings.live.choices(),
+        acceleration: orders.settings.virt_type,
         host: HostName(name.clone()),
         swtpm: orders.settings.swtpm_enabled,
         ..LibvirtConfig::system(home.join("instances"))

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use types::HostName;
 use values::range;
+use virt::libvirt::Acceleration;
 use web::tls::Identity;
 
 /// The file used when none is named and the home has none.
@@ -113,6 +114,10 @@ pub(crate) struct Settings {
     pub(crate) running_deleted_action: OfDeleted,
     /// Seconds for which the server must have been deleted.
     pub(crate) running_deleted_timeout: u64,
+    /// Whether guests that ran are started with their host.
+    pub(crate) resume_guests: bool,
+    /// How guests run.
+    pub(crate) virt_type: Acceleration,
     /// Seconds between two looks at base images; -1 never.
     pub(crate) image_cache_interval: i64,
     /// Seconds for which a base image that no guest needs is kept.
@@ -245,6 +250,8 @@ impl Default for Settings {
             sync_power_state_interval: 60,
             running_deleted_action: OfDeleted::Reap,
             running_deleted_timeout: 0,
+            resume_guests: false,
+            virt_type: Acceleration::Probe,
             image_cache_interval: 2400,
             unused_image_age: 86_400,
             reconcile_interval: 600,
@@ -727,6 +734,7 @@ impl Settings {
         Rules {
             of_deleted: self.running_deleted_action,
             deleted_for: Duration::from_secs(self.running_deleted_timeout),
+            resume: self.resume_guests,
         }
     }
 

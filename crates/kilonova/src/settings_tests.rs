@@ -50,6 +50,8 @@ fn every_key_is_shown_and_read_back() {
         sync_power_state_interval: -1,
         running_deleted_action: OfDeleted::Log,
         running_deleted_timeout: 1200,
+        resume_guests: true,
+        virt_type: virt::libvirt::Acceleration::Kvm,
         image_cache_interval: -1,
         unused_image_age: 3600,
         reconcile_interval: 0,

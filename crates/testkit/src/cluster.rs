@@ -219,7 +219,7 @@ impl Cluster {
             outcomes.clone(),
             Arc::clone(&drives) as Arc<dyn ConfigDrives>,
             ratios(),
-            conductor::guests::Rules::default(),
+            options.rules,
         );
         let folder = tempfile::tempdir().unwrap();
         let peers = Arc::default();

@@ -85,7 +85,10 @@ impl Host {
             web::client::Client::in_process("the conductor", desk),
             Arc::clone(&self.peers) as Arc<dyn Peers>,
         );
-        let running = tokio::spawn(agent.run(CancellationToken::new()));
+        let running = tokio::spawn(async move {
+            agent.introduce().await;
+            agent.run(CancellationToken::new()).await;
+        });
         *self.agent.lock().unwrap() = Some(running);
     }
 

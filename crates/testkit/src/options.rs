@@ -1,6 +1,7 @@
 //! What a cluster is made of.
 
 use conductor::flows::hosts_fit::Checks;
+use conductor::guests::Rules;
 use journal::Settings;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Options {
     pub checks: Checks,
     /// How long that may take.
     pub live_limit: Option<compute::LiveLimit>,
+    /// What becomes of what hosts say of their guests.
+    pub rules: Rules,
     /// Servers have a TPM, whose passphrase is kept so (`hw:tpm_secret_security`).
     pub tpm: Option<&'static str>,
 }
@@ -53,6 +56,7 @@ impl Default for Options {
             live: virt::LiveChoices::default(),
             checks: Checks::default(),
             live_limit: None,
+            rules: Rules::default(),
             tpm: None,
         }
     }

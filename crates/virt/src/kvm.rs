@@ -34,6 +34,11 @@ impl fmt::Display for Kvm {
     }
 }
 
+/// Whether the machine has the device.
+pub fn is_there() -> bool {
+    std::path::Path::new("/dev/kvm").exists()
+}
+
 /// Runs the probe; takes milliseconds, at most about a second and a half. Blocks.
 pub fn probe() -> Kvm {
     #[cfg(target_arch = "x86_64")]

@@ -159,8 +159,8 @@ pub struct RescueDisk {
 pub struct StableRescue {
     /// `disk` or `cdrom`.
     pub device: String,
-    /// virtio, scsi, ide, sata, usb.
-    pub bus: String,
+    /// virtio, scsi, ide, sata, usb; none: what the guest's machine has for such devices.
+    pub bus: Option<String>,
 }
 
 impl StableRescue {
@@ -179,11 +179,7 @@ impl StableRescue {
             return Ok(None);
         }
         let device = device.unwrap_or_else(|| "disk".to_owned());
-        let usual = if device == "cdrom" { "ide" } else { "virtio" };
-        Ok(Some(Self {
-            device,
-            bus: bus.unwrap_or_else(|| usual.to_owned()),
-        }))
+        Ok(Some(Self { device, bus }))
     }
 }
 
@@ -249,6 +245,16 @@ pub struct Hardware {
     pub video: Option<String>,
     /// `hw_qemu_guest_agent`: false leaves the agent's channel out.
     pub guest_agent: Option<bool>,
+    /// `os_type` says Windows: the clock shows local time, and with KVM it finds what Hyper-V has.
+    pub windows: bool,
+    /// `img_hide_hypervisor_id`: with KVM the guest does not see that it is one.
+    pub hide_hypervisor: bool,
+    /// `hw_time_hpet`.
+    pub hpet: bool,
+    /// `hw_pointer_model` asks for a USB tablet.
+    pub tablet: bool,
+    /// `hw_scsi_model`, of the SCSI controller.
+    pub scsi_model: Option<String>,
     /// `os_command_line`, for a kernel that is not on the guest's disk.
     pub command_line: Option<String>,
 }
@@ -272,6 +278,15 @@ impl From<WrongProperty> for BadProperty {
 
 /// Buses that disks can be on here, of those that an image may name.
 const BUSES: &[&str] = &["virtio", "scsi", "ide", "sata", "usb"];
+
+/// Models of SCSI controllers that QEMU has.
+const SCSI_MODELS: &[&str] = &[
+    "lsilogic",
+    "lsisas1068",
+    "lsisas1078",
+    "virtio-scsi",
+    "vmpvscsi",
+];
 
 /// What a property says, if this driver can give it.
 fn given(
@@ -303,6 +318,11 @@ impl Hardware {
             "hw_vif_model",
             "hw_video_model",
             "hw_qemu_guest_agent",
+            "os_type",
+            "img_hide_hypervisor_id",
+            "hw_time_hpet",
+            "hw_pointer_model",
+            "hw_scsi_model",
             "os_command_line",
         ];
         let image = ImageProperties::only(properties, READ)?;
@@ -324,6 +344,11 @@ impl Hardware {
             vif_model: given(&image, "hw_vif_model", &vif_models)?,
             video: given(&image, "hw_video_model", &videos)?,
             guest_agent: image.flag("hw_qemu_guest_agent"),
+            windows: image.text("os_type") == Some("windows"),
+            hide_hypervisor: image.flag("img_hide_hypervisor_id") == Some(true),
+            hpet: image.flag("hw_time_hpet") == Some(true),
+            tablet: image.text("hw_pointer_model") == Some("usbtablet"),
+            scsi_model: given(&image, "hw_scsi_model", SCSI_MODELS)?,
             command_line: image.text("os_command_line").map(str::to_owned),
         })
     }
@@ -406,21 +431,21 @@ mod tests {
     fn rescue_disks_are_stable_when_the_image_says_so() {
         type Case = (
             &'static [(&'static str, &'static str)],
-            Option<(&'static str, &'static str)>,
+            Option<(&'static str, Option<&'static str>)>,
         );
         let table: &[Case] = &[
             (&[("os_distro", "debian")], None),
-            (&[("hw_rescue_device", "cdrom")], Some(("cdrom", "ide"))),
-            (&[("hw_rescue_bus", "scsi")], Some(("disk", "scsi"))),
+            (&[("hw_rescue_device", "cdrom")], Some(("cdrom", None))),
+            (&[("hw_rescue_bus", "scsi")], Some(("disk", Some("scsi")))),
             (
                 &[("hw_rescue_bus", "usb"), ("hw_rescue_device", "disk")],
-                Some(("disk", "usb")),
+                Some(("disk", Some("usb"))),
             ),
         ];
         for (properties, wanted) in table {
             let found = StableRescue::from_properties(&map(properties)).unwrap();
             let found = found.map(|stable| (stable.device, stable.bus));
-            let wanted = wanted.map(|(device, bus)| (device.to_owned(), bus.to_owned()));
+            let wanted = wanted.map(|(device, bus)| (device.to_owned(), bus.map(str::to_owned)));
             assert_eq!(found, wanted, "{properties:?}");
         }
         let floppy = map(&[("hw_rescue_device", "floppy")]);

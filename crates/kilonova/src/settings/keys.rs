@@ -9,6 +9,7 @@ use super::values::{
 use crate::live_settings;
 use crate::notification_settings as notifications;
 use conductor::guests::OfDeleted;
+use virt::libvirt::Acceleration;
 
 /// One name in the file. Sections and names are those of nova.conf where the meaning is the same.
 pub(super) struct Key {
@@ -37,6 +38,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { section: "DEFAULT", name: "sync_power_state_interval", help: "seconds between two lists of all guests of a host, against which servers are held; -1 never, but when an agent starts", set: |s, v| set(&mut s.sync_power_state_interval, number(v, -1, 86_400)), show: |s| s.sync_power_state_interval.to_string() },
     Key { section: "DEFAULT", name: "running_deleted_instance_action", help: "what becomes of guests of deleted servers: reap (the host removes them), log or noop", set: |s, v| set(&mut s.running_deleted_action, OfDeleted::read(v)), show: |s| s.running_deleted_action.as_str().to_owned() },
     Key { section: "DEFAULT", name: "running_deleted_instance_timeout", help: "seconds for which the server must have been deleted before that", set: |s, v| set(&mut s.running_deleted_timeout, number(v, 0, 31_536_000)), show: |s| s.running_deleted_timeout.to_string() },
+    Key { section: "DEFAULT", name: "resume_guests_state_on_host_boot", help: "whether guests that ran are started when their host's agent is there again and they do not run any more: true or false; otherwise their servers show SHUTOFF", set: |s, v| set(&mut s.resume_guests, notifications::yes_or_no(v)), show: |s| s.resume_guests.to_string() },
     Key { section: "DEFAULT", name: "allow_resize_to_same_host", help: "whether a resize may end on the host where it begins: true, false, or auto (when no other host will do)", set: |s, v| set(&mut s.resize_on_same_host, on_same_host(v)), show: |s| shown_on_same_host(s.resize_on_same_host).to_owned() },
     Key { section: "DEFAULT", name: "initial_cpu_allocation_ratio", help: "virtual CPUs for each CPU of a new host", set: |s, v| set(&mut s.cpu_allocation_ratio, ratio(v)), show: |s| s.cpu_allocation_ratio.to_string() },
     Key { section: "DEFAULT", name: "initial_ram_allocation_ratio", help: "memory given out for each MiB of a new host", set: |s, v| set(&mut s.ram_allocation_ratio, ratio(v)), show: |s| s.ram_allocation_ratio.to_string() },
@@ -61,6 +63,7 @@ pub(super) const KEYS: &[Key] = &[
     Key { section: "libvirt", name: "wait_soft_reboot_seconds", help: "seconds that a guest gets to go down for a soft reboot before that becomes a hard one; read by conductors", set: |s, v| set(&mut s.wait_soft_reboot, number(v, 0, 31_536_000)), show: |s| s.wait_soft_reboot.to_string() },
     Key { section: "libvirt", name: "rescue_image_id", help: "the image that servers are rescued with where the request names none; empty: the server's own, whose disk looks to the guest like the one to be mended", set: |s, v| set(&mut s.rescue_image, image_or_none(v)), show: |s| s.rescue_image.clone() },
     Key { section: "libvirt", name: "swtpm_enabled", help: "whether guests of this host may have emulated TPMs, for which the program swtpm is needed: true or false; read by hosts", set: |s, v| set(&mut s.swtpm_enabled, notifications::yes_or_no(v)), show: |s| s.swtpm_enabled.to_string() },
+    Key { section: "libvirt", name: "virt_type", help: "how guests run: kvm (a host where hardware virtualization does not work is down), qemu (emulation, slow), or empty: kvm where it works", set: |s, v| set(&mut s.virt_type, Acceleration::read(v)), show: |s| s.virt_type.as_str().to_owned() },
     Key { section: "libvirt", name: "live_migration_permit_auto_converge", help: "whether a guest that changes memory faster than it can be sent is slowed down while it migrates: true or false", set: |s, v| set(&mut s.live.auto_converge, notifications::yes_or_no(v)), show: |s| s.live.auto_converge.to_string() },
     Key { section: "libvirt", name: "live_migration_permit_post_copy", help: "whether a live migration that is forced goes on in post-copy mode, instead of with the guest standing still: true or false; needs the sysctl vm.unprivileged_userfaultfd=1 on the hosts, and a guest is lost when its hosts lose each other meanwhile", set: |s, v| set(&mut s.live.post_copy, notifications::yes_or_no(v)), show: |s| s.live.post_copy.to_string() },
     Key { section: "libvirt", name: "live_migration_completion_timeout", help: "seconds that a live migration may take for each GiB of memory and of disks that are sent; 0: any time", set: |s, v| set(&mut s.live.completion_timeout, number(v, 0, 31_536_000)), show: |s| s.live.completion_timeout.to_string() },

@@ -561,10 +561,17 @@ impl Link {
         Ok(DomainRef::decode(&mut Decoder::new(&body))?)
     }
 
-    /// Starts a defined domain; an error when it runs.
+    /// Starts a defined domain; an error when it runs. Memory that somebody else has had libvirt keep of it, as a service
+    /// that saves guests when the host goes down, is forgotten: its disks may have changed since.
     pub async fn create(&self, domain: &DomainRef) -> Result<(), RpcError> {
-        self.domain_call(procedure::DOMAIN_CREATE_WITH_FLAGS, domain, 0, LONG)
-            .await
+        const FORCE_BOOT: u32 = 8;
+        self.domain_call(
+            procedure::DOMAIN_CREATE_WITH_FLAGS,
+            domain,
+            FORCE_BOOT,
+            LONG,
+        )
+        .await
     }
 
     /// Ends a domain's process; an error when it is off.

@@ -3,12 +3,14 @@
 //! a serial console with a log file, the guest agent's channel, a config drive as CD-ROM.
 
 mod kernel;
+mod machine;
 
 pub use kernel::BootFiles;
 
 use crate::disks::{Connection, Disk as GuestDisk, DiskSource, NbdServer};
 use crate::spec::{DiskFormat, GuestSpec, RootDisk, Vif};
 use kernel::command_line;
+use machine::{Clock, Features, clock, features, spare_ports};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -233,12 +235,6 @@ struct Mode {
 }
 
 #[derive(Serialize)]
-struct Features {
-    acpi: Empty,
-    apic: Empty,
-}
-
-#[derive(Serialize)]
 struct Cpu {
     #[serde(rename = "@mode", skip_serializing_if = "Option::is_none")]
     mode: Option<&'static str>,
@@ -258,23 +254,6 @@ struct Topology {
 }
 
 #[derive(Serialize)]
-struct Clock {
-    #[serde(rename = "@offset")]
-    offset: &'static str,
-    timer: Vec<Timer>,
-}
-
-#[derive(Serialize)]
-struct Timer {
-    #[serde(rename = "@name")]
-    name: &'static str,
-    #[serde(rename = "@tickpolicy", skip_serializing_if = "Option::is_none")]
-    tickpolicy: Option<&'static str>,
-    #[serde(rename = "@present", skip_serializing_if = "Option::is_none")]
-    present: Option<&'static str>,
-}
-
-#[derive(Serialize)]
 struct Devices {
     disk: Vec<Disk>,
     controller: Vec<Controller>,
@@ -282,6 +261,8 @@ struct Devices {
     serial: Serial,
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<Channel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Input>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tpm: Option<TpmDevice>,
     graphics: Graphics,
@@ -336,8 +317,20 @@ struct Source {
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<SourceHost>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    reconnect: Option<Delay>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     seclabel: Option<Seclabel>,
 }
+
+#[derive(Serialize)]
+struct Delay {
+    #[serde(rename = "@delay")]
+    delay: u32,
+}
+
+/// Seconds for which a guest waits for a server of volumes that has gone away, before it finds its disk broken: a restart
+/// of the server, or of its machine, is not seen.
+const RECONNECT: u32 = 300;
 
 impl Source {
     fn file(path: &Path) -> Self {
@@ -346,6 +339,7 @@ impl Source {
             protocol: None,
             name: None,
             host: None,
+            reconnect: None,
             seclabel: None,
         }
     }
@@ -403,7 +397,15 @@ struct Controller {
     #[serde(rename = "@type")]
     kind: &'static str,
     #[serde(rename = "@model")]
-    model: &'static str,
+    model: String,
+}
+
+#[derive(Serialize)]
+struct Input {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@bus")]
+    bus: &'static str,
 }
 
 #[derive(Serialize)]
@@ -574,10 +576,7 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
             boot: (spec.rescue.is_none() && kernel.is_none()).then_some(Dev { dev: "hd" }),
             smbios: Mode { mode: "sysinfo" },
         },
-        features: Features {
-            acpi: Empty {},
-            apic: Empty {},
-        },
+        features: features(spec, host.kvm),
         cpu: Cpu {
             mode: host.kvm.then_some("host-model"),
             check: host.kvm.then_some("partial"),
@@ -587,10 +586,7 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
                 threads: 1,
             },
         },
-        clock: Clock {
-            offset: "utc",
-            timer: if host.kvm { timers() } else { Vec::new() },
-        },
+        clock: clock(spec, host.kvm),
         on_poweroff: "destroy",
         on_reboot: "restart",
         on_crash: "destroy",
@@ -651,23 +647,6 @@ fn sysinfo(spec: &GuestSpec) -> Sysinfo {
     }
 }
 
-fn timers() -> Vec<Timer> {
-    let policy = |name, policy| Timer {
-        name,
-        tickpolicy: Some(policy),
-        present: None,
-    };
-    vec![
-        policy("pit", "delay"),
-        policy("rtc", "catchup"),
-        Timer {
-            name: "hpet",
-            tickpolicy: None,
-            present: Some("no"),
-        },
-    ]
-}
-
 fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine: &str) -> Devices {
     let hardware = &spec.hardware;
     let bus = hardware.disk_bus.clone().unwrap_or_else(|| "virtio".into());
@@ -676,10 +655,7 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
     } else {
         "ide"
     };
-    let cdrom_bus = hardware
-        .cdrom_bus
-        .clone()
-        .unwrap_or_else(|| legacy_bus.into());
+    let cdrom_bus = hardware.cdrom_bus.as_deref().unwrap_or(legacy_bus);
     let cache = cache(host);
     let mut disk = Vec::new();
     let stable = spec.rescue.as_ref().and_then(|one| one.stable.as_ref());
@@ -701,26 +677,34 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
         disk.extend(other_disk(spec, other, local, cache, &taken));
     }
     if let Some(path) = files.config_drive {
-        disk.push(config_disk(path, &cdrom_bus, &disk));
+        disk.push(config_disk(path, cdrom_bus, &disk));
     }
     if let (Some((path, base)), Some(stable)) = (files.rescue, stable) {
-        let (device, bus) = (&stable.device, &stable.bus);
+        let device = &stable.device;
+        let usual = if device == "cdrom" {
+            legacy_bus
+        } else {
+            "virtio"
+        };
+        let bus = stable.bus.as_deref().unwrap_or(usual);
         disk.push(rescue_disk(path, base, device, bus, cache, &disk));
     }
     let uses = |wanted: &str| disk.iter().any(|disk| disk.target.bus == wanted);
+    let controlled = |kind, model: &str| Controller {
+        kind,
+        model: model.to_owned(),
+    };
     let mut controller = Vec::new();
     if uses("scsi") {
-        controller.push(Controller {
-            kind: "scsi",
-            model: "virtio-scsi",
-        });
+        let model = hardware.scsi_model.as_deref();
+        controller.push(controlled("scsi", model.unwrap_or("virtio-scsi")));
     }
-    if !uses("usb") {
-        // No USB device is given to guests, and an emulated USB controller costs an idle guest most of its cycles.
-        controller.push(Controller {
-            kind: "usb",
-            model: "none",
-        });
+    if !uses("usb") && !hardware.tablet {
+        // Other guests are given no USB device, and an emulated USB controller costs an idle guest most of its cycles.
+        controller.push(controlled("usb", "none"));
+    }
+    for _ in 0..spare_ports(spec, machine) {
+        controller.push(controlled("pci", "pcie-root-port"));
     }
     Devices {
         disk,
@@ -740,6 +724,10 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
                 kind: "virtio",
                 name: "org.qemu.guest_agent.0",
             },
+        }),
+        input: hardware.tablet.then_some(Input {
+            kind: "tablet",
+            bus: "usb",
         }),
         tpm: spec.tpm.as_ref().map(|tpm| TpmDevice {
             model: tpm.wanted.model.as_str(),
@@ -932,6 +920,7 @@ fn nbd_source(server: &NbdServer, export: &str) -> Source {
         protocol: Some("nbd"),
         name: Some(clean(export)),
         host: Some(host),
+        reconnect: Some(Delay { delay: RECONNECT }),
         seclabel: None,
     }
 }

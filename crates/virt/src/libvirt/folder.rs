@@ -368,7 +368,7 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Writes a file whole or not at all, readable for its owner only.
+/// Writes a file whole or not at all, readable for its owner only; it outlasts a loss of power.
 pub fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let part = path.with_extension("part");
     let mut options = std::fs::OpenOptions::new();
@@ -379,7 +379,17 @@ pub fn write_whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
         .mode(0o600)
         .open(&part)?;
     std::io::Write::write_all(&mut file, content)?;
-    std::fs::rename(&part, path)
+    file.sync_all()?;
+    std::fs::rename(&part, path)?;
+    sync_folder_of(path)
+}
+
+/// What was made or renamed in the folder of this file is there after a loss of power, too.
+pub fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 fn tail(path: &Path, max_bytes: usize) -> std::io::Result<Vec<u8>> {

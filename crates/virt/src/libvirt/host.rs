@@ -2,7 +2,7 @@
 
 use super::calls::error_code;
 use super::rpc::RpcError;
-use super::{Libvirt, capabilities, explain};
+use super::{Libvirt, acceleration, capabilities, explain};
 use crate::facts::{CpuTopology, HostFacts};
 use crate::hypervisor::{Hypervisor, HypervisorError, Result};
 use types::ServerId;
@@ -10,6 +10,7 @@ use types::ServerId;
 impl Libvirt {
     /// Its properties and present use.
     pub(super) async fn facts(&self) -> Result<HostFacts> {
+        acceleration::check(self.acceleration, &self.kvm).await?;
         let version = self.questions.hypervisor_version().await.map_err(explain)?;
         let hostname = self.questions.hostname().await.map_err(explain)?;
         let node = self.questions.node_info().await.map_err(explain)?;

@@ -3,6 +3,7 @@
 mod notes;
 mod unused;
 
+use super::folder::sync_folder_of;
 use crate::hypervisor::{HypervisorError, Result};
 use crate::spec::DiskFormat;
 use formats::qemu::{self, Checked, QemuError};
@@ -178,11 +179,13 @@ fn finish(ready: &Path, target: &Path) -> std::io::Result<()> {
     file.set_len(length.next_multiple_of(512))?;
     file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     file.sync_all()?;
-    std::fs::rename(ready, target)?;
-    match target.parent() {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
+    // Another host, with which this one shares the folder, may have been faster, and guests have its file open.
+    match std::fs::hard_link(ready, target) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        linked => linked?,
     }
+    std::fs::remove_file(ready)?;
+    sync_folder_of(target)
 }
 
 /// Image ids are UUIDs; anything else is encoded so that it cannot leave the folder.

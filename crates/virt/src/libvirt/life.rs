@@ -75,7 +75,7 @@ impl Libvirt {
         }
         self.must_be_active(id).await?;
         let path = memory.to_string_lossy();
-        match self.jobs.save(&self.reference(id), &path).await {
+        match self.memory.save(&self.reference(id), &path).await {
             Ok(()) => {}
             // Off already: the repeat of a call whose answer was lost.
             Err(RpcError::Refused {
@@ -108,7 +108,7 @@ impl Libvirt {
         self.define(&spec, Power::Off).await?;
         let path = files.memory.to_string_lossy();
         self.unlock(&spec).await?;
-        let restored = self.jobs.restore(&path).await;
+        let restored = self.memory.restore(&path).await;
         self.lock_again(&spec).await;
         match restored {
             Ok(()) => {}

@@ -387,7 +387,7 @@ impl Libvirt {
 }
 
 /// The taps of a guest, by the names that the kernel tells this process.
-async fn wait_for_taps(spec: &GuestSpec) -> Result<()> {
+pub(super) async fn wait_for_taps(spec: &GuestSpec) -> Result<()> {
     const DEVICES: &str = "/proc/self/net/dev";
     let until = tokio::time::Instant::now() + TAPS;
     loop {

@@ -1,12 +1,13 @@
 //! Real guests: QEMU through libvirt.
 //!
-//! libvirt is spoken to by its own wire protocol over the unix socket, on three connections: questions, long jobs,
-//! events. All of them come back by themselves when the daemon restarts; guests do not notice.
+//! libvirt is spoken to by its own wire protocol over the unix socket, on four connections: questions, long jobs, memory
+//! on its way to disks, events. All of them come back by themselves when the daemon restarts; guests do not notice.
 //!
 //! A guest's folder holds `disk`, `disk.config`, `console.log`, `guest.json`, and `memory.save` while the guest is
 //! suspended. The specification is written once the others are there, so what exists is whole; removal goes the other
 //! way: domain first, folder last. A guest that moves is kept in a second folder of the same kind, see [`moves`].
 
+mod acceleration;
 mod calls;
 mod capabilities;
 pub mod daemon;
@@ -35,9 +36,10 @@ mod xdr;
 use crate::disks::Disk;
 use crate::facts::{Diagnostics, GuestEvent, GuestInfo, HostFacts, TpmKinds};
 use crate::hypervisor::{Hypervisor, HypervisorError, Luggage, Result};
-use crate::kvm::{self, Kvm};
+use crate::kvm::Kvm;
 use crate::passage::{Berth, Channel, Door, LiveChoices, Passage};
 use crate::spec::{BootFile, GuestSpec, Power, RootDisk, Vif};
+pub use acceleration::Acceleration;
 use async_trait::async_trait;
 use calls::{DomainRef, Link, error_code, stats};
 use capabilities::Capabilities;
@@ -93,24 +95,16 @@ impl LibvirtConfig {
     }
 }
 
-/// Hardware virtualization or emulation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acceleration {
-    /// Hardware if the probe proves it.
-    Probe,
-    /// Hardware, unproved.
-    Kvm,
-    /// QEMU's emulation.
-    Emulation,
-}
-
 /// The driver.
 pub struct Libvirt {
     instances: Instances,
     choices: HostChoices,
     kvm: Kvm,
+    acceleration: Acceleration,
     questions: Link,
     jobs: Arc<Link>,
+    /// For memory on its way to and from disks: libvirt works on a few calls of a connection at once, and these take long.
+    memory: Link,
     events: broadcast::Sender<GuestEvent>,
     watcher: AbortHandle,
     capabilities: OnceCell<Capabilities>,
@@ -158,7 +152,7 @@ impl Libvirt {
         let storage = opened.storage().inspect_err(|error| {
             tracing::warn!(%error, "it cannot be told which hosts share the instances folder: none");
         });
-        let kvm = decide(config.acceleration).await?;
+        let kvm = acceleration::decide(config.acceleration).await?;
         let direct_io = folder::supports_direct_io(opened.path());
         let stored = opened
             .stored()
@@ -167,13 +161,15 @@ impl Libvirt {
         let watcher = events::watch(config.sockets.clone(), config.uri.clone(), events.clone());
         Ok(Arc::new(Self {
             choices: HostChoices {
-                kvm: kvm.is_usable(),
+                kvm: kvm.is_usable() || config.acceleration == Acceleration::Kvm,
                 direct_io,
             },
             kvm,
+            acceleration: config.acceleration,
             instances: opened,
             questions: Link::new(config.sockets.clone(), config.uri.clone()),
             jobs: Arc::new(Link::new(config.sockets.clone(), config.uri.clone())),
+            memory: Link::new(config.sockets.clone(), config.uri.clone()),
             sockets: config.sockets,
             uri: config.uri,
             ways: config.run.join("live"),
@@ -453,6 +449,8 @@ impl Libvirt {
         files
             .forget_memory()
             .map_err(|error| HypervisorError::disk(files.memory.display(), &error))?;
+        // After the machine came up they may still be on their way.
+        live::wait_for_taps(spec).await?;
         self.unlock(spec).await?;
         let created = self.jobs.create(&domain).await;
         self.lock_again(spec).await;
@@ -580,22 +578,6 @@ impl Known {
             memory_mib: spec.memory_mib,
         }
     }
-}
-
-/// Runs the probe off the async threads and says in the log what guests will use and why.
-async fn decide(acceleration: Acceleration) -> Result<Kvm> {
-    let kvm = match acceleration {
-        Acceleration::Kvm => Kvm::Usable,
-        Acceleration::Emulation => Kvm::Unusable("emulation is configured".into()),
-        Acceleration::Probe => blocking(|| Ok(kvm::probe())).await?,
-    };
-    let guests = if kvm.is_usable() {
-        "kvm"
-    } else {
-        "qemu (emulation)"
-    };
-    tracing::info!(guests, kvm = %kvm, "how guests run");
-    Ok(kvm)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -41,7 +41,9 @@ pub fn create(
         .create(true)
         .truncate(true)
         .open(path)?;
-    file.write_all(&image)
+    file.write_all(&image)?;
+    // Its header names its base: without it what the guest has written is lost, however well that was written.
+    file.sync_all()
 }
 
 /// What the header of a disk names as its base, as it is written there.

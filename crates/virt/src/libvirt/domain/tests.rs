@@ -307,6 +307,76 @@ fn choices_show_in_the_definition() {
             ],
             &["domain/devices/channel"],
         ),
+        (
+            "windows",
+            with(Hardware {
+                windows: true,
+                ..Hardware::default()
+            }),
+            &KVM,
+            false,
+            &[
+                "domain/clock@offset=localtime",
+                "domain/clock/timer[hypervclock]@present=yes",
+                "domain/features/hyperv/relaxed@state=on",
+                "domain/features/hyperv/spinlocks@retries=8191",
+                "domain/features/hyperv/synic@state=on",
+            ],
+            &[
+                "domain/features/hyperv/vendor_id@state=on",
+                "domain/features/kvm/hidden@state=on",
+            ],
+        ),
+        (
+            "windows, emulated",
+            with(Hardware {
+                windows: true,
+                hide_hypervisor: true,
+                ..Hardware::default()
+            }),
+            &TCG,
+            false,
+            &["domain/clock@offset=localtime"],
+            &[
+                "domain/features/hyperv/relaxed@state=on",
+                "domain/features/kvm/hidden@state=on",
+            ],
+        ),
+        (
+            "unseen",
+            with(Hardware {
+                hide_hypervisor: true,
+                hpet: true,
+                ..Hardware::default()
+            }),
+            &KVM,
+            false,
+            &[
+                "domain/features/kvm/hidden@state=on",
+                "domain/features/hyperv/vendor_id@value=1234567890ab",
+                "domain/clock@offset=utc",
+                "domain/clock/timer[hpet]@present=yes",
+            ],
+            &["domain/features/hyperv/relaxed@state=on"],
+        ),
+        (
+            "pointer and controller",
+            with(Hardware {
+                tablet: true,
+                disk_bus: text("scsi"),
+                scsi_model: text("lsisas1068"),
+                machine: text("q35"),
+                ..Hardware::default()
+            }),
+            &TCG,
+            false,
+            &[
+                "domain/devices/input@type=tablet",
+                "domain/devices/controller@model=lsisas1068",
+                "domain/devices/controller@model=pcie-root-port",
+            ],
+            &["domain/devices/controller@model=none"],
+        ),
     ];
     for (name, guest, host, drive, present, absent) in table {
         let lines = flat(&render(guest, *drive, host));
@@ -348,7 +418,7 @@ fn a_rescued_guest_boots_from_the_rescue_disk_and_sees_its_own() {
     let disks = |stable: Option<(&str, &str)>| {
         let stable = stable.map(|(device, bus)| crate::spec::StableRescue {
             device: device.into(),
-            bus: bus.into(),
+            bus: Some(bus.into()),
         });
         let root = RootDisk::Blank { size_gib: 0 };
         let guest = GuestSpec {
@@ -383,6 +453,33 @@ fn a_rescued_guest_boots_from_the_rescue_disk_and_sees_its_own() {
         disks(Some(("cdrom", "ide"))),
         ["disk vda", "disk.config hda", "disk.rescue hdb 1"]
     );
+}
+
+#[test]
+fn a_stable_rescue_disk_is_on_a_bus_that_its_machine_has() {
+    for (machine, device, bus) in [
+        (None, "cdrom", "ide"),
+        (Some("q35"), "cdrom", "sata"),
+        (Some("q35"), "disk", "virtio"),
+    ] {
+        let stable = Some(StableRescue {
+            device: device.to_owned(),
+            bus: None,
+        });
+        let root = RootDisk::Blank { size_gib: 0 };
+        let guest = GuestSpec {
+            rescue: Some(RescueDisk { root, stable }),
+            hardware: Hardware {
+                machine: machine.map(str::to_owned),
+                ..Hardware::default()
+            },
+            ..spec(1)
+        };
+        let xml = render(&guest, false, &TCG);
+        let behind = xml.rsplit_once("disk.rescue").unwrap().1;
+        let said = format!("bus=\"{bus}\"");
+        assert!(behind.contains(&said), "{machine:?} {device}: {xml}");
+    }
 }
 
 #[test]
@@ -484,7 +581,7 @@ fn kernels_outside_of_the_disk() {
     };
     let behind = StableRescue {
         device: "disk".to_owned(),
-        bus: "scsi".to_owned(),
+        bus: Some("scsi".to_owned()),
     };
     const USUAL: &str = "console=tty0 console=ttyS0 console=hvc0";
     let table = [
