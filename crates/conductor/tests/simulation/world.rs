@@ -243,14 +243,30 @@ pub struct World {
     copies: bool,
 }
 
-/// The course of a world, and what it has seen: commits, claims, claims of what another ran.
-pub type Course = (u64, (u64, u64, u64));
+/// What a world has been.
+pub struct Lived {
+    /// The course of things.
+    pub course: u64,
+    /// Commits, claims, claims of what another ran.
+    pub seen: (u64, u64, u64),
+    /// How often each action went well, and how often not.
+    pub ended: Ended,
+}
+
+/// How often each action went well, and how often not.
+pub type Ended = BTreeMap<String, (u64, u64)>;
+
+/// The actions that are to go well in some world.
+pub fn actions() -> BTreeSet<&'static str> {
+    let more = [accept::EVACUATE, "create"];
+    ACTIONS.iter().map(|(flow, _)| *flow).chain(more).collect()
+}
 
 /// `copies`: disks are copied there, to images and to other hosts. The files are real ones, so such a world is not quite
 /// repeatable.
 ///
 /// Lets a world live until it is at rest, and looks at what is left.
-pub async fn live(chaos: Arc<Chaos>, copies: bool, shared: bool) -> Course {
+pub async fn live(chaos: Arc<Chaos>, copies: bool, shared: bool) -> Lived {
     let watch = Arc::new(Watch::default());
     let database = Simulated::new().unwrap();
     let line = |name: &str, frozen| Line {
@@ -301,9 +317,8 @@ pub async fn live(chaos: Arc<Chaos>, copies: bool, shared: bool) -> Course {
     for index in 0..CONDUCTORS {
         world.boot(index).await;
     }
-    for (index, host) in world.cluster.hosts.iter().enumerate() {
-        let wire = Router::new().fallback(carry);
-        host.start(wire.with_state((Arc::clone(&world), index)));
+    for index in 0..HOSTS {
+        world.start_agent(index);
     }
     sleep(Duration::from_secs(15)).await;
     for _ in 0..EVENTS {
@@ -311,9 +326,13 @@ pub async fn live(chaos: Arc<Chaos>, copies: bool, shared: bool) -> Course {
         world.revive_crashed().await;
         world.happen().await;
     }
-    world.come_to_rest().await;
+    let ended = world.come_to_rest().await;
     let course = *chaos.course.lock().unwrap();
-    (course, watch.counts())
+    Lived {
+        course,
+        seen: watch.counts(),
+        ended,
+    }
 }
 
 impl World {
@@ -421,7 +440,8 @@ impl World {
             78..=79 => self.lose_host().await,
             80..=86 => self.kill(below(CONDUCTORS as u64) as usize, ms(10, 15_000)),
             87..=91 => self.freeze(),
-            92..=95 => self.part(),
+            92..=94 => self.part(),
+            95 => self.restart_agent(),
             96 => {
                 self.cluster.network.set_down(true);
                 self.later(ms(100, 20_000), |world| {
@@ -459,6 +479,26 @@ impl World {
             .note(format!("c{index} stands still for {time:?}"));
         frozen.store(true, Ordering::SeqCst);
         self.later(time, move |_| frozen.store(false, Ordering::SeqCst));
+    }
+
+    fn start_agent(self: &Arc<Self>, index: usize) {
+        let wire = Router::new().fallback(carry);
+        self.cluster.hosts[index].start(wire.with_state((Arc::clone(self), index)));
+    }
+
+    /// A host's agent dies in the middle of what it does, and is started again a while later; its guests go on.
+    fn restart_agent(self: &Arc<Self>) {
+        let index = below(HOSTS as u64) as usize;
+        let time = ms(10, 60_000);
+        let host = &self.cluster.hosts[index];
+        self.chaos
+            .note(format!("the agent of {} dies for {time:?}", host.name));
+        host.stop();
+        let world = Arc::clone(self);
+        tokio::spawn(async move {
+            sleep(time).await;
+            world.start_agent(index);
+        });
     }
 
     /// A host reaches no conductor.
@@ -609,7 +649,7 @@ impl World {
     }
 
     /// Nothing bad happens any more: everything that was begun must end, and leave what the records say.
-    async fn come_to_rest(self: &Arc<Self>) {
+    async fn come_to_rest(self: &Arc<Self>) -> Ended {
         self.chaos.calm.store(true, Ordering::SeqCst);
         self.chaos.note("calm");
         // Late runs of those that stand still come to their end.
@@ -628,6 +668,7 @@ impl World {
         self.say_what_is_unsaid().await;
         self.audit("at rest").await;
         let servers = self.servers.lock().unwrap().clone();
+        let ended = self.ended(&servers).await;
         for server in servers {
             self.cluster.delete(server).await;
             self.deleted.lock().unwrap().insert(server);
@@ -640,6 +681,21 @@ impl World {
         for host in &self.cluster.hosts {
             assert_eq!(host.guests().await, []);
         }
+        ended
+    }
+
+    /// How the actions on these servers have ended.
+    async fn ended(&self, servers: &[ServerId]) -> Ended {
+        let mut ended = Ended::new();
+        for server in servers.iter().copied() {
+            let read = move |tx: &mut sql::Tx<'_>| db::actions::of_server(tx, server);
+            let all: Result<Vec<_>, sql::Error> = self.cluster.store.read(read).await;
+            for action in all.unwrap() {
+                let (well, badly) = ended.entry(action.action).or_default();
+                *(if action.message.is_none() { well } else { badly }) += 1;
+            }
+        }
+        ended
     }
 
     /// A late run that died between connecting a volume once more and saying that it is in use leaves that to audits; all
