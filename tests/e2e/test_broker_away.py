@@ -169,7 +169,8 @@ def test_a_broker_that_is_away_for_long(roles, broker, name):
 
         # Each life is told as the first one was.
         for server in (halfway, *without, at_last):
-            wait_until(lambda server=server: ends(server), 120, lambda: f"told of {server}: {reader.of(server)}")
+            told_of = lambda server=server: f"told of {server}: {reader.of(server)}"  # noqa: E731
+            wait_until(lambda server=server: ends(server), 120, told_of)
             for told, wanted in zip(reader.of(server), expected, strict=True):
                 assert once(told) == wanted, f"lost: {wanted - once(told)}, more: {once(told) - wanted}"
         told_after = time.monotonic() - back
