@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from cloud import wait_until
 from hosts import Wire
 from hosts_cloud import CONTROL, HostsCloud, Watch, address_of
 from roles import Broker
+from test_databases import SERVICES
 from test_databases import postgres as on_postgres
 from test_roles import databases
 
@@ -153,7 +155,7 @@ def broker(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def here(key, guest_image, postgres, broker):
-    more = databases("KILONOVA_TEST_POSTGRES", on_postgres)
+    more = databases("KILONOVA_TEST_POSTGRES", on_postgres, SERVICES)
     postgres.writes(more)
     more["DEFAULT"] = {"transport_url": broker.url}
     wire = Wire(f"kr{os.getpid() % 100000}", f"198.18.{os.getpid() % 250}")
@@ -309,10 +311,14 @@ def test_agents_that_die_while_a_guest_moves(here, name):
     seen = []
 
     def begin():
+        """It is answered when both hosts were looked at, so not before a gate behind that is open."""
         source = api.get_server(server.id).compute_host
         dest = next(host for host in places if host != source)
-        api.live_migrate_server(server.id, host=dest, block_migration="auto")
-        return source, dest
+        asking = threading.Thread(
+            target=api.live_migrate_server, args=(server.id,), kwargs={"host": dest, "block_migration": "auto"}
+        )
+        asking.start()
+        return source, dest, asking
 
     def over(what, source, dest, began, may_stay=False):
         """It is there, or where it was; in one place only, as a guest that has noticed nothing."""
@@ -330,11 +336,12 @@ def test_agents_that_die_while_a_guest_moves(here, name):
     for step in ("prepare", "move", "arrive", "bind", "leave", Gate.END):
         for who in ("source", "dest", "both"):
             with Gate(here.database, "live_migration", step) as gate:
-                source, dest = begin()
+                source, dest, asking = begin()
                 gate.wait(here.roles.tail)
                 start = dies(here, *{"source": [source], "dest": [dest], "both": [source, dest]}[who])
                 gate.open()
                 start()
+                asking.join()
                 over(f"{who} at {step}", source, dest, time.monotonic(), may_stay=(step, who) in CALLED)
 
     def flows():
@@ -344,7 +351,8 @@ def test_agents_that_die_while_a_guest_moves(here, name):
     for who in ("source", "dest", "both"):
         source = api.get_server(server.id).compute_host
         here.virsh(source, "migrate-setspeed", domain, "1")
-        source, dest = begin()
+        source, dest, asking = begin()
+        asking.join()
         wait_until(flows, 120, lambda: f"memory flows\n{here.roles.tail(200)}")
         start = dies(here, *{"source": [source], "dest": [dest], "both": [source, dest]}[who])
         start()
