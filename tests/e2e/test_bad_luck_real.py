@@ -11,6 +11,7 @@ import time
 import pytest
 
 from cloud import wait_until
+from test_server_volumes import volume, volumes_of, wait_volume
 
 pytestmark = pytest.mark.real
 
@@ -134,3 +135,112 @@ def take_away(pid_file):
                 pass
         os.close(held)
     raise AssertionError("another libvirtd was always faster")
+
+
+@pytest.fixture
+def no_system(admin_sdk, name, tmp_path):
+    """An image with nothing to boot: its guest stays in the firmware, which lets no device go."""
+    disk = tmp_path / "empty.raw"
+    disk.write_bytes(bytes(1 << 20))
+    made = admin_sdk.create_image(
+        name, filename=str(disk), disk_format="raw", container_format="bare", visibility="public", wait=True
+    )
+    yield {"id": made.id}
+    admin_sdk.image.delete_image(made.id)
+
+
+def action_of(sdk, server, what):
+    """The last action of this name: its message, and its one event."""
+    action = next(one for one in sdk.compute.server_actions(server) if one.action == what)
+    (event,) = sdk.compute.get_server_action(action.request_id, server).events
+    return action, event
+
+
+@pytest.mark.long
+def test_a_guest_that_lets_nothing_go(admin_sdk, demo, demo_sdk, no_system, name):
+    """What it was to give back stays its own, the owner hears why, and all of it can be done once the guest is off, or by
+    deleting the server, also while its host still asks the guest."""
+    sdk = demo_sdk
+    network = sdk.network.find_network("private").id
+    flavor = sdk.compute.find_flavor("m1.nano").id
+
+    def make(kind):
+        return sdk.compute.create_server(
+            name=f"{name}-{kind}", image_id=no_system["id"], flavor_id=flavor, networks=[{"uuid": network}]
+        ).id
+
+    with_disk, with_card, doomed = (make(kind) for kind in ("disk", "card", "doomed"))
+    volumes = [volume(sdk, f"{name}-{number}") for number in (1, 2)]
+    for server in (with_disk, with_card, doomed):
+        wait_status(sdk, server, "ACTIVE")
+
+    def described(server):
+        line = ("virsh", "-c", "qemu:///system", "dumpxml", admin_sdk.compute.get_server(server).instance_name)
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+    def port_of(server):
+        (port,) = sdk.network.ports(device_id=server)
+        return port
+
+    for server, one in zip((with_disk, doomed), volumes, strict=True):
+        demo.run("server", "add", "volume", server, one)
+        wait_volume(sdk, one, "in-use")
+        assert one in described(server)
+        wait_until(lambda server=server: volumes_of(sdk, server), 60, "the server shows it")
+    card = port_of(with_card)
+    assert card.mac_address in described(with_card)
+
+    began = time.monotonic()
+    demo.run("server", "remove", "volume", with_disk, volumes[0])
+    demo.run("server", "remove", "volume", doomed, volumes[1])
+    demo.run("server", "remove", "port", with_card, card.id)
+    wait_volume(sdk, volumes[0], "detaching")
+    # Deletion comes first, whatever the guest thinks of it.
+    wait_volume(sdk, volumes[1], "detaching")
+    demo.run("server", "delete", "--wait", doomed)
+    print(f"\ndeleted {time.monotonic() - began:.0f} s after its guest was asked for the volume")
+    wait_volume(sdk, volumes[1], "available")
+
+    def over(server, what):
+        wait_until(lambda: action_of(sdk, server, what)[1].result, 240, f"{what} is over", pause=1)
+        return action_of(sdk, server, what)
+
+    for server, what, device in (
+        (with_disk, "detach_volume", "volume"),
+        (with_card, "detach_interface", "interface"),
+    ):
+        action, event = over(server, what)
+        print(f"\n{what}: {time.monotonic() - began:.0f} s: {action.message}: {event}")
+        said = f"the guest does not let go of the {device}; stop the server, and try again"
+        assert event.result == "Error" and said in action.message, f"{action} {event}"
+        found = sdk.compute.get_server(server)
+        assert (found.status, found.task_state, found.power_state) == ("ACTIVE", None, 1)
+    # It is as it was before it was asked.
+    wait_volume(sdk, volumes[0], "in-use")
+    assert volumes_of(sdk, with_disk) == [volumes[0]]
+    assert volumes[0] in described(with_disk)
+    shown = port_of(with_card)
+    assert (shown.id, shown.status, shown.binding_host_id) == (card.id, "ACTIVE", card.binding_host_id)
+    assert sdk.compute.get_server(with_card).addresses["private"][0]["addr"] == card.fixed_ips[0]["ip_address"]
+    assert card.mac_address in described(with_card)
+
+    # One is rebooted with what it kept, and stopped, the other one is deleted with it.
+    demo.run("server", "reboot", "--hard", "--wait", with_disk)
+    assert volumes[0] in described(with_disk)
+    demo.run("server", "stop", with_disk)
+    wait_status(sdk, with_disk, "SHUTOFF", seconds=180)
+    demo.run("server", "remove", "volume", with_disk, volumes[0])
+    wait_volume(sdk, volumes[0], "available")
+    demo.run("server", "start", with_disk)
+    wait_status(sdk, with_disk, "ACTIVE")
+    assert volumes[0] not in described(with_disk)
+    for server in (with_disk, with_card):
+        gone(sdk, server)
+    for server in (with_disk, with_card, doomed):
+        wait_until(lambda server=server: server not in domains(), 120, "its host has removed it")
+        assert list(sdk.network.ports(device_id=server)) == []
+    for one in volumes:
+        sdk.block_storage.delete_volume(one)
+    wait_until(
+        lambda: not [one for one in volumes if sdk.block_storage.find_volume(one)], 60, "the volumes are deleted"
+    )

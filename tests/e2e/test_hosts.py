@@ -1,9 +1,13 @@
 """Three real hosts and a controller, joined by a wire: guests of a network are neighbours wherever they run, and they
 move from host to host."""
 
+import contextlib
+import json
 import os
+import pathlib
 import re
 import tempfile
+import threading
 import time
 
 import pytest
@@ -269,6 +273,152 @@ def test_a_disk_that_fills_up_under_a_guest_on_its_way(here, small_disk, name):
     assert here.ssh(address, again) == data
     api.delete_server(server.id)
     wait_until(lambda: not list(api.servers()), 60, lambda: f"it is deleted\n{here.roles.tail()}")
+
+
+class Grown:
+    """Looks at a folder of a host, as it is there: `bytes` is how large a file became that is none of these."""
+
+    def __init__(self, host, folder, known):
+        self.folder, self.known = pathlib.Path(f"/proc/{host.pid}/root{folder}"), known
+        self.bytes, self.ended = 0, threading.Event()
+
+    def look(self):
+        while not self.ended.is_set():
+            for file in self.folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if file.name not in self.known:
+                        self.bytes = max(self.bytes, file.stat().st_blocks * 512)
+            time.sleep(0.001)
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.look, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+
+
+def test_a_disk_that_fills_up_under_the_copy_of_a_guest(here, small_disk, name):
+    host, shrink = small_disk
+    api = here.sdk.compute
+    server = here.wait(here.create(name, host.name))
+    address = address_of(server)
+    assert here.wait_ssh(address) == name
+    boot = here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id")
+    written = "dd if=/dev/urandom of=/home/cirros/data bs=64k count=768 2>/dev/null; sync; md5sum < /home/cirros/data"
+    data = here.ssh(address, written)
+    folder = host.folder / "home" / "instances" / server.id
+    kept = lambda: sorted(host.run("ls", folder).stdout.split())  # noqa: E731
+    before = kept()
+    images = {one.id for one in here.sdk.image.images()}
+    # Not even a tenth of the copy fits.
+    shrink()
+    with Grown(host, folder, before) as copy:
+        image = api.create_server_image(server.id, f"{name}-copy", wait=False)
+        found = here.wait(server)
+    assert (found.compute_host, found.power_state) == (host.name, 1)
+    print(f"\na disk that fills up under a copy: {copy.bytes} bytes were written")
+    assert 1 << 20 < copy.bytes < 4 << 20, "it was full in the middle"
+    assert kept() == before
+    assert here.sdk.image.find_image(f"{name}-copy") is None, image
+    assert {one.id for one in here.sdk.image.images()} == images
+
+    action = next(one for one in api.server_actions(server.id) if one.action == "createImage")
+    (event,) = api.get_server_action(action.request_id, server.id).events
+    assert action.message == "Error: The host could not do it." and event.result == "Error", f"{action} {event}"
+    assert "the copy of the disk broke off" in str(event), event
+
+    # Its guest went on and has what it had; it can write again, and be copied where there is room.
+    assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") == boot
+    again = "sync; echo 3 | sudo tee /proc/sys/vm/drop_caches > /dev/null; md5sum < /home/cirros/data"
+    assert here.ssh(address, again) == data
+    host.run("mount", "-o", "remount,size=2g", host.folder / "home" / "instances")
+    assert here.ssh(address, written) != data
+    made = api.create_server_image(server.id, f"{name}-copy", wait=False)
+    here.wait(server)
+    made = here.sdk.image.find_image(f"{name}-copy")
+    assert made.status == "active" and made.size > 48 << 20, made
+    assert kept() == before
+    here.sdk.image.delete_image(made.id)
+    api.delete_server(server.id)
+    wait_until(lambda: not list(api.servers()), 60, lambda: f"it is deleted\n{here.roles.tail()}")
+
+
+@pytest.fixture
+def slows_down(here, clean):
+    """A host on which guests that change memory faster than it can be sent may be slowed down."""
+    gateway, _ = here.gateway()
+    host = next(host for name, host in here.hosts.items() if name not in (gateway.name, POST_COPY))
+    before = here.settings[host.name]
+    here.settings[host.name] = (*before, "libvirt.live_migration_permit_auto_converge=true")
+    here.kill_agent(host, "compute")
+    here.start_agent(host, "compute")
+    here.wait_up(set(here.hosts))
+    yield host
+    here.settings[host.name] = before
+    here.kill_agent(host, "compute")
+    here.start_agent(host, "compute")
+
+
+def test_a_guest_that_changes_its_memory_is_slowed_down(here, slows_down, name):
+    source = slows_down
+    dest = next(host for host in here.hosts if host != source.name)
+    api = here.sdk.compute
+    server = here.wait(here.create(name, source.name))
+    address = address_of(server)
+    assert here.wait_ssh(address) == name
+    boot = here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id")
+    (domain,) = here.domains(source)[0]
+
+    def qemu(host, command):
+        return json.loads(here.virsh(host, "qemu-monitor-command", domain, json.dumps({"execute": command})))["return"]
+
+    def capabilities(host):
+        return {one["capability"] for one in qemu(host, "query-migrate-capabilities") if one["state"]}
+
+    def throttle():
+        """By how much its processor is slowed down, by libvirt's words and by QEMU's; none: not at all."""
+        told = re.search(r"Auto converge throttle: +(\d+)", here.virsh(source.name, "domjobinfo", domain))
+        return (int(told[1]), qemu(source.name, "query-migrate").get("cpu-throttle-percentage")) if told else None
+
+    # It writes to half of its memory as fast as it can, and that is faster than it is sent.
+    dirty = "while true; do dd if=/dev/urandom of=/dev/shm/dirty bs=64k count=512 conv=notrunc 2>/dev/null; done"
+    here.ssh(address, f"sudo setsid sh -c '{dirty}' > /dev/null 2>&1 < /dev/null &")
+    here.virsh(source.name, "migrate-setspeed", domain, "2")
+    api.live_migrate_server(server.id, host=dest, block_migration="auto")
+
+    def slowed():
+        moves = next(iter(api.server_migrations(server.id)), None)
+        return moves and moves.status == "running" and throttle()
+
+    told, by_qemu = wait_until(slowed, 300, lambda: f"it is slowed down\n{here.roles.tail(200)}", pause=1)
+    assert "auto-converge" in capabilities(source.name)
+    assert "postcopy-ram" not in capabilities(source.name)
+    print(f"\nauto-converge: {told} %, by QEMU {by_qemu} %")
+    assert 0 < told <= 99 and by_qemu >= told
+    here.virsh(source.name, "migrate-setspeed", domain, "1000")
+    found = here.wait(server)
+    assert (found.compute_host, found.power_state) == (dest, 1)
+    assert here.domains(source) == ([], [])
+    assert "cpu-throttle-percentage" not in qemu(dest, "query-migrate")
+    assert here.wait_ssh(address) == name
+    assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") == boot
+    here.ssh(address, "sudo pkill -f '[w]hile true' || true")
+
+    # The host that it is on now may not do so.
+    here.virsh(dest, "migrate-setspeed", domain, "1")
+    api.live_migrate_server(server.id, host=source.name, block_migration="auto")
+    wait_until(
+        lambda: any(one.memory_processed_bytes for one in api.server_migrations(server.id)), 120,
+        lambda: f"memory flows\n{here.roles.tail(200)}",
+    )  # fmt: skip
+    assert "auto-converge" not in capabilities(dest)
+    here.virsh(dest, "migrate-setspeed", domain, "1000")
+    assert here.wait(server).compute_host == source.name
+    assert here.wait_ssh(address) == name
+    assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") == boot
 
 
 def test_a_forced_guest_runs_elsewhere_before_its_memory_is_there(here, clean, name):

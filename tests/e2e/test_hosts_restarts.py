@@ -1,11 +1,14 @@
 """Three real hosts and control processes on PostgreSQL and RabbitMQ. Each of these in turn is killed and started again
-while a guest moves and a server is made: nobody loses a server, and the guest does not notice."""
+while a guest moves and a server is made, and so are the agents of the hosts, at each step: nobody loses a server, and the
+guest does not notice."""
 
 import os
 import pathlib
 import signal
 import subprocess
 import tempfile
+import threading
+import time
 
 import pytest
 
@@ -13,6 +16,8 @@ from cloud import wait_until
 from hosts import Wire
 from hosts_cloud import CONTROL, HostsCloud, Watch, address_of
 from roles import Broker
+from test_databases import SERVICES
+from test_databases import postgres as on_postgres
 from test_roles import databases
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
@@ -74,6 +79,54 @@ class Postgres:
         wait_until(answers, 60, lambda: f"PostgreSQL answers\n{(self.folder / 'postgres.log').read_text()[-3000:]}")
 
 
+class Gate:
+    """A flow stands still where it is to begin a step, or to end: PostgreSQL holds that transaction back."""
+
+    KEY = 70771
+    END = "the end"
+
+    def __init__(self, url, flow, step):
+        self.url, self.flow, self.step = url, flow, step
+
+    def says(self, statement):
+        line = ("psql", "-A", "-t", "-q", "-d", self.url, "-c", statement)
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
+
+    def held(self, how):
+        return int(self.says(f"SELECT count(*) FROM pg_locks WHERE objid = {self.KEY} AND {how}"))
+
+    def __enter__(self):
+        wait = f"BEGIN PERFORM pg_advisory_xact_lock_shared({self.KEY}); IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW; END"
+        self.says(f"CREATE OR REPLACE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$ {wait} $$")
+        when = (
+            f"BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.step = '{self.step}' AND OLD.step IS DISTINCT FROM NEW.step"
+        )
+        if self.step == self.END:
+            when = "BEFORE DELETE ON tasks FOR EACH ROW WHEN (true"
+        self.says(f"CREATE TRIGGER gate {when} AND OLD.flow = '{self.flow}') EXECUTE FUNCTION gate()")
+        self.holder = subprocess.Popen(
+            ("psql", "-q", "-d", self.url), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        self.holder.stdin.write(f"SELECT pg_advisory_lock({self.KEY});\n")
+        self.holder.stdin.flush()
+        wait_until(lambda: self.held("granted"), 60, "the gate is shut")
+        return self
+
+    def wait(self, tail):
+        wait_until(
+            lambda: self.held("NOT granted"), 120, lambda: f"{self.flow} is at {self.step}\n{tail()}", pause=0.02
+        )
+
+    def open(self):
+        self.holder.stdin.close()
+        self.holder.wait()
+
+    def __exit__(self, *_):
+        if not self.holder.stdin.closed:
+            self.open()
+        self.says("DROP TRIGGER gate ON tasks")
+
+
 def alive(pid):
     try:
         return ") Z " not in pathlib.Path(f"/proc/{pid}/stat").read_text()
@@ -102,12 +155,13 @@ def broker(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def here(key, guest_image, postgres, broker):
-    more = databases()
+    more = databases("KILONOVA_TEST_POSTGRES", on_postgres, SERVICES)
     postgres.writes(more)
     more["DEFAULT"] = {"transport_url": broker.url}
     wire = Wire(f"kr{os.getpid() % 100000}", f"198.18.{os.getpid() % 250}")
     home = tempfile.mkdtemp(prefix="kilonova-e2e-restarts-")
     made = HostsCloud(wire, home, key, more=more)
+    made.database = more["database"]["connection"]
     try:
         broker.wait()
         made.start(guest_image)
@@ -177,8 +231,13 @@ def test_whatever_is_started_again_costs_nobody_a_server(here, postgres, broker,
     print(f"\n{len(victims)} moves and kills: {lost} pings lost, longest silence {silence:.2f} s")
     assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") == boot
 
-    # Nothing is owed to anybody.
     api.delete_server(server.id)
+    nothing_left(here)
+
+
+def nothing_left(here):
+    """Nothing is owed to anybody."""
+    api = here.sdk.compute
     wait_until(lambda: not list(api.servers()), 60, lambda: f"all deleted\n{here.roles.tail()}")
     assert not [port for port in here.sdk.network.ports() if port.device_owner.startswith("compute:")]
     for host in here.hosts.values():
@@ -186,3 +245,122 @@ def test_whatever_is_started_again_costs_nobody_a_server(here, postgres, broker,
         folder = host.folder / "home" / "instances"
         left = lambda folder=folder: [one.name for one in folder.iterdir() if one.name not in ("_base", ".storage-id")]  # noqa: E731
         wait_until(lambda left=left: not left(), 60, lambda left=left: f"folders: {left()}")
+
+
+def dies(here, *names):
+    """The agents of these hosts; gives what starts them again."""
+    for name in names:
+        here.kill_agent(here.hosts[name], "compute")
+
+    def start():
+        for name in names:
+            here.start_agent(here.hosts[name], "compute")
+
+    return start
+
+
+def test_agents_that_die_while_a_server_is_made(here, name):
+    """Before the host is asked, in the middle of what it does, and when it has done it and nobody knows."""
+    api = here.sdk.compute
+    gateway, _ = here.gateway()
+    host = next(host for host in here.hosts.values() if host is not gateway)
+    instances = pathlib.Path(f"/proc/{host.pid}/root{host.folder}/home/instances")
+
+    def before(step, what):
+        with Gate(here.database, "build", step) as gate:
+            server = here.create(f"{name}-{what}", host.name)
+            gate.wait(here.roles.tail)
+            start = dies(here, host.name)
+            gate.open()
+            start()
+            return server
+
+    def amid():
+        server = here.create(f"{name}-amid", host.name)
+        begun = lambda: (instances / server.id).exists()  # noqa: E731
+        wait_until(begun, 120, lambda: f"it is being made\n{here.roles.tail()}", pause=0.001)
+        dies(here, host.name)()
+        return server
+
+    servers = {"before": before("spawn", "before"), "amid": amid(), "after": before(Gate.END, "after")}
+    for what, server in servers.items():
+        found = here.wait(server)
+        assert (found.compute_host, found.power_state) == (host.name, 1), what
+        assert here.wait_ssh(address_of(found)) == f"{name}-{what}"
+    assert len(here.domains(host)[0]) == len(servers), "each is there once"
+    for server in servers.values():
+        api.delete_server(server.id)
+    nothing_left(here)
+
+
+# Steps in which one host's agent calls that of the other, which is not there: the guest may stay where it is.
+CALLED = {("prepare", "source"), ("prepare", "both"), ("move", "dest"), ("move", "both")}
+
+
+def test_agents_that_die_while_a_guest_moves(here, name):
+    """That of either host, and both, where each step of the move begins or ends; and amid the memory."""
+    api = here.sdk.compute
+    gateway, _ = here.gateway()
+    places = [host for host in here.hosts if host != gateway.name]
+    server = here.wait(here.create(name, places[0]))
+    address = address_of(server)
+    assert here.wait_ssh(address) == name
+    boot = here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id")
+    (domain,) = here.domains(here.hosts[places[0]])[0]
+    watch = Watch(here, address)
+    seen = []
+
+    def begin():
+        """It is answered when both hosts were looked at, so not before a gate behind that is open."""
+        source = api.get_server(server.id).compute_host
+        dest = next(host for host in places if host != source)
+        asking = threading.Thread(
+            target=api.live_migrate_server, args=(server.id,), kwargs={"host": dest, "block_migration": "auto"}
+        )
+        asking.start()
+        return source, dest, asking
+
+    def over(what, source, dest, began, may_stay=False):
+        """It is there, or where it was; in one place only, as a guest that has noticed nothing."""
+        found = here.wait(server)
+        assert found.compute_host in ((source, dest) if may_stay else (dest,)), f"{what}\n{here.roles.tail(200)}"
+        assert found.power_state == 1
+        watch.wait_alive()
+        other = source if found.compute_host == dest else dest
+        empty = lambda: here.domains(here.hosts[other]) == ([], [])  # noqa: E731
+        wait_until(empty, 60, lambda: f"{what}: nothing of it is left on {other}\n{here.roles.tail(200)}")
+        assert len(here.domains(here.hosts[found.compute_host])[0]) == 1
+        seen.append(found.compute_host)
+        print(f"\n{what}: {'there' if found.compute_host == dest else 'stayed'}, {time.monotonic() - began:.1f} s")
+
+    for step in ("prepare", "move", "arrive", "bind", "leave", Gate.END):
+        for who in ("source", "dest", "both"):
+            with Gate(here.database, "live_migration", step) as gate:
+                source, dest, asking = begin()
+                gate.wait(here.roles.tail)
+                start = dies(here, *{"source": [source], "dest": [dest], "both": [source, dest]}[who])
+                gate.open()
+                start()
+                asking.join()
+                over(f"{who} at {step}", source, dest, time.monotonic(), may_stay=(step, who) in CALLED)
+
+    def flows():
+        found = next(iter(api.server_migrations(server.id)), None)
+        return found and found.status == "running" and found.memory_processed_bytes
+
+    for who in ("source", "dest", "both"):
+        source = api.get_server(server.id).compute_host
+        here.virsh(source, "migrate-setspeed", domain, "1")
+        source, dest, asking = begin()
+        asking.join()
+        wait_until(flows, 120, lambda: f"memory flows\n{here.roles.tail(200)}")
+        start = dies(here, *{"source": [source], "dest": [dest], "both": [source, dest]}[who])
+        start()
+        here.virsh(source, "migrate-setspeed", domain, "1000")
+        over(f"{who} amid the memory", source, dest, time.monotonic(), may_stay=True)
+
+    lost, silence = watch.end()
+    print(f"\n{len(seen)} moves: {lost} pings lost, longest silence {silence:.2f} s")
+    assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") == boot
+    api.delete_server(server.id)
+    nothing_left(here)

@@ -20,7 +20,7 @@ from test_servers import boot
 DATABASES = {"database": "compute", "identity": "identity", "image": "image", "network": "network", "volume": "volume"}
 
 
-def databases(variable, execute):
+def databases(variable, execute, services=DATABASES):
     """Databases of its own on a server where there is one; SQLite in the home in place of PostgreSQL."""
     server = os.environ.get(variable)
     if not server and execute == mariadb:
@@ -28,7 +28,7 @@ def databases(variable, execute):
     if not server:
         return {}
     sections = {}
-    for section, service in DATABASES.items():
+    for section, service in services.items():
         database = f"e2e_{service}_{uuid.uuid4().hex[:8]}"
         execute(server, f"CREATE DATABASE {database}")
         url = urllib.parse.urlunsplit(urllib.parse.urlsplit(server)._replace(path=f"/{database}"))

@@ -11,6 +11,7 @@ import pytest
 from cloud import BINARY, wait_until
 from roles import Roles
 from sim_hosts import faults
+from test_databases import postgres
 from test_kill import HOLD
 from test_roles import databases
 from test_servers import boot, wait_status
@@ -54,7 +55,7 @@ class Mixed:
 @pytest.fixture
 def mixed():
     home = tempfile.mkdtemp(prefix="kilonova-e2e-releases-")
-    settings = databases()
+    settings = databases("KILONOVA_TEST_POSTGRES", postgres)
     desks = [f"unix:{home}/{name}" for name in ("first", "second", "network")]
     settings.setdefault("DEFAULT", {}).update(compute_driver="fake.FakeDriver", report_interval=1, service_down_time=10)
     settings["kilonova"] = {"simulated_hosts": 2}
