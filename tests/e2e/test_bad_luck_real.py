@@ -244,3 +244,39 @@ def test_a_guest_that_lets_nothing_go(admin_sdk, demo, demo_sdk, no_system, name
     wait_until(
         lambda: not [one for one in volumes if sdk.block_storage.find_volume(one)], 60, "the volumes are deleted"
     )
+
+
+@pytest.mark.long
+def test_a_deletion_does_not_wait_for_a_guest_that_lets_nothing_go(admin_sdk, demo, demo_sdk, no_system, name):
+    """What the guest is asked for meanwhile is no longer wanted: it is switched off at once."""
+    sdk = demo_sdk
+    network = sdk.network.find_network("private").id
+    flavor = sdk.compute.find_flavor("m1.nano").id
+    servers = [
+        sdk.compute.create_server(
+            name=f"{name}-{number}", image_id=no_system["id"], flavor_id=flavor, networks=[{"uuid": network}]
+        ).id
+        for number in (1, 2)
+    ]
+    for server in servers:
+        wait_status(sdk, server, "ACTIVE")
+    with_disk, with_card = servers
+    one = volume(sdk, name)
+    demo.run("server", "add", "volume", with_disk, one)
+    wait_volume(sdk, one, "in-use")
+    wait_until(lambda: volumes_of(sdk, with_disk), 60, "the server shows it")
+    (port,) = sdk.network.ports(device_id=with_card)
+    demo.run("server", "remove", "volume", with_disk, one)
+    demo.run("server", "remove", "port", with_card, port.id)
+    wait_volume(sdk, one, "detaching")
+    began = time.monotonic()
+    took = {}
+    for server in servers:
+        sdk.compute.delete_server(server)
+    for server in servers:
+        wait_until(lambda server=server: server not in domains(), 120, "its host has removed it")
+        wait_until(lambda server=server: sdk.compute.find_server(server) is None, 120, "the server is gone")
+        took[server] = time.monotonic() - began
+    wait_volume(sdk, one, "available")
+    sdk.block_storage.delete_volume(one)
+    assert max(took.values()) < 30, took

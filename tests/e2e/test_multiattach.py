@@ -1,9 +1,12 @@
 """A volume that several servers have at once: by the stock client on simulated hosts, and two real guests that share it."""
 
+import re
+import subprocess
+
 import pytest
 
 from cloud import wait_until
-from test_guest import Guest
+from test_guest import Guest, domain_of
 from test_server_volumes import idle, volume, volumes_of, wait_volume
 from test_servers import boot, wait_status
 
@@ -165,3 +168,31 @@ def test_two_guests_on_one_host_share_a_volume(admin_sdk, demo, demo_sdk, image,
     one.drop_network()
     demo.run("volume", "delete", shared)
     wait_until(lambda: demo_sdk.block_storage.find_volume(shared) is None, 60, "the volume is deleted")
+
+
+@pytest.mark.real
+def test_libvirt_hears_that_a_disk_is_shared(admin_sdk, demo, demo_sdk, image, name, shared_type):
+    """Otherwise its lock manager, and QEMU's locks where there are any, keep the second guest from starting."""
+    shared = volume(demo_sdk, name, volume_type=shared_type)
+    flavor = demo_sdk.compute.find_flavor("m1.nano").id
+    server = demo_sdk.compute.create_server(name=name, image_id=image["id"], flavor_id=flavor, networks="none").id
+    wait_status(demo_sdk, server, "ACTIVE")
+    demo.run(*SHARED, server, shared)
+    wait_volume(demo_sdk, shared, "in-use")
+    idle(demo_sdk, server)
+
+    def disk():
+        line = ("virsh", "-c", "qemu:///system", "dumpxml", domain_of(admin_sdk, server))
+        text = subprocess.run(line, check=True, capture_output=True, text=True).stdout
+        (found,) = (disk for disk in re.findall(r"<disk .*?</disk>", text, re.DOTALL) if shared in disk)
+        return found
+
+    try:
+        assert "<shareable/>" in disk() and "cache='none'" in disk(), disk()
+        demo.run("server", "reboot", "--hard", "--wait", server)
+        assert "<shareable/>" in disk(), disk()
+    finally:
+        demo.run("server", "delete", "--wait", server)
+        wait_volume(demo_sdk, shared, "available")
+        demo.run("volume", "delete", shared)
+        wait_until(lambda: demo_sdk.block_storage.find_volume(shared) is None, 60, "the volume is deleted")

@@ -18,6 +18,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tempfile::TempPath;
@@ -77,6 +78,8 @@ pub struct Agent {
     conductor: Client,
     peers: Arc<dyn Peers>,
     pub(crate) incarnation: u64,
+    /// Whether a conductor has heard of all guests.
+    pub(crate) listed: AtomicBool,
     /// Rings after each heartbeat.
     pub(crate) beaten: tokio::sync::watch::Sender<()>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
@@ -105,6 +108,7 @@ impl Agent {
             conductor,
             peers,
             incarnation,
+            listed: AtomicBool::new(false),
             beaten: tokio::sync::watch::Sender::new(()),
             locks: Mutex::default(),
             waiting: Mutex::default(),
@@ -414,8 +418,8 @@ impl Agent {
                 attached.map(power).map_err(failure)
             }
             Verb::EnsureNoInterface { port_id } => {
-                let detached = self.hypervisor.detach(id, port_id).await;
-                detached.map(power).map_err(failure)
+                let detached = self.unless_gone(id, self.hypervisor.detach(id, port_id));
+                detached.await.map(power).map_err(failure)
             }
             Verb::MigrateLiveOnce { to, shared } => {
                 if self.ledger.is_done(&work.key) {
@@ -464,8 +468,8 @@ impl Agent {
                 attached.map(power).map_err(failure)
             }
             Verb::EnsureNoVolume { volume_id } => {
-                let detached = self.hypervisor.detach_disk(id, volume_id).await;
-                detached.map(power).map_err(failure)
+                let detached = self.unless_gone(id, self.hypervisor.detach_disk(id, volume_id));
+                detached.await.map(power).map_err(failure)
             }
             Verb::EnsureSwapped {
                 old_volume_id,
@@ -608,6 +612,18 @@ impl Agent {
             .await;
         lock(&self.waiting).remove(&id);
         looked.unwrap_or_else(|| Err(failure(HypervisorError::Cancelled)))
+    }
+
+    /// What a guest must do its part in, unless it is to be gone: it may never do that.
+    async fn unless_gone<T>(
+        &self,
+        id: ServerId,
+        done: impl Future<Output = virt::Result<T>>,
+    ) -> virt::Result<T> {
+        let stop = self.waits(id);
+        let done = stop.run_until_cancelled(done).await;
+        lock(&self.waiting).remove(&id);
+        done.unwrap_or(Err(HypervisorError::Cancelled))
     }
 
     /// Rings when nobody wants any more what a server waits for.

@@ -4,6 +4,7 @@ use crate::agent::Agent;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use types::agent::{GuestSeen, Heartbeat, HostFacts, Noted, SERVICE_VERSION};
 use types::{ServerId, Timestamp};
@@ -23,7 +24,8 @@ impl Agent {
             let facts = self.facts().await;
             let there = self.all_guests().await;
             let complete = facts.healthy && there.is_some();
-            let (guests, strays) = there.unwrap_or_default();
+            // What does not work yet is no reason for what guests do not do.
+            let (guests, strays) = there.filter(|_| complete).unwrap_or_default();
             let beat = Heartbeat {
                 host: self.settings.host.clone(),
                 node: self.settings.node,
@@ -31,6 +33,7 @@ impl Agent {
                 version: SERVICE_VERSION,
                 complete,
                 introduction: true,
+                first: complete,
                 heard: None,
                 guests,
                 strays,
@@ -38,7 +41,10 @@ impl Agent {
                 facts: Some(facts),
             };
             match self.post("heartbeat", &beat).await {
-                Ok(_) => return,
+                Ok(_) => {
+                    self.listed.store(complete, Ordering::Relaxed);
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(host = %self.settings.host, %error, "no conductor knows this host yet");
                 }
@@ -82,6 +88,7 @@ impl Agent {
                 moving: self.hypervisor.moving().await,
                 complete: whole,
                 introduction: false,
+                first: whole && !self.listed.load(Ordering::Relaxed),
                 heard,
             };
             let mut pause = self.settings.beat;
@@ -101,6 +108,9 @@ impl Agent {
                             known = None;
                         }
                         changed.extend(noted.again);
+                    }
+                    if whole {
+                        self.listed.store(true, Ordering::Relaxed);
                     }
                     if complete {
                         named = tokio::time::Instant::now();

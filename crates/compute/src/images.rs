@@ -122,11 +122,17 @@ impl ImageCache {
             .bases
             .adopt(&id, &download, &image.disk_format, most)
             .await;
-        if adopted.is_ok() {
+        let (base, ours) = adopted.map_err(|error| {
+            self.end_turn(&id);
+            (error.kind(), error.to_string())
+        })?;
+        if ours {
             self.note(&id, &digests);
+        } else if self.verified(&id, image)?.is_none() {
+            self.look_again(from, host, image, &base).await?;
         }
         self.end_turn(&id);
-        adopted.map_err(|error| (error.kind(), error.to_string()))
+        Ok(base)
     }
 
     /// The base that a server's disk stands on which is on another host, copied from there when it is not here.

@@ -136,10 +136,13 @@ impl ToPeer {
         headers: HeaderMap,
         body: Body,
     ) -> virt::Result<Vec<u8>> {
+        let answer = self.peer.send(method, path, headers, body).await;
+        Self::read(answer.map_err(|error| HypervisorError::Unavailable(error.to_string()))?).await
+    }
+
+    async fn read(answer: Response) -> virt::Result<Vec<u8>> {
         const LIMIT: usize = 64 * 1024;
         let unreachable = |reason: String| HypervisorError::Unavailable(reason);
-        let answer = self.peer.send(method, path, headers, body).await;
-        let answer = answer.map_err(|error| unreachable(error.to_string()))?;
         let status = answer.status();
         let text = web::body::bytes(answer.into_body(), LIMIT).await;
         let text = text.map_err(|error| unreachable(error.to_string()))?;
@@ -157,8 +160,9 @@ impl ToPeer {
 impl Passage for ToPeer {
     async fn berth(&self) -> virt::Result<Berth> {
         let path = format!("/live/{}", self.server);
-        let text = self.ask(Method::POST, &path, HeaderMap::new(), Body::empty());
-        serde_json::from_slice(&text.await?)
+        let answer = peers::reach(&self.peer, Method::POST, &path).await;
+        let text = Self::read(answer.map_err(HypervisorError::Unavailable)?).await?;
+        serde_json::from_slice(&text)
             .map_err(|error| HypervisorError::Unavailable(format!("the other host: {error}")))
     }
 

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use types::agent::FailureKind;
 use types::{HostName, ServerId};
@@ -25,6 +26,9 @@ use virt::{Hypervisor, HypervisorError};
 use web::client::Client;
 use web::tls::PeerHost;
 
+/// How long the agent of another host may be away while a guest moves between the two.
+const RESTART: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_millis(500);
 /// Files of one guest at most.
 const MOST_FILES: usize = 64;
 /// Bytes of a list of files at most.
@@ -308,16 +312,26 @@ async fn ask(from: &Client, path: &str) -> Result<Response, Failure> {
 
 /// None where the other host does not have it.
 async fn find(from: &Client, path: &str) -> Result<Option<Response>, Failure> {
-    let answer = from
-        .send(Method::GET, path, HeaderMap::new(), Body::empty())
-        .await
-        .map_err(|error| (FailureKind::Unavailable, error.to_string()))?;
+    let answer = reach(from, Method::GET, path).await;
+    let answer = answer.map_err(|error| (FailureKind::Unavailable, error))?;
     match answer.status() {
         StatusCode::OK => Ok(Some(answer)),
         StatusCode::NOT_FOUND => Ok(None),
         other => {
             let words = format!("the other host does not send the guest's files: {other}");
             Err((FailureKind::Unavailable, words))
+        }
+    }
+}
+
+/// Asks something that may be asked again, as often as it takes the other host's agent to be there after a restart.
+pub(crate) async fn reach(to: &Client, method: Method, path: &str) -> Result<Response, String> {
+    let until = tokio::time::Instant::now() + RESTART;
+    loop {
+        let sent = to.send(method.clone(), path, HeaderMap::new(), Body::empty());
+        match sent.await {
+            Err(_) if tokio::time::Instant::now() < until => tokio::time::sleep(AGAIN).await,
+            answered => return answered.map_err(|error| error.to_string()),
         }
     }
 }

@@ -197,7 +197,9 @@ fn judge(
         power,
     ) {
         Verdict::Leave => Verdict::Leave,
-        Verdict::Follow(VmState::Stopped) if rules.resume && beat.introduction && ran(server) => {
+        Verdict::Follow(VmState::Stopped)
+            if rules.resume && beat.first && ran(server) && is_news(server.since, beat, now) =>
+        {
             Verdict::SwitchOn
         }
         // Of a deletion that did not wait for its host nothing is known yet.

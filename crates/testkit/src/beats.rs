@@ -60,6 +60,7 @@ impl Cluster {
             moving: Vec::new(),
             complete: false,
             introduction: false,
+            first: false,
             heard: Some(heard),
         }
     }

@@ -718,6 +718,9 @@ pub struct Heartbeat {
     /// True for the first one of an agent's life: no work can have changed anything since the list was made.
     #[serde(default)]
     pub introduction: bool,
+    /// True for the first complete list of an agent's life that was taken, the introduction or a later one.
+    #[serde(default)]
+    pub first: bool,
     /// [`Noted::at`] of the answer that was there before anybody looked at the guests: what is said of them is not
     /// older than this. Without it nobody knows how old it is.
     #[serde(default)]

@@ -59,6 +59,9 @@ pub enum Connection {
         export: String,
         /// The guest must not write.
         read_only: bool,
+        /// Other guests have the volume, too (multiattach).
+        #[serde(default)]
+        shareable: bool,
     },
     /// Something that this program does not know.
     Unknown {
@@ -129,6 +132,7 @@ impl Connection {
                 server,
                 export: text("export").unwrap_or_default().to_owned(),
                 read_only: text("access_mode") == Some("ro"),
+                shareable: info["multiattach"] == true,
             },
             _ => Self::Unknown {
                 kind: kind.to_owned(),
@@ -199,6 +203,7 @@ mod tests {
             server,
             export: export.to_owned(),
             read_only,
+            shareable: false,
         };
         let unknown = |kind: &str| Connection::Unknown {
             kind: kind.to_owned(),

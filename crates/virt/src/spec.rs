@@ -318,14 +318,12 @@ impl Hardware {
             "hw_vif_model",
             "hw_video_model",
             "hw_qemu_guest_agent",
-            "os_type",
-            "img_hide_hypervisor_id",
-            "hw_time_hpet",
-            "hw_pointer_model",
-            "hw_scsi_model",
             "os_command_line",
         ];
         let image = ImageProperties::only(properties, READ)?;
+        // Servers are there whose images say of these what no host can give: it never was, and keeps none from moving.
+        let wishes = ImageProperties::readable(properties);
+        let scsi_model = wishes.text("hw_scsi_model");
         let machine = image.text("hw_machine_type");
         if let Some(value) = machine.filter(|value| !is_machine_name(value)) {
             return Err(BadProperty {
@@ -344,11 +342,13 @@ impl Hardware {
             vif_model: given(&image, "hw_vif_model", &vif_models)?,
             video: given(&image, "hw_video_model", &videos)?,
             guest_agent: image.flag("hw_qemu_guest_agent"),
-            windows: image.text("os_type") == Some("windows"),
-            hide_hypervisor: image.flag("img_hide_hypervisor_id") == Some(true),
-            hpet: image.flag("hw_time_hpet") == Some(true),
-            tablet: image.text("hw_pointer_model") == Some("usbtablet"),
-            scsi_model: given(&image, "hw_scsi_model", SCSI_MODELS)?,
+            windows: wishes.text("os_type") == Some("windows"),
+            hide_hypervisor: wishes.flag("img_hide_hypervisor_id") == Some(true),
+            hpet: wishes.flag("hw_time_hpet") == Some(true),
+            tablet: wishes.text("hw_pointer_model") == Some("usbtablet"),
+            scsi_model: scsi_model
+                .filter(|model| SCSI_MODELS.contains(model))
+                .map(str::to_owned),
             command_line: image.text("os_command_line").map(str::to_owned),
         })
     }

@@ -80,6 +80,8 @@ impl StepName for Step {
     }
 }
 
+/// Hosts that may try in vain to get ready for a guest, before another one does for the last time.
+const UNREADY: u8 = 2;
 /// The event of the old host's part of the check.
 const SOURCE_CHECKED: &str = "compute_check_can_live_migrate_source";
 
@@ -119,6 +121,9 @@ pub struct State {
     /// Whether the two hosts share the guest's files.
     #[serde(default)]
     shared: bool,
+    /// How many hosts could not get ready for the guest.
+    #[serde(default)]
+    unready: u8,
     /// Why the last host that was picked is unfit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unfit: Option<String>,
@@ -288,20 +293,19 @@ impl LiveMigration {
     }
 
     /// Another host may be able to take the guest, where nobody has named one.
-    fn prepared(state: &State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
-        let lies_with_host = matches!(
-            outcome,
-            Some(WorkOutcome::Failed {
-                kind: FailureKind::Host,
-                ..
-            })
-        );
+    fn prepared(state: &mut State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+        use FailureKind::{Cancelled, Guest, Request};
+        let lies_with_host = match &outcome {
+            Some(WorkOutcome::Failed { kind, .. }) => ![Cancelled, Guest, Request].contains(kind),
+            _ => false,
+        };
         let mut prepared = power_after(outcome).map(drop);
         if let Err(StepError::Fail(failure)) = &mut prepared
             && lies_with_host
             && state.to.is_none()
-            && state.choice.may_try_another()
+            && state.unready < UNREADY
         {
+            state.unready += 1;
             failure.redo_from = Some(Step::ChooseHost.as_str().to_owned());
         }
         prepared

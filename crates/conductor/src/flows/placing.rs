@@ -180,7 +180,7 @@ impl Choice {
         if kind == FailureKind::Request {
             return Err(StepError::Fail(Failure::new(500, words).details(message)));
         }
-        if self.may_try_another() && again.is_some() {
+        if self.failed.len() + 1 < ATTEMPTS && again.is_some() {
             let mut failure = Failure::new(500, words).details(message);
             failure.redo_from = again.map(str::to_owned);
             return Err(StepError::Fail(failure));
@@ -202,11 +202,6 @@ impl Choice {
             tried => format!("{}. {last}", exhausted(tried)),
         };
         Failure::new(500, words).details(refusal.details.unwrap_or(refusal.message))
-    }
-
-    /// Whether the host that fails now is not the last one that may.
-    pub fn may_try_another(&self) -> bool {
-        self.failed.len() + 1 < ATTEMPTS
     }
 
     /// What the hosts that failed said, and the last one, for administrators.

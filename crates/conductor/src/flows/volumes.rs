@@ -151,7 +151,8 @@ async fn connected(
         };
         if is_in_use(&attachment) {
             // An earlier run of this task came so far.
-            device.connection_info = Some(attachment.connection_info.to_string());
+            let told = attachment.connection_info.clone();
+            device.connection_info = Some(with_sharing(with, scope, &volume, told).await?);
         } else if let Some((address, host)) = &host {
             let connector = connector(host, address.as_deref(), device);
             let connected = with.volumes.connect(scope, &attachment.id, &connector);
@@ -159,11 +160,29 @@ async fn connected(
                 .await
                 .map_err(retry)?
                 .map_err(|reason| refused("The volume could not be connected", &reason))?;
-            device.connection_info = Some(connected.connection_info.to_string());
+            let told = connected.connection_info;
+            device.connection_info = Some(with_sharing(with, scope, &volume, told).await?);
         }
         device.attachment_id = Some(attachment.id);
     }
     Ok(devices)
+}
+
+/// How a volume is reached, and whether several guests may have it (`multiattach`): as Nova keeps it with the volume's
+/// connection, for their hosts have to know.
+async fn with_sharing(
+    with: &Neighbours,
+    scope: &Scope,
+    volume: &str,
+    mut told: Value,
+) -> Result<String, StepError> {
+    let found = with.volumes.volume(scope, volume).await.map_err(retry)?;
+    if found.is_some_and(|found| found.multiattach)
+        && let Some(told) = told.as_object_mut()
+    {
+        told.insert("multiattach".to_owned(), true.into());
+    }
+    Ok(told.to_string())
 }
 
 /// Whether a volume is connected to a host, and its service was told that it is in use.
@@ -634,7 +653,9 @@ impl HostChange<'_> {
             let old: Vec<_> = known.into_iter().chain(rest).collect();
             self.release(&old).await?;
             device.attachment_id = Some(new);
-            device.connection_info = Some(connected.connection_info.to_string());
+            let told = connected.connection_info;
+            let told = with_sharing(self.with, self.scope, &volume, told).await?;
+            device.connection_info = Some(told);
         }
         complete(self.with, self.server, &devices).await?;
         Ok(devices)

@@ -141,13 +141,6 @@ fn invariants_hold_whatever_happens() {
         start.elapsed().as_secs_f64()
     ));
     assert!(claims >= count, "hardly anything happened");
-    let ended = ended.into_inner().unwrap();
-    if count >= WORLDS {
-        // What fails in every world has proved nothing.
-        let well = |action: &&str| ended.get(*action).is_some_and(|(well, _)| *well > 0);
-        let never: Vec<_> = world::actions().into_iter().filter(|one| !well(one)).collect();
-        assert_eq!(never, [""; 0], "never went well: {ended:?}");
-    }
     let failed = failed.into_inner().unwrap();
     assert!(
         failed.is_empty(),
@@ -155,4 +148,14 @@ fn invariants_hold_whatever_happens() {
         failed.len(),
         failed.join("\n\n")
     );
+    let ended = ended.into_inner().unwrap();
+    if count >= WORLDS {
+        // What fails in every world has proved nothing.
+        let well = |action: &&str| ended.get(*action).is_some_and(|(well, _)| *well > 0);
+        let never: Vec<_> = world::actions()
+            .into_iter()
+            .filter(|one| !well(one))
+            .collect();
+        assert_eq!(never, [""; 0], "never went well: {ended:?}");
+    }
 }

@@ -258,8 +258,10 @@ pub type Ended = BTreeMap<String, (u64, u64)>;
 
 /// The actions that are to go well in some world.
 pub fn actions() -> BTreeSet<&'static str> {
-    let more = [accept::EVACUATE, "create"];
-    ACTIONS.iter().map(|(flow, _)| *flow).chain(more).collect()
+    let more = [accept::EVACUATE, "create", "delete"];
+    let all = ACTIONS.iter().map(|(flow, _)| *flow).chain(more);
+    // It is shown as a deletion.
+    all.filter(|flow| *flow != accept::SOFT_DELETE).collect()
 }
 
 /// `copies`: disks are copied there, to images and to other hosts. The files are real ones, so such a world is not quite
@@ -576,9 +578,25 @@ impl World {
         self.deleted.lock().unwrap().insert(server);
     }
 
+    /// A server, rather one that is in a state in which few are.
+    async fn unusual(&self) -> Option<Instance> {
+        let mut found = None;
+        for _ in 0..3 {
+            let server = self.cluster.server(self.any()?).await;
+            let usual = server.vm_state == VmState::Active || server.task_id.is_some();
+            found = Some(server);
+            if !usual {
+                break;
+            }
+        }
+        found
+    }
+
     async fn act(&self) {
-        let Some(server) = self.any() else { return };
-        let shown = self.cluster.server(server).await;
+        let Some(shown) = self.unusual().await else {
+            return;
+        };
+        let server = shown.id;
         let fits: Vec<_> = ACTIONS
             .iter()
             .filter(|(flow, states)| {
@@ -692,7 +710,11 @@ impl World {
             let all: Result<Vec<_>, sql::Error> = self.cluster.store.read(read).await;
             for action in all.unwrap() {
                 let (well, badly) = ended.entry(action.action).or_default();
-                *(if action.message.is_none() { well } else { badly }) += 1;
+                *(if action.message.is_none() {
+                    well
+                } else {
+                    badly
+                }) += 1;
             }
         }
         ended

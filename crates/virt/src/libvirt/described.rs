@@ -108,16 +108,18 @@ impl Place {
 
     /// A disk like this one with its data here.
     pub fn disk(&self, like: &Disk, volume_id: &str) -> Disk {
-        let read_only = matches!(
-            &like.source,
+        let (read_only, shareable) = match &like.source {
             DiskSource::Volume {
-                connection: Connection::Nbd {
-                    read_only: true,
-                    ..
-                },
+                connection:
+                    Connection::Nbd {
+                        read_only,
+                        shareable,
+                        ..
+                    },
                 ..
-            }
-        );
+            } => (*read_only, *shareable),
+            _ => (false, false),
+        };
         Disk {
             source: DiskSource::Volume {
                 volume_id: volume_id.to_owned(),
@@ -125,6 +127,7 @@ impl Place {
                     server: self.server.clone(),
                     export: self.export.clone(),
                     read_only,
+                    shareable,
                 },
             },
             ..like.clone()

@@ -288,6 +288,8 @@ struct Disk {
     boot: Option<Order>,
     #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shareable: Option<Empty>,
 }
 
 #[derive(Serialize)]
@@ -396,6 +398,8 @@ struct DiskTarget {
 struct Controller {
     #[serde(rename = "@type")]
     kind: &'static str,
+    #[serde(rename = "@index", skip_serializing_if = "Option::is_none")]
+    index: Option<u32>,
     #[serde(rename = "@model")]
     model: String,
 }
@@ -692,6 +696,7 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
     let uses = |wanted: &str| disk.iter().any(|disk| disk.target.bus == wanted);
     let controlled = |kind, model: &str| Controller {
         kind,
+        index: None,
         model: model.to_owned(),
     };
     let mut controller = Vec::new();
@@ -703,9 +708,15 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
         // Other guests are given no USB device, and an emulated USB controller costs an idle guest most of its cycles.
         controller.push(controlled("usb", "none"));
     }
-    for _ in 0..spare_ports(spec, machine) {
-        controller.push(controlled("pci", "pcie-root-port"));
+    let ports = spare_ports(spec, machine);
+    if ports > 0 {
+        // Ports without the root that they are on would be taken for it.
+        controller.push(Controller {
+            index: Some(0),
+            ..controlled("pci", "pcie-root")
+        });
     }
+    controller.extend((0..ports).map(|_| controlled("pci", "pcie-root-port")));
     Devices {
         disk,
         controller,
@@ -808,6 +819,7 @@ fn image_disk(
         serial: None,
         boot: None,
         readonly: None,
+        shareable: None,
     }
 }
 
@@ -823,6 +835,7 @@ fn rescue_disk(
     Disk {
         boot: Some(Order { order: 1 }),
         readonly: (device == "cdrom").then_some(Empty {}),
+        shareable: None,
         ..image_disk(path, base, device, bus, cache, before)
     }
 }
@@ -837,6 +850,7 @@ fn config_disk(path: &Path, bus: &str, before: &[Disk]) -> Disk {
             ..as_image.driver
         },
         readonly: Some(Empty {}),
+        shareable: None,
         ..as_image
     }
 }
@@ -850,7 +864,7 @@ fn other_disk(
     cache: &'static str,
     taken: &[String],
 ) -> Option<Disk> {
-    let (kind, source, serial, read_only) = match (&disk.source, local) {
+    let (kind, source, serial, read_only, shareable) = match (&disk.source, local) {
         (
             DiskSource::Volume {
                 volume_id,
@@ -862,14 +876,16 @@ fn other_disk(
                 server,
                 export,
                 read_only,
+                shareable,
             } = connection
             else {
                 return None;
             };
             let source = nbd_source(server, export);
-            ("network", source, Some(clean(volume_id)), *read_only)
+            let serial = Some(clean(volume_id));
+            ("network", source, serial, *read_only, *shareable)
         }
-        (_, Some(path)) => ("file", Source::file(path), None, false),
+        (_, Some(path)) => ("file", Source::file(path), None, false, false),
         (_, None) => return None,
     };
     let cdrom = disk.device_type.as_deref() == Some("cdrom");
@@ -886,7 +902,8 @@ fn other_disk(
         driver: DiskDriver {
             name: "qemu",
             kind: "raw",
-            cache,
+            // What another guest writes must not be hidden by what this host remembers.
+            cache: if shareable { "none" } else { cache },
         },
         source,
         backing: None,
@@ -897,6 +914,7 @@ fn other_disk(
         serial,
         boot: None,
         readonly: (read_only || cdrom).then_some(Empty {}),
+        shareable: shareable.then_some(Empty {}),
     })
 }
 

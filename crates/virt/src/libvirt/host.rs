@@ -63,7 +63,10 @@ impl Libvirt {
         }
         let domain = self.reference(id);
         let told = self.questions.for_another_host(&domain).await;
-        Ok(cpu_element(&told.map_err(explain)?).map(str::to_owned))
+        let told = told.map_err(explain)?;
+        // What is emulated is emulated anywhere.
+        let emulated = told.starts_with("<domain type='qemu'");
+        Ok(cpu_element(&told).filter(|_| !emulated).map(str::to_owned))
     }
 
     /// What such a processor has and guests here would not find.

@@ -104,14 +104,19 @@ impl BaseImages {
     /// Disk errors.
     pub fn take_over(&self, name: &str, copy: &Path, note: &str) -> Result<BaseImage> {
         let target = self.folder.join(file_name(name));
-        self.set_note(name, note)?;
+        if !target.exists() {
+            self.forget_note(name)?;
+        }
+        // Before the base is there: one without a note counts as made of its image.
+        self.note_first(name, note)?;
         finish(copy, &target).map_err(|error| HypervisorError::disk(target.display(), &error))?;
         self.cached(name)
             .ok_or_else(|| HypervisorError::Image("the base image vanished".into()))
     }
 
     /// Checks a downloaded file and makes it the base of `image_id`, converted to raw when it is something else.
-    /// The download is used up or removed in any case. Two adoptions of one image at once are harmless.
+    /// The download is used up or removed in any case. Where another host that shares the folder has made the base meanwhile,
+    /// it is that one's, of which this host knows nothing (`false`).
     ///
     /// # Errors
     /// As [`check`]; disk errors.
@@ -121,7 +126,7 @@ impl BaseImages {
         download: &Path,
         claimed_format: &str,
         max_virtual_gib: u64,
-    ) -> Result<BaseImage> {
+    ) -> Result<(BaseImage, bool)> {
         let result = self
             .adopt_checked(image_id, download, claimed_format, max_virtual_gib)
             .await;
@@ -135,19 +140,19 @@ impl BaseImages {
         download: &Path,
         claimed: &str,
         max_gib: u64,
-    ) -> Result<BaseImage> {
+    ) -> Result<(BaseImage, bool)> {
         let checked = check(download, claimed, max_gib).await?;
         let target = self.folder.join(file_name(image_id));
         let ready = download.with_extension("ready");
-        self.forget_note(image_id)?;
         let made = self.make_raw(&checked, download, &ready).await;
         let finished = made.and_then(|()| {
             finish(&ready, &target).map_err(|error| HypervisorError::disk(target.display(), &error))
         });
         std::fs::remove_file(&ready).ok();
-        finished?;
-        self.cached(image_id)
-            .ok_or_else(|| HypervisorError::Image("the base image vanished".into()))
+        let ours = finished?;
+        let base = self.cached(image_id);
+        let base = base.ok_or_else(|| HypervisorError::Image("the base image vanished".into()))?;
+        Ok((base, ours))
     }
 
     async fn make_raw(&self, checked: &Checked, download: &Path, ready: &Path) -> Result<()> {
@@ -172,20 +177,25 @@ impl BaseImages {
     }
 }
 
-/// Readable for QEMU's user, durable, and only then under its name: a base that is there is whole.
-fn finish(ready: &Path, target: &Path) -> std::io::Result<()> {
+/// Readable for QEMU's user, durable, and only then under its name: a base that is there is whole. `false`: another host, with
+/// which this one shares the folder, was faster, and guests may have its file open.
+fn finish(ready: &Path, target: &Path) -> std::io::Result<bool> {
     let file = std::fs::OpenOptions::new().write(true).open(ready)?;
     let length = file.metadata()?.len();
     file.set_len(length.next_multiple_of(512))?;
     file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     file.sync_all()?;
-    // Another host, with which this one shares the folder, may have been faster, and guests have its file open.
-    match std::fs::hard_link(ready, target) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        linked => linked?,
+    let ours = match std::fs::hard_link(ready, target) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+        // A file system without links is hardly shared.
+        Err(_) => std::fs::rename(ready, target).map(|()| true)?,
+    };
+    if ready.exists() {
+        std::fs::remove_file(ready)?;
     }
-    std::fs::remove_file(ready)?;
-    sync_folder_of(target)
+    sync_folder_of(target)?;
+    Ok(ours)
 }
 
 /// Image ids are UUIDs; anything else is encoded so that it cannot leave the folder.

@@ -106,6 +106,7 @@ impl Libvirt {
         self.check_disk(&spec)?;
         // Defined before, so that it lasts when it is switched off; what the file says of it counts until then.
         self.define(&spec, Power::Off).await?;
+        self.taps_are_there(&spec).await?;
         let path = files.memory.to_string_lossy();
         self.unlock(&spec).await?;
         let restored = self.memory.restore(&path).await;

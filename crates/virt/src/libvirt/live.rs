@@ -24,6 +24,8 @@ use types::{PowerState, ServerId};
 
 /// How long a host that expects a guest waits for its taps.
 const TAPS: Duration = Duration::from_secs(60);
+/// The same of a guest that starts.
+const TAPS_OF_START: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long somebody who calls a move off waits for libvirt to have begun with it.
 const BEGINNING: Duration = Duration::from_secs(5);
@@ -75,7 +77,7 @@ impl Libvirt {
                 "the guest runs here already".into(),
             ));
         }
-        wait_for_taps(&spec).await?;
+        wait_for_taps(&spec, TAPS).await?;
         let files = self.instances.guest(id);
         let instances = self.instances.for_qemu(self.instances.path());
         let sockets = self.ways.join(uuid::Uuid::new_v4().simple().to_string());
@@ -91,6 +93,18 @@ impl Libvirt {
             remove(&old.sockets);
         }
         Ok(berth)
+    }
+
+    /// Before a guest starts: its taps may be on their way, as when the machine came up. It is no part of what is started
+    /// that is late, so that is no reason to start it otherwise.
+    pub(super) async fn taps_are_there(&self, spec: &GuestSpec) -> Result<()> {
+        let there = wait_for_taps(spec, TAPS_OF_START).await;
+        there.map_err(|error| match error {
+            HypervisorError::Timeout(what) => {
+                HypervisorError::Unavailable(format!("{what} took too long"))
+            }
+            other => other,
+        })
     }
 
     pub(super) fn berth_of(&self, id: ServerId) -> Option<Berth> {
@@ -387,9 +401,9 @@ impl Libvirt {
 }
 
 /// The taps of a guest, by the names that the kernel tells this process.
-pub(super) async fn wait_for_taps(spec: &GuestSpec) -> Result<()> {
+async fn wait_for_taps(spec: &GuestSpec, most: Duration) -> Result<()> {
     const DEVICES: &str = "/proc/self/net/dev";
-    let until = tokio::time::Instant::now() + TAPS;
+    let until = tokio::time::Instant::now() + most;
     loop {
         let text = blocking(|| {
             std::fs::read_to_string(DEVICES).map_err(|error| HypervisorError::disk(DEVICES, &error))

@@ -450,7 +450,7 @@ impl Libvirt {
             .forget_memory()
             .map_err(|error| HypervisorError::disk(files.memory.display(), &error))?;
         // After the machine came up they may still be on their way.
-        live::wait_for_taps(spec).await?;
+        self.taps_are_there(spec).await?;
         self.unlock(spec).await?;
         let created = self.jobs.create(&domain).await;
         self.lock_again(spec).await;

@@ -124,6 +124,7 @@ impl Libvirt {
         quiet: Quiesce,
     ) -> Result<()> {
         let domain = self.reference(id);
+        let whole = copy.to_owned();
         let (disk, copy) = (self.seen_by_qemu(disk)?, self.seen_by_qemu(copy)?);
         // One that nobody ended; without one this is refused.
         let _ = self.jobs.abort_block_job(&domain, &disk).await;
@@ -136,12 +137,16 @@ impl Libvirt {
             .copy_block(&domain, &disk, &target)
             .await
             .map_err(explain)?;
-        self.mirrored(&domain, &disk).await?;
+        let mirrored = self.mirrored(&domain, &disk).await;
+        mirrored.map_err(|error| full_or(&whole, error))?;
         // Only now, so that file systems stand still for a moment and not for as long as the copy takes.
         let frozen = self.freeze(id, quiet).await?;
         let cut = match frozen.is_some() {
             // What the guest wrote while it came to a stand is part of the copy.
-            true => self.mirrored(&domain, &disk).await,
+            true => {
+                let mirrored = self.mirrored(&domain, &disk).await;
+                mirrored.map_err(|error| full_or(&whole, error))
+            }
             false => Ok(()),
         };
         let ended = mirror.end().await;
@@ -196,5 +201,18 @@ impl Libvirt {
                 }
             }
         }
+    }
+}
+
+/// A copy that breaks off where nothing is left for it did so for that: QEMU only says that it did.
+fn full_or(copy: &Path, error: HypervisorError) -> HypervisorError {
+    const NOTHING: u64 = 4 << 20;
+    let left = rustix::fs::statvfs(copy).map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+    match (left, error) {
+        (Ok(left), HypervisorError::Rejected(_)) if left < NOTHING => {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            HypervisorError::disk(copy.display(), &full)
+        }
+        (_, error) => error,
     }
 }

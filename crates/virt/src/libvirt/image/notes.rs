@@ -19,12 +19,33 @@ impl BaseImages {
     /// # Errors
     /// Disk errors.
     pub fn set_note(&self, image_id: &str, text: &str) -> Result<()> {
+        self.write_note(image_id, text, |fresh, path| std::fs::rename(fresh, path))
+    }
+
+    /// Notes something of it, unless another host that shares the folder has noted something.
+    pub(super) fn note_first(&self, image_id: &str, text: &str) -> Result<()> {
+        self.write_note(image_id, text, |fresh, path| {
+            match std::fs::hard_link(fresh, path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(_) => return std::fs::rename(fresh, path),
+                Ok(()) => {}
+            }
+            std::fs::remove_file(fresh)
+        })
+    }
+
+    fn write_note(
+        &self,
+        image_id: &str,
+        text: &str,
+        place: impl FnOnce(&Path, &Path) -> io::Result<()>,
+    ) -> Result<()> {
         let path = self.note_path(image_id);
         let unique = uuid::Uuid::new_v4().simple();
         let fresh = self
             .folder
             .join(format!("{}.{unique}.part", file_name(image_id)));
-        let written = std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, &path));
+        let written = std::fs::write(&fresh, text).and_then(|()| place(&fresh, &path));
         written.map_err(|error| {
             std::fs::remove_file(&fresh).ok();
             HypervisorError::disk(path.display(), &error)

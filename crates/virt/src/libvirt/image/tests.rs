@@ -80,14 +80,14 @@ async fn adopted_images_become_raw_bases() {
     );
 
     assert_eq!(bases.cached("img-1"), None);
-    let base = bases.adopt("img-1", &download, "qcow2", 1).await.unwrap();
+    let base = bases.adopt("img-1", &download, "qcow2", 1).await.unwrap().0;
     assert_eq!(base.virtual_bytes, 100_352);
     assert_eq!(std::fs::read(&base.path).unwrap()[..content.len()], content);
     assert_eq!(bases.cached("img-1"), Some(base.clone()));
 
     let download = bases.download_path("img-2", "b");
     std::fs::write(&download, &content).unwrap();
-    let second = bases.adopt("img-2", &download, "raw", 1).await.unwrap();
+    let second = bases.adopt("img-2", &download, "raw", 1).await.unwrap().0;
     assert_eq!(second.virtual_bytes, 100_352);
 
     let lying = bases.download_path("img-3", "c");
@@ -110,4 +110,36 @@ async fn adopted_images_become_raw_bases() {
         file_name("../../etc/passwd"),
         "_2e_2e_2f_2e_2e_2fetc_2fpasswd"
     );
+}
+
+#[test]
+fn a_base_that_another_host_has_made_meanwhile_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let bases = BaseImages::open(folder.path()).unwrap();
+    let made = |name: &str, text: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let target = bases.folder.join("img-1");
+    assert!(finish(&made("one.ready", b"first"), &target).unwrap());
+    let open = std::fs::File::open(&target).unwrap();
+    assert!(!finish(&made("two.ready", b"second"), &target).unwrap());
+    // Who has it open has what is there.
+    let there = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&target).unwrap());
+    assert_eq!(
+        std::os::unix::fs::MetadataExt::ino(&open.metadata().unwrap()),
+        there
+    );
+    assert!(std::fs::read(&target).unwrap().starts_with(b"first"));
+    assert!(!folder.path().join("two.ready").exists());
+    // What is known of it stays, too, and of none that is left of an older base.
+    bases.set_note("img-1", "digests").unwrap();
+    let copy = made("three.copy", b"third");
+    bases.take_over("img-1", &copy, "copied").unwrap();
+    assert_eq!(bases.note("img-1").as_deref(), Some("digests"));
+    bases.set_note("img-2", "of the one before").unwrap();
+    let copy = made("four.copy", b"fourth");
+    bases.take_over("img-2", &copy, "copied").unwrap();
+    assert_eq!(bases.note("img-2").as_deref(), Some("copied"));
 }
