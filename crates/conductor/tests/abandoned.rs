@@ -296,6 +296,8 @@ async fn a_move_on_shared_storage_that_is_given_up_costs_no_disk() {
     for then in [Then::Deleted, Then::Evacuated, Then::Mended] {
         each.extend(cases(fits, true, then).await);
     }
+    // A simulated server has one shared disk, and not one beside the one that is aside.
+    each.retain(|case| case.story.flow != "resize" || case.then != Then::Evacuated);
     all(each);
 }
 

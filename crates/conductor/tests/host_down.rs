@@ -450,6 +450,9 @@ async fn an_evacuation_whose_new_host_dies_at_its_end_is_taken_over() {
         (failed.vm_state, &failed.host),
         (VmState::Error, &Some(first))
     );
+    cluster
+        .change_settings(|settings| settings.longest_step = None)
+        .await;
     cluster.set_forced_down(second, true).await;
     cluster.act(server, "evacuate", evacuate()).await;
     cluster.idle().await;

@@ -360,15 +360,12 @@ impl<F: Flow> Run<F> {
             let late = self.lost || Instant::now() >= until;
             let waits = self.flow.undo_waits(step) || self.flow.must_be_fenced(step, &self.state);
             match work {
-                // It is known to do nothing any more, and what it has goes before it does anything else.
-                Some(work) if self.lost && waits => {
-                    owed = Some((work.host, reason));
-                    break;
-                }
+                // Forced down it does nothing any more, and what it has goes before it does anything else.
                 Some(work)
-                    if matches!(work.verb, Verb::EnsureAbsent)
-                        && !waits
-                        && (late || self.flow.is_away(&work.host).await) =>
+                    if (waits && self.lost)
+                        || (!waits
+                            && matches!(work.verb, Verb::EnsureAbsent)
+                            && (late || self.flow.is_away(&work.host).await)) =>
                 {
                     owed = Some((work.host, reason));
                     break;

@@ -224,28 +224,6 @@ impl Libvirt {
         self.undefine(id).await
     }
 
-    /// Undefines the guest and removes of its files what `remove` does.
-    async fn forget_guest(
-        &self,
-        id: ServerId,
-        remove: fn(&GuestFolder) -> std::io::Result<()>,
-    ) -> Result<()> {
-        let _lock = self.exclusive(id).await;
-        self.off(id).await?;
-        self.undefine(id).await?;
-        self.forget_tpm(id).await?;
-        let files = self.instances.guest(id);
-        blocking(move || {
-            remove(&files).map_err(|error| HypervisorError::disk(files.folder.display(), &error))
-        })
-        .await?;
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
-        Ok(())
-    }
-
     async fn undefine(&self, id: ServerId) -> Result<()> {
         match self.jobs.undefine(&self.reference(id)).await {
             Ok(())
