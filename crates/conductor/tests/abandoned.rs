@@ -121,7 +121,7 @@ async fn run(case: Case) -> Vec<String> {
     cluster.idle().await;
     cluster.paid().await;
     wrong.extend(cluster.audit().await);
-    if cluster.network.ports() != [] || cluster.volumes.attachments() != [] {
+    if !cluster.network.ports().is_empty() || !cluster.volumes.attachments().is_empty() {
         wrong.push("it has left ports or volumes".to_owned());
     }
     wrong
@@ -177,7 +177,7 @@ async fn mended(cluster: &Cluster, server: ServerId) -> Vec<String> {
     cluster.paid().await;
     let mut wrong = Vec::new();
     for host in &cluster.hosts {
-        if Some(&host.name) != its.as_ref() && host.guests().await != [] {
+        if Some(&host.name) != its.as_ref() && !host.guests().await.is_empty() {
             wrong.push(format!("a guest is left on {}", host.name));
         }
     }
