@@ -205,7 +205,10 @@ impl Agent {
                         tokio::spawn(Arc::clone(&self).give(answer));
                     }
                     for work in told.work {
-                        if matches!(work.verb, Verb::EnsureAbsent | Verb::EnsureStayed { .. }) {
+                        if matches!(
+                            work.verb,
+                            Verb::EnsureAbsent | Verb::EnsureUndefined | Verb::EnsureStayed { .. }
+                        ) {
                             // It must not wait until the guest has gone or is down, or until its image is here.
                             let _ = self.hypervisor.abort_live(work.server).await;
                             self.stop_waiting(work.server);
@@ -342,6 +345,11 @@ impl Agent {
                 self.hypervisor.ensure_absent(id).await.map_err(failure)?;
                 Ok(PowerState::NoState)
             }
+            Verb::EnsureUndefined => {
+                let undefined = self.hypervisor.ensure_undefined(id).await;
+                undefined.map_err(failure)?;
+                Ok(PowerState::NoState)
+            }
             Verb::EnsureRunning => self.ensure_running(id).await,
             Verb::EnsureStopped { grace_seconds } => self.ensure_stopped(id, *grace_seconds).await,
             Verb::RebootOnce {
@@ -350,6 +358,10 @@ impl Agent {
             } => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;
+                }
+                if *hard {
+                    // A move that was given up may have left them as the other host's.
+                    self.hypervisor.claim(id).await.map_err(failure)?;
                 }
                 let power = self.reboot(id, *hard, *grace_seconds).await?;
                 self.is_done(work)?;

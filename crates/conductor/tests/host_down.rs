@@ -327,3 +327,144 @@ async fn what_a_resize_has_put_aside_outlives_an_evacuation_that_fails() {
     assert_eq!(back.kept.unsettled, None);
     clean(&cluster).await;
 }
+
+/// What was on the way there when it died may be all that there is, should the host be back before the end.
+#[tokio::test]
+async fn a_host_that_is_forced_down_at_an_arrival_owes_at_once() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let arriving = stand_behind(&cluster, "live_migration", "move");
+    let state = cluster.first_state("live_migration", server);
+    cluster.act(server, "live_migration", state).await;
+    arriving.all_struck().await;
+    let mut hosts = cluster.hosts.iter();
+    let new = hosts.find(|host| Some(&host.name) != before.host.as_ref());
+    let new = new.unwrap();
+    new.stop();
+    cluster.set_forced_down(new, true).await;
+    let back = Point {
+        flow: "live_migration",
+        step: "move",
+        direction: Direction::Undo,
+        when: When::Before,
+    };
+    let going_back = Arc::new(Script::new([(back, Fault::Hold)]));
+    cluster.set_faults(Arc::clone(&going_back) as _);
+    arriving.release();
+    going_back.all_struck().await;
+    assert_eq!(cluster.debts().await, [(new.name.clone(), server)]);
+    going_back.release();
+    cluster.idle().await;
+    cluster.revive().await;
+    cluster.paid().await;
+    assert_eq!(new.guests().await, []);
+    clean(&cluster).await;
+}
+
+async fn waits(cluster: &Cluster, server: ServerId) -> bool {
+    let open: Result<Vec<_>, sql::Error> = cluster.store.read(db::tasks::open).await;
+    let open = open.unwrap();
+    let mut its = open.iter().filter(|task| task.server == server);
+    its.any(|task| task.waits.is_some())
+}
+
+/// The host may run the guest: on its volumes there would be two.
+#[tokio::test]
+async fn a_resize_is_not_taken_back_while_its_new_host_is_only_silent() {
+    let cluster = Cluster::new(Options::default()).await;
+    cluster
+        .change_settings(|settings| {
+            settings.longest_step = Some(Duration::from_secs(2));
+            settings.undo_deadline = Duration::from_secs(2);
+            settings.host_lost_after = Duration::from_millis(100);
+        })
+        .await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let script = stand_behind(&cluster, "resize", "plug");
+    let state = json!({ "same_host": "never" });
+    cluster.resize(server, false, state).await;
+    script.all_struck().await;
+    let mut hosts = cluster.hosts.iter();
+    let new = hosts.find(|host| Some(&host.name) != before.host.as_ref());
+    let new = new.unwrap();
+    new.stop();
+    script.release();
+    cluster
+        .until("it waits for longer than a step may", async || {
+            waits(&cluster, server).await
+        })
+        .await;
+    assert_eq!(cluster.tasks_at(Some("land")).await, 1);
+    assert!(!is_undone_at(&cluster, server, "land").await);
+    cluster.start_host(new);
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    assert_eq!(
+        (after.vm_state, &after.host),
+        (VmState::Resized, &Some(new.name.clone()))
+    );
+    clean(&cluster).await;
+}
+
+/// There is no way back from where it stands, and the host may run the guest on the files that the third one would use.
+#[tokio::test]
+async fn an_evacuation_whose_new_host_dies_at_its_end_is_taken_over() {
+    let cluster = Cluster::new(Options {
+        hosts: 3,
+        shared: true,
+        ..Options::default()
+    })
+    .await;
+    cluster
+        .change_settings(|settings| {
+            settings.longest_step = Some(Duration::from_secs(2));
+            settings.undo_deadline = Duration::from_secs(2);
+        })
+        .await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let first = cluster.lose_host(server).await.name.clone();
+    let script = stand_behind(&cluster, "evacuate", "spawn");
+    let evacuate = || cluster.first_state("evacuate", server);
+    cluster.act(server, "evacuate", evacuate()).await;
+    script.all_struck().await;
+    let mut hosts = cluster.hosts.iter().filter(|host| host.runs());
+    let (one, other) = (hosts.next().unwrap(), hosts.next().unwrap());
+    let there = !one.guests().await.is_empty();
+    let (second, third) = if there { (one, other) } else { (other, one) };
+    second.stop();
+    script.release();
+    let again = cluster.try_act(server, "evacuate", evacuate(), |_| true);
+    assert_eq!(again.await, db::accept::Accepted::Busy, "it may go on");
+    cluster
+        .until("it waits", async || waits(&cluster, server).await)
+        .await;
+    cluster.act(server, "evacuate", evacuate()).await;
+    cluster.idle().await;
+    let failed = cluster.server(server).await;
+    assert_eq!(
+        (failed.vm_state, &failed.host),
+        (VmState::Error, &Some(first))
+    );
+    cluster
+        .change_settings(|settings| settings.longest_step = None)
+        .await;
+    cluster.set_forced_down(second, true).await;
+    cluster.act(server, "evacuate", evacuate()).await;
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    assert_eq!(
+        (after.vm_state, &after.host),
+        (VmState::Active, &Some(third.name.clone())),
+        "{:?}",
+        after.fault
+    );
+    assert_eq!(after.kept.unfinished, []);
+    cluster.revive().await;
+    cluster.paid().await;
+    clean(&cluster).await;
+}

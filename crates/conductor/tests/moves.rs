@@ -613,6 +613,8 @@ async fn a_resize_that_was_abandoned_is_taken_back_when_somebody_asks() {
             db::repair::abandon(tx, task, "Given up.", Timestamp::now())
         };
         assert!(cluster.store.write(abandon).await.unwrap().is_some());
+        // Else they would pay what they owe with their next poll.
+        cluster.hosts.iter().for_each(|host| cluster.ring(host));
         script.release();
         cluster.idle().await;
         assert_eq!(record(&cluster, server).await.status, Status::Error);

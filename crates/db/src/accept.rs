@@ -5,6 +5,7 @@ use crate::actions::{self, Requester};
 use crate::instances::{self, Change, Expected, Instance};
 use crate::tasks::{self, Phase};
 use crate::to_document;
+use crate::unfinished::Unfinished;
 use crate::usages::{self, Held};
 use sql::{Error, Tx};
 use types::{ServerId, TaskId, TaskState, Timestamp, VmState};
@@ -74,10 +75,14 @@ pub const REMOVE_FIXED_IP: &str = "remove_fixed_ip";
 /// The flow that builds a server anew because its host is gone; its state is
 /// `{"migration": id, "to": host, "force": bool, "stopped": bool, "shared": bool}`.
 pub const EVACUATE: &str = "evacuate";
+/// Its last step, in which the files that its hosts share become the new host's.
+pub const TAKE_FILES: &str = "take_files";
 
 /// The flow that takes a server to another host while it runs; its state is
 /// `{"migration": id, "to": host, "force": bool, "block": bool}`.
 pub const LIVE_MIGRATION: &str = "live_migration";
+/// Its step that begins when the guest has left the old host and is all there on the new one.
+pub const ARRIVE: &str = "arrive";
 
 /// The flow that puts a server's disk into an image and switches the server off; its state is
 /// `{"image": id, "offload": bool}`.
@@ -155,20 +160,28 @@ const SOFT_DELETED_OVER: &[&str] = &[
     REBUILD,
 ];
 
+/// Whether a live migration has taken its guest to the new host, which is not on record yet.
+pub(crate) fn arrives(task: &tasks::Task) -> bool {
+    let at = (task.flow.as_str(), task.step.as_deref());
+    at == (LIVE_MIGRATION, Some(ARRIVE)) && task.phase == Phase::Running
+}
+
 /// Whether a flow may begin while another has not ended.
 fn gives_way(task: &tasks::Task, to: &str) -> bool {
     let (step, running) = (task.step.as_deref(), task.flow.as_str());
     let unshelved = step == Some(FORGET) && [UNSHELVE, UNSHELVE_IN_PLACE].contains(&running);
     let needs_host = !step.is_some_and(|step| WITHOUT_HOST.contains(&(running, step)));
-    // The guest has left the host that is down, and is all there on the other one.
-    let arrives =
-        (running, step) == (LIVE_MIGRATION, Some("arrive")) && task.phase == Phase::Running;
+    let arrives = arrives(task);
     // Its disk may be the other host's by now.
     let shared = running == LIVE_MIGRATION && task.state.contains(SHARED);
     let evacuated =
         to == EVACUATE && needs_host && !arrives && !shared && EVACUATED_OVER.contains(&running);
+    // It only goes forward, and its host does not answer.
+    let stands =
+        (to, running, step) == (EVACUATE, EVACUATE, Some(TAKE_FILES)) && task.waits.is_some();
     unshelved
         || evacuated
+        || stands
         || QUIET.contains(&running)
         || (to == REBOOT && REBOOTED_OVER.contains(&running))
         || ([SOFT_DELETE, EVACUATE].contains(&to) && SOFT_DELETED_OVER.contains(&running))
@@ -253,10 +266,7 @@ pub enum Accepted {
 
 /// The task that was taken over, as the state of a flow has it.
 fn superseded(task: Option<&tasks::Task>) -> serde_json::Value {
-    match task {
-        Some(task) => serde_json::json!({"task": task.id, "flow": task.flow, "state": task.state}),
-        None => serde_json::Value::Null,
-    }
+    serde_json::json!(task.map(Unfinished::of))
 }
 
 /// Accepts an action on a server as it was read: sets its task state (none shows nothing) and starts the flow. A task

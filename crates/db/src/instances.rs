@@ -1,5 +1,6 @@
 //! Servers: the rows of `instances`, and the one writer of their states.
 
+use crate::unfinished::Unfinished;
 use crate::{document, outbox, to_document};
 use serde::{Deserialize, Serialize};
 use sql::{Error, Row, Tx, Value};
@@ -92,6 +93,9 @@ pub struct Kept {
     /// `OS-EXT-SRV-ATTR:ramdisk_id`. Without a kernel it is of no use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ramdisk: Option<GuestImage>,
+    /// What was begun with it and is still to be taken back, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfinished: Vec<Unfinished>,
 }
 
 /// The secret with the passphrase of a server's TPM.
@@ -130,6 +134,16 @@ impl Instance {
     /// Whether its root disk is a volume.
     pub fn is_volume_backed(&self) -> bool {
         self.kept.boot_volume.is_some()
+    }
+
+    /// Where it is, if it is anywhere.
+    pub fn place(&self) -> Option<Place> {
+        Some(Place {
+            host: self.host.clone()?,
+            node_id: self.node_id?,
+            node: self.node.clone()?,
+            zone: self.availability_zone.clone().unwrap_or_default(),
+        })
     }
 
     /// What image properties say about its machine.

@@ -28,6 +28,7 @@ pub mod repair;
 pub mod server_groups;
 pub mod tags;
 pub mod tasks;
+pub mod unfinished;
 pub mod usages;
 pub mod work;
 

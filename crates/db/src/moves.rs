@@ -137,28 +137,18 @@ pub fn settle(tx: &mut Tx<'_>, server: &Instance, moving: &Unsettled) -> Result<
     write(tx, server, &moving.new_flavor, None)
 }
 
-/// The move is taken back, and the server has the old flavor.
+/// The server has the old flavor again, and the move is over; or what it has put aside is still to be brought back (`aside`).
 pub fn take_back(
     tx: &mut Tx<'_>,
     server: &Instance,
     moving: &Unsettled,
+    aside: bool,
     now: Timestamp,
 ) -> Result<(), Error> {
     let flavors = (&moving.new_flavor, &moving.old_flavor);
     block_devices::fit_swap(tx, server.id, flavors, now)?;
-    write(tx, server, &moving.old_flavor, None)
-}
-
-/// The server has the old flavor again, and what it has put aside is still to be brought back.
-pub fn stay(
-    tx: &mut Tx<'_>,
-    server: &Instance,
-    moving: &Unsettled,
-    now: Timestamp,
-) -> Result<(), Error> {
-    let flavors = (&moving.new_flavor, &moving.old_flavor);
-    block_devices::fit_swap(tx, server.id, flavors, now)?;
-    write(tx, server, &moving.old_flavor, Some(moving.clone()))
+    let left = aside.then(|| moving.clone());
+    write(tx, server, &moving.old_flavor, left)
 }
 
 /// Nobody brings back what the server has put aside.

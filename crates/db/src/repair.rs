@@ -3,6 +3,7 @@
 use crate::instances::{self, Change, Expected, Fault, Instance};
 use crate::migrations::{self, Status};
 use crate::tasks::{self, Task};
+use crate::unfinished::Unfinished;
 use crate::{accept, actions, moves, placement, usages, work};
 use sql::{Error, Tx, Value};
 use types::{
@@ -25,15 +26,16 @@ pub fn retry(tx: &mut Tx<'_>, id: TaskId) -> Result<bool, Error> {
     Ok(freed == 1)
 }
 
-/// Ends a task where it is, whoever has it. Its server is in ERROR afterwards, with `reason`, and can be deleted; hosts
-/// other than the server's that the task gave work to owe its removal. `None`: it has ended.
+/// Ends a task where it is, whoever has it. Its server is in ERROR afterwards, with `reason`, and can be deleted: it remembers
+/// what the task had begun. Hosts other than the server's on which the task may have left something owe its removal. `None`:
+/// it has ended.
 pub fn abandon(
     tx: &mut Tx<'_>,
     id: TaskId,
     reason: &str,
     now: Timestamp,
 ) -> Result<Option<Task>, Error> {
-    let hosts = hosts_of_task(tx, id)?;
+    let worked = hosts_of_task(tx, id)?;
     let Some(task) = tasks::take_over(tx, id)? else {
         return Ok(None);
     };
@@ -43,33 +45,67 @@ pub fn abandon(
     if let Some(action) = task.action {
         actions::fail(tx, action, reason, now)?;
     }
-    let server = instances::get(tx, task.server)?;
+    let Some(server) = instances::get(tx, task.server)? else {
+        return Ok(Some(task));
+    };
+    let begun = Unfinished::of(&task);
+    // All that there is of its guest is there, or was when it was last heard of.
+    let arrived = begun.place().filter(|_| accept::arrives(&task));
+    let place = arrived.clone().or_else(|| server.place());
+    let at = place.as_ref().map(|place| &place.host);
+    let left = begun.source().filter(|_| arrived.is_none());
+    let ends = [begun.place(), left].into_iter().flatten();
+    let mut hosts: Vec<HostName> = worked.into_iter().chain(ends.map(|end| end.host)).collect();
+    hosts.sort();
+    hosts.dedup();
     // What a move has put aside on the host that it left may be all that there is of the server.
     let takes_back = [accept::RESIZE, accept::REVERT_RESIZE].contains(&task.flow.as_str());
+    let moving = server.kept.unsettled.as_ref();
     for host in hosts {
-        let spared = server.as_ref().is_some_and(|server| {
-            let moving = server.kept.unsettled.as_ref().filter(|_| takes_back);
-            server.host.as_ref() == Some(&host)
-                || moving.is_some_and(|moving| moving.source.host == host)
-        });
-        if !spared {
-            work::owe(tx, &host, task.server, reason, now)?;
+        let aside = moving.is_some_and(|moving| takes_back && moving.source.host == host);
+        if at != Some(&host) && !aside {
+            work::owe(tx, &host, server.id, reason, now)?;
         }
     }
-    put_in_error(tx, task.server, Expected::Task(id), reason, now)?;
-    if let Some(moving) = server.and_then(|server| server.kept.unsettled) {
-        // One that has not arrived can only be taken back. Of its two ends the one that was begun can be asked for again, and
-        // not the other: half of what that needs may be gone.
-        let status = match task.flow.as_str() {
-            accept::RESIZE | accept::REVERT_RESIZE => Some(Status::Error),
-            accept::CONFIRM_RESIZE => Some(Status::Confirming),
-            _ => None,
-        };
-        if let Some(status) = status {
-            migrations::set_status(tx, moving.migration, status, now)?;
+    for end in [begun.place(), begun.source()].into_iter().flatten() {
+        if at != Some(&end.host) {
+            placement::release_on(tx, server.id, end.node_id, now)?;
         }
     }
+    end_moves(tx, &task, &begun, moving, now)?;
+    let mut kept = server.kept.clone();
+    kept.remember(begun);
+    let change = Change {
+        place: arrived.map(Some),
+        kept: Some(kept),
+        ..Change::default()
+    };
+    put_in_error(tx, server.id, Expected::Task(id), change, reason, now)?;
     Ok(Some(task))
+}
+
+/// What the records of moves show of a task that was abandoned.
+fn end_moves(
+    tx: &mut Tx<'_>,
+    task: &Task,
+    begun: &Unfinished,
+    moving: Option<&moves::Unsettled>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    if let Some(migration) = begun.migration() {
+        migrations::set_status(tx, migration, Status::Error, now)?;
+    }
+    let Some(moving) = moving else {
+        return Ok(());
+    };
+    // One that has not arrived can only be taken back. Of its two ends the one that was begun can be asked for again, and
+    // not the other: half of what that needs may be gone.
+    let status = match task.flow.as_str() {
+        accept::RESIZE | accept::REVERT_RESIZE => Status::Error,
+        accept::CONFIRM_RESIZE => Status::Confirming,
+        _ => return Ok(()),
+    };
+    migrations::set_status(tx, moving.migration, status, now).map(drop)
 }
 
 /// Those of the servers that are or were in this database, and on which no task works.
@@ -101,6 +137,7 @@ fn put_in_error(
     tx: &mut Tx<'_>,
     server: ServerId,
     expected: Expected,
+    more: Change,
     reason: &str,
     now: Timestamp,
 ) -> Result<bool, Error> {
@@ -114,7 +151,7 @@ fn put_in_error(
             details: None,
             created: now,
         })),
-        ..Change::default()
+        ..more
     };
     let before = instances::get(tx, server)?;
     if !instances::transition(tx, server, expected, &change, now)? {
@@ -322,7 +359,7 @@ pub fn mend(tx: &mut Tx<'_>, finding: &Finding, now: Timestamp) -> Result<(), Er
             let expected = Expected::Generation(*generation);
             if *building {
                 let reason = format!("The server was left in {task_state}.");
-                put_in_error(tx, *server, expected, &reason, now)?;
+                put_in_error(tx, *server, expected, Change::default(), &reason, now)?;
                 return Ok(());
             }
             let change = Change {

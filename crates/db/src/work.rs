@@ -1,9 +1,10 @@
 //! Work that hosts pull, and the debts that a host pays before it takes new work.
 
 use crate::block_devices::{self, BlockDevice};
+use crate::instances::Kept;
 use crate::{document, to_document};
 use sql::{Dialect, Error, Row, Tx, Value};
-use types::agent::{Asked, Direction, Verb, Work, WorkKey, WorkOutcome};
+use types::agent::{Asked, Direction, HostFacts, Verb, Work, WorkKey, WorkOutcome};
 use types::tpm::Passphrase;
 use types::{HostName, ServerId, TaskId, Timestamp};
 use uuid::Uuid;
@@ -101,10 +102,7 @@ pub struct ForHost {
 /// The same, and what else the host is to be told.
 pub fn for_host(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<ForHost, Error> {
     let [debts, rows, questions, devices] = tx.queries([
-        (
-            "SELECT id, instance_uuid, created_at FROM host_debts WHERE host = ? ORDER BY created_at",
-            &[host.into()],
-        ),
+        (DEBTS, &[host.into()]),
         (WAITING, &[host.into(), most.into()]),
         (crate::questions::OPEN, &[host.into()]),
         (&block_devices::select_awaited(), &[host.into()]),
@@ -127,6 +125,13 @@ pub fn for_host(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<ForHost, 
         asked: crate::questions::from_rows(&questions)?,
     })
 }
+
+// With what is known of the debtor and of the host that has the server, if that is another one.
+const DEBTS: &str = "SELECT d.id, d.instance_uuid, d.created_at, o.facts, n.facts, i.kept FROM host_debts d \
+         LEFT JOIN instances i ON i.uuid = d.instance_uuid AND +i.deleted = 0 AND i.host <> d.host \
+         AND (i.task_state IS NULL OR i.task_state <> 'deleting') \
+         LEFT JOIN compute_nodes o ON o.host = d.host LEFT JOIN compute_nodes n ON n.host = i.host \
+         WHERE d.host = ? ORDER BY d.created_at";
 
 const WAITING: &str = "SELECT w.task_id, w.step, w.direction, w.epoch, w.instance_uuid, w.request_id, w.deadline_seconds, w.verb, w.created_at, \
          t.trace, t.passphrase FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id \
@@ -158,8 +163,23 @@ fn work_from(row: &Row, key: WorkKey, verb: Verb) -> Result<Work, Error> {
     })
 }
 
+/// A host that shares its files with the one that has the server must not remove them, also where they say that they are its
+/// own: a move that was given up has left them like that, and there are no others. What has landed of a resize is a copy.
 fn debt_as_work(row: &Row) -> Result<(Work, Timestamp), Error> {
     let id: Uuid = row.get(0)?;
+    let storage = |column| -> Result<Option<String>, Error> {
+        let facts = row.get::<Option<String>>(column)?;
+        let facts: Option<HostFacts> = facts.as_deref().map(document).transpose()?;
+        Ok(facts.and_then(|facts| facts.storage))
+    };
+    let (own, servers) = (storage(3)?, storage(4)?);
+    let kept = row.get::<Option<String>>(5)?;
+    let kept: Option<Kept> = kept.as_deref().map(document).transpose()?;
+    let copied = kept.is_some_and(|kept| kept.unsettled.is_some());
+    let verb = match own.is_some() && own == servers && !copied {
+        true => Verb::EnsureUndefined,
+        false => Verb::EnsureAbsent,
+    };
     let work = Work {
         key: WorkKey {
             task: TaskId(id),
@@ -170,7 +190,7 @@ fn debt_as_work(row: &Row) -> Result<(Work, Timestamp), Error> {
         server: row.get(1)?,
         request: String::new(),
         deadline_seconds: 600,
-        verb: Verb::EnsureAbsent,
+        verb,
         trace: None,
         passphrase: None,
     };

@@ -287,6 +287,17 @@ impl<F: Flow> Run<F> {
                     Err(other) => return Err(other),
                 },
                 Err(Trouble::Step(StepError::Fail(failure))) => failure,
+                // What it may still be at must not be done elsewhere meanwhile, nor taken back.
+                Err(Trouble::Silent) if self.flow.must_be_fenced(step, &self.state) => {
+                    self.pause(
+                        "the host did not answer in time, and is not forced down",
+                        &mut tries,
+                    )
+                    .await;
+                    until = self.deadline(step);
+                    self.cx.until = until;
+                    continue;
+                }
                 Err(Trouble::Silent) => Failure::new(500, "The host did not answer in time."),
                 Err(Trouble::Step(StepError::Retry(reason))) if Instant::now() < until => {
                     self.pause(&reason, &mut tries).await;
@@ -347,15 +358,19 @@ impl<F: Flow> Run<F> {
             // Only what a host would have removed can be its debt.
             let work = self.flow.host_work(step, Direction::Undo, &self.state);
             let late = self.lost || Instant::now() >= until;
+            let waits = self.flow.undo_waits(step) || self.flow.must_be_fenced(step, &self.state);
             match work {
+                // Forced down it does nothing any more, and what it has goes before it does anything else.
                 Some(work)
-                    if matches!(work.verb, Verb::EnsureAbsent)
-                        && (late || self.flow.is_away(&work.host).await) =>
+                    if (waits && self.lost)
+                        || (!waits
+                            && matches!(work.verb, Verb::EnsureAbsent)
+                            && (late || self.flow.is_away(&work.host).await)) =>
                 {
                     owed = Some((work.host, reason));
                     break;
                 }
-                Some(_) if self.lost || (late && !self.flow.undo_waits(step)) => {
+                Some(_) if late && !waits => {
                     tracing::error!(task = %self.task.id, step = step.as_str(), reason, "an undo on a host is given up");
                     break;
                 }
@@ -367,7 +382,7 @@ impl<F: Flow> Run<F> {
             self.forget_outcome(step, Direction::Undo).await?;
             self.pause(&reason, &mut tries).await;
             self.begin(step, Direction::Undo, None).await?;
-            if late && self.flow.undo_waits(step) {
+            if late && waits {
                 // Nobody would hear a host that answers now and then.
                 until = Instant::now() + self.shared.settings.undo_deadline;
                 self.cx.until = until;

@@ -173,13 +173,14 @@ pub trait Flow: Send + Sync + 'static {
     }
 
     /// Whether such an undo believes an administrator who says that the host is down, and goes on: what it takes back is only
-    /// that the host may still do something, and nothing that is nowhere else.
+    /// that the host may still do something, and nothing that is nowhere else. What the host has is its debt from then on.
     fn undo_believes_forced_down(&self, _step: Self::Step) -> bool {
         false
     }
 
     /// Whether what the host does in this step must not go on there when another host does it: a host that is only silent
-    /// may be at it still, so an administrator's word that it is down is needed to go on without it.
+    /// may be at it still, so an administrator's word that it is down is needed to go on without it, and to go back without
+    /// its answer, however long that takes.
     fn must_be_fenced(&self, _step: Self::Step, _state: &Self::State) -> bool {
         false
     }
@@ -221,14 +222,16 @@ pub trait Flow: Send + Sync + 'static {
         outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError>;
 
-    /// Undoes the step, whatever of it has happened.
+    /// Undoes the step, whatever of it has happened. Flows and steps that leave nothing behind need not.
     async fn undo(
         &self,
-        cx: &Context,
-        step: Self::Step,
-        state: &mut Self::State,
-        outcome: Option<WorkOutcome>,
-    ) -> Result<(), StepError>;
+        _cx: &Context,
+        _step: Self::Step,
+        _state: &mut Self::State,
+        _outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        Ok(())
+    }
 
     /// Writes that belong to the step, in the transaction that marks it as done (or, for `Undo`, as undone).
     fn commit(

@@ -46,7 +46,7 @@ impl Proof {
         if flow.undo_waits(step) && !passes {
             return (flow.undo_believes_forced_down(step)).then_some(Self::Forced);
         }
-        if doing && flow.must_be_fenced(step, state) {
+        if flow.must_be_fenced(step, state) {
             return Some(Self::Forced);
         }
         Some(Self::Silence(after))

@@ -23,7 +23,7 @@ use uuid::Uuid;
 /// |---|---|
 /// | 1 | nobody says a version |
 /// | 2 | agents say theirs, and refuse what they do not know, each by itself; `rebuild_once` of a guest that comes from another host |
-/// | 3 | questions for the processor of a guest, and whether it can run elsewhere |
+/// | 3 | questions for the processor of a guest, and whether it can run elsewhere; `ensure_undefined` |
 pub const SERVICE_VERSION: u32 = 3;
 
 /// The version of an agent that says none.
@@ -141,6 +141,9 @@ pub enum Verb {
     EnsureGuest(Box<GuestPlan>),
     /// Nothing of the guest is on the host.
     EnsureAbsent,
+    /// The guest is not defined on the host, and what moves have left there of it is gone. Its files stay, whosever they are:
+    /// a host that shares them has the guest.
+    EnsureUndefined,
     /// The guest runs.
     EnsureRunning,
     /// The guest is off: asked politely first, for this many seconds, then switched off.
@@ -376,6 +379,7 @@ impl Verb {
             | Self::EnsureShared { .. } => FIRST_VERSION,
             // An older one would give the disk that comes the base of the server's image.
             Self::RebuildOnce { from: Some(_), .. } => 2,
+            Self::EnsureUndefined => 3,
         }
     }
 
@@ -384,6 +388,7 @@ impl Verb {
         match self {
             Self::EnsureGuest(_) => "ensure_guest",
             Self::EnsureAbsent => "ensure_absent",
+            Self::EnsureUndefined => "ensure_undefined",
             Self::EnsureRunning => "ensure_running",
             Self::EnsureStopped { .. } => "ensure_stopped",
             Self::RebootOnce { .. } => "reboot_once",

@@ -137,6 +137,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// them, stay. Succeeds when there was nothing.
     async fn ensure_absent(&self, id: ServerId) -> Result<()>;
 
+    /// The guest neither runs nor is defined here, and what moves have put aside of it here is gone. Its files stay, also where
+    /// they say that they are this host's: another host that shares them has the guest. Succeeds when there was nothing.
+    async fn ensure_undefined(&self, id: ServerId) -> Result<()>;
+
     /// The guest runs, defined anew from the stored specification if it was off.
     async fn start(&self, id: ServerId) -> Result<GuestInfo>;
 

@@ -223,7 +223,7 @@ async fn put(cloud: &Cloud, id: &str, vm: VmState, task: Option<TaskState>) {
 /// What a server remembers that waits for the confirmation of its move; others remember nothing.
 fn resized(tx: &mut sql::Tx<'_>, server: &mut Instance, waits: bool) -> Result<(), sql::Error> {
     if let Some(moving) = server.kept.unsettled.clone() {
-        db::moves::take_back(tx, server, &moving, Timestamp::now())?;
+        db::moves::take_back(tx, server, &moving, false, Timestamp::now())?;
         server.kept.unsettled = None;
     }
     if waits {

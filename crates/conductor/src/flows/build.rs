@@ -314,7 +314,7 @@ impl Flow for Build {
     }
 
     async fn is_away(&self, host: &HostName) -> bool {
-        self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
+        super::is_away(&self.with, host).await
     }
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {

@@ -122,16 +122,6 @@ impl Flow for Confirm {
         }
     }
 
-    async fn undo(
-        &self,
-        _cx: &Context,
-        _step: Step,
-        _state: &mut State,
-        _outcome: Option<WorkOutcome>,
-    ) -> Result<(), StepError> {
-        Ok(())
-    }
-
     fn finish(
         &self,
         tx: &mut Tx<'_>,

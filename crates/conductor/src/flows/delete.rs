@@ -2,9 +2,9 @@
 //!
 //! | step | does |
 //! |---|---|
-//! | `inspect` | finds out on which hosts something of the server may be, from the server and from the task it took over |
+//! | `inspect` | finds out on which hosts something of the server may be, from the server, from the task it took over and from those that were abandoned |
 //! | `destroy` | the host removes the guest; a host that is down or silent owes it |
-//! | `destroy_other` | so does the other one of a server that moves |
+//! | `destroy_other` | so does the other one of a server that moves; more than that owe it |
 //! | `volumes` | volumes are given back, or deleted when they go with the server |
 //! | `ports` | ports are deleted or given back |
 //! | `forget` | allocations, usage and the server's row, in one transaction |
@@ -12,12 +12,11 @@
 //! There is no undo: every step only goes forward. Where the volume or the network service does not do its part in
 //! time, `forget` comes first: the server is gone for its owner, and the task goes on until nothing is left.
 
-use super::superseded::{Superseded, recorded_host, recorded_image, recorded_source};
-use super::{ports, shelve, snapshot, snapshot_volumes, volumes};
+use super::superseded::{self, Superseded};
+use super::{ports, volumes};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use clients::KeyError;
-use db::accept;
 use db::instances::{self, Instance};
 use db::migrations::Status;
 use journal::{Context, End, Flow, HostWork, StepError, StepName};
@@ -27,7 +26,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use types::agent::{Direction, Verb, WorkOutcome};
 use types::server::WantedNetworks;
-use types::{HostName, ImageId, ServerId, Timestamp, VmState};
+use types::{HostName, ServerId, Timestamp, VmState};
 
 /// How long a deletion is seen to wait for the volume and the network service.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -91,6 +90,9 @@ pub struct State {
     /// That one is down.
     #[serde(default)]
     other_down: bool,
+    /// Hosts beside these two.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<HostName>,
 }
 
 impl State {
@@ -137,21 +139,22 @@ impl Delete {
 
     async fn inspect(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let instance = self.instance(cx).await?;
-        let recorded = state.superseded.as_ref().and_then(recorded_host);
+        let begun = superseded::all(state.superseded.as_ref(), instance.as_ref());
         let left = instance.as_ref().and_then(|instance| {
             let moving = instance.kept.unsettled.as_ref()?;
             Some(moving.source.host.clone())
         });
-        let left = left.or_else(|| state.superseded.as_ref().and_then(recorded_source));
         let shown = instance.and_then(|instance| instance.host);
         let mut hosts: Vec<HostName> = Vec::new();
-        for host in [recorded, shown, left].into_iter().flatten() {
+        let known = shown.into_iter().chain(left);
+        for host in known.chain(superseded::hosts(&begun)) {
             if !hosts.contains(&host) {
                 hosts.push(host);
             }
         }
         let mut hosts = hosts.into_iter();
         (state.host, state.other) = (hosts.next(), hosts.next());
+        state.others = hosts.collect();
         if state.host.is_some() {
             self.with.view.refresh().await?;
         }
@@ -180,18 +183,15 @@ impl Delete {
 
     /// What other services have of the server: ports, and images that are no use to anybody any more.
     async fn leftovers(&self, cx: &Context, state: &State) -> Result<(), StepError> {
-        let task = state.superseded.as_ref();
-        if let Some(image) = task.and_then(recorded_image) {
-            snapshot::forget(&self.with, image).await?;
-        }
         let server = self.instance(cx).await?;
-        if let (Some(task), Some(server)) = (task, &server)
-            && task.flow == accept::SNAPSHOT_VOLUMES
-            && let Some(image) = recorded_image(task)
-        {
-            snapshot_volumes::forget(&self.with, server, image).await?;
+        let begun = superseded::all(state.superseded.as_ref(), server.as_ref());
+        for task in &begun {
+            if let Some(server) = &server {
+                superseded::images_back(&self.with, server, task).await?;
+            }
         }
-        for image in shelved_images(task, server.as_ref()) {
+        let shelved = server.as_ref().and_then(|server| server.kept.shelved);
+        if let Some(image) = shelved.and_then(|shelved| shelved.image) {
             let token = self.with.token().await?;
             let images = &self.with.images;
             images.delete(&token, image).await.map_err(retry)?;
@@ -200,7 +200,7 @@ impl Delete {
             self.forget_secret(server).await?;
         }
         match server {
-            Some(server) if may_have_ports(&server, task) => {
+            Some(server) if may_have_ports(&server, &begun) => {
                 ports::remove(&self.with, &server).await
             }
             _ => Ok(()),
@@ -209,10 +209,10 @@ impl Delete {
 }
 
 /// Whether the network service may know of the server. What was under way may have asked it for a port.
-fn may_have_ports(server: &Instance, task: Option<&Superseded>) -> bool {
+fn may_have_ports(server: &Instance, begun: &[Superseded]) -> bool {
     // Of a server that is gone for its owner nobody knows any more what it had.
     let none = server.networks == WantedNetworks::None && server.network_info.is_empty();
-    !none || task.is_some() || server.deleted
+    !none || !begun.is_empty() || server.deleted
 }
 
 /// Takes the server from the record, and what it holds. The rows of its disks say what is to be done with its volumes, and
@@ -228,19 +228,6 @@ fn forget(tx: &mut Tx<'_>, server: ServerId, now: Timestamp) -> Result<(), sql::
     db::usages::add(tx, &instance.project_id, &instance.user_id, gone)?;
     instances::mark_deleted(tx, server, now)?;
     Ok(())
-}
-
-/// The images that keep the disk of a shelved server, or would have kept it.
-fn shelved_images(task: Option<&Superseded>, server: Option<&Instance>) -> Vec<ImageId> {
-    let shelving = task
-        .filter(|task| task.flow == accept::SHELVE)
-        .and_then(|task| serde_json::from_str::<shelve::State>(&task.state).ok());
-    let kept = server.and_then(|server| server.kept.shelved);
-    let images = [
-        shelving.and_then(|state| state.image),
-        kept.and_then(|shelved| shelved.image),
-    ];
-    images.into_iter().flatten().collect()
 }
 
 /// A server that is deleted while it waits for confirmation has it, in Nova as here; one that moved has not arrived.
@@ -329,16 +316,6 @@ impl Flow for Delete {
         }
     }
 
-    async fn undo(
-        &self,
-        _cx: &Context,
-        _step: Step,
-        _state: &mut State,
-        _outcome: Option<WorkOutcome>,
-    ) -> Result<(), StepError> {
-        Ok(())
-    }
-
     fn commit(
         &self,
         tx: &mut Tx<'_>,
@@ -357,6 +334,10 @@ impl Flow for Delete {
                 _ => Ok(()),
             },
             Step::Forget => {
+                for host in &state.others {
+                    let why = "the server was deleted";
+                    db::work::owe(tx, host, cx.server, why, now)?;
+                }
                 forget(tx, cx.server, now)?;
                 Ok(db::block_devices::remove_of_server(tx, cx.server)?)
             }

@@ -2,7 +2,7 @@
 //!
 //! | step | does | undo |
 //! |---|---|---|
-//! | `inspect` | takes back what another task had begun that it took over, in other services and on record | - |
+//! | `inspect` | takes back what another task had begun that it took over, or that was abandoned, in other services and on record | - |
 //! | `clear` | the host that the server was moving to switches off what it has; it removes that when the server is there | - |
 //! | `choose_host` | picks hosts; the claim is in the transaction that ends the step | gives the claim back |
 //! | `networks` | binds its ports and connects its volumes to the new host, and takes these from the old one | gives both back |
@@ -16,6 +16,9 @@
 //!
 //! Where the two hosts share the files of guests the new guest is made on those of the old one. They are the old host's
 //! until nothing can fail any more, and only then the server is on its new one: nobody removes what somebody uses.
+//!
+//! A host that dies in `take_files` keeps the flow waiting, as there is no way back. Another evacuation takes over from it then,
+//! and goes on only where that host has switched the guest off, or is forced down: both would write to the same files.
 
 use super::placing::Choice;
 use super::superseded::{self, Superseded};
@@ -24,14 +27,14 @@ use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::accept;
 use db::block_devices::BlockDevice;
-use db::instances::{self, Change, Expected, Instance, Interface};
+use db::instances::{self, Change, Expected, Instance, Interface, Kept};
 use db::migrations::{self, Status};
 use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
 use tokio::time::Instant;
-use types::agent::{Direction, GuestPlan, Verb, WorkOutcome};
+use types::agent::{Direction, FailureKind, GuestPlan, Verb, WorkOutcome};
 use types::{HostName, MigrationId, NodeId, PowerState, TaskState, Timestamp, VmState};
 
 /// What of its time the first step leaves.
@@ -75,7 +78,7 @@ impl StepName for Step {
             Self::Networks => "networks",
             Self::Plug => "plug",
             Self::Spawn => "spawn",
-            Self::Take => "take_files",
+            Self::Take => accept::TAKE_FILES,
         }
     }
 }
@@ -106,6 +109,12 @@ pub struct State {
     /// The host that it may have left something on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     other: Option<HostName>,
+    /// That host may have its guest on the files that the new one shall use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    fenced: bool,
+    /// More such hosts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<HostName>,
     /// The new host has the files of the guest.
     #[serde(default)]
     kept: bool,
@@ -139,19 +148,46 @@ fn fail(words: &str) -> StepError {
     StepError::Fail(Failure::new(500, words))
 }
 
+/// Each task with whether it was taken over just now.
+fn taken_first<'a>(
+    state: &State,
+    begun: &'a [Superseded],
+) -> impl Iterator<Item = (bool, &'a Superseded)> {
+    let took = state.superseded.is_some();
+    let begun = begun.iter().enumerate();
+    begun.map(move |(at, task)| (took && at == 0, task))
+}
+
 impl Evacuate {
-    /// A service that does not do its part keeps no server from being evacuated: an audit finds what is left there.
     async fn inspect(
         &self,
         cx: &Context,
         server: &Instance,
         state: &mut State,
     ) -> Result<(), StepError> {
-        let Some(task) = &state.superseded else {
-            return Ok(());
-        };
-        state.other = superseded::other_host(server, task);
-        match superseded::take_back(&self.with, cx, server, task).await {
+        let begun = superseded::all(state.superseded.as_ref(), Some(server));
+        let shares = |host: &HostName| superseded::may_share(&begun, host);
+        let mut hosts = superseded::other_hosts(server, &begun);
+        hosts.sort_by_key(|host| !shares(host));
+        let mut hosts = hosts.into_iter();
+        state.other = hosts.next();
+        state.others = hosts.collect();
+        state.fenced = state.other.as_ref().is_some_and(shares);
+        for (taken, task) in taken_first(state, &begun) {
+            self.take_back(cx, server, task, taken).await?;
+        }
+        Ok(())
+    }
+
+    /// A service that does not do its part keeps no server from being evacuated: an audit finds what is left there.
+    async fn take_back(
+        &self,
+        cx: &Context,
+        server: &Instance,
+        task: &Superseded,
+        taken: bool,
+    ) -> Result<(), StepError> {
+        match superseded::take_back(&self.with, cx, server, task, taken).await {
             Err(StepError::Retry(reason)) if Instant::now() + PATIENCE < cx.until => {
                 Err(StepError::Retry(reason))
             }
@@ -172,26 +208,53 @@ impl Evacuate {
         now: Timestamp,
     ) -> Result<(), StepError> {
         let server = super::own(tx, cx)?;
-        if let Some(task) = &state.superseded {
-            superseded::settle(tx, &server, task, now)?;
+        let begun = superseded::all(state.superseded.as_ref(), Some(&server));
+        for (taken, task) in taken_first(state, &begun) {
+            superseded::settle(tx, &server, task, taken, now)?;
         }
-        let is_resized = state
-            .superseded
-            .as_ref()
-            .map(|task| task.flow == accept::RESIZE);
-        Ok(superseded::stay(
-            tx,
-            &server,
-            is_resized == Some(true),
-            now,
-        )?)
+        let taken = state.superseded.as_ref();
+        let is_resized = taken.is_some_and(|task| task.flow == accept::RESIZE);
+        Ok(superseded::stay(tx, &server, is_resized, now)?)
+    }
+
+    /// A host that is silent may run the guest still.
+    async fn cleared(&self, state: &State, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+        let Some(host) = state.other.clone().filter(|_| state.fenced) else {
+            return Ok(());
+        };
+        match power_after(outcome.clone()) {
+            Ok(_) => return Ok(()),
+            Err(StepError::Fail(_)) => {}
+            Err(other) => return Err(other),
+        }
+        if let Some(WorkOutcome::Failed {
+            kind: FailureKind::NotFound,
+            ..
+        }) = outcome
+        {
+            return Ok(());
+        }
+        let asked = host.clone();
+        let looking = self
+            .with
+            .store
+            .look(move |tx| -> Result<_, sql::Error> { Ok(db::hosts::heard(tx)?.of(&asked)) });
+        let heard = looking.await?;
+        if heard.forced_down || heard.beats.is_none() {
+            return Ok(());
+        }
+        let words = |host: &str| {
+            format!(
+                "{host} may run the server on the same files still: force its compute service down first."
+            )
+        };
+        let failure = Failure::new(500, words("Another host"));
+        Err(StepError::Fail(failure.details(words(host.as_str()))))
     }
 
     async fn choose_host(&self, server: &Instance, state: &mut State) -> Result<(), StepError> {
         let from = server.host.clone().zip(server.node_id);
-        let (host, _) = from
-            .clone()
-            .ok_or_else(|| fail("The server is on no host."))?;
+        let (host, _) = from.clone().ok_or_else(super::nowhere)?;
         state.from = from;
         state.on = !state.stopped && server.vm_state != VmState::Stopped;
         let (to, force) = (state.to.clone(), state.force);
@@ -271,6 +334,20 @@ impl Evacuate {
         transition(tx, cx, &change, now)
     }
 
+    /// What it took over is not all taken back: the next evacuation, or deletion, has to know of it.
+    fn remembered(
+        tx: &mut Tx<'_>,
+        cx: &Context,
+        state: &State,
+    ) -> Result<Option<Kept>, sql::Error> {
+        let (Some(task), Some(server)) = (&state.superseded, instances::get(tx, cx.server)?) else {
+            return Ok(None);
+        };
+        let mut kept = server.kept;
+        kept.remember(task.clone());
+        Ok(Some(kept))
+    }
+
     /// The server is where its new guest is; what the old host has of it is nobody's.
     fn arrive(
         tx: &mut Tx<'_>,
@@ -284,12 +361,13 @@ impl Evacuate {
             db::placement::release_on(tx, cx.server, *node, now)?;
         }
         let new = state.choice.place.as_ref().map(|place| &place.host);
-        if let Some(other) = state.other.as_ref().filter(|other| Some(*other) != new) {
+        let others = state.other.iter().chain(&state.others);
+        for other in others.filter(|other| Some(*other) != new) {
             let reason = "the server was evacuated while it moved";
             db::work::owe(tx, other, cx.server, reason, now)?;
         }
         let server = super::own(tx, cx)?;
-        superseded::forget_move(tx, &server)?;
+        superseded::forget(tx, &server)?;
         migrations::set_status(tx, state.migration, Status::Done, now)?;
         let settled = if state.on {
             VmState::Active
@@ -346,8 +424,10 @@ impl Flow for Evacuate {
         from.map(|(host, _)| host.clone())
     }
 
-    fn deadline(&self, step: Step, _state: &State) -> Duration {
+    fn deadline(&self, step: Step, state: &State) -> Duration {
         match step {
+            // Until it is known to be silent.
+            Step::Clear if state.fenced => Duration::from_secs(180),
             Step::Inspect | Step::Clear => Duration::from_secs(60),
             Step::ChooseHost => Duration::from_secs(30),
             Step::Networks => Duration::from_secs(120),
@@ -358,8 +438,8 @@ impl Flow for Evacuate {
     }
 
     // What it has there is its debt when the server is elsewhere.
-    fn may_pass(&self, step: Step, _state: &State) -> bool {
-        step == Step::Clear
+    fn may_pass(&self, step: Step, state: &State) -> bool {
+        step == Step::Clear && !state.fenced
     }
 
     // Two guests on one file.
@@ -368,20 +448,19 @@ impl Flow for Evacuate {
     }
 
     async fn is_away(&self, host: &HostName) -> bool {
-        self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
+        super::is_away(&self.with, host).await
     }
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
         if (step, direction) == (Step::Clear, Direction::Do) {
             let host = state.other.clone()?;
             // Of a resize that host has a copy. Else nothing is removed yet: it may be all that there is.
-            let copied = state
-                .superseded
-                .as_ref()
-                .map(|task| task.flow == accept::RESIZE);
-            let verb = match copied {
-                Some(true) => Verb::EnsureAbsent,
-                _ => Verb::EnsureStopped { grace_seconds: 0 },
+            let taken = state.superseded.as_ref();
+            let copied = taken.filter(|task| task.flow == accept::RESIZE);
+            let copied = copied.and_then(Superseded::place);
+            let verb = match copied.is_some_and(|place| place.host == host) {
+                true => Verb::EnsureAbsent,
+                false => Verb::EnsureStopped { grace_seconds: 0 },
             };
             return Some(HostWork { host, verb });
         }
@@ -418,7 +497,7 @@ impl Flow for Evacuate {
         let server = super::instance(&self.with, cx).await?;
         match step {
             Step::Inspect => self.inspect(cx, &server, state).await,
-            Step::Clear => Ok(()),
+            Step::Clear => self.cleared(state, outcome).await,
             Step::ChooseHost => self.choose_host(&server, state).await,
             Step::Networks => self.networks(cx, &server, state).await,
             Step::Plug => ports::plugged(&self.with, cx).await,
@@ -493,6 +572,7 @@ impl Flow for Evacuate {
             End::Unwound(failure) => {
                 migrations::set_status(tx, state.migration, Status::Error, now)?;
                 Change {
+                    kept: Self::remembered(tx, cx, state)?,
                     vm_state: Some(VmState::Error),
                     fault: Some(Some(fault(failure, now))),
                     ..idle()

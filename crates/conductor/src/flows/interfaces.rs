@@ -29,8 +29,7 @@ use types::server::{WantedInterface, WantedNetworks};
 use types::{HostName, ServerId, Timestamp};
 
 async fn locate(with: &Neighbours, server: &Instance) -> Result<HostName, StepError> {
-    let nowhere = || StepError::Fail(Failure::new(409, "The server is on no host."));
-    let host = server.host.clone().ok_or_else(nowhere)?;
+    let host = server.host.clone().ok_or_else(super::nowhere)?;
     super::must_be_up(with, &host).await?;
     Ok(host)
 }

@@ -425,7 +425,7 @@ impl Flow for LiveMigration {
     }
 
     async fn is_away(&self, host: &HostName) -> bool {
-        self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
+        super::is_away(&self.with, host).await
     }
 
     // The guest is stopped or goes on by this alone.

@@ -133,11 +133,18 @@ async fn host_if_any(with: &Neighbours, server: &Instance) -> Result<Option<Host
             Ok(Some(host.clone()))
         }
         None if server.vm_state == types::VmState::ShelvedOffloaded => Ok(None),
-        None => Err(StepError::Fail(Failure::new(
-            409,
-            "The server is on no host.",
-        ))),
+        None => Err(nowhere()),
     }
+}
+
+/// What a flow that works on a guest says of a server that has none anywhere.
+fn nowhere() -> StepError {
+    StepError::Fail(Failure::new(409, "The server is on no host."))
+}
+
+/// Whether a host is known to be away, as of now.
+async fn is_away(with: &Neighbours, host: &HostName) -> bool {
+    with.view.refresh().await.is_ok() && !with.view.is_up(host)
 }
 
 /// Whether the two hosts share the files of their guests.

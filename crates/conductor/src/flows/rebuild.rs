@@ -93,8 +93,7 @@ impl Rebuild {
         state.off = server.vm_state == VmState::Stopped;
         state.grace = Grace::of(&self.with, &server);
         state.plan = Some(guest_plan(&server, &server.network_info));
-        let nowhere = || StepError::Fail(Failure::new(409, "The server is on no host."));
-        let host = server.host.clone().ok_or_else(nowhere)?;
+        let host = server.host.clone().ok_or_else(super::nowhere)?;
         super::must_be_up(&self.with, &host).await?;
         if state.reimage.is_some() {
             self.can_reimage(cx, &server).await?;

@@ -279,7 +279,7 @@ impl Flow for Resize {
     }
 
     async fn is_away(&self, host: &HostName) -> bool {
-        self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
+        super::is_away(&self.with, host).await
     }
 
     // What was put aside is the only copy of the guest.
@@ -434,7 +434,7 @@ impl Flow for Resize {
                 }
             }
             End::Unwound(failure) => {
-                moves::take_back(tx, &server, &moving, now)?;
+                moves::take_back(tx, &server, &moving, false, now)?;
                 migrations::set_status(tx, moving.migration, Status::Error, now)?;
                 Change {
                     fault: Some(Some(fault(failure, now))),

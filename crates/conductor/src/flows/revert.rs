@@ -179,16 +179,6 @@ impl Flow for Revert {
         }
     }
 
-    async fn undo(
-        &self,
-        _cx: &Context,
-        _step: Step,
-        _state: &mut State,
-        _outcome: Option<WorkOutcome>,
-    ) -> Result<(), StepError> {
-        Ok(())
-    }
-
     fn finish(
         &self,
         tx: &mut Tx<'_>,
@@ -206,7 +196,7 @@ impl Flow for Revert {
         let change = match end {
             End::Done => {
                 moves::take_claim_back(tx, cx.server, moving.migration, now)?;
-                moves::take_back(tx, &server, &moving, now)?;
+                moves::take_back(tx, &server, &moving, false, now)?;
                 migrations::set_status(tx, moving.migration, Status::Reverted, now)?;
                 let settled = if moving.ran {
                     VmState::Active

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use db::accept;
 use db::block_devices::BlockDevice;
 use db::instances::{self, Change, Expected, Shelved};
-use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+use journal::{Context, End, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::marker::PhantomData;
@@ -125,8 +125,7 @@ impl<K: Kind> Leave<K> {
 
     async fn locate(&self, cx: &Context, state: &mut State) -> Result<(), StepError> {
         let server = super::instance(&self.with, cx).await?;
-        let nowhere = || StepError::Fail(Failure::new(409, "The server is on no host."));
-        let host = server.host.clone().ok_or_else(nowhere)?;
+        let host = server.host.clone().ok_or_else(super::nowhere)?;
         state.was = Some(server.vm_state);
         state.grace = Grace::of(&self.with, &server);
         if state.image.is_none() && server.vm_state == VmState::Shelved {

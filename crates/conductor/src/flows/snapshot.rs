@@ -11,7 +11,7 @@ use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
 use db::instances::{self, Change, Expected};
-use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
+use journal::{Context, End, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::marker::PhantomData;
@@ -106,8 +106,7 @@ impl<K: Kind> Copy<K> {
         let server = super::instance(&self.with, cx).await?;
         let properties = server.image_properties();
         state.quiesce = properties.map(Quiesce::of).unwrap_or_default();
-        let nowhere = || StepError::Fail(Failure::new(409, "The server is on no host."));
-        let host = server.host.ok_or_else(nowhere)?;
+        let host = server.host.ok_or_else(super::nowhere)?;
         super::must_be_up(&self.with, &host).await?;
         state.host = Some(host);
         Ok(())
@@ -136,15 +135,17 @@ impl<K: Kind> Copy<K> {
     }
 }
 
-/// Deletes an image that got no data. Repeatable.
-pub(super) async fn forget(with: &Neighbours, image: ImageId) -> Result<(), StepError> {
+/// Deletes an image that got no data. `false`: it has them, and is of use. Repeatable.
+pub(super) async fn forget(with: &Neighbours, image: ImageId) -> Result<bool, StepError> {
     let token = with.token().await?;
     let found = with.images.get(&token, &image.to_string()).await;
     match found.map_err(retry)? {
-        Some(found) if found.status != "active" => {
-            with.images.delete(&token, image).await.map_err(retry)
+        Some(found) if found.status == "active" => Ok(false),
+        Some(_) => {
+            let deleting = with.images.delete(&token, image);
+            deleting.await.map(|()| true).map_err(retry)
         }
-        _ => Ok(()),
+        None => Ok(true),
     }
 }
 

@@ -1,42 +1,50 @@
-//! What a task had begun that another one took over: where something of its server may be, and what an evacuation takes
-//! back of it. The host that would have had to do that is down, and owes the removal of all that it has.
+//! What a task had begun that another one took over, or that an operator gave up before: where something of its server may be,
+//! and what an evacuation takes back of it. The host that would have had to do that is down, and owes the removal of all that
+//! it has.
 
 use super::{
-    attach_volume, build, detach_volume, evacuate, interfaces, live_migration, ports, resize,
-    shelve, snapshot, snapshot_volumes, swap_volume, unshelve, volumes,
+    attach_volume, detach_volume, interfaces, ports, shelve, snapshot, snapshot_volumes,
+    swap_volume, volumes,
 };
 use crate::neighbours::{Neighbours, retry};
 use db::accept;
 use db::block_devices::{self, BlockDevice};
-use db::instances::Instance;
+use db::instances::{self, Instance};
 use db::migrations::{self, Status};
 use db::moves;
+pub(super) use db::unfinished::Unfinished as Superseded;
 use journal::{Context, StepError};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use sql::Tx;
 use types::server::WantedInterface;
 use types::{HostName, ImageId, Timestamp};
 
-/// The task that was taken over, as it stood.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Superseded {
-    pub(super) flow: String,
-    pub(super) state: String,
+/// The state of a task, if it was of this flow.
+fn state_of<S: DeserializeOwned>(task: &Superseded, flow: &str) -> Option<S> {
+    if task.flow != flow {
+        return None;
+    }
+    serde_json::from_str(&task.state).ok()
 }
 
-impl Superseded {
-    /// Its state, if it was of this flow.
-    fn of<S: DeserializeOwned>(&self, flow: &str) -> Option<S> {
-        if self.flow != flow {
-            return None;
+/// All that was begun with a server and has not come to its end, newest first: the task that was `taken` over just now, and
+/// those that were abandoned before; each with what it had taken over itself.
+pub(super) fn all(taken: Option<&Superseded>, server: Option<&Instance>) -> Vec<Superseded> {
+    let mut all = Vec::new();
+    let known = server.map(|server| server.kept.unfinished.as_slice());
+    let known = known.unwrap_or_default().iter().rev();
+    for task in taken.into_iter().chain(known) {
+        let mut next = Some(task.clone());
+        while let Some(task) = next {
+            next = task.before();
+            all.push(task);
         }
-        serde_json::from_str(&self.state).ok()
     }
+    all
 }
 
 /// The image that a snapshot would have filled.
-pub(super) fn recorded_image(task: &Superseded) -> Option<ImageId> {
+fn recorded_image(task: &Superseded) -> Option<ImageId> {
     if ![accept::SNAPSHOT, accept::BACKUP, accept::SNAPSHOT_VOLUMES].contains(&task.flow.as_str()) {
         return None;
     }
@@ -44,64 +52,63 @@ pub(super) fn recorded_image(task: &Superseded) -> Option<ImageId> {
     Some(state.image)
 }
 
-/// The host that a live migration was leaving.
-pub(super) fn recorded_source(task: &Superseded) -> Option<HostName> {
-    if task.flow != accept::LIVE_MIGRATION {
-        return None;
+/// The image that a shelving would have filled.
+pub(super) fn shelved_image(task: &Superseded) -> Option<ImageId> {
+    let state: shelve::State = state_of(task, accept::SHELVE)?;
+    state.image
+}
+
+/// The hosts on which something of a server may be: those that tasks had picked, and those that it was leaving. Each once.
+pub(super) fn hosts(tasks: &[Superseded]) -> Vec<HostName> {
+    let mut hosts = Vec::new();
+    let picked = tasks.iter().filter_map(Superseded::place);
+    let left = tasks.iter().filter_map(Superseded::source);
+    for place in picked.chain(left) {
+        if !hosts.contains(&place.host) {
+            hosts.push(place.host);
+        }
     }
-    let state: live_migration::State = serde_json::from_str(&task.state).ok()?;
-    state.from.map(|place| place.host)
+    hosts
 }
 
-/// The host that a build, an unshelving, an evacuation or a resize had claimed.
-pub(super) fn recorded_host(task: &Superseded) -> Option<HostName> {
-    let choice = match task.flow.as_str() {
-        accept::BUILD => {
-            let state: build::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        accept::UNSHELVE => {
-            let state: unshelve::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        accept::EVACUATE => {
-            let state: evacuate::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        accept::LIVE_MIGRATION => {
-            let state: live_migration::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        accept::RESIZE => {
-            let state: resize::State = serde_json::from_str(&task.state).ok()?;
-            state.choice
-        }
-        _ => return None,
+/// Those of them that the server is not on and cannot go back to.
+pub(super) fn other_hosts(server: &Instance, tasks: &[Superseded]) -> Vec<HostName> {
+    let aside = server
+        .kept
+        .unsettled
+        .as_ref()
+        .map(|moving| &moving.source.host);
+    let mut hosts = hosts(tasks);
+    hosts.retain(|host| server.host.as_ref() != Some(host) && aside != Some(host));
+    hosts
+}
+
+/// Whether a host may have the server's guest on the files that the server's own host has, too.
+pub(super) fn may_share(tasks: &[Superseded], host: &HostName) -> bool {
+    let its = |task: &&Superseded| {
+        let ends = [task.place(), task.source()];
+        ends.into_iter().flatten().any(|end| end.host == *host)
     };
-    choice.place.map(|place| place.host)
+    tasks.iter().filter(its).any(Superseded::shares_files)
 }
 
-/// The host beside the server's own on which something of it may be.
-pub(super) fn other_host(server: &Instance, task: &Superseded) -> Option<HostName> {
-    let hosts = [recorded_host(task), recorded_source(task)];
-    let mut hosts = hosts.into_iter().flatten();
-    hosts.find(|host| server.host.as_ref() != Some(host))
-}
-
-/// Takes back what other services have of it. Repeatable.
+/// Takes back what other services have of a task that was `taken` over just now, or abandoned before. Repeatable.
 pub(super) async fn take_back(
     with: &Neighbours,
     cx: &Context,
     server: &Instance,
     task: &Superseded,
+    taken: bool,
 ) -> Result<(), StepError> {
     images_back(with, server, task).await?;
-    volumes_back(with, server, task).await?;
+    volumes_back(with, server, task, taken).await?;
     match task.flow.as_str() {
         accept::ATTACH_INTERFACE => ports::remove_strays(with, server).await,
-        accept::LIVE_MIGRATION => match other_host(server, task) {
-            Some(host) => ports::make_unready(with, server, &host).await,
-            None => Ok(()),
+        accept::LIVE_MIGRATION => match task.place() {
+            Some(new) if server.host.as_ref() != Some(&new.host) => {
+                ports::make_unready(with, server, &new.host).await
+            }
+            _ => Ok(()),
         },
         accept::RESIZE => match &server.host {
             Some(host) => {
@@ -114,47 +121,61 @@ pub(super) async fn take_back(
     }
 }
 
-/// Images that got no data.
-async fn images_back(
+/// Images that are no use to anybody: what keeps the disk of a shelved server is.
+pub(super) async fn images_back(
     with: &Neighbours,
     server: &Instance,
     task: &Superseded,
 ) -> Result<(), StepError> {
-    if let Some(image) = recorded_image(task) {
-        snapshot::forget(with, image).await?;
-        if task.flow == accept::SNAPSHOT_VOLUMES {
-            snapshot_volumes::forget(with, server, image).await?;
-        }
+    if let Some(image) = recorded_image(task)
+        && snapshot::forget(with, image).await?
+        && task.flow == accept::SNAPSHOT_VOLUMES
+    {
+        snapshot_volumes::forget(with, server, image).await?;
     }
-    let shelving = task.of::<shelve::State>(accept::SHELVE);
-    if let Some(image) = shelving.and_then(|state| state.image) {
+    let kept = server.kept.shelved.and_then(|shelved| shelved.image);
+    if let Some(image) = shelved_image(task).filter(|image| kept != Some(*image)) {
         let token = with.token().await?;
         with.images.delete(&token, image).await.map_err(retry)?;
     }
     Ok(())
 }
 
-/// Volumes that would have come or gone.
+/// Volumes that would have come or gone. One that is on record since an attachment was abandoned comes with the server: its
+/// owner may use it by now.
 async fn volumes_back(
     with: &Neighbours,
     server: &Instance,
     task: &Superseded,
+    taken: bool,
 ) -> Result<(), StepError> {
-    if let Some(state) = task.of::<attach_volume::State>(accept::ATTACH_VOLUME) {
+    if let Some(state) = state_of::<attach_volume::State>(task, accept::ATTACH_VOLUME) {
         let device = device(with, server, &state.volume).await?;
+        let device = device.filter(|_| taken);
         return volumes::release(with, server, device.as_slice()).await;
     }
-    if let Some(state) = task.of::<detach_volume::State>(accept::DETACH_VOLUME) {
-        return volumes::roll_detaching(with, server, &state.volume).await;
+    if let Some(state) = state_of::<detach_volume::State>(task, accept::DETACH_VOLUME) {
+        return still_there(with, server, &state.volume).await;
     }
-    if let Some(state) = task.of::<swap_volume::State>(accept::SWAP_VOLUME) {
-        if let Some(device) = device(with, server, &state.old).await? {
-            let new = swap_volume::Swap::new_device(&device, &state);
+    if let Some(state) = state_of::<swap_volume::State>(task, accept::SWAP_VOLUME) {
+        // One that is on record came by another way.
+        if let Some(old) = device(with, server, &state.old).await?
+            && device(with, server, &state.new).await?.is_none()
+        {
+            let new = swap_volume::Swap::new_device(&old, &state);
             volumes::release(with, server, &[new]).await?;
         }
-        return volumes::roll_detaching(with, server, &state.old).await;
+        return still_there(with, server, &state.old).await;
     }
     Ok(())
+}
+
+/// A volume that the server has does not go. It may be somebody else's since.
+async fn still_there(with: &Neighbours, server: &Instance, volume: &str) -> Result<(), StepError> {
+    match device(with, server, volume).await? {
+        Some(_) => volumes::roll_detaching(with, server, volume).await,
+        None => Ok(()),
+    }
 }
 
 async fn device(
@@ -172,23 +193,31 @@ pub(super) fn settle(
     tx: &mut Tx<'_>,
     server: &Instance,
     task: &Superseded,
+    taken: bool,
     now: Timestamp,
 ) -> Result<(), sql::Error> {
-    if let Some(state) = task.of::<live_migration::State>(accept::LIVE_MIGRATION) {
-        for place in [&state.from, &state.choice.place].into_iter().flatten() {
+    if let Some(migration) = task.migration() {
+        for place in [task.source(), task.place()].into_iter().flatten() {
             if server.node_id != Some(place.node_id) {
                 db::placement::release_on(tx, server.id, place.node_id, now)?;
             }
         }
-        migrations::set_status(tx, state.migration, Status::Error, now)?;
+        if taken {
+            migrations::set_status(tx, migration, Status::Error, now)?;
+        }
     }
-    if let Some(state) = task.of::<attach_volume::State>(accept::ATTACH_VOLUME)
+    if let Some(state) = state_of::<attach_volume::State>(task, accept::ATTACH_VOLUME)
         && let Some(device) = block_devices::of_volume(tx, server.id, &state.volume)?
+        && taken
     {
         block_devices::remove(tx, device.id)?;
     }
-    if let Some(state) = task.of::<interfaces::AttachState>(accept::ATTACH_INTERFACE)
+    if let Some(state) = state_of::<interfaces::AttachState>(task, accept::ATTACH_INTERFACE)
         && let WantedInterface::Port { port_id, .. } = &state.wanted
+        && !server
+            .network_info
+            .iter()
+            .any(|one| one.port_id == *port_id)
     {
         interfaces::forget_wish(tx, server.id, port_id)?;
     }
@@ -210,20 +239,26 @@ pub(super) fn stay(
     let record = migrations::get(tx, moving.migration)?;
     if superseded || record.is_some_and(|record| record.status == Status::Error) {
         moves::take_claim_back(tx, server.id, moving.migration, now)?;
-        moves::stay(tx, server, moving, now)?;
+        moves::take_back(tx, server, moving, true, now)?;
         migrations::set_status(tx, moving.migration, Status::Error, now)?;
     }
     Ok(())
 }
 
-/// The server is elsewhere: nobody brings back any more what such a move has put aside.
-pub(super) fn forget_move(tx: &mut Tx<'_>, server: &Instance) -> Result<(), sql::Error> {
-    let Some(moving) = never_left(server) else {
+/// The server is elsewhere, and all that was begun with it before is taken back: nobody needs to know of it any more, nor
+/// brings back what such a move has put aside.
+pub(super) fn forget(tx: &mut Tx<'_>, server: &Instance) -> Result<(), sql::Error> {
+    let mut server = server.clone();
+    if !server.kept.unfinished.is_empty() {
+        server.kept.unfinished.clear();
+        instances::set_kept(tx, server.id, &server.kept)?;
+    }
+    let Some(moving) = never_left(&server) else {
         return Ok(());
     };
     let record = migrations::get(tx, moving.migration)?;
     if record.is_some_and(|record| record.status == Status::Error) {
-        moves::forget(tx, server)?;
+        moves::forget(tx, &server)?;
     }
     Ok(())
 }

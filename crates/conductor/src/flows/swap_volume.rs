@@ -53,7 +53,7 @@ impl StepName for Step {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
     pub(super) old: String,
-    new: String,
+    pub(super) new: String,
     #[serde(default)]
     host: Option<HostName>,
     /// The disk before, and as it shall be.

@@ -254,7 +254,7 @@ impl Flow for Unshelve {
     }
 
     async fn is_away(&self, host: &HostName) -> bool {
-        self.with.view.refresh().await.is_ok() && !self.with.view.is_up(host)
+        super::is_away(&self.with, host).await
     }
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
@@ -460,8 +460,7 @@ impl Flow for UnshelveInPlace {
         match step {
             StepInPlace::Locate => {
                 let server = super::instance(&self.with, cx).await?;
-                let nowhere = || StepError::Fail(Failure::new(409, "The server is on no host."));
-                let host = server.host.ok_or_else(nowhere)?;
+                let host = server.host.ok_or_else(super::nowhere)?;
                 super::must_be_up(&self.with, &host).await?;
                 state.host = Some(host);
             }

@@ -262,7 +262,16 @@ impl GuestFolder {
 
     /// Removes it with what moves have left of the guest beside it, except what is another host's.
     pub fn remove_all(&self) -> std::io::Result<()> {
-        for folder in [&self.folder, &self.aside, &self.inbox] {
+        self.remove_own(&[&self.folder, &self.aside, &self.inbox])
+    }
+
+    /// Removes only what moves have left beside it, except what is another host's.
+    pub fn remove_of_moves(&self) -> std::io::Result<()> {
+        self.remove_own(&[&self.aside, &self.inbox])
+    }
+
+    fn remove_own(&self, folders: &[&Path]) -> std::io::Result<()> {
+        for folder in folders {
             if self.is_own(folder)? {
                 remove_folder(folder)?;
             }

@@ -1,11 +1,13 @@
 //! What guests do between on and off: pause, suspend to disk, rescue, interrupts.
 
 use super::calls::error_code;
+use super::folder::GuestFolder;
 use super::rpc::RpcError;
 use super::{Libvirt, blocking, explain, make_disk, make_drive};
 use crate::facts::GuestInfo;
 use crate::hypervisor::{HypervisorError, Result};
 use crate::spec::{GuestSpec, Power};
+use std::sync::PoisonError;
 use types::{PowerState, ServerId};
 
 impl Libvirt {
@@ -186,6 +188,28 @@ impl Libvirt {
             Err(HypervisorError::NotFound(_)) => Ok(()),
             result => result,
         }
+    }
+
+    /// Undefines the guest and removes of its files what `remove` does.
+    pub(super) async fn forget_guest(
+        &self,
+        id: ServerId,
+        remove: fn(&GuestFolder) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let _lock = self.exclusive(id).await;
+        self.off(id).await?;
+        self.undefine(id).await?;
+        self.forget_tpm(id).await?;
+        let files = self.instances.guest(id);
+        blocking(move || {
+            remove(&files).map_err(|error| HypervisorError::disk(files.folder.display(), &error))
+        })
+        .await?;
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        Ok(())
     }
 
     pub(super) async fn send_interrupt(&self, id: ServerId) -> Result<GuestInfo> {

@@ -45,7 +45,7 @@ use calls::{DomainRef, Link, error_code, stats};
 use capabilities::Capabilities;
 use domain::{BootFiles, GuestFiles, HostChoices, domain_xml};
 use files::{base_size, make_disk, make_drive, make_files};
-use folder::Instances;
+use folder::{GuestFolder, Instances};
 use rpc::RpcError;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -622,22 +622,11 @@ impl Hypervisor for Libvirt {
     }
 
     async fn ensure_absent(&self, id: ServerId) -> Result<()> {
-        let _lock = self.exclusive(id).await;
-        self.off(id).await?;
-        self.undefine(id).await?;
-        self.forget_tpm(id).await?;
-        let files = self.instances.guest(id);
-        blocking(move || {
-            files
-                .remove_all()
-                .map_err(|error| HypervisorError::disk(files.folder.display(), &error))
-        })
-        .await?;
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
-        Ok(())
+        self.forget_guest(id, GuestFolder::remove_all).await
+    }
+
+    async fn ensure_undefined(&self, id: ServerId) -> Result<()> {
+        self.forget_guest(id, GuestFolder::remove_of_moves).await
     }
 
     async fn start(&self, id: ServerId) -> Result<GuestInfo> {

@@ -15,7 +15,7 @@ pub enum Verb {
     Host,
     /// [`crate::Hypervisor::ensure_guest`].
     EnsureGuest,
-    /// [`crate::Hypervisor::ensure_absent`].
+    /// [`crate::Hypervisor::ensure_absent`] and [`crate::Hypervisor::ensure_undefined`].
     EnsureAbsent,
     /// [`crate::Hypervisor::start`].
     Start,

@@ -330,8 +330,12 @@ impl Sim {
     }
 
     fn remove(&self, id: ServerId) -> Result<()> {
-        self.forget_moves(id)?;
         self.remove_shared_disk(id)?;
+        self.undefine(id)
+    }
+
+    fn undefine(&self, id: ServerId) -> Result<()> {
+        self.forget_moves(id)?;
         let mut guests = self.lock();
         match std::fs::remove_file(self.path(id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -484,6 +488,11 @@ impl Hypervisor for Sim {
 
     async fn ensure_absent(&self, id: ServerId) -> Result<()> {
         self.perform(Verb::EnsureAbsent, id, || self.remove(id))
+            .await
+    }
+
+    async fn ensure_undefined(&self, id: ServerId) -> Result<()> {
+        self.perform(Verb::EnsureAbsent, id, || self.undefine(id))
             .await
     }
 
