@@ -20,8 +20,8 @@ mod pulse;
 pub mod questions;
 pub mod reclaim;
 pub mod reconcile;
+mod under_way;
 pub mod unfilled;
-mod uploads;
 pub mod view;
 
 pub use neighbours::Neighbours;
