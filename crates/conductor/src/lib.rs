@@ -9,6 +9,7 @@ pub mod bells;
 pub mod confirmations;
 mod disks;
 pub mod drift;
+pub mod due;
 pub mod flows;
 pub mod guests;
 mod neighbours;
