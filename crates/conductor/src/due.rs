@@ -50,12 +50,15 @@ impl std::fmt::Display for Due {
 /// Finds the servers that waited before, in one unit of work.
 type Find = fn(&mut Tx<'_>, Timestamp) -> Result<Vec<Instance>, sql::Error>;
 
+/// How long, what waits, and what is done with it.
+type Kind = (Option<Duration>, Find, fn(ServerId) -> Due);
+
 /// What is due now. Servers that somebody works on are not.
 ///
 /// # Errors
 /// The database's.
 pub async fn due(store: &Store, terms: Terms) -> Result<Vec<Due>, sql::Error> {
-    let kinds: [(Option<Duration>, Find, fn(ServerId) -> Due); 3] = [
+    let kinds: [Kind; 3] = [
         (terms.reclaim, reclaim::due, Due::Reclaim),
         (terms.confirm, confirmations::due, Due::Confirm),
         (terms.offload, offload::due, Due::Offload),

@@ -331,3 +331,26 @@ impl<A: Act> Flow for OnHost<A> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn how_far_it_came() {
+        for (stored, wanted) in [
+            (r#"{}"#, Came::Nowhere),
+            // As a release stored it that did not ask what the guest does.
+            (r#"{"host": "h1", "power": 1}"#, Came::Unheard),
+            (r#"{"host": "h1", "refused": true}"#, Came::Refused(None)),
+            (
+                r#"{"host": "h1", "power": 0, "refused": true, "since": 1}"#,
+                Came::Refused(Some(PowerState::Running)),
+            ),
+        ] {
+            let state: State<Plain> = serde_json::from_str(stored).unwrap();
+            assert_eq!(state.came(), wanted, "{stored}");
+        }
+    }
+}

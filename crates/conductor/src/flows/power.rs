@@ -127,14 +127,43 @@ impl Act for Reboot {
         })
     }
 
-    /// As Nova's `reboot_instance`: a guest that runs all the same is none the worse, any other is broken. Of one that nobody
-    /// has looked at, nothing is known.
     fn failed(_: &Instance, _: &How, came: Came) -> Change {
-        let vm_state = match came {
-            Came::Refused(Some(PowerState::Running)) => Some(VmState::Active),
-            Came::Refused(Some(_)) => Some(VmState::Error),
-            Came::Refused(None) | Came::Nowhere | Came::Unheard => None,
-        };
-        Change { vm_state, ..idle() }
+        Change {
+            vm_state: not_rebooted(came),
+            ..idle()
+        }
+    }
+}
+
+/// As Nova's `reboot_instance`: a guest that runs all the same is none the worse, any other is broken. Of one that nobody has
+/// looked at, nothing is known. Pure.
+fn not_rebooted(came: Came) -> Option<VmState> {
+    match came {
+        Came::Refused(Some(PowerState::Running)) => Some(VmState::Active),
+        Came::Refused(Some(_)) => Some(VmState::Error),
+        Came::Refused(None) | Came::Nowhere | Came::Unheard => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reboot_that_failed() {
+        use PowerState as P;
+        for (came, wanted) in [
+            (Came::Nowhere, None),
+            (Came::Unheard, None),
+            // An agent of an older release.
+            (Came::Refused(None), None),
+            (Came::Refused(Some(P::Running)), Some(VmState::Active)),
+            (Came::Refused(Some(P::Shutdown)), Some(VmState::Error)),
+            (Came::Refused(Some(P::Paused)), Some(VmState::Error)),
+            // The guest is gone.
+            (Came::Refused(Some(P::NoState)), Some(VmState::Error)),
+        ] {
+            assert_eq!(not_rebooted(came), wanted, "{came:?}");
+        }
     }
 }
