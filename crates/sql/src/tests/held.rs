@@ -114,6 +114,13 @@ async fn a_name_outlives_what_the_server_allows_idle_transactions() {
             test.url()
         );
         let impatient = Store::open(&url).await.unwrap();
+        let allowed: Result<String, Error> = impatient
+            .read(|tx| {
+                let sql = "SELECT current_setting('idle_in_transaction_session_timeout')";
+                tx.query_one(sql, &[])?.get(0)
+            })
+            .await;
+        assert_eq!(allowed.unwrap(), "100ms");
         let held = impatient.hold("staying").await.unwrap();
         let other = test.again().await;
         let asked = tokio::time::timeout(Duration::from_secs(1), other.hold("staying"));
