@@ -246,6 +246,23 @@ def test_an_audit_names_what_is_wrong_and_mends_it(operator, sdk, image, name):
         sdk.block_storage.delete_volume(volume)
 
 
+def test_an_audit_tells_what_is_due_and_finds_nothing_wrong_with_it(operator, sdk, image, name):
+    server = boot(sdk, name, image).id
+    wait_status(sdk, server, "ACTIVE")
+    sdk.compute.resize_server(server, sdk.compute.find_flavor("m1.tiny").id)
+    wait_status(sdk, server, "VERIFY_RESIZE")
+    assert operator.manage("audit")[0] == "all is as it should be\n", "this cloud confirms nothing by itself"
+    confirmed = ("audit", "--set", "DEFAULT.resize_confirm_window=1")
+    told = f"server {server} has waited long enough for a word on its resize: that is confirmed at the next look\n"
+
+    def due():
+        return operator.manage(*confirmed)[0] == f"{told}all is as it should be\n"
+
+    wait_until(due, 30, "it is due", pause=0.2)
+    assert sdk.compute.get_server(server).status == "VERIFY_RESIZE", "an audit only looks"
+    gone(sdk, server)
+
+
 def test_policies_are_listed_checked_and_explained(tmp_path):
     def policy(*arguments, status=0):
         done = subprocess.run(

@@ -135,6 +135,26 @@ impl Key {
     }
 }
 
+/// Does what a request wants with one transaction, in which its answer is kept where it has a key.
+pub async fn keeping<F>(call: &Call, mut how: F) -> Result<Reply, Fault>
+where
+    F: FnMut(&mut sql::Tx<'_>) -> Result<Reply, Fault> + Send + 'static,
+{
+    let key = call.key.clone();
+    let writing = call.api.deps.store.write(move |tx| -> Result<_, Fault> {
+        let reply = how(tx)?;
+        if let Some(key) = &key {
+            key.keep(tx, &reply)?;
+        }
+        Ok(reply)
+    });
+    let reply = writing.await?;
+    if let Some(key) = &call.key {
+        key.mark_kept();
+    }
+    Ok(reply)
+}
+
 /// Answers a request under a key. The handler runs to its end even when the client leaves, so that the answer is kept.
 pub async fn answer(handler: Handler, mut call: Call, given: Given) -> Result<Reply, Fault> {
     let api = Arc::clone(&call.api);

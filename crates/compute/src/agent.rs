@@ -311,12 +311,7 @@ impl Agent {
         match self.ledger.admit(work.key.task, work.epoch) {
             Ok(true) => {}
             Ok(false) => return WorkOutcome::Fenced,
-            Err(error) => {
-                return WorkOutcome::Failed {
-                    kind: FailureKind::Host,
-                    message: error.to_string(),
-                };
-            }
+            Err(error) => return WorkOutcome::failed(FailureKind::Host, error.to_string()),
         }
         let deadline = Duration::from_secs(work.deadline_seconds.max(1));
         if let Some(passphrase) = &work.passphrase {
@@ -327,14 +322,25 @@ impl Agent {
         if work.passphrase.is_some() {
             self.hypervisor.lend_passphrase(work.server, None);
         }
-        match ended {
-            Ok(Ok(power)) => WorkOutcome::done(power),
-            Ok(Err((kind, message))) => WorkOutcome::Failed { kind, message },
-            Err(_) => WorkOutcome::Failed {
-                kind: FailureKind::Timeout,
-                message: "the host took too long".to_owned(),
+        let late = || (FailureKind::Timeout, "the host took too long".to_owned());
+        match ended.unwrap_or_else(|_| Err(late())) {
+            Ok(power) => WorkOutcome::done(power),
+            Err((kind, message)) => WorkOutcome::Failed {
+                kind,
+                message,
+                power: self.power_since(work).await.map(PowerState::code),
             },
         }
+    }
+
+    /// What a guest does after work that failed. One that is not there any more does nothing.
+    async fn power_since(&self, work: &Work) -> Option<PowerState> {
+        if !work.verb.changes_power() {
+            return None;
+        }
+        let looking = self.hypervisor.guest(work.server);
+        let guest = tokio::time::timeout(ANSWER, looking).await.ok()?.ok()?;
+        Some(guest.map_or(PowerState::NoState, power))
     }
 
     async fn effect(&self, work: &Work) -> Result<PowerState, Failure> {

@@ -5,7 +5,7 @@
 
 use crate::guests::{self, Rules};
 use crate::neighbours::Neighbours;
-use crate::uploads;
+use crate::under_way;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -211,7 +211,7 @@ impl Agents {
             .fill_in(&mut work, given.devices.iter().collect())
             .await
         {
-            Ok(()) => polled.work.push(work),
+            Ok(()) => polled.work.push(self.shown(work).await),
             Err(error) => self.put_off(host, work.server, handed, error),
         }
         polled
@@ -307,11 +307,17 @@ impl Agents {
             let server = work.server;
             let devices = devices.iter().filter(|one| one.server == server);
             match self.fill_in(&mut work, devices.collect()).await {
-                Ok(()) => polled.work.push(work),
+                Ok(()) => polled.work.push(self.shown(work).await),
                 Err(error) => self.put_off(host, work.server, handed, error),
             }
         }
         Ok(polled)
+    }
+
+    /// Work as it goes to its host, after its server shows that.
+    async fn shown(&self, work: Work) -> Work {
+        under_way::handed(&self.inner.with.store, &self.inner.bus, &work).await;
+        work
     }
 
     /// Adds what is secret, and the disks as they are on record now. A guest must not get a drive without it.
@@ -375,7 +381,7 @@ impl Agents {
         let report = WorkReport {
             key,
             epoch,
-            outcome: WorkOutcome::Failed { kind, message },
+            outcome: WorkOutcome::failed(kind, message),
         };
         if let Err(error) = self.inner.outcomes.report(host, report).await {
             tracing::error!(%server, %error, "a failure cannot be written");
@@ -668,7 +674,7 @@ async fn put_image(
 ) -> Result<StatusCode, Refusal> {
     let gateway = |error: clients::ClientError| (StatusCode::BAD_GATEWAY, error.to_string());
     let with = &agents.inner.with;
-    uploads::begins(&with.store, &agents.inner.bus, HostName(host), id).await;
+    under_way::begins(&with.store, &agents.inner.bus, HostName(host), id).await;
     let token = with.tokens.token().await.map_err(gateway)?;
     match with
         .images

@@ -9,6 +9,7 @@ pub mod bells;
 pub mod confirmations;
 mod disks;
 pub mod drift;
+pub mod due;
 pub mod flows;
 pub mod guests;
 mod neighbours;
@@ -20,8 +21,8 @@ mod pulse;
 pub mod questions;
 pub mod reclaim;
 pub mod reconcile;
+mod under_way;
 pub mod unfilled;
-mod uploads;
 pub mod view;
 
 pub use neighbours::Neighbours;

@@ -4,9 +4,19 @@ use bus::{Bell, Bus};
 use db::accept::{self, Accepted, Start};
 use db::actions::Requester;
 use db::instances::{self, Instance};
-use sql::Store;
+use sql::{Store, Tx};
 use std::time::Duration;
 use types::{RequestId, TaskState, Timestamp, VmState};
+
+/// Servers that nobody works on, and that were shelved before.
+pub(crate) fn due(tx: &mut Tx<'_>, before: Timestamp) -> Result<Vec<Instance>, sql::Error> {
+    let mut found = instances::at_rest_in(tx, VmState::Shelved)?;
+    found.retain(|server| {
+        let since = server.kept.shelved.map(|shelved| shelved.at);
+        since.is_none_or(|since| since <= before)
+    });
+    Ok(found)
+}
 
 /// Accepts the offloading of servers that were shelved at least `after` ago; returns how many. Repeatable by any number of
 /// processes.
@@ -14,16 +24,10 @@ use types::{RequestId, TaskState, Timestamp, VmState};
 /// # Errors
 /// The database does not answer; call again later.
 pub async fn offload(store: &Store, bus: &Bus, after: Duration) -> Result<usize, sql::Error> {
-    let found = store
-        .read(|tx| instances::at_rest_in(tx, VmState::Shelved))
-        .await?;
     let before = Timestamp::now().minus(after);
-    let due = |server: &Instance| {
-        let since = server.kept.shelved.map(|shelved| shelved.at);
-        since.is_none_or(|since| since <= before)
-    };
+    let found = store.read(move |tx| due(tx, before)).await?;
     let mut offloaded = 0;
-    for server in found.into_iter().filter(due) {
+    for server in found {
         let request_id = RequestId::random().to_string();
         let accepting = store.write(move |tx| {
             let start = Start {

@@ -2,10 +2,20 @@
 
 use bus::{Bell, Bus};
 use db::actions::Requester;
-use db::instances;
-use sql::Store;
+use db::instances::{self, Instance};
+use sql::{Store, Tx};
 use std::time::Duration;
 use types::{RequestId, Timestamp, VmState};
+
+/// Servers that nobody works on, and that were soft-deleted before.
+pub(crate) fn due(tx: &mut Tx<'_>, before: Timestamp) -> Result<Vec<Instance>, sql::Error> {
+    let mut found = instances::at_rest_in(tx, VmState::SoftDelete)?;
+    found.retain(|server| {
+        let since = server.kept.soft_deleted_at;
+        since.is_none_or(|since| since <= before)
+    });
+    Ok(found)
+}
 
 /// Accepts the deletion of servers that were soft-deleted at least `after` ago; returns how many. Repeatable by any
 /// number of processes.
@@ -13,16 +23,10 @@ use types::{RequestId, Timestamp, VmState};
 /// # Errors
 /// The database does not answer; call again later.
 pub async fn reclaim(store: &Store, bus: &Bus, after: Duration) -> Result<usize, sql::Error> {
-    let found = store
-        .read(|tx| instances::at_rest_in(tx, VmState::SoftDelete))
-        .await?;
     let before = Timestamp::now().minus(after);
-    let due = |server: &instances::Instance| {
-        let since = server.kept.soft_deleted_at;
-        since.is_none_or(|since| since <= before)
-    };
+    let found = store.read(move |tx| due(tx, before)).await?;
     let mut reclaimed = 0;
-    for server in found.into_iter().filter(due) {
+    for server in found {
         let request_id = RequestId::random().to_string();
         let deleting = store.write(move |tx| -> Result<bool, sql::Error> {
             let still = instances::get(tx, server.id)?

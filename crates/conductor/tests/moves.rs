@@ -659,3 +659,45 @@ async fn a_revert_names_the_host_that_is_down() {
     revert(&cluster, server).await;
     clean(&cluster).await;
 }
+
+/// An audit tells of it: nothing is wrong with what waits for the next look.
+#[tokio::test]
+async fn what_is_due_is_known_before_it_is_done() {
+    use kilonova_conductor::due::{Due, Terms, due};
+    let cluster = Cluster::new(Options::default()).await;
+    let (gone, larger, shelved) = (
+        cluster.create().await,
+        cluster.create().await,
+        cluster.create().await,
+    );
+    cluster.idle().await;
+    cluster.soft_delete(gone).await;
+    cluster
+        .resize(larger, false, serde_json::json!({ "same_host": "last" }))
+        .await;
+    let mut state = cluster.first_state("shelve", shelved);
+    state["offload"] = false.into();
+    cluster.act(shelved, "shelve", state).await;
+    cluster.idle().await;
+    let terms = |after| Terms {
+        reclaim: after,
+        confirm: after,
+        offload: after,
+    };
+    let all = [
+        Due::Reclaim(gone),
+        Due::Confirm(larger),
+        Due::Offload(shelved),
+    ];
+    let told = async |after| due(&cluster.store, terms(after)).await.unwrap();
+    assert_eq!(told(None).await, []);
+    assert_eq!(told(Some(Duration::from_secs(3600))).await, []);
+    assert_eq!(told(Some(Duration::ZERO)).await, all);
+    assert_eq!(cluster.findings().await, []);
+    assert_eq!(cluster.reclaim(Duration::ZERO).await, 1);
+    assert_eq!(cluster.confirm_due(Duration::ZERO).await, 1);
+    assert_eq!(cluster.offload(Duration::ZERO).await, 1);
+    cluster.idle().await;
+    assert_eq!(told(Some(Duration::ZERO)).await, []);
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}

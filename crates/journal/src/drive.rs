@@ -508,10 +508,7 @@ impl<F: Flow> Run<F> {
         if direction == Direction::Undo {
             return Err(Trouble::Lost(reason));
         }
-        Ok(Some(WorkOutcome::Failed {
-            kind: FailureKind::HostDown,
-            message: reason,
-        }))
+        Ok(Some(WorkOutcome::failed(FailureKind::HostDown, reason)))
     }
 
     /// Hands the work of a step to its host, if that was just stored and the host waits for it.

@@ -706,10 +706,7 @@ async fn host(bench: &Bench, failures: usize) -> tokio::task::JoinHandle<()> {
                         })
                         .is_ok();
                 let outcome = if fails {
-                    WorkOutcome::Failed {
-                        kind: types::agent::FailureKind::Host,
-                        message: "no".to_owned(),
-                    }
+                    WorkOutcome::failed(types::agent::FailureKind::Host, "no")
                 } else {
                     WorkOutcome::done(PowerState::Running)
                 };

@@ -17,7 +17,7 @@ use types::{TaskId, Timestamp};
 pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     let stop = CancellationToken::new();
     let _stops = stop.clone().drop_guard();
-    let (with, bus) = roles::neighbours(of, &stop).await?;
+    let (with, bus, terms) = roles::neighbours(of, &stop).await?;
     let Audit { found, silent } = reconcile::audit(&with).await?;
     for finding in &found {
         println!("{finding}");
@@ -31,6 +31,10 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     let services: Vec<_> = with.store.read(db::hosts::services).await?;
     for older in services.iter().filter_map(older) {
         println!("{older}");
+    }
+    // Nor with what conductors are about to do because its time has come.
+    for one in conductor::due::due(&with.store, terms).await? {
+        println!("{one}");
     }
     let mendable = found.iter().filter(|one| one.can_be_mended()).count();
     let mended = match fix {

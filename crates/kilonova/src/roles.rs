@@ -15,6 +15,7 @@ use crate::serving::Serving;
 use crate::settings;
 use anyhow::{Context, Result, bail};
 use bus::Bus;
+use conductor::due::Terms;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -209,20 +210,19 @@ pub(crate) fn tool_orders(of: &Configured) -> Result<Orders> {
     })
 }
 
-/// What a program that repairs speaks to: the compute database, the services beside it, and the bells of the others.
+/// What a program that repairs speaks to: the compute database, the services beside it, and the bells of the others; and how
+/// long conductors wait with what they do by themselves.
 pub(crate) async fn neighbours(
     of: &Configured,
     stop: &CancellationToken,
-) -> Result<(conductor::Neighbours, Bus)> {
+) -> Result<(conductor::Neighbours, Bus, Terms)> {
     let mut orders = tool_orders(of)?;
     credentials::take_endpoints(&orders.home, &mut orders.settings);
     let store = services::compute_store(&orders).await?;
     let reach = reach(&orders, Trust::new(&orders, "nova").await?)?;
     let bus = orders.settings.bus(stop)?;
-    Ok((
-        services::neighbours(&orders.settings, store, &bus, &reach),
-        bus,
-    ))
+    let with = services::neighbours(&orders.settings, store, &bus, &reach);
+    Ok((with, bus, orders.settings.terms()))
 }
 
 /// What runs, and what holds its place.

@@ -571,6 +571,7 @@ fn spawn_background(
     stop: &CancellationToken,
 ) {
     let (settings, store) = (&orders.settings, with.store.clone());
+    let terms = settings.terms();
     tokio::spawn(background::beat_control_services(
         store.clone(),
         host,
@@ -578,27 +579,27 @@ fn spawn_background(
         settings.beat(),
         stop.clone(),
     ));
-    if settings.reclaim_instance_interval > 0 {
+    if let Some(after) = terms.reclaim {
         tokio::spawn(background::reclaim_deleted(
             store.clone(),
             bus.clone(),
-            Duration::from_secs(settings.reclaim_instance_interval),
+            after,
             stop.clone(),
         ));
     }
-    if let Ok(after @ 1..) = u64::try_from(settings.shelved_offload_time) {
+    if let Some(after) = terms.offload {
         tokio::spawn(background::offload_shelved(
             store.clone(),
             bus.clone(),
-            Duration::from_secs(after),
+            after,
             stop.clone(),
         ));
     }
-    if settings.resize_confirm_window > 0 {
+    if let Some(after) = terms.confirm {
         tokio::spawn(background::confirm_resizes(
             store.clone(),
             bus.clone(),
-            Duration::from_secs(settings.resize_confirm_window),
+            after,
             stop.clone(),
         ));
     }

@@ -1,6 +1,7 @@
 //! What an operator can choose: defaults, then the configuration file, then the command line.
 
 mod keys;
+mod references;
 mod values;
 
 use crate::arguments::{Configured, Hypervisor, Up};
@@ -11,8 +12,10 @@ use crate::place::Place;
 use anyhow::{Context, Result, anyhow, bail};
 use bus::{Brokers, Bus};
 use clients::Login;
+use conductor::due::Terms;
 use conductor::guests::{OfDeleted, Rules};
-use keys::KEYS;
+use keys::{KEYS, Key};
+use references::{Said, escaped};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -320,42 +323,74 @@ pub(crate) struct Read {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Reads the file that is named, or else the home's, or else the system's.
-pub(crate) fn read(named: Option<&Path>, home: &Path) -> Result<Read> {
-    let mut settings = Settings::default();
+/// The file that is named, or else the home's, or else the system's, with its entries.
+fn file(named: Option<&Path>, home: &Path) -> Result<Option<(PathBuf, Vec<Entry>)>> {
     let Some(file) = which(named, home) else {
-        return Ok(Read {
-            settings,
-            file: None,
-            warnings: Vec::new(),
-        });
+        return Ok(None);
     };
     let text = std::fs::read_to_string(&file)
         .with_context(|| format!("cannot read the configuration file {}", file.display()))?;
     let entries =
         config_file::parse(&text).map_err(|error| anyhow!("{}:{error}", file.display()))?;
-    let (warnings, mut wrong) = apply(&mut settings, &file, &entries);
-    if !wrong.is_empty() {
-        // Told at once: whoever mends the one would only then hear of the others.
-        wrong.extend(warnings);
-        bail!("{}", wrong.join("\n          "));
+    Ok(Some((file, entries)))
+}
+
+/// The settings of a command: the file's, over them the environment's, and over all what it was given with `--set`. Values
+/// can refer to what any of these say.
+fn read_of(of: &Configured) -> Result<Read> {
+    let variable = |name: &str| std::env::var(name).ok();
+    read(of.config_file.as_deref(), &of.at.home, variable, &of.set)
+}
+
+fn read(
+    named: Option<&Path>,
+    home: &Path,
+    variable: impl Fn(&str) -> Option<String>,
+    given: &[String],
+) -> Result<Read> {
+    let file = file(named, home)?;
+    let (mut settings, mut said) = (Settings::default(), Said::default());
+    for entry in file.iter().flat_map(|(_, entries)| entries) {
+        said.note(&entry.section, &entry.name, &entry.value);
+    }
+    let environment = environment(variable);
+    for (key, _, value) in &environment {
+        said.note(key.section, key.name, value);
+    }
+    let given = given.iter().map(|given| by_hand(given));
+    let given: Result<Vec<_>, String> = given.collect();
+    let given = given.map_err(|reason| anyhow!("--set {reason}"))?;
+    for (key, value) in &given {
+        said.note(key.section, key.name, value);
+    }
+    let mut warnings = Vec::new();
+    if let Some((file, entries)) = &file {
+        let (unknown, mut wrong) = apply(&mut settings, file, entries, &said);
+        if !wrong.is_empty() {
+            // Told at once: whoever mends the one would only then hear of the others.
+            wrong.extend(unknown);
+            bail!("{}", wrong.join("\n          "));
+        }
+        warnings = unknown;
+    }
+    for (key, name, value) in &environment {
+        take(&mut settings, key, value, &said).map_err(|reason| anyhow!("{name}: {reason}"))?;
+    }
+    for (key, value) in &given {
+        let name = format!("{}.{}", key.section, key.name);
+        take(&mut settings, key, value, &said)
+            .map_err(|reason| anyhow!("--set {name}: {reason}"))?;
     }
     Ok(Read {
         settings,
-        file: Some(file),
+        file: file.map(|(file, _)| file),
         warnings,
     })
 }
 
-/// The settings of a command: the file's, over them the environment's, and over all what it was given with `--set`.
-fn read_of(of: &Configured) -> Result<Read> {
-    let mut read = read(of.config_file.as_deref(), &of.at.home)?;
-    take_environment(&mut read.settings, |name| std::env::var(name).ok())
-        .map_err(|reason| anyhow!("{reason}"))?;
-    for given in &of.set {
-        override_one(&mut read.settings, given).map_err(|reason| anyhow!("--set {reason}"))?;
-    }
-    Ok(read)
+/// Takes a value over with what it refers to.
+fn take(settings: &mut Settings, key: &Key, value: &str, said: &Said) -> Result<(), String> {
+    (key.set)(settings, &said.resolve(key.section, value)?)
 }
 
 /// As [`read_of`]; what is strange is said in the log.
@@ -367,32 +402,28 @@ pub(crate) fn read_warned(of: &Configured) -> Result<Settings> {
     Ok(read.settings)
 }
 
-/// Takes over what the environment says, in variables that are named as oslo.config names them: `OS_SECTION__NAME`.
-fn take_environment(
-    settings: &mut Settings,
-    variable: impl Fn(&str) -> Option<String>,
-) -> Result<(), String> {
-    for key in KEYS {
+/// What the environment says, in variables that are named as oslo.config names them: `OS_SECTION__NAME`.
+fn environment(variable: impl Fn(&str) -> Option<String>) -> Vec<(&'static Key, String, String)> {
+    let said = |key: &'static Key| {
         let name = format!("OS_{}__{}", key.section, key.name).to_uppercase();
-        if let Some(value) = variable(&name) {
-            (key.set)(settings, &value).map_err(|reason| format!("{name}: {reason}"))?;
-        }
-    }
-    Ok(())
+        let value = variable(&name)?;
+        Some((key, name, value))
+    };
+    KEYS.iter().filter_map(said).collect()
 }
 
-/// Takes over `section.name=value`.
-fn override_one(settings: &mut Settings, given: &str) -> Result<(), String> {
-    let Some((key, value)) = given.split_once('=') else {
+/// What is given as `section.name=value`.
+fn by_hand(given: &str) -> Result<(&'static Key, &str), String> {
+    let Some((name, value)) = given.split_once('=') else {
         return Err(format!("{given:?}: it is not section.name=value"));
     };
     let known = KEYS
         .iter()
-        .find(|known| key == format!("{}.{}", known.section, known.name));
+        .find(|known| name == format!("{}.{}", known.section, known.name));
     match known {
-        Some(known) => (known.set)(settings, value).map_err(|reason| format!("{key}: {reason}")),
+        Some(known) => Ok((known, value)),
         None => Err(format!(
-            "{key} is not known; `kilonova config show` lists what there is"
+            "{name} is not known; `kilonova config show` lists what there is"
         )),
     }
 }
@@ -428,7 +459,12 @@ fn which(named: Option<&Path>, home: &Path) -> Option<PathBuf> {
 }
 
 /// Takes entries over; gives warnings and errors, each with its place.
-fn apply(settings: &mut Settings, file: &Path, entries: &[Entry]) -> (Vec<String>, Vec<String>) {
+fn apply(
+    settings: &mut Settings,
+    file: &Path,
+    entries: &[Entry],
+    said: &Said,
+) -> (Vec<String>, Vec<String>) {
     let (mut warnings, mut wrong) = (Vec::new(), Vec::new());
     for entry in entries {
         let Entry {
@@ -448,7 +484,7 @@ fn apply(settings: &mut Settings, file: &Path, entries: &[Entry]) -> (Vec<String
             ));
             continue;
         };
-        if let Err(reason) = (key.set)(settings, value) {
+        if let Err(reason) = take(settings, key, value, said) {
             wrong.push(format!("{at}: [{section}] {name}: {reason}"));
         }
     }
@@ -716,6 +752,19 @@ impl Settings {
         Duration::from_secs(self.report_interval)
     }
 
+    /// How long what waits for its time has to wait.
+    pub(crate) fn terms(&self) -> Terms {
+        let after = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
+        Terms {
+            reclaim: after(self.reclaim_instance_interval),
+            confirm: after(self.resize_confirm_window),
+            // One that is to leave at once does so when it is shelved.
+            offload: u64::try_from(self.shelved_offload_time)
+                .ok()
+                .and_then(after),
+        }
+    }
+
     /// How often all guests of a host are named.
     pub(crate) fn guests_named(&self) -> Option<Duration> {
         let seconds = u64::try_from(self.sync_power_state_interval).ok()?;
@@ -763,7 +812,8 @@ impl Settings {
                 let _ = writeln!(text, "{gap}[{}]", key.section);
                 section = key.section;
             }
-            let _ = writeln!(text, "# {}\n{} = {}", key.help, key.name, (key.show)(self));
+            let shown = escaped(&(key.show)(self));
+            let _ = writeln!(text, "# {}\n{} = {shown}", key.help, key.name);
         }
         text
     }

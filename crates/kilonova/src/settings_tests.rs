@@ -5,8 +5,36 @@ use conductor::flows::hosts_fit::Checks;
 fn applied(text: &str) -> (Settings, Vec<String>, Vec<String>) {
     let mut settings = Settings::default();
     let entries = config_file::parse(text).unwrap();
-    let (warnings, wrong) = apply(&mut settings, Path::new("k.conf"), &entries);
+    let mut said = Said::default();
+    for entry in &entries {
+        said.note(&entry.section, &entry.name, &entry.value);
+    }
+    let (warnings, wrong) = apply(&mut settings, Path::new("k.conf"), &entries, &said);
     (settings, warnings, wrong)
+}
+
+fn read_file(named: Option<&Path>, home: &Path) -> Result<Read> {
+    read(named, home, |_| None, &[])
+}
+
+/// A file that says nothing comes before the system's.
+fn home_with_nothing() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("kilonova.conf"), "").unwrap();
+    home
+}
+
+/// The settings of a home whose file says nothing, with what is given by hand.
+fn given(given: &[&str]) -> Result<Settings> {
+    let home = home_with_nothing();
+    let given: Vec<String> = given.iter().map(|one| (*one).to_owned()).collect();
+    Ok(read(None, home.path(), |_| None, &given)?.settings)
+}
+
+/// And with what the environment says.
+fn read_in(variable: impl Fn(&str) -> Option<String>) -> Result<Settings> {
+    let home = home_with_nothing();
+    Ok(read(None, home.path(), variable, &[])?.settings)
 }
 
 #[test]
@@ -58,7 +86,7 @@ fn every_key_is_shown_and_read_back() {
         resize_on_same_host: OnSameHost::False,
         verify_signatures: true,
         validate_certificates: true,
-        trusted_certificates: "one, two".to_owned(),
+        trusted_certificates: "one, $two".to_owned(),
         rescue_image: "6a54f3c0-3f5e-4b3a-9f0e-1f6f0f0e2b11".to_owned(),
         swtpm_enabled: true,
         live: LiveMigration {
@@ -235,7 +263,8 @@ fn what_is_wrong_and_what_is_unknown_are_told_together() {
     let file = home.path().join("k.conf");
     let text = "[api]\nmax_limits = 5\nmax_limit = many\n[glance]\nx = 5\nendpoint_override = controller\n";
     std::fs::write(&file, text).unwrap();
-    let told = read(Some(&file), home.path()).err().unwrap().to_string();
+    let told = read_file(Some(&file), home.path());
+    let told = told.err().unwrap().to_string();
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines.len(), 4, "{told}");
     for (line, place) in [(3, "[api] max_limit:"), (6, "[glance] endpoint_override:")] {
@@ -270,34 +299,75 @@ fn nova_conf_urls_are_understood_and_passwords_not_shown() {
 #[test]
 fn the_file_in_the_home_is_found_and_a_named_one_must_be_there() {
     let home = tempfile::tempdir().unwrap();
-    assert!(read(Some(&home.path().join("none")), home.path()).is_err());
+    assert!(read_file(Some(&home.path().join("none")), home.path()).is_err());
     std::fs::write(home.path().join("kilonova.conf"), "[api]\nmax_limit = 5\n").unwrap();
-    let found = read(None, home.path()).unwrap();
+    let found = read_file(None, home.path()).unwrap();
     assert_eq!(found.settings.max_limit, 5);
     assert_eq!(found.file, Some(home.path().join("kilonova.conf")));
     std::fs::write(home.path().join("kilonova.conf"), "[api]\nmax_limit\n").unwrap();
-    let error = read(None, home.path()).err().unwrap().to_string();
+    let error = read_file(None, home.path()).err().unwrap().to_string();
     assert!(error.contains("kilonova.conf:2: "), "{error}");
 }
 
 #[test]
 fn a_setting_can_be_given_by_hand() {
-    let mut settings = Settings::default();
-    override_one(&mut settings, "DEFAULT.osapi_compute_listen_port=8999").unwrap();
-    override_one(
-        &mut settings,
+    let settings = given(&[
+        "DEFAULT.osapi_compute_listen_port=8999",
         "database.connection=postgresql://u:a=b@h/nova",
-    )
-    .unwrap();
+    ]);
+    let settings = settings.unwrap();
     assert_eq!(settings.compute_port, 8999);
     assert_eq!(settings.compute_database, "postgres://u:a=b@h/nova");
-    for (given, told) in [
-        ("compute_port", "section.name=value"),
-        ("DEFAULT.nothing=1", "not known"),
-        ("DEFAULT.osapi_compute_listen_port=x", "not a port"),
+    for (one, told) in [
+        (
+            "compute_port",
+            "--set \"compute_port\": it is not section.name=value",
+        ),
+        ("DEFAULT.nothing=1", "--set DEFAULT.nothing is not known"),
+        (
+            "DEFAULT.osapi_compute_listen_port=x",
+            "--set DEFAULT.osapi_compute_listen_port: \"x\" is not a port",
+        ),
+        (
+            "DEFAULT.host=$nothing",
+            "--set DEFAULT.host: $nothing names nothing",
+        ),
     ] {
-        let error = override_one(&mut settings, given).unwrap_err();
+        let error = given(&[one]).unwrap_err().to_string();
         assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
+fn values_refer_to_others_wherever_those_are_said() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("k.conf");
+    let text = "[glance]\nendpoint_override = http://$my_ip:${image.port}\n[DEFAULT]\nmy_ip = 192.0.2.1\n\
+                [database]\nconnection = mysql://nova:pa$$word@$my_ip/nova\n[vnc]\nserver_listen = $state_path\n";
+    std::fs::write(&file, text).unwrap();
+    let found = read_file(Some(&file), home.path()).unwrap();
+    let settings = found.settings;
+    assert_eq!(settings.image_endpoint, "http://192.0.2.1:9292");
+    assert_eq!(
+        settings.compute_database,
+        "mysql://nova:pa$word@192.0.2.1/nova"
+    );
+    assert_eq!(found.warnings.len(), 1, "{:?}", found.warnings);
+    // The last word counts, whoever has it.
+    let variable = |name: &str| (name == "OS_IMAGE__PORT").then(|| "80".to_owned());
+    let hand = ["DEFAULT.my_ip=192.0.2.2".to_owned()];
+    let found = read(Some(&file), home.path(), variable, &hand).unwrap();
+    assert_eq!(found.settings.image_endpoint, "http://192.0.2.2:80");
+    let text = "[DEFAULT]\n\nhost = $hostname\n[api]\nmax_limit = $api.max_limit\n";
+    std::fs::write(&file, text).unwrap();
+    let told = read_file(Some(&file), home.path()).err().unwrap();
+    let told = told.to_string();
+    for (line, words) in [
+        (3, "[DEFAULT] host: $hostname names nothing"),
+        (5, "[api] max_limit: $api.max_limit refers to itself"),
+    ] {
+        let words = format!("k.conf:{line}: {words}");
+        assert!(told.contains(&words), "{told}");
     }
 }
 
@@ -335,11 +405,11 @@ fn simulated_hosts_have_names() {
 
 #[test]
 fn a_sites_own_identity_service_is_known_by_its_root() {
-    let mut settings = Settings::default();
+    let settings = Settings::default();
     assert!(settings.site_identity().is_none());
     assert_eq!(settings.auth_url(), "http://127.0.0.1:5000/v3");
     for url in ["http://keystone:5000", "http://keystone:5000/v3/"] {
-        override_one(&mut settings, &format!("keystone_authtoken.auth_url={url}")).unwrap();
+        let settings = given(&[&format!("keystone_authtoken.auth_url={url}")]).unwrap();
         let (root, login) = settings.site_identity().unwrap();
         assert_eq!(root, "http://keystone:5000");
         assert_eq!(login.username, "nova");
@@ -349,17 +419,16 @@ fn a_sites_own_identity_service_is_known_by_its_root() {
 
 #[test]
 fn the_environment_says_it_as_oslo_does() {
-    let mut settings = Settings::default();
     let said = |name: &str| match name {
         "OS_DEFAULT__REPORT_INTERVAL" => Some("3".to_owned()),
         "OS_DATABASE__CONNECTION" => Some("postgresql://h/nova".to_owned()),
         _ => None,
     };
-    take_environment(&mut settings, said).unwrap();
+    let settings = read_in(said).unwrap();
     assert_eq!(settings.report_interval, 3);
     assert_eq!(settings.compute_database, "postgres://h/nova");
     let wrong = |name: &str| (name == "OS_DEFAULT__REPORT_INTERVAL").then(|| "soon".to_owned());
-    let refused = take_environment(&mut settings, wrong).unwrap_err();
+    let refused = read_in(wrong).unwrap_err().to_string();
     assert!(
         refused.starts_with("OS_DEFAULT__REPORT_INTERVAL: "),
         "{refused}"

@@ -18,7 +18,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use web::auth::AuthError;
 
@@ -69,9 +69,7 @@ fn refused(error: AuthError) -> Response {
         )
         .into_response();
     }
-    let body = json!({"error": {"message": "The request you have made requires authentication.", "code": 401, "title": "Unauthorized"}});
-    let challenge = [(header::WWW_AUTHENTICATE, "Keystone uri=\"identity\"")];
-    (StatusCode::UNAUTHORIZED, challenge, axum::Json(body)).into_response()
+    web::auth::unauthorized(None)
 }
 
 async fn authenticated(

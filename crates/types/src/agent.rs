@@ -307,6 +307,22 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Whether it changes what a guest that is there does, so that after a failure its host looks what it does now.
+    pub fn changes_power(&self) -> bool {
+        matches!(
+            self,
+            Self::EnsureRunning
+                | Self::EnsureStopped { .. }
+                | Self::RebootOnce { .. }
+                | Self::EnsurePaused
+                | Self::EnsureUnpaused
+                | Self::EnsureSuspended
+                | Self::EnsureResumed
+                | Self::EnsureRescued { .. }
+                | Self::EnsureUnrescued
+        )
+    }
+
     /// The plan of a guest that is made by this verb, for what is filled in late.
     pub fn plan_mut(&mut self) -> Option<&mut GuestPlan> {
         match self {
@@ -531,6 +547,9 @@ pub enum WorkOutcome {
         kind: FailureKind,
         /// For the log and, where it is safe, the fault.
         message: String,
+        /// The guest's power state since, as Nova's number; none where nobody has looked. Older agents do not look.
+        #[serde(default)]
+        power: Option<u8>,
     },
     /// A higher epoch was seen for this task.
     Fenced,
@@ -541,6 +560,15 @@ impl WorkOutcome {
     pub fn done(power: PowerState) -> Self {
         Self::Done {
             power: power.code(),
+        }
+    }
+
+    /// A failure after which nobody has looked at the guest.
+    pub fn failed(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self::Failed {
+            kind,
+            message: message.into(),
+            power: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How attached volumes reach the hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Config {
     pub max_limit: usize,
     /// Jobs that run at the same time.
     pub workers: usize,
+    /// How long an upload that was broken off may keep its image from taking the data again.
+    pub broken_upload: Duration,
     /// The URL of this service in links; `None` takes the request's Host header.
     pub public_endpoint: Option<String>,
     /// The identity service named in 401 answers.
@@ -76,6 +79,7 @@ impl Config {
             over_subscription: 20.0,
             max_limit: 1000,
             workers: 4,
+            broken_upload: Duration::from_secs(120),
             public_endpoint: None,
             identity_url: None,
             policy: String::new(),

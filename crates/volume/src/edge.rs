@@ -158,11 +158,7 @@ fn refused(service: &Service, error: &AuthError) -> Response {
         let text = "The identity service does not answer.";
         return Fault::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
-    let identity = service.inner.config.identity_url.as_deref();
-    let challenge = format!("Keystone uri=\"{}\"", identity.unwrap_or("identity"));
-    let body = json!({"error": {"message": "The request you have made requires authentication.", "code": 401, "title": "Unauthorized"}});
-    let headers = [(header::WWW_AUTHENTICATE, challenge)];
-    (StatusCode::UNAUTHORIZED, headers, axum::Json(body)).into_response()
+    web::auth::unauthorized(service.inner.config.identity_url.as_deref())
 }
 
 /// Whether the request carries a second token, of a service.

@@ -51,6 +51,15 @@ pub struct Images {
     tokens: Arc<dyn Tokens>,
 }
 
+/// What became of data that were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// They are the image's.
+    Taken,
+    /// The image does not wait for data, at least not now.
+    Conflict,
+}
+
 /// An image, as far as volumes care.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -241,7 +250,7 @@ impl Images {
     }
 
     /// Uploads a file as the data of an image.
-    pub async fn upload(&self, id: &str, file: &Path) -> std::result::Result<(), String> {
+    pub async fn upload(&self, id: &str, file: &Path) -> std::result::Result<Sent, String> {
         let token = self.tokens.token().await?;
         let open = tokio::fs::File::open(file).await;
         let open = open.map_err(|error| error.to_string())?;
@@ -259,16 +268,14 @@ impl Images {
         let answer = sent.await.map_err(|error| error.to_string())?;
         let status = answer.status();
         if status.is_success() {
-            return Ok(());
+            return Ok(Sent::Taken);
+        }
+        if status == StatusCode::CONFLICT {
+            return Ok(Sent::Conflict);
         }
         Err(format!(
             "the image service did not take the data ({status})"
         ))
-    }
-
-    /// Whether an image waits for its data.
-    pub async fn is_queued(&self, id: &str) -> std::result::Result<bool, String> {
-        Ok(self.show(id).await?.status == "queued")
     }
 
     /// Removes an image whose data never came.

@@ -3,20 +3,22 @@
 
 use crate::db;
 use crate::fault::Result as Answer;
-use crate::images::Image;
+use crate::images::{Image, Sent};
 use crate::model::{Attachment, Job, Snapshot, Source, Status, Volume};
 use crate::service::{Service, blocking, tell};
 use crate::storage::{self, GIB, copy};
 use formats::qemu::{self, QemuError};
 use sql::Tx;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::time::Instant;
 use types::Timestamp;
 
 /// Tries to write the outcome of a job; afterwards the next start does the job again.
 const TRIES: u32 = 10;
 
-/// The pause between two looks whether a volume is still open, and how many there are at most.
+/// The pause between two looks whether a volume is still open, or an image takes data, and how often the former is looked at
+/// at most.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 900;
 
@@ -267,19 +269,41 @@ impl Service {
 
     async fn upload(&self, volume: &Volume, image: &str, format: &str) -> Outcome {
         // A start that finds the data there already has only to say so.
-        if !self.inner.images.is_queued(image).await? {
+        if self.inner.images.show(image).await?.status == "active" {
             return Ok(());
         }
         let from = self.inner.files.volume(&volume.id);
         let driver = qemu::driver(format).ok_or("the format is not known")?;
         if driver == "raw" {
-            return self.inner.images.upload(image, &from).await;
+            return self.send(image, &from).await;
         }
         let staged = self.inner.files.staging();
         qemu::convert((&from, "raw"), (staged.path(), driver), None)
             .await
             .map_err(told)?;
-        self.inner.images.upload(image, staged.path()).await
+        self.send(image, staged.path()).await
+    }
+
+    /// Sends the data of an image. An upload that a crash has broken off may not be over for the image service: until it is
+    /// the image is `saving`, and takes no other data.
+    async fn send(&self, image: &str, file: &Path) -> Outcome {
+        let until = Instant::now() + self.inner.config.broken_upload;
+        loop {
+            let status = self.inner.images.show(image).await?.status;
+            match status.as_str() {
+                "active" => return Ok(()),
+                "queued" => match self.inner.images.upload(image, file).await? {
+                    Sent::Taken => return Ok(()),
+                    Sent::Conflict => {}
+                },
+                "saving" => {}
+                other => return Err(format!("the image is {other}")),
+            }
+            if Instant::now() >= until {
+                return Err(format!("the image is {status} and takes no data"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     async fn remove_file(&self, path: PathBuf) -> Outcome {

@@ -1,7 +1,8 @@
 //! Tokens in requests, and who can say what they mean.
 
 use async_trait::async_trait;
-use http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode, header};
 use std::sync::Arc;
 use types::Caller;
 
@@ -29,6 +30,16 @@ pub trait TokenValidator: Send + Sync + 'static {
     async fn knows_project(&self, _id: &str) -> bool {
         true
     }
+}
+
+/// What keystonemiddleware answers in front of every service to who has no token, or a bad one. It names the identity service.
+pub fn unauthorized(identity_url: Option<&str>) -> Response {
+    let body = serde_json::json!({"error": {
+        "code": 401, "title": "Unauthorized", "message": "The request you have made requires authentication."
+    }});
+    let challenge = format!("Keystone uri=\"{}\"", identity_url.unwrap_or("identity"));
+    let headers = [(header::WWW_AUTHENTICATE, challenge)];
+    (StatusCode::UNAUTHORIZED, headers, axum::Json(body)).into_response()
 }
 
 /// The caller of a request, by its `X-Auth-Token` header.

@@ -2,6 +2,7 @@
 
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
+use crate::idempotency;
 use crate::mv;
 use crate::neighbours::unavailable;
 use db::aggregates::{Aggregate, ZONE};
@@ -116,8 +117,9 @@ where
     let id = id(&call)?;
     let now = Timestamp::now();
     let missing = unknown(&call);
-    let (store, key) = (call.api.deps.store.clone(), call.key.clone());
-    let writing = store.write(move |tx| -> Result<Reply, Fault> {
+    let call = Arc::new(call);
+    let asked = Arc::clone(&call);
+    let changing = move |tx: &mut sql::Tx<'_>| {
         let mut aggregate = db::aggregates::get(tx, id)?.ok_or_else(|| missing.clone())?;
         let before = (aggregate.name.clone(), aggregate.metadata.clone());
         how(tx, &mut aggregate, now)?;
@@ -131,17 +133,9 @@ where
             }
             aggregate.updated_at = Some(now);
         }
-        let reply = Reply::ok(&json!({ "aggregate": document(&call, &aggregate) }))?;
-        if let Some(key) = &call.key {
-            key.keep(tx, &reply)?;
-        }
-        Ok(reply)
-    });
-    let reply = writing.await?;
-    if let Some(key) = key {
-        key.mark_kept();
-    }
-    Ok(reply)
+        Reply::ok(&json!({ "aggregate": document(&asked, &aggregate) }))
+    };
+    idempotency::keeping(&call, changing).await
 }
 
 /// What is done with an aggregate: each is refused in its own words.

@@ -2,6 +2,7 @@
 
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
+use crate::idempotency;
 use crate::mv;
 use crate::schemas::{formats, is_true, number};
 use crate::views::flavor::{FlavorName, FlavorView};
@@ -362,22 +363,12 @@ async fn change_access<F>(call: Call, row: i64, refusal: Fault, how: F) -> Resul
 where
     F: Fn(&mut sql::Tx<'_>) -> Result<bool, sql::Error> + Send + 'static,
 {
-    let (store, key) = (call.api.deps.store.clone(), call.key.clone());
-    let writing = store.write(move |tx| -> Result<Reply, Fault> {
-        if !how(tx)? {
-            return Err(refusal.clone());
-        }
-        let reply = access_document(tx, call.param(0), row)?;
-        if let Some(key) = &call.key {
-            key.keep(tx, &reply)?;
-        }
-        Ok(reply)
-    });
-    let reply = writing.await?;
-    if let Some(key) = key {
-        key.mark_kept();
-    }
-    Ok(reply)
+    let flavor = call.param(0).to_owned();
+    let changing = move |tx: &mut sql::Tx<'_>| match how(tx)? {
+        true => access_document(tx, &flavor, row),
+        false => Err(refusal.clone()),
+    };
+    idempotency::keeping(&call, changing).await
 }
 
 /// The project that an action names.

@@ -3,7 +3,7 @@
 use crate::call::{Call, Reply};
 use crate::commands::within_limits;
 use crate::faults::Fault;
-use crate::idempotency::Answer;
+use crate::idempotency::{self, Answer};
 use crate::mv;
 use crate::schemas::number;
 use crate::verdict::{self, Rule};
@@ -328,17 +328,8 @@ pub async fn at_once<F>(call: &Call, mut how: F) -> Result<Reply, Fault>
 where
     F: FnMut(&mut Tx<'_>) -> Result<(), Fault> + Send + 'static,
 {
-    let (key, reply) = (call.key.clone(), Reply::empty(StatusCode::ACCEPTED));
-    let kept = reply.clone();
-    let writing = call.api.deps.store.write(move |tx| -> Result<(), Fault> {
-        how(tx)?;
-        key.as_ref().map_or(Ok(()), |key| key.keep(tx, &kept))
-    });
-    writing.await?;
-    if let Some(key) = &call.key {
-        key.mark_kept();
-    }
-    Ok(reply)
+    let done = move |tx: &mut Tx<'_>| how(tx).map(|()| Reply::empty(StatusCode::ACCEPTED));
+    idempotency::keeping(call, done).await
 }
 
 const OWNER: &str = "owner";

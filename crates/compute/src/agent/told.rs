@@ -71,10 +71,7 @@ fn refuse(host: &HostName, item: &Value, error: &serde_json::Error) -> Option<Wo
     let verb = name(&item["verb"]["verb"]);
     tracing::error!(%host, verb, %error, "work of a newer conductor is refused: bring this host up to date");
     let Numbered { key, epoch } = Numbered::deserialize(item).ok()?;
-    let outcome = WorkOutcome::Failed {
-        kind: FailureKind::Host,
-        message: does_not_know(host, verb),
-    };
+    let outcome = WorkOutcome::failed(FailureKind::Host, does_not_know(host, verb));
     Some(WorkReport {
         key,
         epoch,
@@ -129,11 +126,10 @@ mod tests {
             .iter()
             .map(|report| (report.key.step.as_str(), report.epoch, &report.outcome))
             .collect();
-        let failed = |verb: &str| WorkOutcome::Failed {
-            kind: FailureKind::Host,
-            message: format!(
-                "host h1 runs a release that does not know {verb}: bring it up to date"
-            ),
+        let failed = |verb: &str| {
+            let words =
+                format!("host h1 runs a release that does not know {verb}: bring it up to date");
+            WorkOutcome::failed(FailureKind::Host, words)
         };
         assert_eq!(
             refused,

@@ -1,7 +1,7 @@
 //! A volume that has grown in the volume service: its guest is told.
 
 use super::idle;
-use super::on_host::{Act, at_rest};
+use super::on_host::{Act, Came, at_rest};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
@@ -75,7 +75,7 @@ impl Act for ExtendVolume {
         note(tx, server, grown)
     }
 
-    fn failed(_: &Instance, _: &Grown, _: bool) -> Change {
+    fn failed(_: &Instance, _: &Grown, _: Came) -> Change {
         idle()
     }
 }

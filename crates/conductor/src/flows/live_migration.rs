@@ -323,6 +323,7 @@ impl LiveMigration {
             Some(WorkOutcome::Failed {
                 kind: FailureKind::PostCopy,
                 message,
+                ..
             }) => {
                 state.lost = Some(message);
                 Ok(())

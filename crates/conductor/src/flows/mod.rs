@@ -198,7 +198,9 @@ fn power_after(outcome: Option<WorkOutcome>) -> Result<types::PowerState, StepEr
     match outcome {
         Some(WorkOutcome::Done { power }) => Ok(types::PowerState::from_code(i64::from(power))),
         Some(WorkOutcome::Fenced) => Err(StepError::Fenced),
-        Some(WorkOutcome::Failed { kind, message }) => Err(StepError::Fail(refusal(kind, message))),
+        Some(WorkOutcome::Failed { kind, message, .. }) => {
+            Err(StepError::Fail(refusal(kind, message)))
+        }
         None => Err(StepError::Fail(Failure::new(
             500,
             "The host was not asked.",

@@ -1,9 +1,9 @@
 //! The shape of flows that are one piece of work on the server's host: find the host, do it there, write what came
 //! of it. A flow of this shape says what is its own in an [`Act`].
 //!
-//! When the host cannot do it the server stays as it was, the action shows the error, and a stopped server is not
-//! taken for a broken one. The shown power state follows the guest in any case. Nothing is taken back: the server's
-//! owner sees how far it came.
+//! When the host cannot do it the action shows the error, and the shown power state follows the guest. Nothing is taken
+//! back: the server's owner sees how far it came. The server stays as it was, unless Nova shows ERROR then
+//! ([`Act::failed`]); a stopped server is not taken for a broken one.
 
 use super::grace::Grace;
 use super::{fault, idle, power_after};
@@ -48,6 +48,34 @@ pub struct State<W> {
     host: Option<HostName>,
     #[serde(default)]
     power: u8,
+    /// The host said that it could not.
+    #[serde(default)]
+    refused: bool,
+    /// What the guest does since, if the host has looked.
+    #[serde(default)]
+    since: Option<u8>,
+}
+
+impl<W> State<W> {
+    fn came(&self) -> Came {
+        let power = |code: u8| PowerState::from_code(i64::from(code));
+        match &self.host {
+            None => Came::Nowhere,
+            Some(_) if self.refused => Came::Refused(self.since.map(power)),
+            Some(_) => Came::Unheard,
+        }
+    }
+}
+
+/// How far an act came that could not be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// The host was not asked: nothing has changed.
+    Nowhere,
+    /// The host was asked and said nothing. If it has begun, that is heard of when it says how its guests are.
+    Unheard,
+    /// The host said that it could not, and what the guest does since, if it has looked.
+    Refused(Option<PowerState>),
 }
 
 /// Nothing but that it is wanted.
@@ -124,8 +152,8 @@ pub trait Act: Send + Sync + 'static {
         Ok(())
     }
 
-    /// What changes when it could not be done; `asked`: the host may have begun.
-    fn failed(_server: &Instance, _wanted: &Self::Wanted, _asked: bool) -> Change {
+    /// What changes when it could not be done, beside the fault and the power state that the host told.
+    fn failed(_server: &Instance, _wanted: &Self::Wanted, _came: Came) -> Change {
         idle()
     }
 }
@@ -220,7 +248,14 @@ impl<A: Act> Flow for OnHost<A> {
             Step::Locate => self.locate(cx, state).await?,
             Step::Act if state.host.is_none() => {}
             Step::Act => match outcome {
-                Some(WorkOutcome::Failed { kind, message }) => {
+                Some(WorkOutcome::Failed {
+                    kind,
+                    message,
+                    power,
+                }) => {
+                    // A host that is down has said nothing.
+                    state.refused = kind != FailureKind::HostDown;
+                    state.since = power;
                     let failure = A::refusal(cx.server, kind, message);
                     return Err(StepError::Fail(failure));
                 }
@@ -280,13 +315,42 @@ impl<A: Act> Flow for OnHost<A> {
             }
             End::Unwound(failure) => {
                 A::left(tx, &server, &state.wanted)?;
+                let came = state.came();
+                let power_state = match came {
+                    Came::Refused(power) => power,
+                    Came::Nowhere | Came::Unheard => None,
+                };
                 Change {
+                    power_state,
                     fault: Some(Some(fault(failure, now))),
-                    ..A::failed(&server, &state.wanted, state.host.is_some())
+                    ..A::failed(&server, &state.wanted, came)
                 }
             }
         };
         instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn how_far_it_came() {
+        for (stored, wanted) in [
+            (r#"{}"#, Came::Nowhere),
+            // As a release stored it that did not ask what the guest does.
+            (r#"{"host": "h1", "power": 1}"#, Came::Unheard),
+            (r#"{"host": "h1", "refused": true}"#, Came::Refused(None)),
+            (
+                r#"{"host": "h1", "power": 0, "refused": true, "since": 1}"#,
+                Came::Refused(Some(PowerState::Running)),
+            ),
+        ] {
+            let state: State<Plain> = serde_json::from_str(stored).unwrap();
+            assert_eq!(state.came(), wanted, "{stored}");
+        }
     }
 }

@@ -172,7 +172,7 @@ impl Choice {
     ) -> Result<u8, StepError> {
         let (kind, message) = match outcome {
             Some(WorkOutcome::Done { power }) => return Ok(power),
-            Some(WorkOutcome::Failed { kind, message }) => (kind, message),
+            Some(WorkOutcome::Failed { kind, message, .. }) => (kind, message),
             Some(WorkOutcome::Fenced) => return Err(StepError::Fenced),
             None => (FailureKind::Host, "the host was not asked".to_owned()),
         };

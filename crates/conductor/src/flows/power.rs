@@ -1,7 +1,8 @@
 //! Start, stop and reboot.
 
 use super::grace::Grace;
-use super::on_host::{Act, Plain, at_rest};
+use super::idle;
+use super::on_host::{Act, Came, Plain, at_rest};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::accept;
@@ -100,8 +101,8 @@ impl Act for Reboot {
 
     fn acting(how: &How) -> Option<TaskState> {
         Some(match how.hard {
-            true => TaskState::RebootStartedHard,
-            false => TaskState::RebootStarted,
+            true => TaskState::RebootPendingHard,
+            false => TaskState::RebootPending,
         })
     }
 
@@ -124,5 +125,45 @@ impl Act for Reboot {
             hard: how.hard,
             grace_seconds: how.grace.seconds(),
         })
+    }
+
+    fn failed(_: &Instance, _: &How, came: Came) -> Change {
+        Change {
+            vm_state: not_rebooted(came),
+            ..idle()
+        }
+    }
+}
+
+/// As Nova's `reboot_instance`: a guest that runs all the same is none the worse, any other is broken. Of one that nobody has
+/// looked at, nothing is known. Pure.
+fn not_rebooted(came: Came) -> Option<VmState> {
+    match came {
+        Came::Refused(Some(PowerState::Running)) => Some(VmState::Active),
+        Came::Refused(Some(_)) => Some(VmState::Error),
+        Came::Refused(None) | Came::Nowhere | Came::Unheard => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reboot_that_failed() {
+        use PowerState as P;
+        for (came, wanted) in [
+            (Came::Nowhere, None),
+            (Came::Unheard, None),
+            // An agent of an older release.
+            (Came::Refused(None), None),
+            (Came::Refused(Some(P::Running)), Some(VmState::Active)),
+            (Came::Refused(Some(P::Shutdown)), Some(VmState::Error)),
+            (Came::Refused(Some(P::Paused)), Some(VmState::Error)),
+            // The guest is gone.
+            (Came::Refused(Some(P::NoState)), Some(VmState::Error)),
+        ] {
+            assert_eq!(not_rebooted(came), wanted, "{came:?}");
+        }
     }
 }

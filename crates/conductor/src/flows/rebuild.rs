@@ -247,21 +247,15 @@ impl Flow for Rebuild {
         direction: Direction,
         state: &mut State,
     ) -> Result<(), StepError> {
+        if step == Step::Reimage && state.reimage.is_some() {
+            super::own(tx, cx)?;
+            volumes::keep(tx, &mut state.devices)?;
+        }
         let shown = match (step, direction) {
-            (Step::Locate, Direction::Do) if state.reimage.is_some() => {
-                TaskState::RebuildBlockDeviceMapping
-            }
-            (Step::Locate, Direction::Do) => TaskState::RebuildSpawning,
-            (Step::Reimage, _) if state.reimage.is_some() => {
-                super::own(tx, cx)?;
-                volumes::keep(tx, &mut state.devices)?;
-                TaskState::RebuildSpawning
-            }
+            (Step::Stop, Direction::Do) => TaskState::RebuildBlockDeviceMapping,
+            (Step::Reimage, Direction::Do) => TaskState::RebuildSpawning,
             _ => return Ok(()),
         };
-        if direction == Direction::Undo {
-            return Ok(());
-        }
         let change = Change {
             task_state: Some(Some(shown)),
             ..Change::default()

@@ -4,7 +4,7 @@
 use super::build::guest_plan;
 use super::grace::Grace;
 use super::idle;
-use super::on_host::{Act, Plain, at_rest};
+use super::on_host::{Act, Came, Plain, at_rest};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
 use db::accept;
@@ -95,9 +95,9 @@ impl Act for Rescue {
         })
     }
 
-    fn failed(server: &Instance, _: &From, asked: bool) -> Change {
+    fn failed(server: &Instance, _: &From, came: Came) -> Change {
         Change {
-            vm_state: asked.then_some(VmState::Error),
+            vm_state: (came != Came::Nowhere).then_some(VmState::Error),
             kept: without_password(server),
             ..idle()
         }
@@ -129,9 +129,9 @@ impl Act for Unrescue {
         })
     }
 
-    fn failed(_: &Instance, _: &Plain, asked: bool) -> Change {
+    fn failed(_: &Instance, _: &Plain, came: Came) -> Change {
         Change {
-            vm_state: asked.then_some(VmState::Error),
+            vm_state: (came != Came::Nowhere).then_some(VmState::Error),
             ..idle()
         }
     }

@@ -235,6 +235,7 @@ fn put_aside(outcome: Option<WorkOutcome>) -> Result<(), StepError> {
         Some(WorkOutcome::Failed {
             kind: FailureKind::Request,
             message,
+            ..
         }) => Err(smaller(&message)),
         outcome => power_after(outcome).map(drop),
     }

@@ -6,11 +6,11 @@
 //! | `upload` | the host copies the disk and sends it | - |
 //! | `rotate` | backups: deletes the oldest of their kind | - |
 
-use super::{fault, idle, power_after, transition};
+use super::{end_quietly, power_after, transition};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use db::accept;
-use db::instances::{self, Change, Expected};
+use db::instances::Change;
 use journal::{Context, End, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
@@ -70,6 +70,8 @@ pub trait Kind: Send + Sync + 'static {
     const NAME: &'static str;
     /// The event shown.
     const EVENT: &'static str;
+    /// What the server shows until its host begins; none leaves it as the request did.
+    const LOCATED: Option<TaskState>;
 }
 
 /// `createImage`.
@@ -80,11 +82,13 @@ pub struct Backup;
 impl Kind for Snapshot {
     const NAME: &'static str = accept::SNAPSHOT;
     const EVENT: &'static str = "compute_snapshot_instance";
+    const LOCATED: Option<TaskState> = Some(TaskState::ImageSnapshot);
 }
 
 impl Kind for Backup {
     const NAME: &'static str = accept::BACKUP;
     const EVENT: &'static str = "compute_backup_instance";
+    const LOCATED: Option<TaskState> = None;
 }
 
 /// The flow.
@@ -230,8 +234,11 @@ impl<K: Kind> Flow for Copy<K> {
         if (step, direction) != (Step::Locate, Direction::Do) {
             return Ok(());
         }
+        let Some(shown) = K::LOCATED else {
+            return Ok(());
+        };
         let change = Change {
-            task_state: Some(Some(TaskState::ImagePendingUpload)),
+            task_state: Some(Some(shown)),
             ..Change::default()
         };
         transition(tx, cx, &change, Timestamp::now())
@@ -245,14 +252,6 @@ impl<K: Kind> Flow for Copy<K> {
         end: End<'_>,
         now: Timestamp,
     ) -> Result<(), sql::Error> {
-        let change = match end {
-            End::Done => idle(),
-            End::Unwound(failure) => Change {
-                fault: Some(Some(fault(failure, now))),
-                ..idle()
-            },
-        };
-        instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
-        Ok(())
+        end_quietly(tx, cx, end, now)
     }
 }

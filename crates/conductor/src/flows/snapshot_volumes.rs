@@ -9,13 +9,13 @@
 //! | `go_on` | file systems go on; the host sees to that by itself after a time | - |
 //! | `describe` | writes the disks into the image, which is active from then on | - |
 
-use super::{fault, idle, power_after, volumes};
+use super::{end_quietly, power_after, volumes};
 use crate::neighbours::{Neighbours, retry};
 use async_trait::async_trait;
 use clients::volumes::{Scope, SnapshotRecord};
 use db::accept;
 use db::block_devices::BlockDevice;
-use db::instances::{self, Change, Expected, Instance};
+use db::instances::Instance;
 use journal::{Context, End, Failure, Flow, HostWork, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -351,14 +351,6 @@ impl Flow for SnapshotVolumes {
         end: End<'_>,
         now: Timestamp,
     ) -> Result<(), sql::Error> {
-        let change = match end {
-            End::Done => idle(),
-            End::Unwound(failure) => Change {
-                fault: Some(Some(fault(failure, now))),
-                ..idle()
-            },
-        };
-        instances::transition(tx, cx.server, Expected::Task(cx.task), &change, now)?;
-        Ok(())
+        end_quietly(tx, cx, end, now)
     }
 }

@@ -1,8 +1,10 @@
 //! Suspend and resume: the guest's memory waits on the host's disk.
 
-use super::on_host::{Act, Plain};
+use super::idle;
+use super::on_host::{Act, Came, Plain};
 use async_trait::async_trait;
 use db::accept;
+use db::instances::{Change, Instance};
 use std::time::Duration;
 use types::VmState;
 use types::agent::Verb;
@@ -14,6 +16,14 @@ const MEMORY: Duration = Duration::from_secs(1800);
 pub struct Suspend;
 /// Brings a suspended server back.
 pub struct Resume;
+
+/// Nova takes a guest for broken whose hypervisor could not save or restore its memory, whatever it does now.
+fn broken(came: Came) -> Change {
+    Change {
+        vm_state: matches!(came, Came::Refused(_)).then_some(VmState::Error),
+        ..idle()
+    }
+}
 
 #[async_trait]
 impl Act for Suspend {
@@ -28,6 +38,10 @@ impl Act for Suspend {
 
     fn verb(_: &Plain) -> Option<Verb> {
         Some(Verb::EnsureSuspended)
+    }
+
+    fn failed(_: &Instance, _: &Plain, came: Came) -> Change {
+        broken(came)
     }
 }
 
@@ -44,5 +58,9 @@ impl Act for Resume {
 
     fn verb(_: &Plain) -> Option<Verb> {
         Some(Verb::EnsureResumed)
+    }
+
+    fn failed(_: &Instance, _: &Plain, came: Came) -> Change {
+        broken(came)
     }
 }

@@ -149,24 +149,9 @@ async fn authenticate(
             .into_response()
         }
         Err(AuthError::Missing | AuthError::Invalid) => {
-            unauthorized(service.inner.config.identity_url.as_deref())
+            web::auth::unauthorized(service.inner.config.identity_url.as_deref())
         }
     }
-}
-
-/// What keystonemiddleware answers in front of every service.
-fn unauthorized(identity_url: Option<&str>) -> Response {
-    let body = serde_json::json!({"error": {
-        "code": 401, "title": "Unauthorized", "message": "The request you have made requires authentication."
-    }});
-    let mut response = (StatusCode::UNAUTHORIZED, axum::Json(body)).into_response();
-    let challenge = format!("Keystone uri=\"{}\"", identity_url.unwrap_or_default());
-    if let Ok(challenge) = challenge.parse() {
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, challenge);
-    }
-    response
 }
 
 /// A JSON body; a request without one is told so.

@@ -5,6 +5,7 @@ use crate::db;
 use crate::model::{Job, Status, Volume};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 impl Cloud {
     fn data(&self, id: &str) -> PathBuf {
@@ -156,6 +157,13 @@ async fn volumes_grow() {
 pub struct FewImages {
     uploaded: Arc<Mutex<Vec<u8>>>,
     fail: bool,
+    /// What the new image shows before it is `queued`, look by look.
+    first: Arc<Mutex<Vec<&'static str>>>,
+    /// Whether it shows that for ever.
+    stays: bool,
+    /// Uploads that are refused because it does not wait for data.
+    conflicts: Arc<AtomicU32>,
+    removed: Arc<AtomicBool>,
 }
 
 pub const IMAGE: &str = "7d5c3a0f-2f3e-4f6c-9c2f-0123456789ab";
@@ -167,6 +175,23 @@ impl FewImages {
             let state = state.clone();
             async move { state.answer(request).await }
         })
+    }
+
+    fn status(&self) -> &'static str {
+        let mut first = self.first.lock().unwrap();
+        match first.first() {
+            Some(status) if self.stays => status,
+            Some(_) => first.remove(0),
+            None => "queued",
+        }
+    }
+
+    fn refuses(&self) -> bool {
+        let fewer = |left: u32| left.checked_sub(1);
+        let counted = self
+            .conflicts
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer);
+        counted.is_ok()
     }
 
     async fn answer(&self, request: axum::extract::Request) -> axum::response::Response {
@@ -183,7 +208,12 @@ impl FewImages {
                 "size": 8192, "min_disk": 1, "min_ram": 0, "checksum": "c", "hw_disk_bus": "scsi",
             }))
             .into_response(),
-            ("GET", "/v2/images/new") => axum::Json(json!({"id": "new", "status": "queued"})).into_response(),
+            ("GET", "/v2/images/new") => axum::Json(json!({"id": "new", "status": self.status()})).into_response(),
+            ("DELETE", "/v2/images/new") => {
+                self.removed.store(true, Ordering::SeqCst);
+                http::StatusCode::NO_CONTENT.into_response()
+            }
+            ("PUT", "/v2/images/new/file") if self.refuses() => http::StatusCode::CONFLICT.into_response(),
             ("GET", "/v2/images") => axum::Json(json!({"images": []})).into_response(),
             ("POST", "/v2/images") => {
                 (http::StatusCode::CREATED, axum::Json(json!({"id": "new", "status": "queued"}))).into_response()
@@ -443,4 +473,43 @@ async fn snapshots_are_changed_and_removed() {
     let of_none = json!({"snapshot": {"volume_id": null}});
     let refused = cloud.call(ALICE, "POST", "/snapshots", of_none).await;
     refused.is(404);
+}
+
+/// As a process leaves it that is killed while it sends: the image service may not have noticed yet.
+#[tokio::test]
+async fn an_upload_that_was_broken_off_is_repeated_or_taken_back() {
+    for (first, conflicts, stays, repeated) in [
+        (vec![], 0, false, true),
+        (vec!["saving"], 0, false, true),
+        (vec!["saving", "saving"], 1, false, true),
+        (vec!["saving"], 0, true, false),
+        (vec![], u32::MAX, false, false),
+        (vec!["killed"], 0, true, false),
+    ] {
+        let case = format!("{first:?} {conflicts} {stays}");
+        let images = FewImages {
+            first: Arc::new(Mutex::new(first)),
+            conflicts: Arc::new(AtomicU32::new(conflicts)),
+            stays,
+            ..FewImages::default()
+        };
+        let patience = if repeated { 60 } else { 0 };
+        let change = |config: &mut crate::Config| {
+            config.broken_upload = Duration::from_secs(patience);
+        };
+        let cloud = Cloud::with(change, Some(images.router())).await;
+        let volume = cloud.volume(ALICE, json!({})).await;
+        cloud.write(&volume, "whole");
+        let job = Job::Upload("new".into(), "raw".into(), Status::Available);
+        cloud.set_job(&volume, Status::Uploading, job).await;
+        let later = cloud.restarted(Some(images.router())).await;
+        later.wait("volume", &volume, "available").await;
+        let sent = images.uploaded.lock().unwrap().clone();
+        let whole = sent.get(4096..4101) == Some(b"whole");
+        assert_eq!(whole, repeated, "{case}");
+        assert_eq!(images.removed.load(Ordering::SeqCst), !repeated, "{case}");
+        let messages = later.get(ALICE, "/messages").await.is(200);
+        let told = messages["messages"].as_array().map_or(0, Vec::len);
+        assert_eq!(told, usize::from(!repeated), "{case}: {messages}");
+    }
 }
