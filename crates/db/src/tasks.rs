@@ -231,6 +231,19 @@ pub fn any_new(tx: &mut Tx<'_>) -> Result<bool, Error> {
         .is_some())
 }
 
+/// The tasks that are a worker's under this incarnation, and the servers that they work on.
+pub fn of_worker(
+    tx: &mut Tx<'_>,
+    worker: &str,
+    incarnation: i64,
+) -> Result<Vec<(TaskId, ServerId)>, Error> {
+    let sql = "SELECT id, instance_uuid FROM tasks WHERE owner = ? AND incarnation = ?";
+    let rows = tx.query(sql, &[worker.into(), incarnation.into()])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
+
 /// Takes the tasks of these flows (name and steps) that nobody runs: new ones, and those of dead workers (`dead`: name
 /// and the last dead incarnation; those before it are dead too). An earlier incarnation of `worker` itself is always dead. Tasks that stand at steps which are not
 /// known here are left to workers of the release that began them.
