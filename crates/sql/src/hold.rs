@@ -1,6 +1,6 @@
 //! A name that one program at a time holds, among all that use the database.
 
-use crate::{Dialect, Error, Store, Tx};
+use crate::{Dialect, Error, Store, Tx, mysql_engine, postgres_engine};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -114,6 +114,7 @@ impl Session {
     fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), Error> {
         match tx.dialect() {
             Dialect::Postgres => {
+                tx.batch(postgres_engine::PATIENT)?;
                 let patience = format!("{}s", PATIENCE.as_secs());
                 tx.query(
                     "SELECT set_config('lock_timeout', ?, true)",
@@ -138,7 +139,10 @@ impl Session {
                     let held = format!("another program holds '{}'", self.name);
                     return Err(Error::Statement(held));
                 }
+                // MySQL does not know it, and needs none.
+                let _ = tx.batch(mysql_engine::PATIENT);
                 self.wait();
+                let _ = tx.batch(mysql_engine::IMPATIENT);
                 let sql = format!("SELECT RELEASE_LOCK({NAME})");
                 tx.query(&sql, &[self.name.into()]).map(drop)
             }
