@@ -1,7 +1,7 @@
 //! Services and compute nodes: who reports for duty, and what each host has.
 
 use crate::placement::{self, Inventory};
-use crate::{document, outbox, to_document};
+use crate::{cut, document, outbox, to_document};
 use sql::{Error, Row, Tx};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use types::agent::{HostFacts, SERVICE_VERSION};
@@ -135,7 +135,7 @@ pub fn beat_heard(
     now: Timestamp,
 ) -> Result<Beat, Error> {
     let version = u64::from(version);
-    let problem = problem.map(|text| text.chars().take(255).collect::<String>());
+    let problem = problem.map(|text| cut(text, 255));
     if problem.is_none() {
         // The usual one, which needs no second look.
         let well = tx.execute(

@@ -1,6 +1,6 @@
 //! Servers: the rows of `instances`, and the one writer of their states.
 
-use crate::{document, outbox, to_document};
+use crate::{cut, document, outbox, to_document};
 use serde::{Deserialize, Serialize};
 use sql::{Error, Row, Tx, Value};
 use std::collections::BTreeMap;
@@ -966,8 +966,4 @@ pub fn set_kept(tx: &mut Tx<'_>, id: ServerId, kept: &Kept) -> Result<(), Error>
     let params = [to_document(kept)?.into(), id.into()];
     tx.post("UPDATE instances SET kept = ? WHERE uuid = ?", &params)?;
     Ok(())
-}
-
-fn cut(text: &str, characters: usize) -> String {
-    text.chars().take(characters).collect()
 }

@@ -138,6 +138,11 @@ fn to_document<T: serde::Serialize>(value: &T) -> Result<String, sql::Error> {
         .map_err(|error| sql::Error::Column(format!("a document to store: {error}")))
 }
 
+/// As much of a text as a column holds.
+fn cut(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
+}
+
 #[cfg(test)]
 mod list_tests;
 #[cfg(test)]

@@ -164,3 +164,26 @@ async fn a_question_of_a_newer_release_keeps_no_work_from_its_host() {
         run.await.unwrap();
     }
 }
+
+/// What a host was asked for fails with as many words as it likes.
+#[tokio::test]
+async fn a_debt_with_a_long_reason_is_a_debt() {
+    for database in sql::testing::databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let name = database.name;
+        let run = database.store.write(move |tx| -> Result<(), sql::Error> {
+            let reason = "é".repeat(400);
+            work::owe(
+                tx,
+                &"h1".into(),
+                ServerId::random(),
+                &reason,
+                Timestamp::now(),
+            )?;
+            let owed = work::debts(tx)?;
+            assert_eq!(owed[0].2, "é".repeat(255), "{name}");
+            Ok(())
+        });
+        run.await.expect(name);
+    }
+}
