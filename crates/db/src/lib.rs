@@ -119,6 +119,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "passphrase",
         sql: include_str!("migrations/0019_passphrase.sql"),
     },
+    Migration {
+        version: 21,
+        name: "owners",
+        sql: include_str!("migrations/0021_owners.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.

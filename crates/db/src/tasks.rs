@@ -258,8 +258,13 @@ pub fn claim(
     let mut steps: Vec<&str> = flows.iter().flat_map(|(_, steps)| steps).copied().collect();
     steps.sort_unstable();
     steps.dedup();
+    // Serializable, MySQL locks whatever it reads on its way: all tasks, did it not take the index.
+    let index = match tx.dialect() {
+        sql::Dialect::Mysql => " FORCE INDEX (tasks_owner)",
+        _ => "",
+    };
     let mut sql = format!(
-        "SELECT {COLUMNS} FROM tasks WHERE flow IN ({}) AND (step IS NULL OR step IN ({})) \
+        "SELECT {COLUMNS} FROM tasks{index} WHERE flow IN ({}) AND (step IS NULL OR step IN ({})) \
          AND (owner IS NULL OR (owner = ? AND incarnation < ?)",
         sql::placeholders(flows.len()),
         sql::placeholders(steps.len())
