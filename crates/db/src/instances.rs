@@ -829,22 +829,39 @@ pub struct Shown {
     pub interfaces: Vec<Interface>,
 }
 
+const SHOWN: &str = "SELECT uuid, generation, task_id, task_state, network_info FROM instances";
+
+fn shown_from(row: &Row) -> Result<Shown, Error> {
+    let task: Option<TaskId> = row.get(2)?;
+    let state: Option<String> = row.get(3)?;
+    Ok(Shown {
+        id: row.get(0)?,
+        generation: row.get(1)?,
+        at_rest: task.is_none() && state.is_none(),
+        interfaces: document(&row.get::<String>(4)?)?,
+    })
+}
+
 /// The servers that have interfaces, with them.
 pub fn with_interfaces(tx: &mut Tx<'_>) -> Result<Vec<Shown>, Error> {
-    let sql = "SELECT uuid, generation, task_id, task_state, network_info FROM instances \
-               WHERE deleted = 0 AND network_info <> '[]'";
-    let rows = tx.query(sql, &[])?;
-    let shown = rows.iter().map(|row| {
-        let task: Option<TaskId> = row.get(2)?;
-        let state: Option<String> = row.get(3)?;
-        Ok(Shown {
-            id: row.get(0)?,
-            generation: row.get(1)?,
-            at_rest: task.is_none() && state.is_none(),
-            interfaces: document(&row.get::<String>(4)?)?,
-        })
-    });
-    shown.collect()
+    let sql = format!("{SHOWN} WHERE deleted = 0 AND network_info <> '[]'");
+    tx.query(&sql, &[])?.iter().map(shown_from).collect()
+}
+
+/// What these servers show of their interfaces, as far as they are not deleted.
+pub fn interfaces_of(tx: &mut Tx<'_>, servers: &[ServerId]) -> Result<Vec<Shown>, Error> {
+    let mut found = Vec::new();
+    for some in servers.chunks(500) {
+        let sql = format!(
+            "{SHOWN} WHERE uuid IN ({}) AND {ALIVE}",
+            sql::placeholders(some.len())
+        );
+        let ids: Vec<Value> = some.iter().map(|id| (*id).into()).collect();
+        for row in tx.query(&sql, &ids)? {
+            found.push(shown_from(&row)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Writes the fields that their owner may edit (`PUT /servers/{id}`, metadata, lock).
