@@ -124,6 +124,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "owners",
         sql: include_str!("migrations/0021_owners.sql"),
     },
+    Migration {
+        version: 22,
+        name: "deleted",
+        sql: include_str!("migrations/0022_deleted.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.
