@@ -7,7 +7,7 @@ use crate::{Dialect, Engine, Error, Row, Value};
 use mysql::consts::{CapabilityFlags, ColumnType};
 use mysql::prelude::Queryable;
 use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, Params, SslOpts};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 /// Prepared statements kept per connection.
@@ -133,6 +133,7 @@ impl Connection for Mysql {
             Err(mysql::Error::MySqlError(refusal)) if refusal.code == UNKNOWN_VARIABLE => {}
             set => set.map_err(|error| this.noted(&error))?,
         }
+        this.warn_of_galera();
         Ok(this)
     }
 
@@ -161,6 +162,18 @@ impl Mysql {
     fn run(&mut self, sql: &str) -> Result<(), Error> {
         let result = self.conn.query_drop(sql);
         result.map_err(|error| self.noted(&error))
+    }
+
+    /// Locks are those of one node: what a unit of work has read, another node lets others change.
+    fn warn_of_galera(&mut self) {
+        static ONCE: Once = Once::new();
+        // MySQL does not know it.
+        let on: Result<Option<i64>, _> = self.conn.query_first("SELECT @@wsrep_on");
+        if matches!(on, Ok(Some(1))) {
+            ONCE.call_once(|| {
+                tracing::warn!("the database is a Galera cluster: all programs must write to the same one of its nodes");
+            });
+        }
     }
 
     fn noted(&mut self, error: &mysql::Error) -> Error {
@@ -309,7 +322,7 @@ fn convert(error: &mysql::Error) -> Error {
             // Changed since read, lock wait timeout, deadlock.
             1020 | 1205 | 1213 => Error::Conflict(text),
             1050 | 1060 | 1061 => Error::Exists(text),
-            // Too many connections, shutdown, killed, network trouble, host gone, read-only replica.
+            // Too many connections, a node apart from its cluster, shutdown, killed, network trouble, host gone, read-only replica.
             1040
             | 1047
             | 1053
