@@ -413,12 +413,14 @@ impl Loop {
                     }
                 }
                 () = self.bell.rung() => {}
+                // Last: what was handed over and has been claimed meanwhile is known as such while its run lasts.
+                () = std::future::ready(()), if self.own_due => {
+                    self.own_due = false;
+                    self.take_up().await;
+                    continue;
+                }
             }
             self.claim(&dead).await;
-            if self.own_due {
-                self.own_due = false;
-                self.take_up().await;
-            }
         }
     }
 
