@@ -250,6 +250,24 @@ fn refused(refusal: Refusal) -> Response {
     response
 }
 
+/// Whether there is the character NUL in a request: no text of PostgreSQL holds it.
+fn has_nul(request: &Incoming<'_>, bytes: &[u8], body: &Value) -> bool {
+    fn in_value(value: &Value) -> bool {
+        match value {
+            Value::String(text) => text.contains('\0'),
+            Value::Array(all) => all.iter().any(in_value),
+            Value::Object(all) => all
+                .iter()
+                .any(|(key, one)| key.contains('\0') || in_value(one)),
+            _ => false,
+        }
+    }
+    let mut named = [request.path, request.query.unwrap_or_default()].into_iter();
+    // JSON writes it in one way only; most bodies need no second look.
+    let written = || bytes.windows(6).any(|part| part == br"\u0000");
+    named.any(|text| text.contains("%00")) || (written() && in_value(body))
+}
+
 /// Everything between a found path and its handler.
 fn prepare(
     api: &Arc<Inner>,
@@ -269,6 +287,10 @@ fn prepare(
     } else {
         serde_json::from_slice(bytes).map_err(|_| malformed())?
     };
+    if has_nul(request, bytes, &body) {
+        let text = "The request has the character NUL, which no text can have.";
+        return Err(Fault::bad_request(text));
+    }
     let route = row(found, &body)?;
     if matches!(route.served, Served::Gone) {
         return Err(Fault::new(

@@ -9,6 +9,10 @@ use bus::Bus;
 use clients::{BoundPort, ClientError};
 use db::instances::{self, Address, Interface, Shown};
 use journal::StepError;
+use types::ServerId;
+
+/// Servers whose addresses are written at once: whoever works on one of them waits meanwhile.
+const AT_ONCE: usize = 100;
 
 /// `(fixed address, floating address, port)`.
 type Floating = (String, String, String);
@@ -84,22 +88,24 @@ async fn follow_floating(
     shown: &[Shown],
     floating: &[Floating],
 ) -> Result<usize, Error> {
-    let due = |one: &Shown| lead(&mut one.interfaces.clone(), floating);
-    if !shown.iter().any(due) {
-        return Ok(0);
-    }
-    let wanted = floating.to_vec();
-    let changed = with.store.write(move |tx| -> Result<usize, sql::Error> {
-        let mut changed = 0;
-        for mut server in instances::with_interfaces(tx)? {
-            if lead(&mut server.interfaces, &wanted) {
-                instances::set_network_info(tx, server.id, &server.interfaces)?;
-                changed += 1;
+    let due = |one: &&Shown| lead(&mut one.interfaces.clone(), floating);
+    let due: Vec<ServerId> = shown.iter().filter(due).map(|one| one.id).collect();
+    let mut changed = 0;
+    for some in due.chunks(AT_ONCE) {
+        let (some, wanted) = (some.to_vec(), floating.to_vec());
+        let following = with.store.write(move |tx| -> Result<usize, sql::Error> {
+            let mut changed = 0;
+            for mut server in instances::interfaces_of(tx, &some)? {
+                if lead(&mut server.interfaces, &wanted) {
+                    instances::set_network_info(tx, server.id, &server.interfaces)?;
+                    changed += 1;
+                }
             }
-        }
-        Ok(changed)
-    });
-    Ok(changed.await?)
+            Ok(changed)
+        });
+        changed += following.await?;
+    }
+    Ok(changed)
 }
 
 /// Gives the interfaces the floating addresses that lead to them, each behind its fixed one. `true`: something changed.

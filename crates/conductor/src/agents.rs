@@ -401,6 +401,7 @@ impl Agents {
         if beat.introduction && beat.version != SERVICE_VERSION {
             tracing::warn!(%host, version = beat.version, ours = SERVICE_VERSION, "the agent of a host is of another release");
         }
+        let news = beat.facts.is_some();
         let well = beat.facts.as_ref().is_none_or(|facts| facts.healthy);
         let (beat, ratios) = (Arc::new(beat), self.inner.ratios);
         let recorded = Arc::clone(&beat);
@@ -418,8 +419,11 @@ impl Agents {
             forgotten: heard == Beat::New && beat.facts.is_none(),
         };
         // Many hosts beat at once: one renewal serves them all, unless this one has news of its own.
-        if !well || !self.inner.with.view.is_fresh(&host) {
-            self.inner.with.view.refresh().await?;
+        let view = &self.inner.with.view;
+        if !well || news || !view.is_up(&host) {
+            view.refresh().await?;
+        } else {
+            view.renew().await?;
         }
         Ok(noted)
     }

@@ -15,6 +15,7 @@ pub struct View {
     down_after: Duration,
     settings: Settings,
     hosts: Hosts,
+    /// When the last reading began.
     renewed: Mutex<Option<Instant>>,
     /// Those who find it too old wait for one of them to renew it.
     renewing: tokio::sync::Mutex<()>,
@@ -59,11 +60,6 @@ impl View {
         snapshot.values().find(|state| state.host == *host).cloned()
     }
 
-    /// Whether the view knows this host as up and was renewed within the last second.
-    pub fn is_fresh(&self, host: &HostName) -> bool {
-        self.is_younger_than(Duration::from_secs(1)) && self.is_up(host)
-    }
-
     fn is_younger_than(&self, age: Duration) -> bool {
         let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         renewed.is_some_and(|at| at.elapsed() < age)
@@ -83,14 +79,26 @@ impl View {
         if self.is_younger_than(enough) {
             return Ok(());
         }
-        self.refresh().await
+        self.read().await
     }
 
-    /// Reads the hosts anew: a fixed number of queries.
+    /// Reads the hosts anew, or waits for somebody who begins to meanwhile: however many ask at once, they are read twice.
     ///
     /// # Errors
     /// The database's.
     pub async fn refresh(&self) -> Result<(), sql::Error> {
+        let asked = Instant::now();
+        let _turn = self.renewing.lock().await;
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        if renewed.is_some_and(|began| began > asked) {
+            return Ok(());
+        }
+        self.read().await
+    }
+
+    /// A fixed number of queries.
+    async fn read(&self) -> Result<(), sql::Error> {
+        let began = Instant::now();
         let mut rows = self.store.read(Rows::read).await?;
         let down_after = i64::try_from(self.down_after.as_micros()).unwrap_or(i64::MAX);
         let now = Timestamp::now();
@@ -100,7 +108,7 @@ impl View {
             .mark(&mut rows.services, (now, Instant::now()), self.down_after);
         let states = scheduler::host_states(rows, self.default_zone(), now, down_after);
         self.hosts.replace(states);
-        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
         Ok(())
     }
 

@@ -120,6 +120,16 @@ const MIGRATIONS: &[Migration] = &[
         name: "passphrase",
         sql: include_str!("migrations/0019_passphrase.sql"),
     },
+    Migration {
+        version: 21,
+        name: "owners",
+        sql: include_str!("migrations/0021_owners.sql"),
+    },
+    Migration {
+        version: 22,
+        name: "deleted",
+        sql: include_str!("migrations/0022_deleted.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.
@@ -137,6 +147,11 @@ fn document<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, sql::Error>
 fn to_document<T: serde::Serialize>(value: &T) -> Result<String, sql::Error> {
     serde_json::to_string(value)
         .map_err(|error| sql::Error::Column(format!("a document to store: {error}")))
+}
+
+/// As much of a text as a column holds.
+fn cut(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
 }
 
 #[cfg(test)]

@@ -177,3 +177,50 @@ async fn servers_are_in_the_order_of_their_kernels() {
         assert_eq!(listed, wanted, "{}", database.name);
     }
 }
+
+/// Hosts are counted by the servers that they have, not by those that they ever had.
+#[tokio::test]
+async fn servers_are_counted_without_those_that_are_deleted() {
+    for database in sql::testing::databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let name = database.name;
+        let all = database.store.write(fill).await.unwrap();
+        let run = database.store.write(move |tx| -> Result<(), Error> {
+            for host in ["h1", "h2", "h3"] {
+                tx.execute(
+                    "INSERT INTO compute_nodes (uuid, host, hypervisor_hostname, facts, created_at) VALUES (?, ?, ?, '{}', 0)",
+                    &[ServerId::random().into(), host.into(), host.into()],
+                )?;
+            }
+            tx.execute("UPDATE instances SET host = 'h1', deleted = id", &[])?;
+            for (one, host) in all.iter().zip(["h1", "h1", "h2"]) {
+                let there = "UPDATE instances SET host = ?, deleted = 0 WHERE uuid = ?";
+                tx.execute(there, &[host.into(), one.id.into()])?;
+            }
+            Ok(())
+        });
+        run.await.unwrap();
+        let notes = sql::testing::Notes::default();
+        let noting = database.store.noting(&notes);
+        let mut counts = noting.read(crate::hosts::servers_per_host).await.unwrap();
+        counts.retain(|(_, count)| *count > 0);
+        counts.sort();
+        assert_eq!(counts, [("h1".into(), 2), ("h2".into(), 1)], "{name}");
+        if database.name != "sqlite" {
+            continue;
+        }
+        let (sql, params) = notes.take().remove(0);
+        let explaining = database.store.read(move |tx| {
+            let rows = tx.query(&format!("EXPLAIN QUERY PLAN {sql}"), &params)?;
+            rows.iter()
+                .map(|row| row.get(3))
+                .collect::<Result<Vec<String>, Error>>()
+        });
+        let plan = explaining.await.unwrap();
+        assert!(
+            plan.iter()
+                .any(|line| line.contains("(host=? AND deleted=?)")),
+            "{plan:?}"
+        );
+    }
+}

@@ -61,6 +61,9 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     migrations::open_of_host(tx, &host)?;
     migrations::any_evacuated_from(tx, &host)?;
     instances::at_rest_in(tx, VmState::Shelved)?;
+    instances::projects_of_deleted(tx, now)?;
+    instances::interfaces_of(tx, &[server])?;
+    tasks::of_worker(tx, "w", 1)?;
     migrations::at_rest_since(tx, Status::Finished, now)?;
     let owner = Owner {
         project_id: "p".into(),

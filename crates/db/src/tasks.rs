@@ -231,6 +231,19 @@ pub fn any_new(tx: &mut Tx<'_>) -> Result<bool, Error> {
         .is_some())
 }
 
+/// The tasks that are a worker's under this incarnation, and the servers that they work on.
+pub fn of_worker(
+    tx: &mut Tx<'_>,
+    worker: &str,
+    incarnation: i64,
+) -> Result<Vec<(TaskId, ServerId)>, Error> {
+    let sql = "SELECT id, instance_uuid FROM tasks WHERE owner = ? AND incarnation = ?";
+    let rows = tx.query(sql, &[worker.into(), incarnation.into()])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
+
 /// Takes the tasks of these flows (name and steps) that nobody runs: new ones, and those of dead workers (`dead`: name
 /// and the last dead incarnation; those before it are dead too). An earlier incarnation of `worker` itself is always dead. Tasks that stand at steps which are not
 /// known here are left to workers of the release that began them.
@@ -245,8 +258,13 @@ pub fn claim(
     let mut steps: Vec<&str> = flows.iter().flat_map(|(_, steps)| steps).copied().collect();
     steps.sort_unstable();
     steps.dedup();
+    // Serializable, MySQL locks whatever it reads on its way: all tasks, did it not take the index.
+    let index = match tx.dialect() {
+        sql::Dialect::Mysql => " FORCE INDEX (tasks_owner)",
+        _ => "",
+    };
     let mut sql = format!(
-        "SELECT {COLUMNS} FROM tasks WHERE flow IN ({}) AND (step IS NULL OR step IN ({})) \
+        "SELECT {COLUMNS} FROM tasks{index} WHERE flow IN ({}) AND (step IS NULL OR step IN ({})) \
          AND (owner IS NULL OR (owner = ? AND incarnation < ?)",
         sql::placeholders(flows.len()),
         sql::placeholders(steps.len())

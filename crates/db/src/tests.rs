@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::idempotency::{self, ACCEPTED, Owner, Times};
-use crate::{guest_passwords, hosts, injected_files, questions, work};
+use crate::{guest_passwords, hosts, injected_files, questions, tasks, work};
+use std::time::Duration;
 use types::agent::{Question, SERVICE_VERSION};
-use types::{HostName, ServerId, Timestamp};
+use types::{HostName, ServerId, TaskId, Timestamp};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -162,5 +163,86 @@ async fn a_question_of_a_newer_release_keeps_no_work_from_its_host() {
             Ok(())
         });
         run.await.unwrap();
+    }
+}
+
+/// What a host was asked for fails with as many words as it likes.
+#[tokio::test]
+async fn a_debt_with_a_long_reason_is_a_debt() {
+    for database in sql::testing::databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let name = database.name;
+        let run = database.store.write(move |tx| -> Result<(), sql::Error> {
+            let reason = "é".repeat(400);
+            work::owe(
+                tx,
+                &"h1".into(),
+                ServerId::random(),
+                &reason,
+                Timestamp::now(),
+            )?;
+            let owed = work::debts(tx)?;
+            assert_eq!(owed[0].2, "é".repeat(255), "{name}");
+            Ok(())
+        });
+        run.await.expect(name);
+    }
+}
+
+/// A worker is in the way of a claim only with what is claimed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_does_not_wait_for_tasks_that_others_run() {
+    for database in sql::testing::databases().await {
+        if database.name == "sqlite" {
+            continue;
+        }
+        crate::migrate(&database.store).await.unwrap();
+        let (name, other) = (database.name, database.again().await);
+        let run = database.store.write(|tx| -> Result<TaskId, sql::Error> {
+            let mut first = None;
+            for number in 0..300 {
+                let id = TaskId::random();
+                let task = tasks::NewTask {
+                    id,
+                    flow: "build",
+                    server: ServerId::random(),
+                    request_id: "r",
+                    action: None,
+                    state: "{}",
+                    trace: None,
+                };
+                tasks::insert(tx, &task, Timestamp(number))?;
+                first.get_or_insert(id);
+            }
+            let taken = "UPDATE tasks SET owner = 'other', incarnation = 1, epoch = 1 WHERE created_at < 297";
+            tx.execute(taken, &[])?;
+            Ok(first.unwrap())
+        });
+        let running = run.await.unwrap();
+        let (told, begun) = tokio::sync::oneshot::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let mut told = Some(told);
+        let held = database.store.write(move |tx| -> Result<(), sql::Error> {
+            let sql = "UPDATE tasks SET updated_at = 1 WHERE id = ?";
+            tx.execute(sql, &[running.into()])?;
+            if let Some(told) = told.take() {
+                told.send(()).unwrap();
+                let _ = released.recv_timeout(Duration::from_secs(8));
+            }
+            Ok(())
+        });
+        let claiming = async {
+            begun.await.unwrap();
+            let claiming = other.write(|tx| {
+                let flows = [("build", vec!["a"])];
+                tasks::claim(tx, "w", 2, &[("dead".to_owned(), 1)], &flows, 10)
+            });
+            let claimed = tokio::time::timeout(Duration::from_secs(5), claiming).await;
+            release.send(()).unwrap();
+            claimed
+        };
+        let (held, claimed) = tokio::join!(held, claiming);
+        held.unwrap();
+        assert_eq!(claimed.expect(name).unwrap().len(), 3, "{name}");
     }
 }

@@ -285,7 +285,13 @@ pub fn owe(
     }
     tx.post(
         "INSERT INTO host_debts (id, host, instance_uuid, reason, created_at) VALUES (?, ?, ?, ?, ?)",
-        &[Uuid::new_v4().into(), host.into(), server.into(), reason.into(), now.into()],
+        &[
+            Uuid::new_v4().into(),
+            host.into(),
+            server.into(),
+            crate::cut(reason, 255).into(),
+            now.into(),
+        ],
     )?;
     Ok(())
 }

@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 /// How long what a killed process had begun may stay as it was.
 const LOOK_AFTER: Duration = Duration::from_secs(10);
 
+/// Every so many looks all data are compared with the images.
+const COMPARED: u32 = 30;
+
 impl Service {
     /// Takes back what processes that are gone had begun, and removes data that no image has. For whoever serves, before it
     /// does. Any number of processes may.
@@ -22,15 +25,7 @@ impl Service {
     /// When the database or the folder cannot be used.
     pub async fn begin(&self) -> Result<(), Error> {
         self.recover().await?;
-        let folder = self.inner.folder.clone();
-        // Before the database is asked: data that come meanwhile are not among them.
-        let there = blocking(move || folder.data()).await;
-        let there = there.map_err(|error| self.folder_error(error))?;
-        let known: Vec<String> = self.inner.store.read(db::with_data).await?;
-        let (known, there) = (BTreeSet::from_iter(known), BTreeSet::from_iter(there));
-        for id in there.difference(&known) {
-            self.take_back(id).await?;
-        }
+        let known = self.remove_unknown().await?;
         let folder = self.inner.folder.clone();
         let missing = blocking(move || {
             let missing = known.into_iter().filter(|id| !folder.path(id).is_file());
@@ -49,12 +44,35 @@ impl Service {
         Ok(())
     }
 
-    /// Takes back what other processes had begun when they ended, until `stop`.
+    /// Removes data that no image has; answers which images have data.
+    async fn remove_unknown(&self) -> Result<BTreeSet<String>, Error> {
+        let folder = self.inner.folder.clone();
+        // Before the database is asked: data that come meanwhile are not among them.
+        let there = blocking(move || folder.data()).await;
+        let there = there.map_err(|error| self.folder_error(error))?;
+        let known: Vec<String> = self.inner.store.read(db::with_data).await?;
+        let (known, there) = (BTreeSet::from_iter(known), BTreeSet::from_iter(there));
+        for id in there.difference(&known) {
+            self.take_back(id).await?;
+        }
+        Ok(known)
+    }
+
+    /// Takes back what other processes had begun when they ended, and removes data whose image was deleted by a request that
+    /// did not come to that, until `stop`.
     pub async fn keep(&self, stop: CancellationToken) {
         let pause = || stop.run_until_cancelled(tokio::time::sleep(LOOK_AFTER));
-        while pause().await.is_some() {
+        for look in 0_u32.. {
+            if pause().await.is_none() {
+                return;
+            }
             if let Err(error) = self.recover().await {
                 tracing::warn!(%error, "interrupted uploads are not looked for now");
+            }
+            if look.is_multiple_of(COMPARED)
+                && let Err(error) = self.remove_unknown().await
+            {
+                tracing::warn!(%error, "data that no image has are not looked for now");
             }
         }
     }

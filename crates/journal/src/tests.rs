@@ -2,6 +2,7 @@
 //! A toy flow under every fault at every step, on every database.
 
 mod handed_over;
+mod in_doubt;
 
 use crate::faults::{Fault, Point, Script, When};
 use crate::{

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinHandle, JoinSet};
 use tokio::time::Instant;
-use types::{ServerId, TaskId};
+use types::ServerId;
 use uuid::Uuid;
 
 /// The longest pause after a panic.
@@ -282,6 +282,7 @@ impl Journal {
             left: false,
             beaten: None,
             looked: Instant::now(),
+            own_due: false,
         };
         Ok(Worker {
             handle: tokio::spawn(looping.run()),
@@ -353,15 +354,17 @@ struct Loop {
     shared: Arc<Shared>,
     flows: HashMap<&'static str, Runner>,
     steps: Vec<(&'static str, Vec<&'static str>)>,
-    running: JoinSet<(TaskId, ServerId, Ran)>,
+    running: JoinSet<(ServerId, Ran)>,
     /// The run of each server, so that a task which takes another's place waits for it to stop.
-    of_server: HashMap<ServerId, (TaskId, tokio::task::AbortHandle)>,
+    of_server: HashMap<ServerId, AbortHandle>,
     seen: Sightings,
     /// Tasks may have been left for want of room.
     left: bool,
     /// When it last said that it lives, and when it last looked at the others.
     beaten: Option<Instant>,
     looked: Instant,
+    /// It is time to see whether all that is its own is run.
+    own_due: bool,
 }
 
 impl Loop {
@@ -384,14 +387,17 @@ impl Loop {
                             dead.clear();
                             continue;
                         }
-                        Some((found, _)) => dead = found,
+                        Some((found, beaten)) => {
+                            dead = found;
+                            self.own_due = beaten;
+                        }
                         None => {
                             tracing::error!(worker = self.name, "another process works under this name; stopping");
                             return;
                         }
                     }
                 }
-                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
+                Some(ended) = self.running.join_next_with_id(), if !self.running.is_empty() => {
                     if self.ended(ended) {
                         return;
                     }
@@ -407,19 +413,26 @@ impl Loop {
                     }
                 }
                 () = self.bell.rung() => {}
+                // Last: what was handed over and has been claimed meanwhile is known as such while its run lasts.
+                () = std::future::ready(()), if self.own_due => {
+                    self.own_due = false;
+                    self.take_up().await;
+                    continue;
+                }
             }
             self.claim(&dead).await;
         }
     }
 
     /// Notes the end of a run; `true` stops the worker.
-    fn ended(&mut self, ended: Result<(TaskId, ServerId, Ran), tokio::task::JoinError>) -> bool {
+    fn ended(&mut self, ended: Result<(Id, (ServerId, Ran)), tokio::task::JoinError>) -> bool {
         match ended {
-            Ok((task, server, ran)) => {
+            Ok((run, (server, ran))) => {
+                // Another run of the same task may have taken its place.
                 if self
                     .of_server
                     .get(&server)
-                    .is_some_and(|(current, _)| *current == task)
+                    .is_some_and(|current| current.id() == run)
                 {
                     self.of_server.remove(&server);
                 }
@@ -487,18 +500,56 @@ impl Loop {
         }
     }
 
+    /// Runs what is this worker's by the records and nobody runs: a claim whose answer was lost may have taken it, even from
+    /// a run to which it was handed over. Once is not enough: what was lost on its way may be carried out later.
+    async fn take_up(&mut self) {
+        let (name, incarnation) = (self.name.clone(), self.incarnation);
+        let store = self.shared.store.clone();
+        let own: Result<_, sql::Error> = store
+            .look_once(move |tx| db::tasks::of_worker(tx, &name, incarnation))
+            .await;
+        let own = match own {
+            Ok(own) => own,
+            Err(error) => {
+                tracing::warn!(%error, "the worker's own tasks cannot be read");
+                return;
+            }
+        };
+        for (id, server) in own {
+            // Its run may have ended since; then the task is gone, or it is found the next time.
+            if self.of_server.contains_key(&server) || !self.shared.lease.holds() {
+                continue;
+            }
+            let found = store.look_once(move |tx| db::tasks::get(tx, id)).await;
+            let found = found.unwrap_or_else(|error: sql::Error| {
+                tracing::warn!(task = %id, %error, "the task cannot be read");
+                None
+            });
+            let unreadable = |task: &Task| task.waits.as_ref().is_some_and(|one| one.unreadable);
+            let task = found.filter(|task| {
+                task.owner.as_ref() == Some(&self.name)
+                    && task.incarnation == self.incarnation
+                    && !unreadable(task)
+            });
+            if let Some(task) = task {
+                tracing::warn!(task = %id, %server, "a task that this worker has and does not run is taken up");
+                self.launch(task).await;
+            }
+        }
+    }
+
     async fn launch(&mut self, task: Task) {
         let Some(runner) = self.flows.get(task.flow.as_str()).map(Arc::clone) else {
             tracing::error!(task = %task.id, flow = task.flow, "an unknown flow was claimed");
             return;
         };
         let previous = self.of_server.remove(&task.server);
-        let (id, server) = (task.id, task.server);
+        let server = task.server;
         let shared = Arc::clone(&self.shared);
         let under_way = UnderWay::begin(&shared);
         let handle = self.running.spawn(async move {
             let _under_way = under_way;
-            if let Some((_, old)) = previous {
+            if let Some(old) = previous {
                 old.abort();
                 while !old.is_finished() {
                     tokio::task::yield_now().await;
@@ -506,9 +557,9 @@ impl Loop {
             }
             let held = Arc::clone(&shared);
             let ran = held.lease.hold(run(runner, shared, task)).await;
-            (id, server, ran.unwrap_or(Ran::Fenced))
+            (server, ran.unwrap_or(Ran::Fenced))
         });
-        self.of_server.insert(server, (id, handle));
+        self.of_server.insert(server, handle);
     }
 
     /// Others may hold this worker for dead: it lets go of everything, and begins anew as one of its later incarnations,

@@ -1,6 +1,6 @@
 //! A name that one program at a time holds, among all that use the database.
 
-use crate::{Dialect, Error, Store, Tx};
+use crate::{Dialect, Error, Store, Tx, mysql_engine};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -175,11 +175,15 @@ impl Session {
             }
             std::thread::sleep(AGAIN);
         }
-        self.wait();
         if postgres {
+            self.wait();
             // It is given back as the transaction ends.
             return Ok(());
         }
+        // MySQL does not know it, and needs none.
+        let _ = tx.batch(mysql_engine::PATIENT);
+        self.wait();
+        let _ = tx.batch(mysql_engine::IMPATIENT);
         let sql = format!("SELECT RELEASE_LOCK({MYSQL_NAME})");
         tx.query(&sql, &[self.name.into()]).map(drop)
     }

@@ -3,7 +3,7 @@
 //! A change expands the schema: programs of the release before go on with it, and can be started on it. One that takes
 //! something away says so in a line `-- contract`; from then on programs that do not know it refuse the schema.
 
-use crate::{Dialect, Error, Tx, Value};
+use crate::{Dialect, Error, Tx, Value, postgres_engine};
 use std::collections::BTreeSet;
 
 /// One schema change of one component.
@@ -42,6 +42,7 @@ const PROGRESS: &str = "CREATE TABLE IF NOT EXISTS schema_progress (component VA
 /// [`run`] before its transaction has looked at anything.
 pub(crate) fn prepare(tx: &mut Tx<'_>) -> Result<(), Error> {
     let dialect = tx.dialect();
+    be_patient(tx)?;
     tx.batch(&dialect.ddl(TABLE))?;
     tx.batch(&dialect.ddl(CONTRACTS))?;
     if dialect == Dialect::Mysql {
@@ -50,12 +51,21 @@ pub(crate) fn prepare(tx: &mut Tx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Who migrates is waited for, and takes its time.
+fn be_patient(tx: &mut Tx<'_>) -> Result<(), Error> {
+    match tx.dialect() {
+        Dialect::Postgres => tx.batch(postgres_engine::PATIENT),
+        _ => Ok(()),
+    }
+}
+
 /// Brings the schema of `component` up to the last of `migrations`. Programs that do so at once wait for each other.
 pub(crate) fn run(tx: &mut Tx<'_>, component: &str, migrations: &[Migration]) -> Result<(), Error> {
     match tx.dialect() {
         // The batch that this is in has begun with BEGIN IMMEDIATE.
         Dialect::Sqlite => run_locked(tx, component, migrations),
         Dialect::Postgres => {
+            be_patient(tx)?;
             // LOCK TABLE takes no snapshot, so what follows sees what the one before committed.
             tx.batch("LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE")?;
             run_locked(tx, component, migrations)
@@ -83,6 +93,7 @@ pub(crate) fn check(
     component: &str,
     migrations: &[Migration],
 ) -> Result<(), Error> {
+    be_patient(tx)?;
     let done = match versions(tx, component) {
         Ok(done) => done,
         // What cannot be asked may be down, or may never have been migrated.

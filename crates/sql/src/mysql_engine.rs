@@ -7,7 +7,7 @@ use crate::{Dialect, Engine, Error, Row, Value};
 use mysql::consts::{CapabilityFlags, ColumnType};
 use mysql::prelude::Queryable;
 use mysql::{ClientIdentity, Conn, Opts, OptsBuilder, Params, SslOpts};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 /// Prepared statements kept per connection.
@@ -20,6 +20,13 @@ const BINARY: u16 = 63;
 /// backslash is a character, values that do not fit are refused, comparison by code point.
 const SESSION_MODE: &str = "SET SESSION sql_mode = 'ANSI,STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES', time_zone = '+00:00', \
      innodb_lock_wait_timeout = 10";
+
+/// Whoever stands still within a transaction for so long loses it, and with it what is locked: a program or machine that is
+/// gone or stopped must not keep that from others. MySQL does not know this.
+pub(crate) const IMPATIENT: &str = "SET SESSION idle_transaction_timeout = 15";
+/// For transactions that rest on purpose.
+pub(crate) const PATIENT: &str = "SET SESSION idle_transaction_timeout = 0";
+const UNKNOWN_VARIABLE: u16 = 1193;
 
 /// The threads with their connections.
 pub(crate) struct Pool(threaded::Pool);
@@ -122,6 +129,11 @@ impl Connection for Mysql {
         this.run("SET NAMES utf8mb4 COLLATE utf8mb4_bin")?;
         this.run(SESSION_MODE)?;
         this.run("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE")?;
+        match this.conn.query_drop(IMPATIENT) {
+            Err(mysql::Error::MySqlError(refusal)) if refusal.code == UNKNOWN_VARIABLE => {}
+            set => set.map_err(|error| this.noted(&error))?,
+        }
+        this.warn_of_galera();
         Ok(this)
     }
 
@@ -150,6 +162,18 @@ impl Mysql {
     fn run(&mut self, sql: &str) -> Result<(), Error> {
         let result = self.conn.query_drop(sql);
         result.map_err(|error| self.noted(&error))
+    }
+
+    /// Locks are those of one node: what a unit of work has read, another node lets others change.
+    fn warn_of_galera(&mut self) {
+        static ONCE: Once = Once::new();
+        // MySQL does not know it.
+        let on: Result<Option<i64>, _> = self.conn.query_first("SELECT @@wsrep_on");
+        if matches!(on, Ok(Some(1))) {
+            ONCE.call_once(|| {
+                tracing::warn!("the database is a Galera cluster: all programs must write to the same one of its nodes");
+            });
+        }
     }
 
     fn noted(&mut self, error: &mysql::Error) -> Error {
@@ -298,10 +322,19 @@ fn convert(error: &mysql::Error) -> Error {
             // Changed since read, lock wait timeout, deadlock.
             1020 | 1205 | 1213 => Error::Conflict(text),
             1050 | 1060 | 1061 => Error::Exists(text),
-            // Too many connections, shutdown, killed, network trouble, host gone, read-only replica.
-            1040 | 1053 | 1152 | 1158..=1161 | 1184 | 1203 | 1290 | 1836 | 1927 | 3169 | 4031 => {
-                Error::Unreachable(text)
-            }
+            // Too many connections, a node apart from its cluster, shutdown, killed, network trouble, host gone, read-only replica.
+            1040
+            | 1047
+            | 1053
+            | 1152
+            | 1158..=1161
+            | 1184
+            | 1203
+            | 1290
+            | 1836
+            | 1927
+            | 3169
+            | 4031 => Error::Unreachable(text),
             1091 | 1146 => Error::Missing(text),
             1044 | 1045 | 1049 => Error::Url(text),
             _ => Error::Statement(text),

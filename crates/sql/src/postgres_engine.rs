@@ -44,8 +44,18 @@ const FRESH: Duration = Duration::from_secs(1);
 ///
 /// What finds rows by their keys needs no plan for each set of keys: making one takes longer than such a query. Lists get
 /// one for what they ask for. (PostgreSQL documentation, "PREPARE".)
-const SETTINGS: &str =
-    "SET enable_seqscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan";
+///
+/// A program or machine that is gone or stands still within a transaction holds what it has locked, and whoever wants that
+/// waits; what the client says of its socket does not tell the server. So the server ends such a session, and notices soon
+/// that nobody is at the other end. Nobody waits longer for a lock than on MySQL.
+const SETTINGS: &str = "SET enable_seqscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan; \
+     SET idle_in_transaction_session_timeout = '15s'; SET lock_timeout = '10s'; \
+     SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
+     SET tcp_user_timeout = '30s'";
+
+/// For transactions that rest on purpose, or wait for others however long that takes.
+pub(crate) const PATIENT: &str =
+    "SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
 
 const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 const BEGIN_OWN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
@@ -847,7 +857,8 @@ fn convert(error: &tokio_postgres::Error) -> Error {
         "40001" | "40P01" | "55P03" => Error::Conflict(text),
         "42P07" | "42701" | "42710" => Error::Exists(text),
         "42P01" => Error::Missing(text),
-        "53300" | "57P01" | "57P02" | "57P03" | "57P05" => Error::Unreachable(text),
+        // Too many connections, a transaction that stood still, shutdown and the like.
+        "53300" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05" => Error::Unreachable(text),
         code if code.starts_with("23") => Error::Constraint(text),
         code if code.starts_with("08") => Error::Unreachable(text),
         code if code.starts_with("28") || code == "3D000" => Error::Url(text),

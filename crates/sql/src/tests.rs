@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod held;
+mod left_open;
 mod together;
 
 use crate::testing::{TestStore, databases};

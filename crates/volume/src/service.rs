@@ -92,6 +92,8 @@ pub(crate) struct Inner {
     pub(crate) exports: Exports,
     pub(crate) slots: Semaphore,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// The volumes and snapshots with jobs under way, and how many each has.
+    pub(crate) under_way: Mutex<HashMap<String, usize>>,
 }
 
 impl Service {
@@ -124,6 +126,7 @@ impl Service {
                 validator: deps.validator,
                 files,
                 locks: Mutex::default(),
+                under_way: Mutex::default(),
             }),
         })
     }
@@ -152,7 +155,7 @@ impl Service {
         edge::router(self.clone())
     }
 
-    /// Looks after the exports and removes what has expired, until `stop`.
+    /// Looks after the exports, begins jobs that nobody has begun, and removes what has expired, until `stop`.
     pub async fn keep(&self, stop: CancellationToken) {
         let mut said = String::new();
         loop {
@@ -162,6 +165,9 @@ impl Service {
                 tracing::error!(reason, "attached volumes are not served");
             }
             said = reason;
+            if let Err(error) = self.resume().await {
+                tracing::warn!(%error, "jobs that nobody has begun are not looked for now");
+            }
             let now = Timestamp::now();
             let expired = move |tx: &mut Tx<'_>| db::remove_expired(tx, now);
             if let Err(error) = self.inner.store.write(expired).await {

@@ -1,5 +1,6 @@
-//! Doing what rows say is to be done. A job is begun after the commit that wrote it, and again by every start while it
-//! is still there; each can be done again from its beginning.
+//! Doing what rows say is to be done. A job is begun after the commit that wrote it; one that is still there and not under
+//! way is begun by every start, and every now and then: whoever wrote it may not have come to that, and its outcome may not
+//! have been written. Each can be done again from its beginning.
 
 use crate::db;
 use crate::fault::Result as Answer;
@@ -9,12 +10,14 @@ use crate::service::{Service, blocking, tell};
 use crate::storage::{self, GIB, copy};
 use formats::qemu::{self, QemuError};
 use sql::Tx;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use types::Timestamp;
 
-/// Tries to write the outcome of a job; afterwards the next start does the job again.
+/// Tries to write the outcome of a job; afterwards the job is done again.
 const TRIES: u32 = 10;
 
 /// The pause between two looks whether a volume is still open, or an image takes data, and how often the former is looked at
@@ -39,8 +42,37 @@ fn told(error: QemuError) -> String {
     }
 }
 
+/// A job that is under way, or waits for its turn, until this is dropped.
+struct UnderWay {
+    service: Service,
+    id: String,
+}
+
+impl UnderWay {
+    fn begin(service: &Service, id: &str) -> Self {
+        *service.under_way().entry(id.to_owned()).or_default() += 1;
+        Self {
+            service: service.clone(),
+            id: id.to_owned(),
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // A request may have begun the next job of the same volume.
+        let mut all = self.service.under_way();
+        if let Some(count) = all.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.id);
+            }
+        }
+    }
+}
+
 impl Service {
-    /// Goes on with every job that is in a row.
+    /// Goes on with every job that is in a row and not under way.
     pub(crate) async fn resume(&self) -> Result<(), sql::Error> {
         let busy = [("busy", sql::Value::Int(1))];
         let found = self.inner.store.read(move |tx| {
@@ -51,18 +83,33 @@ impl Service {
         });
         let (volumes, snapshots) = found.await?;
         for volume in volumes {
-            self.begin_volume(&volume.id);
+            if !self.is_under_way(&volume.id) {
+                self.begin_volume(&volume.id);
+            }
         }
         for snapshot in snapshots {
-            self.begin_snapshot(&snapshot.id);
+            if !self.is_under_way(&snapshot.id) {
+                self.begin_snapshot(&snapshot.id);
+            }
         }
         Ok(())
+    }
+
+    fn is_under_way(&self, id: &str) -> bool {
+        self.under_way().contains_key(id)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        let all = self.inner.under_way.lock();
+        all.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins the job of a volume.
     pub(crate) fn begin_volume(&self, id: &str) {
         let (service, id) = (self.clone(), id.to_owned());
+        let under_way = UnderWay::begin(self, &id);
         tokio::spawn(async move {
+            let _under_way = under_way;
             // The slot first: whoever holds a lock has one, so nobody waits in a circle.
             let Ok(_slot) = service.inner.slots.acquire().await else {
                 return;
@@ -83,7 +130,9 @@ impl Service {
     /// Begins the job of a snapshot.
     pub(crate) fn begin_snapshot(&self, id: &str) {
         let (service, id) = (self.clone(), id.to_owned());
+        let under_way = UnderWay::begin(self, &id);
         tokio::spawn(async move {
+            let _under_way = under_way;
             // The slot first: whoever holds a lock has one, so nobody waits in a circle.
             let Ok(_slot) = service.inner.slots.acquire().await else {
                 return;

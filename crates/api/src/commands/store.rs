@@ -206,7 +206,7 @@ impl CreateServer {
         count: i64,
     ) -> Instance {
         let name = if count > 1 {
-            format!("{}-{}", self.name, index + 1)
+            numbered(&self.name, index + 1)
         } else {
             self.name.clone()
         };
@@ -509,10 +509,28 @@ pub fn hostname(name: &str, id: ServerId) -> String {
     }
 }
 
+/// Characters that a server's name has at most.
+const NAME: usize = 255;
+
+/// The name of one of several servers: the stem is cut where both together would be longer than a name may be.
+fn numbered(stem: &str, number: i64) -> String {
+    let end = format!("-{number}");
+    let room = NAME.saturating_sub(end.len());
+    let stem: String = stem.chars().take(room).collect();
+    stem + &end
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn names_of_several_are_no_longer_than_names() {
+        assert_eq!(numbered("web", 12), "web-12");
+        let longest = "é".repeat(NAME);
+        assert_eq!(numbered(&longest, 10), "é".repeat(252) + "-10");
+    }
 
     #[test]
     fn hostnames() {

@@ -495,6 +495,39 @@ async fn metadata_and_tags_want_a_server_that_is_well() {
     }
 }
 
+/// PostgreSQL has no text with it.
+#[tokio::test]
+async fn the_character_nul_is_refused() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    let path = format!("/servers/{id}");
+    for (method, path, body) in [
+        ("PUT", format!("{path}/tags/a%00b"), Value::Null),
+        ("PUT", format!("{path}/tags"), json!({ "tags": ["a\0b"] })),
+        (
+            "POST",
+            format!("{path}/metadata"),
+            json!({ "metadata": { "k": "a\0b" } }),
+        ),
+        (
+            "POST",
+            format!("{path}/action"),
+            json!({ "lock": { "locked_reason": "a\0b" } }),
+        ),
+        ("GET", "/servers?tags=a%00b".to_owned(), Value::Null),
+    ] {
+        let answer = cloud.send("member", 90, method, &path, body).await;
+        assert_eq!(answer.status, 400, "{method} {path}: {}", answer.text);
+    }
+    // A backslash before it makes it six other characters.
+    let body = json!({ "metadata": { "k": "a\\u0000b" } });
+    let answer = cloud
+        .send("member", 90, "POST", &format!("{path}/metadata"), body)
+        .await;
+    assert_eq!(answer.json()["metadata"]["k"], "a\\u0000b");
+}
+
 #[tokio::test]
 async fn metadata_tags_and_names() {
     let cloud = cloud().await;

@@ -78,6 +78,11 @@ impl Flow for Detach {
         Duration::from_secs(120)
     }
 
+    // A host that was silent may have taken it out all the same, and nobody else could give it back.
+    fn undo_waits(&self, step: Step) -> bool {
+        step == Step::Detach
+    }
+
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
         if step != Step::Detach {
             return None;

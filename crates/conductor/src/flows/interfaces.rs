@@ -123,6 +123,11 @@ impl Flow for Attach {
         }
     }
 
+    // A host that was silent may have given it to the guest all the same, and nobody else could take it out.
+    fn undo_waits(&self, step: AttachStep) -> bool {
+        step == AttachStep::Attach
+    }
+
     fn host_work(
         &self,
         step: AttachStep,
@@ -274,6 +279,11 @@ impl Flow for Detach {
 
     fn deadline(&self, _step: DetachStep, _state: &DetachState) -> Duration {
         Duration::from_secs(120)
+    }
+
+    // A host that was silent may have taken it out all the same, and nobody else could give it back.
+    fn undo_waits(&self, step: DetachStep) -> bool {
+        step == DetachStep::Detach
     }
 
     fn host_work(

@@ -30,7 +30,7 @@ const SERVERS: usize = 10;
 /// Things that happen.
 const EVENTS: usize = 35;
 /// How long everything may take to come to rest.
-const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// What is done to servers in which states.
 const ACTIONS: &[(&str, &[VmState])] = {

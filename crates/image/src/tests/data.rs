@@ -570,3 +570,32 @@ async fn archives_are_not_unpacked() {
     }
     assert_eq!(files, [id], "one file, under a name of our own");
 }
+
+/// The request that deleted an image may not come to remove its data: nobody waits for a restart.
+#[tokio::test]
+async fn data_of_no_image_go() {
+    let cloud = Cloud::new().await;
+    let (kept, gone) = (
+        cloud.create(ALICE, json!({})).await,
+        cloud.create(ALICE, json!({})).await,
+    );
+    for id in [&kept, &gone] {
+        cloud.put_file(ALICE, id, "hello world").await.is(204);
+    }
+    let image = gone.clone();
+    let deleting = cloud.store.write(move |tx| crate::db::delete(tx, &image));
+    deleting.await.unwrap();
+    let data = |id: &str| cloud.service.inner.folder.path(id);
+    assert!(data(&gone).is_file());
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (service, stopped) = (cloud.service.clone(), stop.clone());
+    let keeping = tokio::spawn(async move { service.keep(stopped).await });
+    let begun = std::time::Instant::now();
+    while data(&gone).is_file() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "they stay");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(data(&kept).is_file());
+    stop.cancel();
+    keeping.await.unwrap();
+}

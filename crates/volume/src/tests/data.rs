@@ -513,3 +513,24 @@ async fn an_upload_that_was_broken_off_is_repeated_or_taken_back() {
         assert_eq!(told, usize::from(!repeated), "{case}: {messages}");
     }
 }
+
+/// The request that wrote a job may not come to begin it, and its outcome may not be written: nobody waits for a restart.
+#[tokio::test]
+async fn a_job_that_nobody_has_begun_is_done() {
+    let cloud = Cloud::new().await;
+    let volume = cloud.volume(ALICE, json!({})).await;
+    cloud
+        .set_job(
+            &volume,
+            Status::Extending,
+            Job::Extend(2, Status::Available),
+        )
+        .await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (service, stopped) = (cloud.service.clone(), stop.clone());
+    let keeping = tokio::spawn(async move { service.keep(stopped).await });
+    cloud.wait("volume", &volume, "available").await;
+    assert_eq!(cloud.gib(&volume), 2);
+    stop.cancel();
+    keeping.await.unwrap();
+}
