@@ -1,6 +1,7 @@
 //! The agent's loops: work, heartbeats, events of guests.
 
 mod anew;
+mod asked;
 mod bases;
 mod live;
 mod told;
@@ -25,8 +26,8 @@ use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use types::agent::{
-    Answer, Asked, FailureKind, GuestImage, GuestPlan, Poll, Question, Quiesce, SERVICE_VERSION,
-    Verb, Work, WorkOutcome, WorkReport,
+    FailureKind, GuestImage, GuestPlan, Poll, Quiesce, SERVICE_VERSION, Verb, Work, WorkOutcome,
+    WorkReport,
 };
 use types::{HostName, ImageId, NodeId, PowerState, ServerId, Trace};
 use virt::libvirt::image::BaseImage;
@@ -785,11 +786,11 @@ impl Agent {
 
     async fn ensure_guest(&self, id: ServerId, plan: &GuestPlan) -> Result<PowerState, Failure> {
         let spec = self.spec(id, plan).await?;
-        self.hypervisor
-            .ensure_guest(&spec, Power::On)
-            .await
-            .map(power)
-            .map_err(failure)
+        let made = self.hypervisor.ensure_guest(&spec, Power::On).await;
+        let made = made.map_err(failure)?;
+        // Where hosts share them, another host that is lost may have made its files before.
+        self.hypervisor.claim(id).await.map_err(failure)?;
+        Ok(made.power)
     }
 
     async fn ensure_stopped(
@@ -884,82 +885,6 @@ impl Agent {
             .map(power)
             .ok_or_else(|| failure(HypervisorError::NotFound(id)))
     }
-
-    async fn answer(self: Arc<Self>, asked: Asked) {
-        let result = self.result_of(&asked).await;
-        let answer = Answer {
-            id: asked.id,
-            result,
-        };
-        self.give(answer).await;
-    }
-
-    async fn give(self: Arc<Self>, answer: Answer) {
-        if let Err(error) = self.post("answer", &answer).await {
-            tracing::warn!(host = %self.settings.host, %error, "an answer was not taken");
-        }
-    }
-
-    async fn result_of(self: &Arc<Self>, asked: &Asked) -> Result<String, Failure> {
-        match &asked.question {
-            Question::ConsoleLog { max_bytes } => {
-                let most = usize::try_from(*max_bytes).unwrap_or(usize::MAX);
-                let log = self
-                    .hypervisor
-                    .console_log(asked.server, most)
-                    .await
-                    .map_err(failure)?;
-                Ok(base64_of(&log))
-            }
-            Question::Diagnostics => {
-                let counters = self
-                    .hypervisor
-                    .diagnostics(asked.server)
-                    .await
-                    .map_err(failure)?;
-                serde_json::to_string(&counters)
-                    .map_err(|error| (FailureKind::Host, error.to_string()))
-            }
-            Question::CacheImage(image) => Ok(self.fetch_ahead(image)),
-            Question::Uptime => uptime().await,
-            Question::AbortLive => self.end_live(asked.server, LiveAction::Abort).await,
-            Question::ForceLive => {
-                let action = LiveAction::ForceComplete;
-                self.end_live(asked.server, action).await
-            }
-            Question::GuestCpu => {
-                let found = self.hypervisor.guest_cpu(asked.server).await;
-                found.map(Option::unwrap_or_default).map_err(failure)
-            }
-            Question::LacksCpu { cpu } => {
-                let found = self.hypervisor.lacks_cpu(cpu).await;
-                found.map(Option::unwrap_or_default).map_err(failure)
-            }
-        }
-    }
-
-    /// Fetches an image before a server needs it, while nobody waits. Guests of the simulator need no files.
-    fn fetch_ahead(self: &Arc<Self>, image: &GuestImage) -> String {
-        let Some(cache) = &self.images else {
-            return "cached".to_owned();
-        };
-        if !self.hypervisor.needs_image_files() || cache.has(image) {
-            return "cached".to_owned();
-        }
-        let (agent, image) = (Arc::clone(self), image.clone());
-        tokio::spawn(async move {
-            let Some(cache) = &agent.images else { return };
-            let host = &agent.settings.host.0;
-            let stop = CancellationToken::new();
-            match cache.ensure(&agent.conductor, host, &image, 0, &stop).await {
-                Ok(_) => tracing::info!(host, image = %image.id, "an image was fetched ahead"),
-                Err((_, reason)) => {
-                    tracing::warn!(host, image = %image.id, reason, "an image was not fetched ahead");
-                }
-            }
-        });
-        "fetching".to_owned()
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -985,26 +910,4 @@ fn power(info: GuestInfo) -> PowerState {
 
 fn failure(error: HypervisorError) -> Failure {
     (error.kind(), error.to_string())
-}
-
-fn base64_of(bytes: &[u8]) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(bytes)
-}
-
-/// What `uptime` prints: clients take the text apart, so it is the tool's own.
-async fn uptime() -> Result<String, Failure> {
-    let unknown = |reason: String| (FailureKind::Host, format!("uptime: {reason}"));
-    let done = tokio::process::Command::new("uptime")
-        .env("LC_ALL", "C")
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|error| unknown(error.to_string()))?;
-    if done.status.success() {
-        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
-    } else {
-        Err(unknown(done.status.to_string()))
-    }
 }

@@ -38,6 +38,14 @@ const GOES_ON: &[&str] = &[
 /// Flows that wait for a silent host, because only that host can end them.
 const WAITS: &[&str] = &["confirm_resize", "revert_resize"];
 
+/// Flows that fail when their host is silent, and wait for it then, because only that host can take back what it may have
+/// done.
+const TAKES_BACK: &[&str] = &[
+    accept::ATTACH_INTERFACE,
+    accept::DETACH_INTERFACE,
+    accept::DETACH_VOLUME,
+];
+
 /// Flows that are ended by another action than the deletion for good, and may be left in half.
 const GIVES_WAY: &[&str] = &[
     accept::START,
@@ -468,7 +476,18 @@ async fn silent(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Se
         })
         .await;
     let server = begin(cluster, story, server).await;
-    if WAITS.contains(&story.flow) {
+    let takes_back = TAKES_BACK.contains(&story.flow);
+    let waits = takes_back || WAITS.contains(&story.flow);
+    if takes_back {
+        cluster
+            .until("it is being undone", async || {
+                let open: Result<Vec<_>, sql::Error> = cluster.store.read(db::tasks::open).await;
+                let mut open = open.unwrap().into_iter();
+                open.any(|task| task.phase == db::tasks::Phase::Undoing)
+            })
+            .await;
+    }
+    if waits {
         tokio::time::sleep(Duration::from_millis(700)).await;
         assert!(cluster.server(server).await.task_id.is_some());
         cluster.start_host(host);
@@ -480,7 +499,7 @@ async fn silent(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Se
     };
     assert_eq!(cluster.debts().await, owed);
     assert_eq!(cluster.audit_without_guests().await, Vec::<String>::new());
-    if !WAITS.contains(&story.flow) {
+    if !waits {
         cluster.start_host(host);
     }
     cluster
