@@ -357,7 +357,11 @@ impl Agent {
                 undefined.map_err(failure)?;
                 Ok(PowerState::NoState)
             }
-            Verb::EnsureRunning => self.ensure_running(id).await,
+            Verb::EnsureRunning => {
+                // Whoever had them last.
+                self.hypervisor.claim(id).await.map_err(failure)?;
+                self.ensure_running(id).await
+            }
             Verb::EnsureStopped { grace_seconds } => self.ensure_stopped(id, *grace_seconds).await,
             Verb::RebootOnce {
                 hard,
@@ -517,7 +521,10 @@ impl Agent {
             Verb::EnsurePutAside {
                 grace_seconds,
                 root_gb,
-            } => self.put_aside(id, *grace_seconds, *root_gb).await,
+            } => {
+                self.hypervisor.claim(id).await.map_err(failure)?;
+                self.put_aside(id, *grace_seconds, *root_gb).await
+            }
             Verb::EnsureLanded { plan, from, on } => self.land(id, plan, from, *on).await,
             Verb::EnsurePutBack { on } => {
                 let back = self.hypervisor.put_back(id, wanted_power(*on)).await;

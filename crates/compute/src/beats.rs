@@ -72,7 +72,10 @@ impl Agent {
             };
             let whole = there.is_some() && facts.healthy;
             let changed_now = std::mem::take(&mut changed);
+            let listed = self.listed.load(Ordering::Relaxed);
             let (guests, strays) = match there {
+                // As in the introduction.
+                _ if !listed && !facts.healthy => Default::default(),
                 Some(all) => all,
                 None => (self.look_at(changed_now, &mut changed).await, Vec::new()),
             };
@@ -88,7 +91,7 @@ impl Agent {
                 moving: self.hypervisor.moving().await,
                 complete: whole,
                 introduction: false,
-                first: whole && !self.listed.load(Ordering::Relaxed),
+                first: whole && !listed,
                 heard,
             };
             let mut pause = self.settings.beat;

@@ -198,7 +198,10 @@ fn judge(
     ) {
         Verdict::Leave => Verdict::Leave,
         Verdict::Follow(VmState::Stopped)
-            if rules.resume && beat.first && ran(server) && is_news(server.since, beat, now) =>
+            if rules.resume
+                && is_first(beat)
+                && ran(server)
+                && is_news(server.since, beat, now) =>
         {
             Verdict::SwitchOn
         }
@@ -207,6 +210,12 @@ fn judge(
         certain => certain,
     };
     (power, verdict)
+}
+
+/// Whether it is the first list of all guests since the agent began. Those of the release before only say that it is the
+/// introduction.
+fn is_first(beat: &Heartbeat) -> bool {
+    beat.first || (beat.introduction && beat.complete)
 }
 
 /// Whether the guest ran when its host was last heard of.

@@ -341,3 +341,52 @@ async fn nothing_is_forgotten_of_what_was_given_up_before() {
     assert_eq!(cluster.audit().await, Vec::<String>::new());
     assert_eq!(cluster.images.all(), []);
 }
+
+#[tokio::test]
+async fn a_server_is_not_started_while_another_host_may_run_it_on_the_same_files() {
+    let cluster = Cluster::new(Options {
+        shared: true,
+        ..Options::default()
+    })
+    .await;
+    let story = STORIES.iter().find(|story| story.flow == "live_migration");
+    let story = *story.unwrap();
+    let server = prepare(&cluster, story).await.unwrap();
+    let here = cluster.server(server).await.host.unwrap();
+    let there = cluster.hosts.iter().find(|host| host.name != here).unwrap();
+    let point = Point {
+        flow: story.flow,
+        step: "move",
+        direction: Direction::Do,
+        when: When::Before,
+    };
+    let script = Arc::new(Script::new([(point, Fault::Hold)]));
+    cluster.set_faults(script.clone());
+    begin(&cluster, story, Some(server)).await;
+    script.all_struck().await;
+    // It is silent, and has to remove what it has.
+    there.stop();
+    abandon(&cluster, server).await;
+    script.release();
+    cluster.rest().await;
+    cluster.set_faults(Arc::new(Never));
+    assert_eq!(cluster.debts().await, [(there.name.clone(), server)]);
+    cluster.reboot(server, true).await;
+    cluster.idle().await;
+    let refused = cluster.server(server).await.fault.unwrap();
+    assert!(
+        refused
+            .message
+            .starts_with("Another host may run the server"),
+        "{refused:?}"
+    );
+    assert!(refused.details.unwrap().starts_with(there.name.as_str()));
+    cluster.set_forced_down(there, true).await;
+    cluster.reboot(server, true).await;
+    cluster.idle().await;
+    let runs = cluster.server(server).await;
+    assert_eq!((runs.vm_state, runs.fault), (VmState::Active, None));
+    cluster.revive().await;
+    cluster.paid().await;
+    assert_eq!(cluster.audit().await, Vec::<String>::new());
+}

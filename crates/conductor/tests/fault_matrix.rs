@@ -40,11 +40,7 @@ const WAITS: &[&str] = &["confirm_resize", "revert_resize"];
 
 /// Flows that fail when their host is silent, and wait for it then, because only that host can take back what it may have
 /// done.
-const TAKES_BACK: &[&str] = &[
-    accept::ATTACH_INTERFACE,
-    accept::DETACH_INTERFACE,
-    accept::DETACH_VOLUME,
-];
+const TAKES_BACK: &[&str] = &[accept::DETACH_INTERFACE, accept::DETACH_VOLUME];
 
 /// Flows that are ended by another action than the deletion for good, and may be left in half.
 const GIVES_WAY: &[&str] = &[

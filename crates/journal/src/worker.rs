@@ -389,7 +389,7 @@ impl Loop {
                         }
                         Some((found, beaten)) => {
                             dead = found;
-                            self.own_due = beaten;
+                            self.own_due |= beaten;
                         }
                         None => {
                             tracing::error!(worker = self.name, "another process works under this name; stopping");
@@ -517,7 +517,9 @@ impl Loop {
         };
         for (id, server) in own {
             // Its run may have ended since; then the task is gone, or it is found the next time.
-            if self.of_server.contains_key(&server) || !self.shared.lease.holds() {
+            let runs = self.of_server.get(&server);
+            let runs = runs.is_some_and(|run| !run.is_finished());
+            if runs || !self.shared.lease.holds() {
                 continue;
             }
             let found = store.look_once(move |tx| db::tasks::get(tx, id)).await;

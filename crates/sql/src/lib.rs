@@ -264,6 +264,11 @@ impl<'a> Tx<'a> {
         self.noted(result)
     }
 
+    /// Gives back what the connection holds and no transaction does: also after a conflict, for the connection lives on.
+    pub(crate) fn let_go(&mut self, sql: &str) -> Result<(), Error> {
+        self.engine.query(sql, &[]).map(drop)
+    }
+
     /// Runs queries of which none needs to know what another finds, and returns the rows of each. On PostgreSQL they are on
     /// the way together, and cost one round trip.
     pub fn queries<const N: usize>(

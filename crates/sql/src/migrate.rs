@@ -81,8 +81,8 @@ pub(crate) fn run(tx: &mut Tx<'_>, component: &str, migrations: &[Migration]) ->
                 ));
             }
             let outcome = run_locked(tx, component, migrations);
-            let released = tx.query(&format!("SELECT RELEASE_LOCK({NAME})"), &[]);
-            outcome.and(released.map(|_| ()))
+            let released = tx.let_go(&format!("SELECT RELEASE_LOCK({NAME})"));
+            outcome.and(released)
         }
     }
 }

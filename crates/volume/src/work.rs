@@ -318,7 +318,7 @@ impl Service {
 
     async fn upload(&self, volume: &Volume, image: &str, format: &str) -> Outcome {
         // A start that finds the data there already has only to say so.
-        if self.inner.images.show(image).await?.status == "active" {
+        if self.image_status(image).await? == "active" {
             return Ok(());
         }
         let from = self.inner.files.volume(&volume.id);
@@ -333,12 +333,23 @@ impl Service {
         self.send(image, staged.path()).await
     }
 
+    /// How far an image is. After a loss of power the image service may be there later than this one.
+    async fn image_status(&self, image: &str) -> Result<String, String> {
+        let until = Instant::now() + self.inner.config.broken_upload;
+        loop {
+            match self.inner.images.show(image).await {
+                Err(_) if Instant::now() < until => tokio::time::sleep(LOOK).await,
+                shown => return Ok(shown?.status),
+            }
+        }
+    }
+
     /// Sends the data of an image. An upload that a crash has broken off may not be over for the image service: until it is
     /// the image is `saving`, and takes no other data.
     async fn send(&self, image: &str, file: &Path) -> Outcome {
         let until = Instant::now() + self.inner.config.broken_upload;
         loop {
-            let status = self.inner.images.show(image).await?.status;
+            let status = self.image_status(image).await?;
             match status.as_str() {
                 "active" => return Ok(()),
                 "queued" => match self.inner.images.upload(image, file).await? {

@@ -131,7 +131,7 @@ impl Flow for Detach {
         outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
         match step {
-            Step::Detach if state.host.is_some() => power_after(outcome).map(drop),
+            Step::Detach if state.host.is_some() => super::given_back(cx, outcome),
             Step::Locate => {
                 let server = super::instance(&self.with, cx).await?;
                 volumes::roll_detaching(&self.with, &server, &state.volume).await

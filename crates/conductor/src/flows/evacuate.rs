@@ -112,9 +112,12 @@ pub struct State {
     /// That host may have its guest on the files that the new one shall use.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     fenced: bool,
-    /// More such hosts.
+    /// More hosts that it may have left something on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     others: Vec<HostName>,
+    /// Those of all of them that may have its guest on the files that the new one shall use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sharing: Vec<HostName>,
     /// The new host has the files of the guest.
     #[serde(default)]
     kept: bool,
@@ -166,13 +169,24 @@ impl Evacuate {
         state: &mut State,
     ) -> Result<(), StepError> {
         let begun = superseded::all(state.superseded.as_ref(), Some(server));
-        let shares = |host: &HostName| superseded::may_share(&begun, host);
-        let mut hosts = superseded::other_hosts(server, &begun);
-        hosts.sort_by_key(|host| !shares(host));
-        let mut hosts = hosts.into_iter();
+        let (mut sharing, mut apart) = (Vec::new(), Vec::new());
+        for host in superseded::other_hosts(server, &begun) {
+            let shares = match &server.host {
+                // Of a resize nothing says whether its new host works with the same files.
+                Some(from) => super::share_storage(&self.with, from, &host).await?,
+                None => false,
+            };
+            if shares || superseded::may_share(&begun, &host) {
+                sharing.push(host);
+            } else {
+                apart.push(host);
+            }
+        }
+        state.fenced = !sharing.is_empty();
+        state.sharing = sharing.clone();
+        let mut hosts = sharing.into_iter().chain(apart);
         state.other = hosts.next();
         state.others = hosts.collect();
-        state.fenced = state.other.as_ref().is_some_and(shares);
         for (taken, task) in taken_first(state, &begun) {
             self.take_back(cx, server, task, taken).await?;
         }
@@ -222,6 +236,10 @@ impl Evacuate {
         let Some(host) = state.other.clone().filter(|_| state.fenced) else {
             return Ok(());
         };
+        // Only one host is asked to stop it.
+        for other in state.sharing.iter().filter(|other| **other != host) {
+            self.must_be_forced_down(other).await?;
+        }
         match power_after(outcome.clone()) {
             Ok(_) => return Ok(()),
             Err(StepError::Fail(_)) => {}
@@ -234,6 +252,11 @@ impl Evacuate {
         {
             return Ok(());
         }
+        self.must_be_forced_down(&host).await
+    }
+
+    /// A host that does not stop the guest must be known to be down.
+    async fn must_be_forced_down(&self, host: &HostName) -> Result<(), StepError> {
         let asked = host.clone();
         let looking = self
             .with
@@ -537,6 +560,14 @@ impl Flow for Evacuate {
         let now = Timestamp::now();
         match (step, direction) {
             (Step::Inspect, Direction::Do) => Self::settle(tx, cx, state, now),
+            // Before the files are the new host's: one that is believed to be down must not go on with them when it is back.
+            (Step::Clear, Direction::Do) => {
+                let reason = "the server is evacuated while it moved";
+                for host in &state.sharing {
+                    db::work::owe(tx, host, cx.server, reason, now)?;
+                }
+                Ok(())
+            }
             (Step::ChooseHost, Direction::Do) => self.claim(tx, cx, state, now),
             (Step::ChooseHost, Direction::Undo) => Self::give_back(tx, cx, state, now),
             (Step::Networks, Direction::Do) => {

@@ -123,11 +123,6 @@ impl Flow for Attach {
         }
     }
 
-    // A host that was silent may have given it to the guest all the same, and nobody else could take it out.
-    fn undo_waits(&self, step: AttachStep) -> bool {
-        step == AttachStep::Attach
-    }
-
     fn host_work(
         &self,
         step: AttachStep,
@@ -340,13 +335,13 @@ impl Flow for Detach {
 
     async fn undo(
         &self,
-        _cx: &Context,
+        cx: &Context,
         step: DetachStep,
         state: &mut DetachState,
         outcome: Option<WorkOutcome>,
     ) -> Result<(), StepError> {
         if step == DetachStep::Detach && state.interface.is_some() && !state.gone {
-            return power_after(outcome).map(drop);
+            return super::given_back(cx, outcome);
         }
         Ok(())
     }

@@ -178,6 +178,55 @@ async fn must_be_up(with: &Neighbours, host: &HostName) -> Result<(), StepError>
     must_answer(with, host, "the server's host").await
 }
 
+/// Fails while another host, on which a task that was abandoned may have left the server's guest, may run it still on the files
+/// that the server's own host has, too.
+async fn must_be_alone(
+    with: &Neighbours,
+    server: &Instance,
+    host: &HostName,
+) -> Result<(), StepError> {
+    if server.kept.unfinished.is_empty() {
+        return Ok(());
+    }
+    let (id, here) = (server.id, host.clone());
+    let looking = with.store.look(move |tx| -> Result<_, sql::Error> {
+        let heard = db::hosts::heard(tx)?;
+        for other in db::work::debtors(tx, id)? {
+            let down = heard.of(&other).forced_down;
+            if other != here && !down && db::hosts::share_storage(tx, &here, &other)? {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
+    });
+    let Some(other) = looking.await? else {
+        return Ok(());
+    };
+    let words = |host: &str| {
+        format!(
+            "{host} may run the server on the same files still: it stops that when it answers; if it does not, force its \
+             compute service down."
+        )
+    };
+    let failure = Failure::new(409, words("Another host"));
+    Err(StepError::Fail(failure.details(words(other.as_str()))))
+}
+
+/// What comes of a host that was to give back to a guest what was taken out of it: one that says that it cannot is not asked
+/// again for ever.
+fn given_back(cx: &Context, outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+    use FailureKind::{HostDown, Timeout, Unavailable};
+    match outcome {
+        Some(WorkOutcome::Failed { kind, message, .. })
+            if ![HostDown, Timeout, Unavailable].contains(&kind) =>
+        {
+            tracing::warn!(server = %cx.server, reason = message, "a guest does not get back what was taken out of it");
+            Ok(())
+        }
+        other => power_after(other).map(drop),
+    }
+}
+
 /// Fails when nobody works on a host. Its owner is told which of the server's hosts it is, administrators its name.
 async fn must_answer(with: &Neighbours, host: &HostName, which: &str) -> Result<(), StepError> {
     with.view.renew().await?;

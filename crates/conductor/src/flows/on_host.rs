@@ -93,6 +93,8 @@ pub trait Act: Send + Sync + 'static {
     const SETTLED: Option<VmState>;
     /// Whether it makes sense for a server without a host, which then is not asked.
     const HOSTLESS: bool = false;
+    /// Whether the guest may begin to run by it.
+    const STARTS: bool = false;
     /// Whether it goes on without the server's host when that is known to be down.
     const PASSES_DOWN_HOST: bool = false;
     /// Whether it is done whatever the server's host says, or if that says nothing until the deadline. What the host has
@@ -187,7 +189,12 @@ impl<A: Act> OnHost<A> {
         A::prepare(&self.with, cx, &server, &mut state.wanted).await?;
         state.host = match &server.host {
             Some(host) => match super::must_be_up(&self.with, host).await {
-                Ok(()) => Some(host.clone()),
+                Ok(()) => {
+                    if A::STARTS {
+                        super::must_be_alone(&self.with, &server, host).await?;
+                    }
+                    Some(host.clone())
+                }
                 Err(StepError::Fail(_)) if A::PASSES_DOWN_HOST => None,
                 Err(error) => return Err(error),
             },

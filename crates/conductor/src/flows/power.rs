@@ -34,6 +34,7 @@ pub struct How {
 #[async_trait]
 impl Act for Start {
     const NAME: &'static str = accept::START;
+    const STARTS: bool = true;
     const EVENT: &'static str = "compute_start_instance";
     const SETTLED: Option<VmState> = Some(VmState::Active);
     type Wanted = Plain;
@@ -95,6 +96,7 @@ impl Act for Stop {
 #[async_trait]
 impl Act for Reboot {
     const NAME: &'static str = accept::REBOOT;
+    const STARTS: bool = true;
     const EVENT: &'static str = "compute_reboot_instance";
     const SETTLED: Option<VmState> = Some(VmState::Active);
     type Wanted = How;

@@ -17,10 +17,11 @@ pub struct Suspend;
 /// Brings a suspended server back.
 pub struct Resume;
 
-/// Nova takes a guest for broken whose hypervisor could not save or restore its memory, whatever it does now.
+/// Nova takes a guest for broken whose hypervisor could not save or restore its memory, whatever it does now. Of one that
+/// nobody has looked at afterwards the hypervisor was not asked.
 fn broken(came: Came) -> Change {
     Change {
-        vm_state: matches!(came, Came::Refused(_)).then_some(VmState::Error),
+        vm_state: matches!(came, Came::Refused(Some(_))).then_some(VmState::Error),
         ..idle()
     }
 }
@@ -48,6 +49,7 @@ impl Act for Suspend {
 #[async_trait]
 impl Act for Resume {
     const NAME: &'static str = accept::RESUME;
+    const STARTS: bool = true;
     const EVENT: &'static str = "compute_resume_instance";
     const SETTLED: Option<VmState> = Some(VmState::Active);
     type Wanted = Plain;

@@ -52,7 +52,7 @@ impl Said {
             };
             let (place, value) = self
                 .look_up(section, name)
-                .ok_or_else(|| format!("${name} names nothing; the sign itself is written $$"))?;
+                .ok_or("a $ is followed by what names nothing; the sign itself is written $$")?;
             if trail.contains(&place) {
                 return Err(format!("${name} refers to itself"));
             }
@@ -158,12 +158,12 @@ mod tests {
     #[test]
     fn what_names_nothing_is_told() {
         for (value, told) in [
-            ("$nothing", "$nothing names nothing"),
-            ("pass${word}", "$word names nothing"),
-            ("$vnc.nothing", "$vnc.nothing names nothing"),
+            ("$nothing", "by what names nothing"),
+            ("pass${word}", "by what names nothing"),
+            ("$vnc.nothing", "by what names nothing"),
             // Of DEFAULT only without a section.
-            ("$vnc.my_ip", "$vnc.my_ip names nothing"),
-            ("$my_ip.", "$my_ip. names nothing"),
+            ("$vnc.my_ip", "by what names nothing"),
+            ("$my_ip.", "by what names nothing"),
             ("$a.round", "refers to itself"),
         ] {
             let refused = said().resolve("DEFAULT", value).err();

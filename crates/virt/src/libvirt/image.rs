@@ -189,13 +189,20 @@ fn finish(ready: &Path, target: &Path) -> std::io::Result<bool> {
         Ok(()) => true,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
         // A file system without links is hardly shared.
-        Err(_) => std::fs::rename(ready, target).map(|()| true)?,
+        Err(error) if has_no_links(&error) => std::fs::rename(ready, target).map(|()| true)?,
+        Err(error) => return Err(error),
     };
     if ready.exists() {
         std::fs::remove_file(ready)?;
     }
     sync_folder_of(target)?;
     Ok(ours)
+}
+
+/// Whether a file could not be linked because its file system knows no links.
+fn has_no_links(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, TooManyLinks, Unsupported};
+    [PermissionDenied, TooManyLinks, Unsupported].contains(&error.kind())
 }
 
 /// Image ids are UUIDs; anything else is encoded so that it cannot leave the folder.

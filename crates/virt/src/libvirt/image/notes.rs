@@ -1,6 +1,6 @@
 //! What is noted of a base image beside it: the digests of the file that it was made of, which is gone.
 
-use super::{BaseImages, file_name};
+use super::{BaseImages, file_name, has_no_links};
 use crate::hypervisor::{HypervisorError, Result};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,8 @@ impl BaseImages {
         self.write_note(image_id, text, |fresh, path| {
             match std::fs::hard_link(fresh, path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(_) => return std::fs::rename(fresh, path),
-                Ok(()) => {}
+                Err(error) if has_no_links(&error) => return std::fs::rename(fresh, path),
+                linked => linked?,
             }
             std::fs::remove_file(fresh)
         })
