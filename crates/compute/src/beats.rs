@@ -19,6 +19,8 @@ impl Agent {
     /// Says for the first time what the host is and holds, until a conductor has taken it. Afterwards the host is known
     /// and the servers on it show what their guests do.
     pub async fn introduce(&self) {
+        // Whether or not a conductor is there.
+        self.hypervisor.recover().await;
         let mut pause = Duration::from_millis(20);
         loop {
             let facts = self.facts().await;

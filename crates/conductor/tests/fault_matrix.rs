@@ -545,10 +545,16 @@ async fn silent_from(
     script.release();
     // What waits for its host all the same, behind a pivot, goes on when that is back.
     cluster.ended_within(silence * 3).await;
-    for host in there {
+    for host in &there {
         cluster.start_host(host);
     }
     cluster.idle().await;
+    // The agents let guests go on as they start, which no task waits for.
+    cluster
+        .until("no guest stands still", async || {
+            !there.iter().any(|host| host.sim.stands_still(server))
+        })
+        .await;
     cluster
         .change_settings(|settings| settings.longest_step = None)
         .await;

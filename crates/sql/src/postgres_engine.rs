@@ -47,9 +47,10 @@ const FRESH: Duration = Duration::from_secs(1);
 ///
 /// A program or machine that is gone or stands still within a transaction holds what it has locked, and whoever wants that
 /// waits; what the client says of its socket does not tell the server. So the server ends such a session, and notices soon
-/// that nobody is at the other end. Nobody waits longer for a lock than on MySQL.
+/// that nobody is at the other end. Nobody waits longer for a lock than on MySQL. An operator may want other times.
 const SETTINGS: &str = "SET enable_seqscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan; \
-     SET idle_in_transaction_session_timeout = '15s'; SET lock_timeout = '10s'; \
+     SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '10s' ELSE '15s' END, false) FROM pg_settings \
+     WHERE name IN ('idle_in_transaction_session_timeout', 'lock_timeout') AND setting = '0'; \
      SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
      SET tcp_user_timeout = '30s'";
 

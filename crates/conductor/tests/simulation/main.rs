@@ -149,7 +149,8 @@ fn invariants_hold_whatever_happens() {
         failed.join("\n\n")
     );
     let ended = ended.into_inner().unwrap();
-    if count >= WORLDS {
+    // In few worlds some happen hardly ever.
+    if count >= 20 * WORLDS {
         // What fails in every world has proved nothing.
         let well = |action: &&str| ended.get(*action).is_some_and(|(well, _)| *well > 0);
         let never: Vec<_> = world::actions()
