@@ -27,7 +27,7 @@ pytestmark = [
 # Seconds without a broker: longer than any pause before it is tried again, and than the right to publish lasts.
 AWAY = int(os.environ.get("KILONOVA_BROKER_AWAY", "60"))
 # Seconds from one life to the next, so that an hour is not a test of load.
-PACE = AWAY / 120
+PACE = AWAY / 240
 
 
 @pytest.fixture
