@@ -146,7 +146,7 @@ pub(crate) enum Tasks {
 pub(crate) enum Certificates {
     /// Make the cloud's authority.
     Init(Folder),
-    /// Make the certificate that a conductor or a network service of this machine shows to agents.
+    /// Make the certificate that a conductor or a network service shows to agents, on the machine with the authority.
     Server {
         /// Where.
         #[command(flatten)]
@@ -154,6 +154,10 @@ pub(crate) enum Certificates {
         /// The names and addresses under which agents find this machine.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Where the files go, for a machine without the authority: to be copied to its HOME/certificates [default: the folder of
+        /// the authority].
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
     },
     /// Make the certificate of a host's agents, in a folder to be copied to HOME/certificates of that host.
     Host {
