@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run the whole cloud in the foreground, until SIGTERM or Ctrl-C. Guests go on running.
     Up(Up),
-    /// Stop a cloud that runs and remove its guests, bridges, namespaces and firewall tables. Disks and data stay.
+    /// Stop a cloud that `up` runs, and remove its guests, bridges, namespaces and firewall tables. Disks and data stay.
     Down(At),
     /// Say whether a cloud runs and is ready (exit status 0) or not (1).
     Status(At),
@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Image(Configured),
     /// Run the Networking API alone.
     Network(Configured),
-    /// Run the volume service alone; one for each folder of volumes.
+    /// Run the volume service alone; a cloud has one.
     Volume(Configured),
     /// Run the key manager alone.
     KeyManager(Configured),
