@@ -42,6 +42,12 @@ pub enum BadTransport {
     /// Another broker or protocol.
     #[error("{0}:// is not supported; there is rabbit://")]
     Scheme(String),
+    /// It asks for TLS.
+    #[error(
+        "TLS to the broker (ssl=1) is not built yet, and without it the password would go in the clear; leave ssl out where \
+         the way to the broker is safe, as through a tunnel"
+    )]
+    Tls,
     /// Not a URL.
     #[error("it is not of the form rabbit://user:password@host:5672/vhost")]
     Form,
@@ -51,14 +57,17 @@ impl Brokers {
     /// Reads a transport URL.
     ///
     /// # Errors
-    /// Another scheme than `rabbit` (or `amqp`), or no host.
+    /// Another scheme than `rabbit` (or `amqp`), a wish for TLS, or no host.
     pub fn parse(text: &str) -> Result<Self, BadTransport> {
         let (scheme, rest) = text.split_once("://").ok_or(BadTransport::Form)?;
         if !matches!(scheme.split('+').next(), Some("rabbit" | "amqp" | "kombu")) {
             return Err(BadTransport::Scheme(scheme.to_owned()));
         }
-        // `?ssl=...` and the like are for drivers in Python.
-        let rest = rest.split('?').next().unwrap_or_default();
+        // What else follows is for drivers in Python.
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if query.split('&').any(asks_for_tls) {
+            return Err(BadTransport::Tls);
+        }
         let (hosts, vhost) = rest.split_once('/').unwrap_or((rest, ""));
         // The AMQP URI specification writes the virtual host "/" as %2f; oslo.messaging as nothing.
         let vhost = if vhost.is_empty() { "%2f" } else { vhost };
@@ -78,6 +87,11 @@ impl Brokers {
         let index = number % self.0.len().max(1);
         self.0.get(index).map_or("", String::as_str)
     }
+}
+
+fn asks_for_tls(pair: &str) -> bool {
+    let value = pair.strip_prefix("ssl=").unwrap_or_default();
+    ["1", "true", "yes", "on", "t", "y"].contains(&value.to_lowercase().as_str())
 }
 
 impl std::fmt::Debug for Brokers {

@@ -29,6 +29,9 @@ fn transport_urls_are_read_as_oslo_reads_them() {
     ] {
         assert_eq!(Brokers::parse(bad), Err(BadTransport::Form), "{bad}");
     }
+    for tls in ["rabbit://h/?ssl=1", "rabbit://h/v?x=2&ssl=True"] {
+        assert_eq!(Brokers::parse(tls), Err(BadTransport::Tls), "{tls}");
+    }
     let kafka = Brokers::parse("kafka://h").unwrap_err().to_string();
     assert!(kafka.contains("kafka"), "{kafka}");
     let shown = format!("{:?}", Brokers::parse("rabbit://u:s3cret@h:1/").unwrap());

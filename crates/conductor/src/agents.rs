@@ -536,6 +536,14 @@ fn failed(error: &sql::Error) -> Refusal {
     (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
 
+/// A host's name belongs to the machine that has said it first, as that machine's servers are looked for there.
+fn another_node(host: &HostName) -> String {
+    format!(
+        "another machine, or this one before it was installed anew, is {host}: bring back the file node-id of its home, or force its \
+         compute service down, evacuate its servers and delete the service (openstack compute service delete)"
+    )
+}
+
 async fn message<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let whole = web::body::bytes(body, MESSAGE_LIMIT)
         .await
@@ -581,10 +589,12 @@ async fn heartbeat(
         let told = format!("{host} does not speak for {}", beat.host);
         return Err((StatusCode::FORBIDDEN, told));
     }
-    let noted = agents
-        .heartbeat(beat)
-        .await
-        .map_err(|error| failed(&error))?;
+    let noted = agents.heartbeat(beat).await.map_err(|error| {
+        if error.is_unique_violation() {
+            return (StatusCode::CONFLICT, another_node(&host));
+        }
+        failed(&error)
+    })?;
     Ok(axum::Json(noted).into_response())
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use stories::{STORIES, Story, begin, prepare};
 use testkit::{Cluster, Options};
 use types::agent::Direction;
-use types::{PowerState, ServerId, VmState};
+use types::{PowerState, ServerId, Timestamp, VmState};
 
 async fn clean(cluster: &Cluster) {
     assert_eq!(cluster.audit().await, Vec::<String>::new());
@@ -29,6 +29,23 @@ fn stand_behind(cluster: &Cluster, flow: &'static str, step: &'static str) -> Ar
     let script = Arc::new(Script::new([(at, Fault::Hold)]));
     cluster.set_faults(Arc::clone(&script) as _);
     script
+}
+
+/// A machine that was installed anew has a new identity: who reads its log learns what to do.
+#[tokio::test]
+async fn another_machine_does_not_take_a_hosts_name() {
+    for kind in &testkit::kinds() {
+        let cluster = Cluster::on(kind, Options::default()).await;
+        let host = &cluster.hosts[0];
+        let facts = virt::Hypervisor::host(&*host.sim).await.unwrap();
+        // Each of these has an identity of its own.
+        let mut beat = cluster.event(&host.name, &[], Timestamp::now());
+        beat.facts = Some(facts.report("192.0.2.1"));
+        let answer = cluster.answer_to(&beat).await;
+        let told = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status, http::StatusCode::CONFLICT, "{told}");
+        assert!(told.contains("node-id") && told.contains(host.name.as_str()));
+    }
 }
 
 #[tokio::test]

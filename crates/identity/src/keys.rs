@@ -20,6 +20,14 @@ pub enum KeyError {
     NotAKey(String),
 }
 
+/// Whether a folder holds keys.
+///
+/// # Errors
+/// It cannot be read.
+pub fn are_in(folder: &Path) -> io::Result<bool> {
+    Ok(!numbers(folder)?.is_empty())
+}
+
 /// Seals and opens with the keys of one folder.
 pub struct Keyring {
     keys: MultiFernet,

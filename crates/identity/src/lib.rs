@@ -19,7 +19,7 @@ mod token;
 
 pub use bootstrap::{Bootstrap, Bootstrapped, DEFAULT_DOMAIN, Endpoint, ServiceUser};
 pub use db::figures::figures;
-pub use keys::{KeyError, Keyring};
+pub use keys::{KeyError, Keyring, are_in as keys_are_in};
 pub use service::{Config, Error, Service};
 
 impl Service {

@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run the whole cloud in the foreground, until SIGTERM or Ctrl-C. Guests go on running.
     Up(Up),
-    /// Stop a cloud that runs and remove its guests, bridges, namespaces and firewall tables. Disks and data stay.
+    /// Stop a cloud that `up` runs, and remove its guests, bridges, namespaces and firewall tables. Disks and data stay.
     Down(At),
     /// Say whether a cloud runs and is ready (exit status 0) or not (1).
     Status(At),
@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Image(Configured),
     /// Run the Networking API alone.
     Network(Configured),
-    /// Run the volume service alone; one for each folder of volumes.
+    /// Run the volume service alone; a cloud has one.
     Volume(Configured),
     /// Run the key manager alone.
     KeyManager(Configured),
@@ -146,7 +146,7 @@ pub(crate) enum Tasks {
 pub(crate) enum Certificates {
     /// Make the cloud's authority.
     Init(Folder),
-    /// Make the certificate that a conductor or a network service of this machine shows to agents.
+    /// Make the certificate that a conductor or a network service shows to agents, on the machine with the authority.
     Server {
         /// Where.
         #[command(flatten)]
@@ -154,6 +154,10 @@ pub(crate) enum Certificates {
         /// The names and addresses under which agents find this machine.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Where the files go, for a machine without the authority: to be copied to its HOME/certificates [default: the folder of
+        /// the authority].
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
     },
     /// Make the certificate of a host's agents, in a folder to be copied to HOME/certificates of that host.
     Host {

@@ -53,9 +53,9 @@ impl Files<'_> {
 pub(crate) fn run(command: &Certificates) -> Result<()> {
     match command {
         Certificates::Init(at) => init(&folder(at)),
-        Certificates::Server { at, names } => {
+        Certificates::Server { at, names, into } => {
             let folder = folder(at);
-            let into = folder.clone();
+            let into = into.clone().unwrap_or_else(|| folder.clone());
             signed(&folder, &into, "server", &server_params(names)?)
         }
         Certificates::Host { at, name, into } => {
@@ -167,7 +167,8 @@ fn signed(folder: &Path, into: &Path, name: &str, params: &CertificateParams) ->
         let path = folder.join(file);
         std::fs::read_to_string(&path).with_context(|| {
             format!(
-                "cannot read {}: `kilonova manage certificates init` makes an authority",
+                "cannot read {}: run this on the machine with the authority (with --into for another machine), or, if the cloud has \
+                 none yet, `kilonova manage certificates init` first",
                 path.display()
             )
         })

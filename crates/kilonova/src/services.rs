@@ -11,7 +11,7 @@ use crate::part::Orders;
 use crate::service_tokens::{EmbeddedTokens, VolumeTokens};
 use crate::serving::Serving;
 use crate::settings::Settings;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use axum::Router;
 use bus::{Bell, Bus};
 use clients::{Images, Keys, Keystone, Networks, ServiceTokens, Volumes};
@@ -186,7 +186,15 @@ pub(crate) async fn watched(orders: &Orders, name: &str) -> Result<Need> {
 /// The identity service.
 pub(crate) async fn identity(orders: &Orders) -> Result<identity::Service> {
     let store = open_store(orders, "identity", &orders.settings.identity_database).await?;
-    let config = identity::Config::new(private_folder(&orders.folder, "keys")?);
+    let keys = private_folder(&orders.folder, "keys")?;
+    if !orders.migrates && !identity::keys_are_in(&keys)? {
+        bail!(
+            "there are no keys of tokens in {}: run `kilonova db sync` first, or copy the folder from the machine where it ran; \
+             with keys of its own this process would refuse the tokens of all others",
+            keys.display()
+        );
+    }
+    let config = identity::Config::new(keys);
     Ok(identity::Service::open(store, config).await?)
 }
 
@@ -229,10 +237,13 @@ pub(crate) async fn network(
             .private_range
             .parse()
             .context("the private range is not a CIDR")?,
+        gateway_host: (!settings.gateway_host.is_empty()).then(|| settings.gateway_host.clone()),
         ..network::Config::default()
     };
     let store = open_store(orders, "network", &settings.network_database).await?;
-    Ok(network::Service::open(store, config, validator).await?)
+    let service = network::Service::open(store, config, validator).await?;
+    service.settle_gateway().await?;
+    Ok(service)
 }
 
 /// The volume service. It does nothing by itself before [`keep_volumes`].

@@ -71,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) placement_port: u16,
     pub(crate) image_port: u16,
     pub(crate) network_port: u16,
+    /// The host that serves DHCP and routers; empty: the first whose agent asked.
+    pub(crate) gateway_host: String,
     pub(crate) volume_port: u16,
     pub(crate) key_manager_port: u16,
     /// Where volumes are served to hosts.
@@ -225,6 +227,7 @@ impl Default for Settings {
             placement_port: 8778,
             image_port: 9292,
             network_port: 9696,
+            gateway_host: String::new(),
             volume_port: 8776,
             key_manager_port: 9311,
             nbd_listen: "127.0.0.1".to_owned(),

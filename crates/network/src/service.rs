@@ -92,6 +92,25 @@ impl Service {
         })
     }
 
+    /// Gives DHCP and routers to the host that the settings name, if they name one.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn settle_gateway(&self) -> Result<(), Error> {
+        let Some(host) = self.inner.config.gateway_host.clone() else {
+            return Ok(());
+        };
+        let act = move |work: &mut Work<'_, '_>| {
+            if db::agents::make_first(work.tx, &host)? {
+                tracing::info!(host, "serves DHCP and routers from now on");
+                work.gateway_moved()?;
+            }
+            Ok(())
+        };
+        let done = self.write(&self.own_context(), act).await;
+        done.map_err(|fault: Fault| Error::Bootstrap(fault.message))
+    }
+
     /// The Networking API as it is mounted at the root of its port.
     pub fn router(&self) -> Router {
         crate::edge::router(self.clone())

@@ -86,6 +86,16 @@ impl<'a, 'b> Work<'a, 'b> {
         self.changes.insert((what, id.to_owned(), String::new()));
     }
 
+    /// Notes that another host serves DHCP and routers.
+    pub fn gateway_moved(&mut self) -> Result<(), Fault> {
+        crate::db::changes::start_over(self.tx)?;
+        // Whoever waits is told that there is something new.
+        for network in crate::db::column(self.tx, Kind::Network, "id", &[])? {
+            self.changed(What::Network, &network);
+        }
+        Ok(())
+    }
+
     /// Notes that a port changed on a host.
     pub fn port_changed(&mut self, id: &str, host: &str) {
         self.changes

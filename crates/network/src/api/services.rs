@@ -230,7 +230,10 @@ pub fn update_agent(work: &mut Work<'_, '_>, id: &str, body: &Value) -> Result<V
 pub fn delete_agent(work: &mut Work<'_, '_>, id: &str) -> Result<(), Fault> {
     work.cx.demand("delete_agent", &Target::new())?;
     show_agents(work, Some(id), &Query::default())?;
-    agents::delete(work.tx, id)
+    if agents::delete(work.tx, id)? {
+        work.gateway_moved()?;
+    }
+    Ok(())
 }
 
 /// `GET /v2.0/availability_zones`

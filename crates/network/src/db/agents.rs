@@ -69,6 +69,22 @@ pub fn first_host(tx: &mut Tx<'_>) -> Result<Option<String>, Fault> {
     Ok(row.map(|row| row.get(0)).transpose()?)
 }
 
+/// Makes a host the one that serves DHCP and routers. False when it is already.
+pub fn make_first(tx: &mut Tx<'_>, host: &str) -> Result<bool, Fault> {
+    if first_host(tx)?.as_deref() == Some(host) {
+        return Ok(false);
+    }
+    let oldest = tx.query_opt("SELECT MIN(first_seen) FROM net_hosts", &[])?;
+    let oldest = oldest.map(|row| row.get::<Option<i64>>(0)).transpose()?;
+    let first = oldest.flatten().unwrap_or(i64::MAX).saturating_sub(1);
+    let known = "UPDATE net_hosts SET first_seen = ? WHERE host = ?";
+    if tx.execute(known, &[first.into(), host.into()])? == 0 {
+        let new = "INSERT INTO net_hosts (host, first_seen) VALUES (?, ?)";
+        tx.post(new, &[host.into(), first.into()])?;
+    }
+    Ok(true)
+}
+
 fn kind_name(kind: AgentKind) -> &'static str {
     match kind {
         AgentKind::Bridge => "bridge",
@@ -179,8 +195,22 @@ pub fn update(
     Ok(())
 }
 
-/// Forgets an agent; one that is alive comes back with its next heartbeat.
-pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<(), Fault> {
-    tx.post("DELETE FROM net_agents WHERE id = ?", &[id.into()])?;
-    Ok(())
+/// Forgets an agent, and its host when it was the last one there; what is alive comes back with its next heartbeat. True when
+/// that host served DHCP and routers, which are another one's then.
+pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<bool, Fault> {
+    let Some(row) = tx.query_opt("SELECT host FROM net_agents WHERE id = ?", &[id.into()])? else {
+        return Ok(false);
+    };
+    let host: String = row.get(0)?;
+    tx.execute("DELETE FROM net_agents WHERE id = ?", &[id.into()])?;
+    let others = "SELECT 1 FROM net_agents WHERE host = ? LIMIT 1";
+    if tx.query_opt(others, &[host.as_str().into()])?.is_some() {
+        return Ok(false);
+    }
+    let served = first_host(tx)?.as_deref() == Some(&host[..]);
+    tx.execute(
+        "DELETE FROM net_hosts WHERE host = ?",
+        &[host.as_str().into()],
+    )?;
+    Ok(served)
 }

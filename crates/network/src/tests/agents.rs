@@ -285,6 +285,59 @@ fn order(value: &mut Value) {
     }
 }
 
+/// Who looks after DHCP and routers when their host is gone for good, or another one is named.
+#[tokio::test]
+async fn another_host_takes_dhcp_and_routers() {
+    let store = sql::Store::temporary().await.unwrap();
+    let cloud = Cloud::on(store.clone()).await;
+    cloud.service.bootstrap("adm").await.unwrap();
+    let serves = async |cloud: &Cloud, host: &str, since: u64| {
+        let wanted = cloud.wanted(host, since, 0).await.expect("there is news");
+        assert!(wanted.full || since == 0);
+        (
+            (wanted.networks.len(), wanted.routers.len()),
+            wanted.revision,
+        )
+    };
+    let (all, nothing) = ((2, 1), (0, 0));
+    let (first, before) = serves(&cloud, "h1", 0).await;
+    assert_eq!(first, all);
+    for host in ["h1", "h2"] {
+        let kinds: Vec<Value> = AgentKind::ALL
+            .iter()
+            .map(|kind| json!({"kind": kind, "configurations": {}}))
+            .collect();
+        let report = json!({"revision": 1, "partial": true, "agents": kinds});
+        let (status, answer) = cloud.ask("PUT", host, "report", report).await;
+        assert_eq!(status, StatusCode::NO_CONTENT, "{answer}");
+    }
+    assert_eq!(serves(&cloud, "h2", 0).await.0, nothing);
+    let dead = cloud.get("agents?host=h1", ADMIN).await;
+    for agent in dead["agents"].as_array().unwrap() {
+        cloud
+            .delete(&format!("agents/{}", text(&agent["id"])), ADMIN)
+            .await;
+    }
+    let (second, after) = serves(&cloud, "h2", before).await;
+    assert_eq!(second, all);
+    // It comes back, and is one like the others.
+    assert_eq!(serves(&cloud, "h1", before).await.0, nothing);
+    // The settings name it.
+    let config = Config {
+        gateway_host: Some("h1".to_owned()),
+        ..Config::default()
+    };
+    let service = Service::open(store, config, Arc::new(Names)).await.unwrap();
+    service.settle_gateway().await.unwrap();
+    let router = service.router();
+    let cloud = Cloud { service, router };
+    assert_eq!(serves(&cloud, "h1", after).await.0, all);
+    let (second, now) = serves(&cloud, "h2", after).await;
+    assert_eq!(second, nothing);
+    cloud.service.settle_gateway().await.unwrap();
+    assert!(cloud.wanted("h2", now, 0).await.is_none());
+}
+
 #[tokio::test]
 async fn agents_speak_for_themselves_only() {
     let cloud = Cloud::new().await;
