@@ -275,7 +275,7 @@ pub(crate) struct Up {
     pub(crate) user: Option<String>,
     /// The address all APIs listen on [default: 127.0.0.1].
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) listen: Option<String>,
+    pub(crate) listen: Option<std::net::IpAddr>,
     /// Port of the Identity API (under /v3) [default: 5000].
     #[arg(long, value_name = "PORT")]
     pub(crate) identity_port: Option<u16>,

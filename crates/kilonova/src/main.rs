@@ -29,7 +29,7 @@ mod serving;
 mod settings;
 mod supervisor;
 
-use arguments::{Arguments, Command, Config, Configured, Db, Manage};
+use arguments::{Arguments, Command, Config, Db, Manage};
 use clap::Parser;
 use roles::Role;
 use std::io::IsTerminal;
@@ -68,12 +68,6 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error)),
     };
-    if let Some((role, of)) = role(&arguments.command) {
-        return match runtime.block_on(roles::run(role, of)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        };
-    }
     let done = match arguments.command {
         Command::Up(up) => runtime.block_on(supervisor::up(up)),
         Command::Control(_) => runtime.block_on(cloud::run()),
@@ -87,32 +81,23 @@ fn main() -> ExitCode {
         Command::Manage(Manage::Audit { of, fix }) => runtime.block_on(repairs::audit(&of, fix)),
         Command::Manage(Manage::Services(of)) => runtime.block_on(repairs::services(&of)),
         Command::Manage(what) => manage::manage(what),
-        // The roles, which were looked at first.
-        _ => Ok(()),
+        Command::Api(of) => runtime.block_on(roles::run(Role::Api, &of)),
+        Command::Conductor(of) => runtime.block_on(roles::run(Role::Conductor, &of)),
+        Command::Scheduler(of) => runtime.block_on(roles::run(Role::Scheduler, &of)),
+        Command::Compute(of) => runtime.block_on(roles::run(Role::Compute, &of)),
+        Command::NetworkAgent(of) => runtime.block_on(roles::run(Role::NetworkAgent, &of)),
+        Command::Metadata(of) => runtime.block_on(roles::run(Role::Metadata, &of)),
+        Command::Placement(of) => runtime.block_on(roles::run(Role::Placement, &of)),
+        Command::Identity(of) => runtime.block_on(roles::run(Role::Identity, &of)),
+        Command::Image(of) => runtime.block_on(roles::run(Role::Image, &of)),
+        Command::Network(of) => runtime.block_on(roles::run(Role::Network, &of)),
+        Command::Volume(of) => runtime.block_on(roles::run(Role::Volume, &of)),
+        Command::KeyManager(of) => runtime.block_on(roles::run(Role::KeyManager, &of)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
-}
-
-/// The service that a command runs alone.
-fn role(command: &Command) -> Option<(Role, &Configured)> {
-    Some(match command {
-        Command::Api(of) => (Role::Api, of),
-        Command::Conductor(of) => (Role::Conductor, of),
-        Command::Scheduler(of) => (Role::Scheduler, of),
-        Command::Compute(of) => (Role::Compute, of),
-        Command::NetworkAgent(of) => (Role::NetworkAgent, of),
-        Command::Metadata(of) => (Role::Metadata, of),
-        Command::Placement(of) => (Role::Placement, of),
-        Command::Identity(of) => (Role::Identity, of),
-        Command::Image(of) => (Role::Image, of),
-        Command::Network(of) => (Role::Network, of),
-        Command::Volume(of) => (Role::Volume, of),
-        Command::KeyManager(of) => (Role::KeyManager, of),
-        _ => return None,
-    })
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

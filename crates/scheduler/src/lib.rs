@@ -1,7 +1,7 @@
 //! Where a server goes: filters, weighers and the explanation when no host will do.
 //!
-//! Everything here is a pure function over [`HostState`]s in memory, without I/O and without a clock; chance comes in
-//! as an argument. The scheduler proposes an ordered list of candidates; the claim in the database
+//! What decides here is a pure function over [`HostState`]s in memory, without I/O and without a clock; chance comes in
+//! as an argument. The rows that it is given are read beside it ([`Rows`]). The scheduler proposes an ordered list of candidates; the claim in the database
 //! ([`db::placement::claim`]) decides, so any number of schedulers may run on views that are a little old.
 //!
 //! Names and meaning of filters and weighers are those of Nova's filter scheduler (Nova administrator guide,

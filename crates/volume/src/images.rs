@@ -60,6 +60,20 @@ pub enum Sent {
     Conflict,
 }
 
+/// Why the data of an image did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum DownloadError {
+    /// The image service does not answer, or stopped: another try may go well.
+    #[error("{0}")]
+    Broken(String),
+    /// It has more data than it said, or than there is room for.
+    #[error("the image has more than {0} bytes")]
+    TooLarge(u64),
+    /// They cannot be written.
+    #[error("{0}")]
+    Disk(#[from] std::io::Error),
+}
+
 /// An image, as far as volumes care.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -121,7 +135,8 @@ fn boot_snapshot(mapping: &Value) -> Option<String> {
 
 fn headers(token: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    if let Ok(value) = HeaderValue::from_str(token) {
+    if let Ok(mut value) = HeaderValue::from_str(token) {
+        value.set_sensitive(true);
         headers.insert("x-auth-token", value);
     }
     headers
@@ -186,13 +201,17 @@ impl Images {
         }
     }
 
-    /// An image, seen by the service itself.
-    pub async fn show(&self, id: &str) -> std::result::Result<Image, String> {
+    /// An image, seen by the service itself; `None` when there is none.
+    pub async fn show(&self, id: &str) -> std::result::Result<Option<Image>, String> {
         let token = self.tokens.token().await?;
         let path = format!("/v2/images/{id}");
         let answer = self.call(&token, Method::GET, &path, None).await?;
         match answer.status {
-            StatusCode::OK => Image::read(&answer.json()).ok_or_else(|| "no image".to_owned()),
+            StatusCode::OK => match Image::read(&answer.json()) {
+                Some(image) => Ok(Some(image)),
+                None => Err(format!("the image service did not show image {id}")),
+            },
+            StatusCode::NOT_FOUND => Ok(None),
             other => Err(format!("the image service answered {other} for image {id}")),
         }
     }
@@ -218,34 +237,32 @@ impl Images {
         id: &str,
         mut into: std::fs::File,
         most: u64,
-    ) -> std::result::Result<u64, String> {
-        let token = self.tokens.token().await?;
+    ) -> std::result::Result<u64, DownloadError> {
+        let broken = DownloadError::Broken;
+        let token = self.tokens.token().await.map_err(broken)?;
         let path = format!("/v2/images/{id}/file");
-        let sent = self
-            .client()?
-            .send(Method::GET, &path, headers(&token), Body::empty());
-        let answer = sent.await.map_err(|error| error.to_string())?;
+        let client = self.client().map_err(broken)?;
+        let sent = client.send(Method::GET, &path, headers(&token), Body::empty());
+        let answer = sent.await.map_err(|error| broken(error.to_string()))?;
         if answer.status() != StatusCode::OK {
-            return Err(format!("the image service answered {}", answer.status()));
+            let words = format!("the image service answered {}", answer.status());
+            return Err(broken(words));
         }
         let mut stream = answer.into_body().into_data_stream();
         let mut at: u64 = 0;
         while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(|error| format!("the download stopped: {error}"))?;
+            let piece = piece.map_err(|error| broken(format!("the download stopped: {error}")))?;
             let end = at + piece.len() as u64;
             if end > most {
-                return Err(format!("the image has more than {most} bytes"));
+                return Err(DownloadError::TooLarge(most));
             }
             let written = tokio::task::spawn_blocking(move || {
                 write_sparse(&mut into, at, &piece).map(|()| into)
             });
-            into = written
-                .await
-                .map_err(|error| error.to_string())?
-                .map_err(|error| error.to_string())?;
+            into = written.await.map_err(std::io::Error::other)??;
             at = end;
         }
-        into.set_len(at).map_err(|error| error.to_string())?;
+        into.set_len(at)?;
         Ok(at)
     }
 

@@ -4,7 +4,7 @@
 
 use crate::db;
 use crate::fault::Result as Answer;
-use crate::images::{Image, Sent};
+use crate::images::{DownloadError, Image, Sent};
 use crate::model::{Attachment, Job, Snapshot, Source, Status, Volume};
 use crate::service::{Service, blocking, tell};
 use crate::storage::{self, GIB, copy};
@@ -25,22 +25,58 @@ const TRIES: u32 = 10;
 const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 900;
 
-/// What a job left.
-type Outcome = Result<(), String>;
+/// Why a job failed.
+#[derive(Clone, Debug, thiserror::Error)]
+enum JobError {
+    /// What the volume's owner may read, too: no paths of this machine.
+    #[error("{0}")]
+    Told(String),
+    /// Only for the log.
+    #[error("{0}")]
+    Internal(String),
+}
 
-/// What the volume's owner may read: no paths of this machine.
-fn told(error: QemuError) -> String {
-    match error {
-        QemuError::Io { error, .. } => error.to_string(),
-        QemuError::NoTool(_) => "qemu-img is not installed".to_owned(),
-        QemuError::Full(_) => "the disk is full".to_owned(),
-        QemuError::Failed(last) => {
-            tracing::warn!(error = last, "qemu-img failed");
-            "the image cannot be converted".to_owned()
-        }
-        error => error.to_string(),
+/// What is said of other services, of the database and by QEMU's daemon.
+impl From<String> for JobError {
+    fn from(reason: String) -> Self {
+        Self::Internal(reason)
     }
 }
+
+impl From<std::io::Error> for JobError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Told(error.to_string())
+    }
+}
+
+impl From<QemuError> for JobError {
+    fn from(error: QemuError) -> Self {
+        let told = match error {
+            QemuError::Io { error, .. } => error.to_string(),
+            QemuError::NoTool(_) => "qemu-img is not installed".to_owned(),
+            QemuError::Full(_) => "the disk is full".to_owned(),
+            QemuError::Failed(last) => {
+                tracing::warn!(error = last, "qemu-img failed");
+                "the image cannot be converted".to_owned()
+            }
+            error => error.to_string(),
+        };
+        Self::Told(told)
+    }
+}
+
+impl From<DownloadError> for JobError {
+    fn from(error: DownloadError) -> Self {
+        match error {
+            DownloadError::Broken(reason) => Self::Internal(reason),
+            DownloadError::Disk(error) => error.into(),
+            error @ DownloadError::TooLarge(_) => Self::Told(error.to_string()),
+        }
+    }
+}
+
+/// What a job left.
+type Outcome = Result<(), JobError>;
 
 /// A job that is under way, or waits for its turn, until this is dropped.
 struct UnderWay {
@@ -121,7 +157,7 @@ impl Service {
             };
             let outcome = service.do_volume(&volume, &job).await;
             if let Err(reason) = &outcome {
-                tracing::warn!(volume = id, ?job, reason, "a job failed");
+                tracing::warn!(volume = id, ?job, %reason, "a job failed");
             }
             service.end_volume(&id, &job, outcome).await;
         });
@@ -144,7 +180,7 @@ impl Service {
             };
             let outcome = service.do_snapshot(&snapshot, &job).await;
             if let Err(reason) = &outcome {
-                tracing::warn!(snapshot = id, ?job, reason, "a job failed");
+                tracing::warn!(snapshot = id, ?job, %reason, "a job failed");
             }
             service.end_snapshot(&id, &job, outcome).await;
         });
@@ -184,9 +220,7 @@ impl Service {
             Job::Delete => self.remove_file(self.inner.files.volume(&volume.id)).await,
             Job::Extend(size, _) => {
                 let (path, bytes) = (self.inner.files.volume(&volume.id), size * GIB);
-                blocking(move || storage::grow(&path, bytes))
-                    .await
-                    .map_err(|error| error.to_string())
+                blocking(move || storage::grow(&path, bytes)).await
             }
             Job::Upload(image, format, _) => self.upload(volume, image, format).await,
             Job::Revert(snapshot, _) => {
@@ -210,7 +244,7 @@ impl Service {
             }
             tokio::time::sleep(LOOK).await;
         }
-        Err("the volume is still being read".to_owned())
+        Err(JobError::Told("the volume is still being read".to_owned()))
     }
 
     async fn do_snapshot(&self, snapshot: &Snapshot, job: &Job) -> Outcome {
@@ -218,7 +252,7 @@ impl Service {
         match job {
             Job::Create(_) => self.take(snapshot, place).await,
             Job::Delete => self.remove_file(place).await,
-            other => Err(format!("a snapshot cannot {other:?}")),
+            other => Err(format!("a snapshot cannot {other:?}").into()),
         }
     }
 
@@ -228,7 +262,7 @@ impl Service {
         match source {
             Source::Blank => blocking(move || storage::blank(&files, &place, bytes))
                 .await
-                .map_err(|error| error.to_string()),
+                .map_err(JobError::from),
             Source::Image(image) => self.fill_from_image(volume, image).await,
             Source::Snapshot(snapshot) => self.copy_snapshot(snapshot, volume).await,
             Source::Volume(other) => {
@@ -244,7 +278,7 @@ impl Service {
         let files = self.inner.files.clone();
         let from = files.volume(id);
         let staged = files.staging();
-        staged.create().map_err(|error| error.to_string())?;
+        staged.create()?;
         let live = self.inner.exports.copy(id, staged.path()).await?;
         blocking(move || {
             if live {
@@ -256,7 +290,7 @@ impl Service {
             }
         })
         .await
-        .map_err(|error| error.to_string())
+        .map_err(JobError::from)
     }
 
     async fn copy_snapshot(&self, snapshot: &str, volume: &Volume) -> Outcome {
@@ -267,46 +301,55 @@ impl Service {
         let bytes = volume.size * GIB;
         blocking(move || copy::copy(&files, &from, &place, bytes))
             .await
-            .map_err(|error| error.to_string())
+            .map_err(JobError::from)
     }
 
     async fn fill_from_image(&self, volume: &Volume, image: &str) -> Outcome {
-        let image = self.inner.images.show(image).await?;
+        let image = self.image(image).await?;
         let files = self.inner.files.clone();
         let (place, bytes) = (files.volume(&volume.id), volume.size * GIB);
-        let download = files.staging();
-        let file = download.create().map_err(|error| error.to_string())?;
         // A packed image is hardly ever bigger than what is in it.
         let most = image.size.max(1).min(bytes + bytes / 8 + GIB);
-        self.inner.images.download(&image.id, file, most).await?;
+        let until = Instant::now() + self.inner.config.broken_upload;
+        let download = loop {
+            let staged = files.staging();
+            let sent = self
+                .inner
+                .images
+                .download(&image.id, staged.create()?, most);
+            match sent.await {
+                Ok(_) => break staged,
+                Err(DownloadError::Broken(_)) if Instant::now() < until => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
         let checked = match qemu::check(download.path(), &image.disk_format).await {
             Err(QemuError::NoTool(_)) if !self.inner.exports.serves() => {
-                return blocking(move || storage::blank(&files, &place, bytes))
-                    .await
-                    .map_err(|error| error.to_string());
+                blocking(move || storage::blank(&files, &place, bytes)).await?;
+                return Ok(());
             }
-            checked => checked.map_err(told)?,
+            checked => checked?,
         };
         if checked.virtual_bytes > bytes {
-            return Err(format!(
+            return Err(JobError::Told(format!(
                 "the image needs {} GiB and the volume has {}",
                 copy::gib(checked.virtual_bytes),
                 volume.size
-            ));
+            )));
         }
         let ready = if checked.driver == "raw" {
             download
         } else {
             let raw = files.staging();
             let from = (download.path(), checked.driver);
-            qemu::convert(from, (raw.path(), "raw"), Some(bytes))
-                .await
-                .map_err(told)?;
+            qemu::convert(from, (raw.path(), "raw"), Some(bytes)).await?;
             raw
         };
         blocking(move || ready.finish(&place, bytes))
             .await
-            .map_err(|error| error.to_string())
+            .map_err(JobError::from)
     }
 
     async fn take(&self, snapshot: &Snapshot, place: PathBuf) -> Outcome {
@@ -318,28 +361,28 @@ impl Service {
 
     async fn upload(&self, volume: &Volume, image: &str, format: &str) -> Outcome {
         // A start that finds the data there already has only to say so.
-        if self.image_status(image).await? == "active" {
+        if self.image(image).await?.status == "active" {
             return Ok(());
         }
         let from = self.inner.files.volume(&volume.id);
-        let driver = qemu::driver(format).ok_or("the format is not known")?;
+        let driver = qemu::driver(format).ok_or_else(|| "the format is not known".to_owned())?;
         if driver == "raw" {
             return self.send(image, &from).await;
         }
         let staged = self.inner.files.staging();
-        qemu::convert((&from, "raw"), (staged.path(), driver), None)
-            .await
-            .map_err(told)?;
+        qemu::convert((&from, "raw"), (staged.path(), driver), None).await?;
         self.send(image, staged.path()).await
     }
 
-    /// How far an image is. After a loss of power the image service may be there later than this one.
-    async fn image_status(&self, image: &str) -> Result<String, String> {
+    /// An image. After a loss of power the image service may be there later than this one.
+    async fn image(&self, id: &str) -> Result<Image, JobError> {
         let until = Instant::now() + self.inner.config.broken_upload;
         loop {
-            match self.inner.images.show(image).await {
+            match self.inner.images.show(id).await {
+                Ok(Some(image)) => return Ok(image),
+                Ok(None) => return Err(JobError::Told(format!("image {id} is gone"))),
                 Err(_) if Instant::now() < until => tokio::time::sleep(LOOK).await,
-                shown => return Ok(shown?.status),
+                Err(reason) => return Err(reason.into()),
             }
         }
     }
@@ -349,7 +392,7 @@ impl Service {
     async fn send(&self, image: &str, file: &Path) -> Outcome {
         let until = Instant::now() + self.inner.config.broken_upload;
         loop {
-            let status = self.image_status(image).await?;
+            let status = self.image(image).await?.status;
             match status.as_str() {
                 "active" => return Ok(()),
                 "queued" => match self.inner.images.upload(image, file).await? {
@@ -357,10 +400,10 @@ impl Service {
                     Sent::Conflict => {}
                 },
                 "saving" => {}
-                other => return Err(format!("the image is {other}")),
+                other => return Err(format!("the image is {other}").into()),
             }
             if Instant::now() >= until {
-                return Err(format!("the image is {status} and takes no data"));
+                return Err(format!("the image is {status} and takes no data").into());
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -369,7 +412,7 @@ impl Service {
     async fn remove_file(&self, path: PathBuf) -> Outcome {
         blocking(move || storage::remove(&path))
             .await
-            .map_err(|error| error.to_string())
+            .map_err(JobError::from)
     }
 
     async fn end_volume(&self, id: &str, job: &Job, outcome: Outcome) {
@@ -526,7 +569,11 @@ fn with_attachments(tx: &mut Tx<'_>, volume: &Volume) -> Result<Status, sql::Err
 }
 
 /// Event and words for a user (Cinder's user messages), without what only the log should know.
-fn failure(job: &Job, reason: &str) -> (&'static str, String) {
+fn failure(job: &Job, error: &JobError) -> (&'static str, String) {
+    let reason = match error {
+        JobError::Told(reason) => reason,
+        JobError::Internal(_) => "An unknown error occurred",
+    };
     match job {
         Job::Create(Source::Image(_)) | Job::Reimage(..) => (
             "VOLUME_VOLUME_005_005",

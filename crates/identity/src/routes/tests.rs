@@ -895,24 +895,6 @@ async fn bad_records() {
 }
 
 #[tokio::test]
-async fn a_cached_token_costs_microseconds() {
-    let cloud = Cloud::new().await;
-    let token = cloud.admin().await;
-    cloud.service.validate(&token).await.unwrap();
-    // The best of many: others may have the machine meanwhile.
-    let mut each = std::time::Duration::MAX;
-    for _ in 0..100 {
-        let start = std::time::Instant::now();
-        for _ in 0..20 {
-            cloud.service.validate(&token).await.unwrap();
-        }
-        each = each.min(start.elapsed() / 20);
-    }
-    println!("validate, cached: {each:?}");
-    assert!(each < std::time::Duration::from_micros(200), "{each:?}");
-}
-
-#[tokio::test]
 async fn the_same_on_every_database() {
     for sql::testing::TestStore { name, store, .. } in &sql::testing::databases().await {
         let cloud = Cloud::on(store.clone()).await;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::db;
-use crate::model::{Job, Status, Volume};
+use crate::model::{Job, Source, Status, Volume};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -163,7 +163,16 @@ pub struct FewImages {
     stays: bool,
     /// Uploads that are refused because it does not wait for data.
     conflicts: Arc<AtomicU32>,
+    /// Requests that are answered with 503.
+    away: Arc<AtomicU32>,
     removed: Arc<AtomicBool>,
+}
+
+/// Whether something was left of a number that is one less now.
+fn one_less(number: &AtomicU32) -> bool {
+    let fewer = |left: u32| left.checked_sub(1);
+    let counted = number.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer);
+    counted.is_ok()
 }
 
 pub const IMAGE: &str = "7d5c3a0f-2f3e-4f6c-9c2f-0123456789ab";
@@ -187,16 +196,15 @@ impl FewImages {
     }
 
     fn refuses(&self) -> bool {
-        let fewer = |left: u32| left.checked_sub(1);
-        let counted = self
-            .conflicts
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer);
-        counted.is_ok()
+        one_less(&self.conflicts)
     }
 
     async fn answer(&self, request: axum::extract::Request) -> axum::response::Response {
         use axum::response::IntoResponse;
         let path = request.uri().path().to_owned();
+        if one_less(&self.away) {
+            return http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
         match (request.method().as_str(), path.as_str()) {
             ("GET", p) if p == format!("/v2/images/{IMAGE}/file") => {
                 let mut data = vec![0; 8192];
@@ -511,6 +519,44 @@ async fn an_upload_that_was_broken_off_is_repeated_or_taken_back() {
         let messages = later.get(ALICE, "/messages").await.is(200);
         let told = messages["messages"].as_array().map_or(0, Vec::len);
         assert_eq!(told, usize::from(!repeated), "{case}: {messages}");
+    }
+}
+
+/// An image service that is restarted is waited for; what the owner is told of other troubles names nothing of this machine.
+#[tokio::test]
+async fn a_volume_waits_for_the_image_service() {
+    for (away, patience, image, status, words) in [
+        (3, 60, IMAGE, "available", None),
+        (
+            u32::MAX,
+            0,
+            IMAGE,
+            "error",
+            Some("copy image to volume:An unknown error occurred."),
+        ),
+        (
+            0,
+            60,
+            "gone",
+            "error",
+            Some("copy image to volume:image gone is gone."),
+        ),
+    ] {
+        let images = FewImages {
+            away: Arc::new(AtomicU32::new(away)),
+            ..FewImages::default()
+        };
+        let change = |config: &mut crate::Config| {
+            config.broken_upload = Duration::from_secs(patience);
+        };
+        let cloud = Cloud::with(change, Some(images.router())).await;
+        let volume = cloud.volume(ALICE, json!({})).await;
+        let job = Job::Create(Source::Image(image.to_owned()));
+        cloud.set_job(&volume, Status::Creating, job).await;
+        let later = cloud.restarted(Some(images.router())).await;
+        later.wait("volume", &volume, status).await;
+        let messages = later.get(ALICE, "/messages").await.is(200);
+        assert_eq!(messages["messages"][0]["user_message"].as_str(), words);
     }
 }
 

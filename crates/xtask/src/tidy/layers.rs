@@ -24,12 +24,12 @@ const ROOMS: &[(&str, Uses)] = &[
     ("formats", Uses::Only(&[])),
     ("virt", Uses::Only(&["types", "formats"])),
     ("signatures", Uses::Only(&["types"])),
-    ("scheduler", Uses::Only(&["types", "sql", "db", "clients"])),
+    ("scheduler", Uses::Only(&["types", "sql", "db"])),
     (
         "compute",
-        Uses::Only(&["types", "bus", "clients", "virt", "web", "signatures"]),
+        Uses::Only(&["types", "virt", "web", "signatures"]),
     ),
-    ("network-agent", Uses::Only(&["types", "web", "clients"])),
+    ("network-agent", Uses::Only(&["types", "web"])),
     ("metadata", Uses::Only(&["types", "db", "clients"])),
     (
         "conductor",
@@ -42,7 +42,6 @@ const ROOMS: &[(&str, Uses)] = &[
             "bus",
             "clients",
             "scheduler",
-            "metadata",
         ]),
     ),
     (
@@ -62,13 +61,11 @@ const ROOMS: &[(&str, Uses)] = &[
     ),
     (
         "edge",
-        Uses::Only(&[
-            "types", "sql", "web", "db", "bus", "clients", "metadata", "api",
-        ]),
+        Uses::Only(&["types", "sql", "web", "db", "clients", "metadata"]),
     ),
     (
         "placement",
-        Uses::Only(&["types", "sql", "db", "scheduler", "web", "policy"]),
+        Uses::Only(&["types", "sql", "db", "web", "policy"]),
     ),
     ("identity", Uses::Only(&["types", "sql", "web", "policy"])),
     (
