@@ -4,7 +4,7 @@
 
 mod stories;
 
-use db::repair;
+use db::{accept, repair};
 use journal::faults::{Fault, Never, Point, Script, When};
 use sql::{Error, Tx};
 use std::panic::AssertUnwindSafe;
@@ -371,16 +371,22 @@ async fn a_server_is_not_started_while_another_host_may_run_it_on_the_same_files
     cluster.rest().await;
     cluster.set_faults(Arc::new(Never));
     assert_eq!(cluster.debts().await, [(there.name.clone(), server)]);
-    cluster.reboot(server, true).await;
-    cluster.idle().await;
-    let refused = cluster.server(server).await.fault.unwrap();
-    assert!(
-        refused
-            .message
-            .starts_with("Another host may run the server"),
-        "{refused:?}"
-    );
-    assert!(refused.details.unwrap().starts_with(there.name.as_str()));
+    for (starts, how) in [
+        (accept::REBOOT, serde_json::json!({ "hard": true })),
+        (accept::RESCUE, serde_json::json!({})),
+        (accept::REBUILD, serde_json::json!({})),
+    ] {
+        cluster.act(server, starts, how).await;
+        cluster.idle().await;
+        let refused = cluster.server(server).await.fault.unwrap();
+        assert!(
+            refused
+                .message
+                .starts_with("Another host may run the server"),
+            "{starts}: {refused:?}"
+        );
+        assert!(refused.details.unwrap().starts_with(there.name.as_str()));
+    }
     cluster.set_forced_down(there, true).await;
     cluster.reboot(server, true).await;
     cluster.idle().await;

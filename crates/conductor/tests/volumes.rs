@@ -176,6 +176,40 @@ async fn another_image_for_the_volume_a_server_boots_from() {
     clean(&cluster).await;
 }
 
+/// A soft deletion takes over while only a reservation holds the volume: nobody else may get that.
+#[tokio::test]
+async fn a_volume_that_gets_an_image_stays_its_servers_over_a_soft_deletion() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create_from_volume().await;
+    cluster.idle().await;
+    let volume = cluster.volumes.attachments()[0].0.clone();
+    let reserved = [(volume, server.to_string(), "reserved".to_owned())];
+    cluster.volumes.set_slow(true);
+    let state = json!({ "reimage": ImageId::random() });
+    cluster.act(server, "rebuild", state).await;
+    cluster
+        .until("it is only reserved", async || {
+            cluster.volumes.attachments() == reserved
+        })
+        .await;
+    cluster.soft_delete(server).await;
+    cluster.idle().await;
+    assert_eq!(cluster.server(server).await.vm_state, VmState::SoftDelete);
+    // Who was overtaken looks for what is left of it, gives that back, and looks once more.
+    let before = cluster.volumes.asked();
+    cluster.volumes.set_slow(false);
+    cluster
+        .until("it has looked", async || {
+            cluster.volumes.asked() >= before + 2
+        })
+        .await;
+    assert_eq!(cluster.volumes.attachments(), reserved);
+    cluster.delete(server).await;
+    cluster.idle().await;
+    assert_eq!(cluster.volumes.attachments(), []);
+    clean(&cluster).await;
+}
+
 /// Somebody reset the volume's state and deleted it. The audit names it; it can be detached.
 #[tokio::test]
 async fn a_volume_that_is_gone_is_named_and_can_be_detached() {

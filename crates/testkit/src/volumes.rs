@@ -29,11 +29,18 @@ struct Inner {
     old: bool,
     /// Volumes that an image is being written onto, until they are looked at once, with the image.
     writing: BTreeMap<String, String>,
+    /// That takes until this is false again.
+    slow: bool,
+    /// How often somebody has asked what is attached to a server.
+    asked: usize,
 }
 
 impl Inner {
     /// The image is on the volume, or could not be written.
     fn end_writing(&mut self, id: &str) {
+        if self.slow {
+            return;
+        }
         let Some(image) = self.writing.remove(id) else {
             return;
         };
@@ -79,6 +86,16 @@ impl Volumes {
     /// The service refuses to speak API versions above 3.44.
     pub fn set_old(&self, old: bool) {
         self.lock().old = old;
+    }
+
+    /// No image is whole on a volume as long as this is so.
+    pub fn set_slow(&self, slow: bool) {
+        self.lock().slow = slow;
+    }
+
+    /// How often somebody has asked what is attached to a server.
+    pub fn asked(&self) -> usize {
+        self.lock().asked
     }
 
     /// The image that is on a volume.
@@ -462,6 +479,7 @@ fn of_attachments(
                 .values()
                 .filter(|one| server.is_none_or(|server| one["instance"] == server) && seen(one))
                 .collect();
+            inner.asked += 1;
             axum::Json(json!({ "attachments": of_server })).into_response()
         }
         ("POST", []) => reserve(inner, &document["attachment"]),

@@ -95,6 +95,7 @@ impl Rebuild {
         state.plan = Some(guest_plan(&server, &server.network_info));
         let host = server.host.clone().ok_or_else(super::nowhere)?;
         super::must_be_up(&self.with, &host).await?;
+        super::must_be_alone(&self.with, &server, &host).await?;
         if state.reimage.is_some() {
             self.can_reimage(cx, &server).await?;
         }

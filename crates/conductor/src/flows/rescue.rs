@@ -47,6 +47,7 @@ impl Act for Rescue {
     const NAME: &'static str = accept::RESCUE;
     const EVENT: &'static str = "compute_rescue_instance";
     const SETTLED: Option<VmState> = Some(VmState::Rescued);
+    const STARTS: bool = true;
     type Wanted = From;
 
     fn deadline(from: &From) -> Duration {
@@ -109,6 +110,7 @@ impl Act for Unrescue {
     const NAME: &'static str = accept::UNRESCUE;
     const EVENT: &'static str = "compute_unrescue_instance";
     const SETTLED: Option<VmState> = Some(VmState::Active);
+    const STARTS: bool = true;
     type Wanted = Plain;
 
     fn verb(_: &Plain) -> Option<Verb> {

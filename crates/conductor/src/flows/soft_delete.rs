@@ -77,6 +77,7 @@ impl Act for Restore {
     const EVENT: &'static str = "compute_restore_instance";
     const SETTLED: Option<VmState> = Some(VmState::Active);
     const HOSTLESS: bool = true;
+    const STARTS: bool = true;
     type Wanted = Plain;
 
     fn verb(_: &Plain) -> Option<Verb> {

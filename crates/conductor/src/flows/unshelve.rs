@@ -460,8 +460,9 @@ impl Flow for UnshelveInPlace {
         match step {
             StepInPlace::Locate => {
                 let server = super::instance(&self.with, cx).await?;
-                let host = server.host.ok_or_else(super::nowhere)?;
+                let host = server.host.clone().ok_or_else(super::nowhere)?;
                 super::must_be_up(&self.with, &host).await?;
+                super::must_be_alone(&self.with, &server, &host).await?;
                 state.host = Some(host);
             }
             StepInPlace::Start => state.power = power_after(outcome)?.code(),

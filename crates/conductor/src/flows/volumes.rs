@@ -12,6 +12,7 @@ use db::instances::Instance;
 use journal::{Context, Failure, StepError};
 use serde_json::{Value, json};
 use sql::Tx;
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::Instant;
 use types::device_names;
@@ -348,8 +349,20 @@ async fn release_strays(
         its.any(|known| known == id)
     };
     let there = with.volumes.attachments_of(scope, server.id).await;
-    for attachment in there.map_err(retry)? {
-        if volumes.contains(&attachment.volume_id) && !on_record(&attachment.id) {
+    let there = there.map_err(retry)?;
+    // Where a rebuild was overtaken that had only a reservation left, that one keeps the volume for the server.
+    let mut bare: HashSet<&str> = known
+        .iter()
+        .filter(|device| {
+            let its = device.attachment_id.as_deref();
+            its.is_some_and(|its| there.iter().all(|one| one.id != its))
+        })
+        .filter_map(|device| device.volume_id.as_deref())
+        .collect();
+    for attachment in &there {
+        let volume = attachment.volume_id.as_str();
+        let stray = volumes.iter().any(|one| one == volume) && !on_record(&attachment.id);
+        if stray && !bare.remove(volume) {
             let gone = with.volumes.release(scope, &attachment.id).await;
             if let Err(reason) = gone.map_err(retry)? {
                 return Err(StepError::Retry(reason.message));

@@ -617,6 +617,10 @@ impl Hypervisor for Libvirt {
             self.remember(spec);
             return Ok(guest);
         }
+        // Files that another task has left are used only as what they are.
+        if self.read_spec(spec.id)?.is_some() {
+            self.check_disk(spec)?;
+        }
         self.make_files(spec).await?;
         self.define(spec, power).await
     }
