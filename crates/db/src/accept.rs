@@ -57,7 +57,8 @@ pub const REBUILD: &str = "rebuild";
 
 /// The flow that copies a server's disk into an image; its state is `{"image": id}`.
 pub const SNAPSHOT: &str = "snapshot";
-/// The same with old copies deleted afterwards; its state is `{"image": id, "rotation": {"kind": text, "keep": n}}`.
+/// The same with old copies deleted afterwards; its state is
+/// `{"image": id, "rotation": {"kind": text, "keep": n, "owner": project}}`.
 pub const BACKUP: &str = "backup";
 
 /// The flow that gives a server an interface; its state is `{"wanted": WantedInterface}`.

@@ -759,10 +759,11 @@ impl Cluster {
         }
         let properties = serde_json::json!({
             "instance_uuid": server.to_string(), "image_type": "backup", "backup_type": "daily",
+            "owner": PROJECT,
         });
         let mut state = serde_json::json!({ "image": self.images.make(&properties) });
         if flow == accept::BACKUP {
-            state["rotation"] = serde_json::json!({ "kind": "daily", "keep": 1 });
+            state["rotation"] = serde_json::json!({ "kind": "daily", "keep": 1, "owner": PROJECT });
         }
         state
     }
