@@ -121,8 +121,10 @@ impl Teller {
     }
 
     fn action(&self, server: &Server, entry: &Entry) -> Vec<Notice> {
-        let softly = entry.task_state.as_deref() == Some("soft-deleting")
-            || entry.vm_state.as_deref() == Some("soft-delete");
+        // One that was deleted softly goes for good with its last deletion.
+        let task = entry.task_state.as_deref();
+        let softly = task == Some("soft-deleting")
+            || (entry.vm_state.as_deref() == Some("soft-delete") && task != Some("deleting"));
         let action = entry.action.as_deref().unwrap_or_default();
         let (Some(names), Some((phase, priority))) =
             (names::of_action(action, softly), phase(entry))

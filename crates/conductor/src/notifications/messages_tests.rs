@@ -181,6 +181,48 @@ fn every_action_that_nova_tells_of_is_told() {
 }
 
 #[test]
+fn a_deletion_is_soft_or_for_good() {
+    let told = |states: (&str, Option<&str>), action: &str, end: Option<&str>| {
+        let kind = end.map_or(Kind::ActionStart, |_| Kind::ActionEnd);
+        let mut row = entry(kind, Some(action), end);
+        row.vm_state = Some(states.0.to_owned());
+        row.task_state = states.1.map(str::to_owned);
+        let notices = teller(Changes::None).of_server(&server(), &row);
+        notices[0].message["event_type"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let ended = Some("Success");
+    for (states, action, end, wanted) in [
+        (
+            ("active", Some("soft-deleting")),
+            "delete",
+            None,
+            "soft_delete.start",
+        ),
+        (("soft-delete", None), "delete", ended, "soft_delete.end"),
+        (
+            ("soft-delete", Some("deleting")),
+            "delete",
+            None,
+            "delete.start",
+        ),
+        (
+            ("soft-delete", Some("deleting")),
+            "forceDelete",
+            None,
+            "delete.start",
+        ),
+        (("deleted", None), "delete", ended, "delete.end"),
+        (("active", Some("deleting")), "delete", None, "delete.start"),
+    ] {
+        let told = told(states, action, end);
+        assert_eq!(told, format!("instance.{wanted}"), "{states:?} {action}");
+    }
+}
+
+#[test]
 fn changes_of_states_are_told_when_they_are_wanted() {
     let mut change = entry(Kind::State, None, None);
     for (changes, tasks, states) in [
