@@ -919,6 +919,13 @@ impl Cluster {
         addresses.renew(&self.with, &self.bus).await
     }
 
+    /// Tells guests that their volumes have grown, where that waited; returns how many.
+    pub async fn tell_grown(&self) -> usize {
+        conductor::grown::tell(&self.store, &self.bus)
+            .await
+            .unwrap()
+    }
+
     /// Takes servers from their hosts that were shelved so long ago; returns how many.
     pub async fn offload(&self, after: Duration) -> usize {
         conductor::offload::offload(&self.store, &self.bus, after)

@@ -668,3 +668,52 @@ async fn changing_an_attachment_writes_what_changes_alone() {
     let shown = cloud.get("member", 85, &path).await.json();
     assert_eq!(shown["volumeAttachment"]["delete_on_termination"], true);
 }
+
+#[tokio::test]
+async fn a_volume_that_has_grown_is_on_record_before_the_event_is_answered() {
+    let cloud = cloud().await;
+    let id = server(&cloud).await;
+    let volume = cloud.volumes.make();
+    let made = attach(&cloud, 79, &id, json!({ "volumeId": volume })).await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    attached(&cloud, &id, &volume).await;
+    let event = json!({ "name": "volume-extended", "server_uuid": id, "tag": volume });
+    let events = json!({ "events": [event] });
+    let shown = async || {
+        let path = format!("/servers/{id}/os-instance-actions");
+        let answer = cloud.get("member", 90, &path).await.json();
+        let actions = answer["instanceActions"].as_array().unwrap();
+        let extended = actions
+            .iter()
+            .filter(|one| one["action"] == "extend_volume");
+        extended.count()
+    };
+    let waiting = async || {
+        let found: Result<_, sql::Error> = cloud.store.read(db::grown::waiting).await;
+        let found: Vec<db::grown::Grown> = found.unwrap();
+        found.into_iter().map(|one| one.volume).collect::<Vec<_>>()
+    };
+    let tell = async || {
+        let path = "/os-server-external-events";
+        let told = cloud.send("admin", 90, "POST", path, events.clone()).await;
+        assert_eq!(told.status, 200, "{}", told.text);
+    };
+    let path = format!("/servers/{id}/action");
+    let stop = json!({ "os-stop": null });
+    let stopping = cloud.send("member", 90, "POST", &path, stop).await;
+    assert_eq!(stopping.status, 202, "{}", stopping.text);
+    tell().await;
+    assert_eq!(shown().await, 1);
+    assert_eq!(waiting().await, [""; 0], "somebody works on the server");
+    finish(&cloud, &id, VmState::Active).await;
+    assert_eq!(waiting().await, [volume.as_str()]);
+    // Where nobody works on the server the task is there at once.
+    tell().await;
+    assert_eq!(shown().await, 2);
+    let server = id.parse().unwrap();
+    let read = move |tx: &mut sql::Tx<'_>| -> Result<String, sql::Error> {
+        let task = db::instances::get(tx, server)?.unwrap().task_id.unwrap();
+        Ok(db::tasks::get(tx, task)?.unwrap().flow)
+    };
+    assert_eq!(cloud.store.read(read).await.unwrap(), "extend_volume");
+}
