@@ -42,6 +42,8 @@ async fn a_shelved_server_needs_no_host_and_comes_back_to_any() {
     let before = cluster.server(server).await;
     let image = shelve(&cluster, server, true).await;
     let shelved = cluster.server(server).await;
+    assert!(before.availability_zone.is_some());
+    assert_eq!(shelved.availability_zone, None, "it is on no host");
     let shown = (shelved.vm_state, shelved.power_state, shelved.host);
     assert_eq!(
         shown,
