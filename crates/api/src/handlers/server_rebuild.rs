@@ -308,7 +308,9 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
     };
     start_flow_and(&call, wanted, move |tx, server| {
         rebuild.apply(server);
-        within_quota(tx, server.project_id.as_str(), server.metadata.len())?;
+        if let Some(named) = &rebuild.metadata {
+            within_quota(tx, server.project_id.as_str(), named.len())?;
+        }
         if let Some(files) = &rebuild.files {
             commands::files_within_limits(tx, files, &server.project_id, &server.user_id)?;
             db::injected_files::remove(tx, server.id)?;
