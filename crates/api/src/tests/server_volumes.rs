@@ -355,6 +355,7 @@ async fn servers_with_volumes() {
         "/dev/vda"
     );
     finish(&cloud, &id, VmState::Active).await;
+    cloud.volumes.set(&boot, "status", json!("in-use"));
     let path = format!("/servers/{id}/action");
     let backup = json!({ "createBackup": { "name": "b", "backup_type": "daily", "rotation": 1 } });
     let answer = cloud.send("member", 90, "POST", &path, backup).await;
@@ -404,8 +405,37 @@ async fn servers_with_volumes() {
         .send("member", 90, "DELETE", &detach, Value::Null)
         .await;
     assert_eq!(answer.fault().1, "Cannot detach a root device volume");
+    // From an image that says where its disk goes, and while the volume is in use.
+    let words = format!("Instance {id} cannot be rescued: Cannot rescue a volume-backed instance");
     let answer = cloud.send("member", 87, "POST", &path, rescue).await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(
+        answer.fault(),
+        ("badRequest".to_owned(), words.clone()),
+        "{}",
+        answer.text
+    );
+    let named = json!({ "rescue": { "rescue_image_ref": super::harness::ODD } });
+    let rescued = async |version: u16, says: Value| {
+        *cloud.odd.lock().unwrap() = says;
+        let answer = cloud.send("member", version, "POST", &path, named.clone());
+        let answer = answer.await;
+        (answer.status.as_u16(), answer.fault().1)
+    };
+    let half = json!({ "hw_rescue_device": "disk" });
+    assert_eq!(rescued(87, half).await, (400, words.clone()));
+    let both = || json!({ "hw_rescue_device": "disk", "hw_rescue_bus": "virtio" });
+    assert_eq!(rescued(86, both()).await, (400, words));
+    cloud.volumes.set(&boot, "status", json!("detaching"));
+    let words = format!(
+        "Invalid volume: volume '{boot}' status must be 'in-use'. Currently in 'detaching' status"
+    );
+    assert_eq!(rescued(87, both()).await, (409, words.clone()));
+    cloud.volumes.set(&boot, "attachments", json!([]));
+    let rebuild = json!({ "rebuild": { "imageRef": image } });
+    let answer = cloud.send("member", 93, "POST", &path, rebuild).await;
+    assert_eq!(answer.fault(), ("badRequest".to_owned(), words));
+    cloud.volumes.set(&boot, "status", json!("in-use"));
+    assert_eq!(rescued(87, both()).await.0, 200);
 }
 
 #[tokio::test]
