@@ -131,6 +131,9 @@ impl Teller {
         else {
             return Vec::new();
         };
+        if names.at_once && phase != "start" {
+            return Vec::new();
+        }
         let host = self.host(server);
         let name = if phase == "start" {
             names.start

@@ -163,6 +163,7 @@ fn every_action_that_nova_tells_of_is_told() {
         ]
     );
     assert_eq!(told("lock", Kind::ActionStart, None), ["instance.lock"]);
+    assert_eq!(told("lock", Kind::ActionEnd, Some("Success")), [""; 0]);
     assert_eq!(
         told("live-migration", Kind::ActionEnd, Some("Success"))[0],
         "instance.live_migration_post.end"
