@@ -149,12 +149,6 @@ async fn refused_attachments() {
                 "Invalid input received: Invalid volume: Volume {reserved} status must be available or downloading to reserve, but the current status is reserved."
             ),
         ),
-        (
-            90,
-            json!({ "volumeId": shared, "device": "/dev/vda" }),
-            409,
-            "The supplied device path (/dev/vda) is in use.".to_owned(),
-        ),
     ];
     for (version, body, status, message) in table {
         let answer = attach(&cloud, version, &id, body).await;
@@ -746,4 +740,23 @@ async fn a_volume_that_has_grown_is_on_record_before_the_event_is_answered() {
         Ok(db::tasks::get(tx, task)?.unwrap().flow)
     };
     assert_eq!(cloud.store.read(read).await.unwrap(), "extend_volume");
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_passed_over() {
+    let cloud = cloud().await;
+    let id = server(&cloud).await;
+    for (wish, given) in [
+        ("/dev/vda", "/dev/vdb"),
+        ("/dev/vdd", "/dev/vdd"),
+        ("/dev/vdb", "/dev/vdc"),
+    ] {
+        let volume = cloud.volumes.make();
+        let wanted = json!({ "volumeId": volume, "device": wish });
+        let answer = attach(&cloud, 90, &id, wanted).await;
+        assert_eq!(answer.status, 200, "{wish}: {}", answer.text);
+        let device = &answer.json()["volumeAttachment"]["device"];
+        assert_eq!(device, given, "{wish}");
+        attached(&cloud, &id, &volume).await;
+    }
 }
