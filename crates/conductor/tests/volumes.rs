@@ -131,6 +131,42 @@ async fn a_volume_that_grows_while_its_server_is_busy_is_told_afterwards() {
     clean(&cluster).await;
 }
 
+/// The events of the server's newest action.
+async fn last_events(cluster: &Cluster, server: ServerId) -> Vec<(String, Option<String>)> {
+    let reading = cluster.store.read(move |tx| {
+        let newest = db::actions::of_server(tx, server)?.swap_remove(0);
+        db::actions::events(tx, newest.id)
+    });
+    let events: Result<Vec<db::actions::Event>, sql::Error> = reading.await;
+    let told = events.unwrap().into_iter();
+    told.map(|event| (event.event, event.result)).collect()
+}
+
+#[tokio::test]
+async fn volumes_of_servers_on_a_shelf_are_the_apis_work() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    for (offloaded, side) in [(false, "compute"), (true, "api")] {
+        if offloaded {
+            let shelve = cluster.first_state("shelve", server);
+            cluster.act(server, "shelve", shelve).await;
+            cluster.idle().await;
+            let shelved = cluster.server(server).await;
+            assert_eq!(shelved.vm_state, VmState::ShelvedOffloaded);
+        }
+        let state = cluster.first_state("attach_volume", server);
+        for flow in ["attach_volume", "detach_volume"] {
+            cluster.act(server, flow, state.clone()).await;
+            cluster.idle().await;
+            let done = Some("Success".to_owned());
+            let wanted = [(format!("{side}_{flow}"), done)];
+            assert_eq!(last_events(&cluster, server).await, wanted);
+        }
+    }
+    clean(&cluster).await;
+}
+
 /// Two volumes of their owner, neither of them made for a move, though one has moved before: the server has the new one
 /// afterwards, or the old one still.
 #[tokio::test]
