@@ -302,7 +302,8 @@ pub async fn restore(call: Call) -> Result<Reply, Fault> {
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
-/// Changes fields of the server in one transaction, and records the action with its event. Where `how` changes nothing, nothing is recorded.
+/// Changes fields of the server in one transaction, and records the action with its event. Where `how` changes nothing, nothing
+/// is recorded.
 async fn edit<F>(call: &Call, id: ServerId, rule: Rule, mut how: F) -> Result<Reply, Fault>
 where
     F: FnMut(&mut Instance) -> Result<bool, Fault> + Send + 'static,

@@ -184,7 +184,6 @@ fn of_action(action: &str, softly: bool) -> Option<Names> {
             old: Some("live_migration"),
             at_once: false,
         },
-        "shelve" => of("shelve", "shelve"),
         "shelveOffload" => of("shelve_offload", "shelve_offload"),
         "unshelve" => of("unshelve", "unshelve"),
         "createImage" | "createBackup" => of("snapshot", "snapshot"),
