@@ -107,7 +107,7 @@ def test_exchange(admin_sdk, demo, demo_sdk, image, name):
     demo.run("volume", "delete", first, second)
 
 
-def test_boot_from_a_volume(demo, demo_sdk, image, name):
+def test_boot_from_a_volume(demo, demo_sdk, guest_image, image, name):
     """Made of an image for the server, copied into an image, and gone with the server."""
     made = demo.get(
         "server", "create", "--image", image["name"], "--boot-from-volume", "2", "--flavor", "m1.nano", "--network", "private",
@@ -143,12 +143,20 @@ def test_boot_from_a_volume(demo, demo_sdk, image, name):
     demo.run("server", "unshelve", "--wait", server)
     wait_status(demo_sdk, server, "ACTIVE")
     wait_volume(demo_sdk, root, "in-use")
-    for refused in ("2.86",):
-        assert "volume-backed" in demo.fails("--os-compute-api-version", refused, "server", "rescue", server)
-    demo.run("--os-compute-api-version", "2.87", "server", "rescue", "--image", image["name"], server)
+    # Only with an image that says where the rescue disk goes.
+    where = ("--property", "hw_rescue_device=disk", "--property", "hw_rescue_bus=virtio")
+    rescue = demo.get(
+        "image", "create", "--file", guest_image, "--disk-format", "qcow2", "--container-format", "bare", *where,
+        f"{name}-rescue",
+    )  # fmt: skip
+    for version, with_image in [("2.86", rescue), ("2.87", image)]:
+        refused = ("server", "rescue", "--image", with_image["name"], server)
+        assert "volume-backed" in demo.fails("--os-compute-api-version", version, *refused)
+    demo.run("--os-compute-api-version", "2.87", "server", "rescue", "--image", rescue["name"], server)
     wait_status(demo_sdk, server, "RESCUE")
     demo.run("server", "unrescue", server)
     wait_status(demo_sdk, server, "ACTIVE")
+    demo.run("image", "delete", rescue["id"])
 
     other = demo_sdk.image.find_image("cirros-sim-alt-disk")
     assert "different image" in demo.fails(

@@ -46,12 +46,21 @@ def test_a_guest_on_a_volume_is_copied_rescued_and_renewed(demo, demo_sdk, guest
         demo_sdk.block_storage.delete_snapshot(one)
     wait_until(lambda: not list(demo_sdk.block_storage.snapshots()), 60, "no snapshots are left")
 
-    becomes("RESCUE", "--os-compute-api-version", "2.87", "server", "rescue", "--image", image["name"])
+    # The rescue disk comes behind the volume, and the machine boots from it.
+    where = ("--property", "hw_rescue_device=disk", "--property", "hw_rescue_bus=virtio")
+    rescue = demo.get(
+        "image", "create", "--file", guest_image, "--disk-format", "qcow2", "--container-format", "bare", *where,
+        f"{name}-rescue",
+    )  # fmt: skip
+    made.run("sudo tune2fs -L own-root /dev/vda2 && sync")
+    becomes("RESCUE", "--os-compute-api-version", "2.87", "server", "rescue", "--image", rescue["name"])
     made.wait_ssh()
-    assert made.run("ls /dev/vda2 /dev/vdb2").split() == ["/dev/vda2", "/dev/vdb2"], "the rescue disk and the volume"
-    made.run("sudo mkdir -p /mnt/own && sudo mount /dev/vdb2 /mnt/own")
+    assert made.run("ls /dev/vda2 /dev/vdb2").split() == ["/dev/vda2", "/dev/vdb2"], "the volume and the rescue disk"
+    made.run("sudo mkdir -p /mnt/own && sudo mount /dev/vda2 /mnt/own")
     assert made.run("sudo cat /mnt/own/root/marker") == "on-volume"
-    made.run("echo mended | sudo tee /mnt/own/root/marker && sudo umount /mnt/own && sync")
+    made.run(
+        "echo mended | sudo tee /mnt/own/root/marker && sudo umount /mnt/own && sudo tune2fs -L guest-root /dev/vda2"
+    )
     becomes("ACTIVE", "server", "unrescue")
     made.wait_ssh()
     assert made.run("sudo cat /root/marker") == "mended"
@@ -81,7 +90,7 @@ def test_a_guest_on_a_volume_is_copied_rescued_and_renewed(demo, demo_sdk, guest
     idle()
     assert made.run("echo goes on | sudo tee /root/after && sync") == "goes on"
     made.delete()
-    demo.run("image", "delete", copy["id"], quiet["id"])
+    demo.run("image", "delete", copy["id"], quiet["id"], rescue["id"])
     made.drop_network()
 
 

@@ -1,7 +1,7 @@
 //! Names of disks as requests say them, and the faults of those that cannot be.
 
 use crate::faults::Fault;
-use types::device_names::{self, Unusable};
+use types::device_names;
 
 pub use types::device_names::ROOT;
 
@@ -11,10 +11,7 @@ pub fn name<'a>(
     taken: impl IntoIterator<Item = &'a str>,
     wish: Option<&str>,
 ) -> Result<String, Fault> {
-    device_names::name(root, taken, wish).map_err(|reason| match reason {
-        Unusable::Invalid(_) => Fault::bad_request(reason.to_string()),
-        Unusable::Taken(_) => Fault::conflict(reason.to_string()),
-    })
+    device_names::name(root, taken, wish).map_err(|reason| Fault::bad_request(reason.to_string()))
 }
 
 /// A name as the request says it, with `/dev/` before it.

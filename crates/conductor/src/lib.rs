@@ -11,6 +11,7 @@ mod disks;
 pub mod drift;
 pub mod due;
 pub mod flows;
+pub mod grown;
 pub mod guests;
 mod neighbours;
 pub mod newcomers;

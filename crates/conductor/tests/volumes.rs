@@ -6,7 +6,7 @@ use serde_json::json;
 use std::sync::Arc;
 use testkit::{Cluster, Options};
 use types::agent::Direction;
-use types::{ImageId, PowerState, VmState};
+use types::{ImageId, PowerState, ServerId, Timestamp, VmState};
 use virt::HypervisorError;
 use virt::sim::Verb;
 
@@ -43,6 +43,127 @@ async fn a_volume_has_grown_also_where_its_guest_cannot_see_it() {
     let found: Result<Option<db::block_devices::BlockDevice>, sql::Error> =
         cluster.store.read(read).await;
     assert_eq!(found.unwrap().unwrap().volume_size, Some(3));
+    clean(&cluster).await;
+}
+
+/// The event of a volume service that has made a volume larger; `true`: its guest is told at once.
+async fn grows(cluster: &Cluster, server: ServerId, volume: &str) -> bool {
+    let volume = volume.to_owned();
+    let accepting = cluster.store.write(move |tx| {
+        let by = db::actions::Requester {
+            request_id: "req-grown",
+            user_id: "cinder",
+            project_id: "service",
+            trace: None,
+        };
+        db::grown::accept(tx, server, &volume, &by, Timestamp::now())
+    });
+    let accepted: Result<bool, sql::Error> = accepting.await;
+    accepted.unwrap()
+}
+
+/// How often the server shows that one of its volumes has grown.
+async fn extensions(cluster: &Cluster, server: ServerId) -> usize {
+    let reading = cluster
+        .store
+        .read(move |tx| db::actions::of_server(tx, server));
+    let actions: Result<Vec<db::actions::Action>, sql::Error> = reading.await;
+    let actions = actions.unwrap();
+    let shown = actions.iter().filter(|one| one.action == "extend_volume");
+    shown.count()
+}
+
+#[tokio::test]
+async fn a_volume_that_grows_while_its_server_is_busy_is_told_afterwards() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let state = cluster.first_state("attach_volume", server);
+    let volume = state["volume"].as_str().unwrap().to_owned();
+    assert!(
+        !grows(&cluster, server, &volume).await,
+        "it is not attached"
+    );
+    assert_eq!(extensions(&cluster, server).await, 0);
+    cluster.act(server, "attach_volume", state).await;
+    cluster.idle().await;
+    let size = async || {
+        let volume = volume.clone();
+        let read = move |tx: &mut sql::Tx<'_>| db::block_devices::of_volume(tx, server, &volume);
+        let found: Result<Option<db::block_devices::BlockDevice>, sql::Error> =
+            cluster.store.read(read).await;
+        found.unwrap().unwrap().volume_size
+    };
+    cluster.hosts[0].stop();
+    let reboot = || json!({ "hard": true });
+    cluster.act(server, "reboot", reboot()).await;
+    cluster.volumes.set(&volume, "size", json!(3));
+    assert!(
+        !grows(&cluster, server, &volume).await,
+        "it is rebooted first"
+    );
+    assert_eq!(extensions(&cluster, server).await, 1, "it is on record");
+    assert_eq!(cluster.tell_grown().await, 0);
+    cluster.revive().await;
+    cluster.idle().await;
+    assert_ne!(size().await, Some(3));
+    assert_eq!(cluster.tell_grown().await, 1);
+    cluster.idle().await;
+    assert_eq!(size().await, Some(3));
+    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
+    assert_eq!(extensions(&cluster, server).await, 1, "the same action");
+    assert_eq!(cluster.tell_grown().await, 0);
+    // Nobody works on it: at once.
+    cluster.volumes.set(&volume, "size", json!(4));
+    assert!(grows(&cluster, server, &volume).await);
+    cluster.idle().await;
+    assert_eq!(size().await, Some(4));
+    // Nothing is left of what waits for a server that goes.
+    cluster.hosts[0].stop();
+    cluster.act(server, "reboot", reboot()).await;
+    assert!(!grows(&cluster, server, &volume).await);
+    cluster.revive().await;
+    assert!(cluster.delete(server).await);
+    cluster.idle().await;
+    assert_eq!(cluster.tell_grown().await, 0);
+    let left: Result<_, sql::Error> = cluster.store.read(db::grown::waiting).await;
+    assert_eq!(left.unwrap(), []);
+    clean(&cluster).await;
+}
+
+/// The events of the server's newest action.
+async fn last_events(cluster: &Cluster, server: ServerId) -> Vec<(String, Option<String>)> {
+    let reading = cluster.store.read(move |tx| {
+        let newest = db::actions::of_server(tx, server)?.swap_remove(0);
+        db::actions::events(tx, newest.id)
+    });
+    let events: Result<Vec<db::actions::Event>, sql::Error> = reading.await;
+    let told = events.unwrap().into_iter();
+    told.map(|event| (event.event, event.result)).collect()
+}
+
+#[tokio::test]
+async fn volumes_of_servers_on_a_shelf_are_the_apis_work() {
+    let cluster = Cluster::new(small(1, 1)).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    for (offloaded, side) in [(false, "compute"), (true, "api")] {
+        if offloaded {
+            let shelve = cluster.first_state("shelve", server);
+            cluster.act(server, "shelve", shelve).await;
+            cluster.idle().await;
+            let shelved = cluster.server(server).await;
+            assert_eq!(shelved.vm_state, VmState::ShelvedOffloaded);
+        }
+        let state = cluster.first_state("attach_volume", server);
+        for flow in ["attach_volume", "detach_volume"] {
+            cluster.act(server, flow, state.clone()).await;
+            cluster.idle().await;
+            let done = Some("Success".to_owned());
+            let wanted = [(format!("{side}_{flow}"), done)];
+            assert_eq!(last_events(&cluster, server).await, wanted);
+        }
+    }
     clean(&cluster).await;
 }
 

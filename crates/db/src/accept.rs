@@ -57,7 +57,8 @@ pub const REBUILD: &str = "rebuild";
 
 /// The flow that copies a server's disk into an image; its state is `{"image": id}`.
 pub const SNAPSHOT: &str = "snapshot";
-/// The same with old copies deleted afterwards; its state is `{"image": id, "rotation": {"kind": text, "keep": n}}`.
+/// The same with old copies deleted afterwards; its state is
+/// `{"image": id, "rotation": {"kind": text, "keep": n, "owner": project}}`.
 pub const BACKUP: &str = "backup";
 
 /// The flow that gives a server an interface; its state is `{"wanted": WantedInterface}`.
@@ -192,12 +193,13 @@ fn start_task(
     task: TaskId,
     server: ServerId,
     start: &Start<'_>,
+    begun: Option<i64>,
     now: Timestamp,
 ) -> Result<tasks::Task, Error> {
-    let action = if start.action.is_empty() {
-        None
-    } else {
-        Some(actions::start(tx, server, start.action, &start.by, now)?)
+    let action = match begun {
+        Some(action) => Some(action),
+        None if start.action.is_empty() => None,
+        None => Some(actions::start(tx, server, start.action, &start.by, now)?),
     };
     tasks::insert(
         tx,
@@ -234,7 +236,7 @@ pub fn create(
         action: "create",
         by,
     };
-    let task = start_task(tx, task, instance.id, &start, instance.created_at)?;
+    let task = start_task(tx, task, instance.id, &start, None, instance.created_at)?;
     Ok((number, task))
 }
 
@@ -278,6 +280,18 @@ pub fn action(
     start: &Start<'_>,
     now: Timestamp,
 ) -> Result<Accepted, Error> {
+    action_begun(tx, server, task_state, start, None, now)
+}
+
+/// The same for an action that may be `begun`: it is on record already.
+pub(crate) fn action_begun(
+    tx: &mut Tx<'_>,
+    server: &Instance,
+    task_state: Option<TaskState>,
+    start: &Start<'_>,
+    begun: Option<i64>,
+    now: Timestamp,
+) -> Result<Accepted, Error> {
     let mut start = start.clone();
     if let Some(current) = server.task_id
         && let Some(running) = tasks::get(tx, current)?
@@ -300,7 +314,7 @@ pub fn action(
     if !instances::transition(tx, server.id, expected, &change, now)? {
         return Ok(Accepted::Changed);
     }
-    start_task(tx, task, server.id, &start, now)?;
+    start_task(tx, task, server.id, &start, begun, now)?;
     Ok(Accepted::Yes)
 }
 
@@ -361,7 +375,7 @@ pub fn delete(
         action: "delete",
         by,
     };
-    start_task(tx, task, server, &start, now)?;
+    start_task(tx, task, server, &start, None, now)?;
     Ok(true)
 }
 

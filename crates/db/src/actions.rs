@@ -217,6 +217,45 @@ pub fn of_server(tx: &mut Tx<'_>, server: ServerId) -> Result<Vec<Action>, Error
         .collect()
 }
 
+/// For which project a request was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The server.
+    pub server: ServerId,
+    /// The request.
+    pub request_id: String,
+    /// The project of its token, which need not be the server's.
+    pub project_id: String,
+}
+
+/// For which projects these servers' actions were asked for with these requests.
+pub fn askers(
+    tx: &mut Tx<'_>,
+    servers: &[ServerId],
+    requests: &[String],
+) -> Result<Vec<Asker>, Error> {
+    if servers.is_empty() || requests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT DISTINCT instance_uuid, request_id, project_id FROM instance_actions \
+         WHERE instance_uuid IN ({}) AND request_id IN ({})",
+        sql::placeholders(servers.len()),
+        sql::placeholders(requests.len())
+    );
+    let servers = servers.iter().map(|&server| Value::from(server));
+    let params: Vec<Value> = servers.chain(requests.iter().map(Value::from)).collect();
+    let rows = tx.query(&sql, &params)?;
+    let asker = |row: &Row| {
+        Ok(Asker {
+            server: row.get(0)?,
+            request_id: row.get(1)?,
+            project_id: row.get(2)?,
+        })
+    };
+    rows.iter().map(asker).collect()
+}
+
 /// One action, by the request that asked for it.
 pub fn by_request(
     tx: &mut Tx<'_>,

@@ -527,7 +527,7 @@ pub struct Change {
     pub power_state: Option<PowerState>,
     /// The journal's task; `Some(None)` clears it.
     pub task_id: Option<Option<TaskId>>,
-    /// The place; `Some(None)` clears it.
+    /// The place, with its zone; `Some(None)` clears both.
     pub place: Option<Option<Place>>,
     /// First became active.
     pub launched_at: Option<Timestamp>,
@@ -614,9 +614,11 @@ pub fn transition(
             place.as_ref().map(|place| place.node.clone()).into(),
         );
         add("node_id", place.as_ref().map(|place| place.node_id).into());
-        if let Some(place) = place {
-            add("availability_zone", place.zone.clone().into());
-        }
+        // A server that is on no host is in no zone, as in Nova.
+        add(
+            "availability_zone",
+            place.as_ref().map(|place| place.zone.clone()).into(),
+        );
     }
     if let Some(at) = change.launched_at {
         add("launched_at", at.into());

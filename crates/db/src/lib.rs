@@ -8,6 +8,7 @@ pub mod actions;
 pub mod aggregates;
 pub mod block_devices;
 pub mod flavors;
+pub mod grown;
 pub mod guest_passwords;
 pub mod hosts;
 pub mod idempotency;
@@ -119,6 +120,11 @@ const MIGRATIONS: &[Migration] = &[
         version: 19,
         name: "passphrase",
         sql: include_str!("migrations/0019_passphrase.sql"),
+    },
+    Migration {
+        version: 20,
+        name: "grown_volumes",
+        sql: include_str!("migrations/0020_grown_volumes.sql"),
     },
     Migration {
         version: 21,

@@ -6,8 +6,8 @@ use crate::migrations::{self, Status};
 use crate::repair::Finding;
 use crate::usages::Held;
 use crate::{
-    actions, block_devices, hosts, instances, placement, questions, repair, server_groups, tags,
-    tasks, usages, work,
+    actions, block_devices, grown, hosts, instances, placement, questions, repair, server_groups,
+    tags, tasks, usages, work,
 };
 use sql::testing::{Notes, databases, scanned};
 use sql::{Error, Tx};
@@ -16,7 +16,7 @@ use types::{GroupId, HostName, MigrationId, ServerId, TaskId, Timestamp, VmState
 use uuid::Uuid;
 
 /// Tables that grow with the servers, or with what was ever done to them. What waits in a queue (`tasks`, `host_work`,
-/// `host_debts`, `host_questions`) is short by nature, and there are few hosts.
+/// `host_debts`, `host_questions`, `grown_volumes`) is short by nature, and there are few hosts.
 const GROWING: &[&str] = &[
     "instances",
     "instance_tags",
@@ -60,6 +60,7 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     hosts::servers_of(tx, std::slice::from_ref(&host))?;
     migrations::open_of_host(tx, &host)?;
     migrations::any_evacuated_from(tx, &host)?;
+    grown::waiting(tx)?;
     instances::at_rest_in(tx, VmState::Shelved)?;
     instances::projects_of_deleted(tx, now)?;
     instances::interfaces_of(tx, &[server])?;

@@ -665,7 +665,8 @@ impl<F: Flow> Run<F> {
             return None;
         }
         let host = self.flow.host(step, &self.state).map(|host| host.0);
-        self.flow.event(step).map(|event| (event, host))
+        let event = self.flow.event_in(step, &self.state);
+        event.map(|event| (event, host))
     }
 
     /// Saves that a step is done, together with its writes and the start of the next step or the end of the flow.
@@ -702,7 +703,9 @@ impl<F: Flow> Run<F> {
                 }
                 // Steps after each other that show the same event are one event.
                 let goes_on = task.event.is_some()
-                    && next.is_some_and(|next| flow.event(next) == flow.event(step));
+                    && next.is_some_and(|next| {
+                        flow.event_in(next, &state) == flow.event_in(step, &state)
+                    });
                 if !goes_on && let Some(event) = task.event.take() {
                     db::actions::finish_event(tx, event, None, now)?;
                 }
@@ -749,7 +752,7 @@ impl<F: Flow> Run<F> {
         let (flow, cx) = (Arc::clone(&self.flow), self.cx.clone());
         move |step, state| {
             let host = flow.host(step, state).map(|host| host.0);
-            let opening = flow.event(step).map(|event| (event, host));
+            let opening = flow.event_in(step, state).map(|event| (event, host));
             (
                 opening,
                 planned_work(flow.as_ref(), &cx, step, Direction::Do, state),

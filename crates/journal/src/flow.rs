@@ -134,6 +134,11 @@ pub trait Flow: Send + Sync + 'static {
         None
     }
 
+    /// The same, where what the flow knows decides. Pure.
+    fn event_in(&self, step: Self::Step, _state: &Self::State) -> Option<&'static str> {
+        self.event(step)
+    }
+
     /// The event that shows the failure of a step that had none open: one that only decides is not shown while it goes well.
     fn event_of_failure(&self, step: Self::Step) -> Option<&'static str> {
         self.event(step)

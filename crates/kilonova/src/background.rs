@@ -11,6 +11,8 @@ use types::HostName;
 
 /// The longest pause between two looks at what has waited long enough.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often guests are looked for that do not know yet that a volume has grown.
+const GROWN_LOOK: Duration = Duration::from_secs(1);
 /// How long changes of the network service gather before servers' addresses are renewed.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(100);
 /// A renewal that took long (it lists all ports) is followed by a pause that is so many times as long.
@@ -58,6 +60,16 @@ pub(crate) async fn offload_shelved(
     );
     let look = || conductor::offload::offload(&store, &bus, after);
     now_and_then(after, &stop, words, look).await;
+}
+
+/// Tells guests that their volumes have grown, once nobody works on their servers.
+pub(crate) async fn tell_grown(store: Store, bus: Bus, stop: CancellationToken) {
+    let words = (
+        "guests are told that their volumes have grown",
+        "guests cannot be told now that their volumes have grown",
+    );
+    let look = || conductor::grown::tell(&store, &bus);
+    now_and_then(GROWN_LOOK, &stop, words, look).await;
 }
 
 /// Looks at once, and again and again, for what has waited that long. The words are for what was found, and for a look that

@@ -590,6 +590,11 @@ fn spawn_background(
         settings.beat(),
         stop.clone(),
     ));
+    tokio::spawn(background::tell_grown(
+        store.clone(),
+        bus.clone(),
+        stop.clone(),
+    ));
     if let Some(after) = terms.reclaim {
         tokio::spawn(background::reclaim_deleted(
             store.clone(),

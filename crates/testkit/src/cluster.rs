@@ -759,10 +759,11 @@ impl Cluster {
         }
         let properties = serde_json::json!({
             "instance_uuid": server.to_string(), "image_type": "backup", "backup_type": "daily",
+            "owner": PROJECT,
         });
         let mut state = serde_json::json!({ "image": self.images.make(&properties) });
         if flow == accept::BACKUP {
-            state["rotation"] = serde_json::json!({ "kind": "daily", "keep": 1 });
+            state["rotation"] = serde_json::json!({ "kind": "daily", "keep": 1, "owner": PROJECT });
         }
         state
     }
@@ -916,6 +917,13 @@ impl Cluster {
         addresses: &mut conductor::addresses::Addresses,
     ) -> Result<usize, conductor::addresses::Error> {
         addresses.renew(&self.with, &self.bus).await
+    }
+
+    /// Tells guests that their volumes have grown, where that waited; returns how many.
+    pub async fn tell_grown(&self) -> usize {
+        conductor::grown::tell(&self.store, &self.bus)
+            .await
+            .unwrap()
     }
 
     /// Takes servers from their hosts that were shelved so long ago; returns how many.

@@ -3,16 +3,10 @@
 /// The root disk of a server that names none.
 pub const ROOT: &str = "/dev/vda";
 
-/// Why a disk cannot have a name.
+/// It is no name of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
-    /// It is no name of a disk.
-    #[error("The supplied device path ({0}) is invalid.")]
-    Invalid(String),
-    /// Another disk of the server has it.
-    #[error("The supplied device path ({0}) is in use.")]
-    Taken(String),
-}
+#[error("The supplied device path ({0}) is invalid.")]
+pub struct Invalid(String);
 
 /// A name taken apart: `/dev/`, the bus's letters up to `d`, and the disk's own letters; a partition's number at the end
 /// does not count.
@@ -50,26 +44,27 @@ fn numbered(mut index: usize) -> String {
     text.iter().rev().map(|byte| char::from(*byte)).collect()
 }
 
-/// The name of a new disk: as wished, on the bus of the root disk, or the first that is free.
+/// The name of a new disk: as wished, on the bus of the root disk, or the first that is free. A wish for one that is taken is
+/// passed over: Nova's libvirt driver passes over all of them, and clients that name `/dev/vdb` count on that.
 pub fn name<'a>(
     root: Option<&str>,
     taken: impl IntoIterator<Item = &'a str>,
     wish: Option<&str>,
-) -> Result<String, Unusable> {
+) -> Result<String, Invalid> {
     let root = root.unwrap_or(ROOT);
-    let invalid = |path: &str| Unusable::Invalid(path.to_owned());
+    let invalid = |path: &str| Invalid(path.to_owned());
     let (bus, root_letters) = parts(root).ok_or_else(|| invalid(root))?;
     let mut used: Vec<&str> = taken.into_iter().map(letters).collect();
     used.push(root_letters);
-    let Some(wish) = wish else {
-        let free = (0..).map(numbered).find(|one| !used.contains(&&one[..]));
-        return Ok(format!("{bus}{}", free.unwrap_or_default()));
+    let wished = match wish {
+        Some(wish) => Some(parts(wish).ok_or_else(|| invalid(wish))?.1),
+        None => None,
     };
-    let (_, wished) = parts(wish).ok_or_else(|| invalid(wish))?;
-    if used.contains(&wished) {
-        return Err(Unusable::Taken(wish.to_owned()));
+    if let Some(wished) = wished.filter(|one| !used.contains(one)) {
+        return Ok(format!("{bus}{wished}"));
     }
-    Ok(format!("{bus}{wished}"))
+    let free = (0..).map(numbered).find(|one| !used.contains(&&one[..]));
+    Ok(format!("{bus}{}", free.unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -85,12 +80,10 @@ mod tests {
         assert_eq!(given(Some("/dev/vdk")).unwrap(), "/dev/vdk");
         // Another bus's name is this bus's.
         assert_eq!(given(Some("/dev/sdc")).unwrap(), "/dev/vdc");
-        assert_eq!(
-            given(Some("/dev/xvdd")),
-            Err(Unusable::Taken("/dev/xvdd".to_owned()))
-        );
+        // One that is taken is passed over.
+        assert_eq!(given(Some("/dev/xvdd")).unwrap(), "/dev/vdc");
         for wrong in ["vdc", "/dev/"] {
-            let invalid = Unusable::Invalid(wrong.to_owned());
+            let invalid = Invalid(wrong.to_owned());
             assert_eq!(given(Some(wrong)), Err(invalid));
         }
         let all: Vec<String> = (0..26).map(|n| format!("/dev/sd{}", numbered(n))).collect();

@@ -12,6 +12,6 @@ mod wanted_devices;
 
 pub use create_server::{CreateServer, files, password, trusted_certs};
 pub use kernels::Kernels;
-pub use place::{known_host, known_zone, zone_of};
+pub use place::{available_zone, known_host, zone_of};
 pub use resolve::{fits, holds};
 pub use store::{files_within_limits, sealed_files, within_limits};

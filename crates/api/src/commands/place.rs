@@ -11,7 +11,11 @@ impl CreateServer {
         let Some(zone) = &self.zone else {
             return Ok(());
         };
-        known_zone(tx, config, zone)
+        match self.destination() {
+            // Whoever names the host may name one that takes nothing new.
+            Some(_) => zone_with_hosts(tx, config, zone),
+            None => available_zone(tx, config, zone),
+        }
     }
 
     /// The host or hypervisor by which the scheduler finds the place.
@@ -41,19 +45,30 @@ impl CreateServer {
     }
 }
 
+fn not_available() -> Fault {
+    Fault::bad_request("The requested availability zone is not available")
+}
+
+/// Refuses a zone in which no host is enabled, as Nova does.
+pub fn available_zone(tx: &mut sql::Tx<'_>, config: &Config, zone: &str) -> Result<(), Fault> {
+    let zones = db::aggregates::zones(tx)?;
+    let default = &config.scheduling.default_zone;
+    let available = db::hosts::services(tx)?.into_iter().any(|service| {
+        let enabled = service.binary == "nova-compute" && !service.disabled;
+        enabled && zones.get(service.host.as_str()).unwrap_or(default) == zone
+    });
+    available.then_some(()).ok_or_else(not_available)
+}
+
 /// Refuses a zone that no host is in.
-pub fn known_zone(tx: &mut sql::Tx<'_>, config: &Config, zone: &str) -> Result<(), Fault> {
-    if *zone == config.scheduling.default_zone {
-        return Ok(());
-    }
-    for node in db::hosts::nodes(tx)? {
-        if zone_of(tx, config, node.host.as_str())? == zone {
-            return Ok(());
-        }
-    }
-    Err(Fault::bad_request(
-        "The requested availability zone is not available",
-    ))
+fn zone_with_hosts(tx: &mut sql::Tx<'_>, config: &Config, zone: &str) -> Result<(), Fault> {
+    let zones = db::aggregates::zones(tx)?;
+    let default = &config.scheduling.default_zone;
+    let has_hosts = zone == default
+        || db::hosts::nodes(tx)?
+            .into_iter()
+            .any(|node| zones.get(node.host.as_str()).unwrap_or(default) == zone);
+    has_hosts.then_some(()).ok_or_else(not_available)
 }
 
 /// The zone of a host.

@@ -1,15 +1,10 @@
 //! `POST /os-server-external-events`: what other services tell about servers.
 
-use crate::Inner;
 use crate::call::{Call, Reply};
 use crate::faults::Fault;
-use crate::handlers::servers::Asker;
-use db::accept::{self, Accepted, Start};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
 use types::{ServerId, Timestamp};
 
 /// Events that say nothing without a tag.
@@ -59,54 +54,37 @@ fn code(event: &Value, placed: &HashMap<ServerId, bool>) -> u16 {
     }
 }
 
-/// How long a volume that has grown waits until the guest can be told: other work on the server comes first.
-const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// Has the guest told that its volume has grown.
-async fn tell(api: Arc<Inner>, asker: Asker, server: ServerId, volume: String) {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while tokio::time::Instant::now() < until {
-        let (asker, volume) = (asker.clone(), volume.clone());
-        let accepting = api.deps.store.write(move |tx| -> Result<bool, sql::Error> {
-            let Some(found) = db::instances::get(tx, server)? else {
-                return Ok(true);
-            };
-            if db::block_devices::of_volume(tx, server, &volume)?.is_none() {
-                return Ok(true);
+/// Has guests told that their volumes have grown: what is answered as accepted is on record.
+async fn tell(call: &Call, grown: Vec<(ServerId, String)>) -> Result<(), Fault> {
+    let asker = call.requester();
+    let accepting = call
+        .api
+        .deps
+        .store
+        .write(move |tx| -> Result<bool, sql::Error> {
+            let mut begins = false;
+            for (server, volume) in &grown {
+                let by = asker.as_requester();
+                begins |= db::grown::accept(tx, *server, volume, &by, Timestamp::now())?;
             }
-            if found.task_state.is_some() {
-                return Ok(false);
-            }
-            let start = Start {
-                flow: accept::EXTEND_VOLUME,
-                state: json!({ "volume": volume }),
-                action: "extend_volume",
-                by: asker.as_requester(),
-            };
-            let accepted = accept::action(tx, &found, None, &start, Timestamp::now())?;
-            Ok(accepted == Accepted::Yes)
+            Ok(begins)
         });
-        match accepting.await {
-            Ok(true) => return api.deps.bus.ring(bus::Bell::Tasks),
-            Ok(false) => tokio::time::sleep(LOOK_AGAIN).await,
-            Err(error) => {
-                tracing::error!(%server, %error, "a volume has grown, which cannot be written");
-                return;
-            }
-        }
+    if accepting.await? {
+        call.api.deps.bus.ring(bus::Bell::Tasks);
     }
-    tracing::warn!(%server, "a guest was not told that its volume has grown: other work would not end");
+    Ok(())
 }
 
 /// `POST`. An accepted `network-*` event has the servers' ports and addresses read again (a
-/// server that has lost a port loses the interface), `volume-extended` has the guest told.
+/// server that has lost a port loses the interface), `volume-extended` has the guest told,
+/// as soon as nobody works on the server.
 /// Plugged interfaces are reported by the hosts themselves, rebuilding looks at volumes by itself, and there are no
 /// accelerators or bare metal to which the other events could apply.
 pub async fn create(call: Call) -> Result<Reply, Fault> {
     let mut events = call.body["events"].as_array().cloned().unwrap_or_default();
     let placed = placed(&call, &events).await?;
     let (mut all_well, mut networks) = (true, false);
+    let mut grown: Vec<(ServerId, String)> = Vec::new();
     for event in &mut events {
         let code = code(event, &placed);
         event["code"] = json!(code);
@@ -120,15 +98,12 @@ pub async fn create(call: Call) -> Result<Reply, Fault> {
             event["server_uuid"].as_str().and_then(|id| id.parse().ok()),
             event["tag"].as_str(),
         ) {
-            let telling = tell(
-                Arc::clone(&call.api),
-                call.requester(),
-                server,
-                volume.to_owned(),
-            );
-            tokio::spawn(telling);
+            grown.push((server, volume.to_owned()));
         }
         tracing::info!(name, server = %event["server_uuid"], code, "an external event");
+    }
+    if !grown.is_empty() {
+        tell(&call, grown).await?;
     }
     if networks {
         call.api.deps.bus.ring(bus::Bell::Addresses);

@@ -302,7 +302,8 @@ pub async fn restore(call: Call) -> Result<Reply, Fault> {
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
-/// Changes fields of the server in one transaction, and records the action. Where `how` changes nothing, nothing is recorded.
+/// Changes fields of the server in one transaction, and records the action with its event. Where `how` changes nothing, nothing
+/// is recorded.
 async fn edit<F>(call: &Call, id: ServerId, rule: Rule, mut how: F) -> Result<Reply, Fault>
 where
     F: FnMut(&mut Instance) -> Result<bool, Fault> + Send + 'static,
@@ -317,8 +318,10 @@ where
             return Ok(());
         }
         db::instances::update_editable(tx, &server, now)?;
-        db::actions::start(tx, id, rule.name, &asker.as_requester(), now)?;
-        Ok(())
+        let action = db::actions::start(tx, id, rule.name, &asker.as_requester(), now)?;
+        let event = format!("api_{}", rule.name);
+        db::actions::note_event(tx, action, &event, None, None, now)?;
+        Ok(db::actions::succeed(tx, action, now)?)
     })
     .await
 }
@@ -404,8 +407,8 @@ pub async fn reset_state(call: Call) -> Result<Reply, Fault> {
         };
         let expected = Expected::Generation(server.generation);
         db::instances::transition(tx, id, expected, &change, now)?;
-        db::actions::start(tx, id, "resetState", &asker.as_requester(), now)?;
-        Ok(())
+        let action = db::actions::start(tx, id, "resetState", &asker.as_requester(), now)?;
+        Ok(db::actions::succeed(tx, action, now)?)
     })
     .await
 }

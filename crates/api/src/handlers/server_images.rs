@@ -242,7 +242,7 @@ pub async fn create_backup(call: Call) -> Result<Reply, Fault> {
             rule: verdict::CREATE_BACKUP,
             action: "createBackup",
             flow: accept::BACKUP,
-            state: json!({ "image": id, "rotation": { "kind": kind, "keep": keep } }),
+            state: json!({ "image": id, "rotation": { "kind": kind, "keep": keep, "owner": call.project() } }),
             task_state: Some(TaskState::ImageBackup),
             answer: Answer::Now(answer(&call, id, location)?),
         })

@@ -38,8 +38,16 @@ pub fn within_quota(tx: &mut sql::Tx<'_>, project: &str, count: usize) -> Result
     Ok(())
 }
 
-/// Changes the metadata in one transaction and answers what it is then.
-async fn change<F>(call: &Call, rule: Rule, mut how: F) -> Result<Items, Fault>
+/// Whether a change counts against the quota: nobody is kept from taking items away, as in Nova.
+#[derive(Clone, Copy, PartialEq)]
+enum Quota {
+    Counts,
+    Spared,
+}
+
+/// Changes the metadata in one transaction and answers what it is then. What the change itself refuses comes before the
+/// server's state, as in Nova.
+async fn change<F>(call: &Call, rule: Rule, quota: Quota, mut how: F) -> Result<Items, Fault>
 where
     F: FnMut(&mut Items) -> Result<(), Fault> + Send + 'static,
 {
@@ -51,9 +59,11 @@ where
         .write(move |tx| -> Result<Items, Fault> {
             let mut server =
                 db::instances::get(tx, id)?.ok_or_else(|| Fault::no_server(&id.to_string()))?;
-            rule.check_as(&server, may_override)?;
             how(&mut server.metadata)?;
-            within_quota(tx, server.project_id.as_str(), server.metadata.len())?;
+            rule.check_as(&server, may_override)?;
+            if quota == Quota::Counts {
+                within_quota(tx, server.project_id.as_str(), server.metadata.len())?;
+            }
             db::instances::update_editable(tx, &server, now)?;
             Ok(server.metadata)
         })
@@ -75,10 +85,15 @@ pub async fn show(call: Call) -> Result<Reply, Fault> {
 /// `POST`: adds and replaces.
 pub async fn merge(call: Call) -> Result<Reply, Fault> {
     let new = items(call.body.get("metadata"));
-    let all = change(&call, verdict::UPDATE_METADATA, move |metadata| {
-        metadata.extend(new.clone());
-        Ok(())
-    })
+    let all = change(
+        &call,
+        verdict::UPDATE_METADATA,
+        Quota::Counts,
+        move |metadata| {
+            metadata.extend(new.clone());
+            Ok(())
+        },
+    )
     .await?;
     Reply::ok(&json!({ "metadata": all }))
 }
@@ -86,10 +101,15 @@ pub async fn merge(call: Call) -> Result<Reply, Fault> {
 /// `PUT`: replaces all.
 pub async fn replace(call: Call) -> Result<Reply, Fault> {
     let new = items(call.body.get("metadata"));
-    let all = change(&call, verdict::UPDATE_METADATA, move |metadata| {
-        metadata.clone_from(&new);
-        Ok(())
-    })
+    let all = change(
+        &call,
+        verdict::UPDATE_METADATA,
+        Quota::Counts,
+        move |metadata| {
+            metadata.clone_from(&new);
+            Ok(())
+        },
+    )
     .await?;
     Reply::ok(&json!({ "metadata": all }))
 }
@@ -101,10 +121,15 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
         return Err(Fault::bad_request("Request body and URI mismatch"));
     }
     let shown = new.clone();
-    change(&call, verdict::UPDATE_METADATA, move |metadata| {
-        metadata.extend(new.clone());
-        Ok(())
-    })
+    change(
+        &call,
+        verdict::UPDATE_METADATA,
+        Quota::Counts,
+        move |metadata| {
+            metadata.extend(new.clone());
+            Ok(())
+        },
+    )
     .await?;
     Reply::ok(&json!({ "meta": shown }))
 }
@@ -112,9 +137,12 @@ pub async fn update(call: Call) -> Result<Reply, Fault> {
 /// `DELETE /{key}`.
 pub async fn delete(call: Call) -> Result<Reply, Fault> {
     let key = call.param(1).to_owned();
-    change(&call, verdict::DELETE_METADATA, move |metadata| {
-        metadata.remove(&key).map(|_| ()).ok_or_else(missing)
-    })
+    change(
+        &call,
+        verdict::DELETE_METADATA,
+        Quota::Spared,
+        move |metadata| metadata.remove(&key).map(|_| ()).ok_or_else(missing),
+    )
     .await?;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }

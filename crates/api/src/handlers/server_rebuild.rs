@@ -5,6 +5,7 @@ use crate::commands::{self, Kernels, boot, editable, fits, password};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and};
 use crate::handlers::server_metadata::within_quota;
+use crate::handlers::server_volumes::all_in_use;
 use crate::handlers::servers::shown_document;
 use crate::idempotency::Answer;
 use crate::mv;
@@ -290,6 +291,7 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
     vtpm::refuse(&server, "rebuild")?;
     verdict::REBUILD.check(&call, &server)?;
     let rebuild = Rebuild::read(&call, &server, &pass).await?;
+    all_in_use(&call, server.id, Fault::bad_request).await?;
     let files = rebuild.files.as_deref().unwrap_or_default();
     let sealed_files = commands::sealed_files(&call, files)?;
     let preserve = call
@@ -308,7 +310,9 @@ pub async fn rebuild(call: Call) -> Result<Reply, Fault> {
     };
     start_flow_and(&call, wanted, move |tx, server| {
         rebuild.apply(server);
-        within_quota(tx, server.project_id.as_str(), server.metadata.len())?;
+        if let Some(named) = &rebuild.metadata {
+            within_quota(tx, server.project_id.as_str(), named.len())?;
+        }
         if let Some(files) = &rebuild.files {
             commands::files_within_limits(tx, files, &server.project_id, &server.user_id)?;
             db::injected_files::remove(tx, server.id)?;

@@ -4,6 +4,7 @@ use crate::call::{Call, Reply};
 use crate::commands::password;
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow, start_flow_and};
+use crate::handlers::server_volumes::all_in_use;
 use crate::idempotency::Answer;
 use crate::mv;
 use crate::neighbours::unavailable;
@@ -25,17 +26,17 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
     let server = call.server().await?;
     vtpm::refuse(&server, "rescue")?;
     verdict::RESCUE.check(&call, &server)?;
-    if server.is_volume_backed() && !call.at_least(mv::RESCUE_VOLUMES) {
-        return Err(Fault::bad_request(format!(
-            "Instance {} cannot be rescued: Cannot rescue a volume-backed instance",
-            server.id
-        )));
-    }
-    let named = call.text("rescue", "rescue_image_ref");
-    let image = match named.or(call.api.config.rescue_image.as_deref()) {
+    let named = match call.text("rescue", "rescue_image_ref") {
         Some(id) => Some(rescue_image(&call, id).await?),
-        None if server.is_volume_backed() => Some(image_of_volume(&call, &server).await?),
-        None => server.image.clone(),
+        None => None,
+    };
+    all_in_use(&call, server.id, Fault::conflict).await?;
+    can_be_rescued(&call, &server, named.as_ref())?;
+    let image = match (named, &call.api.config.rescue_image) {
+        (Some(named), _) => Some(named),
+        (None, Some(id)) => Some(rescue_image(&call, id).await?),
+        (None, None) if server.is_volume_backed() => Some(image_of_volume(&call, &server).await?),
+        (None, None) => server.image.clone(),
     };
     let image = match image {
         Some(image) => Some(checked(&call, &server, image).await),
@@ -60,6 +61,26 @@ pub async fn rescue(call: Call) -> Result<Reply, Fault> {
     })
     .await?;
     Ok(reply)
+}
+
+/// Refuses to rescue a server that boots from a volume, except from 2.87 on with an image that says where the rescue disk
+/// goes: as in Nova the one that is named, or what the server knows of its own.
+fn can_be_rescued(call: &Call, server: &Instance, named: Option<&ImageRef>) -> Result<(), Fault> {
+    if !server.is_volume_backed() {
+        return Ok(());
+    }
+    let properties = match named {
+        Some(image) => Some(&image.properties),
+        None => server.image_properties(),
+    };
+    let says = |name| properties.is_some_and(|all| all.contains_key(name));
+    if call.at_least(mv::RESCUE_VOLUMES) && says("hw_rescue_device") && says("hw_rescue_bus") {
+        return Ok(());
+    }
+    Err(Fault::bad_request(format!(
+        "Instance {} cannot be rescued: Cannot rescue a volume-backed instance",
+        server.id
+    )))
 }
 
 /// The image with what its bytes must be. Of the server's own image that is known.

@@ -2,7 +2,7 @@
 
 use crate::Config;
 use crate::call::{Call, Reply};
-use crate::commands::{holds, within_limits};
+use crate::commands::{editable, holds, within_limits};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow_and, start_flow_with};
 use crate::idempotency::Answer;
@@ -103,6 +103,13 @@ fn suits(call: &Call, server: &Instance, flavor: &Flavor) -> Result<(), Fault> {
     if let Some(image) = &server.image {
         holds(call, flavor, image)?;
     }
+    // Of an image that became a volume, the memory is all that counts.
+    let volume = server.kept.boot_volume.as_ref();
+    if volume.is_some_and(|volume| flavor.memory_mb < volume.min_ram) {
+        return Err(Fault::bad_request(
+            "Flavor's memory is too small for requested image.",
+        ));
+    }
     let nothing = BTreeMap::new();
     let properties = server.image_properties().unwrap_or(&nothing);
     scheduler::demands(flavor, properties).map_err(Fault::unmeant)?;
@@ -170,6 +177,8 @@ async fn has_quota(call: &Call, server: &Instance, flavor: &Flavor) -> Result<()
 /// `resize`.
 pub async fn resize(call: Call) -> Result<Reply, Fault> {
     let server = movable(&call, verdict::RESIZE).await?;
+    let auto_disk = editable::auto_disk_config(&call, "resize");
+    editable::check_disk_config(server.image.as_ref(), auto_disk)?;
     let flavor = flavor(&call).await?;
     if flavor.root_gb == 0 && server.flavor.root_gb != 0 && server.image.is_some() {
         return Err(Fault::bad_request(

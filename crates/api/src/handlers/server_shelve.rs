@@ -1,7 +1,7 @@
 //! `shelve`, `shelveOffload` and `unshelve`.
 
 use crate::call::{Call, Reply};
-use crate::commands::{known_host, known_zone, zone_of};
+use crate::commands::{available_zone, known_host, zone_of};
 use crate::faults::Fault;
 use crate::handlers::server_actions::{Wanted, start_flow, start_flow_and};
 use crate::handlers::server_images::shelve_into;
@@ -100,7 +100,7 @@ impl Place {
         let (config, place) = (call.api.config.clone(), self.clone());
         let checking = call.api.deps.store.read(move |tx| {
             if let Some(Some(wanted)) = &place.zone {
-                known_zone(tx, &config, wanted)?;
+                available_zone(tx, &config, wanted)?;
             }
             let Some(host) = &place.host else {
                 return Ok(());

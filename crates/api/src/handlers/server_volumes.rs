@@ -71,6 +71,25 @@ pub fn must_be_free(volume: &VolumeRecord) -> Result<(), Fault> {
     )))
 }
 
+/// Refuses what connects a server's volumes anew while one of them is not in use, in Nova's words.
+pub async fn all_in_use(
+    call: &Call,
+    server: ServerId,
+    refused: fn(String) -> Fault,
+) -> Result<(), Fault> {
+    let devices = call.devices_of(server).await?;
+    for id in devices.into_iter().filter_map(|device| device.volume_id) {
+        let volume = call.volume(&id).await?.ok_or_else(|| no_volume(&id))?;
+        if volume.status != "in-use" {
+            let status = &volume.status;
+            return Err(refused(format!(
+                "Invalid volume: volume '{id}' status must be 'in-use'. Currently in '{status}' status"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// A multiattach volume in a version that does not know such.
 pub fn version_knows(call: &Call, volume: &VolumeRecord) -> Result<(), Fault> {
     if volume.multiattach && !call.at_least(mv::MULTIATTACH) {

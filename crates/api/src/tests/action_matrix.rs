@@ -399,7 +399,8 @@ fn asked(known: &Known, [volume, other]: &[String; 2]) -> Option<Asked> {
 
 /// The server has what is taken from it. Its volume, and one that is free.
 async fn equip(cloud: &Cloud, id: &str) -> [String; 2] {
-    let volumes = [cloud.volumes.make(), cloud.volumes.make()];
+    let in_use = json!({ "status": "in-use" });
+    let volumes = [cloud.volumes.make_with(&in_use), cloud.volumes.make()];
     let volume = volumes[0].clone();
     let (tags, metadata) = (
         format!("/servers/{id}/tags"),

@@ -76,6 +76,43 @@ async fn an_administrators_lock_does_not_become_the_owners() {
 }
 
 #[tokio::test]
+async fn what_is_done_at_once_is_shown_as_done() {
+    let case = Case::new().await;
+    case.lock("member", 73, None).await;
+    assert_eq!(case.unlock("member").await, 202);
+    let reset = json!({ "os-resetState": { "state": "error" } });
+    assert_eq!(case.act("admin", 73, reset).await, 202);
+    let path = format!("/servers/{}/os-instance-actions", case.id);
+    let list = case.cloud.get("member", 51, &path).await.json();
+    let mut shown = Vec::new();
+    for action in list["instanceActions"].as_array().unwrap() {
+        let request = action["request_id"].as_str().unwrap();
+        let path = format!("{path}/{request}");
+        let one = case.cloud.get("member", 51, &path).await.json();
+        for event in one["instanceAction"]["events"].as_array().unwrap() {
+            shown.push(json!([event["event"], event["result"]]));
+        }
+    }
+    let wanted = [
+        json!(["api_unlock", "Success"]),
+        json!(["api_lock", "Success"]),
+    ];
+    assert_eq!(shown, wanted);
+    let told = case
+        .cloud
+        .store
+        .read(|tx| db::outbox::of_project_after(tx, super::harness::DEMO, 0, 100));
+    let told: Result<Vec<db::outbox::Entry>, sql::Error> = told.await;
+    let ended: Vec<String> = told
+        .unwrap()
+        .into_iter()
+        .filter(|one| one.kind == db::outbox::Kind::ActionEnd)
+        .filter_map(|one| one.action)
+        .collect();
+    assert_eq!(ended, ["lock", "unlock", "resetState"]);
+}
+
+#[tokio::test]
 async fn an_owners_lock_can_become_an_administrators() {
     let case = Case::new().await;
     case.lock("member", 73, Some("mine")).await;

@@ -189,14 +189,16 @@ pub async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
     ] {
         text = text.replace(name, &value);
     }
-    if text.contains("{volume}") {
-        text = text.replace("{volume}", &volumes.make());
-    }
-    if text.contains("{multiattach}") {
-        text = text.replace(
-            "{multiattach}",
-            &volumes.make_with(&json!({ "multiattach": true })),
-        );
+    let mut made = Vec::new();
+    for (name, fields) in [
+        ("{volume}", json!({})),
+        ("{multiattach}", json!({ "multiattach": true })),
+    ] {
+        if text.contains(name) {
+            let volume = volumes.make_with(&fields);
+            text = text.replace(name, &volume);
+            made.push(volume);
+        }
     }
     for (name, binary) in [
         ("{service}", "nova-compute"),
@@ -219,7 +221,14 @@ pub async fn ask(fixture: &Fixture, version: u16, request: &str) -> Answer {
     let body = parts
         .next()
         .map_or(Value::Null, |body| serde_json::from_str(body).unwrap());
-    fixture.cloud.send(token, version, method, path, body).await
+    let answer = fixture.cloud.send(token, version, method, path, body).await;
+    if answer.status.is_success() && path.ends_with("/os-volume_attachments") {
+        // As the flow would leave it.
+        for volume in &made {
+            volumes.set(volume, "status", json!("in-use"));
+        }
+    }
+    answer
 }
 
 /// Why the answer is not as wanted.

@@ -253,25 +253,57 @@ async fn refusals() {
 #[tokio::test]
 async fn the_images_wishes_hold_for_the_new_flavor() {
     let (cloud, id) = running().await;
-    let uuid: ServerId = id.parse().unwrap();
-    cloud
-        .store
-        .write(move |tx| -> Result<(), sql::Error> {
-            let mut server = db::instances::get(tx, uuid)?.unwrap();
-            if let Some(image) = &mut server.image {
-                image.min_ram = 128;
-            }
-            db::instances::rewrite(tx, &server)
-        })
-        .await
-        .unwrap();
-    assert_eq!(
-        act(&cloud, "member", &id, 90, resize(json!("slim"))).await,
-        (
-            400,
-            "Flavor's memory is too small for requested image.".to_owned()
-        )
+    let too_small = (
+        400,
+        "Flavor's memory is too small for requested image.".to_owned(),
     );
+    edit(&cloud, &id, |server| {
+        let image = server.image.as_mut().unwrap();
+        image.min_ram = 128;
+        let never = "Disabled".to_owned();
+        image
+            .properties
+            .insert("auto_disk_config".to_owned(), never);
+    })
+    .await;
+    let slim = act(&cloud, "member", &id, 90, resize(json!("slim"))).await;
+    assert_eq!(slim, too_small);
+    let mut auto = resize(json!("2"));
+    auto["resize"]["OS-DCF:diskConfig"] = "AUTO".into();
+    let image = super::harness::IMAGE;
+    let words = format!("Requested image {image} has automatic disk resize disabled.");
+    assert_eq!(act(&cloud, "member", &id, 90, auto).await, (400, words));
+    // Of a volume, its image says how much memory it wants.
+    edit(&cloud, &id, |server| {
+        server.image = None;
+        server.kept.boot_volume = Some(db::instances::BootVolume {
+            min_ram: 2048,
+            ..Default::default()
+        });
+    })
+    .await;
+    let refused = act(&cloud, "member", &id, 90, resize(json!("2"))).await;
+    assert_eq!(refused, too_small);
+    edit(&cloud, &id, |server| {
+        server.kept.boot_volume = Some(db::instances::BootVolume {
+            min_ram: 1024,
+            ..Default::default()
+        });
+    })
+    .await;
+    let taken = act(&cloud, "member", &id, 90, resize(json!("2"))).await;
+    assert_eq!(taken.0, 202, "{}", taken.1);
+}
+
+/// Writes the server as it is after this change.
+async fn edit(cloud: &Cloud, id: &str, change: fn(&mut Instance)) {
+    let id: ServerId = id.parse().unwrap();
+    let write = move |tx: &mut sql::Tx<'_>| -> Result<(), sql::Error> {
+        let mut server = db::instances::get(tx, id)?.unwrap();
+        change(&mut server);
+        db::instances::rewrite(tx, &server)
+    };
+    cloud.store.write(write).await.unwrap();
 }
 
 #[tokio::test]

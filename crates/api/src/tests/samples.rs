@@ -279,6 +279,9 @@ pub async fn fixture_with(has: &Has) -> Fixture {
         json!({"snapshot": {"volume_id": volume, "display_name": "s", "display_description": "d"}});
     let snapshot = send(&cloud, 30, "POST", "/os-snapshots", snapshot).await;
     let snapshot = snapshot["snapshot"]["id"].as_str().unwrap().to_owned();
+    if has.contains("os-extended-volumes:volumes_attached") {
+        cloud.volumes.set(&volume, "status", "in-use".into());
+    }
     Fixture {
         request,
         volume,

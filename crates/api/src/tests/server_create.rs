@@ -27,6 +27,15 @@ pub async fn cloud_with(config: crate::Config) -> Cloud {
     cloud
 }
 
+/// The compute service of a host begins, in the default zone.
+pub async fn enabled_host(cloud: &Cloud) {
+    let beat = |tx: &mut sql::Tx<'_>| {
+        db::hosts::beat(tx, &"h1".into(), "nova-compute", None, Timestamp::now())
+    };
+    let beaten: Result<(), sql::Error> = cloud.store.write(beat).await;
+    beaten.unwrap();
+}
+
 /// A good body with these changes.
 pub fn body(change: Value) -> Value {
     let mut server =
@@ -764,4 +773,26 @@ async fn a_host_and_its_hypervisor() {
     }
     let both = make(json!({"host": "h1", "availability_zone": "nova::n1"})).await;
     assert_eq!(both.status, 400, "{}", both.text);
+}
+
+#[tokio::test]
+async fn a_zone_is_available_where_a_host_is_enabled() {
+    let cloud = cloud().await;
+    let make = async || {
+        let body = body(json!({"availability_zone": "nova"}));
+        let made = cloud.send("member", 90, "POST", "/servers", body).await;
+        made.status.as_u16()
+    };
+    assert_eq!(make().await, 400, "there is no host");
+    enabled_host(&cloud).await;
+    assert_eq!(make().await, 202);
+    let services = cloud.get("admin", 90, "/os-services?host=h1").await.json();
+    let id = services["services"][0]["id"].as_str().unwrap();
+    let service = format!("/os-services/{id}");
+    for (status, wanted) in [("disabled", 400), ("enabled", 202)] {
+        let body = json!({ "status": status });
+        let put = cloud.send("admin", 90, "PUT", &service, body).await;
+        assert_eq!(put.status, 200, "{}", put.text);
+        assert_eq!(make().await, wanted, "{status}");
+    }
 }

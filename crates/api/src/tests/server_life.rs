@@ -471,7 +471,16 @@ async fn other_projects_see_nothing() {
 async fn metadata_and_tags_want_a_server_that_is_well() {
     let cloud = cloud().await;
     let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    let path = format!("/servers/{id}/metadata");
+    let described = json!({"metadata": {"k": "v"}});
+    let described = cloud.send("member", 90, "POST", &path, described).await;
+    assert_eq!(described.status, 200, "{}", described.text);
     finish(&cloud, &id, VmState::Rescued).await;
+    // What is not there is not there, whatever the server does.
+    let gone = format!("{path}/gone");
+    let answer = cloud.send("member", 90, "DELETE", &gone, Value::Null).await;
+    assert_eq!(answer.status, 404, "{}", answer.text);
     let refused =
         |name: &str| format!("Cannot '{name}' instance {id} while it is in vm_state rescued");
     let table = [
@@ -493,6 +502,44 @@ async fn metadata_and_tags_want_a_server_that_is_well() {
         assert_eq!(answer.status, 409, "{verb} {what}");
         assert_eq!(answer.fault().1, refused(name));
     }
+}
+
+#[tokio::test]
+async fn metadata_goes_also_where_it_is_over_the_quota() {
+    let cloud = cloud().await;
+    let id = make(&cloud, "member", "a").await;
+    finish(&cloud, &id, VmState::Active).await;
+    super::server_create::enabled_host(&cloud).await;
+    let path = format!("/servers/{id}/metadata");
+    let add = async |items: Value| {
+        let body = json!({ "metadata": items });
+        let answer = cloud.send("member", 90, "POST", &path, body).await;
+        answer.status.as_u16()
+    };
+    assert_eq!(add(json!({"a": "1", "b": "2", "c": "3"})).await, 200);
+    let quotas = format!("/os-quota-sets/{}", super::harness::DEMO);
+    let limits = json!({"quota_set": {"metadata_items": 1}});
+    let lowered = cloud.send("admin", 90, "PUT", &quotas, limits).await;
+    assert_eq!(lowered.status, 200, "{}", lowered.text);
+    assert_eq!(add(json!({"a": "2"})).await, 403);
+    let one = format!("{path}/a");
+    let gone = cloud.send("member", 90, "DELETE", &one, Value::Null).await;
+    assert_eq!(gone.status, 204, "{}", gone.text);
+    // A rebuild that names none leaves them alone.
+    let action = format!("/servers/{id}/action");
+    let rebuild = async |more: Value| {
+        let mut wanted = json!({ "imageRef": super::harness::IMAGE });
+        for (name, value) in more.as_object().unwrap() {
+            wanted[name] = value.clone();
+        }
+        let body = json!({ "rebuild": wanted });
+        let answer = cloud.send("member", 90, "POST", &action, body).await;
+        (answer.status.as_u16(), answer.text)
+    };
+    let (status, words) = rebuild(json!({"metadata": {"a": "1", "b": "2"}})).await;
+    assert_eq!(status, 403, "{words}");
+    let (status, words) = rebuild(json!({})).await;
+    assert_eq!(status, 202, "{words}");
 }
 
 /// PostgreSQL has no text with it.

@@ -149,12 +149,6 @@ async fn refused_attachments() {
                 "Invalid input received: Invalid volume: Volume {reserved} status must be available or downloading to reserve, but the current status is reserved."
             ),
         ),
-        (
-            90,
-            json!({ "volumeId": shared, "device": "/dev/vda" }),
-            409,
-            "The supplied device path (/dev/vda) is in use.".to_owned(),
-        ),
     ];
     for (version, body, status, message) in table {
         let answer = attach(&cloud, version, &id, body).await;
@@ -355,6 +349,7 @@ async fn servers_with_volumes() {
         "/dev/vda"
     );
     finish(&cloud, &id, VmState::Active).await;
+    cloud.volumes.set(&boot, "status", json!("in-use"));
     let path = format!("/servers/{id}/action");
     let backup = json!({ "createBackup": { "name": "b", "backup_type": "daily", "rotation": 1 } });
     let answer = cloud.send("member", 90, "POST", &path, backup).await;
@@ -404,8 +399,37 @@ async fn servers_with_volumes() {
         .send("member", 90, "DELETE", &detach, Value::Null)
         .await;
     assert_eq!(answer.fault().1, "Cannot detach a root device volume");
+    // From an image that says where its disk goes, and while the volume is in use.
+    let words = format!("Instance {id} cannot be rescued: Cannot rescue a volume-backed instance");
     let answer = cloud.send("member", 87, "POST", &path, rescue).await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(
+        answer.fault(),
+        ("badRequest".to_owned(), words.clone()),
+        "{}",
+        answer.text
+    );
+    let named = json!({ "rescue": { "rescue_image_ref": super::harness::ODD } });
+    let rescued = async |version: u16, says: Value| {
+        *cloud.odd.lock().unwrap() = says;
+        let answer = cloud.send("member", version, "POST", &path, named.clone());
+        let answer = answer.await;
+        (answer.status.as_u16(), answer.fault().1)
+    };
+    let half = json!({ "hw_rescue_device": "disk" });
+    assert_eq!(rescued(87, half).await, (400, words.clone()));
+    let both = || json!({ "hw_rescue_device": "disk", "hw_rescue_bus": "virtio" });
+    assert_eq!(rescued(86, both()).await, (400, words));
+    cloud.volumes.set(&boot, "status", json!("detaching"));
+    let words = format!(
+        "Invalid volume: volume '{boot}' status must be 'in-use'. Currently in 'detaching' status"
+    );
+    assert_eq!(rescued(87, both()).await, (409, words.clone()));
+    cloud.volumes.set(&boot, "attachments", json!([]));
+    let rebuild = json!({ "rebuild": { "imageRef": image } });
+    let answer = cloud.send("member", 93, "POST", &path, rebuild).await;
+    assert_eq!(answer.fault(), ("badRequest".to_owned(), words));
+    cloud.volumes.set(&boot, "status", json!("in-use"));
+    assert_eq!(rescued(87, both()).await.0, 200);
 }
 
 #[tokio::test]
@@ -667,4 +691,72 @@ async fn changing_an_attachment_writes_what_changes_alone() {
     );
     let shown = cloud.get("member", 85, &path).await.json();
     assert_eq!(shown["volumeAttachment"]["delete_on_termination"], true);
+}
+
+#[tokio::test]
+async fn a_volume_that_has_grown_is_on_record_before_the_event_is_answered() {
+    let cloud = cloud().await;
+    let id = server(&cloud).await;
+    let volume = cloud.volumes.make();
+    let made = attach(&cloud, 79, &id, json!({ "volumeId": volume })).await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    attached(&cloud, &id, &volume).await;
+    let event = json!({ "name": "volume-extended", "server_uuid": id, "tag": volume });
+    let events = json!({ "events": [event] });
+    let shown = async || {
+        let path = format!("/servers/{id}/os-instance-actions");
+        let answer = cloud.get("member", 90, &path).await.json();
+        let actions = answer["instanceActions"].as_array().unwrap();
+        let extended = actions
+            .iter()
+            .filter(|one| one["action"] == "extend_volume");
+        extended.count()
+    };
+    let waiting = async || {
+        let found: Result<_, sql::Error> = cloud.store.read(db::grown::waiting).await;
+        let found: Vec<db::grown::Grown> = found.unwrap();
+        found.into_iter().map(|one| one.volume).collect::<Vec<_>>()
+    };
+    let tell = async || {
+        let path = "/os-server-external-events";
+        let told = cloud.send("admin", 90, "POST", path, events.clone()).await;
+        assert_eq!(told.status, 200, "{}", told.text);
+    };
+    let path = format!("/servers/{id}/action");
+    let stop = json!({ "os-stop": null });
+    let stopping = cloud.send("member", 90, "POST", &path, stop).await;
+    assert_eq!(stopping.status, 202, "{}", stopping.text);
+    tell().await;
+    assert_eq!(shown().await, 1);
+    assert_eq!(waiting().await, [""; 0], "somebody works on the server");
+    finish(&cloud, &id, VmState::Active).await;
+    assert_eq!(waiting().await, [volume.as_str()]);
+    // Where nobody works on the server the task is there at once.
+    tell().await;
+    assert_eq!(shown().await, 2);
+    let server = id.parse().unwrap();
+    let read = move |tx: &mut sql::Tx<'_>| -> Result<String, sql::Error> {
+        let task = db::instances::get(tx, server)?.unwrap().task_id.unwrap();
+        Ok(db::tasks::get(tx, task)?.unwrap().flow)
+    };
+    assert_eq!(cloud.store.read(read).await.unwrap(), "extend_volume");
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_passed_over() {
+    let cloud = cloud().await;
+    let id = server(&cloud).await;
+    for (wish, given) in [
+        ("/dev/vda", "/dev/vdb"),
+        ("/dev/vdd", "/dev/vdd"),
+        ("/dev/vdb", "/dev/vdc"),
+    ] {
+        let volume = cloud.volumes.make();
+        let wanted = json!({ "volumeId": volume, "device": wish });
+        let answer = attach(&cloud, 90, &id, wanted).await;
+        assert_eq!(answer.status, 200, "{wish}: {}", answer.text);
+        let device = &answer.json()["volumeAttachment"]["device"];
+        assert_eq!(device, given, "{wish}");
+        attached(&cloud, &id, &volume).await;
+    }
 }

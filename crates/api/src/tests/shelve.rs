@@ -88,8 +88,11 @@ async fn where_to_unshelve() {
 
     finish(&cloud, &id, VmState::ShelvedOffloaded).await;
     let missing = "The requested availability zone is not available".to_owned();
-    let answer = act(&cloud, "member", 77, &id, unshelve(zone("moon"))).await;
-    assert_eq!(answer, (400, missing));
+    for unavailable in ["moon", "nova"] {
+        let answer = act(&cloud, "member", 77, &id, unshelve(zone(unavailable))).await;
+        assert_eq!(answer, (400, missing.clone()), "{unavailable}");
+    }
+    super::server_create::enabled_host(&cloud).await;
     let host = || unshelve(json!({ "host": "h9" }));
     let (status, words) = act(&cloud, "member", 91, &id, host()).await;
     assert_eq!(status, 403);

@@ -92,6 +92,15 @@ impl Flow for Attach {
         (step != Step::Locate).then_some("compute_attach_volume")
     }
 
+    // Of a server on no host it is the API's work in Nova.
+    fn event_in(&self, step: Step, state: &State) -> Option<&'static str> {
+        let event = self.event(step)?;
+        Some(match state.host {
+            Some(_) => event,
+            None => "api_attach_volume",
+        })
+    }
+
     fn host(&self, _step: Step, state: &State) -> Option<HostName> {
         state.host.clone()
     }

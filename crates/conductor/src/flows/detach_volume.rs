@@ -70,6 +70,15 @@ impl Flow for Detach {
         (step == Step::Detach).then_some("compute_detach_volume")
     }
 
+    // Of a server on no host it is the API's work in Nova.
+    fn event_in(&self, step: Step, state: &State) -> Option<&'static str> {
+        let event = self.event(step)?;
+        Some(match state.host {
+            Some(_) => event,
+            None => "api_detach_volume",
+        })
+    }
+
     fn host(&self, _step: Step, state: &State) -> Option<HostName> {
         state.host.clone()
     }

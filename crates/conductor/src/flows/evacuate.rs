@@ -94,7 +94,7 @@ pub struct State {
     /// Whether only its resources count there.
     #[serde(default)]
     force: bool,
-    /// Whether the new guest stays off, whatever the old one did (2.95).
+    /// Whether the new guest stays off, whatever the old one did (2.95); that of a server in ERROR runs all the same.
     #[serde(default)]
     stopped: bool,
     /// The request says that the disks are on storage that both hosts share.
@@ -279,7 +279,12 @@ impl Evacuate {
         let from = server.host.clone().zip(server.node_id);
         let (host, _) = from.clone().ok_or_else(super::nowhere)?;
         state.from = from;
-        state.on = !state.stopped && server.vm_state != VmState::Stopped;
+        state.on = match server.vm_state {
+            VmState::Stopped => false,
+            // Nobody knows what it was before: as in Nova it is made to run, whatever was asked.
+            VmState::Error => true,
+            _ => !state.stopped,
+        };
         let (to, force) = (state.to.clone(), state.force);
         let choosing = state.choice.choose(&self.with, server, |request| {
             request.ignore_hosts.insert(host);

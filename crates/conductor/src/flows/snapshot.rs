@@ -49,6 +49,9 @@ pub struct Rotation {
     kind: String,
     /// How many of them.
     keep: usize,
+    /// Whose: the project that asked for this one. A task of an older release does not say it, but its image does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
 }
 
 /// What the flow knows.
@@ -117,20 +120,43 @@ impl<K: Kind> Copy<K> {
     }
 
     /// The newest are kept. What cannot be deleted now is too old the next time, too.
-    async fn rotate(&self, cx: &Context, rotation: &Rotation) -> Result<(), StepError> {
+    ///
+    /// Only of the project that asked, as it could by itself: anybody may give an image these properties, and the service's
+    /// own token may delete everybody's.
+    async fn rotate(
+        &self,
+        cx: &Context,
+        image: ImageId,
+        rotation: &Rotation,
+    ) -> Result<(), StepError> {
         let token = self.with.token().await?;
+        let images = &self.with.images;
+        let owner = match &rotation.owner {
+            Some(owner) => Some(owner.clone()),
+            None => {
+                let found = images.get(&token, &image.to_string()).await;
+                found.map_err(retry)?.and_then(|found| found.owner)
+            }
+        };
+        let Some(owner) = owner else {
+            tracing::warn!(%image, "nobody knows whose backup this is: none that is too old is deleted");
+            return Ok(());
+        };
         let server = cx.server.to_string();
         let of_kind = [
+            ("owner", &owner[..]),
             ("instance_uuid", &server[..]),
             ("image_type", "backup"),
             ("backup_type", &rotation.kind[..]),
         ];
-        let images = &self.with.images;
         let found = images
             .with_properties(&token, &of_kind)
             .await
             .map_err(retry)?;
-        for old in found.into_iter().skip(rotation.keep) {
+        let own = found
+            .into_iter()
+            .filter(|one| one.owner.as_deref() == Some(&owner[..]));
+        for old in own.skip(rotation.keep) {
             if let Err(error) = images.delete(&token, old.image.id).await {
                 tracing::warn!(image = %old.image.id, %error, "a backup that is too old cannot be deleted");
             }
@@ -202,7 +228,7 @@ impl<K: Kind> Flow for Copy<K> {
         match (step, &state.rotation) {
             (Step::Locate, _) => self.locate(cx, state).await,
             (Step::Upload, _) => power_after(outcome).map(drop),
-            (Step::Rotate, Some(rotation)) => self.rotate(cx, rotation).await,
+            (Step::Rotate, Some(rotation)) => self.rotate(cx, state.image, rotation).await,
             (Step::Rotate, None) => Ok(()),
         }
     }

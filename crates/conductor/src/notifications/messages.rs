@@ -1,6 +1,6 @@
 //! From a row of the outbox to messages: which event type, from whom, with which payload, to which topics. Pure.
 
-use super::names;
+use super::names::{self, Name, Source};
 use super::payloads::{self, Before, Server};
 use bus::notifier::Notice;
 use db::hosts::Service;
@@ -57,7 +57,7 @@ struct Told {
 fn phase(entry: &Entry) -> Option<(&'static str, &'static str)> {
     match (entry.kind, entry.outcome.as_deref()) {
         (Kind::ActionStart, _) => Some(("start", "INFO")),
-        (Kind::ActionEnd, Some("Success")) => Some(("end", "INFO")),
+        (Kind::ActionEnd | Kind::EventEnd, Some("Success")) => Some(("end", "INFO")),
         (Kind::ActionEnd, Some("Error")) => Some(("error", "ERROR")),
         // An action that another one ended has no end of its own.
         _ => None,
@@ -89,7 +89,7 @@ impl Teller {
         let server = server.at(entry);
         match entry.kind {
             Kind::State => self.update(&server, entry, &before.unwrap_or(now)),
-            Kind::ActionStart | Kind::ActionEnd => self.action(&server, entry),
+            Kind::ActionStart | Kind::ActionEnd | Kind::EventEnd => self.action(&server, entry),
             _ => Vec::new(),
         }
     }
@@ -104,14 +104,14 @@ impl Teller {
         if !told {
             return Vec::new();
         }
-        let host = self.host(server);
-        let mut notices = self.spread(entry, true, || Told {
+        let (host, asker) = (self.host(server), server.asker(entry));
+        let mut notices = self.spread(entry, asker, true, || Told {
             event_type: "instance.update".to_owned(),
             priority: "INFO",
             publisher: format!("nova-compute:{host}"),
             payload: payloads::of_update(server, entry, before),
         });
-        notices.extend(self.spread(entry, false, || Told {
+        notices.extend(self.spread(entry, asker, false, || Told {
             event_type: "compute.instance.update".to_owned(),
             priority: "INFO",
             publisher: format!("compute.{host}"),
@@ -121,32 +121,37 @@ impl Teller {
     }
 
     fn action(&self, server: &Server, entry: &Entry) -> Vec<Notice> {
-        let softly = entry.task_state.as_deref() == Some("soft-deleting")
-            || entry.vm_state.as_deref() == Some("soft-delete");
-        let action = entry.action.as_deref().unwrap_or_default();
-        let (Some(names), Some((phase, priority))) =
-            (names::of_action(action, softly), phase(entry))
-        else {
+        let Some((phase, priority)) = phase(entry) else {
             return Vec::new();
         };
-        let host = self.host(server);
-        let name = if phase == "start" {
-            names.start
-        } else {
-            names.end
+        let told = names::told(&server.instance, entry, phase);
+        let notices = told
+            .iter()
+            .flat_map(|name| self.named(server, entry, name, priority));
+        notices.collect()
+    }
+
+    fn named(
+        &self,
+        server: &Server,
+        entry: &Entry,
+        name: &Name,
+        priority: &'static str,
+    ) -> Vec<Notice> {
+        let host = match name.from {
+            Source::Compute => self.host(server),
+            Source::Api | Source::Conductor => &self.style.host,
         };
-        let mut notices = self.spread(entry, true, || Told {
-            event_type: match names.at_once {
-                true => format!("instance.{name}"),
-                false => format!("instance.{name}.{phase}"),
-            },
+        let asker = server.asker(entry);
+        let mut notices = self.spread(entry, asker, true, || Told {
+            event_type: format!("instance.{}", name.new),
             priority,
-            publisher: format!("nova-compute:{host}"),
-            payload: payloads::of_action(server, entry),
+            publisher: format!("{}:{host}", name.from.as_str()),
+            payload: payloads::of_action(server, entry, &name.new),
         });
-        if let Some(old) = names.old {
-            notices.extend(self.spread(entry, false, || Told {
-                event_type: format!("compute.instance.{old}.{phase}"),
+        if let Some(old) = &name.old {
+            notices.extend(self.spread(entry, asker, false, || Told {
+                event_type: format!("compute.instance.{old}"),
                 priority,
                 publisher: format!("compute.{host}"),
                 payload: payloads::of_old(server, entry, None, &self.style.images),
@@ -169,7 +174,7 @@ impl Teller {
             Some(service) => payloads::of_service(service),
             None => payloads::of_gone_service(entry),
         };
-        self.spread(entry, true, || {
+        self.spread(entry, None, true, || {
             let binary = entry.action.as_deref().unwrap_or("nova-compute");
             Told {
                 event_type: event_type.to_owned(),
@@ -185,8 +190,14 @@ impl Teller {
         host.map_or(&self.style.host, |host| host.as_str())
     }
 
-    /// One notification for each topic of its kind.
-    fn spread(&self, entry: &Entry, versioned: bool, told: impl FnOnce() -> Told) -> Vec<Notice> {
+    /// One notification for each topic of its kind; `asker` is the project of whoever asked.
+    fn spread(
+        &self,
+        entry: &Entry,
+        asker: Option<&str>,
+        versioned: bool,
+        told: impl FnOnce() -> Told,
+    ) -> Vec<Notice> {
         let topics = match versioned {
             true => &self.style.versioned,
             false => &self.style.unversioned,
@@ -208,7 +219,7 @@ impl Teller {
             "payload": told.payload,
             "_context_request_id": entry.request_id,
             "_context_user_id": entry.user_id,
-            "_context_project_id": entry.project_id,
+            "_context_project_id": asker.unwrap_or(&entry.project_id),
         });
         let notices = topics.iter().map(|topic| Notice {
             topic: topic.clone(),

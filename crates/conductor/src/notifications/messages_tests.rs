@@ -43,6 +43,7 @@ fn server() -> Server {
         devices: Vec::new(),
         tags: vec!["t".to_owned()],
         key: None,
+        askers: [("req-1".to_owned(), "asker".to_owned())].into(),
     }
 }
 
@@ -164,6 +165,11 @@ fn every_action_that_nova_tells_of_is_told() {
     );
     assert_eq!(told("lock", Kind::ActionStart, None), ["instance.lock"]);
     assert_eq!(
+        told("shelve", Kind::ActionEnd, Some("Success")),
+        ["instance.shelve.end", "compute.instance.shelve.end"]
+    );
+    assert_eq!(told("lock", Kind::ActionEnd, Some("Success")), [""; 0]);
+    assert_eq!(
         told("live-migration", Kind::ActionEnd, Some("Success"))[0],
         "instance.live_migration_post.end"
     );
@@ -178,6 +184,139 @@ fn every_action_that_nova_tells_of_is_told() {
         failed[0].message["payload"]["nova_object.data"]["fault"]["nova_object.name"],
         "ExceptionPayload"
     );
+}
+
+#[test]
+fn a_deletion_is_soft_or_for_good() {
+    let told = |states: (&str, Option<&str>), action: &str, end: Option<&str>| {
+        let kind = end.map_or(Kind::ActionStart, |_| Kind::ActionEnd);
+        let mut row = entry(kind, Some(action), end);
+        row.vm_state = Some(states.0.to_owned());
+        row.task_state = states.1.map(str::to_owned);
+        let notices = teller(Changes::None).of_server(&server(), &row);
+        notices[0].message["event_type"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let ended = Some("Success");
+    for (states, action, end, wanted) in [
+        (
+            ("active", Some("soft-deleting")),
+            "delete",
+            None,
+            "soft_delete.start",
+        ),
+        (("soft-delete", None), "delete", ended, "soft_delete.end"),
+        (
+            ("soft-delete", Some("deleting")),
+            "delete",
+            None,
+            "delete.start",
+        ),
+        (
+            ("soft-delete", Some("deleting")),
+            "forceDelete",
+            None,
+            "delete.start",
+        ),
+        (("deleted", None), "delete", ended, "delete.end"),
+        (("active", Some("deleting")), "delete", None, "delete.start"),
+    ] {
+        let told = told(states, action, end);
+        assert_eq!(told, format!("instance.{wanted}"), "{states:?} {action}");
+    }
+}
+
+#[test]
+fn an_evacuation_is_a_rebuild_elsewhere() {
+    let told = |kind, event: Option<&str>, outcome| {
+        let mut row = entry(kind, Some("evacuate"), outcome);
+        row.event = event.map(str::to_owned);
+        let notices = teller(Changes::None).of_server(&server(), &row);
+        let told = notices.iter().map(|one| {
+            let text = |name: &str| one.message[name].as_str().unwrap().to_owned();
+            format!("{} {}", text("publisher_id"), text("event_type"))
+        });
+        told.collect::<Vec<String>>()
+    };
+    let done = Some("Success");
+    assert_eq!(
+        told(Kind::ActionStart, None, None),
+        [
+            "nova-api:control instance.evacuate",
+            "compute.control compute.instance.evacuate"
+        ]
+    );
+    assert_eq!(
+        told(Kind::EventEnd, Some("rebuild_server"), done),
+        [
+            "nova-conductor:control instance.rebuild_scheduled",
+            "compute.control compute.instance.rebuild.scheduled",
+            "nova-compute:h1 instance.rebuild.start",
+            "compute.h1 compute.instance.rebuild.start"
+        ]
+    );
+    let nothing: [String; 0] = [];
+    let other = Some("compute_rebuild_instance");
+    assert_eq!(told(Kind::EventEnd, other, done), nothing);
+    let failed = Some("Error");
+    let chosen = Some("rebuild_server");
+    assert_eq!(told(Kind::EventEnd, chosen, failed), nothing);
+    assert_eq!(
+        told(Kind::ActionEnd, None, done)[0],
+        "nova-compute:h1 instance.rebuild.end"
+    );
+    assert_eq!(
+        told(Kind::ActionEnd, None, failed)[0],
+        "nova-compute:h1 instance.rebuild.error"
+    );
+}
+
+#[test]
+fn a_server_that_leaves_its_host_tells_that() {
+    let told = |server: &Server, kind, vm_state: &str, outcome| {
+        let mut row = entry(kind, Some("shelve"), outcome);
+        row.vm_state = Some(vm_state.to_owned());
+        let mut notices = teller(Changes::None).of_server(server, &row);
+        notices.retain(|one| one.topic == "versioned_notifications");
+        let types = notices
+            .iter()
+            .map(|one| one.message["event_type"].as_str().unwrap().to_owned());
+        types.collect::<Vec<String>>()
+    };
+    let done = Some("Success");
+    let [start, end] = ["start", "end"].map(|phase| format!("instance.shelve_offload.{phase}"));
+    let plain = server();
+    assert_eq!(
+        told(&plain, Kind::ActionEnd, "shelved_offloaded", done),
+        ["instance.shelve.end", &start, &end]
+    );
+    assert_eq!(
+        told(&plain, Kind::ActionStart, "active", None),
+        ["instance.shelve.start"]
+    );
+    let mut on_volume = server();
+    on_volume.instance.kept.boot_volume = Some(db::instances::BootVolume::default());
+    assert_eq!(told(&on_volume, Kind::ActionStart, "active", None), [start]);
+    assert_eq!(
+        told(&on_volume, Kind::ActionEnd, "shelved_offloaded", done),
+        [end]
+    );
+}
+
+#[test]
+fn whoever_asked_is_named_with_the_own_project() {
+    let mut row = entry(Kind::ActionStart, Some("stop"), None);
+    for (request, project) in [("req-1", "asker"), ("req-2", "p")] {
+        row.request_id = Some(request.to_owned());
+        let notices = teller(Changes::None).of_server(&server(), &row);
+        let message = &notices[0].message;
+        let data = &message["payload"]["nova_object.data"];
+        assert_eq!(data["action_initiator_project"], project);
+        assert_eq!(message["_context_project_id"], project);
+        assert_eq!(data["tenant_id"], "p");
+    }
 }
 
 #[test]

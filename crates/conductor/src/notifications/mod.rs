@@ -177,13 +177,18 @@ impl Publisher {
             .filter_map(|entry| entry.subject.parse().ok())
             .collect();
         let ids: Vec<ServerId> = ids.into_iter().collect();
+        let requests: BTreeSet<String> = told
+            .iter()
+            .filter_map(|entry| entry.request_id.clone())
+            .collect();
+        let requests: Vec<String> = requests.into_iter().collect();
         let services = told.iter().any(|entry| !entry.kind.is_of_server());
         let reading = self.store.read(move |tx| -> Result<_, sql::Error> {
             let services = match services {
                 true => db::hosts::services(tx)?,
                 false => Vec::new(),
             };
-            Ok((servers(tx, &ids)?, services))
+            Ok((servers(tx, &ids, &requests)?, services))
         });
         let (servers, services) = reading.await?;
         let notices = told
@@ -199,8 +204,12 @@ impl Publisher {
     }
 }
 
-/// These servers with what belongs to them, by id: a fixed number of queries.
-fn servers(tx: &mut Tx<'_>, ids: &[ServerId]) -> Result<HashMap<String, Server>, sql::Error> {
+/// These servers with what belongs to them and who asked for what, by id: a fixed number of queries.
+fn servers(
+    tx: &mut Tx<'_>,
+    ids: &[ServerId],
+    requests: &[String],
+) -> Result<HashMap<String, Server>, sql::Error> {
     let mut found = HashMap::new();
     for (instance, key) in db::outbox::servers(tx, ids)? {
         let server = Server {
@@ -208,12 +217,18 @@ fn servers(tx: &mut Tx<'_>, ids: &[ServerId]) -> Result<HashMap<String, Server>,
             devices: Vec::new(),
             tags: Vec::new(),
             key,
+            askers: HashMap::new(),
         };
         found.insert(server.instance.id.to_string(), server);
     }
     for device in db::block_devices::of_servers(tx, ids)? {
         if let Some(server) = found.get_mut(&device.server.to_string()) {
             server.devices.push(device);
+        }
+    }
+    for asker in db::actions::askers(tx, ids, requests)? {
+        if let Some(server) = found.get_mut(&asker.server.to_string()) {
+            server.askers.insert(asker.request_id, asker.project_id);
         }
     }
     for (server, tag) in db::list::tags(tx, ids)? {

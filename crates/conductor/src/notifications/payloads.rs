@@ -7,6 +7,7 @@ use db::instances::{Instance, Interface};
 use db::keypairs::KeyPair;
 use db::outbox::{Entry, Kind};
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use types::{PowerState, TaskState, Timestamp, VmState};
 
 /// A server, with what belongs to it.
@@ -20,9 +21,19 @@ pub struct Server {
     pub tags: Vec<String>,
     /// Its key pair, if that is still there.
     pub key: Option<KeyPair>,
+    /// The projects of those who asked for what is told, by request.
+    pub askers: HashMap<String, String>,
 }
 
 impl Server {
+    /// The project of whoever asked; the server's own, where nobody has written down another one.
+    pub fn asker(&self, entry: &Entry) -> Option<&str> {
+        entry.user_id.as_ref()?;
+        let request = entry.request_id.as_ref();
+        let project = request.and_then(|request| self.askers.get(request));
+        Some(project.map_or(self.instance.project_id.as_str(), String::as_str))
+    }
+
     /// The server as it was when the event happened, as far as the event tells.
     #[must_use]
     pub fn at(&self, entry: &Entry) -> Self {
@@ -175,10 +186,13 @@ fn common(server: &Server, entry: &Entry) -> Map<String, Value> {
         "block_devices": devices(&server.devices),
         "metadata": i.metadata,
         "locked": i.locked,
+        "locked_reason": i.locked_reason,
+        // As with Nova's `[notifications] include_share_mapping` off.
+        "shares": null,
         "auto_disk_config": if i.kept.auto_disk_config { "AUTO" } else { "MANUAL" },
         "request_id": entry.request_id,
         "action_initiator_user": entry.user_id,
-        "action_initiator_project": entry.user_id.as_ref().map(|_| i.project_id.as_str()),
+        "action_initiator_project": server.asker(entry),
     });
     match data {
         Value::Object(map) => map,
@@ -202,11 +216,11 @@ fn fault(server: &Server, entry: &Entry) -> Value {
     object("ExceptionPayload", "1.1", data)
 }
 
-/// The payload about an action.
-pub fn of_action(server: &Server, entry: &Entry) -> Value {
+/// The payload of a notification about an action, by the notification's name.
+pub fn of_action(server: &Server, entry: &Entry, name: &str) -> Value {
     let mut data = common(server, entry);
     data.insert("fault".to_owned(), fault(server, entry));
-    match entry.action.as_deref() {
+    match name.split('.').next() {
         Some("create") => {
             let key = server.key.iter().map(|key| {
                 let data = json!({
@@ -226,16 +240,16 @@ pub fn of_action(server: &Server, entry: &Entry) -> Value {
             );
             let name = format!("instance-{:08x}", server.instance.number);
             data.insert("instance_name".to_owned(), name.into());
-            object("InstanceCreatePayload", "1.11", data.into())
+            object("InstanceCreatePayload", "1.13", data.into())
         }
-        Some("rebuild") => {
+        Some("rebuild" | "rebuild_scheduled") => {
             data.insert(
                 "trusted_image_certificates".to_owned(),
                 json!(server.instance.kept.trusted_certs),
             );
-            object("InstanceActionRebuildPayload", "1.8", data.into())
+            object("InstanceActionRebuildPayload", "1.10", data.into())
         }
-        _ => object("InstanceActionPayload", "1.7", data.into()),
+        _ => object("InstanceActionPayload", "1.9", data.into()),
     }
 }
 
@@ -265,13 +279,12 @@ pub fn of_update(server: &Server, entry: &Entry, before: &Before) -> Value {
             object("InstanceStateUpdatePayload", "1.0", states),
         ),
         ("audit_period", object("AuditPeriodPayload", "1.0", period)),
-        ("bandwidth", json!([])),
         ("old_display_name", Value::Null),
         ("tags", server.tags.clone().into()),
     ] {
         data.insert(name.to_owned(), value);
     }
-    object("InstanceUpdatePayload", "1.8", data.into())
+    object("InstanceUpdatePayload", "2.1", data.into())
 }
 
 /// The payload about a service.
