@@ -27,6 +27,9 @@ const COPIED: &str = "copied from another host";
 /// Bytes of a file sent at once.
 const PIECE: usize = 256 * 1024;
 
+/// How long an image service may take for data that it has got, from the last piece on.
+const STORED: Duration = Duration::from_secs(600);
+
 /// Why an image is not there.
 pub(crate) type Failure = (FailureKind, String);
 
@@ -250,8 +253,9 @@ pub(crate) async fn upload(
     let mut headers = HeaderMap::new();
     headers.insert(http::header::CONTENT_LENGTH, size.into());
     let path = format!("/agent/{host}/images/{image}");
+    let body = Body::from_stream(pieces);
     let answer = to
-        .send(Method::PUT, &path, headers, Body::from_stream(pieces))
+        .send_within(STORED, Method::PUT, &path, headers, body)
         .await
         .map_err(|error| (FailureKind::Unavailable, error.to_string()))?;
     let status = answer.status();
