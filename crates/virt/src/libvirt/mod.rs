@@ -25,6 +25,7 @@ mod interfaces;
 mod life;
 mod live;
 mod moves;
+mod plugging;
 pub(crate) mod qcow2;
 mod quiesce;
 mod rpc;
