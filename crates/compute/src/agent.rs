@@ -5,6 +5,8 @@ mod asked;
 mod bases;
 mod live;
 mod repeats;
+#[cfg(test)]
+mod scripted;
 mod told;
 
 pub use live::{LiveAction, LiveLimit};
@@ -781,15 +783,19 @@ impl Agent {
                 (FailureKind::Host, words)
             })?;
             let inbox = self.hypervisor.inbox(id).await.map_err(failure)?;
-            peers::fetch(&peer, id, &inbox)
-                .await
-                .map_err(|(kind, words)| {
-                    let host = &self.settings.host;
-                    (
-                        kind,
-                        format!("host {host} fetched the guest from {from}: {words}"),
-                    )
-                })?;
+            let stop = self.waits(id);
+            let fetched = stop
+                .run_until_cancelled(peers::fetch(&peer, id, &inbox))
+                .await;
+            lock(&self.waiting).remove(&id);
+            let fetched = fetched.ok_or_else(|| failure(HypervisorError::Cancelled))?;
+            fetched.map_err(|(kind, words)| {
+                let host = &self.settings.host;
+                (
+                    kind,
+                    format!("host {host} fetched the guest from {from}: {words}"),
+                )
+            })?;
         }
         self.hypervisor
             .land(&spec, luggage, wanted_power(on))

@@ -3,7 +3,6 @@
 use crate::digests::{Digesting, Digests};
 use crate::peers;
 use axum::body::Body;
-use futures_util::StreamExt;
 use http::{HeaderMap, Method, StatusCode};
 use std::collections::HashMap;
 use std::path::Path;
@@ -348,13 +347,14 @@ pub(crate) async fn fetch(
     let mut digesting = Digesting::of(image);
     let mut size: u64 = 0;
     let mut body = answer.into_body().into_data_stream();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| {
-            (
-                FailureKind::Unavailable,
-                format!("image {} broke off: {error}", image.id),
-            )
-        })?;
+    let broke_off = |reason: String| {
+        let words = format!("image {} broke off: {reason}", image.id);
+        (FailureKind::Unavailable, words)
+    };
+    while let Some(chunk) = peers::next_piece(&mut body, peers::STILL)
+        .await
+        .map_err(broke_off)?
+    {
         size += chunk.len() as u64;
         if size > image.size {
             break;

@@ -26,6 +26,10 @@ use tokio_rustls::client::TlsStream;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long nothing comes before a connection is asked whether its other end is there, how often it is asked, and how many
+/// times in vain: a machine that has lost its power does not say so.
+pub(crate) const KEEPALIVE: (Duration, Duration, u32) =
+    (Duration::from_secs(30), Duration::from_secs(10), 3);
 /// Bytes of an answer that are read into memory at most.
 const ANSWER_LIMIT: usize = 64 << 20;
 
@@ -200,6 +204,17 @@ fn whole(error: &dyn std::error::Error) -> String {
     text
 }
 
+fn connector() -> HttpConnector {
+    let (idle, pause, times) = KEEPALIVE;
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(idle));
+    tcp.set_keepalive_interval(Some(pause));
+    tcp.set_keepalive_retries(Some(times));
+    tcp
+}
+
 /// The body, and what tells that a piece of it was taken. Of one whose size is known nothing is told, so that it keeps that.
 fn watched(body: Body) -> (Body, watch::Receiver<()>) {
     let (taken, pieces) = watch::channel(());
@@ -253,10 +268,7 @@ pub struct Client {
 impl Client {
     /// A client for `base`, for example `http://127.0.0.1:9696`.
     pub fn http(service: &'static str, base: &str) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let client = HyperClient::builder(TokioExecutor::new()).build(tcp);
+        let client = HyperClient::builder(TokioExecutor::new()).build(connector());
         let transport = Transport::Http {
             base: base.trim_end_matches('/').to_owned(),
             client,
@@ -301,10 +313,8 @@ impl Client {
         name: Option<ServerName<'static>>,
         config: Arc<ClientConfig>,
     ) -> Self {
-        let mut tcp = HttpConnector::new();
+        let mut tcp = connector();
         tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = TlsConnector {
             tcp,
             tls: config.into(),
@@ -614,6 +624,32 @@ mod tests {
         };
         assert!(send().await.is_err());
         assert!(send().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_other_end_is_asked_whether_it_is_there() {
+        use rustix::net::sockopt::{socket_keepalive, tcp_keepcnt, tcp_keepidle, tcp_keepintvl};
+        use tower::Service;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut connector = connector();
+        let ready = std::future::poll_fn(|cx| Service::<Uri>::poll_ready(&mut connector, cx));
+        ready.await.unwrap();
+        let uri: Uri = format!("http://{address}").parse().unwrap();
+        let ours = connector.call(uri).await.unwrap().into_inner();
+        let theirs = crate::serve::Listener::Tcp(listener);
+        let theirs = theirs.accept().await.unwrap();
+        let crate::serve::Stream::Tcp(theirs) = theirs else {
+            panic!("it is no TCP connection");
+        };
+        for stream in [ours, theirs] {
+            assert!(socket_keepalive(&stream).unwrap());
+            let (idle, pause) = (
+                tcp_keepidle(&stream).unwrap(),
+                tcp_keepintvl(&stream).unwrap(),
+            );
+            assert_eq!((idle, pause, tcp_keepcnt(&stream).unwrap()), KEEPALIVE);
+        }
     }
 
     /// Reads a body to its end before it answers.

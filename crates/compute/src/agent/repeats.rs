@@ -112,38 +112,15 @@ impl Repeats {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::agent::{Agent, Settings};
-    use crate::ledger::Ledger;
+    use crate::agent::scripted::{self, Scripted};
     use crate::peers::Neighbourhood;
-    use axum::Json;
-    use axum::extract::Path;
-    use axum::routing::post;
-    use serde_json::{Value, json};
     use std::sync::Arc;
-    use std::time::Duration;
-    use tokio::sync::mpsc;
-    use tokio_util::sync::CancellationToken;
-    use types::agent::{Direction, FailureKind, GuestPlan, Verb};
-    use types::{NodeId, PowerState, ServerId, TaskId};
-    use virt::sim::{Sim, SimConfig};
+    use types::agent::{FailureKind, Verb};
+    use types::{PowerState, ServerId};
     use virt::{GuestSpec, Hypervisor, Power};
-    use web::client::Client;
 
     fn work(server: ServerId, epoch: u64) -> Work {
-        Work {
-            key: WorkKey {
-                task: TaskId(server.0),
-                step: "step".to_owned(),
-                direction: Direction::Do,
-            },
-            epoch,
-            server,
-            request: String::new(),
-            trace: None,
-            deadline_seconds: 60,
-            verb: Verb::EnsureRunning,
-            passphrase: None,
-        }
+        scripted::work(server, epoch, Verb::EnsureRunning)
     }
 
     fn report(work: &Work, outcome: WorkOutcome) -> WorkReport {
@@ -196,8 +173,11 @@ mod tests {
     fn whoever_has_taken_the_task_over_is_not_answered_for_the_one_before() {
         let repeats = Repeats::default();
         let stored = Some(Timestamp(1));
-        let server = ServerId::random();
-        let (before, now) = (work(server, 7), work(server, 8));
+        let before = work(ServerId::random(), 7);
+        let now = Work {
+            epoch: 8,
+            ..before.clone()
+        };
         assert_eq!(repeats.admit(&before, stored), Admitted::New);
         assert_eq!(repeats.admit(&now, stored), Admitted::New);
         repeats.ended(&report(&before, failed()));
@@ -225,78 +205,25 @@ mod tests {
         assert!(known.pieces.contains_key(&waits.key));
     }
 
-    /// What a poll is answered.
-    fn handed(work: &Work, stored: i64) -> Value {
-        let mut item = serde_json::to_value(work).unwrap();
-        item["stored"] = stored.into();
-        json!({ "work": [item], "asked": [] })
-    }
-
     /// The first copy has failed, and what it was about has changed since: what is handed over again would not fail.
     #[tokio::test]
     async fn what_has_failed_is_not_done_after_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let sim = Sim::open(SimConfig::large(folder.path().join("guests"), "h")).unwrap();
-        let (answers, waiting) = mpsc::unbounded_channel::<Value>();
-        let (reports, mut reported) = mpsc::unbounded_channel::<WorkReport>();
-        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
-        let told = move |Path((_, what)): Path<(String, String)>, Json(message): Json<Value>| {
-            let (waiting, reports) = (Arc::clone(&waiting), reports.clone());
-            async move {
-                match what.as_str() {
-                    "poll" => Json(waiting.lock().await.recv().await.unwrap()),
-                    "report" => {
-                        let report = serde_json::from_value(message).unwrap();
-                        let _ = reports.send(report);
-                        Json(json!({}))
-                    }
-                    _ => Json(json!({ "at": Timestamp::now() })),
-                }
-            }
-        };
-        let router = axum::Router::new().route("/agent/{host}/{what}", post(told));
-        let settings = Settings {
-            host: "h".into(),
-            node: NodeId::random(),
-            host_ip: "127.0.0.1".to_owned(),
-            beat: Duration::from_secs(3600),
-            guests: None,
-            strays: Duration::ZERO,
-            live_limit: None,
-            unused_images: None,
-        };
-        let agent = Agent::new(
-            settings,
-            Arc::clone(&sim) as Arc<dyn Hypervisor>,
-            None,
-            Ledger::open(&folder.path().join("ledger")).unwrap(),
-            Client::in_process("the conductor", router),
-            Arc::new(Neighbourhood::default()),
-        );
-        let stop = CancellationToken::new();
-        tokio::spawn(agent.run(stop.clone()));
-
+        let mut host = Scripted::start(Arc::new(Neighbourhood::default()));
         let server = ServerId::random();
         let work = work(server, 1);
-        answers.send(handed(&work, 1)).unwrap();
-        let first = reported.recv().await.unwrap().outcome;
+        host.hand(&work, 1);
+        let first = host.reported().await.outcome;
         assert!(matches!(first, WorkOutcome::Failed { .. }), "{first:?}");
 
-        let plan: GuestPlan = serde_json::from_value(json!({
-            "number": 1, "name": "n", "project_id": "p", "user_id": "u", "flavor_name": "f", "vcpus": 1,
-            "memory_mb": 128, "root_gb": 1, "ephemeral_gb": 0, "swap_mb": 0, "image": null, "vifs": [],
-            "config_drive": null, "hardware": {}
-        }))
-        .unwrap();
-        let spec = GuestSpec::from_plan(server, &plan, None).unwrap();
-        sim.ensure_guest(&spec, Power::Off).await.unwrap();
-        answers.send(handed(&work, 1)).unwrap();
-        assert_eq!(reported.recv().await.unwrap().outcome, first);
-        let guest = sim.guest(server).await.unwrap().unwrap();
+        let spec = GuestSpec::from_plan(server, &scripted::plan(), None).unwrap();
+        host.sim.ensure_guest(&spec, Power::Off).await.unwrap();
+        host.hand(&work, 1);
+        assert_eq!(host.reported().await.outcome, first);
+        let guest = host.sim.guest(server).await.unwrap().unwrap();
         assert!(!guest.active, "{guest:?}");
 
-        answers.send(handed(&work, 2)).unwrap();
-        assert_eq!(reported.recv().await.unwrap().outcome, done());
-        stop.cancel();
+        // Its conductor wants it done again.
+        host.hand(&work, 2);
+        assert_eq!(host.reported().await.outcome, done());
     }
 }
