@@ -4,6 +4,9 @@ mod anew;
 mod asked;
 mod bases;
 mod live;
+mod repeats;
+#[cfg(test)]
+mod scripted;
 mod told;
 
 pub use live::{LiveAction, LiveLimit};
@@ -14,6 +17,7 @@ use crate::ledger::Ledger;
 use crate::passage::ToPeer;
 use crate::peers::{self, Peers};
 use http::{HeaderMap, Method};
+use repeats::{Admitted, Repeats};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -29,7 +33,7 @@ use types::agent::{
     FailureKind, GuestImage, GuestPlan, Poll, Quiesce, SERVICE_VERSION, Verb, Work, WorkOutcome,
     WorkReport,
 };
-use types::{HostName, ImageId, NodeId, PowerState, ServerId, Trace};
+use types::{HostName, ImageId, NodeId, PowerState, ServerId, Timestamp, Trace};
 use virt::libvirt::image::BaseImage;
 use virt::{
     BootFile, Disk, GuestInfo, GuestSpec, Hypervisor, HypervisorError, Luggage, Passage, Power,
@@ -76,6 +80,7 @@ pub struct Agent {
     /// Images that were looked at for guests that need no files.
     seen: Seen,
     ledger: Ledger,
+    repeats: Repeats,
     conductor: Client,
     peers: Arc<dyn Peers>,
     pub(crate) incarnation: u64,
@@ -106,6 +111,7 @@ impl Agent {
             images,
             seen: Seen::default(),
             ledger,
+            repeats: Repeats::default(),
             conductor,
             peers,
             incarnation,
@@ -205,7 +211,10 @@ impl Agent {
                     for answer in told.unanswered {
                         tokio::spawn(Arc::clone(&self).give(answer));
                     }
-                    for work in told.work {
+                    for (work, stored) in told.work {
+                        if self.is_repeated(&work, stored) {
+                            continue;
+                        }
                         if matches!(
                             work.verb,
                             Verb::EnsureAbsent | Verb::EnsureUndefined | Verb::EnsureStayed { .. }
@@ -296,7 +305,24 @@ impl Agent {
             epoch: work.epoch,
             outcome,
         };
+        self.repeats.ended(&report);
         self.report(report).await;
+    }
+
+    /// Whether work is a copy of what was handed over before. If that has ended, the conductor is told once more how.
+    fn is_repeated(self: &Arc<Self>, work: &Work, stored: Option<Timestamp>) -> bool {
+        let outcome = match self.repeats.admit(work, stored) {
+            Admitted::New => return false,
+            Admitted::UnderWay => return true,
+            Admitted::Ended(outcome) => outcome,
+        };
+        let report = WorkReport {
+            key: work.key.clone(),
+            epoch: work.epoch,
+            outcome,
+        };
+        tokio::spawn(Arc::clone(self).report(report));
+        true
     }
 
     async fn report(self: Arc<Self>, report: WorkReport) {
@@ -306,6 +332,7 @@ impl Agent {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
+        self.repeats.taken(&report);
     }
 
     async fn outcome(&self, work: &Work) -> WorkOutcome {
@@ -756,15 +783,19 @@ impl Agent {
                 (FailureKind::Host, words)
             })?;
             let inbox = self.hypervisor.inbox(id).await.map_err(failure)?;
-            peers::fetch(&peer, id, &inbox)
-                .await
-                .map_err(|(kind, words)| {
-                    let host = &self.settings.host;
-                    (
-                        kind,
-                        format!("host {host} fetched the guest from {from}: {words}"),
-                    )
-                })?;
+            let stop = self.waits(id);
+            let fetched = stop
+                .run_until_cancelled(peers::fetch(&peer, id, &inbox))
+                .await;
+            lock(&self.waiting).remove(&id);
+            let fetched = fetched.ok_or_else(|| failure(HypervisorError::Cancelled))?;
+            fetched.map_err(|(kind, words)| {
+                let host = &self.settings.host;
+                (
+                    kind,
+                    format!("host {host} fetched the guest from {from}: {words}"),
+                )
+            })?;
         }
         self.hypervisor
             .land(&spec, luggage, wanted_power(on))

@@ -3,7 +3,6 @@
 use crate::digests::{Digesting, Digests};
 use crate::peers;
 use axum::body::Body;
-use futures_util::StreamExt;
 use http::{HeaderMap, Method, StatusCode};
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,6 +25,9 @@ const COPIED: &str = "copied from another host";
 
 /// Bytes of a file sent at once.
 const PIECE: usize = 256 * 1024;
+
+/// How long an image service may take for data that it has got, from the last piece on.
+const STORED: Duration = Duration::from_secs(600);
 
 /// Why an image is not there.
 pub(crate) type Failure = (FailureKind, String);
@@ -250,8 +252,9 @@ pub(crate) async fn upload(
     let mut headers = HeaderMap::new();
     headers.insert(http::header::CONTENT_LENGTH, size.into());
     let path = format!("/agent/{host}/images/{image}");
+    let body = Body::from_stream(pieces);
     let answer = to
-        .send(Method::PUT, &path, headers, Body::from_stream(pieces))
+        .send_within(STORED, Method::PUT, &path, headers, body)
         .await
         .map_err(|error| (FailureKind::Unavailable, error.to_string()))?;
     let status = answer.status();
@@ -344,13 +347,14 @@ pub(crate) async fn fetch(
     let mut digesting = Digesting::of(image);
     let mut size: u64 = 0;
     let mut body = answer.into_body().into_data_stream();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| {
-            (
-                FailureKind::Unavailable,
-                format!("image {} broke off: {error}", image.id),
-            )
-        })?;
+    let broke_off = |reason: String| {
+        let words = format!("image {} broke off: {reason}", image.id);
+        (FailureKind::Unavailable, words)
+    };
+    while let Some(chunk) = peers::next_piece(&mut body, peers::STILL)
+        .await
+        .map_err(broke_off)?
+    {
         size += chunk.len() as u64;
         if size > image.size {
             break;

@@ -2,6 +2,7 @@
 use super::*;
 use axum::routing::get;
 use axum::{Router, http::Response};
+use futures_util::StreamExt;
 use types::image_check::ImageCheck;
 
 fn image() -> GuestImage {

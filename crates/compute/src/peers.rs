@@ -7,7 +7,7 @@
 
 use crate::images::Failure;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{Path as Segments, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -29,6 +29,8 @@ use web::tls::PeerHost;
 /// How long the agent of another host may be away while a guest moves between the two.
 const RESTART: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long the next piece of a stream may take.
+pub(crate) const STILL: Duration = Duration::from_secs(60);
 /// Files of one guest at most.
 const MOST_FILES: usize = 64;
 /// Bytes of a list of files at most.
@@ -336,6 +338,18 @@ pub(crate) async fn reach(to: &Client, method: Method, path: &str) -> Result<Res
     }
 }
 
+/// The next piece of a stream, none at its end. One that stands still for so long is given up: who sends it may have lost its
+/// power.
+pub(crate) async fn next_piece(
+    pieces: &mut BodyDataStream,
+    still: Duration,
+) -> Result<Option<Bytes>, String> {
+    match tokio::time::timeout(still, pieces.next()).await {
+        Ok(piece) => piece.transpose().map_err(|error| error.to_string()),
+        Err(_) => Err(format!("nothing more came for {still:?}")),
+    }
+}
+
 /// Writes a file of exactly this many bytes. Runs of zeros, of which a disk is mostly made, take no room.
 pub(crate) async fn receive(body: Body, path: &Path, size: u64) -> Result<(), Failure> {
     let disk_with = |got: u64, error: std::io::Error| {
@@ -350,8 +364,7 @@ pub(crate) async fn receive(body: Body, path: &Path, size: u64) -> Result<(), Fa
     let mut file = tokio::fs::File::create(path).await.map_err(disk)?;
     let mut got: u64 = 0;
     let mut pieces = body.into_data_stream();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| broke_off(error.to_string()))?;
+    while let Some(piece) = next_piece(&mut pieces, STILL).await.map_err(broke_off)? {
         let before = got;
         got += piece.len() as u64;
         if got > size {
@@ -426,6 +439,20 @@ mod tests {
             let answer = tower::ServiceExt::oneshot(router, request).await.unwrap();
             assert_eq!(answer.status().as_u16(), status, "{host:?} {method} {path}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_stands_still_is_given_up() {
+        let soon = Duration::from_millis(50);
+        let first = futures_util::stream::iter([Ok::<_, std::io::Error>("first")]);
+        let body = Body::from_stream(first.chain(futures_util::stream::pending()));
+        let mut pieces = body.into_data_stream();
+        let piece = next_piece(&mut pieces, soon).await.unwrap().unwrap();
+        assert_eq!(&piece[..], b"first");
+        let why = next_piece(&mut pieces, soon).await.unwrap_err();
+        assert!(why.contains("nothing more came for 50ms"), "{why}");
+        let mut empty = Body::empty().into_data_stream();
+        assert_eq!(next_piece(&mut empty, soon).await, Ok(None));
     }
 
     #[tokio::test]

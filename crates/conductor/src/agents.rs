@@ -46,9 +46,19 @@ const LONGEST_POLL: Duration = Duration::from_secs(25);
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Polled {
     /// Work, in order.
-    pub work: Vec<Work>,
+    pub work: Vec<Given>,
     /// Questions.
     pub asked: Vec<Asked>,
+}
+
+/// A piece of work for a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Given {
+    /// The work.
+    #[serde(flatten)]
+    pub work: Work,
+    /// When it was stored: by that its agent tells what is stored anew from what it was given already.
+    pub stored: Timestamp,
 }
 
 /// Fills in what is not stored with work because it is secret: the files of a config drive.
@@ -211,7 +221,7 @@ impl Agents {
             .fill_in(&mut work, given.devices.iter().collect())
             .await
         {
-            Ok(()) => polled.work.push(self.shown(work).await),
+            Ok(()) => polled.work.push(self.shown(work, given.stored).await),
             Err(error) => self.put_off(host, work.server, handed, error),
         }
         polled
@@ -307,7 +317,7 @@ impl Agents {
             let server = work.server;
             let devices = devices.iter().filter(|one| one.server == server);
             match self.fill_in(&mut work, devices.collect()).await {
-                Ok(()) => polled.work.push(self.shown(work).await),
+                Ok(()) => polled.work.push(self.shown(work, handed.2).await),
                 Err(error) => self.put_off(host, work.server, handed, error),
             }
         }
@@ -315,9 +325,9 @@ impl Agents {
     }
 
     /// Work as it goes to its host, after its server shows that.
-    async fn shown(&self, work: Work) -> Work {
+    async fn shown(&self, work: Work, stored: Timestamp) -> Given {
         under_way::handed(&self.inner.with.store, &self.inner.bus, &work).await;
-        work
+        Given { work, stored }
     }
 
     /// Adds what is secret, and the disks as they are on record now. A guest must not get a drive without it.
@@ -698,5 +708,36 @@ async fn put_image(
     {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(reason) => Err((StatusCode::CONFLICT, reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use types::agent::{Direction, Verb};
+
+    #[test]
+    fn what_is_handed_over_says_when_it_was_stored_and_is_the_work_as_it_was() {
+        let work = Work {
+            key: WorkKey {
+                task: types::TaskId::random(),
+                step: "step".to_owned(),
+                direction: Direction::Do,
+            },
+            epoch: 3,
+            server: ServerId::random(),
+            request: "req-1".to_owned(),
+            trace: None,
+            deadline_seconds: 60,
+            verb: Verb::EnsureAbsent,
+            passphrase: None,
+        };
+        let alone = serde_json::to_value(&work).unwrap();
+        let stored = Timestamp(1234);
+        let mut given = serde_json::to_value(Given { work, stored }).unwrap();
+        let said = given.as_object_mut().unwrap().remove("stored");
+        assert_eq!(said, Some(1234.into()));
+        assert_eq!(given, alone);
     }
 }

@@ -454,7 +454,7 @@ pub fn live_in_progress(tx: &mut Tx<'_>, server: ServerId) -> Result<Vec<Migrati
 /// The move of a server that is under way, if there is one.
 pub fn under_way(tx: &mut Tx<'_>, server: ServerId) -> Result<Option<Migration>, Error> {
     let under_way = "instance_uuid = ? AND status IN ('accepted', 'queued', 'preparing', 'pre-migrating', 'migrating', \
-        'running', 'post-migrating')";
+        'running', 'running (post-copy)', 'post-migrating')";
     one(tx, under_way, &[server.into()])
 }
 

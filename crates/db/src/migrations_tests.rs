@@ -103,6 +103,30 @@ async fn moves_are_told_apart() {
     }
 }
 
+/// The other host may be reached as long as a move is under way, however that goes.
+#[tokio::test]
+async fn a_live_migration_is_under_way_until_it_is_over() {
+    for database in sql::testing::databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let name = database.name;
+        let run = database.store.write(move |tx| -> Result<(), sql::Error> {
+            let server = ServerId::random();
+            let live = begin(tx, server, Kind::LiveMigration, 10);
+            let in_progress = Status::LIVE_IN_PROGRESS.iter();
+            let over = [Status::Completed, Status::Cancelled, Status::Error];
+            let all = in_progress.map(|status| (*status, true));
+            for (status, wanted) in all.chain(over.map(|status| (status, false))) {
+                migrations::set_status(tx, live, status, Timestamp(20))?;
+                let found = migrations::under_way(tx, server)?;
+                let is_found = found.is_some_and(|found| found.id == live);
+                assert_eq!(is_found, wanted, "{name} {status:?}");
+            }
+            Ok(())
+        });
+        run.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_host_is_owing_until_it_removed_what_it_had() {
     for database in sql::testing::databases().await {

@@ -2,7 +2,7 @@
 
 use crate::{figures, tracing_context};
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
@@ -19,12 +19,17 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio_rustls::client::TlsStream;
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long nothing comes before a connection is asked whether its other end is there, how often it is asked, and how many
+/// times in vain: a machine that has lost its power does not say so.
+pub(crate) const KEEPALIVE: (Duration, Duration, u32) =
+    (Duration::from_secs(30), Duration::from_secs(10), 3);
 /// Bytes of an answer that are read into memory at most.
 const ANSWER_LIMIT: usize = 64 << 20;
 
@@ -199,6 +204,53 @@ fn whole(error: &dyn std::error::Error) -> String {
     text
 }
 
+fn connector() -> HttpConnector {
+    let (idle, pause, times) = KEEPALIVE;
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(idle));
+    tcp.set_keepalive_interval(Some(pause));
+    tcp.set_keepalive_retries(Some(times));
+    tcp
+}
+
+/// The body, and what tells that a piece of it was taken. Of one whose size is known nothing is told, so that it keeps that.
+fn watched(body: Body) -> (Body, watch::Receiver<()>) {
+    let (taken, pieces) = watch::channel(());
+    if body.size_hint().exact().is_some() {
+        return (body, pieces);
+    }
+    let body = body.map_frame(move |frame| {
+        taken.send_replace(());
+        frame
+    });
+    (Body::new(body), pieces)
+}
+
+/// The answer; none when it takes longer than this from the beginning, or from the last piece that was taken.
+async fn within<T>(
+    limit: Duration,
+    mut pieces: watch::Receiver<()>,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        let moved = async {
+            // Nothing more is told of a body that is gone.
+            if pieces.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = &mut answer => return Some(answer),
+            () = moved => {}
+            () = tokio::time::sleep(limit) => return None,
+        }
+    }
+}
+
 /// Asks the next place from now on, unless somebody else has decided so already.
 fn leave(current: &AtomicUsize, index: usize, places: usize) {
     let next = (index + 1) % places.max(1);
@@ -216,10 +268,7 @@ pub struct Client {
 impl Client {
     /// A client for `base`, for example `http://127.0.0.1:9696`.
     pub fn http(service: &'static str, base: &str) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let client = HyperClient::builder(TokioExecutor::new()).build(tcp);
+        let client = HyperClient::builder(TokioExecutor::new()).build(connector());
         let transport = Transport::Http {
             base: base.trim_end_matches('/').to_owned(),
             client,
@@ -264,10 +313,8 @@ impl Client {
         name: Option<ServerName<'static>>,
         config: Arc<ClientConfig>,
     ) -> Self {
-        let mut tcp = HttpConnector::new();
+        let mut tcp = connector();
         tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = TlsConnector {
             tcp,
             tls: config.into(),
@@ -334,7 +381,8 @@ impl Client {
     }
 
     /// Sends a request; the answer's body is still a stream. A request whose body is a stream cannot be repeated: of a
-    /// service in several places only the current one is asked, and the next one the next time if that fails.
+    /// service in several places only the current one is asked, and the next one the next time if that fails. Such a body
+    /// may take as long as it moves: the time for the answer begins anew with each of its pieces.
     pub async fn send(
         &self,
         method: Method,
@@ -342,18 +390,27 @@ impl Client {
         headers: HeaderMap,
         body: Body,
     ) -> Result<http::Response<Body>, ClientError> {
+        self.send_within(self.timeout, method, path, headers, body)
+            .await
+    }
+
+    /// As [`Client::send`], with another limit on the time that the answer may take.
+    pub async fn send_within(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<http::Response<Body>, ClientError> {
         let Transport::Several { places, current } = &self.transport else {
-            return self
-                .send_here(self.timeout, method, path, headers, body)
-                .await;
+            return self.send_here(limit, method, path, headers, body).await;
         };
         let index = current.load(Ordering::Relaxed);
         let Some(place) = places.get(index) else {
             return Err(self.unreachable("no place of it is known"));
         };
-        let answer = place
-            .send_here(place.timeout, method, path, headers, body)
-            .await;
+        let answer = place.send_here(limit, method, path, headers, body).await;
         if answer.is_err() {
             leave(current, index, places.len());
         }
@@ -374,6 +431,7 @@ impl Client {
             Transport::InProcess(_) | Transport::Several { .. } => path.to_owned(),
         };
         let uri: Uri = uri.parse().map_err(|error| self.unreachable(error))?;
+        let (body, pieces) = watched(body);
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
@@ -409,10 +467,9 @@ impl Client {
                 Transport::Several { .. } => Err(self.unreachable("no single place is meant")),
             }
         };
-        let sent = tokio::time::timeout(limit, sending)
+        let sent = within(limit, pieces, sending)
             .await
-            .map_err(|_| self.unreachable("no answer in time"))
-            .flatten();
+            .unwrap_or_else(|| Err(self.unreachable("no answer in time")));
         figures::asked(self.service, sent.is_ok());
         sent
     }
@@ -567,6 +624,77 @@ mod tests {
         };
         assert!(send().await.is_err());
         assert!(send().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_other_end_is_asked_whether_it_is_there() {
+        use rustix::net::sockopt::{socket_keepalive, tcp_keepcnt, tcp_keepidle, tcp_keepintvl};
+        use tower::Service;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut connector = connector();
+        let ready = std::future::poll_fn(|cx| Service::<Uri>::poll_ready(&mut connector, cx));
+        ready.await.unwrap();
+        let uri: Uri = format!("http://{address}").parse().unwrap();
+        let ours = connector.call(uri).await.unwrap().into_inner();
+        let theirs = crate::serve::Listener::Tcp(listener);
+        let theirs = theirs.accept().await.unwrap();
+        let crate::serve::Stream::Tcp(theirs) = theirs else {
+            panic!("it is no TCP connection");
+        };
+        for stream in [ours, theirs] {
+            assert!(socket_keepalive(&stream).unwrap());
+            let (idle, pause) = (
+                tcp_keepidle(&stream).unwrap(),
+                tcp_keepintvl(&stream).unwrap(),
+            );
+            assert_eq!((idle, pause, tcp_keepcnt(&stream).unwrap()), KEEPALIVE);
+        }
+    }
+
+    /// Reads a body to its end before it answers.
+    fn reader() -> Client {
+        let router = Router::new().fallback(|body: Body| async move {
+            let whole = body.collect().await.unwrap().to_bytes();
+            whole.len().to_string()
+        });
+        Client::in_process("a service", router)
+    }
+
+    #[tokio::test]
+    async fn a_body_may_take_longer_than_an_answer_while_it_moves() {
+        use tokio::io::AsyncWriteExt;
+        const LIMIT: Duration = Duration::from_secs(2);
+        const PIECES: usize = 6;
+        for client in [reader(), Client::several("a service", vec![reader()])] {
+            let (mut end, body) = tokio::io::duplex(64);
+            tokio::spawn(async move {
+                for _ in 0..PIECES {
+                    tokio::time::sleep(LIMIT / 4).await;
+                    end.write_all(b"piece").await.unwrap();
+                }
+            });
+            let body = Body::from_stream(tokio_util::io::ReaderStream::new(body));
+            let begun = std::time::Instant::now();
+            let answer = client.send_within(LIMIT, Method::PUT, "/", HeaderMap::new(), body);
+            let read = answer.await.unwrap().into_body().collect().await.unwrap();
+            assert_eq!(read.to_bytes(), (PIECES * 5).to_string());
+            assert!(begun.elapsed() > LIMIT);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stands_still_is_given_up() {
+        use tokio::io::AsyncWriteExt;
+        let (mut end, body) = tokio::io::duplex(64);
+        end.write_all(b"piece").await.unwrap();
+        let body = Body::from_stream(tokio_util::io::ReaderStream::new(body));
+        let limit = Duration::from_millis(50);
+        let client = reader();
+        let answer = client.send_within(limit, Method::PUT, "/", HeaderMap::new(), body);
+        let error = answer.await.unwrap_err();
+        assert!(error.to_string().contains("no answer in time"), "{error}");
+        drop(end);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! The accept loop: TCP, with or without TLS, or unix socket, a bound on connections, a limit on slow headers, a graceful end.
 
+use crate::client::KEEPALIVE;
 use crate::tls::{self, PeerHost};
 use crate::{figures, tracing_context};
 use axum::Router;
@@ -9,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use rustls::ServerConfig;
 use std::io;
 use std::net::IpAddr;
@@ -45,7 +47,7 @@ pub struct Peer(pub IpAddr);
 #[derive(Clone, Debug)]
 pub struct Stopping(pub CancellationToken);
 
-enum Stream {
+pub(crate) enum Stream {
     Tcp(TcpStream),
     Tls(TcpStream, TlsAcceptor),
     Unix(UnixStream),
@@ -66,7 +68,7 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<Stream> {
+    pub(crate) async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => Ok(Stream::Tcp(accept(listener).await?)),
             Self::Tls(listener, acceptor) => {
@@ -80,6 +82,11 @@ impl Listener {
 async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let (stream, _) = listener.accept().await?;
     stream.set_nodelay(true)?;
+    let (idle, pause, times) = KEEPALIVE;
+    sockopt::set_tcp_keepidle(&stream, idle)?;
+    sockopt::set_tcp_keepintvl(&stream, pause)?;
+    sockopt::set_tcp_keepcnt(&stream, times)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
     Ok(stream)
 }
 

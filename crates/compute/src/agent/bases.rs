@@ -94,3 +94,74 @@ impl Agent {
         Ok(PowerState::NoState)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::scripted::{Scripted, plan, work};
+    use crate::peers::{Peers, Way};
+    use axum::Router;
+    use axum::routing::get;
+    use std::collections::HashMap;
+    use std::sync::Arc;
+    use tokio::sync::Notify;
+    use types::agent::{Verb, WorkOutcome};
+    use web::client::Client;
+
+    /// Knows one host, whose power goes when it is asked for a guest.
+    struct Dark(Arc<Client>);
+
+    #[async_trait::async_trait]
+    impl Peers for Dark {
+        async fn reach(&self, _host: &HostName) -> Option<Arc<Client>> {
+            Some(Arc::clone(&self.0))
+        }
+
+        async fn moves(&self, _host: &HostName, _server: ServerId, _way: Way) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deletion_does_not_wait_for_a_guest_that_does_not_come() {
+        let asked = Arc::new(Notify::new());
+        let told = Arc::clone(&asked);
+        let aside = get(move || {
+            told.notify_one();
+            std::future::pending::<()>()
+        });
+        let router = Router::new().route("/aside/{server}", aside);
+        let dark = Client::in_process("the other host", router);
+        let mut host = Scripted::start(Arc::new(Dark(Arc::new(dark))));
+        let server = ServerId::random();
+        let landing = work(
+            server,
+            1,
+            Verb::EnsureLanded {
+                plan: Box::new(plan()),
+                from: "dark".into(),
+                on: true,
+            },
+        );
+        host.hand(&landing, 1);
+        asked.notified().await;
+        let deletion = work(server, 1, Verb::EnsureAbsent);
+        host.hand(&deletion, 1);
+        let mut outcomes = HashMap::new();
+        for _ in 0..2 {
+            let report = host.reported().await;
+            outcomes.insert(report.key, report.outcome);
+        }
+        let landed = &outcomes[&landing.key];
+        let called_off = matches!(
+            landed,
+            WorkOutcome::Failed {
+                kind: FailureKind::Cancelled,
+                ..
+            }
+        );
+        assert!(called_off, "{landed:?}");
+        let gone = WorkOutcome::done(PowerState::NoState);
+        assert_eq!(outcomes[&deletion.key], gone);
+    }
+}

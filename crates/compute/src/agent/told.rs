@@ -3,10 +3,10 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use types::HostName;
 use types::agent::{
     Answer, Asked, FailureKind, Work, WorkKey, WorkOutcome, WorkReport, does_not_know,
 };
+use types::{HostName, Timestamp};
 use uuid::Uuid;
 
 /// The answer to a poll; mirrors the conductor's.
@@ -19,8 +19,8 @@ struct Polled {
 /// What there is to do.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// Work, in order.
-    pub(super) work: Vec<Work>,
+    /// Work, in order, each with the time it was stored; an older conductor does not say that.
+    pub(super) work: Vec<(Work, Option<Timestamp>)>,
     /// Questions.
     pub(super) asked: Vec<Asked>,
     /// What becomes of work that is not known here.
@@ -48,7 +48,10 @@ pub(super) fn read(answer: Value, host: &HostName) -> Result<Told, serde_json::E
     let mut told = Told::default();
     for item in polled.work {
         match Work::deserialize(&item) {
-            Ok(work) => told.work.push(work),
+            Ok(work) => {
+                let stored = Timestamp::deserialize(&item["stored"]).ok();
+                told.work.push((work, stored));
+            }
             Err(error) => told.refused.extend(refuse(host, &item, &error)),
         }
     }
@@ -105,9 +108,11 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused_and_the_rest_is_done() {
+        let mut second = work("second", &json!({ "verb": "ensure_absent" }));
+        second["stored"] = 1234.into();
         let items = json!([
             work("first", &json!({ "verb": "ensure_frozen", "degrees": -4 })),
-            work("second", &json!({ "verb": "ensure_absent" })),
+            second,
             // A verb that is known, with a word that is not.
             work(
                 "third",
@@ -117,9 +122,10 @@ mod tests {
         ]);
         let asked = [question(1, "temperature"), question(2, "uptime")];
         let told = read(json!({ "work": items, "asked": asked }), &"h1".into()).unwrap();
-        let [known] = told.work.as_slice() else {
+        let [(known, stored)] = told.work.as_slice() else {
             panic!("{told:?}");
         };
+        assert_eq!(*stored, Some(Timestamp(1234)));
         assert!(matches!(known.verb, Verb::EnsureAbsent));
         let refused: Vec<_> = told
             .refused

@@ -2,6 +2,7 @@
 //!
 //! Procedure numbers, flags and state numbers are facts of libvirt's stable remote protocol and public API.
 
+mod guest_agents;
 mod secrets;
 
 pub use secrets::SecretRef;
@@ -56,6 +57,7 @@ mod procedure {
     pub const DOMAIN_SET_USER_PASSWORD: u32 = 357;
     pub const DOMAIN_MIGRATE_START_POST_COPY: u32 = 364;
     pub const COMPARE_HYPERVISOR_CPU: u32 = 393;
+    pub const DOMAIN_AGENT_SET_RESPONSE_TIMEOUT: u32 = 420;
 }
 
 /// libvirt's numbers for errors that are told apart.
@@ -434,19 +436,15 @@ impl Link {
         body: impl Fn() -> Encoder,
         timeout: Duration,
     ) -> Result<Vec<u8>, RpcError> {
-        match self
-            .connection()
-            .await?
-            .call(procedure, body(), timeout)
-            .await
-        {
+        let connection = self.connection().await?;
+        match self.call_on(connection, procedure, body(), timeout).await {
             Err(RpcError::Closed(_)) => {}
             answer => return answer,
         }
         let started = std::time::Instant::now();
         loop {
             let answer = match self.connection().await {
-                Ok(connection) => connection.call(procedure, body(), timeout).await,
+                Ok(connection) => self.call_on(connection, procedure, body(), timeout).await,
                 Err(error) => Err(error),
             };
             match answer {
@@ -456,6 +454,28 @@ impl Link {
                 answer => return answer,
             }
         }
+    }
+
+    /// A connection whose call was late is left to those who wait on it: the daemon may be at that call for ever, and works on
+    /// a few of a connection at once.
+    async fn call_on(
+        &self,
+        connection: Arc<Connection>,
+        procedure: u32,
+        body: Encoder,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, RpcError> {
+        let answer = connection.call(procedure, body, timeout).await;
+        if matches!(answer, Err(RpcError::Late(_))) {
+            let mut open = self.open.lock().await;
+            if open
+                .as_ref()
+                .is_some_and(|one| Arc::ptr_eq(one, &connection))
+            {
+                *open = None;
+            }
+        }
+        answer
     }
 
     async fn domain_call(
@@ -608,41 +628,6 @@ impl Link {
         self.call(procedure::DOMAIN_RESUME, body, SHORT)
             .await
             .map(drop)
-    }
-
-    /// Has the agent in a guest set a user's password.
-    pub async fn set_user_password(
-        &self,
-        domain: &DomainRef,
-        user: &str,
-        password: &str,
-    ) -> Result<(), RpcError> {
-        let body = || {
-            domain
-                .encode(Encoder::default())
-                .some_string(user)
-                .some_string(password)
-                .u32(0)
-        };
-        self.call(procedure::DOMAIN_SET_USER_PASSWORD, body, SHORT)
-            .await
-            .map(drop)
-    }
-
-    /// Has the agent in a guest make all its file systems stand still.
-    pub async fn freeze(&self, domain: &DomainRef) -> Result<(), RpcError> {
-        self.file_systems(procedure::DOMAIN_FSFREEZE, domain).await
-    }
-
-    /// Has the agent let them go on.
-    pub async fn thaw(&self, domain: &DomainRef) -> Result<(), RpcError> {
-        self.file_systems(procedure::DOMAIN_FSTHAW, domain).await
-    }
-
-    async fn file_systems(&self, procedure: u32, domain: &DomainRef) -> Result<(), RpcError> {
-        // No mount points are all of them; no flags.
-        let body = || domain.encode(Encoder::default()).u32(0).u32(0);
-        self.call(procedure, body, SHORT).await.map(drop)
     }
 
     /// Writes a domain's memory to a file and ends its process; an error when it is off.
@@ -893,12 +878,38 @@ impl Link {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::libvirt::rpc::scripted::Scripted;
 
     fn domain() -> DomainRef {
         DomainRef {
             id: ServerId::from(Uuid::from_u128(7)),
             name: "instance-1".into(),
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_a_late_call_is_left() {
+        let daemon = Scripted::start(|procedure, _| {
+            Box::pin(async move {
+                match procedure {
+                    procedure::GET_HOSTNAME => Ok(Encoder::default().string("h1")),
+                    procedure::DOMAIN_RESUME => std::future::pending().await,
+                    _ => Ok(Encoder::default()),
+                }
+            })
+        });
+        let link = Link::new(daemon.sockets(), "test:///default".to_owned());
+        assert_eq!(link.hostname().await.unwrap(), "h1");
+        let soon = Duration::from_millis(20);
+        let late = link
+            .call(procedure::DOMAIN_RESUME, Encoder::default, soon)
+            .await;
+        assert_eq!(late, Err(RpcError::Late(soon)));
+        assert_eq!(link.hostname().await.unwrap(), "h1");
+        let called = daemon.called();
+        let names = called.iter().filter(|one| one.1 == procedure::GET_HOSTNAME);
+        let connections: Vec<usize> = names.map(|one| one.0).collect();
+        assert_eq!(connections, [0, 1]);
     }
 
     #[test]

@@ -144,22 +144,23 @@ pub(super) fn reachable(disk: &Disk) -> Result<()> {
 
 impl Libvirt {
     pub(super) async fn plug_disk(&self, id: ServerId, disk: &Disk) -> Result<GuestInfo> {
-        let _lock = self.exclusive(id).await;
+        let lock = self.exclusive(id).await;
         reachable(disk)?;
-        let mut spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        let before = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
         let guest = self.must_look(id).await?;
-        if guest.active {
-            let now = self.describe(id).await?;
-            if !has(&now, disk, &spec.disks) {
-                let device = self.disk_xml(&spec, disk, &now)?;
-                self.jobs
-                    .plug(&self.reference(id), &device)
-                    .await
-                    .map_err(explain)?;
-            }
-        }
+        let mut spec = before.clone();
         spec.disks.retain(|one| one.volume_id() != disk.volume_id());
         spec.disks.push(disk.clone());
+        if guest.active {
+            let now = self.describe(id).await?;
+            let others = before.disks.clone();
+            let has = |now: &str| has(now, disk, &others);
+            if !has(&now) {
+                let device = self.disk_xml(&before, disk, &now)?;
+                let plugged = self.plug_device(lock, (before, spec), device, has).await;
+                return plugged.map(|()| guest);
+            }
+        }
         self.write_spec(spec).await?;
         Ok(guest)
     }

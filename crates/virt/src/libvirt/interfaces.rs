@@ -17,17 +17,18 @@ const LOOK: Duration = Duration::from_millis(200);
 
 impl Libvirt {
     pub(super) async fn plug_in(&self, id: ServerId, vif: &Vif) -> Result<GuestInfo> {
-        let _lock = self.exclusive(id).await;
-        let mut spec = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
+        let lock = self.exclusive(id).await;
+        let before = self.read_spec(id)?.ok_or(HypervisorError::NotFound(id))?;
         let guest = self.must_look(id).await?;
-        if guest.active && !self.has(id, vif).await? {
-            self.jobs
-                .plug(&self.reference(id), &xml(&spec, vif)?)
-                .await
-                .map_err(explain)?;
-        }
+        let mut spec = before.clone();
         spec.vifs.retain(|one| one.port_id != vif.port_id);
         spec.vifs.push(vif.clone());
+        let has = |now: &str| names(now, vif);
+        if guest.active && !has(&self.describe(id).await?) {
+            let device = xml(&before, vif)?;
+            let plugged = self.plug_device(lock, (before, spec), device, has).await;
+            return plugged.map(|()| guest);
+        }
         self.write_spec(spec).await?;
         Ok(guest)
     }
@@ -72,13 +73,7 @@ impl Libvirt {
 
     /// Whether the running guest has the interface.
     async fn has(&self, id: ServerId, vif: &Vif) -> Result<bool> {
-        let now = self
-            .questions
-            .description(&self.reference(id))
-            .await
-            .map_err(explain)?;
-        let by = |quote: char| format!("<target dev={quote}{}{quote}", vif.tap);
-        Ok(now.contains(&by('\'')) || now.contains(&by('"')))
+        Ok(names(&self.describe(id).await?, vif))
     }
 
     pub(super) async fn write_spec(&self, spec: GuestSpec) -> Result<()> {
@@ -90,6 +85,12 @@ impl Libvirt {
         })
         .await
     }
+}
+
+/// Whether a guest that is described so has the interface.
+fn names(description: &str, vif: &Vif) -> bool {
+    let by = |quote: char| format!("<target dev={quote}{}{quote}", vif.tap);
+    description.contains(&by('\'')) || description.contains(&by('"'))
 }
 
 fn xml(spec: &GuestSpec, vif: &Vif) -> Result<String> {

@@ -56,7 +56,7 @@ impl Libvirt {
             return Err(HypervisorError::NoAgent);
         }
         let domain = self.reference(id);
-        match self.jobs.set_user_password(&domain, user, password).await {
+        match self.agents.set_user_password(&domain, user, password).await {
             Ok(()) => Ok(guest),
             Err(RpcError::Refused {
                 code: error_code::AGENT_UNRESPONSIVE,

@@ -25,6 +25,7 @@ mod interfaces;
 mod life;
 mod live;
 mod moves;
+mod plugging;
 pub(crate) mod qcow2;
 mod quiesce;
 mod rpc;
@@ -105,6 +106,8 @@ pub struct Libvirt {
     jobs: Arc<Link>,
     /// For memory on its way to and from disks: libvirt works on a few calls of a connection at once, and these take long.
     memory: Link,
+    /// For the agents in guests, which answer when they like.
+    agents: Arc<Link>,
     events: broadcast::Sender<GuestEvent>,
     watcher: AbortHandle,
     capabilities: OnceCell<Capabilities>,
@@ -170,6 +173,7 @@ impl Libvirt {
             questions: Link::new(config.sockets.clone(), config.uri.clone()),
             jobs: Arc::new(Link::new(config.sockets.clone(), config.uri.clone())),
             memory: Link::new(config.sockets.clone(), config.uri.clone()),
+            agents: Arc::new(Link::new(config.sockets.clone(), config.uri.clone())),
             sockets: config.sockets,
             uri: config.uri,
             ways: config.run.join("live"),

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(3);
 
 /// A guest that may stand still. Dropped, by a call that was given up for instance, it goes on as well.
 pub(super) struct Frozen {
-    jobs: Arc<Link>,
+    agents: Arc<Link>,
     domain: Option<DomainRef>,
 }
 
@@ -27,7 +27,7 @@ impl Frozen {
     pub(super) async fn thaw(mut self) {
         if let Some(domain) = self.domain.take() {
             // On its own, so that it is done even if nobody waits any more.
-            let going_on = tokio::spawn(go_on(Arc::clone(&self.jobs), domain));
+            let going_on = tokio::spawn(go_on(Arc::clone(&self.agents), domain));
             let _ = going_on.await;
         }
     }
@@ -38,7 +38,7 @@ impl Drop for Frozen {
         if let (Some(domain), Ok(runtime)) =
             (self.domain.take(), tokio::runtime::Handle::try_current())
         {
-            runtime.spawn(go_on(Arc::clone(&self.jobs), domain));
+            runtime.spawn(go_on(Arc::clone(&self.agents), domain));
         }
     }
 }
@@ -77,9 +77,9 @@ impl Still {
     }
 }
 
-async fn go_on(jobs: Arc<Link>, domain: DomainRef) {
+async fn go_on(agents: Arc<Link>, domain: DomainRef) {
     for left in (0..TRIES).rev() {
-        match jobs.thaw(&domain).await {
+        match agents.thaw(&domain).await {
             Ok(()) => return,
             // It is off, or gone: nothing stands still.
             Err(RpcError::Refused {
@@ -115,7 +115,7 @@ impl Libvirt {
         match (wanted, spec.hardware.guest_agent) {
             (Quiesce::No, _) => Ok(Quiesce::No),
             (_, Some(true)) => {
-                let left = self.jobs.thaw(&self.reference(spec.id)).await;
+                let left = self.agents.thaw(&self.reference(spec.id)).await;
                 if let Err(error) = left {
                     tracing::debug!(guest = %spec.id, %error, "the guest's agent does not answer");
                 }
@@ -170,7 +170,7 @@ impl Libvirt {
         let mark = self.instances.guest(id).still;
         match self.still.take(id, None) {
             Some(frozen) => frozen.thaw().await,
-            None if mark.exists() => go_on(Arc::clone(&self.jobs), self.reference(id)).await,
+            None if mark.exists() => go_on(Arc::clone(&self.agents), self.reference(id)).await,
             None => return Ok(()),
         }
         std::fs::remove_file(&mark).ok();
@@ -185,10 +185,10 @@ impl Libvirt {
         let domain = self.reference(id);
         // Before it is asked: an answer may be lost.
         let frozen = Frozen {
-            jobs: Arc::clone(&self.jobs),
+            agents: Arc::clone(&self.agents),
             domain: Some(domain.clone()),
         };
-        let error = match self.jobs.freeze(&domain).await {
+        let error = match self.agents.freeze(&domain).await {
             Ok(()) => return Ok(Some(frozen)),
             Err(error) => error,
         };

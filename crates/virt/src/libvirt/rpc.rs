@@ -3,6 +3,9 @@
 //! A packet is its length (32 bits, counting itself), a header of six 32-bit numbers (program, version, procedure,
 //! type, serial, status) and a body in XDR ("libvirt RPC infrastructure" in libvirt's internals documentation).
 
+#[cfg(test)]
+pub(super) mod scripted;
+
 use super::xdr::{Decoder, Encoder, Malformed};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
