@@ -73,7 +73,7 @@ fn can_be_rescued(call: &Call, server: &Instance, named: Option<&ImageRef>) -> R
         Some(image) => Some(&image.properties),
         None => server.image_properties(),
     };
-    let says = |name| properties.is_some_and(|all| all.contains_key(name));
+    let says = |name: &str| properties.is_some_and(|all| all.contains_key(name));
     if call.at_least(mv::RESCUE_VOLUMES) && says("hw_rescue_device") && says("hw_rescue_bus") {
         return Ok(());
     }
