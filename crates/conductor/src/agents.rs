@@ -86,6 +86,8 @@ struct Desk {
     unknown: HashSet<WorkKey>,
     /// A moment before the last look.
     looked: Option<Instant>,
+    /// The last look may have left work for want of room.
+    left: bool,
     /// Has rung if there may be something that the last look has not seen.
     bell: Option<Listener>,
 }
@@ -274,6 +276,7 @@ impl Agents {
         let told = self.inner.with.store.look(waiting).await?;
         // Not before it: the look may have waited, and found what was stored meanwhile.
         let now = Instant::now();
+        let more = told.more;
         let (pending, devices, asked) = (told.pending, told.devices, told.asked);
         let mut polled = Polled::default();
         let mut new = Vec::new();
@@ -287,6 +290,7 @@ impl Agents {
                 };
             }
             desk.looked = Some(now);
+            desk.left = more;
             let known = std::mem::take(&mut desk.asked);
             desk.asked = asked.iter().map(|asked| asked.id).collect();
             polled.asked = asked;
@@ -393,9 +397,18 @@ impl Agents {
             epoch,
             outcome: WorkOutcome::failed(kind, message),
         };
-        if let Err(error) = self.inner.outcomes.report(host, report).await {
+        if let Err(error) = self.reported(host, report).await {
             tracing::error!(%server, %error, "a failure cannot be written");
         }
+    }
+
+    /// Takes what a host reports. What was left before may have room now.
+    async fn reported(&self, host: &HostName, report: WorkReport) -> Result<(), sql::Error> {
+        self.inner.outcomes.report(host, report).await?;
+        if self.desks().get(host).is_some_and(|desk| desk.left) {
+            self.inner.bus.ring(Bell::Host(host.clone()));
+        }
+        Ok(())
     }
 
     fn desks(&self) -> MutexGuard<'_, HashMap<HostName, Desk>> {
@@ -581,9 +594,7 @@ async fn report(
 ) -> Result<StatusCode, Refusal> {
     let report: WorkReport = message(body).await?;
     agents
-        .inner
-        .outcomes
-        .report(&host, report)
+        .reported(&host, report)
         .await
         .map_err(|error| failed(&error))?;
     Ok(StatusCode::NO_CONTENT)

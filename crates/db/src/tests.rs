@@ -4,7 +4,7 @@
 use crate::idempotency::{self, ACCEPTED, Owner, Times};
 use crate::{guest_passwords, hosts, injected_files, questions, tasks, work};
 use std::time::Duration;
-use types::agent::{Question, SERVICE_VERSION};
+use types::agent::{FailureKind, Question, SERVICE_VERSION, WorkOutcome};
 use types::{HostName, ServerId, TaskId, Timestamp};
 use uuid::Uuid;
 
@@ -160,6 +160,39 @@ async fn a_question_of_a_newer_release_keeps_no_work_from_its_host() {
             assert_eq!(told.pending.work.len(), 1, "{name}");
             let asked: Vec<Uuid> = told.asked.iter().map(|asked| asked.id).collect();
             assert_eq!(asked, [known], "{name}");
+            Ok(())
+        });
+        run.await.unwrap();
+    }
+}
+
+/// Hosts that were away may owe very much: it is paid some at a time.
+#[tokio::test]
+async fn debts_are_told_some_at_a_time_and_the_next_time_others() {
+    for database in sql::testing::databases().await {
+        crate::migrate(&database.store).await.unwrap();
+        let name = database.name;
+        let run = database.store.write(move |tx| -> Result<(), sql::Error> {
+            let host = HostName::from("h1");
+            let servers = [1, 2, 3].map(|number| (ServerId::random(), Timestamp(number)));
+            for (server, at) in servers {
+                work::owe(tx, &host, server, "it was away", at)?;
+            }
+            let told = work::for_host(tx, &host, 2)?;
+            let named = told.pending.work.iter().map(|(work, _)| work.server);
+            let named: Vec<ServerId> = named.collect();
+            assert_eq!(named, [servers[0].0, servers[1].0], "{name}");
+            assert!(told.more, "{name}");
+            // What could not be paid is asked for again after the others.
+            let (first, _) = &told.pending.work[0];
+            let outcome = WorkOutcome::failed(FailureKind::Host, "no");
+            work::finish(tx, &host, &first.key, 1, &outcome)?;
+            let told = work::for_host(tx, &host, 2)?;
+            let named = told.pending.work.iter().map(|(work, _)| work.server);
+            let named: Vec<ServerId> = named.collect();
+            assert_eq!(named, [servers[1].0, servers[2].0], "{name}");
+            let told = work::for_host(tx, &host, 4)?;
+            assert_eq!((told.pending.work.len(), told.more), (3, false), "{name}");
             Ok(())
         });
         run.await.unwrap();

@@ -4,6 +4,7 @@ use crate::block_devices::{self, BlockDevice};
 use crate::instances::Kept;
 use crate::{document, to_document};
 use sql::{Dialect, Error, Row, Tx, Value};
+use std::collections::HashMap;
 use types::agent::{Asked, Direction, HostFacts, Verb, Work, WorkKey, WorkOutcome};
 use types::tpm::Passphrase;
 use types::{HostName, ServerId, TaskId, Timestamp};
@@ -83,7 +84,7 @@ pub struct Pending {
     pub unknown: Vec<WorkKey>,
 }
 
-/// The work of a host that has no outcome yet, debts first.
+/// The work of a host that has no outcome yet, debts first; of both so many at most.
 pub fn pending(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<Pending, Error> {
     Ok(for_host(tx, host, most)?.pending)
 }
@@ -97,20 +98,27 @@ pub struct ForHost {
     pub devices: Vec<BlockDevice>,
     /// The questions that it has not answered.
     pub asked: Vec<Asked>,
+    /// There may be more work than this.
+    pub more: bool,
 }
 
 /// The same, and what else the host is to be told.
 pub fn for_host(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<ForHost, Error> {
-    let [debts, rows, questions, devices] = tx.queries([
-        (DEBTS, &[host.into()]),
+    let [debts, facts, rows, questions, devices] = tx.queries([
+        (DEBTS, &[host.into(), most.into()]),
+        (FACTS_OF_DEBTS, &[host.into(), host.into()]),
         (WAITING, &[host.into(), most.into()]),
         (crate::questions::OPEN, &[host.into()]),
         (&block_devices::select_awaited(), &[host.into()]),
     ])?;
+    let storages = storages(&facts)?;
+    let own = storages.get(&host.0);
+    let of_debt = |row| debt_as_work(row, own, &storages);
     let mut found = Pending {
-        work: debts.iter().map(debt_as_work).collect::<Result<_, _>>()?,
+        work: debts.iter().map(of_debt).collect::<Result<_, _>>()?,
         unknown: Vec::new(),
     };
+    let is_full = |rows: &[Row]| u64::try_from(rows.len()).is_ok_and(|count| count >= most);
     for row in &rows {
         let key = key_from(row)?;
         match document(&row.get::<String>(7)?) {
@@ -123,15 +131,20 @@ pub fn for_host(tx: &mut Tx<'_>, host: &HostName, most: u64) -> Result<ForHost, 
         pending: found,
         devices: devices.collect::<Result<_, _>>()?,
         asked: crate::questions::from_rows(&questions)?,
+        more: is_full(&debts) || is_full(&rows),
     })
 }
 
-// With what is known of the debtor and of the host that has the server, if that is another one.
-const DEBTS: &str = "SELECT d.id, d.instance_uuid, d.created_at, o.facts, n.facts, i.kept FROM host_debts d \
+// With the host that has the server, if that is another one.
+const DEBTS: &str = "SELECT d.id, d.instance_uuid, d.created_at, i.host, i.kept FROM host_debts d \
          LEFT JOIN instances i ON i.uuid = d.instance_uuid AND +i.deleted = 0 AND i.host <> d.host \
          AND (i.task_state IS NULL OR i.task_state <> 'deleting') \
-         LEFT JOIN compute_nodes o ON o.host = d.host LEFT JOIN compute_nodes n ON n.host = i.host \
-         WHERE d.host = ? ORDER BY d.created_at";
+         WHERE d.host = ? ORDER BY d.created_at LIMIT ?";
+
+// What is known of the debtor and of the hosts that have the servers, of each once: it is much.
+const FACTS_OF_DEBTS: &str = "SELECT n.host, n.facts FROM (SELECT d.host FROM host_debts d WHERE d.host = ? \
+         UNION SELECT i.host FROM host_debts d LEFT JOIN instances i ON i.uuid = d.instance_uuid AND +i.deleted = 0 \
+         WHERE d.host = ?) h JOIN compute_nodes n ON n.host = h.host";
 
 const WAITING: &str = "SELECT w.task_id, w.step, w.direction, w.epoch, w.instance_uuid, w.request_id, w.deadline_seconds, w.verb, w.created_at, \
          t.trace, t.passphrase FROM host_work w LEFT JOIN tasks t ON t.id = w.task_id \
@@ -163,17 +176,30 @@ fn work_from(row: &Row, key: WorkKey, verb: Verb) -> Result<Work, Error> {
     })
 }
 
+/// The file systems of hosts, by the hosts' names.
+fn storages(rows: &[Row]) -> Result<HashMap<String, String>, Error> {
+    let mut all = HashMap::new();
+    for row in rows {
+        let facts = row.get::<Option<String>>(1)?;
+        let facts: Option<HostFacts> = facts.as_deref().map(document).transpose()?;
+        if let Some(storage) = facts.and_then(|facts| facts.storage) {
+            all.insert(row.get(0)?, storage);
+        }
+    }
+    Ok(all)
+}
+
 /// A host that shares its files with the one that has the server must not remove them, also where they say that they are its
 /// own: a move that was given up has left them like that, and there are no others. What has landed of a resize is a copy.
-fn debt_as_work(row: &Row) -> Result<(Work, Timestamp), Error> {
+fn debt_as_work(
+    row: &Row,
+    own: Option<&String>,
+    storages: &HashMap<String, String>,
+) -> Result<(Work, Timestamp), Error> {
     let id: Uuid = row.get(0)?;
-    let storage = |column| -> Result<Option<String>, Error> {
-        let facts = row.get::<Option<String>>(column)?;
-        let facts: Option<HostFacts> = facts.as_deref().map(document).transpose()?;
-        Ok(facts.and_then(|facts| facts.storage))
-    };
-    let (own, servers) = (storage(3)?, storage(4)?);
-    let kept = row.get::<Option<String>>(5)?;
+    let servers = row.get::<Option<String>>(3)?;
+    let servers = servers.and_then(|host| storages.get(&host));
+    let kept = row.get::<Option<String>>(4)?;
     let kept: Option<Kept> = kept.as_deref().map(document).transpose()?;
     let copied = kept.is_some_and(|kept| kept.unsettled.is_some());
     let verb = match own.is_some() && own == servers && !copied {
