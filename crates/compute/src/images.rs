@@ -100,21 +100,14 @@ impl ImageCache {
             looked.unwrap_or_else(|| Err(called_off()))?;
             return fits(base);
         }
-        let download = self
-            .bases
-            .download_path(&id, &uuid::Uuid::new_v4().simple().to_string());
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        // What arrived is of no use where the rest did not, or where nobody waits for it any more.
+        let download = TempPath::try_from_path(self.bases.download_path(&id, &unique))
+            .map_err(|error| (FailureKind::Host, error.to_string()))?;
         let fetched = stop
             .run_until_cancelled(fetch_verified(from, host, image, &download))
-            .await
-            .unwrap_or_else(|| Err(called_off()));
-        let digests = match fetched {
-            Ok(digests) => digests,
-            Err(failure) => {
-                // What arrived is of no use; a file that was never made is fine.
-                let _ = tokio::fs::remove_file(&download).await;
-                return Err(failure);
-            }
-        };
+            .await;
+        let digests = fetched.unwrap_or_else(|| Err(called_off()))?;
         let most = if root_gb == 0 {
             MOST_GIB
         } else {

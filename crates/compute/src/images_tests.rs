@@ -57,6 +57,28 @@ async fn a_fetch_that_is_called_off_leaves_nothing() {
     assert_eq!(others.unwrap_err().0, FailureKind::Cancelled);
 }
 
+/// As when the time is over that the work has.
+#[tokio::test]
+async fn a_fetch_that_nobody_waits_for_any_more_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = ImageCache::new(BaseImages::open(folder.path()).unwrap());
+    let (client, image, stop) = (slow(), image(), CancellationToken::new());
+    let bases = folder.path().join("_base");
+    let files = || std::fs::read_dir(&bases).unwrap().count();
+    let begun = async {
+        while files() == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    {
+        let fetching = std::pin::pin!(cache.ensure(&client, "h", &image, 0, &stop));
+        let begun = std::pin::pin!(begun);
+        let first = futures_util::future::select(fetching, begun).await;
+        assert!(matches!(first, futures_util::future::Either::Right(_)));
+    }
+    assert_eq!(files(), 0);
+}
+
 /// Gone, not what it should be, and an image service that is away: each says so, and nothing is left.
 #[tokio::test]
 async fn images_that_cannot_be_had_are_named() {

@@ -244,6 +244,28 @@ pub fn of_worker(
         .collect()
 }
 
+/// Raises the epoch of a task that is run as `task` says, if its host has seen a later one than is on record, as after the
+/// database was put back to what it was before: nothing would be done under that one any more. The next epoch then.
+pub fn raise_if_fenced(tx: &mut Tx<'_>, task: &Task) -> Result<Option<i64>, Error> {
+    if !work::is_fenced(tx, task.id)? {
+        return Ok(None);
+    }
+    let raised = tx.execute(
+        "UPDATE tasks SET epoch = epoch + 1 WHERE id = ? AND owner = ? AND incarnation = ? AND epoch = ?",
+        &[
+            task.id.into(),
+            task.owner.clone().into(),
+            task.incarnation.into(),
+            task.epoch.into(),
+        ],
+    )?;
+    if raised != 1 {
+        return Ok(None);
+    }
+    work::forget_fenced(tx, task.id)?;
+    Ok(Some(task.epoch + 1))
+}
+
 /// Takes the tasks of these flows (name and steps) that nobody runs: new ones, and those of dead workers (`dead`: name
 /// and the last dead incarnation; those before it are dead too). An earlier incarnation of `worker` itself is always dead. Tasks that stand at steps which are not
 /// known here are left to workers of the release that began them.

@@ -67,6 +67,22 @@ pub fn withdraw(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a host has seen a later epoch of a task than the one under which it was asked.
+pub(crate) fn is_fenced(tx: &mut Tx<'_>, task: TaskId) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM host_work WHERE task_id = ? AND outcome = ? LIMIT 1";
+    let fenced = to_document(&WorkOutcome::Fenced)?;
+    Ok(tx.query_opt(sql, &[task.into(), fenced.into()])?.is_some())
+}
+
+/// Forgets that, so that the host is asked again.
+pub(crate) fn forget_fenced(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
+    let fenced = to_document(&WorkOutcome::Fenced)?;
+    tx.post(
+        "DELETE FROM host_work WHERE task_id = ? AND outcome = ?",
+        &[task.into(), fenced.into()],
+    )
+}
+
 /// Forgets all work of a task.
 pub fn remove_of_task(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> {
     tx.post(REMOVE_OF_TASK, &[task.into()])

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 //! A toy flow under every fault at every step, on every database.
 
+mod fenced;
 mod handed_over;
 mod in_doubt;
 

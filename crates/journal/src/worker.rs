@@ -182,6 +182,25 @@ async fn run(runner: Runner, shared: Arc<Shared>, mut task: Task) -> Ran {
     }
 }
 
+/// A host that has seen a later epoch than is on record does nothing under that one: the task goes on under the next.
+async fn beyond(shared: &Shared, mut task: Task) -> Task {
+    let (id, known) = (task.id, task.clone());
+    let raised: Result<_, sql::Error> = shared
+        .store
+        .write(move |tx| db::tasks::raise_if_fenced(tx, &known))
+        .await;
+    match raised {
+        Ok(Some(epoch)) => {
+            tracing::warn!(task = %id, epoch, "its host has seen a later epoch than was on record: it goes on under the next one");
+            task.epoch = epoch;
+        }
+        Ok(None) => {}
+        // It is taken up again with the next beat.
+        Err(error) => tracing::warn!(task = %id, %error, "the task's epoch cannot be raised"),
+    }
+    task
+}
+
 /// The flows a worker knows, before it starts.
 pub struct Journal {
     name: String,
@@ -535,6 +554,7 @@ impl Loop {
             });
             if let Some(task) = task {
                 tracing::warn!(task = %id, %server, "a task that this worker has and does not run is taken up");
+                let task = beyond(&self.shared, task).await;
                 self.launch(task).await;
             }
         }

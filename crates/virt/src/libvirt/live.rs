@@ -13,6 +13,7 @@ use crate::facts::GuestInfo;
 use crate::hypervisor::{HypervisorError, Result};
 use crate::passage::{Berth, Channel, Door, Passage};
 use crate::spec::{GuestSpec, RootDisk};
+use std::collections::HashMap;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -40,6 +41,19 @@ pub(super) struct UnderWay {
     may_follow: bool,
     /// It does so.
     follows: bool,
+}
+
+/// A guest is on its way until this is dropped, also by whoever waits no longer until it has gone.
+struct OnItsWay<'a> {
+    all: &'a std::sync::Mutex<HashMap<ServerId, UnderWay>>,
+    id: ServerId,
+}
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&self.id);
+    }
 }
 
 /// Where a guest that was sent is, by libvirt's state and reason of its domain.
@@ -166,6 +180,10 @@ impl Libvirt {
         self.change(&self.under_way, |all| {
             all.insert(id, under_way);
         });
+        let _on_its_way = OnItsWay {
+            all: &self.under_way,
+            id,
+        };
         let sent = self.send_by(id, &guest, &way, shared).await;
         let was = self.change(&self.under_way, |all| all.remove(&id));
         let was = was.unwrap_or_default();
@@ -295,7 +313,7 @@ impl Libvirt {
 
     /// libvirt may not have begun yet, or be about to end.
     pub(super) async fn call_off(&self, id: ServerId) -> Result<bool> {
-        let note = |all: &mut std::collections::HashMap<ServerId, UnderWay>| {
+        let note = |all: &mut HashMap<ServerId, UnderWay>| {
             let known = all.get_mut(&id)?;
             known.aborted |= !known.follows;
             Some(*known)
@@ -536,6 +554,7 @@ async fn relay(listener: UnixListener, door: Door, way: Arc<dyn Passage>) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::libvirt::plugging::tests::{Guest, Host};
     use async_trait::async_trait;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use types::tpm::Passphrase;
@@ -552,6 +571,50 @@ mod tests {
             "<source file='/b/1/disk'/><log file='/b/1/console.log'/>"
         );
         assert_eq!(moved(here, Path::new("/a/inst"), Path::new("/b")), here);
+    }
+
+    /// The way to a host that does not say where it expects the guest.
+    struct Silent(Arc<tokio::sync::Notify>);
+
+    #[async_trait]
+    impl Passage for Silent {
+        async fn berth(&self) -> Result<Berth> {
+            self.0.notify_one();
+            std::future::pending().await
+        }
+
+        async fn carry_drive(&self, _file: &Path) -> Result<()> {
+            Err(HypervisorError::Cancelled)
+        }
+
+        async fn carry_passphrase(&self, _passphrase: &Passphrase) -> Result<()> {
+            Err(HypervisorError::Cancelled)
+        }
+
+        async fn open(&self, _door: Door) -> Result<Box<dyn Channel>> {
+            Err(HypervisorError::Cancelled)
+        }
+
+        async fn close(&self) {}
+    }
+
+    #[tokio::test]
+    async fn a_guest_for_which_nobody_waits_any_more_is_not_on_its_way() {
+        let host = Host::of(Guest::new(true, 0)).await;
+        let asked = Arc::new(tokio::sync::Notify::new());
+        let (libvirt, id) = (Arc::clone(&host.libvirt), host.id);
+        let way: Arc<dyn Passage> = Arc::new(Silent(Arc::clone(&asked)));
+        let sending = tokio::spawn(async move { libvirt.send(id, way, true).await });
+        asked.notified().await;
+        let on_their_way = || {
+            let all = host.libvirt.under_way.lock().unwrap();
+            all.keys().copied().collect::<Vec<_>>()
+        };
+        assert_eq!(on_their_way(), [id]);
+        sending.abort();
+        assert!(sending.await.unwrap_err().is_cancelled());
+        assert!(on_their_way().is_empty());
+        assert!(!host.libvirt.call_off(id).await.unwrap());
     }
 
     /// Answers with the door's name.

@@ -44,7 +44,7 @@ impl Libvirt {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::disks::{Connection, Disk, DiskSource, NbdServer};
@@ -60,11 +60,12 @@ mod tests {
     const INFO: u32 = 16;
     const ATTACH: u32 = 160;
     const DETACH: u32 = 161;
+    const STATS: u32 = 344;
     const REFUSED: u32 = 1;
     const VOLUME: &str = "volume-1";
 
     /// What libvirt does with a running guest.
-    struct Guest {
+    pub(crate) struct Guest {
         device: Mutex<String>,
         takes_devices: bool,
         /// How many devices may be attached now.
@@ -72,7 +73,7 @@ mod tests {
     }
 
     impl Guest {
-        fn new(takes_devices: bool, attaching: usize) -> Self {
+        pub(crate) fn new(takes_devices: bool, attaching: usize) -> Self {
             Self {
                 device: Mutex::default(),
                 takes_devices,
@@ -89,6 +90,8 @@ mod tests {
             match procedure {
                 // It runs, with this memory and one processor.
                 INFO => Ok(empty.i32(1).u32(0).u32(1024).u32(0).u32(1024).u32(1)),
+                // Of no domain.
+                STATS => Ok(empty.u32(0)),
                 DESCRIBE => Ok(empty.string(&format!("<domain>{}</domain>", self.device()))),
                 ATTACH => {
                     self.attaching.acquire().await.unwrap().forget();
@@ -116,16 +119,17 @@ mod tests {
         decoder.string().unwrap()
     }
 
-    struct Host {
+    /// A host with this guest.
+    pub(crate) struct Host {
         guest: Arc<Guest>,
         daemon: Scripted,
-        libvirt: Arc<Libvirt>,
-        id: ServerId,
+        pub(crate) libvirt: Arc<Libvirt>,
+        pub(crate) id: ServerId,
         _home: tempfile::TempDir,
     }
 
     impl Host {
-        async fn of(guest: Guest) -> Self {
+        pub(crate) async fn of(guest: Guest) -> Self {
             let guest = Arc::new(guest);
             let its = Arc::clone(&guest);
             let daemon = Scripted::start(move |procedure, body| {
