@@ -41,7 +41,7 @@ async fn another_machine_does_not_take_a_hosts_name() {
         // Each of these has an identity of its own.
         let mut beat = cluster.event(&host.name, &[], Timestamp::now());
         beat.facts = Some(facts.report("192.0.2.1"));
-        let answer = cluster.answer_to(&beat).await;
+        let answer = cluster.heard_of(&beat).await;
         let told = String::from_utf8_lossy(&answer.body).into_owned();
         assert_eq!(answer.status, http::StatusCode::CONFLICT, "{told}");
         assert!(told.contains("node-id") && told.contains(host.name.as_str()));

@@ -50,6 +50,7 @@ fn every_key_is_shown_and_read_back() {
         placement_port: 4,
         image_port: 5,
         network_port: 6,
+        gateway_host: "compute1".to_owned(),
         volume_port: 7,
         key_manager_port: 13,
         nbd_listen: "192.0.2.1".to_owned(),

@@ -67,13 +67,13 @@ impl Cluster {
 
     /// Says it in the place of the host's agent.
     pub async fn say_of(&self, beat: &Heartbeat) -> Noted {
-        let answer = self.answer_to(beat).await;
+        let answer = self.heard_of(beat).await;
         assert!(answer.status.is_success());
         serde_json::from_value(answer.json()).unwrap()
     }
 
     /// Says it in the place of the host's agent, which may be refused.
-    pub async fn answer_to(&self, beat: &Heartbeat) -> web::client::Answer {
+    pub async fn heard_of(&self, beat: &Heartbeat) -> web::client::Answer {
         let client = web::client::Client::in_process("the conductor", self.desk.router());
         let body = serde_json::to_value(beat).unwrap();
         let path = format!("/agent/{}/heartbeat", beat.host);

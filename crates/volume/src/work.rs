@@ -220,7 +220,9 @@ impl Service {
             Job::Delete => self.remove_file(self.inner.files.volume(&volume.id)).await,
             Job::Extend(size, _) => {
                 let (path, bytes) = (self.inner.files.volume(&volume.id), size * GIB);
-                blocking(move || storage::grow(&path, bytes)).await
+                blocking(move || storage::grow(&path, bytes))
+                    .await
+                    .map_err(JobError::from)
             }
             Job::Upload(image, format, _) => self.upload(volume, image, format).await,
             Job::Revert(snapshot, _) => {
