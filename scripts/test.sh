@@ -9,7 +9,8 @@
 #
 # Environment:
 #   KILONOVA_TEST_DBS=sqlite   storage tests on SQLite only (default: also PostgreSQL and MariaDB)
-#   KILONOVA_TEST_ALL=1        the whole fault matrix on every database (default: sampled; --all sets it)
+#   KILONOVA_TEST_ALL=1        the whole fault matrix on every database, and whatever can be abandoned (default: sampled;
+#                              --all sets it)
 #   KILONOVA_ORACLE=FOLDER     facts about Nova (default: ../shared/nova, where it is there)
 #   KILONOVA_TEST_SEED=N       the seed of samples, simulated worlds and chaos (default: 1, so that a change is judged by
 #                              the same ones each time; with --all a new one, printed)

@@ -393,6 +393,7 @@ impl Agent {
             Verb::RebootOnce {
                 hard,
                 grace_seconds,
+                plan,
             } => {
                 if self.ledger.is_done(&work.key) {
                     return self.power_of(id).await;
@@ -401,7 +402,10 @@ impl Agent {
                     // A move that was given up may have left them as the other host's.
                     self.hypervisor.claim(id).await.map_err(failure)?;
                 }
-                let power = self.reboot(id, *hard, *grace_seconds).await?;
+                let power = match plan.as_deref().filter(|_| *hard) {
+                    Some(plan) => self.reboot_hard(id, plan).await?,
+                    None => self.reboot(id, *hard, *grace_seconds).await?,
+                };
                 self.is_done(work)?;
                 Ok(power)
             }
@@ -488,7 +492,11 @@ impl Agent {
                 self.hypervisor.claim(id).await.map_err(failure)?;
                 self.go_on(id, *paused).await
             }
-            Verb::EnsureStayed { paused } => {
+            Verb::EnsureStayed { look: true, .. } => {
+                let guest = self.hypervisor.guest(id).await.map_err(failure)?;
+                Ok(guest.map_or(PowerState::NoState, power))
+            }
+            Verb::EnsureStayed { paused, .. } => {
                 self.hypervisor.claim(id).await.map_err(failure)?;
                 match self.go_on(id, *paused).await {
                     // What is left of its memory here must never run.

@@ -10,9 +10,11 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use stories::{STORIES, Story, begin, prepare};
-use testkit::{Cluster, Options};
+use testkit::{Cluster, Host, Options};
 use types::agent::Direction;
 use types::{PowerState, ServerId, Timestamp, VmState};
+use virt::sim::{Moment, Verb};
+use virt::{Hypervisor, HypervisorError};
 
 async fn clean(cluster: &Cluster) {
     assert_eq!(cluster.audit().await, Vec::<String>::new());
@@ -37,7 +39,7 @@ async fn another_machine_does_not_take_a_hosts_name() {
     for kind in &testkit::kinds() {
         let cluster = Cluster::on(kind, Options::default()).await;
         let host = &cluster.hosts[0];
-        let facts = virt::Hypervisor::host(&*host.sim).await.unwrap();
+        let facts = host.sim.host().await.unwrap();
         // Each of these has an identity of its own.
         let mut beat = cluster.event(&host.name, &[], Timestamp::now());
         beat.facts = Some(facts.report("192.0.2.1"));
@@ -484,4 +486,182 @@ async fn an_evacuation_whose_new_host_dies_at_its_end_is_taken_over() {
     cluster.revive().await;
     cluster.paid().await;
     clean(&cluster).await;
+}
+
+fn other_than<'a>(cluster: &'a Cluster, name: &types::HostName) -> &'a Host {
+    let mut others = cluster.hosts.iter().filter(|host| host.name != *name);
+    others.next().unwrap()
+}
+
+/// The old host has not heard how the move ended, and the new one runs the guest: both would write to one disk.
+#[tokio::test]
+async fn a_guest_that_may_run_on_its_new_host_is_not_started_on_the_old_one() {
+    for forced in [false, true] {
+        let cluster = Cluster::new(Options {
+            shared: true,
+            ..Options::default()
+        })
+        .await;
+        cluster
+            .change_settings(|settings| settings.undo_deadline = Duration::from_millis(500))
+            .await;
+        let server = cluster.create().await;
+        cluster.idle().await;
+        let before = cluster.server(server).await;
+        let old = cluster.host(before.host.as_ref().unwrap());
+        let new = other_than(&cluster, &old.name);
+        // As libvirt, when it loses the other one as the guest has gone over.
+        let lost = |verb: Verb, moment: Moment, _: ServerId| {
+            let here = (verb, moment) == (Verb::MigrateLive, Moment::After);
+            here.then(|| HypervisorError::Rejected("End of file while reading data".to_owned()))
+        };
+        old.sim.controls().set_hook(Some(Arc::new(lost)));
+        let flows = cluster.flows();
+        let (_, steps) = flows
+            .iter()
+            .find(|(name, _)| *name == "live_migration")
+            .unwrap();
+        let at = steps.iter().position(|step| *step == "move").unwrap();
+        let script = stand_behind(&cluster, "live_migration", steps[at - 1]);
+        let state = cluster.first_state("live_migration", server);
+        cluster.act(server, "live_migration", state).await;
+        script.all_struck().await;
+        new.stop();
+        new.sim.start(server).await.unwrap();
+        script.release();
+        cluster
+            .until("it waits", async || waits(&cluster, server).await)
+            .await;
+        assert_eq!(old.guests().await, [(server, PowerState::Shutdown)]);
+        assert_eq!(new.guests().await, [(server, PowerState::Running)]);
+        match forced {
+            true => cluster.set_forced_down(new, true).await,
+            false => cluster.start_host(new),
+        }
+        cluster.idle().await;
+        let after = cluster.server(server).await;
+        let shown = (after.vm_state, after.power_state, &after.host);
+        assert_eq!(shown, (VmState::Active, PowerState::Running, &before.host));
+        assert!(after.fault.is_some());
+        assert_eq!(old.guests().await, [(server, PowerState::Running)]);
+        if forced {
+            assert_eq!(cluster.debts().await, [(new.name.clone(), server)]);
+            cluster.revive().await;
+        }
+        cluster.paid().await;
+        assert_eq!(new.guests().await, []);
+        clean(&cluster).await;
+    }
+}
+
+/// Nothing that the new host could say would make it safer.
+#[tokio::test]
+async fn a_guest_that_has_stayed_goes_on_without_its_new_host() {
+    for paused in [false, true] {
+        let cluster = Cluster::new(Options::default()).await;
+        cluster
+            .change_settings(|settings| settings.undo_deadline = Duration::from_millis(200))
+            .await;
+        let server = cluster.create().await;
+        cluster.idle().await;
+        if paused {
+            cluster.act(server, "pause", json!({})).await;
+            cluster.idle().await;
+        }
+        let before = cluster.server(server).await;
+        let old = cluster.host(before.host.as_ref().unwrap());
+        let new = other_than(&cluster, &old.name);
+        let broken = HypervisorError::Rejected("migration job: unexpectedly failed".to_owned());
+        let controls = old.sim.controls();
+        controls.fail_next(Verb::MigrateLive, broken, 1);
+        let script = stand_behind(&cluster, "live_migration", "prepare");
+        let state = cluster.first_state("live_migration", server);
+        cluster.act(server, "live_migration", state).await;
+        script.all_struck().await;
+        new.stop();
+        script.release();
+        cluster.idle().await;
+        let after = cluster.server(server).await;
+        let shown = (after.vm_state, after.power_state, after.host);
+        assert_eq!(shown, (before.vm_state, before.power_state, before.host));
+        assert_eq!(cluster.debts().await, [(new.name.clone(), server)]);
+        cluster.revive().await;
+        cluster.paid().await;
+        clean(&cluster).await;
+    }
+}
+
+/// Its agent answers, and its hypervisor does not: nobody says that the guest is not there.
+#[tokio::test]
+async fn who_waits_for_a_host_that_only_fails_hears_that_it_is_forced_down() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let script = stand_behind(&cluster, "resize", "plug");
+    let state = json!({ "same_host": "never" });
+    cluster.resize(server, false, state).await;
+    script.all_struck().await;
+    let new = other_than(&cluster, before.host.as_ref().unwrap());
+    new.sim.controls().set_down(true);
+    script.release();
+    cluster
+        .until("its undo waits", async || {
+            is_undone_at(&cluster, server, "land").await && waits(&cluster, server).await
+        })
+        .await;
+    cluster.set_forced_down(new, true).await;
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    let shown = (after.vm_state, after.power_state, &after.host);
+    assert_eq!(shown, (VmState::Active, PowerState::Running, &before.host));
+    assert_eq!(cluster.debts().await, [(new.name.clone(), server)]);
+    new.sim.controls().set_down(false);
+    cluster.set_forced_down(new, false).await;
+    cluster.paid().await;
+    clean(&cluster).await;
+}
+
+/// Its volume is in the hands of the guest there.
+#[tokio::test]
+async fn a_resize_is_not_reverted_while_its_new_host_may_run_the_guest() {
+    for answers in [false, true] {
+        let cluster = Cluster::new(Options::default()).await;
+        let server = cluster.create_from_volume().await;
+        cluster.idle().await;
+        let before = cluster.server(server).await;
+        let old = cluster.host(before.host.as_ref().unwrap());
+        let new = other_than(&cluster, &old.name);
+        let state = json!({ "same_host": "never" });
+        cluster.resize(server, false, state).await;
+        cluster.idle().await;
+        cluster
+            .change_settings(|settings| {
+                // Longer than it takes until the host is looked at.
+                settings.longest_step = Some(Duration::from_secs(4));
+                settings.host_lost_after = Duration::from_millis(100);
+            })
+            .await;
+        match answers {
+            true => new.sim.controls().set_down(true),
+            false => new.stop(),
+        }
+        cluster.act(server, "revert_resize", json!({})).await;
+        cluster
+            .until("it waits", async || waits(&cluster, server).await)
+            .await;
+        assert_eq!(cluster.tasks_at(Some("remove_landed")).await, 1);
+        assert_eq!(old.guests().await, []);
+        cluster.set_forced_down(new, true).await;
+        cluster.idle().await;
+        let after = cluster.server(server).await;
+        let shown = (after.vm_state, after.power_state, &after.host);
+        assert_eq!(shown, (VmState::Active, PowerState::Running, &before.host));
+        assert_eq!(cluster.debts().await, [(new.name.clone(), server)]);
+        new.sim.controls().set_down(false);
+        cluster.set_forced_down(new, false).await;
+        cluster.start_host(new);
+        cluster.paid().await;
+        clean(&cluster).await;
+    }
 }

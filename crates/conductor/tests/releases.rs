@@ -72,6 +72,13 @@ fn says_no_version(path: &str, asked: &mut Value) {
     }
 }
 
+/// As an agent of the release before the one that can look whether a guest has stayed.
+fn does_not_look(path: &str, asked: &mut Value) {
+    if path.ends_with("/poll") || path.ends_with("/heartbeat") {
+        asked["version"] = 3.into();
+    }
+}
+
 fn as_asked(_: &str, _: &mut Value) {}
 fn as_answered(_: &mut Value) {}
 
@@ -225,5 +232,28 @@ async fn agents_that_say_no_version_are_of_the_first() {
     assert!(ask(&cluster, server, Question::Uptime).await.is_ok());
     assert!(cluster.delete(server).await);
     cluster.idle().await;
+    clean(&cluster).await;
+}
+
+/// The new host is asked to switch the guest off first, as nobody says that it has stayed.
+#[tokio::test]
+async fn a_live_migration_from_an_older_host_that_fails_is_taken_back() {
+    let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
+    let before = cluster.server(server).await;
+    let old = cluster.host(before.host.as_ref().unwrap());
+    behind(&cluster, old, does_not_look, as_answered);
+    versions_become(&cluster, old, 3).await;
+    let broken = virt::HypervisorError::Rejected("it broke off".to_owned());
+    let controls = old.sim.controls();
+    controls.fail_next(virt::sim::Verb::MigrateLive, broken, 1);
+    let state = cluster.first_state("live_migration", server);
+    cluster.act(server, "live_migration", state).await;
+    cluster.idle().await;
+    let after = cluster.server(server).await;
+    assert_eq!((after.vm_state, after.host), (VmState::Active, before.host));
+    assert!(cluster.last_action_failed(server).await);
+    cluster.paid().await;
     clean(&cluster).await;
 }

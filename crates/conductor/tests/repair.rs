@@ -7,7 +7,8 @@ use sql::{Error, Tx, Value};
 use std::sync::Arc;
 use testkit::{Cluster, Options};
 use types::agent::Direction;
-use types::{ServerId, TaskId, Timestamp, VmState};
+use types::{PowerState, ServerId, TaskId, Timestamp, VmState};
+use virt::Hypervisor;
 
 async fn audit(cluster: &Cluster) -> Vec<Finding> {
     let reading = cluster.store.read(|tx| -> Result<_, Error> {
@@ -478,6 +479,44 @@ async fn the_server_of_a_task_that_is_abandoned_can_be_deleted() {
         assert!(cluster.delete(server).await);
         cluster.idle().await;
         cluster.paid().await;
+        assert_eq!(cluster.audit().await, Vec::<String>::new());
+    }
+}
+
+/// As in Nova, where it makes the guest anew from what is on record.
+#[tokio::test]
+async fn a_hard_reboot_brings_back_a_guest_that_its_host_has_forgotten() {
+    for shared in [false, true] {
+        let cluster = Cluster::new(Options {
+            shared,
+            ..Options::default()
+        })
+        .await;
+        let server = cluster.create().await;
+        cluster.idle().await;
+        let state = cluster.first_state("attach_volume", server);
+        cluster.act(server, "attach_volume", state).await;
+        cluster.idle().await;
+        let before = cluster.server(server).await;
+        let sim = &cluster.host(before.host.as_ref().unwrap()).sim;
+        let was = sim.stored_spec(server).await.unwrap().unwrap();
+        assert_eq!((was.disks.len(), was.vifs.len()), (3, 1));
+        // Its disk stays.
+        sim.ensure_undefined(server).await.unwrap();
+        cluster.look_again().await;
+        cluster.reboot(server, false).await;
+        cluster.idle().await;
+        assert_eq!(cluster.server(server).await.vm_state, VmState::Error);
+        cluster.reboot(server, true).await;
+        cluster.idle().await;
+        let after = cluster.server(server).await;
+        let shown = (after.vm_state, after.power_state, after.fault);
+        assert_eq!(shown, (VmState::Active, PowerState::Running, None));
+        let mut made = sim.stored_spec(server).await.unwrap().unwrap();
+        made.metadata
+            .created_at
+            .clone_from(&was.metadata.created_at);
+        assert_eq!(made, was);
         assert_eq!(cluster.audit().await, Vec::<String>::new());
     }
 }

@@ -1,5 +1,7 @@
 //! Runs one task of one flow from where it stands to its end.
 
+mod waits;
+
 use crate::faults::{Fault, Point, When};
 use crate::flow::{Context, End, Failure, Flow, StepError, StepName};
 use crate::handing::Handed;
@@ -9,7 +11,6 @@ use crate::worker::Shared;
 use bus::Bell;
 use db::tasks::{Phase, Task};
 use futures_util::FutureExt;
-use rand::Rng;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 use types::agent::{Direction, FailureKind, Verb, Work, WorkKey, WorkOutcome};
 use types::{HostName, Timestamp, Trace};
+use waits::Waiting;
 
 /// How a run ended, for the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,20 +88,6 @@ struct Fresh {
     stored: Timestamp,
     since: std::time::Instant,
 }
-
-/// A step that does not go on.
-struct Waiting {
-    since: Timestamp,
-    begun: Instant,
-    tries: u32,
-    /// When operators were told, and what.
-    noted: Option<(Instant, String)>,
-}
-
-/// A step that waits for longer is told of.
-const TOLD_AFTER: Duration = Duration::from_secs(5);
-/// How often it is told of while nothing changes.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs `task` until it ends, as a part of its request's trace.
 pub(crate) async fn drive<F: Flow>(shared: Arc<Shared>, flow: Arc<F>, task: Task) -> Ran {
@@ -306,7 +294,11 @@ impl<F: Flow> Run<F> {
                 Err(Trouble::Step(StepError::Retry(reason))) => Failure::new(500, reason),
                 Err(other) => return Err(other),
             };
-            let late = self.lost || Instant::now() >= until;
+            let fenced = self.flow.must_be_fenced(step, &self.state);
+            if fenced {
+                self.look_whether_forced_down(step, Direction::Do).await;
+            }
+            let late = self.lost || (!fenced && Instant::now() >= until);
             if self.flow.may_owe(step)
                 && late
                 && let Some(host) = self.flow.host(step, &self.state)
@@ -325,7 +317,7 @@ impl<F: Flow> Run<F> {
                 self.pause(&self.said(step, &failure), &mut tries).await;
                 self.begin(step, Direction::Do, None).await?;
                 let ends_late = self.flow.may_owe(step) || self.flow.may_pass(step, &self.state);
-                if Instant::now() >= until && !ends_late {
+                if Instant::now() >= until && (fenced || !ends_late) {
                     // There is no way back: the step gets its time again.
                     until = self.deadline(step);
                     self.cx.until = until;
@@ -347,14 +339,19 @@ impl<F: Flow> Run<F> {
         let mut tries = 0;
         let mut owed = None;
         loop {
-            let reason = match self.attempt(step, Direction::Undo, until).await {
+            let mut reason = match self.attempt(step, Direction::Undo, until).await {
                 Ok(()) => break,
                 Err(Trouble::Step(StepError::Fail(failure))) => self.said(step, &failure),
                 Err(Trouble::Step(StepError::Retry(reason))) => reason,
-                Err(Trouble::Silent) => "the host did not answer".to_owned(),
+                Err(Trouble::Silent) => {
+                    "the host did not answer, and is not known to be down".to_owned()
+                }
                 Err(Trouble::Lost(reason)) => reason,
                 Err(other) => return Err(other),
             };
+            if let Some(told) = self.look_whether_forced_down(step, Direction::Undo).await {
+                reason = told;
+            }
             // Only what a host would have removed can be its debt.
             let work = self.flow.host_work(step, Direction::Undo, &self.state);
             let late = self.lost || Instant::now() >= until;
@@ -389,6 +386,25 @@ impl<F: Flow> Run<F> {
             }
         }
         self.undone(step, owed).await
+    }
+
+    /// A host that answers, but not that it is done, may be forced down like one that says nothing: with the reason it is
+    /// lost then, where its flow believes that.
+    async fn look_whether_forced_down(
+        &mut self,
+        step: F::Step,
+        direction: Direction,
+    ) -> Option<String> {
+        let work = self.flow.host_work(step, direction, &self.state)?;
+        let (past, after) = (self.past_pivot(step), Duration::MAX);
+        let proof = Proof::wanted(&*self.flow, (step, direction), &self.state, past, after)?;
+        if self.lost || !matches!(proof, Proof::Forced) {
+            return None;
+        }
+        let reason = self.shared.ear.forced_down(&self.shared.store, &work.host);
+        let reason = reason.await?;
+        self.lost = true;
+        Some(reason)
     }
 
     /// One try. A panic in the flow's code is a failure of the step, which is undone like any other.
@@ -870,51 +886,6 @@ impl<F: Flow> Run<F> {
         match self.flow.host(step, &self.state) {
             Some(host) => format!("{host}: {}", failure.in_full()),
             None => failure.in_full(),
-        }
-    }
-
-    async fn pause(&mut self, reason: &str, tries: &mut u32) {
-        self.note_wait(reason).await;
-        tracing::debug!(task = %self.task.id, flow = F::NAME, step = self.task.step, reason, tries, "trying again");
-        let base = self
-            .shared
-            .settings
-            .retry
-            .saturating_mul(1 << (*tries).min(6));
-        let jitter = rand::rng().random_range(0.5..1.0);
-        let pause = tokio::time::sleep(base.min(Duration::from_secs(10)).mul_f64(jitter));
-        self.shared.resting(pause).await;
-        *tries = tries.saturating_add(1);
-    }
-
-    /// Tells operators, in the log and with the task, what it has been waiting for for some time.
-    async fn note_wait(&mut self, reason: &str) {
-        let waiting = self.waiting.get_or_insert_with(|| Waiting {
-            since: Timestamp::now(),
-            begun: Instant::now(),
-            tries: 0,
-            noted: None,
-        });
-        waiting.tries = waiting.tries.saturating_add(1);
-        let known = waiting.noted.as_ref();
-        let known = known.is_some_and(|(at, text)| text == reason && at.elapsed() < TOLD_EVERY);
-        if known || waiting.begun.elapsed() < TOLD_AFTER {
-            return;
-        }
-        waiting.noted = Some((Instant::now(), reason.to_owned()));
-        let waits = db::tasks::Waits {
-            reason: reason.to_owned(),
-            since: waiting.since,
-            tries: waiting.tries,
-            unreadable: false,
-        };
-        tracing::warn!(task = %self.task.id, server = %self.cx.server, request_id = %self.cx.request_id, flow = F::NAME,
-            step = self.task.step, reason, tries = waits.tries, "a step waits");
-        self.task.waits = Some(waits.clone());
-        let (id, epoch) = (self.task.id, self.task.epoch);
-        let writing = move |tx: &mut sql::Tx<'_>| db::tasks::note_waits(tx, id, epoch, &waits);
-        if let Err(error) = self.shared.store.write(writing).await {
-            tracing::debug!(task = %id, %error, "what a task waits for cannot be written down");
         }
     }
 }

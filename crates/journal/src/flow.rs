@@ -183,9 +183,9 @@ pub trait Flow: Send + Sync + 'static {
         false
     }
 
-    /// Whether what the host does in this step must not go on there when another host does it: a host that is only silent
-    /// may be at it still, so an administrator's word that it is down is needed to go on without it, and to go back without
-    /// its answer, however long that takes.
+    /// Whether what the host does in this step must not go on there when another host does it: a host that is only silent,
+    /// or says that it cannot, may be at it still, so an administrator's word that it is down is needed to go on without it,
+    /// and to go back without its answer, however long that takes.
     fn must_be_fenced(&self, _step: Self::Step, _state: &Self::State) -> bool {
         false
     }

@@ -70,6 +70,23 @@ impl Ear {
         *last = Some((Instant::now(), Arc::clone(&all)));
         Ok(all.of(host))
     }
+
+    /// The reason, for administrators, if one of them says that the host is down.
+    pub(crate) async fn forced_down(&self, store: &Store, host: &HostName) -> Option<String> {
+        match self.hear(store, host).await {
+            Ok(heard) => said_to_be_down(host, heard),
+            Err(error) => {
+                tracing::debug!(%host, %error, "a host cannot be looked at");
+                None
+            }
+        }
+    }
+}
+
+/// The reason, if an administrator says that a host which is known is down.
+fn said_to_be_down(host: &HostName, heard: Heard) -> Option<String> {
+    let down = heard.beats.is_some() && heard.forced_down;
+    down.then(|| format!("the compute service of {host} is forced down"))
 }
 
 /// What a task has seen of the hosts that it waited for.
@@ -100,8 +117,8 @@ impl Watch {
                     continue;
                 }
             };
-            if heard.beats.is_some() && heard.forced_down {
-                return format!("the compute service of {host} is forced down");
+            if let Some(reason) = said_to_be_down(host, heard) {
+                return reason;
             }
             let Proof::Silence(after) = proof else {
                 continue;

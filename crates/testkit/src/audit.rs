@@ -98,6 +98,9 @@ impl Cluster {
                 wrong.push(format!("port {port} of {device}, which does not know it"));
             }
         }
+        for (port, host) in self.network.ready() {
+            wrong.push(format!("port {port} is left ready on {host}"));
+        }
         let ports = self.network.ports();
         for server in live.values() {
             for interface in &server.network_info {

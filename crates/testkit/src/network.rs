@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -31,6 +31,10 @@ struct Inner {
     turned_away: usize,
     refusing: bool,
     unwired: bool,
+    /// Ports can be bound to several hosts.
+    several: bool,
+    /// Inactive bindings: port and host.
+    ready: BTreeSet<(String, String)>,
 }
 
 impl Default for Network {
@@ -122,6 +126,16 @@ impl Network {
         let inner = self.lock();
         let host = inner.ports.get(port)?["binding:host_id"].as_str()?;
         (!host.is_empty()).then(|| host.to_owned())
+    }
+
+    /// From now on ports can be bound to several hosts (`binding-extended`).
+    pub fn bind_to_several(&self) {
+        self.lock().several = true;
+    }
+
+    /// The hosts that have a port ready where it is not active: port and host.
+    pub fn ready(&self) -> Vec<(String, String)> {
+        self.lock().ready.iter().cloned().collect()
     }
 
     /// How many ports were ever made.
@@ -262,8 +276,21 @@ fn respond(
             let port = new_port(inner, &document["port"]);
             (StatusCode::CREATED, axum::Json(json!({ "port": port }))).into_response()
         }
+        (_, ["extensions", "binding-extended"]) if inner.several => {
+            axum::Json(json!({ "extension": { "alias": "binding-extended" } })).into_response()
+        }
+        (method, ["ports", id, "bindings", rest @ ..]) if inner.several => {
+            bindings(inner, method, id, rest, document)
+        }
         ("PUT", ["ports", id]) => match inner.ports.get_mut(*id) {
             Some(port) => {
+                match document["port"]["binding:host_id"].as_str() {
+                    Some("") => inner.ready.retain(|(one, _)| one != id),
+                    Some(host) => {
+                        inner.ready.remove(&((*id).to_owned(), host.to_owned()));
+                    }
+                    None => {}
+                }
                 for (name, value) in document["port"].as_object().into_iter().flatten() {
                     port[name] = value.clone();
                 }
@@ -279,10 +306,65 @@ fn respond(
             None => missing(),
         },
         ("DELETE", ["ports", id]) => match inner.ports.remove(*id) {
-            Some(_) => StatusCode::NO_CONTENT.into_response(),
+            Some(_) => {
+                inner.ready.retain(|(one, _)| one != id);
+                StatusCode::NO_CONTENT.into_response()
+            }
             None => missing(),
         },
         ("GET", ["floatingips"]) => axum::Json(json!({ "floatingips": [] })).into_response(),
+        _ => missing(),
+    }
+}
+
+/// What is asked of the bindings of a port: only a server's port has several.
+fn bindings(
+    inner: &mut Inner,
+    method: &str,
+    id: &str,
+    rest: &[&str],
+    document: &Value,
+) -> Response {
+    let missing = || refusal(StatusCode::NOT_FOUND, "PortBindingNotFound", "No binding.");
+    let Some(port) = inner.ports.get_mut(id) else {
+        return missing();
+    };
+    let active = port["binding:host_id"].as_str().unwrap_or_default();
+    let active = active.to_owned();
+    let named = rest
+        .first()
+        .copied()
+        .or(document["binding"]["host"].as_str());
+    let ready = (id.to_owned(), named.unwrap_or_default().to_owned());
+    match (method, rest) {
+        ("POST", []) if port["device_id"] == "" => {
+            refusal(StatusCode::BAD_REQUEST, "BadRequest", "It is no server's.")
+        }
+        ("POST", []) if active == ready.1 || inner.ready.contains(&ready) => refusal(
+            StatusCode::CONFLICT,
+            "PortBindingAlreadyExists",
+            "It is there.",
+        ),
+        ("POST", []) => {
+            let host = ready.1.clone();
+            inner.ready.insert(ready);
+            let shown = json!({ "binding": { "host": host, "status": "INACTIVE" } });
+            (StatusCode::CREATED, axum::Json(shown)).into_response()
+        }
+        ("DELETE", [_]) if inner.ready.remove(&ready) => StatusCode::NO_CONTENT.into_response(),
+        ("PUT", [_, "activate"]) if active == ready.1 => refusal(
+            StatusCode::CONFLICT,
+            "PortBindingAlreadyActive",
+            "It is active.",
+        ),
+        ("PUT", [host, "activate"]) if inner.ready.remove(&ready) => {
+            port["binding:host_id"] = (*host).into();
+            if !active.is_empty() {
+                inner.ready.insert((id.to_owned(), active));
+            }
+            let shown = json!({ "binding": { "host": host, "status": "ACTIVE" } });
+            axum::Json(shown).into_response()
+        }
         _ => missing(),
     }
 }

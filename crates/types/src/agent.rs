@@ -24,7 +24,8 @@ use uuid::Uuid;
 /// | 1 | nobody says a version |
 /// | 2 | agents say theirs, and refuse what they do not know, each by itself; `rebuild_once` of a guest that comes from another host |
 /// | 3 | questions for the processor of a guest, and whether it can run elsewhere; `ensure_undefined` |
-pub const SERVICE_VERSION: u32 = 3;
+/// | 4 | `ensure_stayed` that only looks; `reboot_once` with the plan of the guest, which older agents do without |
+pub const SERVICE_VERSION: u32 = 4;
 
 /// The version of an agent that says none.
 pub const FIRST_VERSION: u32 = 1;
@@ -157,6 +158,9 @@ pub enum Verb {
         hard: bool,
         /// Seconds given to the guest before a soft reboot becomes a hard one.
         grace_seconds: u64,
+        /// The guest as it shall be, for a host that does not know any more what it was. Its config drive is the one it has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<Box<GuestPlan>>,
     },
     /// The guest stands still in memory.
     EnsurePaused,
@@ -254,6 +258,9 @@ pub enum Verb {
     EnsureStayed {
         /// Whether it stands still.
         paused: bool,
+        /// It is only looked at: where it is not as it was, the other host may run it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        look: bool,
     },
     /// The guest, which came from another host, goes on.
     EnsureArrived {
@@ -333,11 +340,15 @@ impl Verb {
         }
     }
 
-    /// The plan of a guest that gets its disks late: as [`Verb::plan_mut`], and of one that lands with the config drive
-    /// it had.
+    /// The plan of a guest that gets its disks late: as [`Verb::plan_mut`], and of one that lands, or begins anew, with the
+    /// config drive it had.
     pub fn plan_of_disks_mut(&mut self) -> Option<&mut GuestPlan> {
         match self {
-            Self::EnsureLanded { plan, .. } | Self::EnsureShared { plan, .. } => Some(plan),
+            Self::EnsureLanded { plan, .. }
+            | Self::EnsureShared { plan, .. }
+            | Self::RebootOnce {
+                plan: Some(plan), ..
+            } => Some(plan),
             other => other.plan_mut(),
         }
     }
@@ -384,7 +395,7 @@ impl Verb {
             | Self::EnsureVolumeSize { .. }
             | Self::InterruptOnce
             | Self::MigrateLiveOnce { .. }
-            | Self::EnsureStayed { .. }
+            | Self::EnsureStayed { look: false, .. }
             | Self::EnsureArrived { .. }
             | Self::EnsurePassword { .. }
             | Self::EnsureReady(_)
@@ -396,6 +407,8 @@ impl Verb {
             // An older one would give the disk that comes the base of the server's image.
             Self::RebuildOnce { from: Some(_), .. } => 2,
             Self::EnsureUndefined => 3,
+            // An older one would start it.
+            Self::EnsureStayed { look: true, .. } => 4,
         }
     }
 

@@ -1,9 +1,9 @@
-//! Guests that boot from another image, for a while or from now on.
+//! Guests that boot from another image, for a while or from now on, and those of which nobody knows any more what they were.
 
-use super::{Agent, Failure, failure, power, wanted_power};
+use super::{Agent, Failure, failure, power, wanted_power, with_its_drive};
 use types::agent::{FailureKind, GuestPlan};
 use types::{PowerState, ServerId};
-use virt::{GuestSpec, RescueDisk, StableRescue};
+use virt::{GuestSpec, Power, RescueDisk, StableRescue};
 
 impl Agent {
     pub(super) async fn ensure_rescued(
@@ -37,6 +37,30 @@ impl Agent {
             .await
             .map(power)
             .map_err(failure)
+    }
+
+    /// As its host remembers the guest. One that does not know it any more, or cannot read that, takes the plan, on the disks
+    /// that are there: none is made anew.
+    pub(super) async fn reboot_hard(
+        &self,
+        id: ServerId,
+        plan: &GuestPlan,
+    ) -> Result<PowerState, Failure> {
+        let stored = self.hypervisor.stored_spec(id).await;
+        if !matches!(stored, Ok(Some(_))) {
+            let error = stored.err().map(|error| error.to_string());
+            tracing::warn!(server = %id, error, "what the guest was is not known here any more; it is made as it is on record");
+            if self.hypervisor.aside_files(id).await.is_ok() {
+                // What is aside must not be taken for its disks.
+                let words = "what the guest was is not known here any more, and a move of it is not settled: revert that first";
+                return Err((FailureKind::Host, words.to_owned()));
+            }
+            let spec = self.spec_of_present(id, &with_its_drive(plan)).await?;
+            let here = &self.settings.host;
+            let known = self.hypervisor.adopt(&spec, Power::Off, here, true).await;
+            known.map_err(failure)?;
+        }
+        self.reboot(id, true, 0).await
     }
 
     /// Its image is here already: when that cannot be had, what was there is untouched. A guest that is gone needs not go down.

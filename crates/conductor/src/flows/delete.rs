@@ -188,6 +188,7 @@ impl Delete {
         for task in &begun {
             if let Some(server) = &server {
                 superseded::images_back(&self.with, server, task).await?;
+                superseded::ports_back(&self.with, server, task).await?;
             }
         }
         let shelved = server.as_ref().and_then(|server| server.kept.shelved);

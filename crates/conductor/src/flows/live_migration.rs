@@ -6,13 +6,20 @@
 //! | `check` | looks whether the two hosts can do it; if not, and nobody named the host, another one is picked | - |
 //! | `ready` | the new host makes its ports ready, where the network service can have that | it does not any more |
 //! | `prepare` | the new host gets ready for the guest; if it cannot, the same | it removes what it made |
-//! | `move` | the old host sends the guest | it stays, or goes on there |
+//! | `go_back` | - | the guest goes on on the old host, if it has not stayed there |
+//! | `fence` | - | the new host switches off what it may run, if the guest has not stayed on the old one |
+//! | `move` | the old host sends the guest | it says whether the guest has stayed there, as it was |
 //! | `arrive` | the guest goes on on the new host, and the server is there | it is switched off there |
 //! | `bind` | its ports are active on the new host, and the volume service hears of it; from here on only forward | - |
 //! | `leave` | the old host removes what is left; one that does not answer owes it | - |
 //!
 //! The server holds what it needs on both hosts until it has left the first. A migration that was called off before
 //! `move` is one whose record says so; from then on the old host is told to stop, and the step fails.
+//!
+//! A move that failed may have got as far as that the guest runs on the new host: the old one has not heard how it ended. So
+//! a guest that does not run on the old host is not started there before the new one has switched it off, or is forced down:
+//! two guests would write to the same volumes, and to the same files where the hosts share them. One that has stayed on the
+//! old host goes on there whatever the new one says, which owes the removal of what it has.
 //!
 //! A guest that went on on the new host before its memory was there, and whose memory then could not follow (post-copy), is
 //! lost: neither host has all of it, but its disks are on the new host as it left them. So the flow goes forward: it is
@@ -44,6 +51,10 @@ pub enum Step {
     Ready,
     /// Make the new host ready.
     Prepare,
+    /// Nothing on the way there; back, let the guest go on where it was.
+    GoBack,
+    /// Nothing on the way there; back, see to it that it does not run where it went.
+    Fence,
     /// Send the guest.
     Move,
     /// Let it go on.
@@ -60,6 +71,8 @@ impl StepName for Step {
         Self::Check,
         Self::Ready,
         Self::Prepare,
+        Self::GoBack,
+        Self::Fence,
         Self::Move,
         Self::Arrive,
         Self::Networks,
@@ -72,6 +85,8 @@ impl StepName for Step {
             Self::Check => "check",
             Self::Ready => "ready",
             Self::Prepare => "prepare",
+            Self::GoBack => "go_back",
+            Self::Fence => "fence",
             Self::Move => "move",
             Self::Arrive => "arrive",
             Self::Networks => "bind",
@@ -130,6 +145,12 @@ pub struct State {
     /// The guest's memory was lost on the way: what its host said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lost: Option<String>,
+    /// The guest has stayed on the old host, as it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stays: bool,
+    /// The new host has switched it off, or is forced down.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    fenced: bool,
 }
 
 /// The flow.
@@ -332,6 +353,42 @@ impl LiveMigration {
         }
     }
 
+    /// What the old host sees of the guest. One that cannot say it (its release does not look, say) may not have it.
+    fn looked(
+        cx: &Context,
+        state: &mut State,
+        outcome: Option<WorkOutcome>,
+    ) -> Result<(), StepError> {
+        use FailureKind::{HostDown, Timeout, Unavailable};
+        let power = match outcome {
+            Some(WorkOutcome::Failed { kind, message, .. })
+                if ![HostDown, Timeout, Unavailable].contains(&kind) =>
+            {
+                tracing::warn!(server = %cx.server, reason = message, "the host that a guest was leaving does not say whether it has stayed");
+                None
+            }
+            other => Some(power_after(other)?),
+        };
+        let as_it_was = match state.paused {
+            true => PowerState::Paused,
+            false => PowerState::Running,
+        };
+        state.stays = power == Some(as_it_was);
+        state.power = as_it_was.code();
+        Ok(())
+    }
+
+    /// A host that does not know the guest does not run it.
+    fn switched_off(outcome: Option<WorkOutcome>) -> Result<(), StepError> {
+        match outcome {
+            Some(WorkOutcome::Failed {
+                kind: FailureKind::NotFound,
+                ..
+            }) => Ok(()),
+            other => power_after(other).map(drop),
+        }
+    }
+
     fn claim(
         &self,
         tx: &mut Tx<'_>,
@@ -396,7 +453,7 @@ impl Flow for LiveMigration {
             Step::ChooseHost => "conductor_live_migrate_instance",
             Step::Check => "compute_check_can_live_migrate_destination",
             Step::Ready | Step::Prepare => "compute_pre_live_migration",
-            Step::Move => "compute_live_migration",
+            Step::GoBack | Step::Fence | Step::Move => "compute_live_migration",
             Step::Arrive | Step::Networks | Step::Leave => {
                 "compute_post_live_migration_at_destination"
             }
@@ -406,7 +463,7 @@ impl Flow for LiveMigration {
     fn host(&self, step: Step, state: &State) -> Option<HostName> {
         match step {
             Step::ChooseHost => None,
-            Step::Move | Step::Leave => old_host(state),
+            Step::GoBack | Step::Move | Step::Leave => old_host(state),
             _ => new_host(state),
         }
     }
@@ -416,7 +473,9 @@ impl Flow for LiveMigration {
             Step::ChooseHost | Step::Check => Duration::from_secs(30),
             Step::Prepare => Duration::from_secs(1800),
             Step::Move => Duration::from_secs(4 * 3600),
-            Step::Ready | Step::Arrive | Step::Networks => Duration::from_secs(120),
+            Step::Ready | Step::GoBack | Step::Fence | Step::Arrive | Step::Networks => {
+                Duration::from_secs(120)
+            }
             Step::Leave => Duration::from_secs(60),
         }
     }
@@ -431,12 +490,12 @@ impl Flow for LiveMigration {
 
     // The guest is stopped or goes on by this alone.
     fn undo_waits(&self, step: Step) -> bool {
-        matches!(step, Step::Move | Step::Arrive)
+        matches!(step, Step::GoBack | Step::Fence | Step::Move | Step::Arrive)
     }
 
     // The guest's disks are on the old host, too, and what the new one has goes before it does anything else.
     fn undo_believes_forced_down(&self, step: Step) -> bool {
-        step == Step::Arrive
+        matches!(step, Step::Fence | Step::Arrive)
     }
 
     fn host_work(&self, step: Step, direction: Direction, state: &State) -> Option<HostWork> {
@@ -466,7 +525,14 @@ impl Flow for LiveMigration {
                 let (to, shared) = (new?, state.shared);
                 (old?, Verb::MigrateLiveOnce { to, shared })
             }
-            (Step::Move, Direction::Undo) => (old?, Verb::EnsureStayed { paused }),
+            (Step::Move, Direction::Undo) => (old?, Verb::EnsureStayed { paused, look: true }),
+            (Step::Fence, Direction::Undo) if !state.stays && !state.fenced => {
+                (new?, Verb::EnsureStopped { grace_seconds: 0 })
+            }
+            (Step::GoBack, Direction::Undo) if !state.stays => {
+                let look = false;
+                (old?, Verb::EnsureStayed { paused, look })
+            }
             (Step::Arrive, Direction::Do) if state.lost.is_some() => {
                 (new?, Verb::EnsureStopped { grace_seconds: 0 })
             }
@@ -513,6 +579,7 @@ impl Flow for LiveMigration {
                 volumes::follow(&self.with, cx, &host).await
             }
             Step::Prepare => Self::prepared(state, outcome),
+            Step::GoBack | Step::Fence => Ok(()),
             Step::Leave => power_after(outcome).map(drop),
         }
     }
@@ -533,7 +600,9 @@ impl Flow for LiveMigration {
                 }
                 None => Ok(()),
             },
-            Step::Move => {
+            Step::Move => Self::looked(cx, state, outcome),
+            Step::Fence if !state.stays && !state.fenced => Self::switched_off(outcome),
+            Step::GoBack if !state.stays => {
                 state.power = power_after(outcome)?.code();
                 Ok(())
             }
@@ -573,9 +642,10 @@ impl Flow for LiveMigration {
                 Self::be_at(tx, cx, state.choice.place.as_ref(), power, now)
             }
             (Step::Arrive, Direction::Undo) => {
+                state.fenced = true;
                 Self::be_at(tx, cx, state.from.as_ref(), PowerState::Shutdown, now)
             }
-            (Step::Move, Direction::Undo) => Self::be_at(tx, cx, None, power, now),
+            (Step::GoBack, Direction::Undo) => Self::be_at(tx, cx, None, power, now),
             (Step::Leave, Direction::Do) => {
                 if let Some(from) = &state.from {
                     db::placement::release_on(tx, cx.server, from.node_id, now)?;

@@ -36,6 +36,7 @@ pub mod unshelve;
 mod volumes;
 
 use crate::neighbours::Neighbours;
+use db::block_devices::BlockDevice;
 use db::instances::{self, Change, Expected, Fault, Instance};
 use journal::{Context, End, Failure, StepError};
 use on_host::OnHost;
@@ -178,8 +179,8 @@ async fn must_be_up(with: &Neighbours, host: &HostName) -> Result<(), StepError>
     must_answer(with, host, "the server's host").await
 }
 
-/// Fails while another host, on which a task that was abandoned may have left the server's guest, may run it still on the files
-/// that the server's own host has, too.
+/// Fails while another host, on which a task that was abandoned may have left the server's guest, may run it still on its volumes
+/// or on the files that the server's own host has, too.
 async fn must_be_alone(
     with: &Neighbours,
     server: &Instance,
@@ -189,11 +190,18 @@ async fn must_be_alone(
         return Ok(());
     }
     let (id, here) = (server.id, host.clone());
+    let moved = superseded::hosts(&superseded::all(None, Some(server)));
     let looking = with.store.look(move |tx| -> Result<_, sql::Error> {
         let heard = db::hosts::heard(tx)?;
+        let devices = db::block_devices::of_server(tx, id)?;
+        let volumes = devices.iter().any(BlockDevice::is_volume);
         for other in db::work::debtors(tx, id)? {
             let down = heard.of(&other).forced_down;
-            if other != here && !down && db::hosts::share_storage(tx, &here, &other)? {
+            if other == here || down {
+                continue;
+            }
+            let reaches = volumes && moved.contains(&other);
+            if reaches || db::hosts::share_storage(tx, &here, &other)? {
                 return Ok(Some(other));
             }
         }
@@ -204,7 +212,7 @@ async fn must_be_alone(
     };
     let words = |host: &str| {
         format!(
-            "{host} may run the server on the same files still: it stops that when it answers; if it does not, force its \
+            "{host} may run the server on the same disks still: it stops that when it answers; if it does not, force its \
              compute service down."
         )
     };

@@ -192,6 +192,7 @@ impl<A: Act> OnHost<A> {
                 Ok(()) => {
                     if A::STARTS {
                         super::must_be_alone(&self.with, &server, host).await?;
+                        super::superseded::follow(&self.with, cx, &server).await?;
                     }
                     Some(host.clone())
                 }

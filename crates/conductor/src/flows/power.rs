@@ -1,5 +1,6 @@
 //! Start, stop and reboot.
 
+use super::build::guest_plan;
 use super::grace::Grace;
 use super::idle;
 use super::on_host::{Act, Came, Plain, at_rest};
@@ -11,7 +12,7 @@ use journal::{Context, StepError};
 use serde::{Deserialize, Serialize};
 use sql::Tx;
 use std::time::Duration;
-use types::agent::Verb;
+use types::agent::{GuestPlan, Verb};
 use types::{PowerState, TaskState, Timestamp, VmState};
 
 /// Starts a server.
@@ -21,7 +22,7 @@ pub struct Stop;
 /// Reboots a server.
 pub struct Reboot;
 
-/// How to reboot or stop.
+/// How to stop.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct How {
     /// Switch off instead of asking.
@@ -29,6 +30,19 @@ pub struct How {
     hard: bool,
     #[serde(default)]
     grace: Grace,
+}
+
+/// How to reboot.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Again {
+    /// Switch off instead of asking.
+    #[serde(default)]
+    hard: bool,
+    #[serde(default)]
+    grace: Grace,
+    /// The guest as it is on record, for a host that does not know it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    plan: Option<Box<GuestPlan>>,
 }
 
 #[async_trait]
@@ -99,37 +113,41 @@ impl Act for Reboot {
     const STARTS: bool = true;
     const EVENT: &'static str = "compute_reboot_instance";
     const SETTLED: Option<VmState> = Some(VmState::Active);
-    type Wanted = How;
+    type Wanted = Again;
 
-    fn acting(how: &How) -> Option<TaskState> {
+    fn acting(how: &Again) -> Option<TaskState> {
         Some(match how.hard {
             true => TaskState::RebootPendingHard,
             false => TaskState::RebootPending,
         })
     }
 
-    fn deadline(how: &How) -> Duration {
+    fn deadline(how: &Again) -> Duration {
         how.grace.deadline()
     }
 
+    // As in Nova a hard reboot mends what its host has lost.
     async fn prepare(
         with: &Neighbours,
         _: &Context,
-        _: &Instance,
-        how: &mut How,
+        server: &Instance,
+        how: &mut Again,
     ) -> Result<(), StepError> {
         how.grace = with.patience.reboot;
+        let plan = || Box::new(guest_plan(server, &server.network_info));
+        how.plan = how.hard.then(plan);
         Ok(())
     }
 
-    fn verb(how: &How) -> Option<Verb> {
+    fn verb(how: &Again) -> Option<Verb> {
         Some(Verb::RebootOnce {
             hard: how.hard,
             grace_seconds: how.grace.seconds(),
+            plan: how.plan.clone(),
         })
     }
 
-    fn failed(_: &Instance, _: &How, came: Came) -> Change {
+    fn failed(_: &Instance, _: &Again, came: Came) -> Change {
         Change {
             vm_state: not_rebooted(came),
             ..idle()

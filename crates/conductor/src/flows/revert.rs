@@ -4,17 +4,20 @@
 //! | step | where | does |
 //! |---|---|---|
 //! | `locate` | | finds the hosts; the old one must be up |
-//! | `remove_landed` | new host | removes the guest; one that is silent owes it |
+//! | `remove_landed` | new host | removes the guest; one that is silent owes it, unless the two guests would share volumes or files |
 //! | `rebind` | | binds the ports to the old host; the volume service hears of it |
 //! | `replug` | | waits until the network agent has wired them |
 //! | `put_back` | old host | brings back what was put aside, and starts it if it ran |
 //!
-//! From `remove_landed` on there is no way back: the steps are tried until the old host has done its part.
+//! From `remove_landed` on there is no way back: the steps are tried until the old host has done its part. Where the guest has
+//! volumes, or its hosts share files, it is not brought back before the new host has removed it, or is forced down: two guests
+//! would write to them.
 
 use super::resize::unsettled;
 use super::{fault, idle, ports, power_after, volumes};
 use crate::neighbours::Neighbours;
 use async_trait::async_trait;
+use db::block_devices::BlockDevice;
 use db::instances::{self, Change, Expected, Instance};
 use db::migrations::{self, Status};
 use db::moves::{self, Unsettled};
@@ -69,6 +72,9 @@ pub struct State {
     /// The host that it is on.
     #[serde(default)]
     landed_on: Option<HostName>,
+    /// What it writes to there can be reached from the old host, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    reached: bool,
     #[serde(default)]
     power: u8,
 }
@@ -95,6 +101,12 @@ impl Revert {
         let moving = unsettled(&server)?;
         let which = "the host that the server came from";
         super::must_answer(&self.with, &moving.source.host, which).await?;
+        let devices = volumes::devices(&self.with, server.id).await?;
+        state.reached = devices.iter().any(BlockDevice::is_volume);
+        if let Some(landed_on) = server.host.as_ref().filter(|_| !state.reached) {
+            let source = &moving.source.host;
+            state.reached = super::share_storage(&self.with, source, landed_on).await?;
+        }
         state.moving = Some(moving);
         state.landed_on = server.host;
         Ok(())
@@ -135,6 +147,11 @@ impl Flow for Revert {
 
     fn may_owe(&self, step: Step) -> bool {
         step == Step::Remove
+    }
+
+    // Two guests on one volume.
+    fn must_be_fenced(&self, step: Step, state: &State) -> bool {
+        step == Step::Remove && state.reached && !state.stayed()
     }
 
     fn host_work(&self, step: Step, _direction: Direction, state: &State) -> Option<HostWork> {

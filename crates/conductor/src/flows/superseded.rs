@@ -104,12 +104,7 @@ pub(super) async fn take_back(
     volumes_back(with, server, task, taken).await?;
     match task.flow.as_str() {
         accept::ATTACH_INTERFACE => ports::remove_strays(with, server).await,
-        accept::LIVE_MIGRATION => match task.place() {
-            Some(new) if server.host.as_ref() != Some(&new.host) => {
-                ports::make_unready(with, server, &new.host).await
-            }
-            _ => Ok(()),
-        },
+        accept::LIVE_MIGRATION => bindings_back(with, server, task).await,
         accept::RESIZE => match &server.host {
             Some(host) => {
                 ports::follow(with, cx, host).await?;
@@ -119,6 +114,75 @@ pub(super) async fn take_back(
         },
         _ => Ok(()),
     }
+}
+
+/// The ports of a server whose live migration did not come to its end are bound to where the server is, and ready on neither
+/// of the two hosts else.
+async fn bindings_back(
+    with: &Neighbours,
+    server: &Instance,
+    task: &Superseded,
+) -> Result<(), StepError> {
+    let host = |place: Option<instances::Place>| place.map(|place| place.host);
+    let (new, old) = (host(task.place()), host(task.source()));
+    if let Some(new) = new
+        .as_ref()
+        .filter(|new| server.host.as_ref() == Some(*new))
+    {
+        // Given up between its arrival and that.
+        return ports::activate(with, server, old.as_ref(), new).await;
+    }
+    for end in [new, old].into_iter().flatten() {
+        if server.host.as_ref() != Some(&end) {
+            ports::make_unready(with, server, &end).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Ports that the server was given and gives back are not to be ready where it was to move.
+pub(super) async fn ports_back(
+    with: &Neighbours,
+    server: &Instance,
+    task: &Superseded,
+) -> Result<(), StepError> {
+    if task.flow != accept::LIVE_MIGRATION || !server.network_info.iter().any(|one| one.preexisting)
+    {
+        return Ok(());
+    }
+    for end in [task.place(), task.source()].into_iter().flatten() {
+        ports::make_unready(with, server, &end.host).await?;
+    }
+    Ok(())
+}
+
+/// Ports and volumes of a server whose live migration was given up are where the guest is: if it was on the new host already, they
+/// follow it there. A service that does not do its part keeps no server from being started.
+pub(super) async fn follow(
+    with: &Neighbours,
+    cx: &Context,
+    server: &Instance,
+) -> Result<(), StepError> {
+    let mut moves = all(None, Some(server));
+    moves.retain(|task| task.flow == accept::LIVE_MIGRATION);
+    for task in moves {
+        let ports = bindings_back(with, server, &task).await;
+        let here = task.place().map(|place| place.host);
+        let arrived = here.filter(|here| server.host.as_ref() == Some(here));
+        let volumes = match &arrived {
+            Some(here) => volumes::follow(with, cx, here).await,
+            None => Ok(()),
+        };
+        for followed in [ports, volumes] {
+            match followed {
+                Err(error @ (StepError::Retry(_) | StepError::Fail(_))) => {
+                    tracing::warn!(server = %cx.server, %error, "what a server has in other services stays on the host that it has left");
+                }
+                other => other?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Images that are no use to anybody: what keeps the disk of a shelved server is.
