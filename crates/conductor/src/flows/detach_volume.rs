@@ -76,7 +76,7 @@ impl Flow for Detach {
 
     fn deadline(&self, step: Step, _state: &State) -> Duration {
         match step {
-            Step::Detach => self.with.patience.to_detach(),
+            Step::Detach => self.with.patience.detaching(),
             Step::Locate | Step::Release => Duration::from_secs(120),
         }
     }

@@ -78,7 +78,7 @@ pub struct Patience {
 
 impl Patience {
     /// How long a step may take in which a guest lets go of something.
-    pub(super) fn to_detach(&self) -> Duration {
+    pub(super) fn detaching(self) -> Duration {
         self.detach + DETACH_MARGIN
     }
 }

@@ -274,7 +274,7 @@ impl Flow for Detach {
 
     fn deadline(&self, step: DetachStep, _state: &DetachState) -> Duration {
         match step {
-            DetachStep::Detach => self.with.patience.to_detach(),
+            DetachStep::Detach => self.with.patience.detaching(),
             DetachStep::Locate | DetachStep::Release => Duration::from_secs(120),
         }
     }
