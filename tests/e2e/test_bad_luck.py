@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cloud import wait_until
+from test_server_volumes import volume, wait_volume
 from test_servers import boot, wait_status
 
 
@@ -152,3 +153,39 @@ def test_guests_that_ignore_their_button(own, faults, name):
         gone(sdk, server)
     for kind in says:
         admin.delete_image(images[kind]["id"])
+
+
+def test_guests_that_let_go_of_nothing(own, faults, name):
+    """Who switches such a guest off, or deletes its server, does not wait for it for minutes, as with Nova."""
+    cloud, sdk, image = own
+    server = boot(sdk, name, image).id
+    disk = volume(sdk, name)
+    wait_status(sdk, server, "ACTIVE")
+
+    def attach_and_begin_to_detach():
+        wanted = {"volumeAttachment": {"volumeId": disk}}
+        assert sdk.compute.post(f"/servers/{server}/os-volume_attachments", json=wanted).status_code == 200
+        wait_volume(sdk, disk, "in-use")
+        faults({"delay_ms": {"detach_disk": 3_600_000}})
+        assert sdk.compute.delete(f"/servers/{server}/os-volume_attachments/{disk}").status_code == 202
+        wait_volume(sdk, disk, "detaching")
+
+    attach_and_begin_to_detach()
+    answer = sdk.compute.post(f"/servers/{server}/action", json={"os-stop": None})
+    assert answer.status_code == 202, answer.text
+    wait_status(sdk, server, "SHUTOFF")
+    wait_volume(sdk, disk, "in-use")
+    seen = cloud.client("kilonova").sdk().compute.get(f"/servers/{server}/os-instance-actions").json()
+    assert [one["action"] for one in seen["instanceActions"]][:2] == ["stop", "detach_volume"]
+    # Off, it lets go of anything.
+    faults({})
+    assert sdk.compute.delete(f"/servers/{server}/os-volume_attachments/{disk}").status_code == 202
+    wait_volume(sdk, disk, "available")
+    sdk.compute.start_server(server)
+    wait_status(sdk, server, "ACTIVE")
+    attach_and_begin_to_detach()
+    gone(sdk, server)
+    wait_volume(sdk, disk, "available")
+    wait_until(
+        lambda: not list((cloud.home / "sim").glob(f"*/guests/{server}.json")), 30, "nothing of the guest is left"
+    )

@@ -17,6 +17,7 @@ def kilonova(*arguments):
         ("[DEFAULT]\n\nosapi_compute_listen_port = many\n", 3, "a number from 1 to 65535"),
         ("[DEFAULT]\ncompute_driver = vmwareapi.VMwareVCDriver\n", 2, "libvirt.LibvirtDriver"),
         ("[database]\nconnection = oracle://nova@db/nova\n", 2, "postgresql"),
+        ("[libvirt]\ncpu_mode = maximum\n", 2, "host-passthrough"),
         ("[api]\nmax_limit\n", 2, "name = value"),
         ("[api\n", 1, "[name]"),
     ],
@@ -30,6 +31,19 @@ def test_a_wrong_file_is_refused_with_file_and_line(tmp_path, text, line, named)
         assert f"{file}:{line}: " in done.stderr
         assert named in done.stderr
     assert not (tmp_path / "kilonova.pid").exists(), "nothing was started"
+
+
+def test_settings_that_do_not_go_together_are_refused(tmp_path):
+    file = tmp_path / "kilonova.conf"
+    for text, named in (
+        ("[libvirt]\ncpu_mode = custom\n", "cpu_models is required"),
+        ("[libvirt]\ncpu_models = Haswell\n", "only for cpu_mode = custom"),
+    ):
+        file.write_text(text)
+        for command in (["up", "--hypervisor", "sim"], ["config", "check"]):
+            done = kilonova(*command, "--home", tmp_path)
+            assert done.returncode == 1, done.stderr
+            assert named in done.stderr
 
 
 def test_an_unknown_name_is_told(tmp_path):

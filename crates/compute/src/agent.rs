@@ -3,6 +3,7 @@
 mod anew;
 mod asked;
 mod bases;
+mod handed;
 mod live;
 mod repeats;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use crate::images::{Failure, ImageCache, upload};
 use crate::ledger::Ledger;
 use crate::passage::ToPeer;
 use crate::peers::{self, Peers};
+use handed::{Handed, Place};
 use http::{HeaderMap, Method};
 use repeats::{Admitted, Repeats};
 use serde::Serialize;
@@ -89,8 +91,7 @@ pub struct Agent {
     /// Rings after each heartbeat.
     pub(crate) beaten: tokio::sync::watch::Sender<()>,
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
-    /// Servers that wait for their images, or for their guests to go down.
-    waiting: Mutex<HashMap<ServerId, CancellationToken>>,
+    handed: Arc<Handed>,
 }
 
 impl Agent {
@@ -118,7 +119,7 @@ impl Agent {
             listed: AtomicBool::new(false),
             beaten: tokio::sync::watch::Sender::new(()),
             locks: Mutex::default(),
-            waiting: Mutex::default(),
+            handed: Arc::default(),
         })
     }
 
@@ -219,16 +220,18 @@ impl Agent {
                             work.verb,
                             Verb::EnsureAbsent | Verb::EnsureUndefined | Verb::EnsureStayed { .. }
                         ) {
-                            // It must not wait until the guest has gone or is down, or until its image is here.
+                            // It must not wait until the guest has gone.
                             let _ = self.hypervisor.abort_live(work.server).await;
-                            self.stop_waiting(work.server);
                         }
+                        let place = self.handed.queue(&work);
                         let turn = self.queue(work.server).await;
                         let trace = work.trace.clone();
                         let trace = trace.unwrap_or_else(|| Trace::of_request(&work.request));
                         let span = tracing::info_span!("work", verb = work.verb.name(), request_id = work.request,
                             trace_id = %trace.id, global_request_id = %trace.request);
-                        let working = Arc::clone(&self).carry_out(work, turn).instrument(span);
+                        let working = Arc::clone(&self)
+                            .carry_out(work, place, turn)
+                            .instrument(span);
                         tokio::spawn(types::trace::within(Arc::new(trace), working));
                     }
                     for asked in told.asked {
@@ -287,10 +290,15 @@ impl Agent {
         }
     }
 
-    async fn carry_out(self: Arc<Self>, work: Work, turn: Turn) {
+    async fn carry_out(self: Arc<Self>, work: Work, place: Place, turn: Turn) {
         let outcome = {
             let _turn = turn.await;
-            self.outcome(&work).await
+            // It ends before the next one has its turn.
+            let place = place;
+            match place.is_called_off() {
+                true => called_off(),
+                false => self.outcome(&work).await,
+            }
         };
         let failed = matches!(outcome, WorkOutcome::Failed { .. });
         if failed {
@@ -472,7 +480,7 @@ impl Agent {
                 attached.map(power).map_err(failure)
             }
             Verb::EnsureNoInterface { port_id } => {
-                let detached = self.unless_gone(id, self.hypervisor.detach(id, port_id));
+                let detached = self.unless_called_off(id, self.hypervisor.detach(id, port_id));
                 detached.await.map(power).map_err(failure)
             }
             Verb::MigrateLiveOnce { to, shared } => {
@@ -526,7 +534,8 @@ impl Agent {
                 attached.map(power).map_err(failure)
             }
             Verb::EnsureNoVolume { volume_id } => {
-                let detached = self.unless_gone(id, self.hypervisor.detach_disk(id, volume_id));
+                let detached =
+                    self.unless_called_off(id, self.hypervisor.detach_disk(id, volume_id));
                 detached.await.map(power).map_err(failure)
             }
             Verb::EnsureSwapped {
@@ -655,49 +664,32 @@ impl Agent {
         image: &GuestImage,
         root_gb: u32,
     ) -> Result<BaseImage, Failure> {
-        let stop = self.waits(id);
+        let stop = self.handed.waits(id);
         let host = &self.settings.host.0;
-        let fetched = cache
+        cache
             .ensure(&self.conductor, host, image, root_gb, &stop)
-            .await;
-        lock(&self.waiting).remove(&id);
-        fetched
+            .await
     }
 
     /// Verifies the signature of the image of a server that needs no files, unless the server is deleted meanwhile.
     async fn verify_for(&self, id: ServerId, image: &GuestImage) -> Result<(), Failure> {
-        let stop = self.waits(id);
+        let stop = self.handed.waits(id);
         let host = &self.settings.host.0;
         let looked = stop
             .run_until_cancelled(self.seen.hold(&self.conductor, host, image))
             .await;
-        lock(&self.waiting).remove(&id);
         looked.unwrap_or_else(|| Err(failure(HypervisorError::Cancelled)))
     }
 
-    /// What a guest must do its part in, unless it is to be gone: it may never do that.
-    async fn unless_gone<T>(
+    /// What a guest must do its part in, unless that is called off: it may never do it.
+    async fn unless_called_off<T>(
         &self,
         id: ServerId,
         done: impl Future<Output = virt::Result<T>>,
     ) -> virt::Result<T> {
-        let stop = self.waits(id);
+        let stop = self.handed.waits(id);
         let done = stop.run_until_cancelled(done).await;
-        lock(&self.waiting).remove(&id);
         done.unwrap_or(Err(HypervisorError::Cancelled))
-    }
-
-    /// Rings when nobody wants any more what a server waits for.
-    fn waits(&self, id: ServerId) -> CancellationToken {
-        let stop = CancellationToken::new();
-        lock(&self.waiting).insert(id, stop.clone());
-        stop
-    }
-
-    fn stop_waiting(&self, id: ServerId) {
-        if let Some(stop) = lock(&self.waiting).get(&id) {
-            stop.cancel();
-        }
     }
 
     /// The specification that was stored for a guest.
@@ -791,11 +783,10 @@ impl Agent {
                 (FailureKind::Host, words)
             })?;
             let inbox = self.hypervisor.inbox(id).await.map_err(failure)?;
-            let stop = self.waits(id);
+            let stop = self.handed.waits(id);
             let fetched = stop
                 .run_until_cancelled(peers::fetch(&peer, id, &inbox))
                 .await;
-            lock(&self.waiting).remove(&id);
             let fetched = fetched.ok_or_else(|| failure(HypervisorError::Cancelled))?;
             fetched.map_err(|(kind, words)| {
                 let host = &self.settings.host;
@@ -845,16 +836,15 @@ impl Agent {
         grace_seconds: u64,
     ) -> Result<PowerState, Failure> {
         if grace_seconds > 0 {
-            let stop = self.waits(id);
+            let stop = self.handed.waits(id);
             let asked = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    tracing::info!(server = %id, "the server is deleted: its guest is not waited for; switching it off");
+                    tracing::info!(server = %id, "its guest is not waited for any more; switching it off");
                     Ok(false)
                 }
                 asked = self.ask_down(id, Duration::from_secs(grace_seconds)) => asked,
             };
-            lock(&self.waiting).remove(&id);
             if asked? {
                 return Ok(PowerState::Shutdown);
             }
@@ -902,16 +892,17 @@ impl Agent {
         grace_seconds: u64,
     ) -> Result<PowerState, Failure> {
         if !hard {
-            match self
-                .hypervisor
-                .reboot_soft(id, Duration::from_secs(grace_seconds))
-                .await
-            {
+            let grace = Duration::from_secs(grace_seconds);
+            let soft = self.hypervisor.reboot_soft(id, grace);
+            match self.unless_called_off(id, soft).await {
                 Ok(info) => return Ok(power(info)),
-                Err(HypervisorError::Timeout(_)) => {
-                    tracing::info!(server = %id, "the guest did not go down for a soft reboot; rebooting it hard");
+                Err(error @ (HypervisorError::NotFound(_) | HypervisorError::Cancelled)) => {
+                    return Err(failure(error));
                 }
-                Err(error) => return Err(failure(error)),
+                // As Nova: whatever libvirt says of it, the server's owner wants it to come up again.
+                Err(error) => {
+                    tracing::info!(server = %id, %error, "a soft reboot came to nothing; rebooting the guest hard");
+                }
             }
         }
         let spec = GuestSpec {
@@ -938,6 +929,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What becomes of work that nobody wants any more before it has begun.
+fn called_off() -> WorkOutcome {
+    let (kind, words) = failure(HypervisorError::Cancelled);
+    WorkOutcome::failed(kind, words)
+}
+
 /// The plan of a guest that has its config drive already.
 fn with_its_drive(plan: &GuestPlan) -> GuestPlan {
     GuestPlan {
@@ -957,3 +954,6 @@ fn power(info: GuestInfo) -> PowerState {
 fn failure(error: HypervisorError) -> Failure {
     (error.kind(), error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

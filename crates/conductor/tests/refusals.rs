@@ -30,8 +30,7 @@ const TABLE: &[Row] = &[
     ("start", &["stop"], Verb::Start, (V::Stopped, P::Shutdown), COULD_NOT),
     // It went down when it was asked to: the server follows with the host's next word.
     ("stop", &[], Verb::WaitStopped, (V::Active, P::Shutdown), COULD_NOT),
-    // A guest that runs all the same is none the worse; any other is broken.
-    ("reboot", &[], Verb::RebootSoft, (V::Active, P::Running), COULD_NOT),
+    // A soft reboot that is refused becomes a hard one. A guest that runs all the same is none the worse; any other is broken.
     ("hard reboot", &[], Verb::RebootHard, (V::Active, P::Running), COULD_NOT),
     ("hard reboot", &["stop"], Verb::RebootHard, (V::Error, P::Shutdown), COULD_NOT),
     ("hard reboot", &["pause"], Verb::RebootHard, (V::Error, P::Paused), COULD_NOT),

@@ -7,7 +7,9 @@ use crate::tasks::{self, Phase};
 use crate::to_document;
 use crate::unfinished::Unfinished;
 use crate::usages::{self, Held};
+use crate::work;
 use sql::{Error, Tx};
+use std::time::Duration;
 use types::{ServerId, TaskId, TaskState, Timestamp, VmState};
 
 /// What the journal is to do with a server.
@@ -153,6 +155,12 @@ const WITHOUT_HOST: &[(&str, &str)] = &[
     (DETACH_VOLUME, "release"),
     (SWAP_VOLUME, "complete_move"),
 ];
+/// Flows that wait until a guest lets go of something, and their step in which its host waits.
+const LETTING_GO: &[(&str, &str)] = &[(DETACH_VOLUME, "detach"), (DETACH_INTERFACE, "detach")];
+/// How long a guest gets for that from whoever is about to switch it off: one that lets go does so within moments.
+const TO_LET_GO: Duration = Duration::from_secs(5);
+/// What comes of it when that is over.
+const CALLED_OFF: &str = "The guest had not let go of it when it was to be switched off.";
 /// How the state of a live migration says that both hosts see the server's disk.
 const SHARED: &str = r#""shared":true"#;
 /// Flows that a soft deletion or an evacuation ends; what they do in half leaves nothing behind but the guest.
@@ -186,6 +194,23 @@ fn gives_way(task: &tasks::Task, to: &str) -> bool {
         || QUIET.contains(&running)
         || (to == REBOOT && REBOOTED_OVER.contains(&running))
         || ([SOFT_DELETE, EVACUATE].contains(&to) && SOFT_DELETED_OVER.contains(&running))
+}
+
+/// Whether a flow switches the guest off, whatever the guest does.
+fn switches_off(start: &Start<'_>) -> bool {
+    let hard = start.flow == REBOOT && start.state["hard"] == true;
+    hard || [STOP, SOFT_DELETE].contains(&start.flow)
+}
+
+/// Ends the wait for a guest that does not let go of something: the flow that waits takes back what it has begun. Nova waits
+/// for all its attempts, minutes.
+fn call_off(tx: &mut Tx<'_>, running: &tasks::Task, now: Timestamp) -> Result<(), Error> {
+    let at = (running.flow.as_str(), running.step.as_deref());
+    let mut waits = LETTING_GO.iter();
+    let Some((_, step)) = waits.find(|(flow, step)| at == (*flow, Some(*step))) else {
+        return Ok(());
+    };
+    work::call_off(tx, running.id, step, CALLED_OFF, now.minus(TO_LET_GO))
 }
 
 fn start_task(
@@ -297,6 +322,9 @@ pub(crate) fn action_begun(
         && let Some(running) = tasks::get(tx, current)?
     {
         if !gives_way(&running, start.flow) {
+            if switches_off(&start) {
+                call_off(tx, &running, now)?;
+            }
             return Ok(Accepted::Busy);
         }
         let ended = supersede(tx, current, "Another action took its place.", now)?;

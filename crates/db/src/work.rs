@@ -5,7 +5,7 @@ use crate::instances::Kept;
 use crate::{document, to_document};
 use sql::{Dialect, Error, Row, Tx, Value};
 use std::collections::HashMap;
-use types::agent::{Asked, Direction, HostFacts, Verb, Work, WorkKey, WorkOutcome};
+use types::agent::{Asked, Direction, FailureKind, HostFacts, Verb, Work, WorkKey, WorkOutcome};
 use types::tpm::Passphrase;
 use types::{HostName, ServerId, TaskId, Timestamp};
 use uuid::Uuid;
@@ -80,6 +80,29 @@ pub(crate) fn forget_fenced(tx: &mut Tx<'_>, task: TaskId) -> Result<(), Error> 
     tx.post(
         "DELETE FROM host_work WHERE task_id = ? AND outcome = ?",
         &[task.into(), fenced.into()],
+    )
+}
+
+/// Ends work of a step that no host has answered and that was stored before `before`, as if its host had called it off: what
+/// that reports later is too late.
+pub fn call_off(
+    tx: &mut Tx<'_>,
+    task: TaskId,
+    step: &str,
+    why: &str,
+    before: Timestamp,
+) -> Result<(), Error> {
+    let outcome = WorkOutcome::failed(FailureKind::Cancelled, why);
+    tx.post(
+        "UPDATE host_work SET outcome = ? WHERE task_id = ? AND step = ? AND direction = ? AND outcome IS NULL \
+         AND created_at <= ?",
+        &[
+            to_document(&outcome)?.into(),
+            task.into(),
+            step.into(),
+            Direction::Do.as_str().into(),
+            before.into(),
+        ],
     )
 }
 

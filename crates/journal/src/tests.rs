@@ -73,6 +73,20 @@ struct Toy {
     decides: bool,
 }
 
+impl Toy {
+    /// What a step changes outside. What the first one has decided shows in what the next one does: a run that was overtaken
+    /// before its first write has changed nothing.
+    fn affect(&self, step: Step) {
+        let mut effects = self.world.effects.lock().unwrap();
+        if self.decides && step == Step::B {
+            effects.insert(Step::A.as_str());
+        }
+        if !self.only_decides(step) {
+            effects.insert(step.as_str());
+        }
+    }
+}
+
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct State {
     failed: usize,
@@ -135,7 +149,7 @@ impl Flow for Toy {
     ) -> Result<(), StepError> {
         assert_eq!(outcome.is_some(), self.host(step, state).is_some());
         self.world.runs[step as usize].fetch_add(1, Ordering::SeqCst);
-        self.world.effects.lock().unwrap().insert(step.as_str());
+        self.affect(step);
         if step == Step::C && state.failed < self.redo {
             let mut failure = Failure::new(500, "not here");
             failure.redo_from = Some("b".to_owned());

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinHandle, JoinSet};
 use tokio::time::Instant;
-use types::ServerId;
+use types::{ServerId, TaskId};
 use uuid::Uuid;
 
 /// The longest pause after a panic.
@@ -374,8 +374,8 @@ struct Loop {
     flows: HashMap<&'static str, Runner>,
     steps: Vec<(&'static str, Vec<&'static str>)>,
     running: JoinSet<(ServerId, Ran)>,
-    /// The run of each server, so that a task which takes another's place waits for it to stop.
-    of_server: HashMap<ServerId, AbortHandle>,
+    /// The run of each server and its task, so that a task which takes another's place waits for it to stop.
+    of_server: HashMap<ServerId, (TaskId, AbortHandle)>,
     seen: Sightings,
     /// Tasks may have been left for want of room.
     left: bool,
@@ -451,7 +451,7 @@ impl Loop {
                 if self
                     .of_server
                     .get(&server)
-                    .is_some_and(|current| current.id() == run)
+                    .is_some_and(|(_, current)| current.id() == run)
                 {
                     self.of_server.remove(&server);
                 }
@@ -520,7 +520,8 @@ impl Loop {
     }
 
     /// Runs what is this worker's by the records and nobody runs: a claim whose answer was lost may have taken it, even from
-    /// a run to which it was handed over. Once is not enough: what was lost on its way may be carried out later.
+    /// a run to which it was handed over. Once is not enough: what was lost on its way may be carried out later. The epoch is
+    /// that of the claim: nobody has acted under it yet, or whoever did has ended.
     async fn take_up(&mut self) {
         let (name, incarnation) = (self.name.clone(), self.incarnation);
         let store = self.shared.store.clone();
@@ -535,9 +536,10 @@ impl Loop {
             }
         };
         for (id, server) in own {
-            // Its run may have ended since; then the task is gone, or it is found the next time.
+            // Its run may have ended since; then the task is gone, or it is found the next time. One of another task is of one
+            // whose place this has taken.
             let runs = self.of_server.get(&server);
-            let runs = runs.is_some_and(|run| !run.is_finished());
+            let runs = runs.is_some_and(|(task, run)| *task == id && !run.is_finished());
             if runs || !self.shared.lease.holds() {
                 continue;
             }
@@ -566,12 +568,12 @@ impl Loop {
             return;
         };
         let previous = self.of_server.remove(&task.server);
-        let server = task.server;
+        let (id, server) = (task.id, task.server);
         let shared = Arc::clone(&self.shared);
         let under_way = UnderWay::begin(&shared);
         let handle = self.running.spawn(async move {
             let _under_way = under_way;
-            if let Some(old) = previous {
+            if let Some((_, old)) = previous {
                 old.abort();
                 while !old.is_finished() {
                     tokio::task::yield_now().await;
@@ -581,7 +583,7 @@ impl Loop {
             let ran = held.lease.hold(run(runner, shared, task)).await;
             (server, ran.unwrap_or(Ran::Fenced))
         });
-        self.of_server.insert(server, handle);
+        self.of_server.insert(server, (id, handle));
     }
 
     /// Others may hold this worker for dead: it lets go of everything, and begins anew as one of its later incarnations,

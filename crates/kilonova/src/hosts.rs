@@ -200,6 +200,8 @@ async fn real(
         acceleration: orders.settings.virt_type,
         host: HostName(name.clone()),
         swtpm: orders.settings.swtpm_enabled,
+        cpu: orders.settings.cpu.clone(),
+        detaching: orders.settings.detaching(),
         ..LibvirtConfig::system(home.join("instances"))
     };
     let libvirt = Libvirt::open(libvirt)

@@ -569,6 +569,7 @@ pub(crate) fn neighbours(
         patience: Patience {
             shutdown: Grace::of_seconds(settings.shutdown_timeout),
             reboot: Grace::of_seconds(settings.wait_soft_reboot),
+            detach: settings.detaching().in_all(),
         },
     }
 }

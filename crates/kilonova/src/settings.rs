@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use types::HostName;
 use values::range;
-use virt::libvirt::Acceleration;
+use virt::libvirt::{Acceleration, CpuChoice, Detaching};
 use web::tls::Identity;
 
 /// The file used when none is named and the home has none.
@@ -138,6 +138,11 @@ pub(crate) struct Settings {
     pub(crate) trusted_certificates: String,
     /// Whether guests of this host may have emulated TPMs.
     pub(crate) swtpm_enabled: bool,
+    /// The processors that they get.
+    pub(crate) cpu: CpuChoice,
+    /// How often a guest is asked to let go of a device, and the seconds that it gets each time.
+    pub(crate) detach_attempts: u32,
+    pub(crate) detach_timeout: u64,
     pub(crate) live: LiveMigration,
     #[serde(default)]
     pub(crate) scheduling: scheduler::Settings,
@@ -216,6 +221,7 @@ impl Default for Settings {
         let api = api::Config::default();
         let patience = conductor::flows::grace::Patience::default();
         let volumes = volume::Config::new("");
+        let detaching = Detaching::default();
         Self {
             hypervisor: Hypervisor::Libvirt,
             simulated_hosts: 1,
@@ -267,6 +273,9 @@ impl Default for Settings {
             validate_certificates: false,
             trusted_certificates: String::new(),
             swtpm_enabled: false,
+            cpu: CpuChoice::default(),
+            detach_attempts: detaching.attempts,
+            detach_timeout: detaching.timeout.as_secs(),
             live: LiveMigration::default(),
             scheduling: scheduler::Settings::default(),
             cpu_allocation_ratio: ratios.cpu,
@@ -384,6 +393,7 @@ fn read(
         take(&mut settings, key, value, &said)
             .map_err(|reason| anyhow!("--set {name}: {reason}"))?;
     }
+    settings.cpu.check().map_err(|reason| anyhow!("{reason}"))?;
     Ok(Read {
         settings,
         file: file.map(|(file, _)| file),
@@ -753,6 +763,14 @@ impl Settings {
     /// How often services say that they live.
     pub(crate) fn beat(&self) -> Duration {
         Duration::from_secs(self.report_interval)
+    }
+
+    /// How long a guest gets to let go of a device.
+    pub(crate) fn detaching(&self) -> Detaching {
+        Detaching {
+            attempts: self.detach_attempts,
+            timeout: Duration::from_secs(self.detach_timeout),
+        }
     }
 
     /// How long what waits for its time has to wait.

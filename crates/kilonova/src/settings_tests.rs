@@ -90,6 +90,13 @@ fn every_key_is_shown_and_read_back() {
         trusted_certificates: "one, $two".to_owned(),
         rescue_image: "6a54f3c0-3f5e-4b3a-9f0e-1f6f0f0e2b11".to_owned(),
         swtpm_enabled: true,
+        cpu: CpuChoice {
+            mode: Some(virt::libvirt::CpuMode::Custom),
+            models: vec!["Haswell".to_owned(), "Skylake-Client".to_owned()],
+            flags: vec!["+pcid".to_owned(), "-mtrr".to_owned()],
+        },
+        detach_attempts: 3,
+        detach_timeout: 7,
         live: LiveMigration {
             auto_converge: true,
             post_copy: true,
@@ -226,6 +233,10 @@ fn a_wrong_value_is_named_with_file_and_line() {
         ("[vxlan]\nlocal_ip = here", "IP address"),
         ("[glance]\nendpoint_override = controller", "URL"),
         ("[agent]\nconductors = unix:/a, /b", "/b"),
+        ("[libvirt]\ncpu_mode = maximum", "host-passthrough"),
+        ("[libvirt]\ncpu_model_extra_flags = pcid, +", "\"+\""),
+        ("[libvirt]\ndevice_detach_attempts = 0", "1 to 1000"),
+        ("[libvirt]\ndevice_detach_timeout = 0", "1 to 86400"),
     ] {
         let (_, warnings, wrong) = applied(line);
         assert_eq!(warnings, [""; 0]);
@@ -337,6 +348,41 @@ fn a_setting_can_be_given_by_hand() {
         let error = given(&[one]).unwrap_err().to_string();
         assert!(error.contains(told), "{error}");
     }
+}
+
+/// Conductors wait for hosts that wait for guests.
+#[test]
+fn both_sides_of_a_detach_wait_for_as_long() {
+    let settings = Settings::default();
+    let patience = conductor::flows::grace::Patience::default();
+    assert_eq!(settings.detaching().in_all(), patience.detach);
+}
+
+/// As Nova's compute service does not start with them.
+#[test]
+fn settings_that_do_not_go_together_are_refused() {
+    for (set, told) in [
+        (
+            &["libvirt.cpu_mode=custom"] as &[&str],
+            "cpu_models is required",
+        ),
+        (
+            &["libvirt.cpu_models=Haswell"],
+            "only for cpu_mode = custom",
+        ),
+        (
+            &["libvirt.cpu_mode=host-model", "libvirt.cpu_models=Haswell"],
+            "only for cpu_mode = custom",
+        ),
+    ] {
+        let error = given(set).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    let set = [
+        "libvirt.cpu_mode=custom",
+        "libvirt.cpu_models= Haswell , EPYC",
+    ];
+    assert_eq!(given(&set).unwrap().cpu.models, ["Haswell", "EPYC"]);
 }
 
 #[test]

@@ -876,14 +876,18 @@ impl Cluster {
 
     /// Accepts a soft deletion; where that would have to wait, a deletion for good.
     pub async fn soft_delete(&self, server: ServerId) {
+        match self.try_soft_delete(server).await {
+            Accepted::Busy => assert!(self.delete(server).await),
+            accepted => assert_eq!(accepted, Accepted::Yes),
+        }
+    }
+
+    /// Asks for a soft deletion of a server that there is.
+    pub async fn try_soft_delete(&self, server: ServerId) -> Accepted {
         let write = move |tx: &mut Tx<'_>| accept::soft_delete(tx, server, BY, Timestamp::now());
         let accepted = self.store.write(write).await.unwrap();
-        if accepted == Some(Accepted::Busy) {
-            assert!(self.delete(server).await);
-            return;
-        }
-        assert_eq!(accepted, Some(Accepted::Yes));
         self.bus.ring(Bell::Tasks);
+        accepted.unwrap()
     }
 
     /// Deletes what was soft-deleted so long ago; returns how many.

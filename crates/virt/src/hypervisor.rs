@@ -224,7 +224,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The guest does not have the interface of this port.
     ///
     /// # Errors
-    /// [`HypervisorError::Timeout`] when a running guest does not let go of it.
+    /// [`HypervisorError::Guest`] when a running guest does not let go of it.
     async fn detach(&self, id: ServerId, port_id: &str) -> Result<GuestInfo>;
 
     /// Sends a running or paused guest to another host, which was made ready for it. Here it is off afterwards. Where
@@ -342,7 +342,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The guest does not have this volume.
     ///
     /// # Errors
-    /// [`HypervisorError::Timeout`] when a running guest does not let go of it.
+    /// [`HypervisorError::Guest`] when a running guest does not let go of it.
     async fn detach_disk(&self, id: ServerId, volume_id: &str) -> Result<GuestInfo>;
 
     /// The disk that was the volume `old` is `disk` now, with the same data. Succeeds when it was so. The stored disk is

@@ -70,9 +70,8 @@ impl Agent {
             return Ok(Some(here));
         }
         tracing::info!(server = %id, base = base.name, host = %from, "the base of a disk is copied from another host");
-        let stop = self.waits(id);
+        let stop = self.handed.waits(id);
         let copied = cache.ensure_base(&peer, id, &base, &stop).await;
-        super::lock(&self.waiting).remove(&id);
         copied.map(Some)
     }
 

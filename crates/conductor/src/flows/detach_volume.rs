@@ -83,8 +83,11 @@ impl Flow for Detach {
         state.host.clone()
     }
 
-    fn deadline(&self, _step: Step, _state: &State) -> Duration {
-        Duration::from_secs(120)
+    fn deadline(&self, step: Step, _state: &State) -> Duration {
+        match step {
+            Step::Detach => self.with.patience.detaching(),
+            Step::Locate | Step::Release => Duration::from_secs(120),
+        }
     }
 
     // A host that was silent may have taken it out all the same, and nobody else could give it back.

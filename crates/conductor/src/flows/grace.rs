@@ -14,6 +14,8 @@ const PROPERTY: &str = "os_shutdown_timeout";
 const LONGEST: u64 = 31_536_000;
 /// What the host needs beside that.
 const MARGIN: Duration = Duration::from_secs(120);
+/// The same where a guest is to let go of something.
+const DETACH_MARGIN: Duration = Duration::from_secs(60);
 
 /// Seconds that a guest gets to go down; 0 is none: it is switched off at once.
 ///
@@ -70,6 +72,15 @@ pub struct Patience {
     pub shutdown: Grace,
     /// To go down for a soft reboot, before it becomes a hard one.
     pub reboot: Grace,
+    /// To let go of a volume or an interface, all attempts together.
+    pub detach: Duration,
+}
+
+impl Patience {
+    /// How long a step may take in which a guest lets go of something.
+    pub(super) fn detaching(self) -> Duration {
+        self.detach + DETACH_MARGIN
+    }
 }
 
 impl Default for Patience {
@@ -78,6 +89,7 @@ impl Default for Patience {
         Self {
             shutdown: Grace(60),
             reboot: Grace(120),
+            detach: Duration::from_secs(8 * 20),
         }
     }
 }

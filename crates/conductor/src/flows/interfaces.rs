@@ -272,8 +272,11 @@ impl Flow for Detach {
         state.host.clone()
     }
 
-    fn deadline(&self, _step: DetachStep, _state: &DetachState) -> Duration {
-        Duration::from_secs(120)
+    fn deadline(&self, step: DetachStep, _state: &DetachState) -> Duration {
+        match step {
+            DetachStep::Detach => self.with.patience.detaching(),
+            DetachStep::Locate | DetachStep::Release => Duration::from_secs(120),
+        }
     }
 
     // A host that was silent may have taken it out all the same, and nobody else could give it back.

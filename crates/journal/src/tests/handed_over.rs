@@ -53,6 +53,35 @@ async fn every_fault_at_every_step() {
     }
 }
 
+/// The look with which a worker starts has found it, and it has ended, before it is handed over: that run may begin, and leaves
+/// nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_ended_meanwhile_leaves_nothing() {
+    for database in stores().await {
+        for decides in [false, true] {
+            let bench = Bench::empty(&database.store, deciding(decides));
+            let task = bench.put().await;
+            let failing = (at(Step::C, Direction::Do, When::After), Fault::Fail);
+            let script = Arc::new(Script::new([failing]));
+            let worker = bench.worker("w", &script).await;
+            bench.until_gone().await;
+            worker.rest().await;
+            let runs = bench.toy.world.runs()[0];
+            assert!(worker.intake().hand_over(task));
+            if decides {
+                let begun = Instant::now();
+                while bench.toy.world.runs()[0] == runs {
+                    assert!(begun.elapsed() < PATIENCE, "nobody begins it");
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+            worker.rest().await;
+            let ended = bench.ended().await;
+            assert!(ended.effects.is_empty(), "{decides}: {ended:?}");
+        }
+    }
+}
+
 /// A worker, held in a task that it has begun and has not written about yet.
 struct Begun {
     bench: Bench,

@@ -84,3 +84,29 @@ async fn what_it_has_taken_from_another_run_is_run_again() {
     bench.until_gone().await;
     assert_eq!(bench.ended().await, done());
 }
+
+/// What it has taken is to take the place of what it runs, which its record says is over: a deletion does not wait for the
+/// end of a run that nobody wants any more.
+#[tokio::test]
+async fn what_it_has_taken_takes_the_place_of_another_task_of_the_server() {
+    let (mut bench, store, line) = doubtful(Toy::default()).await;
+    // The claim of the first task is answered.
+    line.claimed.store(true, Ordering::SeqCst);
+    bench.put().await;
+    let held = (at(Step::B, Direction::Do, When::Before), Fault::Hold);
+    let script = Arc::new(Script::new([held]));
+    let _worker = worker(&bench, store, &script).await;
+    script.all_struck().await;
+    let first = bench.task;
+    bench.task = TaskId::random();
+    line.claimed.store(false, Ordering::SeqCst);
+    let taking = bench
+        .store
+        .write(move |tx| -> Result<_, sql::Error> { db::tasks::take_over(tx, first) });
+    assert!(taking.await.unwrap().is_some());
+    bench.put().await;
+    bench.until_gone().await;
+    assert!(line.claimed.load(Ordering::SeqCst), "its claim was lost");
+    assert_eq!(bench.toy.world.runs(), [2, 1, 1]);
+    script.release();
+}

@@ -2,9 +2,10 @@
 
 use super::Settings;
 use super::values::{
-    address, database, driver, endpoint, filters, hidden, image_or_none, number, on_same_host,
-    own_address, places, port, range, ratio, set, shown_driver, shown_filters, shown_on_same_host,
-    socket, text, transport, weight, without_password, without_passwords,
+    address, cpu_flags, cpu_mode, database, driver, endpoint, filters, hidden, image_or_none, list,
+    number, on_same_host, own_address, places, port, range, ratio, set, shown_cpu_mode,
+    shown_driver, shown_filters, shown_on_same_host, socket, text, transport, weight,
+    without_password, without_passwords,
 };
 use crate::live_settings;
 use crate::notification_settings as notifications;
@@ -64,6 +65,11 @@ pub(super) const KEYS: &[Key] = &[
     Key { section: "libvirt", name: "rescue_image_id", help: "the image that servers are rescued with where the request names none; empty: the server's own, whose disk looks to the guest like the one to be mended", set: |s, v| set(&mut s.rescue_image, image_or_none(v)), show: |s| s.rescue_image.clone() },
     Key { section: "libvirt", name: "swtpm_enabled", help: "whether guests of this host may have emulated TPMs, for which the program swtpm is needed: true or false; read by hosts", set: |s, v| set(&mut s.swtpm_enabled, notifications::yes_or_no(v)), show: |s| s.swtpm_enabled.to_string() },
     Key { section: "libvirt", name: "virt_type", help: "how guests run: kvm (a host where hardware virtualization does not work is down), qemu (emulation, slow), or empty: kvm where it works", set: |s, v| set(&mut s.virt_type, Acceleration::read(v)), show: |s| s.virt_type.as_str().to_owned() },
+    Key { section: "libvirt", name: "cpu_mode", help: "which processor guests of this host get: host-model (the nearest that libvirt knows), host-passthrough (the host's own; guests can move to hosts with the same one only), custom (that of cpu_models) or none (QEMU's own); empty: host-model on hardware, none where guests are emulated; read by hosts", set: |s, v| set(&mut s.cpu.mode, cpu_mode(v)), show: |s| shown_cpu_mode(s.cpu.mode).to_owned() },
+    Key { section: "libvirt", name: "cpu_models", help: "for cpu_mode = custom, by libvirt's names and separated by commas, the plainest first: guests get the first one; a host that cannot run each of them is down", set: |s, v| set(&mut s.cpu.models, Ok(list(v))), show: |s| s.cpu.models.join(",") },
+    Key { section: "libvirt", name: "cpu_model_extra_flags", help: "features of the processor that guests get as well (+pcid or pcid) or do not get (-mtrr), separated by commas; without effect where cpu_mode is none", set: |s, v| set(&mut s.cpu.flags, cpu_flags(v)), show: |s| s.cpu.flags.join(",") },
+    Key { section: "libvirt", name: "device_detach_attempts", help: "how often a running guest is asked to let go of a volume or an interface; read by hosts and conductors", set: |s, v| set(&mut s.detach_attempts, number(v, 1, 1000)), show: |s| s.detach_attempts.to_string() },
+    Key { section: "libvirt", name: "device_detach_timeout", help: "seconds that it gets each time", set: |s, v| set(&mut s.detach_timeout, number(v, 1, 86_400)), show: |s| s.detach_timeout.to_string() },
     Key { section: "libvirt", name: "live_migration_permit_auto_converge", help: "whether a guest that changes memory faster than it can be sent is slowed down while it migrates: true or false", set: |s, v| set(&mut s.live.auto_converge, notifications::yes_or_no(v)), show: |s| s.live.auto_converge.to_string() },
     Key { section: "libvirt", name: "live_migration_permit_post_copy", help: "whether a live migration that is forced goes on in post-copy mode, instead of with the guest standing still: true or false; needs the sysctl vm.unprivileged_userfaultfd=1 on the hosts, and a guest is lost when its hosts lose each other meanwhile", set: |s, v| set(&mut s.live.post_copy, notifications::yes_or_no(v)), show: |s| s.live.post_copy.to_string() },
     Key { section: "libvirt", name: "live_migration_completion_timeout", help: "seconds that a live migration may take for each GiB of memory and of disks that are sent; 0: any time", set: |s, v| set(&mut s.live.completion_timeout, number(v, 0, 31_536_000)), show: |s| s.live.completion_timeout.to_string() },

@@ -5,6 +5,7 @@ use crate::arguments::Hypervisor;
 use crate::place::Place;
 use bus::Brokers;
 use scheduler::Filter;
+use virt::libvirt::CpuMode;
 
 pub(super) fn set<T>(target: &mut T, value: Result<T, String>) -> Result<(), String> {
     *target = value?;
@@ -93,6 +94,43 @@ pub(super) fn filters(value: &str) -> Result<Vec<Filter>, String> {
 pub(super) fn shown_filters(filters: &[Filter]) -> String {
     let names: Vec<&str> = filters.iter().map(|filter| filter.name()).collect();
     names.join(",")
+}
+
+/// What stands between commas.
+pub(super) fn list(value: &str) -> Vec<String> {
+    let items = value.split(',').map(str::trim);
+    items
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// One of Nova's modes; empty is none.
+pub(super) fn cpu_mode(value: &str) -> Result<Option<CpuMode>, String> {
+    match value {
+        "" => Ok(None),
+        mode => CpuMode::read(mode).map(Some),
+    }
+}
+
+pub(super) fn shown_cpu_mode(mode: Option<CpuMode>) -> &'static str {
+    mode.map_or("", CpuMode::as_str)
+}
+
+/// Features by libvirt's names, each with a sign or without.
+pub(super) fn cpu_flags(value: &str) -> Result<Vec<String>, String> {
+    let flags = list(value);
+    let is_name = |flag: &String| {
+        let name = flag.strip_prefix(['+', '-']).unwrap_or(flag);
+        let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !name.is_empty() && !name.starts_with('-') && name.chars().all(known)
+    };
+    match flags.iter().find(|flag| !is_name(flag)) {
+        Some(wrong) => Err(format!(
+            "{wrong:?} is not a feature of a processor, as +pcid, pcid or -mtrr"
+        )),
+        None => Ok(flags),
+    }
 }
 
 pub(super) fn text(value: &str) -> Result<String, String> {

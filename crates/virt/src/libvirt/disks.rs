@@ -13,14 +13,8 @@ use crate::spec::GuestSpec;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
-use tokio::time::Instant;
 use types::ServerId;
 
-/// How long a guest gets to let go of a disk; it is asked again in between.
-const LETTING_GO: Duration = Duration::from_secs(90);
-const ASK_AGAIN: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(200);
 /// File systems that an empty disk can be given.
 const FILE_SYSTEMS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "vfat"];
 /// The page that swap space is made for.
@@ -175,37 +169,12 @@ impl Libvirt {
         };
         let disk = spec.disks.remove(place);
         if guest.active {
-            self.let_disk_go(id, &disk, &spec.disks).await?;
+            // The domain's own words name the disk as it is there.
+            let left = |now: &str| element(now, &disk, &spec.disks).map(str::to_owned);
+            self.until_let_go(id, "volume", left).await?;
         }
         self.write_spec(spec).await?;
         Ok(guest)
-    }
-
-    async fn let_disk_go(&self, id: ServerId, disk: &Disk, others: &[Disk]) -> Result<()> {
-        let until = Instant::now() + LETTING_GO;
-        let mut asked: Option<Instant> = None;
-        loop {
-            let now = self.describe(id).await?;
-            // The domain's own words name the disk as it is there.
-            let Some(device) = element(&now, disk, others) else {
-                return Ok(());
-            };
-            if Instant::now() >= until {
-                return Err(HypervisorError::Guest(
-                    "the guest does not let go of the volume; stop the server, and try again"
-                        .into(),
-                ));
-            }
-            if asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
-                let again = asked.replace(Instant::now()).is_some();
-                let unplugged = self.jobs.unplug(&self.reference(id), device).await;
-                // A second request while the guest thinks about the first one may be refused.
-                if !again {
-                    unplugged.map_err(explain)?;
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
     }
 
     /// NBD tells the size of an export when a client connects, and never again.

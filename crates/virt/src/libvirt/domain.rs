@@ -2,13 +2,21 @@
 //! documentation). What guests rely on follows Nova: the SMBIOS identity that cloud-init recognises, virtio devices,
 //! a serial console with a log file, the guest agent's channel, a config drive as CD-ROM.
 
+mod cpu;
+mod disks;
+mod identity;
 mod kernel;
 mod machine;
 
+pub(super) use cpu::cpu;
 pub use kernel::BootFiles;
 
-use crate::disks::{Connection, Disk as GuestDisk, DiskSource, NbdServer};
+use super::processor::CpuChoice;
+use crate::disks::Disk as GuestDisk;
 use crate::spec::{DiskFormat, GuestSpec, RootDisk, Vif};
+use cpu::Cpu;
+use disks::{Disk, cache, config_disk, image_disk, other_disk, rescue_disk};
+use identity::{Metadata, Sysinfo, metadata, sysinfo};
 use kernel::command_line;
 use machine::{Clock, Features, clock, features, spare_ports};
 use serde::Serialize;
@@ -21,6 +29,8 @@ pub struct HostChoices {
     pub kvm: bool,
     /// Disks can bypass the page cache (`O_DIRECT` works in the instances folder).
     pub direct_io: bool,
+    /// The processors that guests get.
+    pub cpu: CpuChoice,
 }
 
 /// Where the domain's files are, by the paths that QEMU uses.
@@ -110,96 +120,6 @@ struct Sized {
 }
 
 #[derive(Serialize)]
-struct Metadata {
-    #[serde(rename = "nova:instance")]
-    instance: NovaInstance,
-}
-
-#[derive(Serialize)]
-struct NovaInstance {
-    #[serde(rename = "@xmlns:nova")]
-    namespace: &'static str,
-    #[serde(rename = "nova:package")]
-    package: Version,
-    #[serde(rename = "nova:name")]
-    name: String,
-    #[serde(rename = "nova:creationTime")]
-    created: String,
-    #[serde(rename = "nova:flavor")]
-    flavor: NovaFlavor,
-    #[serde(rename = "nova:owner")]
-    owner: NovaOwner,
-    #[serde(rename = "nova:root", skip_serializing_if = "Option::is_none")]
-    root: Option<NovaRoot>,
-}
-
-#[derive(Serialize)]
-struct Version {
-    #[serde(rename = "@version")]
-    version: &'static str,
-}
-
-#[derive(Serialize)]
-struct NovaFlavor {
-    #[serde(rename = "@name")]
-    name: String,
-    #[serde(rename = "nova:memory")]
-    memory: u64,
-    #[serde(rename = "nova:disk")]
-    disk: u64,
-    #[serde(rename = "nova:swap")]
-    swap: u64,
-    #[serde(rename = "nova:ephemeral")]
-    ephemeral: u64,
-    #[serde(rename = "nova:vcpus")]
-    vcpus: u32,
-}
-
-#[derive(Serialize)]
-struct NovaOwner {
-    #[serde(rename = "nova:user")]
-    user: Named,
-    #[serde(rename = "nova:project")]
-    project: Named,
-}
-
-#[derive(Serialize)]
-struct Named {
-    #[serde(rename = "@uuid")]
-    uuid: String,
-    #[serde(rename = "$text")]
-    name: String,
-}
-
-#[derive(Serialize)]
-struct NovaRoot {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    #[serde(rename = "@uuid")]
-    uuid: String,
-}
-
-#[derive(Serialize)]
-struct Sysinfo {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    system: SystemEntries,
-}
-
-#[derive(Serialize)]
-struct SystemEntries {
-    entry: Vec<Entry>,
-}
-
-#[derive(Serialize)]
-struct Entry {
-    #[serde(rename = "@name")]
-    name: &'static str,
-    #[serde(rename = "$text")]
-    value: String,
-}
-
-#[derive(Serialize)]
 struct Os {
     #[serde(rename = "type")]
     kind: OsType,
@@ -235,25 +155,6 @@ struct Mode {
 }
 
 #[derive(Serialize)]
-struct Cpu {
-    #[serde(rename = "@mode", skip_serializing_if = "Option::is_none")]
-    mode: Option<&'static str>,
-    #[serde(rename = "@check", skip_serializing_if = "Option::is_none")]
-    check: Option<&'static str>,
-    topology: Topology,
-}
-
-#[derive(Serialize)]
-struct Topology {
-    #[serde(rename = "@sockets")]
-    sockets: u32,
-    #[serde(rename = "@cores")]
-    cores: u32,
-    #[serde(rename = "@threads")]
-    threads: u32,
-}
-
-#[derive(Serialize)]
 struct Devices {
     disk: Vec<Disk>,
     controller: Vec<Controller>,
@@ -269,129 +170,6 @@ struct Devices {
     video: Video,
     rng: Rng,
     memballoon: Balloon,
-}
-
-#[derive(Serialize)]
-struct Disk {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    #[serde(rename = "@device")]
-    device: String,
-    driver: DiskDriver,
-    source: Source,
-    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
-    backing: Option<BackingStore>,
-    target: DiskTarget,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    serial: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    boot: Option<Order>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    readonly: Option<Empty>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    shareable: Option<Empty>,
-}
-
-#[derive(Serialize)]
-struct Order {
-    #[serde(rename = "@order")]
-    order: u32,
-}
-
-#[derive(Serialize)]
-struct DiskDriver {
-    #[serde(rename = "@name")]
-    name: &'static str,
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    #[serde(rename = "@cache")]
-    cache: &'static str,
-}
-
-#[derive(Serialize)]
-struct Source {
-    #[serde(rename = "@file", skip_serializing_if = "Option::is_none")]
-    file: Option<String>,
-    #[serde(rename = "@protocol", skip_serializing_if = "Option::is_none")]
-    protocol: Option<&'static str>,
-    #[serde(rename = "@name", skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<SourceHost>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reconnect: Option<Delay>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seclabel: Option<Seclabel>,
-}
-
-#[derive(Serialize)]
-struct Delay {
-    #[serde(rename = "@delay")]
-    delay: u32,
-}
-
-/// Seconds for which a guest waits for a server of volumes that has gone away, before it finds its disk broken: a restart
-/// of the server, or of its machine, is not seen.
-const RECONNECT: u32 = 300;
-
-impl Source {
-    fn file(path: &Path) -> Self {
-        Self {
-            file: Some(path_text(path)),
-            protocol: None,
-            name: None,
-            host: None,
-            reconnect: None,
-            seclabel: None,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct SourceHost {
-    #[serde(rename = "@name", skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(rename = "@port", skip_serializing_if = "Option::is_none")]
-    port: Option<u16>,
-    #[serde(rename = "@transport", skip_serializing_if = "Option::is_none")]
-    transport: Option<&'static str>,
-    #[serde(rename = "@socket", skip_serializing_if = "Option::is_none")]
-    socket: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Seclabel {
-    #[serde(rename = "@model")]
-    model: &'static str,
-    #[serde(rename = "@relabel")]
-    relabel: &'static str,
-}
-
-/// The chain below a disk, written out so that neither libvirt nor QEMU takes it from the disk's own header.
-#[derive(Default, Serialize)]
-struct BackingStore {
-    #[serde(rename = "@type", skip_serializing_if = "Option::is_none")]
-    kind: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    format: Option<Format>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Source>,
-    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
-    end: Option<Empty>,
-}
-
-#[derive(Serialize)]
-struct Format {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-}
-
-#[derive(Serialize)]
-struct DiskTarget {
-    #[serde(rename = "@dev")]
-    dev: String,
-    #[serde(rename = "@bus")]
-    bus: String,
 }
 
 #[derive(Serialize)]
@@ -559,9 +337,7 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
         kind: if host.kvm { "kvm" } else { "qemu" },
         name: clean(&spec.instance_name),
         uuid: spec.id.to_string(),
-        metadata: Metadata {
-            instance: nova_instance(spec),
-        },
+        metadata: metadata(spec),
         memory: Sized {
             unit: "MiB",
             size: spec.memory_mib,
@@ -581,73 +357,12 @@ fn domain(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices) -> Domai
             smbios: Mode { mode: "sysinfo" },
         },
         features: features(spec, host.kvm),
-        cpu: Cpu {
-            mode: host.kvm.then_some("host-model"),
-            check: host.kvm.then_some("partial"),
-            topology: Topology {
-                sockets: spec.vcpus,
-                cores: 1,
-                threads: 1,
-            },
-        },
+        cpu: cpu(spec.vcpus, host),
         clock: clock(spec, host.kvm),
         on_poweroff: "destroy",
         on_reboot: "restart",
         on_crash: "destroy",
         devices,
-    }
-}
-
-fn nova_instance(spec: &GuestSpec) -> NovaInstance {
-    let meta = &spec.metadata;
-    let named = |uuid: &str, name: &str| Named {
-        uuid: clean(uuid),
-        name: clean(name),
-    };
-    NovaInstance {
-        namespace: "http://openstack.org/xmlns/libvirt/nova/1.1",
-        package: Version {
-            version: env!("CARGO_PKG_VERSION"),
-        },
-        name: clean(&meta.display_name),
-        created: clean(&meta.created_at),
-        flavor: NovaFlavor {
-            name: clean(&meta.flavor_name),
-            memory: spec.memory_mib,
-            disk: meta.flavor_disk_gib,
-            swap: meta.flavor_swap_mib,
-            ephemeral: meta.flavor_ephemeral_gib,
-            vcpus: spec.vcpus,
-        },
-        owner: NovaOwner {
-            user: named(&meta.user_id, &meta.user_name),
-            project: named(&meta.project_id, &meta.project_name),
-        },
-        root: meta.image_id.as_deref().map(|id| NovaRoot {
-            kind: "image",
-            uuid: clean(id),
-        }),
-    }
-}
-
-/// cloud-init's ds-identify looks at the product name; the others are what Nova gives.
-fn sysinfo(spec: &GuestSpec) -> Sysinfo {
-    let entry = |name, value: &str| Entry {
-        name,
-        value: clean(value),
-    };
-    Sysinfo {
-        kind: "smbios",
-        system: SystemEntries {
-            entry: vec![
-                entry("manufacturer", "OpenStack Foundation"),
-                entry("product", "OpenStack Nova"),
-                entry("version", env!("CARGO_PKG_VERSION")),
-                entry("serial", &spec.serial_number),
-                entry("uuid", &spec.id.to_string()),
-                entry("family", "Virtual Machine"),
-            ],
-        },
     }
 }
 
@@ -772,196 +487,6 @@ fn devices(spec: &GuestSpec, files: &GuestFiles<'_>, host: &HostChoices, machine
             stats: Period { period: 10 },
         },
     }
-}
-
-fn image_disk(
-    path: &Path,
-    base: Option<(&Path, DiskFormat)>,
-    device: &str,
-    bus: &str,
-    cache: &'static str,
-    before: &[Disk],
-) -> Disk {
-    let backing = match base {
-        // The base is readable for everybody and shared by guests: nobody changes its owner.
-        Some((path, format)) => BackingStore {
-            kind: Some("file"),
-            format: Some(Format {
-                kind: format.as_str(),
-            }),
-            source: Some(Source {
-                seclabel: Some(Seclabel {
-                    model: "dac",
-                    relabel: "no",
-                }),
-                ..Source::file(path)
-            }),
-            end: Some(Empty {}),
-        },
-        None => BackingStore::default(),
-    };
-    Disk {
-        kind: "file",
-        device: device.to_owned(),
-        driver: DiskDriver {
-            name: "qemu",
-            kind: "qcow2",
-            cache,
-        },
-        source: Source::file(path),
-        backing: Some(backing),
-        target: DiskTarget {
-            dev: free_name(bus, |name| {
-                before.iter().any(|disk| disk.target.dev == name)
-            }),
-            bus: bus.into(),
-        },
-        serial: None,
-        boot: None,
-        readonly: None,
-        shareable: None,
-    }
-}
-
-/// The disk that a rescued guest boots from. A CD-ROM cannot be written.
-fn rescue_disk(
-    path: &Path,
-    base: Option<(&Path, DiskFormat)>,
-    device: &str,
-    bus: &str,
-    cache: &'static str,
-    before: &[Disk],
-) -> Disk {
-    Disk {
-        boot: Some(Order { order: 1 }),
-        readonly: (device == "cdrom").then_some(Empty {}),
-        shareable: None,
-        ..image_disk(path, base, device, bus, cache, before)
-    }
-}
-
-fn config_disk(path: &Path, bus: &str, before: &[Disk]) -> Disk {
-    // virtio has no CD-ROM; there the drive is a read-only disk.
-    let device = if bus == "virtio" { "disk" } else { "cdrom" };
-    let as_image = image_disk(path, None, device, bus, "writeback", before);
-    Disk {
-        driver: DiskDriver {
-            kind: "raw",
-            ..as_image.driver
-        },
-        readonly: Some(Empty {}),
-        shareable: None,
-        ..as_image
-    }
-}
-
-/// A disk that is not made of an image: in the guest's folder at this path, or a volume. None for a volume that this
-/// driver cannot reach.
-fn other_disk(
-    spec: &GuestSpec,
-    disk: &GuestDisk,
-    local: Option<&Path>,
-    cache: &'static str,
-    taken: &[String],
-) -> Option<Disk> {
-    let (kind, source, serial, read_only, shareable) = match (&disk.source, local) {
-        (
-            DiskSource::Volume {
-                volume_id,
-                connection,
-            },
-            _,
-        ) => {
-            let Connection::Nbd {
-                server,
-                export,
-                read_only,
-                shareable,
-            } = connection
-            else {
-                return None;
-            };
-            let source = nbd_source(server, export);
-            let serial = Some(clean(volume_id));
-            ("network", source, serial, *read_only, *shareable)
-        }
-        (_, Some(path)) => ("file", Source::file(path), None, false, false),
-        (_, None) => return None,
-    };
-    let cdrom = disk.device_type.as_deref() == Some("cdrom");
-    let usual = spec.hardware.disk_bus.as_deref().unwrap_or("virtio");
-    let bus = disk.bus.as_deref().unwrap_or(usual);
-    let is_taken = |name: &str| taken.iter().any(|one| one == name);
-    let wished = disk.device.as_deref().map(clean);
-    let dev = wished
-        .filter(|name| name.starts_with(prefix(bus)) && !is_taken(name))
-        .unwrap_or_else(|| free_name(bus, is_taken));
-    Some(Disk {
-        kind,
-        device: if cdrom { "cdrom" } else { "disk" }.to_owned(),
-        driver: DiskDriver {
-            name: "qemu",
-            kind: "raw",
-            // What another guest writes must not be hidden by what this host remembers.
-            cache: if shareable { "none" } else { cache },
-        },
-        source,
-        backing: None,
-        target: DiskTarget {
-            dev,
-            bus: clean(bus),
-        },
-        serial,
-        boot: None,
-        readonly: (read_only || cdrom).then_some(Empty {}),
-        shareable: shareable.then_some(Empty {}),
-    })
-}
-
-fn nbd_source(server: &NbdServer, export: &str) -> Source {
-    let host = match server {
-        NbdServer::Tcp { host, port } => SourceHost {
-            name: Some(clean(host)),
-            port: Some(*port),
-            transport: None,
-            socket: None,
-        },
-        NbdServer::Unix { path } => SourceHost {
-            name: None,
-            port: None,
-            transport: Some("unix"),
-            socket: Some(clean(path)),
-        },
-    };
-    Source {
-        file: None,
-        protocol: Some("nbd"),
-        name: Some(clean(export)),
-        host: Some(host),
-        reconnect: Some(Delay { delay: RECONNECT }),
-        seclabel: None,
-    }
-}
-
-fn cache(host: &HostChoices) -> &'static str {
-    if host.direct_io { "none" } else { "writeback" }
-}
-
-fn prefix(bus: &str) -> &'static str {
-    match bus {
-        "virtio" => "vd",
-        "ide" => "hd",
-        _ => "sd",
-    }
-}
-
-/// The first name on a bus that no disk has.
-fn free_name(bus: &str, is_taken: impl Fn(&str) -> bool) -> String {
-    let prefix = prefix(bus);
-    ('a'..='z')
-        .map(|letter| format!("{prefix}{letter}"))
-        .find(|name| !is_taken(name))
-        .unwrap_or_else(|| format!("{prefix}z"))
 }
 
 fn interface(spec: &GuestSpec, vif: &Vif) -> Interface {

@@ -11,6 +11,7 @@ impl Libvirt {
     /// Its properties and present use.
     pub(super) async fn facts(&self) -> Result<HostFacts> {
         acceleration::check(self.acceleration, &self.kvm).await?;
+        self.choices().await?;
         let version = self.questions.hypervisor_version().await.map_err(explain)?;
         let hostname = self.questions.hostname().await.map_err(explain)?;
         let node = self.questions.node_info().await.map_err(explain)?;
@@ -33,10 +34,13 @@ impl Libvirt {
             cores: node.cores,
             threads: node.threads,
         };
-        if self.choices.kvm {
-            // Guests get the host's own processor (`host-model`); emulated ones get QEMU's.
+        if self.choices.kvm && self.choices.cpu.is_like_host(true) {
+            // Of a model that is named, or QEMU's own, nobody says here what it has.
             let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-            cpu_info.for_guests = crate::traits::flags(&text);
+            let mut flags = crate::traits::flags(&text);
+            let features = self.choices.cpu.features();
+            flags.retain(|flag| !features.contains(&(flag.clone(), false)));
+            cpu_info.for_guests = flags;
         }
         Ok(HostFacts {
             hypervisor_type: "QEMU".into(),

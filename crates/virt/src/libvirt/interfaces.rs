@@ -2,18 +2,11 @@
 //! the stored specification about its next start.
 
 use super::domain::interface_xml;
-use super::{Libvirt, blocking, explain};
+use super::{Libvirt, blocking};
 use crate::facts::GuestInfo;
 use crate::hypervisor::{HypervisorError, Result};
 use crate::spec::{GuestSpec, Vif};
-use std::time::Duration;
-use tokio::time::Instant;
 use types::ServerId;
-
-/// How long a guest gets to let go of an interface; it is asked again in between.
-const LETTING_GO: Duration = Duration::from_secs(60);
-const ASK_AGAIN: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(200);
 
 impl Libvirt {
     pub(super) async fn plug_in(&self, id: ServerId, vif: &Vif) -> Result<GuestInfo> {
@@ -42,38 +35,12 @@ impl Libvirt {
         };
         let vif = spec.vifs.remove(place);
         if guest.active {
-            self.let_go(id, &vif, &xml(&spec, &vif)?).await?;
+            let device = xml(&spec, &vif)?;
+            let left = |now: &str| names(now, &vif).then(|| device.clone());
+            self.until_let_go(id, "interface", left).await?;
         }
         self.write_spec(spec).await?;
         Ok(guest)
-    }
-
-    async fn let_go(&self, id: ServerId, vif: &Vif, device: &str) -> Result<()> {
-        let until = Instant::now() + LETTING_GO;
-        let mut asked: Option<Instant> = None;
-        while self.has(id, vif).await? {
-            if Instant::now() >= until {
-                return Err(HypervisorError::Guest(
-                    "the guest does not let go of the interface; stop the server, and try again"
-                        .into(),
-                ));
-            }
-            if asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
-                let again = asked.replace(Instant::now()).is_some();
-                let unplugged = self.jobs.unplug(&self.reference(id), device).await;
-                // A second request while the guest thinks about the first one may be refused.
-                if !again {
-                    unplugged.map_err(explain)?;
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok(())
-    }
-
-    /// Whether the running guest has the interface.
-    async fn has(&self, id: ServerId, vif: &Vif) -> Result<bool> {
-        Ok(names(&self.describe(id).await?, vif))
     }
 
     pub(super) async fn write_spec(&self, spec: GuestSpec) -> Result<()> {

@@ -22,10 +22,12 @@ pub mod folder;
 mod host;
 pub mod image;
 mod interfaces;
+mod letting_go;
 mod life;
 mod live;
 mod moves;
 mod plugging;
+mod processor;
 pub(crate) mod qcow2;
 mod quiesce;
 mod rpc;
@@ -47,6 +49,8 @@ use capabilities::Capabilities;
 use domain::{BootFiles, GuestFiles, HostChoices, domain_xml};
 use files::{base_size, make_disk, make_drive, make_files};
 use folder::{GuestFolder, Instances};
+pub use letting_go::Detaching;
+pub use processor::{CpuChoice, CpuMode};
 use rpc::RpcError;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -77,6 +81,10 @@ pub struct LibvirtConfig {
     pub host: HostName,
     /// Guests may have emulated TPMs (`[libvirt] swtpm_enabled`).
     pub swtpm: bool,
+    /// The processors that guests get.
+    pub cpu: CpuChoice,
+    /// How long guests get to let go of disks and interfaces.
+    pub detaching: Detaching,
 }
 
 impl LibvirtConfig {
@@ -92,6 +100,8 @@ impl LibvirtConfig {
             live: LiveChoices::default(),
             host: HostName(String::new()),
             swtpm: false,
+            cpu: CpuChoice::default(),
+            detaching: Detaching::default(),
         }
     }
 }
@@ -124,6 +134,9 @@ pub struct Libvirt {
     locks: Mutex<HashMap<ServerId, Weak<tokio::sync::Mutex<()>>>>,
     still: Arc<quiesce::Still>,
     swtpm: bool,
+    detaching: Detaching,
+    /// Models of processors that guests can have here, as libvirt writes them.
+    cpu_models: OnceCell<Vec<String>>,
     tpm_kinds: OnceCell<TpmKinds>,
     /// Passphrases of TPMs, while something is done with their guests.
     lent: Mutex<HashMap<ServerId, Passphrase>>,
@@ -166,6 +179,7 @@ impl Libvirt {
             choices: HostChoices {
                 kvm: kvm.is_usable() || config.acceleration == Acceleration::Kvm,
                 direct_io,
+                cpu: config.cpu,
             },
             kvm,
             acceleration: config.acceleration,
@@ -193,6 +207,8 @@ impl Libvirt {
             locks: Mutex::new(HashMap::new()),
             still: Arc::default(),
             swtpm: config.swtpm,
+            detaching: config.detaching,
+            cpu_models: OnceCell::new(),
             tpm_kinds: OnceCell::new(),
             lent: Mutex::default(),
         }))
@@ -353,7 +369,7 @@ impl Libvirt {
         Ok(Some(format!("../{}", inside.to_str().ok_or_else(outside)?)))
     }
 
-    fn xml(&self, spec: &GuestSpec) -> Result<String> {
+    fn xml(&self, spec: &GuestSpec, choices: &HostChoices) -> Result<String> {
         let files = self.instances.guest(spec.id);
         let outside = || {
             HypervisorError::Rejected(
@@ -429,14 +445,15 @@ impl Libvirt {
                 ramdisk: ramdisk.as_deref(),
             }),
         };
-        domain_xml(spec, &files, &self.choices)
+        domain_xml(spec, &files, choices)
             .map_err(|error| HypervisorError::Rejected(error.to_string()))
     }
 
     /// Defines the domain from `spec` and starts it if wanted. The guest is off.
     async fn define(&self, spec: &GuestSpec, power: Power) -> Result<GuestInfo> {
         self.bring_tpm_memory(spec).await?;
-        let domain = self.jobs.define(&self.xml(spec)?).await.map_err(explain)?;
+        let xml = self.xml(spec, &self.choices().await?)?;
+        let domain = self.jobs.define(&xml).await.map_err(explain)?;
         self.remember(spec);
         let off = GuestInfo {
             id: spec.id,

@@ -92,13 +92,21 @@ fn render(spec: &GuestSpec, config_drive: bool, host: &HostChoices) -> String {
     domain_xml(spec, &files, host).unwrap()
 }
 
+/// Nothing is said of processors.
+const ANY: CpuChoice = CpuChoice {
+    mode: None,
+    models: Vec::new(),
+    flags: Vec::new(),
+};
 const TCG: HostChoices = HostChoices {
     kvm: false,
     direct_io: true,
+    cpu: ANY,
 };
 const KVM: HostChoices = HostChoices {
     kvm: true,
     direct_io: false,
+    cpu: ANY,
 };
 
 #[test]
@@ -200,6 +208,49 @@ fn a_whole_emulated_guest() {
         "missing in {xml}"
     );
     assert_eq!(got.len(), wanted.len());
+}
+
+/// nova.conf's `[libvirt] cpu_mode`, `cpu_models` and `cpu_model_extra_flags`, as Nova writes them into domains.
+#[test]
+fn guests_get_the_processor_that_the_operator_wants() {
+    use crate::libvirt::CpuMode as M;
+    const TOPOLOGY: &str = "<topology sockets=\"1\" cores=\"1\" threads=\"1\"/>";
+    const FEATURES: &str =
+        "<feature policy=\"disable\" name=\"mtrr\"/><feature policy=\"require\" name=\"pcid\"/>";
+    let model = format!("mode=\"host-model\" check=\"partial\">{TOPOLOGY}");
+    let passthrough = format!("mode=\"host-passthrough\">{TOPOLOGY}");
+    let named = format!("mode=\"custom\" match=\"exact\"><model>Haswell-noTSX</model>{TOPOLOGY}");
+    for (host, mode, wanted) in [
+        (&KVM, None, Some(&model)),
+        (&TCG, None, None),
+        (&KVM, Some(M::None), None),
+        (&KVM, Some(M::HostModel), Some(&model)),
+        (&TCG, Some(M::HostModel), Some(&model)),
+        (&KVM, Some(M::HostPassthrough), Some(&passthrough)),
+        (&KVM, Some(M::Custom), Some(&named)),
+        (&TCG, Some(M::Custom), Some(&named)),
+    ] {
+        for flags in [false, true] {
+            let custom = mode == Some(M::Custom);
+            let models = ["Haswell-noTSX", "Skylake-Client"].map(str::to_owned);
+            let extra = ["PCID", "-mtrr", "+pcid"].map(str::to_owned);
+            let host = HostChoices {
+                cpu: CpuChoice {
+                    mode,
+                    models: models.into_iter().filter(|_| custom).collect(),
+                    flags: extra.into_iter().filter(|_| flags).collect(),
+                },
+                ..host.clone()
+            };
+            let xml = render(&spec(1), false, &host);
+            let features = if flags { FEATURES } else { "" };
+            let wanted = match wanted {
+                Some(wanted) => format!("<cpu {wanted}{features}</cpu>"),
+                None => format!("<cpu>{TOPOLOGY}</cpu>"),
+            };
+            assert!(xml.contains(&wanted), "{host:?}: no {wanted} in {xml}");
+        }
+    }
 }
 
 #[test]
