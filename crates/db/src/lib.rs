@@ -22,6 +22,7 @@ pub mod outbox;
 pub mod placement;
 pub mod placement_api;
 pub mod placing;
+pub mod purge;
 pub mod questions;
 pub mod quotas;
 pub mod repair;
@@ -121,6 +122,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0019_passphrase.sql"),
     },
     Migration {
+        version: 20,
+        name: "purge",
+        sql: include_str!("migrations/0020_purge.sql"),
+    },
+    Migration {
         version: 21,
         name: "owners",
         sql: include_str!("migrations/0021_owners.sql"),
@@ -160,5 +166,7 @@ mod list_tests;
 mod migrations_tests;
 #[cfg(test)]
 mod plans_tests;
+#[cfg(test)]
+mod purge_tests;
 #[cfg(test)]
 mod tests;
