@@ -17,7 +17,7 @@ use std::time::Duration;
 use types::{HostName, ServerId, Timestamp};
 
 /// Volumes are looked at in projects that have deleted a server within this time, and in those that have volumes now.
-const RECENTLY: Duration = Duration::from_secs(24 * 3600);
+pub const RECENTLY: Duration = Duration::from_secs(24 * 3600);
 
 /// Findings in the database that are mended in one transaction.
 const MENDED: usize = 100;

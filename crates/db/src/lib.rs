@@ -23,6 +23,7 @@ pub mod outbox;
 pub mod placement;
 pub mod placement_api;
 pub mod placing;
+pub mod purge;
 pub mod questions;
 pub mod quotas;
 pub mod repair;
@@ -136,6 +137,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "deleted",
         sql: include_str!("migrations/0022_deleted.sql"),
     },
+    Migration {
+        version: 23,
+        name: "purge",
+        sql: include_str!("migrations/0023_purge.sql"),
+    },
 ];
 
 /// Brings the compute database's schema up to date.
@@ -166,5 +172,7 @@ mod list_tests;
 mod migrations_tests;
 #[cfg(test)]
 mod plans_tests;
+#[cfg(test)]
+mod purge_tests;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,8 @@ use crate::migrations::{self, Status};
 use crate::repair::Finding;
 use crate::usages::Held;
 use crate::{
-    actions, block_devices, grown, hosts, instances, placement, questions, repair, server_groups,
+    actions, block_devices, grown, hosts, instances, placement, purge, questions, repair,
+    server_groups,
     tags, tasks, usages, work,
 };
 use sql::testing::{Notes, databases, scanned};
@@ -146,6 +147,16 @@ fn everything(tx: &mut Tx<'_>) -> Result<(), Error> {
     server_groups::of_server(tx, server)?;
     server_groups::members(tx, &[GroupId::random()])?;
     server_groups::members_of_user(tx, GroupId::random(), &"u".into())?;
+    // When an operator removes what was deleted.
+    let old = purge::Purge::new(now, 10);
+    old.servers(tx)?;
+    old.clone().count(tx)?;
+    old.clone().remove(tx)?;
+    old.remove_all_of(tx, &[server], &mut purge::Batch::default())?;
+    purge::remove_of(tx, "instance_action_events", "action_id", &[1_i64])?;
+    purge::remove_of(tx, "instance_actions", "id", &[1_i64])?;
+    purge::remove_of(tx, "migrations", "id", &[1_i64])?;
+    purge::count_all_of(tx, &[server])?;
     Ok(())
 }
 

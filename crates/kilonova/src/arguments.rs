@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use types::TaskId;
+use types::{TaskId, Timestamp};
 
 /// A private cloud in one binary: OpenStack's compute, identity, image, network, volume, placement and key manager APIs.
 #[derive(Debug, Parser)]
@@ -95,6 +95,9 @@ pub(crate) enum Manage {
         #[arg(long)]
         fix: bool,
     },
+    /// Remove for good what is recorded of servers that were deleted before a time: their rows, actions, events and moves. Takes
+    /// the place of `nova-manage db archive_deleted_rows` and `nova-manage db purge`.
+    Purge(Purge),
     /// Show the services there are: where each is, whether it lives, and which are of an older release than this program.
     Services(Configured),
     /// Who may do what with the Compute API.
@@ -105,6 +108,38 @@ pub(crate) enum Manage {
         /// The microversion [default: the newest].
         version: Option<String>,
     },
+}
+
+/// Which deleted servers are removed for good, and how.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).args(["before", "days", "all"])))]
+pub(crate) struct Purge {
+    /// Which cloud.
+    #[command(flatten)]
+    pub(crate) of: Configured,
+    /// Those that were deleted before this time, in UTC unless it names a zone: 2026-01-31, or 2026-01-31T12:00:00.
+    #[arg(long, value_name = "DATE", value_parser = time)]
+    pub(crate) before: Option<Timestamp>,
+    /// Those that were deleted more than so many days ago.
+    #[arg(long, value_name = "N")]
+    pub(crate) days: Option<u32>,
+    /// All but those of the last day.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only count them.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Actions, with their events, that one transaction removes at most.
+    #[arg(long, alias = "max_rows", value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) max_rows: u32,
+    /// Seconds to rest between two transactions.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) sleep: u64,
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text)
+        .ok_or_else(|| "not a time like 2026-01-31 or 2026-01-31T12:00:00".to_owned())
 }
 
 /// What to do with tasks.

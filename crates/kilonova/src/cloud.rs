@@ -40,6 +40,8 @@ impl Control {
         let filled = fresh::fill(orders).await?;
         services::keep_images(&filled.image, stop).await?;
         let volume = fresh::volume(orders, &filled, true).await?;
+        // Before anybody can ask it for anything: somebody may have started a volume service of its own here.
+        volume.take_folder()?;
         let reach = reach(&filled, &volume);
         let bus = Bus::new();
         let mut serving = Serving::new(&orders.settings, stop.clone())?;

@@ -21,6 +21,7 @@ mod notification_settings;
 mod part;
 mod peers;
 mod place;
+mod purge;
 mod repairs;
 mod roles;
 mod service_tokens;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         Command::Db(Db::Sync(of)) => runtime.block_on(roles::db_sync(&of)),
         Command::Manage(Manage::Task(wanted)) => runtime.block_on(repairs::task(&wanted)),
         Command::Manage(Manage::Audit { of, fix }) => runtime.block_on(repairs::audit(&of, fix)),
+        Command::Manage(Manage::Purge(wanted)) => runtime.block_on(purge::purge(&wanted)),
         Command::Manage(Manage::Services(of)) => runtime.block_on(repairs::services(&of)),
         Command::Manage(what) => manage::manage(what),
         Command::Api(of) => runtime.block_on(roles::run(Role::Api, &of)),

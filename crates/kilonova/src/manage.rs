@@ -22,8 +22,8 @@ pub(crate) fn manage(what: Manage) -> Result<()> {
             other_project,
             rule,
         }) => return check(&of, &roles, !other_project, rule.as_deref()),
-        // Those that need databases are in `repairs`.
-        Manage::Task(_) | Manage::Audit { .. } | Manage::Services(_) => {}
+        // Those that need databases are in `repairs` and `purge`.
+        Manage::Task(_) | Manage::Audit { .. } | Manage::Services(_) | Manage::Purge(_) => {}
         Manage::Openapi { version } => {
             let version = version.as_deref().unwrap_or("latest");
             let document = api::openapi(version)

@@ -1,8 +1,9 @@
-//! Numbered schema changes, applied once each and recorded in the table `schema_migrations`.
+//! Numbered schema changes, applied once each, in a transaction each, and recorded in the table `schema_migrations`.
 //!
 //! A change expands the schema: programs of the release before go on with it, and can be started on it. One that takes
 //! something away says so in a line `-- contract`; from then on programs that do not know it refuse the schema.
 
+use crate::mysql_engine::STATEMENT_TIME;
 use crate::{Dialect, Error, Tx, Value, postgres_engine};
 use std::collections::BTreeSet;
 
@@ -39,7 +40,7 @@ const PROGRESS: &str = "CREATE TABLE IF NOT EXISTS schema_progress (component VA
      done BIGINT NOT NULL, PRIMARY KEY (component, version))";
 
 /// Makes the table that the migrations are recorded in. A unit of work of its own: PostgreSQL must take the lock in
-/// [`run`] before its transaction has looked at anything.
+/// [`step`] before its transaction has looked at anything.
 pub(crate) fn prepare(tx: &mut Tx<'_>) -> Result<(), Error> {
     let dialect = tx.dialect();
     be_patient(tx)?;
@@ -53,37 +54,73 @@ pub(crate) fn prepare(tx: &mut Tx<'_>) -> Result<(), Error> {
 
 /// Who migrates is waited for, and takes its time.
 fn be_patient(tx: &mut Tx<'_>) -> Result<(), Error> {
-    match tx.dialect() {
-        Dialect::Postgres => tx.batch(postgres_engine::PATIENT),
+    if tx.dialect() != Dialect::Postgres {
+        return Ok(());
+    }
+    tx.batch(postgres_engine::PATIENT)?;
+    // This takes no snapshot either.
+    let version = tx.query_one("SHOW server_version_num", &[])?;
+    match version.get::<String>(0)?.parse() {
+        Ok(170_000..=i64::MAX) => tx.batch(postgres_engine::PATIENT_17),
         _ => Ok(()),
     }
 }
 
-/// Brings the schema of `component` up to the last of `migrations`. Programs that do so at once wait for each other.
-pub(crate) fn run(tx: &mut Tx<'_>, component: &str, migrations: &[Migration]) -> Result<(), Error> {
+/// Makes the next change of the schema of `component`; `true`: there are more. Programs that do so at once wait for each other.
+///
+/// Each change is a transaction of its own: what it locks is free again after it, and one that fails does not take those
+/// before it back.
+pub(crate) fn step(
+    tx: &mut Tx<'_>,
+    component: &str,
+    migrations: &[Migration],
+) -> Result<bool, Error> {
     match tx.dialect() {
         // The batch that this is in has begun with BEGIN IMMEDIATE.
-        Dialect::Sqlite => run_locked(tx, component, migrations),
+        Dialect::Sqlite => step_locked(tx, component, migrations),
         Dialect::Postgres => {
             be_patient(tx)?;
             // LOCK TABLE takes no snapshot, so what follows sees what the one before committed.
             tx.batch("LOCK TABLE schema_migrations IN ACCESS EXCLUSIVE MODE")?;
-            run_locked(tx, component, migrations)
+            step_locked(tx, component, migrations)
         }
         Dialect::Mysql => {
             const NAME: &str = "CONCAT('kilonova-schema-', LEFT(MD5(DATABASE()), 16))";
+            let limit = statement_time(tx);
+            set_statement_time(tx, limit, 0.0)?;
             let got: Option<i64> = tx
-                .query_one(&format!("SELECT GET_LOCK({NAME}, 120)"), &[])?
+                .query_one(&format!("SELECT GET_LOCK({NAME}, 600)"), &[])?
                 .get(0)?;
-            if got != Some(1) {
-                return Err(Error::Schema(
-                    "another program has been migrating for two minutes".to_owned(),
-                ));
-            }
-            let outcome = run_locked(tx, component, migrations);
-            let released = tx.let_go(&format!("SELECT RELEASE_LOCK({NAME})"));
-            outcome.and(released)
+            let outcome = match got {
+                Some(1) => {
+                    let outcome = step_locked(tx, component, migrations);
+                    let released = tx.let_go(&format!("SELECT RELEASE_LOCK({NAME})"));
+                    outcome.and_then(|more| released.map(|()| more))
+                }
+                _ => Err(Error::Schema(
+                    "another program has been changing the schema for ten minutes; wait until it has ended"
+                        .to_owned(),
+                )),
+            };
+            let limited = set_statement_time(tx, limit, limit.unwrap_or(0.0));
+            outcome.and_then(|more| limited.map(|()| more))
         }
+    }
+}
+
+/// How long a statement may take by the operator's choice, if there is such a limit.
+fn statement_time(tx: &mut Tx<'_>) -> Option<f64> {
+    let row = tx.query_one(&format!("SELECT @@{STATEMENT_TIME}"), &[]);
+    row.and_then(|row| row.get(0))
+        .ok()
+        .filter(|&limit| limit > 0.0)
+}
+
+/// Sets another limit where there is one.
+fn set_statement_time(tx: &mut Tx<'_>, limit: Option<f64>, seconds: f64) -> Result<(), Error> {
+    match limit {
+        Some(_) => tx.let_go(&format!("SET SESSION {STATEMENT_TIME} = {seconds}")),
+        None => Ok(()),
     }
 }
 
@@ -161,13 +198,15 @@ fn usable(
     Ok(())
 }
 
-fn run_locked(tx: &mut Tx<'_>, component: &str, migrations: &[Migration]) -> Result<(), Error> {
+fn step_locked(tx: &mut Tx<'_>, component: &str, migrations: &[Migration]) -> Result<bool, Error> {
     let done = versions(tx, component)?;
     usable(tx, component, &done, migrations)?;
-    for migration in pending(&done, migrations) {
-        apply(tx, component, migration)?;
-    }
-    Ok(())
+    let mut open = pending(&done, migrations);
+    let Some(next) = open.next() else {
+        return Ok(false);
+    };
+    apply(tx, component, next)?;
+    Ok(open.next().is_some())
 }
 
 /// Whether a change says that it takes something away. One that does so and does not say it is refused.

@@ -26,6 +26,8 @@ const SESSION_MODE: &str = "SET SESSION sql_mode = 'ANSI,STRICT_ALL_TABLES,NO_BA
 pub(crate) const IMPATIENT: &str = "SET SESSION idle_transaction_timeout = 15";
 /// For transactions that rest on purpose.
 pub(crate) const PATIENT: &str = "SET SESSION idle_transaction_timeout = 0";
+/// How long a statement may take, in seconds; 0 is any time. MySQL does not know this.
+pub(crate) const STATEMENT_TIME: &str = "max_statement_time";
 const UNKNOWN_VARIABLE: u16 = 1193;
 
 /// The threads with their connections.

@@ -54,9 +54,12 @@ const SETTINGS: &str = "SET enable_seqscan = off; SET jit = off; SET plan_cache_
      SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
      SET tcp_user_timeout = '30s'";
 
-/// For transactions that rest on purpose, or wait for others however long that takes.
-pub(crate) const PATIENT: &str =
-    "SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
+/// For transactions that rest on purpose, wait for others however long that takes, or build an index of a big table, whatever
+/// an operator has set for all others.
+pub(crate) const PATIENT: &str = "SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; \
+     SET LOCAL statement_timeout = 0";
+/// The same, of PostgreSQL 17 and later.
+pub(crate) const PATIENT_17: &str = "SET LOCAL transaction_timeout = 0";
 
 const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 const BEGIN_OWN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";

@@ -210,7 +210,8 @@ impl Store {
         self.inner.dialect
     }
 
-    /// Brings the schema of a component up to date. Programs that do so at the same time wait for each other.
+    /// Brings the schema of a component up to date. Programs that do so at the same time wait for each other. No limit that an
+    /// operator has set for statements or waits counts for it.
     ///
     /// On MySQL a schema statement commits at once, so a migration that fails there leaves what it did so far; the
     /// next try goes on after the last statement that worked.
@@ -235,8 +236,11 @@ impl Store {
                 return Err(error);
             }
         }
-        self.write(move |tx| migrate::run(tx, component, migrations))
-            .await
+        while self
+            .write(move |tx| migrate::step(tx, component, migrations))
+            .await?
+        {}
+        Ok(())
     }
 
     /// Runs a unit of work that only reads, on a consistent snapshot.

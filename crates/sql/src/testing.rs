@@ -32,6 +32,16 @@ impl TestStore {
         }
     }
 
+    /// Runs a statement as who may do anything on the server; nothing where there is none.
+    #[cfg(test)]
+    pub(crate) fn as_admin(&self, statement: &str) {
+        if let Some(Cleanup::Server { dialect, admin, .. }) = &self._cleanup
+            && let Err(error) = run_as_admin(*dialect, admin, statement)
+        {
+            panic!("{}: {error}: {statement}", self.name);
+        }
+    }
+
     /// The URL of the database.
     pub fn url(&self) -> &str {
         &self.url

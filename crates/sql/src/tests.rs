@@ -2,6 +2,7 @@
 
 mod held;
 mod left_open;
+mod migrating;
 mod together;
 
 use crate::testing::{TestStore, databases};

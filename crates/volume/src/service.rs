@@ -6,7 +6,7 @@ use crate::images::Images;
 use crate::model::{Attachment, Message, Snapshot, Volume, VolumeType};
 use crate::nbd::{Export, Exports};
 use crate::rules::{self, Access};
-use crate::storage::Files;
+use crate::storage::{Files, Held, Taken};
 use crate::{db, edge};
 use async_trait::async_trait;
 use axum::Router;
@@ -15,7 +15,7 @@ use sql::{Store, Tx};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,17 @@ pub enum Error {
         /// What is wrong with it.
         error: io::Error,
     },
+    /// Somebody else works on the folder.
+    #[error(
+        "the volume folder {path} is in use by {holder}; one volume service at a time may have it: stop that one, or give this \
+         one a folder and a database of its own"
+    )]
+    InUse {
+        /// Which folder.
+        path: PathBuf,
+        /// Who has it, as far as it is known.
+        holder: String,
+    },
     /// The policy text.
     #[error("volume service: {0}")]
     Policy(#[from] policy::PolicyError),
@@ -90,6 +101,8 @@ pub(crate) struct Inner {
     pub(crate) servers: Option<Arc<dyn Servers>>,
     pub(crate) files: Files,
     pub(crate) exports: Exports,
+    /// Since the folder was taken, and for as long as this lives.
+    pub(crate) held: Mutex<Option<Held>>,
     pub(crate) slots: Semaphore,
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// The volumes and snapshots with jobs under way, and how many each has.
@@ -117,6 +130,7 @@ impl Service {
         Ok(Self {
             inner: Arc::new(Inner {
                 exports: Exports::new(files.clone(), &config),
+                held: Mutex::default(),
                 slots: Semaphore::new(config.workers.max(1)),
                 images: Images::new(deps.images, deps.tokens),
                 servers: deps.servers,
@@ -131,12 +145,36 @@ impl Service {
         })
     }
 
-    /// Removes files that no row knows, serves what is attached, and goes on with all that was begun. Only one service
-    /// may have a folder at a time.
+    /// Takes the folder, of which only one service at a time may have it: two would remove each other's files in the making,
+    /// and end each other's exports. The service holds it from now on; another call changes nothing.
     ///
     /// # Errors
-    /// When the database or the folder cannot be used.
+    /// When somebody else has it, or it cannot be used.
+    pub fn take_folder(&self) -> Result<(), Error> {
+        let mut held = self.held();
+        if held.is_some() {
+            return Ok(());
+        }
+        let path = self.inner.config.folder.clone();
+        match self.inner.files.take(&self.inner.config.host) {
+            Ok(Taken::Held(ours)) => *held = Some(ours),
+            Ok(Taken::By(holder)) => return Err(Error::InUse { path, holder }),
+            Err(error) => return Err(Error::Folder { path, error }),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        let held = self.inner.held.lock();
+        held.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the folder, removes files that no row knows, serves what is attached, and goes on with all that was begun.
+    ///
+    /// # Errors
+    /// When the database or the folder cannot be used, also because another service has it.
     pub async fn begin(&self) -> Result<(), Error> {
+        self.take_folder()?;
         let (volumes, snapshots) = self.inner.store.read(known).await?;
         let files = self.inner.files.clone();
         let cleaned = blocking(move || files.clean(&volumes, &snapshots)).await;

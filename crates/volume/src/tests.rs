@@ -100,6 +100,8 @@ impl Cloud {
 
     /// The same cloud after its process died.
     pub async fn restarted(&self, images: Option<axum::Router>) -> Self {
+        // What the system does with a process that is gone.
+        drop(self.service.held().take());
         let config = (*self.service.inner.config).clone();
         let service = Service::open(config, deps(&self.store, images)).await;
         let service = service.unwrap();

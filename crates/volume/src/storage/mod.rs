@@ -3,9 +3,9 @@
 pub mod copy;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Bytes of a GiB.
@@ -15,6 +15,22 @@ pub const GIB: u64 = 1 << 30;
 #[derive(Clone, Debug)]
 pub struct Files {
     root: PathBuf,
+}
+
+/// The right to change what is in the folder, until this is dropped or its process ends, however that ends.
+#[derive(Debug)]
+pub struct Held {
+    /// Closing it unlocks it.
+    _file: File,
+}
+
+/// Whether the folder could be taken.
+#[derive(Debug)]
+pub enum Taken {
+    /// Nobody else has it now.
+    Held(Held),
+    /// Somebody has it: who, as far as they have said.
+    By(String),
 }
 
 /// The disk that the folder is on.
@@ -37,6 +53,39 @@ impl Files {
                 .create(root.join(name))?;
         }
         Ok(Self { root })
+    }
+
+    /// Takes the folder for this process, unless another one has it. All that see the folder see the lock, on other machines
+    /// too where the file system's locks count on all of them.
+    pub fn take(&self, host: &str) -> io::Result<Taken> {
+        let path = self.root.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                // It only makes the message better.
+                let said = fs::read_to_string(&path).unwrap_or_default();
+                return Ok(Taken::By(match said.trim() {
+                    "" => "a process that has not said which it is".to_owned(),
+                    said => said.to_owned(),
+                }));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Whoever owns the folder opens it later, also where root was first.
+        if let Ok(folder) = self.root.metadata() {
+            let _ = fchown(&file, Some(folder.uid()), Some(folder.gid()));
+        }
+        // A full disk is no reason not to serve volumes.
+        let _ = file.set_len(0);
+        let _ = writeln!(file, "process {} on host {host}", std::process::id());
+        Ok(Taken::Held(Held { _file: file }))
     }
 
     /// The data of a volume.
@@ -178,7 +227,6 @@ pub fn remove(path: &Path) -> io::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn files_are_sparse_and_grow_and_go() {
@@ -196,6 +244,26 @@ mod tests {
         remove(&place).unwrap();
         assert!(!place.exists());
         assert!(files.space().unwrap().total > 0);
+    }
+
+    #[test]
+    fn one_at_a_time_has_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::open(folder.path()).unwrap();
+        let Taken::Held(first) = files.take("h1").unwrap() else {
+            panic!("nobody else has it");
+        };
+        let ours = format!("process {} on host h1", std::process::id());
+        // Not even by another way to the same folder.
+        let again = Files::open(folder.path()).unwrap();
+        for files in [&files, &again] {
+            match files.take("h2").unwrap() {
+                Taken::By(said) => assert_eq!(said, ours),
+                Taken::Held(_) => panic!("two have it"),
+            }
+        }
+        drop(first);
+        assert!(matches!(again.take("h2").unwrap(), Taken::Held(_)));
     }
 
     #[test]

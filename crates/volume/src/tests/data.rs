@@ -381,6 +381,33 @@ async fn a_restart_goes_on_with_everything() {
     assert!(!cloud.data("orphan").exists());
 }
 
+/// Two services in one folder would remove each other's files and end each other's exports.
+#[tokio::test]
+async fn a_folder_has_one_service_at_a_time() {
+    let cloud = Cloud::new().await;
+    let config = (*cloud.service.inner.config).clone();
+    // What a copy, an upload or a conversion is at.
+    let making = cloud.service.inner.files.staging();
+    making.create().unwrap();
+    let second = Service::open(config, deps(&cloud.store, None))
+        .await
+        .unwrap();
+    let refused = second.begin().await.unwrap_err();
+    let folder = cloud.folder.path().join("volumes");
+    assert!(making.path().exists(), "it is the first one's");
+    let told = refused.to_string();
+    let holder = format!("process {} on host kilonova", std::process::id());
+    for words in [folder.to_str().unwrap(), holder.as_str(), "stop that one"] {
+        assert!(told.contains(words), "{told}");
+    }
+    // The first one goes on, and takes its own folder as often as it likes.
+    cloud.service.begin().await.unwrap();
+    cloud.volume(ALICE, json!({})).await;
+    // Nothing is left of one that has ended, however it did.
+    drop(cloud.service.held().take());
+    second.begin().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_cannot_be_made_is_in_error_and_can_be_removed() {
     let cloud = Cloud::new().await;
