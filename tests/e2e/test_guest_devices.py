@@ -85,6 +85,40 @@ class Pings:
         wait_until(lambda: since() >= SILENCE, 30, lambda: f"no answers come: {self.last()}")
 
 
+class Here(Guest):
+    """What is around it is made in this process: the command takes a second each time."""
+
+    def network(self):
+        api = self.sdk.network
+        self.its_network = api.create_network(name=self.name)
+        subnet = api.create_subnet(network_id=self.its_network.id, ip_version=4, cidr=self.subnet)
+        self.public = api.find_network("public").id
+        self.router = api.create_router(name=self.name, external_gateway_info={"network_id": self.public})
+        api.add_interface_to_router(self.router, subnet_id=subnet.id)
+        self.group = api.create_security_group(name=self.name)
+        self.sdk.compute.create_keypair(name=self.name, public_key=self.key.with_suffix(".pub").read_text())
+
+    def allow_ssh(self):
+        self.sdk.network.create_security_group_rule(
+            security_group_id=self.group.id, direction="ingress", protocol="tcp", port_range_min=22, port_range_max=22
+        )
+
+    def floating_ip(self):
+        api = self.sdk.network
+        port = next(api.ports(device_id=self.id, network_id=self.its_network.id))
+        made = api.create_ip(floating_network_id=self.public, port_id=port.id)
+        self.address, self.floating = made.floating_ip_address, made
+
+    def drop_network(self):
+        api = self.sdk.network
+        api.delete_ip(self.floating)
+        api.remove_interface_from_router(self.router, subnet_id=api.get_network(self.its_network.id).subnet_ids[0])
+        api.delete_router(self.router)
+        api.delete_network(self.its_network)
+        api.delete_security_group(self.group)
+        self.sdk.compute.delete_keypair(self.name)
+
+
 class Inside:
     """What a guest has."""
 
@@ -139,15 +173,14 @@ def message_of(sdk, guest, action):
 def test_disks_cards_and_what_comes_to_them(
     cloud, admin_sdk, demo, demo_sdk, image, key, name, flavors, kept_when_deleted
 ):
-    made = Guest(demo, demo_sdk, key, name, subnet="10.52.0.0/24")
+    made = Here(demo, demo_sdk, key, name, subnet="10.52.0.0/24")
     made.network()
     made.allow_ssh()
     other = demo_sdk.network.create_network(name=f"{name}-other")
     demo_sdk.network.create_subnet(network_id=other.id, ip_version=4, cidr="10.53.0.0/24", gateway_ip=None)
-    network = demo_sdk.network.find_network(name)
-    group = demo_sdk.network.find_security_group(name)
+    network = made.its_network
     port = demo_sdk.network.create_port(
-        name=name, network_id=network.id, fixed_ips=[{"ip_address": "10.52.0.77"}], security_groups=[group.id]
+        name=name, network_id=network.id, fixed_ips=[{"ip_address": "10.52.0.77"}], security_groups=[made.group.id]
     )
     flavor = flavors("", ram=160, vcpus=1, disk=1, ephemeral=2, swap=64)
     answer = demo.get(
@@ -300,7 +333,6 @@ def test_disks_cards_and_what_comes_to_them(
     sdk.block_storage.delete_volume(volume)
     assert sdk.network.get_port(port.id).device_id == "", "the port that was given stays"
     sdk.network.delete_port(port.id)
-    demo.run("floating", "ip", "delete", made.address)
     made.drop_network()
     sdk.network.delete_network(other.id)
     sdk.network.delete_security_group(echo.id)
@@ -313,7 +345,7 @@ def test_a_smaller_flavor_another_key_and_other_user_data(cloud, demo, demo_sdk,
     scripts = {word: tmp_path / word for word in ("first", "second")}
     for word, script in scripts.items():
         script.write_text(f"#!/bin/sh\necho {word} > /root/said\n")
-    made = Guest(demo, demo_sdk, key, name, subnet="10.54.0.0/24", flavor=large)
+    made = Here(demo, demo_sdk, key, name, subnet="10.54.0.0/24", flavor=large)
     made.network()
     made.allow_ssh()
     made.create(image, "--user-data", scripts["first"])
@@ -363,7 +395,7 @@ def test_a_smaller_flavor_another_key_and_other_user_data(cloud, demo, demo_sdk,
     # A new guest under the old name: its owner has another key now, and says something else.
     new_key = tmp_path / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(new_key)], check=True)
-    demo.run("keypair", "create", "--public-key", new_key.with_suffix(".pub"), f"{name}-new")
+    demo_sdk.compute.create_keypair(name=f"{name}-new", public_key=new_key.with_suffix(".pub").read_text())
     demo.run(
         "--os-compute-api-version", "2.90", "server", "rebuild", "--key-name", f"{name}-new",
         "--user-data", scripts["second"], "--wait", made.id,
@@ -381,7 +413,7 @@ def test_a_smaller_flavor_another_key_and_other_user_data(cloud, demo, demo_sdk,
     assert made.run("ls /mnt/more") == "lost+found", "what is beside the root disk is new as well"
     assert inside.swap() == 32 and made.run("nproc") == "1"
 
-    made.delete()
+    demo.run("server", "delete", "--wait", made.id)
     assert folders() == []
-    demo.run("keypair", "delete", f"{name}-new")
+    demo_sdk.compute.delete_keypair(f"{name}-new")
     made.drop_network()
