@@ -6,16 +6,23 @@ that are deleted or shelved, resizes that nobody confirmed) is kept as long as t
 time is counted by the wall clock, as in Nova, since it outlasts processes: an hour that the clock skips is an hour less.
 A clock that goes back makes nothing due. Who has a token may need a new one.
 
-The whole cloud is one process here, so all of its hosts jump with it. libfaketime moves the wall clock and leaves the
+Where the whole cloud is one process all of its hosts jump with it. libfaketime moves the wall clock and leaves the
 monotonic one alone, as a clock that is set does. Processes live through a jump, or are killed and start after it.
+
+And two conductors of which one has another clock, by as much as clocks that are kept differ at worst. With those that are
+farther apart what hosts have seen too early undoes the ends of actions.
 """
 
+import json
 import pathlib
+import tempfile
 
 import pytest
 
-from cloud import wait_until
+from cloud import free_ports, wait_until
+from roles import Roles
 from sim_hosts import faults, files_of, step_of
+from test_roles import certificates, host, up_hosts
 from test_servers import boot, wait_status
 
 # Twice as long as the jump forward.
@@ -157,3 +164,108 @@ def test_a_clock_that_jumps(own, clock, name, killed):
     assert actions == ["reboot", "confirmResize", "migrate", "live-migration", "create"]
     act(sdk, servers["SOFT_DELETED"], {"restore": None})
     wait_status(sdk, servers["SOFT_DELETED"], "ACTIVE")
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two conductors, to be started, each with a host that speaks with it first."""
+    desks = [f"https://127.0.0.1:{port}" for port in free_ports(3)]
+    settings = {
+        "DEFAULT": {
+            "compute_driver": "fake.FakeDriver", "report_interval": 1, "service_down_time": 10,
+            "sync_power_state_interval": 1, "running_deleted_instance_timeout": 1, "reclaim_instance_interval": KEPT,
+            "shelved_offload_time": KEPT, "resize_confirm_window": KEPT,
+        },
+        "kilonova": {"reconcile_interval": 1},
+        "network": {"agent_listen": desks[2]},
+        "agent": {"networks": desks[2]},
+    }  # fmt: skip
+    made = Roles(tempfile.mkdtemp(prefix="kilonova-e2e-clocks-"), settings)
+    made.desks = desks
+    yield made
+    made.discard()
+
+
+@pytest.mark.parametrize("offset", ["+0.1", "-0.1"])
+def test_conductors_of_which_one_has_another_clock(two, clock, name, offset):
+    certificates(two)
+    two.sync()
+    for role in ("identity", "image", "network", "volume", "placement", "api"):
+        two.start(role)
+    clock.set(offset)
+    other = ["env", *(f"{key}={value}" for key, value in clock.environment.items())]
+    insides = [lambda *command: list(command), lambda *command: [*other, *command]]
+    conductors = [
+        two.start("conductor", f"conductor.agent_listen={desk}", f"DEFAULT.host=conductor-{number}", inside=inside)
+        for number, (desk, inside) in enumerate(zip(two.desks[:2], insides, strict=True), 1)
+    ]
+    for one, desks in (("left", two.desks[:2]), ("right", two.desks[1::-1])):
+        two.start("compute", *host(two, one), f"agent.conductors={', '.join(desks)}")
+        two.start("network-agent", *host(two, one))
+    sdk = two.client().sdk()
+    api = sdk.compute
+    wait_until(lambda: up_hosts(sdk) == {"left", "right"}, 60, lambda: f"hosts up\n{two.tail()}")
+    image = {"id": next(iter(sdk.image.images())).id}
+    asked = {}
+
+    def act(server, body, action):
+        done = api.post(f"/servers/{server}/action", json=body, microversion="2.30")
+        assert done.status_code == 202, done.text
+        asked[server].append(action)
+
+    def becomes(servers, status):
+        for server in servers:
+            wait_status(sdk, server, status)
+            wait_until(lambda s=server: api.get_server(s).task_state is None, 60, "no task is shown")
+
+    def done_to(server):
+        listed = api.get(f"/servers/{server}/os-instance-actions").json()["instanceActions"]
+        return [one["action"] for one in reversed(listed)]
+
+    def power(server):
+        """What its guest does, where there is one."""
+        found = (json.loads(file.read_text())["power"] for file in two.home.glob(f"**/guests/{server}.json"))
+        return list(found)
+
+    servers = []
+    for number in range(6):
+        where = "left" if number % 2 else "right"
+        made = boot(sdk, f"{name}-{number}", image, availability_zone=f"nova:{where}").id
+        asked[made] = ["create"]
+        servers.append(made)
+    becomes(servers, "ACTIVE")
+
+    def as_asked(running):
+        """What a server is follows from what was asked for, and from nothing that somebody has seen too late."""
+        for server in servers:
+            assert done_to(server) == asked[server], f"nobody else has done anything\n{two.tail(200)}"
+            assert power(server) == ["Running" if running else "Shutdown"], two.tail(200)
+
+    def rounds():
+        for _ in range(3):
+            for server in servers:
+                act(server, {"os-stop": None}, "stop")
+            becomes(servers, "SHUTOFF")
+            as_asked(False)
+            for server in servers:
+                act(server, {"os-start": None}, "start")
+            becomes(servers, "ACTIVE")
+            as_asked(True)
+
+    rounds()
+    # Each does the other's work, and what that had begun.
+    for number in range(2):
+        for server in servers:
+            act(server, {"reboot": {"type": "HARD"}}, "reboot")
+        conductors[number].kill()
+        becomes(servers, "ACTIVE")
+        rounds()
+        conductors[number].start()
+    becomes(servers, "ACTIVE")
+    as_asked(True)
+    for server in servers:
+        asked[server].append("delete")
+        api.delete_server(server)
+    wait_until(lambda: not list(api.servers()), 60, lambda: f"all are deleted\n{two.tail()}")
+    audited = lambda: two.command("manage", "audit")  # noqa: E731
+    wait_until(lambda: audited().returncode == 0, 60, lambda: f"nothing is left: {audited().stdout}")

@@ -247,42 +247,53 @@ def nothing_left(here):
         wait_until(lambda left=left: not left(), 60, lambda left=left: f"folders: {left()}")
 
 
-def dies(here, *names):
-    """The agents of these hosts; gives what starts them again."""
+AGENTS = pytest.mark.parametrize("role", ["compute", "network-agent"])
+
+
+def dies(here, role, *names):
+    """These agents of these hosts; gives what starts them again."""
     for name in names:
-        here.kill_agent(here.hosts[name], "compute")
+        here.kill_agent(here.hosts[name], role)
 
     def start():
         for name in names:
-            here.start_agent(here.hosts[name], "compute")
+            here.start_agent(here.hosts[name], role)
 
     return start
 
 
-def test_agents_that_die_while_a_server_is_made(here, name):
+@AGENTS
+def test_agents_that_die_while_a_server_is_made(here, name, role):
     """Before the host is asked, in the middle of what it does, and when it has done it and nobody knows."""
     api = here.sdk.compute
     gateway, _ = here.gateway()
     host = next(host for host in here.hosts.values() if host is not gateway)
     instances = pathlib.Path(f"/proc/{host.pid}/root{host.folder}/home/instances")
 
+    def taps():
+        links = pathlib.Path(f"/proc/{host.pid}/net/dev").read_text().split()
+        return {link for link in links if link.startswith("tap")}
+
     def before(step, what):
         with Gate(here.database, "build", step) as gate:
             server = here.create(f"{name}-{what}", host.name)
             gate.wait(here.roles.tail)
-            start = dies(here, host.name)
+            start = dies(here, role, host.name)
             gate.open()
             start()
             return server
 
     def amid():
+        there = taps()
         server = here.create(f"{name}-amid", host.name)
-        begun = lambda: (instances / server.id).exists()  # noqa: E731
+        # The first that the agent makes of it.
+        begun = {"compute": lambda: (instances / server.id).exists(), "network-agent": lambda: taps() - there}[role]
         wait_until(begun, 120, lambda: f"it is being made\n{here.roles.tail()}", pause=0.001)
-        dies(here, host.name)()
+        dies(here, role, host.name)()
         return server
 
-    servers = {"before": before("spawn", "before"), "amid": amid(), "after": before(Gate.END, "after")}
+    asks = {"compute": "spawn", "network-agent": "plug"}[role]
+    servers = {"before": before(asks, "before"), "amid": amid(), "after": before(Gate.END, "after")}
     for what, server in servers.items():
         found = here.wait(server)
         assert (found.compute_host, found.power_state) == (host.name, 1), what
@@ -297,7 +308,15 @@ def test_agents_that_die_while_a_server_is_made(here, name):
 CALLED = {("prepare", "source"), ("prepare", "both"), ("move", "dest"), ("move", "both")}
 
 
-def test_agents_that_die_while_a_guest_moves(here, name):
+# Where an agent may die: that of networks has no part in what the other one does.
+STEPS = {
+    "compute": ("prepare", "move", "arrive", "bind", "leave", Gate.END),
+    "network-agent": ("ready", "prepare", "arrive", "bind", Gate.END),
+}
+
+
+@AGENTS
+def test_agents_that_die_while_a_guest_moves(here, name, role):
     """That of either host, and both, where each step of the move begins or ends; and amid the memory."""
     api = here.sdk.compute
     gateway, _ = here.gateway()
@@ -333,16 +352,17 @@ def test_agents_that_die_while_a_guest_moves(here, name):
         seen.append(found.compute_host)
         print(f"\n{what}: {'there' if found.compute_host == dest else 'stayed'}, {time.monotonic() - began:.1f} s")
 
-    for step in ("prepare", "move", "arrive", "bind", "leave", Gate.END):
+    for step in STEPS[role]:
         for who in ("source", "dest", "both"):
             with Gate(here.database, "live_migration", step) as gate:
                 source, dest, asking = begin()
                 gate.wait(here.roles.tail)
-                start = dies(here, *{"source": [source], "dest": [dest], "both": [source, dest]}[who])
+                start = dies(here, role, *{"source": [source], "dest": [dest], "both": [source, dest]}[who])
                 gate.open()
                 start()
                 asking.join()
-                over(f"{who} at {step}", source, dest, time.monotonic(), may_stay=(step, who) in CALLED)
+                may_stay = role == "compute" and (step, who) in CALLED
+                over(f"{who} at {step}", source, dest, time.monotonic(), may_stay)
 
     def flows():
         found = next(iter(api.server_migrations(server.id)), None)
@@ -354,13 +374,47 @@ def test_agents_that_die_while_a_guest_moves(here, name):
         source, dest, asking = begin()
         asking.join()
         wait_until(flows, 120, lambda: f"memory flows\n{here.roles.tail(200)}")
-        start = dies(here, *{"source": [source], "dest": [dest], "both": [source, dest]}[who])
+        start = dies(here, role, *{"source": [source], "dest": [dest], "both": [source, dest]}[who])
         start()
         here.virsh(source, "migrate-setspeed", domain, "1000")
-        over(f"{who} amid the memory", source, dest, time.monotonic(), may_stay=True)
+        over(f"{who} amid the memory", source, dest, time.monotonic(), may_stay=role == "compute")
 
     lost, silence = watch.end()
     print(f"\n{len(seen)} moves: {lost} pings lost, longest silence {silence:.2f} s")
     assert here.ssh(address, "cat", "/proc/sys/kernel/random/boot_id") == boot
     api.delete_server(server.id)
+    nothing_left(here)
+
+
+def test_what_changes_while_no_network_agent_runs(here, name):
+    """Guests go on by the rules that there were; those that there are hold as soon as it is back."""
+    api, network = here.sdk.compute, here.sdk.network
+    gateway, _ = here.gateway()
+    host = next(host for host in here.hosts.values() if host is not gateway)
+    server = here.wait(here.create(name, host.name))
+    address = address_of(server)
+    assert here.wait_ssh(address) == name
+
+    def echoes():
+        line = here.from_router("ping", "-n", "-c", "1", "-W", "2", address)
+        return subprocess.run(line, check=False, capture_output=True).returncode == 0
+
+    (group,) = (one for one in network.security_groups() if one.project_id == here.sdk.current_project_id)
+    (rule,) = network.security_group_rules(security_group_id=group.id, protocol="icmp", direction="ingress")
+    wait_until(echoes, 60, "echoes")
+    start = dies(here, "network-agent", host.name)
+    network.delete_security_group_rule(rule.id)
+    assert echoes(), "nobody has told the host"
+    start()
+    wait_until(lambda: not echoes(), 60, lambda: f"no echoes any more\n{here.roles.tail()}")
+    assert here.wait_ssh(address) == name, "the other rules hold"
+    start = dies(here, "network-agent", host.name)
+    network.create_security_group_rule(security_group_id=group.id, direction="ingress", protocol="icmp")
+    late = here.create(f"{name}-late", host.name)
+    assert not echoes(), "nobody has told the host"
+    start()
+    wait_until(echoes, 60, lambda: f"echoes again\n{here.roles.tail()}")
+    assert here.wait_ssh(address_of(here.wait(late))) == f"{name}-late"
+    for one in (server, late):
+        api.delete_server(one.id)
     nothing_left(here)
