@@ -74,6 +74,8 @@ def recovery(recoveries, role):
 
 
 def told(role, figures):
+    if not figures["times"]:
+        return f"chaos: {role} was never killed that had work"
     return (
         f"chaos: {figures['times']} times {role} was killed that had work: all of it ended after p50 {figures['p50']} s, "
         f"p99 {figures['p99']} s; of that the process was dead for p50 {figures['dead_p50']} s, p99 {figures['dead_p99']} s"
