@@ -40,8 +40,8 @@ tempest: ## Tempest's tests of compute on simulated hosts; ARGS chooses others (
 chaos: ## random actions while random processes are killed; SEED=N repeats a run, ARGS chooses more (tests/chaos)
 	@scripts/chaos.sh $(ARGS)
 
-bench: ## the benchmark of an optimized binary: start, memory, CPU for each create, latencies
-	@scripts/bench.sh
+bench: ## the benchmark of an optimized binary: start, memory, CPU for each create, latencies; ARGS chooses (tests/bench)
+	@scripts/bench.sh $(ARGS)
 
 lint: ## formatting, layout, clippy
 	@scripts/test.sh --only fmt,tidy,clippy

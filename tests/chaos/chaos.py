@@ -17,9 +17,9 @@ import time
 
 from checks import Checks
 from client import Client
-from disturb import Havoc, Watch, plan
+from disturb import LEASE, Havoc, Watch, plan
 from machines import HOSTS, Machines
-from tenants import Tally, Tenant
+from tenants import TPM_FLAVORS, TPM_SPECS, Tally, Tenant
 
 from cloud import wait_until
 
@@ -55,6 +55,33 @@ def percentile(values, part):
     return ordered[min(len(ordered) - 1, round(part * (len(ordered) - 1)))] if ordered else 0.0
 
 
+def recovery(recoveries, role):
+    """Of the processes of one kind: how often, from the kill to the end of what they had, and the part they were dead."""
+    its = [one for one in recoveries if one.whom.startswith(role)]
+    took, dead = [one.took for one in its], [one.dead for one in its]
+    return {
+        "times": len(its),
+        "p50": round(percentile(took, 0.5), 2),
+        "p99": round(percentile(took, 0.99), 2),
+        "mean": round(statistics.fmean(took), 2) if its else 0,
+        "dead_p50": round(percentile(dead, 0.5), 2),
+        "dead_p99": round(percentile(dead, 0.99), 2),
+        "within_lease_and_2_s": sum(seconds <= LEASE + 2 for seconds in took),
+        "slowest": [
+            f"{one.whom} {one.took:.1f}, dead {one.dead:.1f}" for one in sorted(its, key=lambda one: -one.took)[:5]
+        ],
+    }
+
+
+def told(role, figures):
+    if not figures["times"]:
+        return f"chaos: {role} was never killed that had work"
+    return (
+        f"chaos: {figures['times']} times {role} was killed that had work: all of it ended after p50 {figures['p50']} s, "
+        f"p99 {figures['p99']} s; of that the process was dead for p50 {figures['dead_p50']} s, p99 {figures['dead_p99']} s"
+    )
+
+
 class Run:
     def __init__(self, options):
         self.options = options
@@ -68,6 +95,10 @@ class Run:
     def prepare(self):
         self.machines.start()
         self.admin, password = login(self.machines)
+        for flavor in TPM_FLAVORS:
+            self.admin.ask("compute", "POST", "/v2.1/flavors", {"flavor": flavor})
+            path = f"/v2.1/flavors/{flavor['id']}/os-extra_specs"
+            assert self.admin.ask("compute", "POST", path, {"extra_specs": TPM_SPECS})[0] == 200
         self.tally, self.stop = Tally(), threading.Event()
         self.tenants = [
             Tenant(self.machines, self.options.seed, number, self.tally, self.stop, self.options.pace)
@@ -91,7 +122,8 @@ class Run:
             tenant.join()
 
     def check(self):
-        checks = Checks(self.machines, self.admin, self.tenants, self.tally)
+        draws = self.options.tenants * self.options.seconds / self.options.pace
+        checks = Checks(self.machines, self.admin, self.tenants, self.tally, draws)
         wait_until(lambda: hosts_up(self.admin), 60, "all hosts are up again")
         self.settled = checks.settle()
         self.watch.stop.set()
@@ -100,7 +132,7 @@ class Run:
         checks.all()
         checks.found += self.tally.failures + self.havoc.trouble
         checks.found += [f"{tenant.name}: {tenant.trouble!r}" for tenant in self.tenants if tenant.trouble]
-        checks.found += [f"work of {whom} was left: {sorted(had)}" for _, whom, had in self.watch.waiting]
+        checks.found += [f"work of {one.whom} was left: {sorted(one.left)}" for one in self.watch.waiting]
         checks.empty()
         checks.panics()
         return checks
@@ -109,7 +141,6 @@ class Run:
         answers = collections.Counter()
         for tenant in self.tenants:
             answers.update(tenant.counts)
-        recoveries = [seconds for seconds, _ in self.watch.recoveries]
         return {
             "seed": self.options.seed,
             "seconds": self.options.seconds,
@@ -125,12 +156,9 @@ class Run:
             "answers": dict(sorted(answers.items())),
             "statuses": dict(checks.statuses),
             "faults": dict(checks.faults),
-            "recoveries": len(recoveries),
-            "recovery_p50": round(percentile(recoveries, 0.5), 2),
-            "recovery_p99": round(percentile(recoveries, 0.99), 2),
-            "recovery_mean": round(statistics.fmean(recoveries), 2) if recoveries else 0,
-            "slowest": [f"{whom} {seconds:.1f}" for seconds, whom in sorted(self.watch.recoveries, reverse=True)[:5]],
+            "recovery": {role: recovery(self.watch.recoveries, role) for role in ("conductor", "compute")},
             "settled": round(self.settled, 1),
+            "secrets_left": checks.secrets_left,
             "found": checks.found,
         }
 
@@ -153,9 +181,14 @@ def main():
         print(
             f"chaos: {figures['accepted']} requests taken, {figures['refused']} refused, {kills['kill']} kills, "
             f"{kills['pause']} stops, {kills['broker']} broker and {kills['database']} database restarts; "
-            f"recovery p50 {figures['recovery_p50']} s, p99 {figures['recovery_p99']} s; settled after {figures['settled']} s; "
-            f"{len(figures['found'])} things wrong"
+            f"settled after {figures['settled']} s; {len(figures['found'])} things wrong"
         )
+        conductors, computes = figures["recovery"]["conductor"], figures["recovery"]["compute"]
+        within = (
+            f"{conductors['within_lease_and_2_s']} of {conductors['times']} within the lease and 2 s, {LEASE + 2} s"
+        )
+        print(f"{told('a conductor', conductors)}; {within}")
+        print(told("a compute", computes))
     finally:
         run.machines.discard()
         if failed or options.keep:

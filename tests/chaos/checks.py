@@ -1,7 +1,11 @@
 """What must be true when all is quiet again."""
 
 import collections
+import re
 import time
+
+from machines import HOSTS
+from tenants import KINDS, MOVES
 
 from cloud import Failure, wait_until
 
@@ -9,13 +13,27 @@ STABLE = {
     "ACTIVE", "SHUTOFF", "PAUSED", "SUSPENDED", "RESCUE", "SHELVED", "SHELVED_OFFLOADED", "VERIFY_RESIZE", "ERROR",
 }  # fmt: skip
 SETTLE_SECONDS = 240
+# What is done with the request, and has no event.
+AT_ONCE = {"reset", "lock", "unlock"}
+DELETIONS = {"delete", "force delete"}
+COLD = {move.removeprefix("admin ") for move in MOVES}
+# Simulated hosts of one process only know ways to each other. A move that was drawn to another process's host must fail so.
+NO_WAY = re.compile(r"this host knows no way to ([\w-]+)")
+# Of actions that a run of so many draws must have done each kind of.
+ENOUGH = 9000
+
+
+def process_of(host):
+    """The process that simulates a host."""
+    return next((process for process, hosts in HOSTS.items() if host in hosts), host)
 
 
 class Checks:
     """Collects what is wrong: `found` is a list of sentences."""
 
-    def __init__(self, machines, admin, tenants, tally):
-        self.machines, self.admin, self.tenants, self.tally = machines, admin, tenants, tally
+    def __init__(self, machines, admin, tenants, tally, draws):
+        """`draws`: about how many times a tenant had a choice."""
+        self.machines, self.admin, self.tenants, self.tally, self.draws = machines, admin, tenants, tally, draws
         self.found = []
 
     def wrong(self, text):
@@ -46,15 +64,17 @@ class Checks:
             )
 
         def quiet():
-            # A shelved server leaves its host by itself after a while.
+            # A shelved server leaves its host by itself after a while, and one that was deleted softly goes for good.
             waiting = any(server["status"] == "SHELVED" for server in self.servers())
-            return open_tasks() == [] and not waiting
+            return open_tasks() == [] and not waiting and self.soft_deleted() == []
 
         try:
             wait_until(quiet, SETTLE_SECONDS, "no task is open", pause=0.5)
         except Failure:
             for line in open_tasks():
                 self.wrong(f"a task does not end: {line}")
+            for server in self.soft_deleted():
+                self.wrong(f"server {server} was deleted softly and is not reclaimed")
             for server in self.servers():
                 if server["status"] == "SHELVED":
                     self.wrong(f"server {server['id']} is shelved and does not leave its host")
@@ -65,6 +85,10 @@ class Checks:
         except Failure:
             self.found += self.leftovers()
         return seconds
+
+    def soft_deleted(self):
+        sql = "SELECT uuid FROM instances WHERE deleted = 0 AND vm_state = 'soft-delete'"
+        return self.machines.postgres.query(sql)
 
     def leftovers(self):
         """What is there of no server, or is not there."""
@@ -92,17 +116,25 @@ class Checks:
             if server["OS-EXT-STS:task_state"] or server["status"] not in STABLE:
                 self.wrong(f"server {server['id']} hangs in {server['status']}/{server['OS-EXT-STS:task_state']}")
             if server["status"] == "ERROR":
-                if not server.get("fault", {}).get("message"):
+                told_so = any(server["id"] in tenant.reset_to_error for tenant in self.tenants)
+                if not server.get("fault", {}).get("message") and not told_so:
                     self.wrong(f"server {server['id']} is in ERROR and does not say why")
                 else:
-                    self.faults[server["fault"]["message"]] += 1
+                    self.faults[server.get("fault", {}).get("message", "reset by an administrator")] += 1
         there = {server["id"] for server in servers}
         for tenant in self.tenants:
             for server in tenant.servers:
                 if server in tenant.deleted and server in there:
                     self.wrong(f"server {server} was deleted and is still there")
-                if server not in tenant.deleted and server not in there:
+                if server not in tenant.deleted and server not in there and not self.in_vain(tenant, server):
                     self.wrong(f"server {server} is gone, and nobody deleted it")
+
+    def in_vain(self, tenant, server):
+        """Whether its restoration was taken and failed: it is reclaimed then."""
+        if server not in tenant.restored:
+            return False
+        actions = self.get("compute", f"/v2.1/servers/{server}/os-instance-actions")["instanceActions"]
+        return next((bool(action["message"]) for action in actions if action["action"] == "restore"), False)
 
     def requests(self):
         """Each request that was taken is an action with an end."""
@@ -117,30 +149,58 @@ class Checks:
                 continue
             actions = {action["request_id"]: action for action in body["instanceActions"]}
             names = {action["action"] for action in actions.values()}
-            for one in wanted:
-                action = actions.get(one.request)
-                if action is None and one.what == "delete" and "delete" in names:
+            asked = [(one.what, one.request) for one in wanted]
+            # What the volume service asked for.
+            asked += [
+                ("extend volume", request) for request, action in actions.items() if action["action"] == "extend_volume"
+            ]
+            for what, request in asked:
+                action = actions.get(request)
+                if action is None and what in DELETIONS and "delete" in names:
                     # It was being deleted already.
                     continue
                 if action is None:
-                    self.wrong(f"{one.what} of server {server} was taken ({one.request}) and has no action")
+                    self.wrong(f"{what} of server {server} was taken ({request}) and has no action")
                     continue
-                path = f"/v2.1/servers/{server}/os-instance-actions/{one.request}"
-                shown = self.get("compute", path)["instanceAction"]
-                open_events = [event["event"] for event in shown["events"] if not event["finish_time"]]
                 superseded = any(other["start_time"] > action["start_time"] for other in actions.values())
-                begun = shown["events"] or shown["message"]
-                if open_events or not (begun or superseded):
-                    self.wrong(
-                        f"{one.what} of server {server} ({one.request}) has no end: open {open_events} of {shown}"
-                    )
-                self.ends[one.what, "failed" if shown["message"] else "done"] += 1
-        # That all refuse or fail politely is not enough. (Simulated hosts of different processes know no way to each other,
-        # so that it is the draw of hosts that decides how many of these are done.)
-        for what in {what for what, _ in self.ends} - {"resize", "migrate"}:
+                self.request(server, what, request, superseded)
+        for what, times in self.tally.seen.items():
+            self.ends[what, "done"] += times
+        # That all refuse or fail politely is not enough.
+        for what in {what for what, _ in self.ends}:
             done, failed = self.ends[what, "done"], self.ends[what, "failed"]
-            if failed > 10 and failed > done or what == "create" and done < 9 * failed:
+            never = failed >= 5 and not done
+            if never or failed > 10 and failed > done or what == "create" and done < 9 * failed:
                 self.wrong(f"only {done} of {done + failed} times came {what} to its end")
+        if self.draws >= ENOUGH:
+            missed = [what for what in KINDS if not self.ends[what, "done"]]
+            if missed:
+                self.wrong(f"never done: {', '.join(missed)}")
+
+    def request(self, server, what, request, superseded):
+        path = f"/v2.1/servers/{server}/os-instance-actions/{request}"
+        shown = self.get("compute", path)["instanceAction"]
+        open_events = [event["event"] for event in shown["events"] if not event["finish_time"]]
+        begun = shown["events"] or shown["message"] or what in AT_ONCE
+        if open_events or not (begun or superseded):
+            self.wrong(f"{what} of server {server} ({request}) has no end: open {open_events} of {shown}")
+        self.ends[what, self.end(what, shown)] += 1
+
+    def end(self, what, shown):
+        """How an action ended."""
+        if not shown["message"]:
+            return "done"
+        if what == "live" and "The live migration was cancelled." in shown["message"]:
+            return "called off"
+        ways = [
+            (event["host"], there) for event in shown["events"] for there in NO_WAY.findall(event.get("details") or "")
+        ]
+        if what not in COLD or not ways:
+            return "failed"
+        for here, there in ways:
+            if process_of(here) == process_of(there):
+                self.wrong(f"host {here} knew no way to {there}, which is in its own process: {shown}")
+        return "too far"
 
     def guests(self, servers):
         here, aside = self.machines.guests()
@@ -265,9 +325,13 @@ class Checks:
         """All servers go, and with them everything."""
         for tenant in self.tenants:
             for server in tenant.servers:
-                tenant.user.ask("compute", "DELETE", f"/v2.1/servers/{server}")
+                path = f"/v2.1/servers/{server}"
+                # Some of them are locked.
+                if tenant.user.ask("compute", "DELETE", path)[0] == 409:
+                    tenant.admin.ask("compute", "DELETE", path)
         try:
-            wait_until(lambda: not self.servers(), 120, "all servers are gone", pause=0.5)
+            gone = lambda: not self.servers() and self.soft_deleted() == []  # noqa: E731
+            wait_until(gone, 120, "all servers are gone", pause=0.5)
             wait_until(lambda: not self.leftovers(), 60, "nothing is left over", pause=1)
         except Failure:
             self.wrong(f"after all were deleted: {len(self.servers())} servers, {self.leftovers()}")
@@ -276,6 +340,9 @@ class Checks:
             self.wrong(f"after all were deleted hosts hold {sorted(here | aside)}")
         self.quotas()
         self.audit()
+        # Only told: a secret is its creator's, whose request deletes it with the server, and that may be killed in between.
+        totals = [tenant.user.ask("key-manager", "GET", "/v1/secrets")[2]["total"] for tenant in self.tenants]
+        self.secrets_left = sum(totals)
 
     def panics(self):
         text = self.machines.roles.log.read_text(errors="replace")

@@ -34,13 +34,18 @@ class Client:
             parsed = {}
         return answer.status, {key.lower(): value for key, value in answer.getheaders()}, parsed
 
-    def ask(self, service, method, path, body=None, patience=PATIENCE):
+    def ask(self, service, method, path, body=None, patience=PATIENCE, version=None, key=None):
         """The first answer that is one: (status, headers, body). Nobody there, 502, 503 and 504 are no answers."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.token:
             headers["X-Auth-Token"] = self.token
         if service == "compute":
-            headers |= {"OpenStack-API-Version": f"compute {MICROVERSION}", "Idempotency-Key": uuid.uuid4().hex}
+            headers |= {
+                "OpenStack-API-Version": f"compute {version or MICROVERSION}",
+                "Idempotency-Key": key or uuid.uuid4().hex,
+            }
+        if service == "volume" and version:
+            headers["OpenStack-API-Version"] = f"volume {version}"
         until = time.monotonic() + patience
         pause = 0.1
         while True:

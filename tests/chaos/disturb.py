@@ -8,10 +8,14 @@ import time
 KILLED = {
     "api-1": 3, "api-2": 3, "conductor-1": 5, "conductor-2": 5, "compute-left": 5, "compute-right": 5,
     "network-agent-left": 2, "network-agent-right": 2, "identity": 1, "image": 2, "network": 2, "volume": 2, "placement": 1,
-    "metadata": 1,
+    "metadata": 1, "key-manager": 2, "scheduler": 2,
 }  # fmt: skip
-# Longer than a conductor's lease, and than the silence after which a host is down.
-LONG = {"conductor-1": 16, "conductor-2": 16, "compute-left": 15, "compute-right": 15}
+# For how long others leave a silent conductor's work alone.
+LEASE = 10
+# Longer than that, and than the silence after which a host is down and its servers may be evacuated.
+LONG = {"conductor-1": 16, "conductor-2": 16, "compute-left": 18, "compute-right": 18}
+# Runs of so many seconds have time for each of these; a shorter one has it for one host's.
+TIME_FOR_ALL = 120
 
 # For how long an API believes what it saw.
 LOOK_AGE = 3
@@ -35,6 +39,8 @@ def plan(seed, seconds):
     due = {"broker": 0.35 * seconds, "database": 0.65 * seconds}
     victims = dice.sample(list(KILLED), len(KILLED))
     due |= {whom: (0.05 + 0.8 * turn / len(victims)) * seconds for turn, whom in enumerate(victims)}
+    # Each of these is away for long at least once.
+    long = set(LONG) if seconds >= TIME_FOR_ALL else {dice.choice(("compute-left", "compute-right"))}
     while at < seconds:
         how = dice.choices(("kill", "pause", "broker", "database"), (14, 6, 1, 1))[0]
         whom = dice.choices(list(KILLED), list(KILLED.values()))[0]
@@ -47,10 +53,12 @@ def plan(seed, seconds):
             whom, lasts = how, dice.uniform(2, 8)
         else:
             lasts = dice.uniform(0.1, 3) if how == "kill" else dice.uniform(0.5, 6)
-            if whom in LONG and dice.random() < 0.15:
+            if whom in LONG and (dice.random() < 0.15 or how == "kill" and whom in long):
                 lasts = LONG[whom]
         if free.get(whom, 0) < at:
             free[whom] = at + lasts + 1
+            if how == "kill" and lasts == LONG.get(whom):
+                long.discard(whom)
             made.append(Disturbance(at, how, whom, at + lasts))
             victim = dice.choice(list(KILLED))
             if how == "database" and free.get(victim, 0) < at:
@@ -59,6 +67,23 @@ def plan(seed, seconds):
                 made.append(Disturbance(at + 0.2, "kill", victim, at + 1))
         at += dice.uniform(0.5, 4)
     return made
+
+
+@dataclasses.dataclass
+class Recovery:
+    """From a kill to the end of the last of the work that the victim had; seconds."""
+
+    whom: str
+    since: float
+    left: set
+    # When its process was started again.
+    back: float | None = None
+    took: float | None = None
+
+    @property
+    def dead(self):
+        """For how long of that time the process was dead."""
+        return self.took if self.back is None else min(self.back - self.since, self.took)
 
 
 class Watch(threading.Thread):
@@ -90,7 +115,15 @@ class Watch(threading.Thread):
         had = self.had(whom)
         if had:
             with self.lock:
-                self.waiting.append((now, whom, had))
+                self.waiting.append(Recovery(whom, now, had))
+
+    def back(self, whom):
+        """The process is started again."""
+        now = time.monotonic()
+        with self.lock:
+            for one in self.waiting:
+                if one.whom == whom and one.back is None:
+                    one.back = now
 
     def run(self):
         known = set()
@@ -105,13 +138,12 @@ class Watch(threading.Thread):
                 self.ended_without_broker += gone
             known = open_tasks
             with self.lock:
-                left = []
-                for since, whom, had in self.waiting:
-                    if had & open_tasks:
-                        left.append((since, whom, had & open_tasks))
-                    else:
-                        self.recoveries.append((now - since, whom))
-                self.waiting = left
+                for one in self.waiting:
+                    one.left &= open_tasks
+                    if not one.left:
+                        one.took = now - one.since
+                        self.recoveries.append(one)
+                self.waiting = [one for one in self.waiting if one.left]
 
 
 class Havoc:
@@ -179,6 +211,7 @@ class Havoc:
     def end(self, one):
         if one.how == "kill":
             self.machines.spawn(one.whom)
+            self.watch.back(one.whom)
             self.down -= {one.whom}
         elif one.how == "pause":
             if one.whom in self.machines.stopped:

@@ -12,16 +12,24 @@ import subprocess
 from cloud import Failure, free_ports, wait_until
 from roles import Broker, Process, Roles
 
-DATABASES = {"database": "compute", "identity": "identity", "image": "image", "network": "network", "volume": "volume"}
+DATABASES = {
+    "database": "compute", "identity": "identity", "image": "image", "network": "network", "volume": "volume",
+    "key_manager": "key_manager",
+}  # fmt: skip
 # One process simulates these hosts; guests move between those of one process.
 HOSTS = {"left": ("left-1", "left-2"), "right": ("right-1", "right-2")}
 DOWN_AFTER = 8
+# For how long a server that was deleted by way of the second API can be restored; the first one deletes for good.
+RECLAIM_AFTER = 5
 # Simulated hosts take their time, so that kills find work under way.
 SLOW = {
     "ensure_guest": 900, "ensure_absent": 300, "start": 300, "request_shutdown": 300, "reboot_soft": 300, "reboot_hard": 400,
     "pause": 200, "unpause": 200, "suspend": 400, "resume": 400, "rescue": 500, "unrescue": 500, "snapshot": 700,
     "put_aside": 300, "put_back": 300, "land": 600, "attach": 200, "detach": 200, "attach_disk": 200, "detach_disk": 200,
+    "swap_disk": 400, "resize_disk": 200, "set_password": 200, "interrupt": 200,
 }  # fmt: skip
+# A live migration takes so long, in which it can be called off or forced.
+LIVE = 1500
 # Whoever kills the run kills what it started.
 TIED = ("setpriv", "--pdeathsig", "KILL", "--")
 
@@ -95,7 +103,7 @@ class Machines:
         settings = {
             "DEFAULT": {
                 "compute_driver": "fake.FakeDriver", "report_interval": 1, "service_down_time": DOWN_AFTER,
-                "transport_url": self.broker.url, "shelved_offload_time": 2,
+                "transport_url": self.broker.url, "shelved_offload_time": 2, "reclaim_instance_interval": RECLAIM_AFTER,
             },
             "agent": {"conductors": ", ".join(sockets)},
             "kilonova": {"simulated_hosts": 2},
@@ -107,7 +115,9 @@ class Machines:
         self.api_ports = [self.roles.ports["compute"], free_ports(1)[0]]
         self.commands = {
             "identity": ("identity",), "image": ("image",), "network": ("network",), "volume": ("volume",),
-            "placement": ("placement",), "metadata": ("metadata",), "api-1": ("api",),
+            "placement": ("placement",), "metadata": ("metadata",), "key-manager": ("key-manager",),
+            # Conductors schedule as well; this one takes its share.
+            "scheduler": ("scheduler", "DEFAULT.host=brain"), "api-1": ("api", "DEFAULT.reclaim_instance_interval=0"),
             "api-2": ("api", f"DEFAULT.osapi_compute_listen_port={self.api_ports[1]}"),
             # Its worker is known by the host's name.
             "conductor-1": ("conductor", f"conductor.agent_listen={sockets[0]}", "DEFAULT.host=control-1"),
@@ -132,7 +142,7 @@ class Machines:
             self.spawn(name)
         for name in self.processes:
             self.wait_ready(name)
-        text = json.dumps({"delay_ms": SLOW, "live_ms": 800})
+        text = json.dumps({"delay_ms": SLOW, "live_ms": LIVE})
         for hosts in HOSTS.values():
             for host in hosts:
                 (self.roles.home / "sim" / host / "guests" / "faults.json").write_text(text)

@@ -1,5 +1,6 @@
 """A cloud of many processes: each service is one of its own, and they share kilonova.conf and the databases."""
 
+import contextlib
 import pathlib
 import re
 import select
@@ -7,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 from cloud import BINARY, ROOT, SERVICES, Client, Failure, free_ports, wait_until
@@ -56,6 +58,45 @@ class Broker:
         self.process.stdin.close()
         self.process.wait(timeout=30)
         self.process = None
+
+
+class Balancer:
+    """Stands before the processes of a service, as an operator's load balancer does: a connection goes to the next one that
+    is there, and TLS through it."""
+
+    def __init__(self, port, backends):
+        self.backends = list(backends)
+        self.listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self.backends = [*self.backends[1:], self.backends[0]]
+                threading.Thread(target=self._carry, args=(client, self.backends), daemon=True).start()
+
+    @classmethod
+    def _carry(cls, client, backends):
+        with client:
+            for port in backends:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as server:
+                    threading.Thread(target=cls._pump, args=(server, client), daemon=True).start()
+                    return cls._pump(client, server)
+
+    @staticmethod
+    def _pump(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        # Both ways: whoever is left must hear of it, also when the other was killed.
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
 
 
 class Process:

@@ -1,6 +1,8 @@
 """Each service as a process of its own, two of those that do the work, killed one after the other under load."""
 
 import contextlib
+import hashlib
+import hmac
 import os
 import queue
 import tempfile
@@ -13,7 +15,7 @@ import pytest
 import requests
 
 from cloud import free_ports, wait_until
-from roles import Broker, Process, Roles
+from roles import PORTS, Balancer, Broker, Process, Roles
 from test_databases import mariadb, postgres
 from test_servers import boot
 
@@ -54,7 +56,7 @@ def broker(tmp_path):
 def roles(broker, request):
     """Two conductors and a network service that agents reach by TLS only, and APIs with TLS."""
     home = tempfile.mkdtemp(prefix="kilonova-e2e-roles-")
-    settings = databases(*request.param)
+    settings = databases(*request.param, DATABASES | {"key_manager": "key_manager"})
     desks = [f"https://127.0.0.1:{port}" for port in free_ports(3)]
     settings.setdefault("DEFAULT", {}).update(compute_driver="fake.FakeDriver", report_interval=1, service_down_time=10)
     if broker.found:
@@ -297,3 +299,111 @@ def test_a_scheduler_picks_hosts_while_no_conductor_runs(roles, name):
     )
     for process in roles.processes:
         process.stop()
+
+
+# Any number of each may run. (`image` is another of these; uploads with two of them are above.)
+BALANCED = ("identity", "image", "network", "placement", "metadata", "key-manager", "compute")
+HOSTS = ("left", "right")
+SECRET = "of the first, read by the second"
+
+
+class Side:
+    """One of each process that may be there twice, and a host; the other side is the same once more."""
+
+    def __init__(self, roles, number, ports, desks):
+        self.roles, self.host = roles, HOSTS[number]
+        self.processes = {}
+        for service in BALANCED:
+            section, name = PORTS[service]
+            more = (f"network.agent_listen={desks[number]}",) if service == "network" else ()
+            self.start("api" if service == "compute" else service, f"{section}.{name}={ports[service]}", *more)
+        self.start("conductor", f"conductor.agent_listen={roles.desks[number]}", f"DEFAULT.host=control-{number}")
+        self.start("scheduler", f"DEFAULT.host=brain-{number}")
+        self.start("compute", *host(roles, self.host))
+        self.start("network-agent", *host(roles, self.host), f"agent.networks={','.join(desks)}")
+
+    def start(self, role, *settings):
+        self.processes[role] = self.roles.start(role, *settings)
+
+    def kill(self):
+        for process in self.processes.values():
+            process.kill()
+
+    def start_again(self):
+        for process in self.processes.values():
+            process.start()
+
+    def serves(self, sdk, name, server_of_both):
+        """Each of its processes does its part while none of the other side is there."""
+        said = lambda: self.roles.tail()  # noqa: E731 - as it is then
+        wait_until(lambda: up_hosts(sdk) == {self.host}, 60, lambda: f"one host up\n{said()}")
+        # A token of its own, and an image, by way of these.
+        mine = self.roles.client().sdk()
+        image = next(iter(mine.image.images())).id
+        (secret,) = mine.key_manager.get("/secrets").json()["secrets"]
+        path = f"/secrets/{secret['secret_ref'].rsplit('/', 1)[-1]}/payload"
+        payload = mine.key_manager.get(path, headers={"Accept": "text/plain"})
+        assert payload.text == SECRET, payload.text
+        assert metadata_of(self.roles, server_of_both, mine.current_project_id)["uuid"] == server_of_both
+
+        # The scheduler picks the host, and nobody else: conductors are what tells the host.
+        self.processes["conductor"].kill()
+        server = boot(mine, name, {"id": image}).id
+        wait_until(
+            lambda: mine.compute.get_server(server).compute_host == self.host, 60, lambda: f"a host is picked\n{said()}"
+        )
+        assert mine.compute.get_server(server).status == "BUILD"
+        self.processes["conductor"].start()
+        wait_until(lambda: mine.compute.get_server(server).status == "ACTIVE", 60, lambda: f"ACTIVE\n{said()}")
+        assert [port.status for port in mine.network.ports(device_id=server)] == ["ACTIVE"]
+        assert mine.placement.get(f"/allocations/{server}").json()["allocations"], "placement knows the claim"
+        mine.compute.delete_server(server)
+        wait_until(lambda: mine.compute.find_server(server) is None, 60, lambda: f"deleted\n{said()}")
+
+
+def metadata_of(roles, server, project):
+    """What a guest is told, asked for as a host's agent does it."""
+    shared = (roles.home / "secrets" / "metadata-secret").read_bytes().strip()
+    signed = hmac.new(shared, server.encode(), hashlib.sha256).hexdigest()
+    headers = {"X-Instance-ID": server, "X-Tenant-ID": project, "X-Instance-ID-Signature": signed}
+    url = f"http://127.0.0.1:{roles.ports['metadata']}/openstack/latest/meta_data.json"
+    answer = requests.get(url, headers=headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize("roles", [("KILONOVA_TEST_POSTGRES", postgres)], ids=["postgres"], indirect=True)
+def test_two_of_each(roles, broker, name):
+    certificates(roles)
+    roles.sync()
+    if broker.found:
+        broker.wait()
+    desks = (roles.desks[2], f"https://127.0.0.1:{free_ports(1)[0]}")
+    ports = [dict(zip(BALANCED, free_ports(len(BALANCED)), strict=True)) for _ in HOSTS]
+    # They find each other by these.
+    balancers = [Balancer(roles.ports[service], [its[service] for its in ports]) for service in BALANCED]
+    try:
+        sides = [Side(roles, number, its, desks) for number, its in enumerate(ports)]
+        sdk = roles.client().sdk()
+        wait_until(lambda: up_hosts(sdk) == set(HOSTS), 60, lambda: f"hosts up\n{roles.tail()}")
+        image = next(iter(sdk.image.images())).id
+        ids = [boot(sdk, f"{name}-{number}", {"id": image}).id for number in range(6)]
+        servers = wait_until(lambda: settled(sdk, ids), 120, lambda: f"all settled\n{roles.tail()}")
+        assert {server.status for server in servers} == {"ACTIVE"}, [server.fault for server in servers]
+        kept = {"name": name, "payload": SECRET, "payload_content_type": "text/plain"}
+        assert sdk.key_manager.post("/secrets", json=kept).status_code == 201
+
+        first, second = sides
+        for alive, dead in ((second, first), (first, second)):
+            dead.kill()
+            alive.serves(sdk, f"{name}-{alive.host}", ids[0])
+            dead.start_again()
+        wait_until(lambda: up_hosts(sdk) == set(HOSTS), 60, lambda: f"hosts up\n{roles.tail()}")
+        for server in ids:
+            sdk.compute.delete_server(server)
+        wait_until(lambda: not list(sdk.compute.servers()), 60, lambda: f"all deleted\n{roles.tail()}")
+        for process in roles.processes:
+            process.stop()
+    finally:
+        for balancer in balancers:
+            balancer.close()

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from cloud import wait_until
+from sim_hosts import faults
 from test_guest import Guest
 
 STORE = pathlib.Path("/var/lib/libvirt/swtpm")
@@ -80,6 +81,27 @@ def test_the_clouds_own_secret(admin, demo, demo_sdk, image, flavor, name):
     told = f"not supported for vTPM-enabled instance ({server})"
     assert told in admin.fails("server", "migrate", "--live-migration", server)
     demo.run("server", "delete", "--wait", server)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the task of a resize to a flavor without a TPM gets no passphrase, so that the guest that is put back cannot start",
+)
+def test_a_resize_that_fails_brings_the_server_back(cloud, demo, demo_sdk, image, flavor, name):
+    """Also one to a flavor without a TPM: the guest that is put back has it still."""
+    kind = flavor("user")
+    made = demo.get("server", "create", "--image", image["name"], "--flavor", kind, "--nic", "none", "--wait", name)
+    server = made["id"]
+    try:
+        with faults(cloud, {"fail": {"land": "no guest lands here"}}):
+            demo.run("server", "resize", "--flavor", "m1.tiny", server)
+            path = f"/servers/{server}/os-instance-actions"
+            actions = lambda: demo_sdk.compute.get(path, microversion="2.90").json()["instanceActions"]  # noqa: E731
+            wait_until(lambda: actions()[0]["message"], 60, "the resize has failed")
+        shown = demo_sdk.compute.get_server(server)
+        assert (shown.status, shown.task_state) == ("ACTIVE", None)
+    finally:
+        demo.run("server", "delete", "--wait", server)
 
 
 @pytest.mark.real
