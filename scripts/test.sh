@@ -12,8 +12,9 @@
 #   KILONOVA_TEST_ALL=1        the whole fault matrix on every database, and whatever can be abandoned (default: sampled;
 #                              --all sets it)
 #   KILONOVA_ORACLE=FOLDER     facts about Nova (default: ../shared/nova, where it is there)
-#   KILONOVA_TEST_SEED=N       the seed of samples, simulated worlds and chaos (default: 1, so that a change is judged by
-#                              the same ones each time; with --all a new one, printed)
+#   KILONOVA_TEST_SEED=N       the seed of samples, simulated worlds and chaos (default: how many commits there are, so that
+#                              a commit is judged by the same ones each time, and the next one by others as well; with
+#                              --all a new one; both are printed)
 # shellcheck disable=SC2317 # the stages are called by name
 set -uo pipefail
 # shellcheck source=scripts/lib.sh
@@ -44,7 +45,8 @@ if [ -n "$all" ]; then
     export KILONOVA_TEST_ALL=1 KILONOVA_TEST_LONG=1
     KILONOVA_TEST_SEED=${KILONOVA_TEST_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 fi
-export KILONOVA_TEST_SEED=${KILONOVA_TEST_SEED:-1}
+# Without its history, or without git, it is 1.
+export KILONOVA_TEST_SEED=${KILONOVA_TEST_SEED:-$(git rev-list --count HEAD 2>/dev/null || echo 1)}
 export CARGO_TERM_PROGRESS_WHEN=never PYTHONDONTWRITEBYTECODE=1
 # Nothing of the caller's own cloud may be used by mistake.
 unset "${!OS_@}"

@@ -83,10 +83,6 @@ def test_the_clouds_own_secret(admin, demo, demo_sdk, image, flavor, name):
     demo.run("server", "delete", "--wait", server)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the task of a resize to a flavor without a TPM gets no passphrase, so that the guest that is put back cannot start",
-)
 def test_a_resize_that_fails_brings_the_server_back(cloud, demo, demo_sdk, image, flavor, name):
     """Also one to a flavor without a TPM: the guest that is put back has it still."""
     kind = flavor("user")

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod action_matrix;
+mod action_requests;
 mod advisories;
 mod alone;
 mod answer_schemas;

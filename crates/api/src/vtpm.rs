@@ -266,13 +266,14 @@ pub async fn for_flow(call: &Call, server: &Instance, flow: &str) -> Result<Opti
     of_server(call, server, tpm, needed).await.map(Some)
 }
 
-/// What a move needs: the other host does not have the passphrase.
+/// What a move needs: the other host does not have the passphrase, nor has the old one if the guest comes back there.
 pub async fn for_move(
     call: &Call,
     server: &Instance,
     flavor: &Flavor,
 ) -> Result<Option<Handed>, Fault> {
-    let Some(tpm) = with_flavor(server, flavor) else {
+    let tpm = with_flavor(server, flavor).or_else(|| with_flavor(server, &server.flavor));
+    let Some(tpm) = tpm else {
         return Ok(None);
     };
     let runs = server.vm_state == types::VmState::Active;

@@ -4,15 +4,14 @@
 use journal::faults::{Fault, Never, Point, Script, When};
 use kilonova_conductor::view::View;
 use serde_json::json;
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use testkit::{Cluster, Options};
 use types::agent::Direction;
 use types::server::{WantedInterface, WantedNetworks};
-use types::{PowerState, ServerId, VmState};
+use types::{PowerState, VmState};
 use virt::HypervisorError;
-use virt::sim::{Moment, Verb};
+use virt::sim::Verb;
 
 async fn clean(cluster: &Cluster) {
     assert_eq!(cluster.audit().await, Vec::<String>::new());
@@ -345,7 +344,12 @@ async fn the_network_service_refuses_is_away_or_wires_nothing() {
     assert_eq!(cluster.server(waiting).await.vm_state, VmState::Building);
     cluster.network.set_down(false);
     cluster.idle().await;
-    assert_eq!(cluster.server(waiting).await.vm_state, VmState::Error);
+    let failed = cluster.server(waiting).await;
+    let message = failed.fault.unwrap().message;
+    assert_eq!(failed.vm_state, VmState::Error);
+    assert!(message.starts_with("the network service "), "{message}");
+    let (action, _) = last_action(&cluster, waiting).await;
+    assert_eq!(action, format!("Error: {message}"), "for the owner");
     assert_eq!(cluster.debts().await, []);
     for server in [refused, unwired, waiting] {
         cluster.delete(server).await;
@@ -484,7 +488,7 @@ async fn a_slow_host_ends_with_nothing_left() {
 }
 
 #[tokio::test]
-async fn a_guest_that_ignores_its_button_is_switched_off() {
+async fn a_guest_that_went_down_by_itself_is_started_and_rebooted() {
     let cluster = Cluster::new(Options::default()).await;
     let server = cluster.create().await;
     cluster.idle().await;
@@ -692,103 +696,6 @@ async fn an_undo_does_not_wait_for_a_host_that_is_known_to_be_away() {
             cluster.debts().await.is_empty()
         })
         .await;
-    clean(&cluster).await;
-}
-
-/// A server whose image says how long its guest may take to go down.
-async fn with_timeout(cluster: &Cluster, says: &str) -> ServerId {
-    let image = json!({ "id": uuid::Uuid::new_v4(), "name": "i", "disk_format": "raw", "container_format": "bare",
-        "size": 1, "min_disk": 0, "min_ram": 0, "sha512": null, "properties": { "os_shutdown_timeout": says } });
-    let image = serde_json::from_value(image).unwrap();
-    cluster
-        .create_with(|server| server.image = Some(image))
-        .await
-}
-
-/// No guest goes down by itself; the servers whose guests were asked to.
-fn deaf(cluster: &Cluster) -> Arc<Mutex<HashSet<ServerId>>> {
-    let asked: Arc<Mutex<HashSet<ServerId>>> = Arc::default();
-    for host in &cluster.hosts {
-        let controls = host.sim.controls();
-        controls.set_guests_ignore_shutdown(true);
-        let asked = Arc::clone(&asked);
-        controls.set_hook(Some(Arc::new(move |verb, moment, server| {
-            if (verb, moment) == (Verb::RequestShutdown, Moment::After) {
-                asked.lock().unwrap().insert(server);
-            }
-            None
-        })));
-    }
-    asked
-}
-
-#[tokio::test]
-async fn a_guest_gets_the_time_that_its_image_says() {
-    let cluster = Cluster::new(Options::default()).await;
-    let asked = deaf(&cluster);
-    let actions = [
-        ("stop", VmState::Stopped),
-        ("shelve", VmState::ShelvedOffloaded),
-        ("rescue", VmState::Rescued),
-        ("rebuild", VmState::Active),
-        ("resize", VmState::Resized),
-    ];
-    let mut servers = Vec::new();
-    for (action, end) in actions {
-        for (says, is_asked) in [("0", false), ("-3", false), ("1", true)] {
-            let server = with_timeout(&cluster, says).await;
-            servers.push((server, action, end, says, is_asked));
-        }
-    }
-    cluster.idle().await;
-    for &(server, action, ..) in &servers {
-        match action {
-            "resize" => cluster.resize(server, false, json!({})).await,
-            "shelve" => {
-                let state = cluster.first_state(action, server);
-                cluster.act(server, action, state).await;
-            }
-            _ => cluster.act(server, action, json!({})).await,
-        }
-    }
-    cluster.idle().await;
-    for (server, action, end, says, is_asked) in servers {
-        let shown = cluster.server(server).await;
-        assert_eq!((shown.vm_state, shown.fault), (end, None), "{action}");
-        let was_asked = asked.lock().unwrap().contains(&server);
-        assert_eq!(was_asked, is_asked, "{action} of a guest with {says} s");
-    }
-    clean(&cluster).await;
-}
-
-#[tokio::test]
-async fn nobody_counts_as_silent_who_waits_for_a_guest_and_no_deletion_waits() {
-    let cluster = Cluster::new(Options::default()).await;
-    let asked = deaf(&cluster);
-    let server = with_timeout(&cluster, "600").await;
-    cluster.idle().await;
-    let host = cluster.server(server).await.host.unwrap();
-    cluster.stop(server).await;
-    let is_asked = async || asked.lock().unwrap().contains(&server);
-    cluster.until("its guest is asked", is_asked).await;
-    let reading = cluster
-        .store
-        .read(move |tx| db::work::pending(tx, &host, 64));
-    let pending: Result<_, sql::Error> = reading.await;
-    let time: Vec<u64> = pending
-        .unwrap()
-        .work
-        .iter()
-        .map(|(work, _)| work.deadline_seconds)
-        .collect();
-    assert_eq!(time, [720]);
-    // The work goes on after a crash, with the time that it had.
-    cluster.kill_worker("w");
-    cluster.start_worker("w").await;
-    assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
-    assert!(cluster.delete(server).await);
-    cluster.idle().await;
-    assert!(cluster.server(server).await.deleted);
     clean(&cluster).await;
 }
 

@@ -12,7 +12,6 @@ use bus::{Bell, Bus};
 use clients::{ClientError, Networks, ServiceTokens};
 use conductor::Neighbours;
 use conductor::agents::{Agents, ConfigDrives};
-use conductor::flows::grace::Patience;
 use conductor::newcomers::Newcomers;
 use conductor::questions::Questions;
 use conductor::view::View;
@@ -209,7 +208,7 @@ impl Cluster {
             questions: Arc::new(Questions::new(store.clone(), bus.clone())),
             checks: options.checks,
             newcomers: Newcomers::default(),
-            patience: Patience::default(),
+            patience: options.patience,
         };
         let outcomes = Outcomes::new(store.clone());
         let drives = Arc::new(Drives::default());

@@ -1,5 +1,6 @@
 //! What a cluster is made of.
 
+use conductor::flows::grace::Patience;
 use conductor::flows::hosts_fit::Checks;
 use conductor::guests::Rules;
 use journal::Settings;
@@ -30,6 +31,8 @@ pub struct Options {
     pub live_limit: Option<compute::LiveLimit>,
     /// What becomes of what hosts say of their guests.
     pub rules: Rules,
+    /// How long guests may take to react.
+    pub patience: Patience,
     /// Servers have a TPM, whose passphrase is kept so (`hw:tpm_secret_security`).
     pub tpm: Option<&'static str>,
 }
@@ -57,6 +60,7 @@ impl Default for Options {
             checks: Checks::default(),
             live_limit: None,
             rules: Rules::default(),
+            patience: Patience::default(),
             tpm: None,
         }
     }

@@ -427,3 +427,59 @@ async fn a_host_stays_down_until_it_knows_of_evacuations() {
         assert_eq!(back.status, 200, "{}", back.text);
     }
 }
+
+/// What servers show of their host, to administrators alone (2.16).
+#[tokio::test]
+async fn the_status_of_a_servers_host() {
+    let cloud = cloud().await;
+    let placeless = make(&cloud, "member", "b").await;
+    let id = server(&cloud).await;
+    let beat = async |at: Timestamp| {
+        let beating = cloud
+            .store
+            .write(move |tx| db::hosts::beat(tx, &"h1".into(), "nova-compute", None, at));
+        let beaten: Result<(), sql::Error> = beating.await;
+        beaten.unwrap();
+    };
+    let shown = async |id: &str| -> Value {
+        let one = cloud.get("admin", 90, &format!("/servers/{id}")).await;
+        let one = one.json()["server"]["host_status"].clone();
+        let all = cloud
+            .get("admin", 90, "/servers/detail?all_tenants=1")
+            .await;
+        let all = all.json()["servers"].as_array().unwrap().clone();
+        let listed = all.iter().find(|server| server["id"] == *id).unwrap();
+        assert_eq!(listed["host_status"], one);
+        one
+    };
+    assert_eq!(shown(&id).await, "UNKNOWN", "it has no service");
+    beat(Timestamp::now()).await;
+    assert_eq!(shown(&id).await, "UP");
+    let services = cloud.get("admin", 53, "/os-services").await.json();
+    let path = format!(
+        "/os-services/{}",
+        services["services"][0]["id"].as_str().unwrap()
+    );
+    for (change, wanted) in [
+        (json!({"status": "disabled"}), "MAINTENANCE"),
+        (json!({"forced_down": true}), "DOWN"),
+        (json!({"status": "enabled"}), "DOWN"),
+        (json!({"status": "disabled"}), "DOWN"),
+        (json!({"forced_down": false}), "MAINTENANCE"),
+        (json!({"status": "enabled"}), "UP"),
+    ] {
+        let changed = cloud.send("admin", 53, "PUT", &path, change.clone()).await;
+        assert_eq!(changed.status, 200, "{}", changed.text);
+        assert_eq!(shown(&id).await, wanted, "{change}");
+    }
+    beat(Timestamp(1)).await;
+    assert_eq!(shown(&id).await, "UNKNOWN");
+    let disabled = json!({"status": "disabled"});
+    cloud.send("admin", 53, "PUT", &path, disabled).await;
+    assert_eq!(shown(&id).await, "MAINTENANCE", "whether it lives or not");
+    assert_eq!(shown(&placeless).await, "");
+    for (token, version) in [("member", 90), ("admin", 15)] {
+        let server = cloud.get(token, version, &format!("/servers/{id}")).await;
+        assert_eq!(server.json()["server"]["host_status"], Value::Null);
+    }
+}

@@ -151,6 +151,14 @@ fn fail(words: &str) -> StepError {
     StepError::Fail(Failure::new(500, words))
 }
 
+/// What the server shows from now on.
+fn shows(task_state: TaskState) -> Change {
+    Change {
+        task_state: Some(Some(task_state)),
+        ..Change::default()
+    }
+}
+
 /// Each task with whether it was taken over just now.
 fn taken_first<'a>(
     state: &State,
@@ -337,10 +345,7 @@ impl Evacuate {
         };
         migrations::set_dest(tx, state.migration, &dest, now)?;
         migrations::set_status(tx, state.migration, Status::PreMigrating, now)?;
-        let change = Change {
-            task_state: Some(Some(TaskState::RebuildSpawning)),
-            ..Change::default()
-        };
+        let change = shows(TaskState::RebuildBlockDeviceMapping);
         transition(tx, cx, &change, now)
     }
 
@@ -355,11 +360,7 @@ impl Evacuate {
             db::placement::release_on(tx, cx.server, place.node_id, now)?;
         }
         migrations::set_dest(tx, state.migration, &migrations::End::default(), now)?;
-        let change = Change {
-            task_state: Some(Some(TaskState::Rebuilding)),
-            ..Change::default()
-        };
-        transition(tx, cx, &change, now)
+        transition(tx, cx, &shows(TaskState::Rebuilding), now)
     }
 
     /// What it took over is not all taken back: the next evacuation, or deletion, has to know of it.
@@ -577,7 +578,8 @@ impl Flow for Evacuate {
             (Step::ChooseHost, Direction::Undo) => Self::give_back(tx, cx, state, now),
             (Step::Networks, Direction::Do) => {
                 instances::set_network_info(tx, cx.server, &state.interfaces)?;
-                Ok(volumes::keep(tx, &mut state.volumes)?)
+                volumes::keep(tx, &mut state.volumes)?;
+                transition(tx, cx, &shows(TaskState::RebuildSpawning), now)
             }
             (Step::Networks, Direction::Undo) => Ok(volumes::keep(tx, &mut state.volumes)?),
             (Step::Spawn, Direction::Do) if !state.kept => Self::arrive(tx, cx, state, now),

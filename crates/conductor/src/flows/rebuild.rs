@@ -163,7 +163,10 @@ impl Flow for Rebuild {
     type Step = Step;
 
     fn event(&self, step: Step) -> Option<&'static str> {
-        (step != Step::Locate).then_some("compute_rebuild_instance")
+        Some(match step {
+            Step::Locate => "rebuild_server",
+            Step::Stop | Step::Reimage | Step::Act => "compute_rebuild_instance",
+        })
     }
 
     fn host(&self, _step: Step, state: &State) -> Option<HostName> {

@@ -6,6 +6,7 @@
 
 #[path = "../stories/mod.rs"]
 mod stories;
+mod work;
 
 use journal::faults::{Fault, Never, Point, Script, When};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,10 @@ const ADVICE: &str = "\nWork that is under way when a conductor is upgraded goes
     * a field or a variant stays readable under its old name (`#[serde(alias = \"old\")]`), a step keeps its name and what it\n  \
       means; one that is not needed any more stays, and does nothing, until no release that can be upgraded has it;\n\
     * entries of tests/upgrade/journal.json are what a release has written: they are not changed to make this test pass.";
+
+/// How what is missing is added.
+const WRITES: &str =
+    "KILONOVA_TEST_WRITE_JOURNAL=1 adds it, so that the next release can be held against it";
 
 /// One task in the middle of a flow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -171,7 +176,7 @@ fn as_stored_then(then: &Value, now: &Value, place: &str) -> Result<Value, Strin
 }
 
 /// Puts the older release's words in the place of this one's, and lets a worker go on.
-async fn goes_on(entry: Entry) -> Result<(), String> {
+async fn goes_on(entry: Entry, work: Arc<work::Kept>) -> Result<(), String> {
     let story = story(&entry.flow);
     let name = told(&entry.flow, &entry.step, entry.undo);
     let places = places().await;
@@ -188,6 +193,10 @@ async fn goes_on(entry: Entry) -> Result<(), String> {
     // A step from which this release does not turn back any more may stand there all the same.
     let as_now = places.iter().any(goes_back);
     let (cluster, mut task) = standing(story, step, entry.undo && as_now).await;
+    if as_now {
+        let now = work::stored_at(&cluster.store, task.id, step, entry.undo).await;
+        work.agrees((&entry.flow, step, entry.undo), now.as_ref())?;
+    }
     if entry.undo {
         task.phase = db::tasks::Phase::Undoing;
     }
@@ -267,8 +276,9 @@ async fn side_by_side<I: Send + 'static, T: Send + 'static>(
 async fn what_an_older_release_has_begun_is_ended_by_this_one() {
     let journal = stored();
     assert!(!journal.tasks.is_empty());
-    let count = journal.tasks.len();
-    let ended = side_by_side(journal.tasks, |entry| alone(goes_on(entry))).await;
+    let (count, work) = (journal.tasks.len(), Arc::new(work::kept()));
+    let go_on = move |entry| alone(goes_on(entry, Arc::clone(&work)));
+    let ended = side_by_side(journal.tasks, go_on).await;
     let wrong: Vec<String> = ended.into_iter().filter_map(Result::err).collect();
     testkit::tell(format_args!(
         "upgrade: {count} tasks of release {}, {} cannot go on",
