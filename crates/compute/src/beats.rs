@@ -10,8 +10,8 @@ use types::agent::{GuestSeen, Heartbeat, HostFacts, Noted, SERVICE_VERSION};
 use types::{ServerId, Timestamp};
 use virt::GuestInfo;
 
-/// The pause before a conductor hears again what it was not sure of.
-const AGAIN: Duration = Duration::from_millis(100);
+/// The pause before a conductor hears again what it was not sure of: longer than the clocks of two of them may differ.
+const AGAIN: Duration = GATHER;
 /// How long what happens to guests gathers after a heartbeat: the first of many events is told at once, the others together.
 const GATHER: Duration = Duration::from_millis(500);
 

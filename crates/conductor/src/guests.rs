@@ -229,6 +229,9 @@ fn unheard_of(server: &Standing) -> bool {
     server.vm_state == VmState::SoftDelete && server.power_state == PowerState::NoState
 }
 
+/// What is further in the future was written before the clock went back; what is nearer, by a conductor whose clock is ahead.
+const SKEW: Duration = Duration::from_secs(1);
+
 /// Whether the guests were looked at after the server became what it is. Before, a guest may have done what the end of
 /// an action has made good. One of the future was written before the clock went back.
 fn is_news(since: Timestamp, beat: &Heartbeat, now: Timestamp) -> bool {
@@ -236,13 +239,13 @@ fn is_news(since: Timestamp, beat: &Heartbeat, now: Timestamp) -> bool {
         Some(heard) => since < heard,
         None => !beat.complete || since < now.minus(LIST_AGE),
     };
-    beat.introduction || older || since > now
+    beat.introduction || older || since > now.plus(SKEW)
 }
 
 /// Whether what a server is since then is older than the list of guests it is held against can be. What is of the future
 /// was written before the clock went back.
 fn settled(since: Timestamp, now: Timestamp, age: Duration) -> bool {
-    since < now.minus(age) || since > now
+    since < now.minus(age) || since > now.plus(SKEW)
 }
 
 /// Follows Nova's `_sync_instance_power_state`, but for a suspended or paused server that runs: its guest goes on, for

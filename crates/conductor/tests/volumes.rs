@@ -104,7 +104,7 @@ async fn a_volume_that_grows_while_its_server_is_busy_is_told_afterwards() {
     );
     assert_eq!(extensions(&cluster, server).await, 1, "it is on record");
     assert_eq!(cluster.tell_grown().await, 0);
-    cluster.revive().await;
+    cluster.start_host(&cluster.hosts[0]);
     cluster.idle().await;
     assert_ne!(size().await, Some(3));
     assert_eq!(cluster.tell_grown().await, 1);
@@ -122,7 +122,7 @@ async fn a_volume_that_grows_while_its_server_is_busy_is_told_afterwards() {
     cluster.hosts[0].stop();
     cluster.act(server, "reboot", reboot()).await;
     assert!(!grows(&cluster, server, &volume).await);
-    cluster.revive().await;
+    cluster.start_host(&cluster.hosts[0]);
     assert!(cluster.delete(server).await);
     cluster.idle().await;
     assert_eq!(cluster.tell_grown().await, 0);

@@ -7,8 +7,7 @@ use crate::repair::Finding;
 use crate::usages::Held;
 use crate::{
     actions, block_devices, grown, hosts, instances, placement, purge, questions, repair,
-    server_groups,
-    tags, tasks, usages, work,
+    server_groups, tags, tasks, usages, work,
 };
 use sql::testing::{Notes, databases, scanned};
 use sql::{Error, Tx};

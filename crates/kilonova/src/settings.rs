@@ -528,7 +528,10 @@ impl Settings {
         take(&mut self.hypervisor, up.hypervisor.as_ref());
         take(&mut self.simulated_hosts, up.hosts.as_ref());
         take(&mut self.user, up.user.as_ref());
-        take(&mut self.listen, up.listen.map(|ip| ip.to_string()).as_ref());
+        take(
+            &mut self.listen,
+            up.listen.map(|ip| ip.to_string()).as_ref(),
+        );
         take(&mut self.identity_port, up.identity_port.as_ref());
         take(&mut self.compute_port, up.compute_port.as_ref());
         take(&mut self.metadata_port, up.metadata_port.as_ref());
