@@ -167,6 +167,7 @@ mod tests {
 
     fn reboot(hard: bool) -> Verb {
         Verb::RebootOnce {
+            plan: None,
             hard,
             grace_seconds: 60,
         }

@@ -204,6 +204,7 @@ async fn nobody_waits_for_a_guest_that_does_not_do_its_part() {
         volume_id: volume(),
     };
     let reboot = |hard| Verb::RebootOnce {
+        plan: None,
         hard,
         grace_seconds: 3600,
     };
@@ -254,6 +255,7 @@ async fn a_soft_reboot_that_fails_becomes_a_hard_one() {
             |sim| sim.controls().fail_next(Slow::RebootSoft, refused, 1),
             |server| {
                 let soft = Verb::RebootOnce {
+                    plan: None,
                     hard: false,
                     grace_seconds: 60,
                 };
