@@ -59,6 +59,7 @@ async fn grows(cluster: &Cluster, server: ServerId, volume: &str) -> bool {
         db::grown::accept(tx, server, &volume, &by, Timestamp::now())
     });
     let accepted: Result<bool, sql::Error> = accepting.await;
+    cluster.ring_tasks();
     accepted.unwrap()
 }
 

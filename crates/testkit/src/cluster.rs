@@ -922,6 +922,11 @@ impl Cluster {
         addresses.renew(&self.with, &self.bus).await
     }
 
+    /// Says that there are new tasks, as whoever has accepted some does.
+    pub fn ring_tasks(&self) {
+        self.bus.ring(Bell::Tasks);
+    }
+
     /// Tells guests that their volumes have grown, where that waited; returns how many.
     pub async fn tell_grown(&self) -> usize {
         conductor::grown::tell(&self.store, &self.bus)

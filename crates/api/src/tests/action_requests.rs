@@ -141,10 +141,12 @@ async fn forget(cloud: &Cloud, id: &str, (placed, launched): (bool, bool)) {
     cloud.store.write(write).await.unwrap();
 }
 
+type Tasks = &'static [Option<TaskState>];
+
 /// Servers that are on no host or never ran, with the task states that they can have then. (What is being built has a
 /// host before it runs.)
 #[rustfmt::skip]
-const ELSEWHERE: &[(VmState, &[Option<TaskState>], (bool, bool))] = &[
+const ELSEWHERE: &[(VmState, Tasks, (bool, bool))] = &[
     (VmState::Building, &[Some(TaskState::Scheduling), Some(TaskState::Deleting)], (false, false)),
     (VmState::Building, &[Some(TaskState::Networking), Some(TaskState::BlockDeviceMapping), Some(TaskState::Spawning),
         Some(TaskState::Deleting)], (true, false)),
@@ -200,8 +202,11 @@ async fn servers_on_no_host_and_servers_that_never_ran() {
     testkit::tell(format_args!("{refused} refusals"));
 }
 
+/// A request about the server of this id.
+type Request = fn(&str) -> Asked;
+
 /// What only a host can answer.
-const OF_HOSTS: [fn(&str) -> Asked; 2] = [console_output, diagnostics];
+const OF_HOSTS: [Request; 2] = [console_output, diagnostics];
 
 fn action(id: &str, body: serde_json::Value) -> Asked {
     ("POST", format!("/servers/{id}/action"), body)
@@ -224,7 +229,7 @@ fn remove_group(id: &str) -> Asked {
 }
 
 /// Requests that Nova takes whatever the state is, and how it answers them.
-const WHATEVER: [(fn(&str) -> Asked, u16); 4] = [
+const WHATEVER: [(Request, u16); 4] = [
     (console_output, 200),
     (diagnostics, 200),
     (add_group, 202),
