@@ -10,6 +10,7 @@ mod answers;
 mod cloud;
 mod conformance;
 mod consoles;
+mod diagnostics;
 mod documented;
 mod edge;
 mod evacuate;

@@ -95,11 +95,11 @@ fn needed(tx: &mut Tx<'_>) -> Result<Vec<ServerId>, Error> {
     Ok(all)
 }
 
+/// One transaction of a purge, and what is left of that.
+type Step = fn(Purge, &mut Tx<'_>) -> Result<(Batch, Option<Purge>), Error>;
+
 /// Goes through all of it; what came together, and the most actions of one transaction.
-async fn all(
-    store: &Store,
-    go_on: fn(Purge, &mut Tx<'_>) -> Result<(Batch, Option<Purge>), Error>,
-) -> (Batch, u64) {
+async fn all(store: &Store, go_on: Step) -> (Batch, u64) {
     let (mut sum, mut most) = (Batch::default(), 0);
     let mut next = Some(Purge::new(BEFORE, MOST));
     while let Some(purge) = next {
