@@ -1,6 +1,5 @@
 //! What is measured of a guest, and why it is not.
 
-use super::harness::Cloud;
 use super::server_create::cloud;
 use super::server_life::{finish, make};
 use serde_json::json;
