@@ -9,6 +9,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+/// The repository of those that seal tokens, in a service's key folder.
+pub(crate) const FERNET: &str = "fernet-keys";
+
 /// Why keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -20,12 +23,16 @@ pub enum KeyError {
     NotAKey(String),
 }
 
-/// Whether a folder holds keys.
+/// Whether there are keys of tokens in the key folder of a service.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn are_in(folder: &Path) -> io::Result<bool> {
-    Ok(!numbers(folder)?.is_empty())
+pub fn are_in(key_folder: &Path) -> io::Result<bool> {
+    match numbers(&key_folder.join(FERNET)) {
+        Ok(numbers) => Ok(!numbers.is_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Seals and opens with the keys of one folder.
@@ -119,8 +126,10 @@ mod tests {
     #[test]
     fn keys_rotate_and_stay_private() {
         let folder = tempfile::tempdir().unwrap();
-        let repository = folder.path().join("fernet-keys");
+        let repository = folder.path().join(FERNET);
+        assert!(!are_in(folder.path()).unwrap());
         let first = Keyring::open(&repository).unwrap().seal(b"one");
+        assert!(are_in(folder.path()).unwrap());
         Keyring::rotate(&repository, 2).unwrap();
         let ring = Keyring::open(&repository).unwrap();
         assert_eq!(ring.unseal(&first).as_deref(), Some(&b"one"[..]));

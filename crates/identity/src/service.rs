@@ -1,7 +1,7 @@
 //! The service itself: database, keys, and the cache of validated tokens.
 
 use crate::fault::Fault;
-use crate::keys::{KeyError, Keyring};
+use crate::keys::{FERNET, KeyError, Keyring};
 use crate::password::Passwords;
 use crate::token::Payload;
 use crate::{access, db, policies};
@@ -107,7 +107,7 @@ impl Service {
     /// Opens the service on a database, bringing its tables up to date and making keys if there are none.
     pub async fn open(store: Store, config: Config) -> Result<Self, Error> {
         store.migrate("identity", db::MIGRATIONS).await?;
-        let keys = Keyring::open(&config.key_folder.join("fernet-keys"))?;
+        let keys = Keyring::open(&config.key_folder.join(FERNET))?;
         let credential_keys = Keyring::open(&config.key_folder.join("credential-keys"))?;
         let mut enforcer = Enforcer::new(policies::rules())?;
         if let Some(overrides) = &config.policy_overrides {
