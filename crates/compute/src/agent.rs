@@ -17,6 +17,7 @@ use crate::images::{Failure, ImageCache, upload};
 use crate::ledger::Ledger;
 use crate::passage::ToPeer;
 use crate::peers::{self, Peers};
+use futures_util::FutureExt;
 use handed::{Handed, Place};
 use http::{HeaderMap, Method};
 use repeats::{Admitted, Repeats};
@@ -24,6 +25,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -297,7 +299,7 @@ impl Agent {
             let place = place;
             match place.is_called_off() {
                 true => called_off(),
-                false => self.outcome(&work).await,
+                false => self.outcome_or_panic(&work).await,
             }
         };
         let failed = matches!(outcome, WorkOutcome::Failed { .. });
@@ -315,6 +317,16 @@ impl Agent {
         };
         self.repeats.ended(&report);
         self.report(report).await;
+    }
+
+    /// How work ended, also where it ran into what cannot be: whoever waits for it is told.
+    async fn outcome_or_panic(&self, work: &Work) -> WorkOutcome {
+        let working = AssertUnwindSafe(self.outcome(work)).catch_unwind();
+        working.await.unwrap_or_else(|_| {
+            let words =
+                "the host's agent found itself in a state that cannot be; its log says more";
+            WorkOutcome::failed(FailureKind::Host, words)
+        })
     }
 
     /// Whether work is a copy of what was handed over before. If that has ended, the conductor is told once more how.

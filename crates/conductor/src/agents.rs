@@ -404,8 +404,12 @@ impl Agents {
 
     /// Takes what a host reports. What was left before may have room now.
     async fn reported(&self, host: &HostName, report: WorkReport) -> Result<(), sql::Error> {
+        // A debt that cannot be paid is handed over again with the next look.
+        let makes_room = report.key.step != db::work::DEBT_STEP
+            || matches!(report.outcome, WorkOutcome::Done { .. });
         self.inner.outcomes.report(host, report).await?;
-        if self.desks().get(host).is_some_and(|desk| desk.left) {
+        let left = self.desks().get(host).is_some_and(|desk| desk.left);
+        if makes_room && left {
             self.inner.bus.ring(Bell::Host(host.clone()));
         }
         Ok(())
@@ -611,7 +615,13 @@ async fn heartbeat(
         return Err((StatusCode::FORBIDDEN, told));
     }
     let noted = agents.heartbeat(beat).await.map_err(|error| {
-        if error.is_unique_violation() {
+        // By whichever database: the constraint, or its column.
+        let named = error.to_string();
+        if error.is_unique_violation()
+            && ["compute_nodes_host", "compute_nodes.host"]
+                .iter()
+                .any(|one| named.contains(one))
+        {
             return (StatusCode::CONFLICT, another_node(&host));
         }
         failed(&error)

@@ -11,13 +11,17 @@ use types::Timestamp;
 /// The database does not answer; call again later.
 pub async fn tell(store: &Store, bus: &Bus) -> Result<usize, sql::Error> {
     let waiting = store.read(db::grown::waiting).await?;
-    let mut begun = 0;
+    let (mut begun, mut failed) = (0, None);
     for grown in waiting {
         let beginning = store.write(move |tx| db::grown::take_up(tx, &grown, Timestamp::now()));
-        begun += usize::from(beginning.await?);
+        // One that cannot be read keeps no other waiting.
+        match beginning.await {
+            Ok(begins) => begun += usize::from(begins),
+            Err(error) => failed = Some(error),
+        }
     }
     if begun > 0 {
         bus.ring(Bell::Tasks);
     }
-    Ok(begun)
+    failed.map_or(Ok(begun), Err)
 }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 /// Settings of the network service; `Config::default()` is a small cloud on one machine.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The host that serves DHCP and routers; `None`: the first host whose agent asked.
+    /// The host that serves DHCP and routers from the start of the service on ([`crate::Service::settle_gateway`]); `None`: who
+    /// does already, at first the host whose agent asked first.
     pub gateway_host: Option<String>,
     /// Largest IP packet in bytes between hosts; tenant networks have 50 bytes less, the room that VXLAN needs.
     pub mtu: u16,

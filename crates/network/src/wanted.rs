@@ -22,12 +22,9 @@ use uuid::Uuid;
 /// An agent further behind than this gets a new revision even when nothing matters to it.
 pub const LAG: u64 = 1000;
 
-/// The host that serves DHCP and routers.
+/// The host that serves DHCP and routers: what the database says, so that network services with other settings answer the same.
 pub fn gateway_host(work: &mut Work<'_, '_>) -> Result<Option<String>, Fault> {
-    match work.cx.config.gateway_host.clone() {
-        Some(host) => Ok(Some(host)),
-        None => db::agents::first_host(work.tx),
-    }
+    db::agents::first_host(work.tx)
 }
 
 /// What the log says to a host.

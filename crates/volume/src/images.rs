@@ -69,6 +69,9 @@ pub enum DownloadError {
     /// It has more data than it said, or than there is room for.
     #[error("the image has more than {0} bytes")]
     TooLarge(u64),
+    /// The image service does not give them out.
+    #[error("the image service answered {0}")]
+    Refused(StatusCode),
     /// They cannot be written.
     #[error("{0}")]
     Disk(#[from] std::io::Error),
@@ -245,8 +248,11 @@ impl Images {
         let sent = client.send(Method::GET, &path, headers(&token), Body::empty());
         let answer = sent.await.map_err(|error| broken(error.to_string()))?;
         if answer.status() != StatusCode::OK {
-            let words = format!("the image service answered {}", answer.status());
-            return Err(broken(words));
+            let status = answer.status();
+            return Err(match status.is_server_error() {
+                true => broken(format!("the image service answered {status}")),
+                false => DownloadError::Refused(status),
+            });
         }
         let mut stream = answer.into_body().into_data_stream();
         let mut at: u64 = 0;

@@ -70,7 +70,9 @@ impl From<DownloadError> for JobError {
         match error {
             DownloadError::Broken(reason) => Self::Internal(reason),
             DownloadError::Disk(error) => error.into(),
-            error @ DownloadError::TooLarge(_) => Self::Told(error.to_string()),
+            error @ (DownloadError::TooLarge(_) | DownloadError::Refused(_)) => {
+                Self::Told(error.to_string())
+            }
         }
     }
 }

@@ -60,8 +60,8 @@ impl Watch {
             .and_then(|()| counters(tx, &mut wrong))
             .and_then(|()| claims(tx, &mut wrong));
         match looked {
-            // The tables are being made.
-            Err(Error::Missing(_)) if self.counts().1 == 0 => {}
+            // The tables are being made, or have not all their columns yet.
+            Err(Error::Missing(_) | Error::Statement(_)) if self.counts().1 == 0 => {}
             Err(error) => wrong.push(format!("the watch cannot look: {error}")),
             Ok(()) => {}
         }

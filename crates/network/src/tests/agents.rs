@@ -330,10 +330,12 @@ async fn another_host_takes_dhcp_and_routers() {
     let service = Service::open(store, config, Arc::new(Names)).await.unwrap();
     service.settle_gateway().await.unwrap();
     let router = service.router();
-    let cloud = Cloud { service, router };
+    let (before_it, cloud) = (cloud, Cloud { service, router });
     assert_eq!(serves(&cloud, "h1", after).await.0, all);
     let (second, now) = serves(&cloud, "h2", after).await;
     assert_eq!(second, nothing);
+    // A service that was started before, without the setting, says the same.
+    assert_eq!(serves(&before_it, "h1", 0).await.0, all);
     cloud.service.settle_gateway().await.unwrap();
     assert!(cloud.wanted("h2", now, 0).await.is_none());
 }
