@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from cloud import BINARY, wait_until
+from cloud import BINARY, free_ports, wait_until
 from test_bad_luck import gone
 from test_servers import boot, wait_status
 
@@ -261,6 +261,82 @@ def test_an_audit_tells_what_is_due_and_finds_nothing_wrong_with_it(operator, sd
     wait_until(due, 30, "it is due", pause=0.2)
     assert sdk.compute.get_server(server).status == "VERIFY_RESIZE", "an audit only looks"
     gone(sdk, server)
+
+
+def test_deleted_servers_are_removed_for_good(operator, sdk, image, name):
+    stays, dies, fresh = (boot(sdk, f"{name}-{part}", image).id for part in ("stays", "dies", "fresh"))
+    for server in (stays, dies, fresh):
+        wait_status(sdk, server, "ACTIVE")
+    for server in (dies, fresh):
+        gone(sdk, server)
+    wait_until(lambda: not operator.cloud.audit(), 60, "nothing is left to be done for them")
+    admin = operator.cloud.client("kilonova").sdk()
+
+    def deleted():
+        found = admin.compute.get("/servers?all_tenants=1&deleted=1", microversion="2.1").json()["servers"]
+        return {server["id"] for server in found}
+
+    def actions(server):
+        return admin.compute.get(f"/servers/{server}/os-instance-actions", microversion="2.21")
+
+    def recorded(server):
+        file = operator.cloud.home / "control" / "db" / "compute.db"
+        with sqlite3.connect(file, timeout=60) as connection:
+            counts = [
+                connection.execute(f"SELECT COUNT(*) FROM {table} WHERE {column} = ?", [server]).fetchone()[0]
+                for table, column in (("instances", "uuid"), ("instance_actions", "instance_uuid"))
+            ]
+        connection.close()
+        return counts
+
+    assert {dies, fresh} <= deleted() and actions(dies).ok
+    # What conductors and readers of events may still ask for stays whatever is said.
+    out, _ = operator.manage("purge", "--all")
+    assert out.startswith("there is nothing to remove") and "stay" in out, out
+    day = 24 * 3600 * 1_000_000
+    operator.write(
+        "compute", ("UPDATE instances SET terminated_at = terminated_at - ? WHERE uuid = ?", 3 * day + 1, dies)
+    )
+    assert operator.manage("purge", "--days", 4)[0].startswith("there is nothing to remove")
+    out, complaint = operator.manage("purge", "--days", 3, "--dry-run")
+    assert re.search(r"^instances +1$", out, re.M) and re.search(r"^instance_actions +2$", out, re.M), out
+    assert "would remove 1 server that was deleted before" in out and complaint == "", "a bar is for terminals"
+    assert recorded(dies) == [1, 2]
+
+    out, _ = operator.manage("purge", "--days", 3, "--max-rows", 1)
+    assert "removed 1 server that was deleted before" in out
+    assert recorded(dies) == [0, 0] and dies not in deleted() and actions(dies).status_code == 404
+    assert fresh in deleted() and recorded(fresh) == [1, 2] and actions(fresh).ok
+    assert sdk.compute.get_server(stays).status == "ACTIVE" and recorded(stays) == [1, 1]
+    assert operator.manage("purge", "--days", 3)[0].startswith("there is nothing to remove")
+    for wrong in ([], ["--before", "yesterday"], ["--all", "--days", 3]):
+        _, complaint = operator.manage("purge", *wrong, status=2)
+        assert "--before" in complaint, complaint
+    assert operator.manage("audit")[0] == "all is as it should be\n"
+    gone(sdk, stays)
+
+
+def test_a_folder_of_volumes_has_one_service(operator, sdk, name):
+    home = operator.cloud.home
+    lock = home / "control" / "volumes" / "lock"
+    holder = lock.read_text().strip()
+    assert re.fullmatch(r"process \d+ on host \S+", holder), holder
+    done = subprocess.run(
+        [BINARY, "volume", "--home", str(home), "--set", f"volume.port={free_ports(1)[0]}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1 and "ready" not in done.stdout, done.stdout
+    assert f"{lock.parent} is in use by {holder}; one volume service at a time" in done.stderr, done.stderr
+    volume = sdk.block_storage.create_volume(size=1, name=name)
+    sdk.block_storage.wait_for_status(volume, "available", wait=60)
+    # The system gives the folder back, however its holder ends.
+    operator.cloud.kill()
+    operator.cloud.start()
+    assert lock.read_text().strip() != holder
+    assert sdk.block_storage.get_volume(volume).status == "available"
+    sdk.block_storage.delete_volume(volume)
 
 
 def test_policies_are_listed_checked_and_explained(tmp_path):
