@@ -210,7 +210,7 @@ def test_03_metadata(guest):
     assert set(guest.metadata(ec2).split()) >= {"ami-id", "hostname", "instance-id", "local-ipv4", "public-keys/"}
     assert re.fullmatch(r"i-[0-9a-f]{8}", guest.metadata(f"{ec2}/instance-id"))
     assert guest.metadata(f"{ec2}/local-ipv4") == port.fixed_ips[0]["ip_address"]
-    # What is known of a guest is kept for 15 s, as in Nova; the floating address came later than the first question.
+    # What is known of a guest is kept for two seconds; the floating address came later than the first question.
     wait_until(lambda: guest.metadata(f"{ec2}/public-ipv4") == guest.address, 60, "the floating address in metadata")
     assert guest.metadata(f"{ec2}/public-keys/") == "0=story"
     assert (

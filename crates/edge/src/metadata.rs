@@ -12,8 +12,7 @@
 //! | the server is unknown, deleted, or of another project; nothing is at the path | 404 |
 //! | the database or (for `network_data.json`) the network service does not answer | 500 |
 //!
-//! What is known of a guest is kept for [`FRESH`], as in Nova, so that the dozens of requests of one boot cost one
-//! look-up. `random_seed` is new in every answer.
+//! What is known of a guest is kept for [`FRESH`], so that the dozens of requests of one boot cost few look-ups. `random_seed` is new in every answer.
 //!
 //! A guest may leave a password once, encrypted for its owner (`POST /openstack/<version>/password`, at most
 //! [`PASSWORD_BYTES`]); the owner reads it by the Compute API, and clears it there so that the guest may leave another.
@@ -41,8 +40,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use types::{ServerId, Timestamp};
 
-/// How old an answer may be.
-pub const FRESH: Duration = Duration::from_secs(15);
+/// How old an answer may be: less than any boot takes, so that a server that is rebuilt with another key does not get the old one.
+/// (Nova's are 15 seconds old, in which guests boot here.)
+pub const FRESH: Duration = Duration::from_secs(2);
 /// Bytes that kept guests may take together.
 const KEPT_BYTES: u64 = 16 << 20;
 /// Bytes of a guest's password at most, as in Nova.
