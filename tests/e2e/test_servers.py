@@ -111,7 +111,11 @@ def wait_status(sdk, server, status, seconds=60):
         assert status == "ERROR" or found.status != "ERROR", found.fault
         return found.status == status and found
 
-    return wait_until(look, seconds, lambda: f"{status}: {sdk.compute.get_server(server).status}")
+    def shown():
+        found = sdk.compute.get_server(server)
+        return f"{status}: {found.status}, {found.task_state}, {found.fault}"
+
+    return wait_until(look, seconds, shown)
 
 
 def boot(sdk, name, image, **more):

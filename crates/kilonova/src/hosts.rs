@@ -12,11 +12,12 @@ use compute::peers::{Neighbourhood, Peers};
 use compute::{Agent, ImageCache, Ledger, Settings};
 use network_agent::HttpSource;
 use rustls::ClientConfig;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use types::{HostName, NodeId};
+use virt::LiveChoices;
 use virt::libvirt::daemon::{Daemon, DaemonConfig};
 use virt::libvirt::{Libvirt, LibvirtConfig};
 use virt::sim::{Sim, SimConfig};
@@ -76,20 +77,15 @@ impl Hosts {
         if orders.settings.hypervisor == Hypervisor::Libvirt {
             return real(home, orders, conductors, stop).await;
         }
-        let peers = Arc::new(Neighbourhood::default());
-        for name in orders.settings.simulated_names() {
-            let folder = home.join("sim").join(&name);
-            let hypervisor = Sim::open(SimConfig {
-                live: orders.settings.live.choices(),
-                ..SimConfig::large(folder.join("guests"), &name)
-            })?;
-            let guests = Arc::clone(&hypervisor) as Arc<dyn virt::Hypervisor>;
-            peers.join(&HostName(name.clone()), guests);
+        let names = orders.settings.simulated_names();
+        let (peers, hypervisors) = simulated(home, &names, orders.settings.live.choices())?;
+        for (name, hypervisor) in names.iter().zip(hypervisors) {
             let ways = Ways {
                 conductors,
                 peers: Arc::clone(&peers) as Arc<dyn Peers>,
             };
-            let agent = agent(&folder, &name, hypervisor, None, orders, &ways)?;
+            let folder = folder_of(home, name);
+            let agent = agent(&folder, name, hypervisor, None, orders, &ways)?;
             agent.introduce().await;
             tokio::spawn(agent.run(stop.clone()));
         }
@@ -303,6 +299,32 @@ fn network_config(orders: &Orders, host: &str) -> Result<network_agent::Config> 
     Ok(config)
 }
 
+/// Where a simulated host keeps what is its own.
+fn folder_of(home: &Path, name: &str) -> PathBuf {
+    home.join("sim").join(name)
+}
+
+/// The simulated hosts. Each knows the way to all others before the first of them works: work of an earlier process may
+/// be waiting that fetches a guest.
+fn simulated(
+    home: &Path,
+    names: &[String],
+    live: LiveChoices,
+) -> Result<(Arc<Neighbourhood>, Vec<Arc<Sim>>)> {
+    let peers = Arc::new(Neighbourhood::default());
+    let mut hosts = Vec::new();
+    for name in names {
+        let hypervisor = Sim::open(SimConfig {
+            live,
+            ..SimConfig::large(folder_of(home, name).join("guests"), name)
+        })?;
+        let guests = Arc::clone(&hypervisor) as Arc<dyn virt::Hypervisor>;
+        peers.join(&HostName(name.clone()), guests);
+        hosts.push(hypervisor);
+    }
+    Ok((peers, hosts))
+}
+
 /// Where an agent finds others.
 struct Ways<'a> {
     conductors: &'a [Place],
@@ -360,4 +382,21 @@ fn tls(orders: &Orders) -> Result<Arc<ClientConfig>> {
             folder.display()
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn simulated_hosts_know_ways_to_each_other_before_any_of_them_works() {
+        let home = tempfile::tempdir().unwrap();
+        let names = ["h1", "h2", "h3"].map(str::to_owned);
+        let (peers, hosts) = simulated(home.path(), &names, LiveChoices::default()).unwrap();
+        assert_eq!(hosts.len(), names.len());
+        for name in names {
+            assert!(peers.reach(&HostName(name)).await.is_some());
+        }
+    }
 }
