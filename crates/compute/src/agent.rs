@@ -257,7 +257,9 @@ impl Agent {
         };
         loop {
             tokio::time::sleep(pause).await;
-            cache.remove_unused(age).await;
+            if let Err((_, reason)) = cache.remove_unused(age).await {
+                tracing::warn!(host = %self.settings.host, reason, "no base image is removed");
+            }
         }
     }
 

@@ -15,6 +15,14 @@ const AGAIN: Duration = GATHER;
 /// How long what happens to guests gathers after a heartbeat: the first of many events is told at once, the others together.
 const GATHER: Duration = Duration::from_millis(500);
 
+/// What conductors hear of a guest.
+pub(crate) fn seen(guest: &GuestInfo) -> GuestSeen {
+    GuestSeen {
+        server: guest.id,
+        power: guest.power.code(),
+    }
+}
+
 impl Agent {
     /// Says for the first time what the host is and holds, until a conductor has taken it. Afterwards the host is known
     /// and the servers on it show what their guests do.
@@ -151,17 +159,14 @@ impl Agent {
         servers: BTreeSet<ServerId>,
         again: &mut BTreeSet<ServerId>,
     ) -> Vec<GuestSeen> {
-        let mut seen = Vec::new();
+        let mut all = Vec::new();
         for server in servers {
             match self.hypervisor.guest(server).await {
-                Ok(guest) => seen.extend(guest.map(|guest| GuestSeen {
-                    server,
-                    power: guest.power.code(),
-                })),
+                Ok(guest) => all.extend(guest.as_ref().map(seen)),
                 Err(_) => drop(again.insert(server)),
             }
         }
-        seen
+        all
     }
 
     /// All guests, and the servers of which there are only files. `None`: they cannot be listed now, which says nothing
@@ -169,12 +174,8 @@ impl Agent {
     async fn all_guests(&self) -> Option<(Vec<GuestSeen>, Vec<ServerId>)> {
         let guests = self.hypervisor.guests().await;
         let strays = self.hypervisor.stray_files(self.settings.strays).await;
-        let seen = |guest: GuestInfo| GuestSeen {
-            server: guest.id,
-            power: guest.power.code(),
-        };
         match guests.and_then(|guests| Ok((guests, strays?))) {
-            Ok((guests, strays)) => Some((guests.into_iter().map(seen).collect(), strays)),
+            Ok((guests, strays)) => Some((guests.iter().map(seen).collect(), strays)),
             Err(error) => {
                 tracing::warn!(host = %self.settings.host, %error, "guests cannot be listed");
                 None

@@ -5,7 +5,8 @@ use crate::peers;
 use axum::body::Body;
 use http::{HeaderMap, Method, StatusCode};
 use std::collections::HashMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempPath;
@@ -48,20 +49,32 @@ impl ImageCache {
     }
 
     /// Removes bases that no guest needs and nobody has asked for within `age`.
-    pub(crate) async fn remove_unused(&self, age: Duration) {
-        let bases = self.bases.clone();
-        let removing = tokio::task::spawn_blocking(move || bases.remove_unused(age));
-        match removing.await {
-            Ok(Ok(removed)) => {
-                for base in removed {
-                    tracing::info!(base = %base.display(), "a base image that nobody needs is removed");
-                }
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "base images that nobody needs cannot be told");
-            }
-            Err(error) => tracing::error!(%error, "the look at base images broke off"),
+    /// Returns which they were.
+    pub(crate) async fn remove_unused(&self, age: Duration) -> Result<Vec<PathBuf>, Failure> {
+        let removed = self.of_bases(move |bases| bases.remove_unused(age)).await?;
+        for base in &removed {
+            tracing::info!(base = %base.display(), "a base image that nobody needs is removed");
         }
+        Ok(removed)
+    }
+
+    /// The bases that [`Self::remove_unused`] removes.
+    pub(crate) async fn unused(&self, age: Duration) -> Result<Vec<PathBuf>, Failure> {
+        self.of_bases(move |bases| bases.unused(age)).await
+    }
+
+    async fn of_bases(
+        &self,
+        look: impl FnOnce(&BaseImages) -> io::Result<Vec<PathBuf>> + Send + 'static,
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let bases = self.bases.clone();
+        let unknown = |reason: String| {
+            let words = format!("base images that nobody needs cannot be told: {reason}");
+            (FailureKind::Host, words)
+        };
+        let looked = tokio::task::spawn_blocking(move || look(&bases)).await;
+        let found = looked.map_err(|error| unknown(error.to_string()))?;
+        found.map_err(|error| unknown(error.to_string()))
     }
 
     /// Whether an image's base is here.

@@ -175,6 +175,64 @@ pub(crate) fn follow(
     Ok(tasks)
 }
 
+/// How the servers of a host differ from the guests that it says it has, and what to make of them.
+pub(crate) fn differences(
+    tx: &mut Tx<'_>,
+    beat: &Heartbeat,
+    now: Timestamp,
+) -> Result<Vec<Differs>, sql::Error> {
+    let rules = Rules::default();
+    let seen: HashMap<ServerId, PowerState> = (beat.guests.iter())
+        .map(|guest| (guest.server, PowerState::from_code(i64::from(guest.power))))
+        .collect();
+    let mut found = Vec::new();
+    for server in db::instances::standing_on(tx, &beat.host)? {
+        let its = seen.get(&server.id).copied();
+        let (power, verdict) = judge(beat, its, &server, rules, now);
+        let becomes = match verdict {
+            // Only the first list of an agent has guests switched on.
+            Verdict::Leave | Verdict::Unsure | Verdict::SwitchOn => continue,
+            Verdict::Follow(state) => Becomes::Shown(state),
+            Verdict::SwitchOff => Becomes::SwitchedOff,
+        };
+        found.push(Differs {
+            server: server.id,
+            shown: (server.vm_state, server.power_state),
+            power,
+            becomes,
+        });
+    }
+    Ok(found)
+}
+
+/// What a heartbeat says of a server's guest.
+pub(crate) fn seen_in(beat: &Heartbeat, server: ServerId) -> Option<PowerState> {
+    let its = beat.guests.iter().find(|guest| guest.server == server)?;
+    Some(PowerState::from_code(i64::from(its.power)))
+}
+
+/// A server whose guest does something else than it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Differs {
+    /// The server.
+    pub server: ServerId,
+    /// What it shows.
+    pub shown: (VmState, PowerState),
+    /// What its guest does; `Shutdown` if it is not there.
+    pub power: PowerState,
+    /// What becomes of it.
+    pub becomes: Becomes,
+}
+
+/// What becomes of a server whose guest does something else than it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Becomes {
+    /// It shows what its guest does, in this state.
+    Shown(VmState),
+    /// The guest, which must not run, is switched off.
+    SwitchedOff,
+}
+
 /// What a server's guest does, of which the heartbeat says `seen`, and what to make of it. Pure.
 fn judge(
     beat: &Heartbeat,

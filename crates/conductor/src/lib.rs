@@ -17,6 +17,7 @@ mod neighbours;
 pub mod newcomers;
 pub mod notifications;
 pub mod offload;
+pub mod on_hosts;
 pub mod outbox;
 mod pulse;
 pub mod questions;

@@ -5,6 +5,7 @@
 use crate::drift::{self, Difference};
 use crate::flows::ports;
 use crate::neighbours::{Neighbours, retry};
+use crate::on_hosts::{self, OnHost};
 use crate::unfilled::{self, Unfilled};
 use bus::{Bell, Bus};
 use clients::BoundPort;
@@ -44,6 +45,8 @@ pub enum Finding {
     Unsaid(Attachment),
     /// The image service has an image of a server that nobody fills.
     Image(Unfilled),
+    /// What a host is about to do, or a conductor about a guest of a host.
+    OnHost(OnHost),
 }
 
 /// What the volume service has on record of a volume and a server.
@@ -107,6 +110,7 @@ impl std::fmt::Display for Finding {
                 one.volume, one.project, one.server
             ),
             Self::Image(one) => write!(f, "{one}"),
+            Self::OnHost(one) => write!(f, "{one}"),
         }
     }
 }
@@ -140,6 +144,19 @@ pub async fn audit(with: &Neighbours) -> Result<Audit, StepError> {
             Err(error) => return Err(error),
         }
     }
+    Ok(audit)
+}
+
+/// The same, and what hosts that are up say: what agents and conductors do by themselves with the next list of guests, or
+/// when they look the next time.
+///
+/// # Errors
+/// As [`audit`].
+pub async fn audit_with_hosts(with: &Neighbours) -> Result<Audit, StepError> {
+    let mut audit = audit(with).await?;
+    let (found, silent) = on_hosts::look(with).await?;
+    audit.found.extend(found.into_iter().map(Finding::OnHost));
+    audit.silent.extend(silent);
     Ok(audit)
 }
 
@@ -179,7 +196,8 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usi
     for finding in found {
         tracing::warn!(%finding, "not as it should be");
         let mended = match finding {
-            Finding::Record(_) | Finding::Gone(_) => false,
+            // Those of hosts are mended together.
+            Finding::Record(_) | Finding::Gone(_) | Finding::OnHost(_) => false,
             Finding::Port { port, server } => {
                 let token = with.token().await?;
                 ports::release(with, &token, server, port).await?;
@@ -200,7 +218,12 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usi
         };
         count += usize::from(mended);
     }
-    Ok(count)
+    let of_hosts = found.iter().filter_map(|one| match one {
+        Finding::OnHost(one) => Some(one.clone()),
+        _ => None,
+    });
+    let of_hosts: Vec<OnHost> = of_hosts.collect();
+    Ok(count + on_hosts::mend(with, bus, &of_hosts).await?)
 }
 
 fn done(one: &Attachment, answer: Result<(), clients::volumes::Refused>) -> bool {

@@ -18,7 +18,7 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     let stop = CancellationToken::new();
     let _stops = stop.clone().drop_guard();
     let (with, bus, terms) = roles::neighbours(of, &stop).await?;
-    let Audit { found, silent } = reconcile::audit(&with).await?;
+    let Audit { found, silent } = reconcile::audit_with_hosts(&with).await?;
     for finding in &found {
         println!("{finding}");
     }

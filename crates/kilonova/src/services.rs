@@ -35,6 +35,8 @@ use web::client::Client;
 
 /// How long the data of an image may take between the services.
 const TRANSFER: Duration = Duration::from_secs(2 * 3600);
+/// How often the only process with a conductor looks for what `kilonova manage` has stored.
+const ALONE: Duration = Duration::from_secs(1);
 
 /// The way to a service.
 #[derive(Clone)]
@@ -478,7 +480,7 @@ impl Conductor {
             settings.journal(),
         );
         let worker = conductor::flows::register(journal, &with).start().await?;
-        let (host, look) = (settings.host_name(), settings.look());
+        let host = settings.host_name();
         let images = settings.image_url();
         let notifications =
             settings
@@ -495,9 +497,12 @@ impl Conductor {
             ));
         }
         spawn_background(orders, with, bus, host, changes, stop);
-        if reach.shared {
-            tokio::spawn(bells::watch(store, bus.clone(), look, stop.clone()));
-        }
+        let look = match reach.shared {
+            true => settings.look(),
+            // `kilonova manage` is another process.
+            false => ALONE,
+        };
+        tokio::spawn(bells::watch(store, bus.clone(), look, stop.clone()));
         Ok(Self {
             desk: agents.router(),
             worker,

@@ -2,6 +2,7 @@
 
 use crate::Cluster;
 use clients::HostQuestions;
+use conductor::on_hosts::{self, OnHost};
 use conductor::questions::Questions;
 use types::ServerId;
 use types::agent::{FailureKind, Question};
@@ -15,6 +16,20 @@ impl Cluster {
     /// Asks a server's host something.
     pub async fn ask(&self, server: ServerId, question: Question) {
         self.answer_to(server, question).await.unwrap();
+    }
+
+    /// What an operator's audit finds on hosts.
+    pub async fn found_on_hosts(&self) -> Vec<OnHost> {
+        let (found, silent) = on_hosts::look(self.neighbours()).await.unwrap();
+        assert_eq!(silent, Vec::<String>::new());
+        found
+    }
+
+    /// Has done at once what an audit has found on hosts; returns how much that was.
+    pub async fn mend_on_hosts(&self, found: &[OnHost]) -> usize {
+        on_hosts::mend(self.neighbours(), &self.bus, found)
+            .await
+            .unwrap()
     }
 
     /// What a server's host answers.

@@ -25,7 +25,8 @@ use uuid::Uuid;
 /// | 2 | agents say theirs, and refuse what they do not know, each by itself; `rebuild_once` of a guest that comes from another host |
 /// | 3 | questions for the processor of a guest, and whether it can run elsewhere; `ensure_undefined` |
 /// | 4 | `ensure_stayed` that only looks; `reboot_once` with the plan of the guest, which older agents do without |
-pub const SERVICE_VERSION: u32 = 4;
+/// | 5 | the question for what the host holds |
+pub const SERVICE_VERSION: u32 = 5;
 
 /// The version of an agent that says none.
 pub const FIRST_VERSION: u32 = 1;
@@ -648,6 +649,20 @@ pub enum Question {
         /// The answer to [`Question::GuestCpu`] of the host that it runs on.
         cpu: String,
     },
+    /// What there is on the host that audits hold against the record. No server is concerned.
+    Holdings {
+        /// Base images that no guest needs are removed at once, as the agent does now and then.
+        tidy: bool,
+    },
+}
+
+/// The answer to [`Question::Holdings`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holdings {
+    /// All guests, and what they do.
+    pub guests: Vec<GuestSeen>,
+    /// File names of the base images that the agent removes when it looks at them next, or has removed now.
+    pub unused: Vec<String>,
 }
 
 impl Question {
@@ -662,6 +677,7 @@ impl Question {
             Self::ForceLive => "force_live",
             Self::GuestCpu => "guest_cpu",
             Self::LacksCpu { .. } => "lacks_cpu",
+            Self::Holdings { .. } => "holdings",
         }
     }
 
@@ -675,6 +691,7 @@ impl Question {
             | Self::AbortLive
             | Self::ForceLive => FIRST_VERSION,
             Self::GuestCpu | Self::LacksCpu { .. } => 3,
+            Self::Holdings { .. } => 5,
         }
     }
 }
@@ -691,7 +708,7 @@ pub struct Asked {
 }
 
 /// The answer: base64 for a console log, JSON text for diagnostics, `cached` or `fetching` for an image, the words of
-/// `uptime` for a host.
+/// `uptime` for a host, JSON text for [`Holdings`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// The question's id.

@@ -1,10 +1,12 @@
 //! Answers to the short questions of conductors.
 
 use super::{Agent, LiveAction, failure};
+use crate::beats::seen;
 use crate::images::Failure;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use types::agent::{Answer, Asked, FailureKind, GuestImage, Question};
+use types::agent::{Answer, Asked, FailureKind, GuestImage, Holdings, Question};
 
 impl Agent {
     pub(super) async fn answer(self: Arc<Self>, asked: Asked) {
@@ -39,8 +41,7 @@ impl Agent {
                     .diagnostics(asked.server)
                     .await
                     .map_err(failure)?;
-                serde_json::to_string(&counters)
-                    .map_err(|error| (FailureKind::Host, error.to_string()))
+                text_of(&counters)
             }
             Question::CacheImage(image) => Ok(self.fetch_ahead(image)),
             Question::Uptime => uptime().await,
@@ -57,7 +58,22 @@ impl Agent {
                 let found = self.hypervisor.lacks_cpu(cpu).await;
                 found.map(Option::unwrap_or_default).map_err(failure)
             }
+            Question::Holdings { tidy } => text_of(&self.holdings(*tidy).await?),
         }
+    }
+
+    async fn holdings(&self, tidy: bool) -> Result<Holdings, Failure> {
+        let guests = self.hypervisor.guests().await.map_err(failure)?;
+        let unused = match (&self.images, self.settings.unused_images) {
+            (Some(cache), Some((_, age))) if tidy => cache.remove_unused(age).await,
+            (Some(cache), Some((_, age))) => cache.unused(age).await,
+            _ => Ok(Vec::new()),
+        };
+        let named = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+        Ok(Holdings {
+            guests: guests.iter().map(seen).collect(),
+            unused: unused?.into_iter().filter_map(named).collect(),
+        })
     }
 
     /// Fetches an image before a server needs it, while nobody waits. Guests of the simulator need no files.
@@ -82,6 +98,10 @@ impl Agent {
         });
         "fetching".to_owned()
     }
+}
+
+fn text_of(answer: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(answer).map_err(|error| (FailureKind::Host, error.to_string()))
 }
 
 fn base64_of(bytes: &[u8]) -> String {

@@ -27,15 +27,31 @@ impl BaseImages {
         }
     }
 
-    /// Removes bases, and what broken fetches have left, that no guest here names and that were not asked for within
-    /// `age`. Returns what was removed.
+    /// Removes what is [unused](Self::unused). Returns what was removed.
     ///
     /// # Errors
     /// A folder or a guest's specification cannot be read: nothing is removed then.
     pub fn remove_unused(&self, age: Duration) -> io::Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        for path in self.unused(age)? {
+            // Another look may have removed it, or a guest that comes now have asked for it.
+            if is_old(&path, age).or_else(nothing)? {
+                notes::forget(&path)?;
+                std::fs::remove_file(&path).or_else(nothing)?;
+                removed.push(path);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Bases, and what broken fetches have left, that no guest here names and that were not asked for within `age`.
+    ///
+    /// # Errors
+    /// A folder or a guest's specification cannot be read.
+    pub fn unused(&self, age: Duration) -> io::Result<Vec<PathBuf>> {
         let instances = self.folder.parent().unwrap_or(&self.folder);
         let used = used(instances)?;
-        let mut removed = Vec::new();
+        let mut unused = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
             let path = entry.path();
@@ -44,19 +60,32 @@ impl BaseImages {
                 Err(error) if is_nothing(&error) => continue,
                 other => other?,
             };
-            // One of the future was used before the clock went back.
-            let unused_for = metadata.modified()?.elapsed().unwrap_or_default();
             // A note stays as long as its base.
             if notes::base_of(&path).is_some_and(|base| base.exists()) {
                 continue;
             }
-            if metadata.is_file() && unused_for >= age && !used.contains(&entry.file_name()) {
-                notes::forget(&path)?;
-                std::fs::remove_file(&path)?;
-                removed.push(path);
+            if metadata.is_file()
+                && is_old(&path, age).or_else(nothing)?
+                && !used.contains(&entry.file_name())
+            {
+                unused.push(path);
             }
         }
-        Ok(removed)
+        Ok(unused)
+    }
+}
+
+/// Whether nobody has asked for a base within `age`. One of the future was asked for before the clock went back.
+fn is_old(path: &Path, age: Duration) -> io::Result<bool> {
+    let asked = std::fs::metadata(path)?.modified()?;
+    Ok(asked.elapsed().unwrap_or_default() >= age)
+}
+
+/// What is not there any more is no failure.
+fn nothing<T: Default>(error: io::Error) -> io::Result<T> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Ok(T::default()),
+        _ => Err(error),
     }
 }
 
@@ -204,7 +233,14 @@ mod tests {
         };
         guest(instances, "a", &rescued);
         fs::write(instances.join("node-id"), "x").unwrap();
-        bases.remove_unused(DAY).unwrap();
+        let mut listed = bases.unused(DAY).unwrap();
+        let mut removed = bases.remove_unused(DAY).unwrap();
+        listed.sort();
+        removed.sort();
+        let names = ["nobody.note", "old", "x.y.part"];
+        assert_eq!(listed, names.map(|name| bases.folder.join(name)));
+        assert_eq!(removed, listed, "it removes what it names");
+        assert_eq!(bases.unused(DAY).unwrap(), <[PathBuf; 0]>::default());
         let noted = [
             "headed",
             "kernel",
