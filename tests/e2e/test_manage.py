@@ -18,11 +18,12 @@ NOBODY = "6a54f3c0-3f5e-4b3a-9f0e-1f6f0f0e2b11"
 class Operator:
     """A cloud that mends nothing by itself, and the commands for it."""
 
-    def __init__(self, cloud):
+    def __init__(self, cloud, interval=1):
+        """Hosts name all their guests so often, in seconds."""
         self.cloud = cloud
         cloud.configure(
             "[kilonova]\nreconcile_interval = 0\n[DEFAULT]\nrunning_deleted_instance_action = log\n"
-            "sync_power_state_interval = 1\nreport_interval = 1\n"
+            f"sync_power_state_interval = {interval}\nreport_interval = 1\n"
         )
         self.manage = cloud.manage
 
@@ -261,6 +262,32 @@ def test_an_audit_tells_what_is_due_and_finds_nothing_wrong_with_it(operator, sd
     wait_until(due, 30, "it is due", pause=0.2)
     assert sdk.compute.get_server(server).status == "VERIFY_RESIZE", "an audit only looks"
     gone(sdk, server)
+
+
+def test_an_audit_asks_hosts_what_their_guests_do(new_cloud, name):
+    quiet = Operator(new_cloud(hosts=2), interval=600)
+    quiet.cloud.start()
+    sdk = quiet.cloud.client("kilonova-demo").sdk()
+    found = sdk.image.find_image("cirros-sim-disk")
+    server = boot(sdk, name, {"id": found.id, "name": found.name}).id
+    wait_status(sdk, server, "ACTIVE")
+    assert quiet.manage("audit")[0] == "all is as it should be\n"
+    (guest,) = quiet.guest_files(server)
+    host = guest.parents[1].name
+    sql = "UPDATE instances SET vm_state = 'stopped', power_state = 4 WHERE uuid = ?"
+    quiet.write("compute", (sql, server))
+    out, complaint = quiet.manage("audit", status=1)
+    assert out == (
+        f"server {server} is stopped and shows power state Shutdown, and its guest on {host} is Running: "
+        "the guest is switched off\n"
+    )
+    assert "--fix mends 1 of them" in complaint
+    assert json.loads(guest.read_text())["power"] == "Running", "an audit only looks"
+    assert quiet.manage("audit", "--fix")[0].endswith("mended 1\n")
+    wait_until(lambda: json.loads(guest.read_text())["power"] == "Shutdown", 60, "it is off")
+    wait_until(lambda: not quiet.cloud.audit(), 60, quiet.cloud.audit)
+    actions = sdk.compute.get(f"/servers/{server}/os-instance-actions").json()["instanceActions"]
+    assert [one["action"] for one in actions] == ["stop", "create"], "its owner sees what happened"
 
 
 def test_deleted_servers_are_removed_for_good(operator, sdk, image, name):
