@@ -13,7 +13,7 @@ pub use images::{ImageRecord, Images, properties};
 pub use keys::{KeyError, Keys, Payload, SecretType};
 pub use keystone::{Keystone, Login};
 pub use networks::{
-    BoundPort, NetworkRecord, Networks, NewPort, PortRecord, Refused, Subnet, refusal,
+    BoundPort, Looks, NetworkRecord, Networks, NewPort, PortRecord, Refused, Subnet, refusal,
 };
 pub use volumes::Volumes;
 pub use web::client::{Answer, ClientError};

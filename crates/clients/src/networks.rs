@@ -3,7 +3,7 @@
 use crate::{ClientError, headers, unexpected};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use types::ServerId;
+use types::{HostName, ServerId};
 use url::form_urlencoded::byte_serialize;
 use web::client::{Answer, Client};
 
@@ -77,6 +77,15 @@ pub struct BoundPort {
     pub by_compute: bool,
     /// Its addresses, in the order in which it has them.
     pub addresses: Vec<String>,
+}
+
+/// What the network agents found on their hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looks {
+    /// What differs from what is wanted: on which host, and as the command that would make it right or in words.
+    pub found: Vec<(HostName, String)>,
+    /// Hosts that did not answer in time.
+    pub silent: Vec<HostName>,
 }
 
 /// A subnet, as far as guests must know it (`network_data.json`).
@@ -283,6 +292,39 @@ impl Networks {
             })
         };
         Ok(all.iter().filter_map(bound).collect())
+    }
+
+    /// Has the agents of all hosts look at them, and with `mend` make right what differs. For administrators. Answers within
+    /// the limit of every request, since the agents have 20 seconds. `None` where the service knows of no looks: a Neutron.
+    pub async fn looks(&self, token: &str, mend: bool) -> Result<Option<Looks>, ClientError> {
+        let path = "/v2.0/agents/looks";
+        let body = json!({ "look": { "mend": mend } });
+        let answer = self
+            .client
+            .call(Method::POST, path, headers(token), Some(&body))
+            .await?;
+        if matches!(
+            answer.status,
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED
+        ) {
+            return Ok(None);
+        }
+        let lists = (answer.part("looks"), answer.part("silent"));
+        let (StatusCode::OK, (Value::Array(looks), Value::Array(_))) = (answer.status, lists)
+        else {
+            return Err(unexpected(SERVICE, path, &answer));
+        };
+        let mut found = Vec::new();
+        for look in &looks {
+            let host = HostName::from(text(look, "host"));
+            let differences = texts(look, "differences").into_iter();
+            found.extend(differences.map(|difference| (host.clone(), difference)));
+        }
+        let silent = texts(&answer.json(), "silent").into_iter();
+        Ok(Some(Looks {
+            found,
+            silent: silent.map(HostName::from).collect(),
+        }))
     }
 
     /// The security groups of a project: `(id, name)`.
@@ -672,3 +714,7 @@ fn subnet(document: &Value) -> Subnet {
         ipv6_address_mode: document["ipv6_address_mode"].as_str().map(str::to_owned),
     }
 }
+
+#[cfg(test)]
+#[path = "networks_tests.rs"]
+mod tests;

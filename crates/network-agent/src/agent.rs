@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use types::network_wanted::{AgentKind, AgentStatus, HostReport, HostWanted, ObjectStatus, Status};
+use types::network_wanted::{
+    AgentKind, AgentStatus, HostReport, HostWanted, Look, Looked, ObjectStatus, Status,
+};
 
 use crate::config::Config;
 use crate::executor::{Executor, Outcome};
@@ -57,6 +59,7 @@ impl Agent {
             proxies,
             source,
             known: HostWanted::default(),
+            looked: 0,
             figures,
         };
         let result = worker.run(&stop).await;
@@ -125,6 +128,8 @@ struct Worker {
     proxies: Proxies,
     source: Arc<dyn WantedSource>,
     known: HostWanted,
+    /// The last look that the service has been told of.
+    looked: u64,
     /// What heartbeats show.
     figures: watch::Sender<BTreeMap<String, u64>>,
 }
@@ -168,9 +173,19 @@ impl Worker {
                     continue;
                 }
                 Some(Ok(Some(news))) => {
-                    pause = RETRY.0;
+                    let same = news.changes_nothing();
+                    let look = news.look.filter(|look| look.number != self.looked);
                     self.known.update(news);
                     question = self.ask();
+                    let mend = match look {
+                        Some(look) => self.look(look).await?,
+                        None => false,
+                    };
+                    // Nothing changes only because somebody looks.
+                    if same && self.known.look.is_some() && !mend {
+                        continue;
+                    }
+                    pause = RETRY.0;
                 }
                 None => self.forget(),
             }
@@ -193,6 +208,43 @@ impl Worker {
         if let Some(executor) = &mut self.executor {
             executor.forget();
         }
+    }
+
+    /// Tells what would have to be done; true if it shall be done.
+    async fn look(&mut self, look: Look) -> Result<bool, RunError> {
+        let Some(mut executor) = self.executor.take() else {
+            return Ok(false);
+        };
+        let wanted = std::mem::take(&mut self.known);
+        let worked = tokio::task::spawn_blocking(move || {
+            let found = executor.look(&wanted);
+            (executor, wanted, found)
+        });
+        let (executor, wanted, found) = worked.await?;
+        self.executor = Some(executor);
+        self.known = wanted;
+        let differences =
+            found.unwrap_or_else(|error| vec![format!("the machine cannot be looked at: {error}")]);
+        let report = HostReport {
+            revision: self.known.revision,
+            partial: true,
+            look: Some(Looked {
+                number: look.number,
+                differences,
+            }),
+            ..HostReport::default()
+        };
+        match self.source.report(report).await {
+            Ok(()) => self.looked = look.number,
+            // The next news brings it again.
+            Err(error) => {
+                tracing::warn!(%error, "the network service did not take what a look has found");
+            }
+        }
+        if look.mend {
+            self.forget();
+        }
+        Ok(look.mend)
     }
 
     /// Realises the known state and reports; false if something is to be tried again.
@@ -252,6 +304,7 @@ impl Worker {
             routers: outcome.routers,
             floating_ips: outcome.floating_ips,
             agents: agents(&figures(&self.known)),
+            look: None,
         };
         (report, !outcome.failed)
     }
@@ -274,5 +327,10 @@ fn all_failed(wanted: &HostWanted, why: &str) -> HostReport {
             .collect(),
         floating_ips: Vec::new(),
         agents: agents(&figures(wanted)),
+        look: None,
     }
 }
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

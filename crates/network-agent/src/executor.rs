@@ -113,12 +113,8 @@ impl Executor {
             forward_policy::open(&self.machine, &names::table(&self.config.cloud))?;
             self.prepared = true;
         }
-        if self.config.vlans.is_none() && wanted.ports.iter().any(|port| port.trunk.is_some()) {
-            self.config.vlans = Some(find_vlans(&self.machine)?);
-        }
-        let mut desired = desired::desired(&self.config, wanted);
         let mut faults = Faults::default();
-        self.number_ports(wanted, &mut desired, &mut faults);
+        let desired = self.desired(wanted, &mut faults)?;
         let observed = self.observe(&desired)?;
         let zones = plan::zones(&self.config.cloud, &desired, &observed);
         let plan = plan::plan(&self.config.cloud, &desired, &zones, &observed);
@@ -144,6 +140,38 @@ impl Executor {
             .retain(|name, _| name == HOST || existing.contains(name));
         self.settled.retain(|name, _| existing.contains(name));
         Ok(outcome(wanted, desired, &faults))
+    }
+
+    /// What [`Self::apply`] would do of links, addresses, routes and namespaces now, were everything looked at; packet rules
+    /// and servers are not compared. Changes nothing on the machine. Blocks while commands run.
+    ///
+    /// # Errors
+    /// When the machine cannot be looked at.
+    pub fn look(&mut self, wanted: &HostWanted) -> Result<Vec<String>, Error> {
+        let mut faults = Faults::default();
+        let desired = self.desired(wanted, &mut faults)?;
+        // A namespace that was left in order may be so no more.
+        let settled = std::mem::take(&mut self.settled);
+        let observed = self.observe(&desired);
+        self.settled = settled;
+        let observed = observed?;
+        let zones = plan::zones(&self.config.cloud, &desired, &observed);
+        let plan = plan::plan(&self.config.cloud, &desired, &zones, &observed);
+        let impossible = faults.0.iter();
+        let mut words: Vec<String> = impossible
+            .map(|(object, text)| format!("{text}, wanted for {object}"))
+            .collect();
+        words.extend(plan.words());
+        Ok(words)
+    }
+
+    fn desired(&mut self, wanted: &HostWanted, faults: &mut Faults) -> Result<Desired, Error> {
+        if self.config.vlans.is_none() && wanted.ports.iter().any(|port| port.trunk.is_some()) {
+            self.config.vlans = Some(find_vlans(&self.machine)?);
+        }
+        let mut desired = desired::desired(&self.config, wanted);
+        self.number_ports(wanted, &mut desired, faults);
+        Ok(desired)
     }
 
     fn links(&self) -> Result<BTreeMap<String, SeenLink>, Error> {

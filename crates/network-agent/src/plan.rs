@@ -46,6 +46,33 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// What would be done, for people: commands, or words about namespaces and about what cannot be done.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let conflicts = self.conflicts.iter();
+        let mut words: Vec<String> = conflicts
+            .map(|(object, text)| format!("{text}, wanted for {object}"))
+            .collect();
+        words.extend(self.root.iter().map(|step| host_words(&step.line)));
+        let floods = self.floods.iter();
+        words.extend(floods.map(|step| format!("bridge {}", step.line)));
+        for (name, steps) in &self.spaces {
+            let steps = steps.iter();
+            words.extend(steps.map(|step| format!("ip -n {name} {}", step.line)));
+        }
+        words
+    }
+}
+
+fn host_words(line: &str) -> String {
+    if let Some(name) = line.strip_prefix("netns del ") {
+        return format!("namespace {name} is not wanted");
+    }
+    if let Some(name) = line.strip_prefix("netns add ") {
+        return format!("namespace {name} is missing");
+    }
+    format!("ip {line}")
 }
 
 /// Gives each tenant network a conntrack zone: the one its bridge has, else the lowest that no

@@ -598,3 +598,71 @@ fn without_vlans_a_port_under_a_trunk_is_a_cable() {
         ]
     );
 }
+
+#[test]
+fn a_plan_in_words() {
+    let wanted = with_tunnels(&joined(&["192.0.2.2"]), "192.0.2.1");
+    let there = realised(&wanted);
+    let words = |observed: &Observed| planned(&wanted, observed).words();
+    assert!(words(&there).is_empty());
+
+    // Left over: a tap, a bridge, a tunnel, a namespace.
+    let stray = |kind: &str, object: u128| SeenLink {
+        kind: kind.into(),
+        alias: Some(Alias::new(&cloud(), Uuid::from_u128(object), None)),
+        ..SeenLink::default()
+    };
+    let mut more = there.clone();
+    for (name, kind) in [
+        ("tapstray", "tun"),
+        ("kbrstray", "bridge"),
+        ("kvxstray", "vxlan"),
+    ] {
+        more.links.insert(name.into(), stray(kind, 70));
+    }
+    let space = names::router_space(&cloud(), &Uuid::from_u128(71));
+    more.spaces.insert(space.clone(), None);
+    assert_eq!(
+        words(&more),
+        [
+            "ip link del dev kbrstray".to_owned(),
+            "ip link del dev kvxstray".to_owned(),
+            "ip link del dev tapstray".to_owned(),
+            format!("namespace {space} is not wanted"),
+        ]
+    );
+
+    // Lost: a tap, the way of a tunnel, a namespace, a route.
+    let (dhcp, router) = (
+        names::dhcp_space(&cloud(), &NET),
+        names::router_space(&cloud(), &ROUTER),
+    );
+    let mut less = there.clone();
+    less.links.remove("tap55555555-66");
+    less.floods.clear();
+    less.spaces.remove(&dhcp);
+    let seen = less.spaces.get_mut(&router).unwrap();
+    seen.as_mut().unwrap().routes.clear();
+    let words = words(&less);
+    let tunnel = names::tunnel(&NET);
+    for line in [
+        format!("namespace {dhcp} is missing"),
+        "ip tuntap add dev tap55555555-66 mode tap".to_owned(),
+        format!("bridge fdb append 00:00:00:00:00:00 dev {tunnel} dst 192.0.2.2 self permanent"),
+        format!("ip -n {dhcp} link set dev lo up"),
+        format!("ip -n {router} route replace 0.0.0.0/0 via 203.0.113.1 proto static"),
+    ] {
+        assert!(words.contains(&line), "{line} is missing in {words:#?}");
+    }
+
+    // Others' interfaces are in the way.
+    let mut taken = there;
+    taken.links.get_mut("tap55555555-66").unwrap().alias =
+        Some(Alias::new(&CloudId::new("c2").unwrap(), PORT, None));
+    assert_eq!(
+        planned(&wanted, &taken).words(),
+        [format!(
+            "interface tap55555555-66 belongs to {PORT} of cloud 'c2', wanted for {PORT}"
+        )]
+    );
+}

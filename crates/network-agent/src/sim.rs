@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use types::network_wanted::{HostReport, HostWanted, ObjectStatus, Status};
+use types::network_wanted::{HostReport, HostWanted, Looked, ObjectStatus, Status};
 use uuid::Uuid;
 
 use crate::agent::{RETRY, agents, figures, heartbeat};
@@ -127,6 +127,11 @@ fn report(wanted: &HostWanted, told: &mut HashMap<Uuid, Status>) -> HostReport {
         routers,
         floating_ips,
         agents: agents(&figures(wanted)),
+        // What is not made is not lost.
+        look: wanted.look.map(|look| Looked {
+            number: look.number,
+            differences: Vec::new(),
+        }),
     }
 }
 

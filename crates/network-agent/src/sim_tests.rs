@@ -3,7 +3,7 @@ use super::*;
 use crate::source::SourceError;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
-use types::network_wanted::{Mac, Port, Removed};
+use types::network_wanted::{Look, Mac, Port, Removed};
 
 struct Feed {
     wanted: watch::Receiver<HostWanted>,
@@ -102,6 +102,24 @@ async fn says_what_is_new_and_only_that() {
             .collect();
         assert_eq!(got, expected, "revision {revision}");
         assert_eq!(report.agents.len(), 4);
+    }
+    // A look finds nothing; it is told of once.
+    let look = Look {
+        number: 3,
+        mend: true,
+    };
+    for (revision, look) in [(6, Some(look)), (7, None)] {
+        feed.send_replace(HostWanted {
+            look,
+            ..state(revision, vec![], false, Removed::default())
+        });
+        let report = told.recv().await.unwrap();
+        let looked = look.map(|look| Looked {
+            number: look.number,
+            differences: vec![],
+        });
+        assert_eq!((report.revision, report.look), (revision, looked));
+        assert!(report.ports.is_empty());
     }
     stop.cancel();
     agent.await.unwrap();

@@ -194,8 +194,12 @@ async fn take_report(
 ) -> Result<(), Fault> {
     check_host(headers, &host)?;
     let cx = service.own_context();
+    let looked = report.look.is_some();
     let act = move |work: &mut Work<'_, '_>| {
         db::agents::beat(work.tx, &host, &report.agents)?;
+        if let Some(look) = &report.look {
+            db::looks::answer(work.tx, &host, look)?;
+        }
         let gateway = wanted::gateway_host(work)?.as_deref() == Some(host.as_str());
         let events = port_statuses(work, &host, gateway, &report)?;
         if gateway {
@@ -207,6 +211,9 @@ async fn take_report(
     for event in service.write(&cx, act).await? {
         // Nobody may be listening.
         let _ = service.inner.events.send(event);
+    }
+    if looked {
+        service.inner.looked.notify_waiters();
     }
     Ok(())
 }

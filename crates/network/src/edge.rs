@@ -4,7 +4,7 @@ use crate::agent;
 use crate::api::listing::{self, Query};
 use crate::api::request::{self, Request};
 use crate::api::{
-    bindings, floatingips, networks, ports, routers, security_groups, services, subnetpools,
+    bindings, floatingips, looks, networks, ports, routers, security_groups, services, subnetpools,
     subnets, topology, trunks, view,
 };
 use crate::db;
@@ -100,6 +100,9 @@ async fn authenticated(
     }
     if path == ["agent", "ports"] && method == Method::GET {
         return agent::wait_for_ports(service, &cx, &query).await.map(ok);
+    }
+    if path == ["agents", "looks"] && method == Method::POST {
+        return looks::ask(service, &cx, &body).await.map(ok);
     }
     let call = Call {
         method,

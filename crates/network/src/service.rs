@@ -9,7 +9,7 @@ use axum::Router;
 use policy::Enforcer;
 use sql::Store;
 use std::sync::Arc;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use types::Caller;
 use types::network_wanted::Status;
 use uuid::Uuid;
@@ -58,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) validator: Arc<dyn TokenValidator>,
     pub(crate) revision: watch::Sender<u64>,
     pub(crate) events: broadcast::Sender<PortEvent>,
+    /// A host has answered a look.
+    pub(crate) looked: Notify,
 }
 
 impl Service {
@@ -86,6 +88,7 @@ impl Service {
             validator,
             revision: watch::channel(newest).0,
             events: broadcast::channel(EVENTS).0,
+            looked: Notify::new(),
         };
         Ok(Self {
             inner: Arc::new(inner),

@@ -51,7 +51,7 @@ pub fn urgency(work: &mut Work<'_, '_>, host: &str, since: u64) -> Result<Urgenc
     let mut urgency = Urgency::None(revision);
     for (what, _, of) in &changed {
         match what {
-            What::Port if of == host => return Ok(Urgency::Now),
+            What::Port | What::Look if of == host => return Ok(Urgency::Now),
             What::Network | What::Group => return Ok(Urgency::Now),
             What::Router if gateway => return Ok(Urgency::Now),
             What::Members => urgency = Urgency::Soon,
@@ -79,6 +79,7 @@ pub fn news(
         revision,
         host: host.to_owned(),
         full: changed.is_none(),
+        look: db::looks::pending(work.tx, host)?,
         ..w::HostWanted::default()
     };
     let Some(changed) = changed else {
@@ -116,11 +117,7 @@ pub fn news(
     };
     present.fill(work, &mut wanted, &own, gateway, chosen)?;
     wanted.removed = present.gone(&changed, host, gateway);
-    let nothing = wanted.networks.is_empty()
-        && wanted.ports.is_empty()
-        && wanted.security_groups.is_empty()
-        && wanted.routers.is_empty()
-        && wanted.removed == w::Removed::default();
+    let nothing = wanted.changes_nothing() && wanted.look.is_none();
     if nothing && revision - since < LAG {
         return Ok(Err(revision));
     }

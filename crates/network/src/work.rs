@@ -102,6 +102,12 @@ impl<'a, 'b> Work<'a, 'b> {
             .insert((What::Port, id.to_owned(), host.to_owned()));
     }
 
+    /// Notes that a host is asked for a look.
+    pub fn look_asked(&mut self, host: &str) {
+        self.changes
+            .insert((What::Look, String::new(), host.to_owned()));
+    }
+
     /// Notes that the members of groups changed: for these groups and for those whose rules name them.
     pub fn members_changed(&mut self, groups: &[String]) -> Result<(), Fault> {
         if groups.is_empty() {

@@ -60,6 +60,18 @@ pub struct HostWanted {
     /// What went since then; only read when `full` is false.
     #[serde(default)]
     pub removed: Removed,
+    /// The newest look that was asked of this host, until it was answered. Agents that do not know of looks go on without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub look: Option<Look>,
+}
+
+/// Somebody wants to know where the host is not as it shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// Counts up; comes back in [`Looked::number`].
+    pub number: u64,
+    /// True: what differs is made right after it was told. False: nothing on the host is changed.
+    pub mend: bool,
 }
 
 /// Ids of objects that a partial [`HostWanted`] takes away.
@@ -425,6 +437,19 @@ pub struct HostReport {
     /// The agents on the host that are alive; a report is also their heartbeat.
     #[serde(default)]
     pub agents: Vec<AgentStatus>,
+    /// What a look has found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub look: Option<Looked>,
+}
+
+/// The answer to a [`Look`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Looked {
+    /// Which look.
+    pub number: u64,
+    /// What differs, each as the command that would make it right or in words; one line that says why where the machine
+    /// could not be looked at.
+    pub differences: Vec<String>,
 }
 
 /// State of one object on the host.
@@ -510,6 +535,7 @@ impl HostWanted {
             return;
         }
         self.revision = news.revision;
+        self.look = news.look;
         let gone = &news.removed;
         merge(&mut self.networks, news.networks, &gone.networks, |n| n.id);
         merge(&mut self.ports, news.ports, &gone.ports, |p| p.id);
@@ -520,6 +546,17 @@ impl HostWanted {
             |g| g.id,
         );
         merge(&mut self.routers, news.routers, &gone.routers, |r| r.id);
+    }
+
+    /// Whether this is an answer that changes nothing of what the host shall be.
+    #[must_use]
+    pub fn changes_nothing(&self) -> bool {
+        !self.full
+            && self.networks.is_empty()
+            && self.ports.is_empty()
+            && self.security_groups.is_empty()
+            && self.routers.is_empty()
+            && self.removed == Removed::default()
     }
 }
 
@@ -648,6 +685,46 @@ mod tests {
             ..HostWanted::default()
         });
         assert!(have.security_groups.is_empty());
+    }
+
+    #[test]
+    fn a_look_is_news_and_is_left_out_where_there_is_none() {
+        let look = Look {
+            number: 7,
+            mend: true,
+        };
+        let news = HostWanted {
+            revision: 2,
+            look: Some(look),
+            ..HostWanted::default()
+        };
+        assert!(news.changes_nothing());
+        let mut have = HostWanted::default();
+        have.update(news);
+        assert_eq!((have.revision, have.look), (2, Some(look)));
+        let next = HostWanted {
+            revision: 3,
+            removed: Removed {
+                ports: vec![Uuid::from_u128(1)],
+                ..Removed::default()
+            },
+            ..HostWanted::default()
+        };
+        assert!(!next.changes_nothing());
+        have.update(next);
+        assert_eq!(have.look, None, "it was answered");
+        let whole = HostWanted {
+            full: true,
+            ..HostWanted::default()
+        };
+        assert!(!whole.changes_nothing(), "what it does not name goes");
+
+        let text = serde_json::to_string(&have).unwrap();
+        assert!(!text.contains("look"), "{text}");
+        let text = serde_json::to_string(&HostReport::default()).unwrap();
+        assert!(!text.contains("look"), "{text}");
+        let old: HostReport = serde_json::from_str(r#"{"revision": 1}"#).unwrap();
+        assert_eq!(old.look, None);
     }
 
     #[test]

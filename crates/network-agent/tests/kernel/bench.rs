@@ -558,7 +558,7 @@ impl Bench {
         report
     }
 
-    fn wait_report(&self) -> HostReport {
+    pub fn wait_report(&self) -> HostReport {
         loop {
             let report = self
                 .reports
@@ -568,6 +568,19 @@ impl Bench {
                 return report;
             }
         }
+    }
+
+    /// Has the agent look; what it found. What it mends it reports afterwards.
+    pub fn look(&mut self, mend: bool) -> Vec<String> {
+        self.wanted.revision += 1;
+        let number = self.wanted.revision;
+        let news = HostWanted {
+            revision: number,
+            look: Some(Look { number, mend }),
+            ..HostWanted::default()
+        };
+        self.feed.send_replace(news);
+        self.wait_report().look.expect("a look").differences
     }
 
     /// Ends the agent as a crash would (nothing is cleaned up) and starts another one.

@@ -528,6 +528,40 @@ fn what_breaks_is_mended() {
     }
 }
 
+/// What differs is told without a change, and made right at once where that is asked for.
+#[test]
+fn a_look_tells_what_would_be_mended() {
+    let Some(mut bench) = Bench::start("look") else {
+        return;
+    };
+    let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
+    bench.guest(network, "10.0.0.11");
+    bench.tap_port(network, "10.0.0.12");
+    bench.apply();
+    assert_eq!(bench.look(false), Vec::<String>::new());
+    let dhcp = format!("kdhcp-{network}-");
+    let spaces = bench.spaces();
+    let cloud = spaces.iter().find_map(|name| name.strip_prefix(&dhcp));
+    let alias = format!("kilonova/{}/{network}", cloud.unwrap());
+    bench.delete_space("kdhcp");
+    let host = bench.host();
+    host.ip(&["link", "add", "name", "kbrstray", "type", "bridge"]);
+    host.ip(&["link", "set", "dev", "kbrstray", "alias", &alias]);
+    let found = bench.look(false);
+    let missing =
+        |line: &String| line.starts_with("namespace kdhcp-") && line.ends_with(" is missing");
+    assert!(found.iter().any(missing), "{found:#?}");
+    let stray = "ip link del dev kbrstray".to_owned();
+    assert!(found.contains(&stray), "{found:#?}");
+    // Nothing was changed, but for the cable that the namespace takes with it.
+    assert!(bench.look(false).contains(&stray));
+    assert!(bench.look(true).contains(&stray));
+    bench.wait_report();
+    assert_eq!(bench.look(false), Vec::<String>::new());
+    assert!(!bench.links().contains(&"kbrstray".to_owned()));
+    assert_eq!(bench.spaces().len(), 2);
+}
+
 /// A host that is full already takes one more guest as fast as an empty one, or nearly.
 #[test]
 fn a_crowded_host() {

@@ -4,6 +4,7 @@ pub mod addressing;
 pub mod bindings;
 pub mod floatingips;
 pub mod listing;
+pub mod looks;
 pub mod networks;
 pub mod ports;
 pub mod request;

@@ -212,5 +212,6 @@ pub fn delete(tx: &mut Tx<'_>, id: &str) -> Result<bool, Fault> {
         "DELETE FROM net_hosts WHERE host = ?",
         &[host.as_str().into()],
     )?;
+    super::looks::forget(tx, &host)?;
     Ok(served)
 }

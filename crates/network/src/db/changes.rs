@@ -22,6 +22,8 @@ pub enum What {
     Members,
     /// A router, its interfaces or floating IPs.
     Router,
+    /// Nothing: a host is asked for a look.
+    Look,
 }
 
 impl What {
@@ -33,6 +35,7 @@ impl What {
             Self::Group => "group",
             Self::Members => "members",
             Self::Router => "router",
+            Self::Look => "look",
         }
     }
 
@@ -44,13 +47,14 @@ impl What {
             Self::Group,
             Self::Members,
             Self::Router,
+            Self::Look,
         ]
         .into_iter()
         .find(|what| what.name() == name)
     }
 }
 
-/// One change; `host` only for ports: the host the port is, or was, bound to.
+/// One change; `host` only for ports (the host the port is, or was, bound to) and looks.
 pub type Change = (What, String, String);
 
 /// Writes down changes under a new revision, which is the answer.

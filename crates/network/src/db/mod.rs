@@ -5,6 +5,7 @@ pub mod bindings;
 pub mod changes;
 pub mod figures;
 pub mod ipam;
+pub mod looks;
 pub mod quotas;
 pub mod topologies;
 pub mod trunks;
@@ -36,6 +37,11 @@ pub const MIGRATIONS: &[Migration] = &[
         version: 4,
         name: "trunks",
         sql: include_str!("migrations/0004_trunks.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "looks",
+        sql: include_str!("migrations/0005_looks.sql"),
     },
 ];
 

@@ -4,11 +4,11 @@ use types::network_wanted::{AgentKind, AgentStatus, HostReport, HostWanted, Obje
 use uuid::Uuid;
 
 /// Seconds that a question waits: as long as it may.
-const LONG: u64 = 3600;
+pub(super) const LONG: u64 = 3600;
 /// For what comes at once, on the slowest of machines; less than the longest wait.
-const PATIENCE: Duration = Duration::from_secs(50);
+pub(super) const PATIENCE: Duration = Duration::from_secs(50);
 
-async fn until(mut so: impl FnMut() -> bool) {
+pub(super) async fn until(mut so: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !so() {
         assert!(begun.elapsed() < PATIENCE, "it does not become so");
@@ -17,7 +17,13 @@ async fn until(mut so: impl FnMut() -> bool) {
 }
 
 impl Cloud {
-    async fn ask(&self, method: &str, host: &str, path: &str, body: Value) -> (StatusCode, Value) {
+    pub(super) async fn ask(
+        &self,
+        method: &str,
+        host: &str,
+        path: &str,
+        body: Value,
+    ) -> (StatusCode, Value) {
         let request = Request::builder()
             .method(method)
             .uri(format!("/v2.0/agent/hosts/{host}/{path}"))

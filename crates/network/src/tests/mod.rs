@@ -5,6 +5,7 @@ mod agents;
 mod bindings;
 mod leaving;
 mod lists;
+mod looks;
 mod resources;
 mod simulated;
 mod storage;

@@ -55,6 +55,12 @@ async fn ports_become_active_wherever_they_are_bound() {
     cloud.delete(&format!("ports/{}", ids[0]), DEMO).await;
     let lost = cloud.get(&wait, ADMIN).await;
     assert_eq!(lost["active"], false, "one is gone: nobody waits for it");
+
+    let body = json!({"look": {"mend": true}});
+    let (status, answer) = cloud.call("POST", "agents/looks", ADMIN, body).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let looks = ["h0", "h1", "h2"].map(|host| json!({"host": host, "differences": []}));
+    assert_eq!(answer, json!({"looks": looks, "silent": []}));
     stop.cancel();
 }
 
