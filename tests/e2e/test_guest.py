@@ -279,6 +279,31 @@ def test_08_a_guest_that_dies_is_seen(guest, admin):
     guest.wait_ssh()
 
 
+def test_08_an_audit_tells_what_agents_would_do(cloud, guest):
+    """They take a stray bridge away within a minute, so it is made again until an audit has seen it."""
+    wait_until(lambda: not cloud.audit(), 60, cloud.audit, pause=1)
+    links = json.loads(subprocess.run(["ip", "-j", "-d", "link"], capture_output=True, check=True).stdout)
+    alias = next(link["ifalias"] for link in links if link.get("ifalias", "").startswith("kilonova/"))
+    stray = f"kbrstray{os.getpid() % 10**6}"
+
+    def there():
+        return subprocess.run(["ip", "link", "show", stray], capture_output=True).returncode == 0
+
+    def named():
+        if not there():
+            subprocess.run(["ip", "link", "add", "name", stray, "type", "bridge"], check=True)
+            subprocess.run(["ip", "link", "set", "dev", stray, "alias", alias], check=True)
+        return f"is not as it should be: ip link del dev {stray}\n" in cloud.audit()
+
+    try:
+        wait_until(named, 60, lambda: f"it is named: {cloud.audit()}")
+        cloud.manage("audit", "--fix")
+        assert not there()
+    finally:
+        subprocess.run(["ip", "link", "del", "dev", stray], capture_output=True)
+    assert guest.run("id -un") == "cirros"
+
+
 def test_09_delete_leaves_nothing(cloud, guest, admin):
     sdk = admin.sdk()
     domain = domain_of(sdk, guest.id)

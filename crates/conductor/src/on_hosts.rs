@@ -3,8 +3,9 @@
 //! that nobody wants. All of it is done unasked; an audit asks the hosts that are up and shows it, or has it done at once.
 
 use crate::guests::{self, Becomes, Differs, Rules};
-use crate::neighbours::Neighbours;
+use crate::neighbours::{Neighbours, retry};
 use bus::{Bell, Bus};
+use clients::Looks;
 use futures_util::StreamExt;
 use journal::StepError;
 use std::collections::BTreeSet;
@@ -31,6 +32,8 @@ pub enum What {
     Guest(Differs),
     /// A base image of this name is not needed.
     Base(String),
+    /// Its network agent would do this, in the words of that agent.
+    Network(String),
 }
 
 impl std::fmt::Display for OnHost {
@@ -51,6 +54,9 @@ impl std::fmt::Display for OnHost {
                 }
             }
             What::Base(name) => write!(f, "{host} has base image {name}, which no guest needs"),
+            What::Network(words) => {
+                write!(f, "the network of {host} is not as it should be: {words}")
+            }
         }
     }
 }
@@ -78,7 +84,37 @@ pub async fn look(with: &Neighbours) -> Result<Found, StepError> {
             Err(error) => return Err(error),
         }
     }
+    of_networks(with, &mut found, &mut silent).await?;
     Ok((found, silent))
+}
+
+/// What network agents would do. Those of a Neutron cannot be asked.
+async fn of_networks(
+    with: &Neighbours,
+    found: &mut Vec<OnHost>,
+    silent: &mut Vec<String>,
+) -> Result<(), StepError> {
+    let looks = match looks(with, false).await {
+        Ok(looks) => looks,
+        Err(StepError::Retry(reason)) => {
+            silent.push(format!("network agents: {reason}"));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    found.extend(looks.found.into_iter().map(|(host, words)| OnHost {
+        host,
+        what: What::Network(words),
+    }));
+    let no_word = |host: &HostName| format!("the network agent of {host} does not answer");
+    silent.extend(looks.silent.iter().map(no_word));
+    Ok(())
+}
+
+async fn looks(with: &Neighbours, mend: bool) -> Result<Looks, StepError> {
+    let token = with.token().await?;
+    let looks = with.networks.looks(&token, mend).await.map_err(retry)?;
+    Ok(looks.unwrap_or_default())
 }
 
 /// The hosts that are up, of this release at least.
@@ -141,7 +177,10 @@ fn as_heard(host: &HostName, guests: Vec<GuestSeen>, asked: Timestamp) -> Heartb
 /// The database or a host does not answer; call again later.
 pub async fn mend(with: &Neighbours, bus: &Bus, found: &[OnHost]) -> Result<usize, StepError> {
     let mut count = 0;
-    let hosts: BTreeSet<&HostName> = found.iter().map(|one| &one.host).collect();
+    let of_compute = found
+        .iter()
+        .filter(|one| !matches!(one.what, What::Network(_)));
+    let hosts: BTreeSet<&HostName> = of_compute.map(|one| &one.host).collect();
     for host in hosts {
         let asked = Timestamp::now();
         let its = || found.iter().filter(|one| one.host == *host);
@@ -151,6 +190,12 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[OnHost]) -> Result<usiz
         let servers: BTreeSet<ServerId> = its().filter_map(OnHost::server).collect();
         count += follow(with, bus, as_heard(host, guests, asked), servers).await?;
     }
+    if found.iter().any(|one| matches!(one.what, What::Network(_))) {
+        let before = looks(with, true).await?.found.len();
+        // The agents look again when they have done what they could.
+        let after = looks(with, false).await?.found.len();
+        count += before.saturating_sub(after);
+    }
     Ok(count)
 }
 
@@ -158,7 +203,7 @@ impl OnHost {
     fn server(&self) -> Option<ServerId> {
         match &self.what {
             What::Guest(one) => Some(one.server),
-            What::Base(_) => None,
+            What::Base(_) | What::Network(_) => None,
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::network_wanted::{
-    AgentKind, AgentStatus, HostReport, HostWanted, Look, Looked, ObjectStatus, Status,
+    AgentKind, AgentStatus, HostReport, HostWanted, LOOKS, Look, Looked, ObjectStatus, Status,
 };
 
 use crate::config::Config;
@@ -92,6 +92,8 @@ pub(crate) async fn heartbeat(
 }
 
 pub(crate) fn agents(figures: &BTreeMap<String, u64>) -> Vec<AgentStatus> {
+    let mut figures = figures.clone();
+    figures.insert(LOOKS.to_owned(), 1);
     AgentKind::ALL
         .map(|kind| AgentStatus {
             kind,
@@ -147,7 +149,7 @@ impl Worker {
                 answer = &mut question => Some(answer?),
             };
             let mut again = self.resync;
-            match news {
+            let (changes, look) = match news {
                 Some(Ok(None)) => {
                     question = self.ask();
                     continue;
@@ -173,25 +175,38 @@ impl Worker {
                     continue;
                 }
                 Some(Ok(Some(news))) => {
-                    let same = news.changes_nothing();
                     let look = news.look.filter(|look| look.number != self.looked);
+                    // Nothing changes only because somebody looks.
+                    let changes = news.look.is_none() || !news.changes_nothing();
                     self.known.update(news);
                     question = self.ask();
-                    let mend = match look {
-                        Some(look) => self.look(look).await?,
-                        None => false,
-                    };
-                    // Nothing changes only because somebody looks.
-                    if same && self.known.look.is_some() && !mend {
-                        continue;
+                    if changes {
+                        pause = RETRY.0;
                     }
-                    pause = RETRY.0;
+                    (changes, look)
                 }
-                None => self.forget(),
+                None => {
+                    self.forget();
+                    (true, None)
+                }
+            };
+            let mut good = match changes {
+                true => Some(self.apply().await?),
+                false => None,
+            };
+            // What was new is no difference.
+            if let Some(look) = look
+                && self.look(look).await?
+            {
+                good = Some(self.apply().await?);
             }
-            if !self.apply().await? {
-                again = (pause * 4).min(RETRY.1);
-                pause = (pause * 2).min(RETRY.1);
+            match good {
+                None => continue,
+                Some(true) => {}
+                Some(false) => {
+                    again = (pause * 4).min(RETRY.1);
+                    pause = (pause * 2).min(RETRY.1);
+                }
             }
             look_again = Instant::now() + again;
         }

@@ -65,6 +65,9 @@ pub struct HostWanted {
     pub look: Option<Look>,
 }
 
+/// Agents that answer a [`Look`] have this among the figures of their [`AgentStatus`], as 1.
+pub const LOOKS: &str = "looks";
+
 /// Somebody wants to know where the host is not as it shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {

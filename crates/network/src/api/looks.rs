@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
+use types::network_wanted::LOOKS;
 
 /// How long the agents have. Whoever asks waits somewhat longer than this.
 const WAIT: Duration = Duration::from_secs(20);
 /// How often the database is asked: another process may have taken an answer.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// `POST /v2.0/agents/looks`: asks all hosts that have a living agent, and answers when all of them have, or their time is over.
+/// `POST /v2.0/agents/looks`: asks all hosts that have a living agent which knows looks, and answers when all of them have, or their time is over.
 pub async fn ask(service: &Service, cx: &Context, body: &Value) -> Result<Value, Fault> {
     let mend = mend(body)?;
     cx.demand("get_agent", &Target::new())?;
@@ -35,8 +36,12 @@ pub async fn tell(
 ) -> Result<(u64, BTreeSet<String>), Fault> {
     let act = move |work: &mut Work<'_, '_>| {
         let all = agents::list(work.tx, work.cx.config.agent_down_seconds)?;
-        let alive = all.iter().filter(|agent| agent.flag("alive"));
-        let hosts: BTreeSet<String> = alive.map(|agent| agent.text("host").to_owned()).collect();
+        // Those of an older release do not know what a look is.
+        let knows = |figures: &Value| figures[LOOKS] == 1;
+        let asked = all
+            .iter()
+            .filter(|agent| agent.flag("alive") && agent.get("configurations").is_some_and(knows));
+        let hosts: BTreeSet<String> = asked.map(|agent| agent.text("host").to_owned()).collect();
         let number = looks::ask(work.tx, &hosts, mend)?;
         for host in &hosts {
             work.look_asked(host);
