@@ -183,7 +183,7 @@ impl Agent {
         }
     }
 
-    async fn facts(&self) -> HostFacts {
+    pub(crate) async fn facts(&self) -> HostFacts {
         match self.hypervisor.host().await {
             Ok(facts) => facts.report(&self.settings.host_ip),
             Err(error) => HostFacts {

@@ -175,22 +175,25 @@ pub(crate) fn follow(
     Ok(tasks)
 }
 
-/// How the servers of a host differ from the guests that it says it has, and what to make of them.
+/// How servers of a host differ from the guests that the host says it has: those that are as they were `before` it was asked.
 pub(crate) fn differences(
     tx: &mut Tx<'_>,
     beat: &Heartbeat,
+    before: &Before,
     now: Timestamp,
 ) -> Result<Vec<Differs>, sql::Error> {
-    let rules = Rules::default();
     let seen: HashMap<ServerId, PowerState> = (beat.guests.iter())
         .map(|guest| (guest.server, PowerState::from_code(i64::from(guest.power))))
         .collect();
     let mut found = Vec::new();
     for server in db::instances::standing_on(tx, &beat.host)? {
+        if before.get(&server.id) != Some(&server.since) {
+            continue;
+        }
         let its = seen.get(&server.id).copied();
-        let (power, verdict) = judge(beat, its, &server, rules, now);
+        let (power, verdict) = judge(beat, its, &server, Rules::default(), now);
         let becomes = match verdict {
-            // Only the first list of an agent has guests switched on.
+            // Without a rule for it nothing is switched on.
             Verdict::Leave | Verdict::Unsure | Verdict::SwitchOn => continue,
             Verdict::Follow(state) => Becomes::Shown(state),
             Verdict::SwitchOff => Becomes::SwitchedOff,
@@ -205,10 +208,27 @@ pub(crate) fn differences(
     Ok(found)
 }
 
-/// What a heartbeat says of a server's guest.
-pub(crate) fn seen_in(beat: &Heartbeat, server: ServerId) -> Option<PowerState> {
-    let its = beat.guests.iter().find(|guest| guest.server == server)?;
-    Some(PowerState::from_code(i64::from(its.power)))
+/// When servers were changed last before their host was asked. Since then only clocks of conductors are compared.
+pub(crate) type Before = HashMap<ServerId, Timestamp>;
+
+/// Has some servers follow their guests that are as they were before. `true`: there are new tasks.
+pub(crate) fn follow_unchanged(
+    tx: &mut Tx<'_>,
+    beat: &Heartbeat,
+    before: &Before,
+    some: &[ServerId],
+    now: Timestamp,
+) -> Result<bool, sql::Error> {
+    let standing = db::instances::standing_among(tx, &beat.host, some)?;
+    let unchanged = standing
+        .iter()
+        .filter(|server| before.get(&server.id) == Some(&server.since));
+    let seen = |id: ServerId| {
+        let its = beat.guests.iter().find(|guest| guest.server == id)?;
+        Some(PowerState::from_code(i64::from(its.power)))
+    };
+    let some: Vec<_> = unchanged.map(|one| (one.id, seen(one.id))).collect();
+    follow(tx, beat, &some, Rules::default(), &mut Vec::new(), now)
 }
 
 /// A server whose guest does something else than it shows.

@@ -2,21 +2,41 @@
 //! guests that run and must not, base images that no guest needs, and what networks have of taps, bridges and namespaces
 //! that nobody wants. All of it is done unasked; an audit asks the hosts that are up and shows it, or has it done at once.
 
-use crate::guests::{self, Becomes, Differs, Rules};
+use crate::guests::{self, Becomes, Before, Differs};
 use crate::neighbours::{Neighbours, retry};
 use bus::{Bell, Bus};
 use clients::Looks;
+use db::instances::Standing;
 use futures_util::StreamExt;
+use futures_util::stream;
 use journal::StepError;
 use std::collections::BTreeSet;
+use std::time::Duration;
 use types::agent::{GuestSeen, Heartbeat, Holdings, Question, SERVICE_VERSION};
 use types::{HostName, NodeId, ServerId, Timestamp};
 use uuid::Uuid;
 
 /// Hosts that are asked at the same time.
 const AT_ONCE: usize = 32;
+/// Agents tell within this time what a guest has done: what is so only for a moment is not told of.
+const MOMENT: Duration = Duration::from_secs(1);
+/// Servers that follow their guests in one transaction.
+const FOLLOWED: usize = 100;
 
-/// Something on a host that is not as it should be.
+/// What hosts say when they are asked.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// What is not as it should be.
+    pub found: Vec<OnHost>,
+    /// Base images that are removed when their hosts look the next time.
+    pub due: Vec<OnHost>,
+    /// Who does not answer.
+    pub silent: Vec<Silent>,
+    /// Hosts that were not asked, with the reason.
+    pub unasked: Vec<String>,
+}
+
+/// Something on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnHost {
     /// The host.
@@ -30,10 +50,19 @@ pub struct OnHost {
 pub enum What {
     /// A server's guest does something else than the server shows.
     Guest(Differs),
-    /// A base image of this name is not needed.
+    /// A file of this name among the base images is not needed.
     Base(String),
     /// Its network agent would do this, in the words of that agent.
     Network(String),
+}
+
+/// Somebody who does not answer, or says why it cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silent {
+    /// The host; without one, the network agents of all.
+    pub host: Option<HostName>,
+    /// Why.
+    pub reason: String,
 }
 
 impl std::fmt::Display for OnHost {
@@ -53,7 +82,10 @@ impl std::fmt::Display for OnHost {
                     Becomes::SwitchedOff => write!(f, "the guest is switched off"),
                 }
             }
-            What::Base(name) => write!(f, "{host} has base image {name}, which no guest needs"),
+            What::Base(name) => write!(
+                f,
+                "{host} removes {name} from its base images at the next look: no guest needs it"
+            ),
             What::Network(words) => {
                 write!(f, "the network of {host} is not as it should be: {words}")
             }
@@ -61,75 +93,150 @@ impl std::fmt::Display for OnHost {
     }
 }
 
-/// What was found on hosts, and which could not be asked.
-pub type Found = (Vec<OnHost>, Vec<String>);
+impl std::fmt::Display for Silent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            Some(host) => write!(f, "host {host}: {}", self.reason),
+            None => write!(f, "network agents: {}", self.reason),
+        }
+    }
+}
+
+impl OnHost {
+    /// Whether it is about the same, which may have changed meanwhile.
+    fn is_about(&self, other: &Self) -> bool {
+        let what = match (&self.what, &other.what) {
+            (What::Guest(one), What::Guest(other)) => one.server == other.server,
+            (one, other) => one == other,
+        };
+        what && self.host == other.host
+    }
+
+    fn server_on(&self, host: &HostName) -> Option<ServerId> {
+        match &self.what {
+            What::Guest(one) if self.host == *host => Some(one.server),
+            _ => None,
+        }
+    }
+
+    fn is_of_network(&self) -> bool {
+        matches!(self.what, What::Network(_))
+    }
+}
+
+impl Silent {
+    fn of(host: &HostName, reason: String) -> Self {
+        Self {
+            host: Some(host.clone()),
+            reason,
+        }
+    }
+
+    /// Whether nothing is known of that because nobody answers.
+    fn hides(&self, one: &OnHost) -> bool {
+        match &self.host {
+            Some(host) => *host == one.host,
+            None => one.is_of_network(),
+        }
+    }
+}
 
 /// Asks all hosts that are up and know the question.
 ///
 /// # Errors
-/// The database's.
-pub async fn look(with: &Neighbours) -> Result<Found, StepError> {
-    let hosts = up(with).await?;
-    let (mut found, mut silent) = (Vec::new(), Vec::new());
-    let mut asking = futures_util::stream::iter(hosts)
+/// The database's. Who does not answer is told of.
+pub async fn look(with: &Neighbours) -> Result<Look, StepError> {
+    let mut look = Look::default();
+    let hosts = up(with, &mut look.unasked).await?;
+    let mut asking = stream::iter(hosts)
         .map(|host| async move { (of_host(with, &host).await, host) })
         .buffered(AT_ONCE);
     while let Some((answer, host)) = asking.next().await {
+        let on = |what| OnHost {
+            host: host.clone(),
+            what,
+        };
         match answer {
-            Ok(its) => found.extend(its.into_iter().map(|what| OnHost {
-                host: host.clone(),
-                what,
-            })),
-            Err(StepError::Retry(reason)) => silent.push(format!("host {host}: {reason}")),
+            Ok((differing, unused)) => {
+                let differing = differing.into_iter().map(What::Guest);
+                look.found.extend(differing.map(on));
+                look.due.extend(unused.into_iter().map(What::Base).map(on));
+            }
+            Err(StepError::Retry(reason)) => look.silent.push(Silent::of(&host, reason)),
             Err(error) => return Err(error),
         }
     }
-    of_networks(with, &mut found, &mut silent).await?;
-    Ok((found, silent))
-}
-
-/// What network agents would do. Those of a Neutron cannot be asked.
-async fn of_networks(
-    with: &Neighbours,
-    found: &mut Vec<OnHost>,
-    silent: &mut Vec<String>,
-) -> Result<(), StepError> {
-    let looks = match looks(with, false).await {
-        Ok(looks) => looks,
-        Err(StepError::Retry(reason)) => {
-            silent.push(format!("network agents: {reason}"));
-            return Ok(());
-        }
-        Err(error) => return Err(error),
-    };
-    found.extend(looks.found.into_iter().map(|(host, words)| OnHost {
+    let networks = looks(with, false, &mut look.silent).await?;
+    let of_network = |(host, words)| OnHost {
         host,
         what: What::Network(words),
-    }));
-    let no_word = |host: &HostName| format!("the network agent of {host} does not answer");
-    silent.extend(looks.silent.iter().map(no_word));
-    Ok(())
+    };
+    look.found
+        .extend(networks.found.into_iter().map(of_network));
+    Ok(look)
 }
 
-async fn looks(with: &Neighbours, mend: bool) -> Result<Looks, StepError> {
-    let token = with.token().await?;
-    let looks = with.networks.looks(&token, mend).await.map_err(retry)?;
-    Ok(looks.unwrap_or_default())
-}
-
-/// The hosts that are up, of this release at least.
-async fn up(with: &Neighbours) -> Result<Vec<HostName>, StepError> {
+/// The hosts that are up and of this release at least; of the others it says why they are not asked.
+async fn up(with: &Neighbours, unasked: &mut Vec<String>) -> Result<Vec<HostName>, StepError> {
     with.view.renew().await?;
     let services: Vec<db::hosts::Service> = with.store.read(db::hosts::services).await?;
-    let asked = services.into_iter().filter(|one| {
-        one.binary == "nova-compute"
-            && one.version >= i64::from(Question::Holdings { tidy: false }.since())
-            && with.view.is_up(&one.host)
-    });
-    Ok(asked.map(|one| one.host).collect())
+    let known_since = i64::from(Question::Holdings { tidy: false }.since());
+    let mut up = Vec::new();
+    for service in services {
+        let host = service.host;
+        if service.binary != "nova-compute" {
+            continue;
+        }
+        if !with.view.is_up(&host) {
+            unasked.push(format!("host {host} is down: it was not asked"));
+        } else if service.version < known_since {
+            unasked.push(format!(
+                "host {host} is of an older release: it was not asked"
+            ));
+        } else {
+            up.push(host);
+        }
+    }
+    Ok(up)
 }
 
-async fn holdings(with: &Neighbours, host: &HostName, tidy: bool) -> Result<Holdings, StepError> {
+/// What network agents say; those of a Neutron cannot be asked.
+async fn looks(
+    with: &Neighbours,
+    mend: bool,
+    silent: &mut Vec<Silent>,
+) -> Result<Looks, StepError> {
+    let asking = async {
+        let token = with.token().await?;
+        with.networks.looks(&token, mend).await.map_err(retry)
+    };
+    match asking.await {
+        Ok(looks) => {
+            let looks = looks.unwrap_or_default();
+            let no_word = || "its network agent does not answer".to_owned();
+            silent.extend(looks.silent.iter().map(|host| Silent::of(host, no_word())));
+            Ok(looks)
+        }
+        Err(StepError::Retry(reason)) => {
+            silent.push(Silent { host: None, reason });
+            Ok(Looks::default())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What a host has, and when its servers were changed last before it was asked.
+async fn holdings(
+    with: &Neighbours,
+    host: &HostName,
+    tidy: bool,
+) -> Result<(Before, Holdings), StepError> {
+    let on = host.clone();
+    let reading = with
+        .store
+        .read(move |tx| db::instances::standing_on(tx, &on));
+    let standing: Vec<Standing> = reading.await?;
+    let before = standing.into_iter().map(|one| (one.id, one.since));
     let nobody = ServerId(Uuid::nil());
     let answer = with
         .questions
@@ -137,33 +244,48 @@ async fn holdings(with: &Neighbours, host: &HostName, tidy: bool) -> Result<Hold
     let text = answer
         .await
         .map_err(|(_, reason)| StepError::Retry(reason))?;
-    serde_json::from_str(&text).map_err(|error| StepError::Retry(error.to_string()))
+    let holdings = serde_json::from_str(&text);
+    let holdings = holdings.map_err(|error| StepError::Retry(error.to_string()))?;
+    Ok((before.collect(), holdings))
 }
 
-async fn of_host(with: &Neighbours, host: &HostName) -> Result<Vec<What>, StepError> {
-    let asked = Timestamp::now();
-    let Holdings { guests, unused } = holdings(with, host, false).await?;
-    let beat = as_heard(host, guests, asked);
+async fn of_host(
+    with: &Neighbours,
+    host: &HostName,
+) -> Result<(Vec<Differs>, Vec<String>), StepError> {
+    let (mut differing, unused) = differing(with, host).await?;
+    if !differing.is_empty() {
+        tokio::time::sleep(MOMENT).await;
+        let (again, _) = self::differing(with, host).await?;
+        differing.retain(|one| again.contains(one));
+    }
+    Ok((differing, unused))
+}
+
+async fn differing(
+    with: &Neighbours,
+    host: &HostName,
+) -> Result<(Vec<Differs>, Vec<String>), StepError> {
+    let (before, Holdings { guests, unused }) = holdings(with, host, false).await?;
+    let beat = as_told(host, guests);
     let reading = with
         .store
-        .read(move |tx| guests::differences(tx, &beat, Timestamp::now()));
-    let differing: Vec<Differs> = reading.await?;
-    let mut found: Vec<What> = differing.into_iter().map(What::Guest).collect();
-    found.extend(unused.into_iter().map(What::Base));
-    Ok(found)
+        .read(move |tx| guests::differences(tx, &beat, &before, Timestamp::now()));
+    Ok((reading.await?, unused))
 }
 
-/// The heartbeat in which the host would have said that.
-fn as_heard(host: &HostName, guests: Vec<GuestSeen>, asked: Timestamp) -> Heartbeat {
+/// The heartbeat in which the host would have said that, if it were to be believed whatever the time is: it is only held
+/// against servers that have not changed since it was asked.
+fn as_told(host: &HostName, guests: Vec<GuestSeen>) -> Heartbeat {
     Heartbeat {
         host: host.clone(),
         node: NodeId(Uuid::nil()),
         incarnation: 0,
         version: SERVICE_VERSION,
         complete: true,
-        introduction: false,
+        introduction: true,
         first: false,
-        heard: Some(asked),
+        heard: None,
         guests,
         strays: Vec::new(),
         moving: Vec::new(),
@@ -171,66 +293,64 @@ fn as_heard(host: &HostName, guests: Vec<GuestSeen>, asked: Timestamp) -> Heartb
     }
 }
 
-/// Has done what was found and is still so; returns how much that was.
+/// Has done what was found, where it is still so, and what is due; returns how much of what was found is over, and who did
+/// not answer meanwhile.
 ///
 /// # Errors
-/// The database or a host does not answer; call again later.
-pub async fn mend(with: &Neighbours, bus: &Bus, found: &[OnHost]) -> Result<usize, StepError> {
-    let mut count = 0;
-    let of_compute = found
-        .iter()
-        .filter(|one| !matches!(one.what, What::Network(_)));
-    let hosts: BTreeSet<&HostName> = of_compute.map(|one| &one.host).collect();
-    for host in hosts {
-        let asked = Timestamp::now();
-        let its = || found.iter().filter(|one| one.host == *host);
-        let tidy = its().any(|one| matches!(one.what, What::Base(_)));
-        let Holdings { guests, unused } = holdings(with, host, tidy).await?;
-        count += if tidy { unused.len() } else { 0 };
-        let servers: BTreeSet<ServerId> = its().filter_map(OnHost::server).collect();
-        count += follow(with, bus, as_heard(host, guests, asked), servers).await?;
-    }
-    if found.iter().any(|one| matches!(one.what, What::Network(_))) {
-        let before = looks(with, true).await?.found.len();
-        // The agents look again when they have done what they could.
-        let after = looks(with, false).await?.found.len();
-        count += before.saturating_sub(after);
-    }
-    Ok(count)
-}
-
-impl OnHost {
-    fn server(&self) -> Option<ServerId> {
-        match &self.what {
-            What::Guest(one) => Some(one.server),
-            What::Base(_) | What::Network(_) => None,
-        }
-    }
-}
-
-async fn follow(
+/// The database's.
+pub async fn mend(
     with: &Neighbours,
     bus: &Bus,
-    beat: Heartbeat,
-    servers: BTreeSet<ServerId>,
-) -> Result<usize, StepError> {
-    if servers.is_empty() {
-        return Ok(0);
+    was: &Look,
+) -> Result<(usize, Vec<Silent>), StepError> {
+    let mut silent = Vec::new();
+    let of_compute = was.found.iter().filter(|one| !one.is_of_network());
+    let hosts: BTreeSet<&HostName> = of_compute.chain(&was.due).map(|one| &one.host).collect();
+    let mut mending = stream::iter(hosts)
+        .map(|host| async move { (mend_host(with, bus, host, was).await, host) })
+        .buffered(AT_ONCE);
+    while let Some((done, host)) = mending.next().await {
+        match done {
+            Err(StepError::Retry(reason)) => silent.push(Silent::of(host, reason)),
+            done => done?,
+        }
     }
-    let following = with.store.write(move |tx| -> Result<_, sql::Error> {
-        let now = Timestamp::now();
-        let mut some = guests::differences(tx, &beat, now)?;
-        some.retain(|one| servers.contains(&one.server));
-        let seen: Vec<_> = some
-            .iter()
-            .map(|one| (one.server, guests::seen_in(&beat, one.server)))
-            .collect();
-        let tasks = guests::follow(tx, &beat, &seen, Rules::default(), &mut Vec::new(), now)?;
-        Ok((some.len(), tasks))
-    });
-    let (count, tasks) = following.await?;
-    if tasks {
-        bus.ring(Bell::Tasks);
+    if was.found.iter().any(OnHost::is_of_network) {
+        looks(with, true, &mut silent).await?;
     }
-    Ok(count)
+    if was.found.is_empty() {
+        return Ok((0, silent));
+    }
+    let now = look(with).await?;
+    silent.extend(now.silent);
+    let remains = |one: &&OnHost| {
+        silent.iter().any(|silent| silent.hides(one))
+            || now.found.iter().any(|now| now.is_about(one))
+    };
+    let remaining = was.found.iter().filter(remains).count();
+    Ok((was.found.len() - remaining, silent))
+}
+
+async fn mend_host(
+    with: &Neighbours,
+    bus: &Bus,
+    host: &HostName,
+    was: &Look,
+) -> Result<(), StepError> {
+    let tidy = was.due.iter().any(|one| one.host == *host);
+    let (before, Holdings { guests, .. }) = holdings(with, host, tidy).await?;
+    let beat = as_told(host, guests);
+    let servers = was.found.iter().filter_map(|one| one.server_on(host));
+    let servers: Vec<ServerId> = servers.collect();
+    for some in servers.chunks(FOLLOWED) {
+        let (some, beat, before) = (some.to_vec(), beat.clone(), before.clone());
+        let following = with
+            .store
+            .write(move |tx| guests::follow_unchanged(tx, &beat, &before, &some, Timestamp::now()));
+        let tasks: Result<bool, sql::Error> = following.await;
+        if tasks? {
+            bus.ring(Bell::Tasks);
+        }
+    }
+    Ok(())
 }

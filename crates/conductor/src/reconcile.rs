@@ -5,7 +5,6 @@
 use crate::drift::{self, Difference};
 use crate::flows::ports;
 use crate::neighbours::{Neighbours, retry};
-use crate::on_hosts::{self, OnHost};
 use crate::unfilled::{self, Unfilled};
 use bus::{Bell, Bus};
 use clients::BoundPort;
@@ -45,8 +44,6 @@ pub enum Finding {
     Unsaid(Attachment),
     /// The image service has an image of a server that nobody fills.
     Image(Unfilled),
-    /// What a host is about to do, or a conductor about a guest of a host.
-    OnHost(OnHost),
 }
 
 /// What the volume service has on record of a volume and a server.
@@ -110,7 +107,6 @@ impl std::fmt::Display for Finding {
                 one.volume, one.project, one.server
             ),
             Self::Image(one) => write!(f, "{one}"),
-            Self::OnHost(one) => write!(f, "{one}"),
         }
     }
 }
@@ -144,19 +140,6 @@ pub async fn audit(with: &Neighbours) -> Result<Audit, StepError> {
             Err(error) => return Err(error),
         }
     }
-    Ok(audit)
-}
-
-/// The same, and what hosts that are up say: what agents and conductors do by themselves with the next list of guests, or
-/// when they look the next time.
-///
-/// # Errors
-/// As [`audit`].
-pub async fn audit_with_hosts(with: &Neighbours) -> Result<Audit, StepError> {
-    let mut audit = audit(with).await?;
-    let (found, silent) = on_hosts::look(with).await?;
-    audit.found.extend(found.into_iter().map(Finding::OnHost));
-    audit.silent.extend(silent);
     Ok(audit)
 }
 
@@ -196,8 +179,7 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usi
     for finding in found {
         tracing::warn!(%finding, "not as it should be");
         let mended = match finding {
-            // Those of hosts are mended together.
-            Finding::Record(_) | Finding::Gone(_) | Finding::OnHost(_) => false,
+            Finding::Record(_) | Finding::Gone(_) => false,
             Finding::Port { port, server } => {
                 let token = with.token().await?;
                 ports::release(with, &token, server, port).await?;
@@ -218,12 +200,7 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usi
         };
         count += usize::from(mended);
     }
-    let of_hosts = found.iter().filter_map(|one| match one {
-        Finding::OnHost(one) => Some(one.clone()),
-        _ => None,
-    });
-    let of_hosts: Vec<OnHost> = of_hosts.collect();
-    Ok(count + on_hosts::mend(with, bus, &of_hosts).await?)
+    Ok(count)
 }
 
 fn done(one: &Attachment, answer: Result<(), clients::volumes::Refused>) -> bool {

@@ -4,6 +4,7 @@ use crate::arguments::{Configured, Tasks};
 use crate::roles;
 use crate::services;
 use anyhow::{Result, bail};
+use conductor::on_hosts;
 use conductor::reconcile::{self, Audit};
 use db::hosts::Service;
 use db::repair;
@@ -18,9 +19,16 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     let stop = CancellationToken::new();
     let _stops = stop.clone().drop_guard();
     let (with, bus, terms) = roles::neighbours(of, &stop).await?;
-    let Audit { found, silent } = reconcile::audit_with_hosts(&with).await?;
+    let Audit { found, mut silent } = reconcile::audit(&with).await?;
+    let hosts = on_hosts::look(&with).await?;
     for finding in &found {
         println!("{finding}");
+    }
+    for finding in &hosts.found {
+        println!("{finding}");
+    }
+    for host in &hosts.unasked {
+        println!("{host}");
     }
     // Nothing is wrong with a debt: its host pays it when it can. Until then there is more on it than servers show.
     let debts: Vec<_> = with.store.read(db::work::debts).await?;
@@ -36,19 +44,26 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     for one in conductor::due::due(&with.store, terms).await? {
         println!("{one}");
     }
-    let mendable = found.iter().filter(|one| one.can_be_mended()).count();
-    let mended = match fix {
-        true => reconcile::mend(&with, &bus, &found).await?,
-        false => 0,
-    };
+    for one in &hosts.due {
+        println!("{one}");
+    }
+    let count = found.len() + hosts.found.len();
+    let mendable = found.iter().filter(|one| one.can_be_mended()).count() + hosts.found.len();
+    silent.extend(hosts.silent.iter().map(ToString::to_string));
+    let mut mended = 0;
+    if fix {
+        let (on_hosts, silent_now) = on_hosts::mend(&with, &bus, &hosts).await?;
+        mended = on_hosts + reconcile::mend(&with, &bus, &found).await?;
+        silent.extend(silent_now.iter().map(ToString::to_string));
+    }
     if !silent.is_empty() {
-        let (count, silent) = (found.len(), silent.join("; "));
+        let silent = silent.join("; ");
         bail!(
             "found {count}, mended {mended}; not everything could be looked at: {silent}. Start what does not answer, or say in \
              the file where it is, and look again"
         );
     }
-    match (found.len(), fix) {
+    match (count, fix) {
         (0, _) if debts.is_empty() => println!("all is as it should be"),
         (0, _) => println!(
             "nothing is to be mended; hosts have {} things to remove, which they do when they can",

@@ -2,7 +2,7 @@
 
 use crate::Cluster;
 use clients::HostQuestions;
-use conductor::on_hosts::{self, OnHost};
+use conductor::on_hosts::{self, Look};
 use conductor::questions::Questions;
 use types::ServerId;
 use types::agent::{FailureKind, Question};
@@ -19,17 +19,18 @@ impl Cluster {
     }
 
     /// What an operator's audit finds on hosts.
-    pub async fn found_on_hosts(&self) -> Vec<OnHost> {
-        let (found, silent) = on_hosts::look(self.neighbours()).await.unwrap();
-        assert_eq!(silent, Vec::<String>::new());
-        found
+    pub async fn found_on_hosts(&self) -> Look {
+        let look = on_hosts::look(self.neighbours()).await.unwrap();
+        assert_eq!(look.silent, []);
+        look
     }
 
     /// Has done at once what an audit has found on hosts; returns how much that was.
-    pub async fn mend_on_hosts(&self, found: &[OnHost]) -> usize {
-        on_hosts::mend(self.neighbours(), &self.bus, found)
-            .await
-            .unwrap()
+    pub async fn mend_on_hosts(&self, look: &Look) -> usize {
+        let mending = on_hosts::mend(self.neighbours(), &self.bus, look);
+        let (count, silent) = mending.await.unwrap();
+        assert_eq!(silent, []);
+        count
     }
 
     /// What a server's host answers.

@@ -5,6 +5,7 @@ use crate::beats::seen;
 use crate::images::Failure;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio_util::sync::CancellationToken;
 use types::agent::{Answer, Asked, FailureKind, GuestImage, Holdings, Question};
 
@@ -62,17 +63,25 @@ impl Agent {
         }
     }
 
+    /// What audits ask for; of a hypervisor that does not work yet, or of which conductors have not heard yet, nothing is
+    /// told.
     async fn holdings(&self, tidy: bool) -> Result<Holdings, Failure> {
-        let guests = self.hypervisor.guests().await.map_err(failure)?;
+        if !self.listed.load(Ordering::Relaxed) || !self.facts().await.healthy {
+            let words = "the host is not ready";
+            return Err((FailureKind::Unavailable, words.to_owned()));
+        }
         let unused = match (&self.images, self.settings.unused_images) {
             (Some(cache), Some((_, age))) if tidy => cache.remove_unused(age).await,
             (Some(cache), Some((_, age))) => cache.unused(age).await,
             _ => Ok(Vec::new()),
         };
+        let unused = unused?;
+        // After what may take time.
+        let guests = self.hypervisor.guests().await.map_err(failure)?;
         let named = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
         Ok(Holdings {
             guests: guests.iter().map(seen).collect(),
-            unused: unused?.into_iter().filter_map(named).collect(),
+            unused: unused.into_iter().filter_map(named).collect(),
         })
     }
 
