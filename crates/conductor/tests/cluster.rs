@@ -654,8 +654,10 @@ async fn numbers_begin_somewhere_and_go_on() {
             numbers.push(cluster.server(server).await.number);
         }
         let first = numbers[0];
-        assert_eq!(numbers, [first, first + 1, first + 2]);
         assert!((0x1_0001..0x8000_0000).contains(&first), "{first:#x}");
+        // A transaction that a database has repeated leaves a gap.
+        assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+        assert!(numbers[2] < first + 100, "{numbers:?}");
         cluster.idle().await;
         clean(&cluster).await;
     }
