@@ -117,7 +117,7 @@ start_postgres() {
     # shellcheck disable=SC2016 # for the inner shell
     "${as_postgres[@]}" sh -c 'umask 077; printf "%s" "$2" > "$1/pw"' sh "$data" "$password"
     "${as_postgres[@]}" "$bin/initdb" -D "$data/data" -U kilonova --auth=scram-sha-256 --pwfile="$data/pw" -E UTF8 --locale=C \
-        --no-sync > "$dir/postgres.log" 2>&1
+        --no-sync > "$dir/postgres.log" 2>&1 || { cat "$dir/postgres.log" >&2; return 1; }
     "${as_postgres[@]}" sed -i '1i hostssl all certified 127.0.0.1/32 scram-sha-256 clientcert=verify-full' "$data/data/pg_hba.conf"
     for tries in 1 2 3; do
         port=$(free_port)
@@ -128,7 +128,7 @@ start_postgres() {
             -c max_wal_size=256MB -c autovacuum=off \
             >> "$dir/postgres.log" 2>&1 &
         echo $! > "$dir/postgres.pid"
-        for _ in $(seq 200); do
+        for _ in $(seq 600); do
             if PGPASSWORD=$password "$bin/psql" -q -h 127.0.0.1 -p "$port" -U kilonova -d postgres \
                 -c 'CREATE DATABASE kilonova' -c "CREATE USER certified SUPERUSER PASSWORD '$password'" >/dev/null 2>&1; then
                 echo "postgres://kilonova:$password@127.0.0.1:$port/kilonova" > "$dir/postgres.url"
@@ -144,12 +144,15 @@ start_postgres() {
 
 start_mariadb() {
     local data=$dir/mariadb port tries
-    mkdir "$data"
+    mkdir "$data" "$data/tmp"
     own_key mysql "$data"
     own mysql "$data"
+    own mysql "$data/tmp"
     cd "$data"
-    "${as_mysql[@]}" mariadb-install-db --no-defaults --datadir="$data/data" \
-        --skip-test-db --auth-root-authentication-method=normal --skip-name-resolve > "$dir/mariadb.log" 2>&1
+    # A folder of its own: whichever MariaDB starts deletes the temporary tables that it finds in the common one.
+    "${as_mysql[@]}" mariadb-install-db --no-defaults --datadir="$data/data" --tmpdir="$data/tmp" \
+        --skip-test-db --auth-root-authentication-method=normal --skip-name-resolve > "$dir/mariadb.log" 2>&1 ||
+        { cat "$dir/mariadb.log" >&2; return 1; }
     # shellcheck disable=SC2016 # for the inner shell
     "${as_mysql[@]}" sh -c 'umask 077; cat > "$1/init.sql"' sh "$data" <<SQL
 CREATE DATABASE IF NOT EXISTS kilonova CHARACTER SET utf8mb4;
@@ -160,7 +163,8 @@ GRANT ALL ON *.* TO certified@'127.0.0.1';
 SQL
     for tries in 1 2 3; do
         port=$(free_port)
-        "${as_mysql[@]}" mariadbd --no-defaults --datadir="$data/data" --port="$port" --bind-address=127.0.0.1 \
+        "${as_mysql[@]}" mariadbd --no-defaults --datadir="$data/data" --tmpdir="$data/tmp" --port="$port" \
+            --bind-address=127.0.0.1 \
             --ssl-ca="$certificates/ca.pem" --ssl-cert="$certificates/server.pem" --ssl-key="$data/server.key" \
             --socket="$data/sock" --pid-file="$data/pid" --init-file="$data/init.sql" --skip-name-resolve \
             --innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync --innodb-doublewrite=0 \
@@ -168,7 +172,7 @@ SQL
             --innodb-buffer-pool-size=128M --max-connections=300 --skip-log-bin --character-set-server=utf8mb4 \
             >> "$dir/mariadb.log" 2>&1 &
         echo $! > "$dir/mariadb.pid"
-        for _ in $(seq 300); do
+        for _ in $(seq 600); do
             if MYSQL_PWD=$password mariadb --no-defaults --skip-ssl -h 127.0.0.1 -P "$port" -u kilonova -e 'SELECT 1' kilonova >/dev/null 2>&1; then
                 echo "mysql://kilonova:$password@127.0.0.1:$port/kilonova" > "$dir/mariadb.url"
                 return
