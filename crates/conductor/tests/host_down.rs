@@ -393,6 +393,8 @@ async fn waits(cluster: &Cluster, server: ServerId) -> bool {
 #[tokio::test]
 async fn a_resize_is_not_taken_back_while_its_new_host_is_only_silent() {
     let cluster = Cluster::new(Options::default()).await;
+    let server = cluster.create().await;
+    cluster.idle().await;
     cluster
         .change_settings(|settings| {
             settings.longest_step = Some(Duration::from_secs(2));
@@ -400,8 +402,6 @@ async fn a_resize_is_not_taken_back_while_its_new_host_is_only_silent() {
             settings.host_lost_after = Duration::from_millis(100);
         })
         .await;
-    let server = cluster.create().await;
-    cluster.idle().await;
     let before = cluster.server(server).await;
     let script = stand_behind(&cluster, "resize", "plug");
     let state = json!({ "same_host": "never" });
@@ -438,14 +438,14 @@ async fn an_evacuation_whose_new_host_dies_at_its_end_is_taken_over() {
         ..Options::default()
     })
     .await;
+    let server = cluster.create().await;
+    cluster.idle().await;
     cluster
         .change_settings(|settings| {
-            settings.longest_step = Some(Duration::from_secs(2));
+            settings.longest_step = Some(Duration::from_secs(5));
             settings.undo_deadline = Duration::from_secs(2);
         })
         .await;
-    let server = cluster.create().await;
-    cluster.idle().await;
     let first = cluster.lose_host(server).await.name.clone();
     let script = stand_behind(&cluster, "evacuate", "spawn");
     let evacuate = || cluster.first_state("evacuate", server);

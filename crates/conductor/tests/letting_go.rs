@@ -66,9 +66,9 @@ async fn switched_off(taken: (&'static str, Verb), flow: &'static str) {
             accepted == Accepted::Yes
         })
         .await;
-    // The API waits for fifteen seconds before it refuses.
+    // The guest would be asked for 160 seconds.
     let waited = since.elapsed();
-    assert!(waited < Duration::from_secs(15), "{waited:?}");
+    assert!(waited < Duration::from_secs(60), "{waited:?}");
     cluster.idle().await;
     let shown = cluster.server(server).await;
     let wanted = match flow {
@@ -146,7 +146,7 @@ async fn a_deletion_takes_the_place_of_a_detach() {
         assert!(cluster.delete(server).await);
         cluster.idle().await;
         let waited = since.elapsed();
-        assert!(waited < Duration::from_secs(30), "{waited:?}");
+        assert!(waited < Duration::from_secs(60), "{waited:?}");
         assert!(cluster.debts().await.is_empty());
         assert_eq!(cluster.audit().await, Vec::<String>::new());
         assert!(cluster.network.ports().is_empty());

@@ -35,7 +35,7 @@ async fn differing(cluster: &Cluster, server: ServerId, vm: VmState, power: Powe
     for _ in 0..20 {
         becomes(cluster, server, vm, power).await;
         let look = cluster.found_on_hosts().await;
-        if !look.found.is_empty() {
+        if !look.found.is_empty() && stands(cluster, server).await == (vm, power) {
             return look;
         }
         cluster.idle().await;

@@ -116,10 +116,7 @@ async fn ask(
     server: ServerId,
     question: Question,
 ) -> Result<String, (FailureKind, String)> {
-    // Nobody waits until the question is too old.
-    let asked = cluster.answer_to(server, question);
-    let answered = tokio::time::timeout(Duration::from_secs(10), asked).await;
-    answered.expect("it is answered at once")
+    cluster.answer_to(server, question).await
 }
 
 /// What administrators are told of a server that failed.

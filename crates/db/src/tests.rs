@@ -260,7 +260,7 @@ async fn a_claim_does_not_wait_for_tasks_that_others_run() {
             tx.execute(sql, &[running.into()])?;
             if let Some(told) = told.take() {
                 told.send(()).unwrap();
-                let _ = released.recv_timeout(Duration::from_secs(8));
+                let _ = released.recv_timeout(Duration::from_secs(120));
             }
             Ok(())
         });
@@ -270,7 +270,7 @@ async fn a_claim_does_not_wait_for_tasks_that_others_run() {
                 let flows = [("build", vec!["a"])];
                 tasks::claim(tx, "w", 2, &[("dead".to_owned(), 1)], &flows, 10)
             });
-            let claimed = tokio::time::timeout(Duration::from_secs(5), claiming).await;
+            let claimed = tokio::time::timeout(Duration::from_secs(60), claiming).await;
             release.send(()).unwrap();
             claimed
         };

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use types::agent::Direction;
 
 /// How long a fault may take to strike before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Where a fault can strike.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +64,7 @@ impl Faults for Never {
     }
 }
 
-/// Faults that strike once each, at their points, and are remembered.
+/// Faults that strike once each, at their points and in their order, and are remembered.
 pub struct Script {
     faults: Vec<(Point, Fault)>,
     struck: watch::Sender<Vec<bool>>,
@@ -72,7 +72,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// These faults, each of which strikes the first time its point is passed.
+    /// These faults, each of which strikes the first time its point is passed after all before it have struck.
     pub fn new(faults: impl Into<Vec<(Point, Fault)>>) -> Self {
         let faults = faults.into();
         Self {
@@ -90,7 +90,7 @@ impl Script {
     /// Waits until every fault has struck.
     ///
     /// # Panics
-    /// When one has not struck after a minute.
+    /// When one has not struck after three minutes.
     pub async fn all_struck(&self) {
         let all = |struck: &Vec<bool>| struck.iter().all(|struck| *struck);
         let mut struck = self.struck.subscribe();
@@ -98,7 +98,7 @@ impl Script {
         let waited = tokio::time::timeout(PATIENCE, struck.wait_for(all)).await;
         assert!(
             waited.is_ok(),
-            "not after a minute: every fault of {:?} has struck; struck: {:?}",
+            "not after three minutes: every fault of {:?} has struck; struck: {:?}",
             self.faults,
             self.struck.borrow()
         );
@@ -114,13 +114,17 @@ impl Script {
 impl Faults for Script {
     fn at(&self, point: &Point) -> Option<Fault> {
         let mut strikes = None;
-        self.struck.send_modify(|struck| {
-            for ((at, fault), struck) in self.faults.iter().zip(struck) {
-                if strikes.is_none() && !*struck && at == point {
-                    *struck = true;
-                    strikes = Some(*fault);
-                }
+        self.struck.send_if_modified(|struck| {
+            let Some(next) = struck.iter().position(|struck| !*struck) else {
+                return false;
+            };
+            let (at, fault) = &self.faults[next];
+            if at != point {
+                return false;
             }
+            struck[next] = true;
+            strikes = Some(*fault);
+            true
         });
         strikes
     }

@@ -251,9 +251,10 @@ impl Worker {
         };
         match self.source.report(report).await {
             Ok(()) => self.looked = look.number,
-            // The next news brings it again.
+            // The next news brings it again, and comes at once.
             Err(error) => {
                 tracing::warn!(%error, "the network service did not take what a look has found");
+                tokio::time::sleep(RETRY.0).await;
             }
         }
         if look.mend {

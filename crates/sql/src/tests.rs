@@ -60,7 +60,11 @@ async fn reads_and_writes() {
             })
             .await
             .unwrap();
-        assert_eq!(id, 1, "{name}");
+        let found = store.read(move |tx| {
+            let row = tx.query_one("SELECT name FROM things WHERE id = ?", &[id.into()])?;
+            row.get::<String>(0)
+        });
+        assert_eq!(found.await.unwrap(), "a", "{name}");
         let duplicate = store.write(|tx| insert(tx, "a", 1)).await;
         assert!(duplicate.unwrap_err().is_unique_violation(), "{name}");
         let missing = store

@@ -263,7 +263,7 @@ async fn a_server_without_tls_is_told_nothing() {
         let server = std::thread::spawn(move || {
             let (mut link, _) = listener.accept().unwrap();
             // Who logs in all the same waits for an answer.
-            link.set_read_timeout(Some(Duration::from_secs(10)))
+            link.set_read_timeout(Some(Duration::from_secs(60)))
                 .unwrap();
             speak(&mut link);
             let mut heard = Vec::new();

@@ -42,7 +42,7 @@ pub(crate) const BY: Requester<'static> = Requester {
     trace: None,
 };
 /// How long anything may take before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Faults that can be exchanged while workers run.
 pub struct Switch(Mutex<Arc<dyn Faults>>);
@@ -261,13 +261,13 @@ impl Cluster {
     /// Waits until something is so.
     ///
     /// # Panics
-    /// When it is not so after a minute.
+    /// When it is not so after three minutes.
     pub async fn until(&self, what: &str, mut so: impl AsyncFnMut() -> bool) {
         let start = Instant::now();
         while !so().await {
             if start.elapsed() > PATIENCE {
                 let tasks: Result<Vec<_>, sql::Error> = self.store.read(db::tasks::open).await;
-                panic!("not after a minute: {what}; tasks: {tasks:#?}");
+                panic!("not after three minutes: {what}; tasks: {tasks:#?}");
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -5,14 +5,14 @@ mod attaching;
 pub mod data;
 mod resources;
 
-use crate::{Config, Deps, Service, Tokens};
+use crate::{Config, Deps, Error, Service, Tokens};
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tower::ServiceExt;
 use types::Caller;
 use web::auth::{AuthError, TokenValidator};
@@ -52,6 +52,28 @@ pub struct Cloud {
     pub service: Service,
     pub store: sql::Store,
     pub folder: tempfile::TempDir,
+}
+
+/// How long a folder may stay taken. A process that another test starts has a copy of the lock until it runs its program.
+const TAKEN: Duration = Duration::from_secs(60);
+
+/// Waits until a folder that was given up can be taken.
+pub fn until_free(mut taken: impl FnMut() -> bool) {
+    let until = Instant::now() + TAKEN;
+    while !taken() {
+        assert!(Instant::now() < until, "the folder stays taken");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Begins in a folder that was given up.
+pub async fn begun(service: &Service) {
+    let until = Instant::now() + TAKEN;
+    while let Err(error) = service.begin().await {
+        assert!(matches!(error, Error::InUse { .. }), "{error}");
+        assert!(Instant::now() < until, "{error}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 pub struct Answer {
@@ -105,7 +127,7 @@ impl Cloud {
         let config = (*self.service.inner.config).clone();
         let service = Service::open(config, deps(&self.store, images)).await;
         let service = service.unwrap();
-        service.begin().await.unwrap();
+        begun(&service).await;
         Self {
             service,
             store: self.store.clone(),

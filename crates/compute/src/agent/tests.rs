@@ -14,7 +14,7 @@ use types::agent::{Direction, WorkKey};
 use virt::sim::{Sim, SimConfig, Verb as Slow};
 
 /// How long anything may take before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The answers to polls that are still to be given, and where reports go.
 #[derive(Clone)]

@@ -580,7 +580,12 @@ impl Bench {
             ..HostWanted::default()
         };
         self.feed.send_replace(news);
-        self.wait_report().look.expect("a look").differences
+        // What failed before is tried again meanwhile, and told.
+        loop {
+            if let Some(looked) = self.wait_report().look {
+                return looked.differences;
+            }
+        }
     }
 
     /// Ends the agent as a crash would (nothing is cleaned up) and starts another one.
@@ -770,7 +775,7 @@ impl Bench {
         guest.within(|| {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket
-                .set_read_timeout(Some(Duration::from_secs(3)))
+                .set_read_timeout(Some(Duration::from_secs(2)))
                 .unwrap();
             let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
             for label in name.split('.') {
@@ -778,10 +783,12 @@ impl Bench {
                 query.extend(label.as_bytes());
             }
             query.extend([0, 0, 1, 0, 1]);
-            socket.send_to(&query, (server, 53)).unwrap();
             let mut answer = [0; 512];
-            let length = socket
-                .recv(&mut answer)
+            let length = (0..10)
+                .find_map(|_| {
+                    socket.send_to(&query, (server, 53)).unwrap();
+                    socket.recv(&mut answer).ok()
+                })
                 .expect("an answer of the name server");
             let [a, b, c, d] = answer[length - 4..length].try_into().unwrap();
             std::net::Ipv4Addr::new(a, b, c, d).to_string()

@@ -15,6 +15,7 @@ use bench::Bench;
 use network_agent::Vlans;
 use talk::{http_get, ping, tcp_echo, tcp_talk, udp_echo, udp_talk};
 use types::network_wanted::{Direction, ObjectStatus, Port, Status, tap_name};
+use uuid::Uuid;
 
 /// Long enough for one answer on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -557,7 +558,11 @@ fn a_look_tells_what_would_be_mended() {
     assert!(bench.look(false).contains(&stray));
     assert!(bench.look(true).contains(&stray));
     bench.wait_report();
-    assert_eq!(bench.look(false), Vec::<String>::new());
+    // The cable of a namespace goes some time after it, and then it is tried again.
+    let until = Instant::now() + LONG;
+    while !bench.look(false).is_empty() {
+        assert!(Instant::now() < until, "{:?}", bench.look(false));
+    }
     assert!(!bench.links().contains(&"kbrstray".to_owned()));
     assert_eq!(bench.spaces().len(), 2);
 }
@@ -569,28 +574,31 @@ fn a_crowded_host() {
         return;
     };
     let (network, _) = bench.tenant("10.0.0.0/16", "203.0.113.10");
+    bench.apply();
+    let alone = one_more(&mut bench, network, "10.0.0");
     for n in 0..100 {
         bench.tap_port(network, &format!("10.0.1.{n}"));
     }
     bench.apply();
-    let mut times: Vec<Duration> = (0..9)
-        .map(|n| {
-            bench.tap_port(network, &format!("10.0.2.{n}"));
-            let started = Instant::now();
-            let report = bench.apply();
-            assert!(
-                report
-                    .ports
-                    .iter()
-                    .all(|port| port.status == Status::Active)
-            );
-            started.elapsed()
-        })
-        .collect();
-    times.sort();
-    println!("one more among 100: median {:?}", times[4]);
-    // The best one: machines do other work at the same time.
-    assert!(times[0] < Duration::from_millis(500), "{times:?}");
+    let among_100 = one_more(&mut bench, network, "10.0.2");
+    println!("one more: {alone:?}, among 100: {among_100:?}");
+    assert!(
+        among_100 < alone * 20,
+        "{alone:?}, among 100: {among_100:?}"
+    );
+}
+
+/// How long one more guest takes: the best of nine, for machines do other work at the same time.
+fn one_more(bench: &mut Bench, network: Uuid, range: &str) -> Duration {
+    let times = (100..109).map(|n| {
+        bench.tap_port(network, &format!("{range}.{n}"));
+        let started = Instant::now();
+        let report = bench.apply();
+        let active = |port: &ObjectStatus| port.status == Status::Active;
+        assert!(report.ports.iter().all(active), "{report:?}");
+        started.elapsed()
+    });
+    times.min().unwrap()
 }
 
 /// A real virtual machine on a tap of the agent: its boot ROM asks for a lease.
@@ -602,7 +610,7 @@ fn a_virtual_machine_on_a_tap() {
     let (network, _) = bench.tenant("10.0.0.0/24", "203.0.113.10");
     let tap = bench.tap_port(network, "10.0.0.11");
     bench.apply();
-    let Some(console) = bench.boot_rom(&tap, Duration::from_secs(60), "10.0.0.11") else {
+    let Some(console) = bench.boot_rom(&tap, Duration::from_secs(180), "10.0.0.11") else {
         eprintln!("SKIPPED: no qemu-system-x86_64 with a network boot ROM");
         return;
     };
@@ -808,10 +816,18 @@ fn talk_by_a_trunk(bench: &mut Bench) -> (Port, [Port; 2]) {
     );
     // Frames of a VLAN that no port has go nowhere, though they are from the guest's own addresses.
     let mut listener = bench.on_tap(&near);
-    for vlan in [44, 0] {
-        guest.shout(vlan, "10.0.0.11");
-    }
-    assert_eq!(listener.heard(LONG, 0), "0");
+    // A tap that has just come forwards nothing for a while.
+    let until = Instant::now() + LONG;
+    let heard = loop {
+        for vlan in [44, 0] {
+            guest.shout(vlan, "10.0.0.11");
+        }
+        let heard = listener.heard(Duration::from_millis(200), 0);
+        if !heard.is_empty() || Instant::now() > until {
+            break heard;
+        }
+    };
+    assert!(heard.split(' ').all(|vlan| vlan == "0"), "{heard}");
     (parent, [one, two])
 }
 

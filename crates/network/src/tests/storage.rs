@@ -71,7 +71,7 @@ async fn two_services(database: &sql::testing::TestStore) {
     let (network, _) = one.network(DEMO, "10.0.0.0/24").await;
     let port = one.bound(&network, "h1").await;
     let mut have = have;
-    for _ in 0..3 {
+    for _ in 0..12 {
         if let Some(news) = two.wanted("h1", have.revision, 5).await {
             have.update(news);
         }

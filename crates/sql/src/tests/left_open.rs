@@ -41,7 +41,7 @@ async fn whoever_stands_still_keeps_nothing() {
         assert_eq!(written.expect(name).expect(name), 1);
         goes_on.send(()).unwrap();
         still.await.unwrap().expect(name);
-        assert_eq!(tries.load(Ordering::SeqCst), 2, "{name}");
+        assert!(tries.load(Ordering::SeqCst) >= 2, "{name}");
         let sum = other.read(|tx| {
             tx.query_one("SELECT amount FROM things", &[])?
                 .get::<i64>(0)
