@@ -126,6 +126,10 @@ class Run:
         checks = Checks(self.machines, self.admin, self.tenants, self.tally, draws)
         wait_until(lambda: hosts_up(self.admin), 60, "all hosts are up again")
         self.settled = checks.settle()
+        # It looks at tasks a little later than that.
+        deadline = time.monotonic() + 30
+        while self.watch.waiting and time.monotonic() < deadline:
+            time.sleep(0.1)
         self.watch.stop.set()
         self.watch.join()
         self.say(f"settled after {self.settled:.1f} s")

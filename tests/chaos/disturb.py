@@ -14,6 +14,8 @@ KILLED = {
 LEASE = 10
 # Longer than that, and than the silence after which a host is down and its servers may be evacuated.
 LONG = {"conductor-1": 16, "conductor-2": 16, "compute-left": 18, "compute-right": 18}
+# Without both of them no host is up, and a create ends at once.
+TWIN = {"compute-left": "compute-right", "compute-right": "compute-left"}
 # Runs of so many seconds have time for each of these; a shorter one has it for one host's.
 TIME_FOR_ALL = 120
 
@@ -41,10 +43,14 @@ def plan(seed, seconds):
     due |= {whom: (0.05 + 0.8 * turn / len(victims)) * seconds for turn, whom in enumerate(victims)}
     # Each of these is away for long at least once.
     long = set(LONG) if seconds >= TIME_FOR_ALL else {dice.choice(("compute-left", "compute-right"))}
-    while at < seconds:
+
+    def there(whom):
+        return all(free.get(one, 0) < at for one in (whom, TWIN.get(whom)))
+
+    while at < seconds or due:
         how = dice.choices(("kill", "pause", "broker", "database"), (14, 6, 1, 1))[0]
         whom = dice.choices(list(KILLED), list(KILLED.values()))[0]
-        waiting = [one for one, when in due.items() if when <= at and free.get(one, 0) < at]
+        waiting = [one for one, when in due.items() if when <= at and there(one)]
         if waiting:
             which = min(waiting, key=due.get)
             del due[which]
@@ -55,13 +61,13 @@ def plan(seed, seconds):
             lasts = dice.uniform(0.1, 3) if how == "kill" else dice.uniform(0.5, 6)
             if whom in LONG and (dice.random() < 0.15 or how == "kill" and whom in long):
                 lasts = LONG[whom]
-        if free.get(whom, 0) < at:
+        if there(whom):
             free[whom] = at + lasts + 1
             if how == "kill" and lasts == LONG.get(whom):
                 long.discard(whom)
             made.append(Disturbance(at, how, whom, at + lasts))
             victim = dice.choice(list(KILLED))
-            if how == "database" and free.get(victim, 0) < at:
+            if how == "database" and there(victim):
                 # It comes back while its database is away, and must wait for that.
                 free[victim] = at + lasts
                 made.append(Disturbance(at + 0.2, "kill", victim, at + 1))
@@ -154,6 +160,7 @@ class Havoc:
         self.counts = {"kill": 0, "pause": 0, "broker": 0, "database": 0}
         self.unready = 0
         self.trouble, self.away = [], []
+        self.database_comes = threading.Event()
 
     def run(self, planned, seconds):
         began = time.monotonic()
@@ -178,16 +185,16 @@ class Havoc:
 
     down = frozenset()
 
-    def see_unready(self, one):
+    def see_unready(self):
         """While the database is away an API that runs says that it is not ready, soon, and not that it is."""
         began = time.monotonic()
-        until = began + one.until - one.at
-        while time.monotonic() < until:
+        while not self.database_comes.is_set():
             for port in self.machines.api_ports:
+                asked = time.monotonic()
                 status = self.machines.readiness(port)
                 self.unready += status == 503
                 # Its last look may be some seconds old.
-                if status == 200 and began + LOOK_AGE < time.monotonic() < until:
+                if status == 200 and began + LOOK_AGE < asked and not self.database_comes.is_set():
                     self.trouble.append("an API says that it is ready without its database")
             time.sleep(0.2)
 
@@ -205,7 +212,8 @@ class Havoc:
             self.machines.broker.kill()
         else:
             self.machines.postgres.crash()
-            self.away.append(threading.Thread(target=self.see_unready, args=(one,), daemon=True))
+            self.database_comes.clear()
+            self.away.append(threading.Thread(target=self.see_unready, daemon=True))
             self.away[-1].start()
 
     def end(self, one):
@@ -220,4 +228,5 @@ class Havoc:
             self.watch.broker_away = False
             self.machines.broker.start()
         else:
+            self.database_comes.set()
             self.machines.postgres.start()

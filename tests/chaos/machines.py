@@ -77,7 +77,7 @@ class Postgres:
     def crash(self):
         """Its immediate shutdown: it ends as if it had been killed, and recovers from its log at the next start."""
         self.process.send_signal(signal.SIGQUIT)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
 
     def url(self, database):
         return f"postgresql://kilonova@127.0.0.1:{self.port}/{database}"

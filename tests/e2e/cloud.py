@@ -26,19 +26,27 @@ class Failure(AssertionError):
     """A command did not do what was asked; the text holds its output."""
 
 
+# Whoever is given ports binds them later.
+_given = set()
+
+
 def free_ports(count):
     """Distinct ports that nobody listens on now, none of those that the system gives to whoever asks for any: nobody
-    takes them before they are used, or while their service is down."""
+    takes them before they are used, or while their service is down. None is given twice."""
     probes = []
     try:
         while len(probes) < count:
+            port = random.randrange(10000, 30000)
+            if port in _given:
+                continue
             probe = socket.socket()
             try:
-                probe.bind(("127.0.0.1", random.randrange(10000, 30000)))
+                probe.bind(("127.0.0.1", port))
             except OSError:
                 probe.close()
                 continue
             probes.append(probe)
+            _given.add(port)
         return [probe.getsockname()[1] for probe in probes]
     finally:
         for probe in probes:

@@ -1,5 +1,6 @@
 """Fixtures: one cloud for the whole run, its clients, the guest image, names that do not clash."""
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -63,8 +64,9 @@ def new_cloud(hypervisor):
         return made
 
     yield make
-    for made in clouds:
-        made.discard()
+    with contextlib.ExitStack() as ends:
+        for made in clouds:
+            ends.callback(made.discard)
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ class Broker:
     def kill(self):
         """The script kills it when its input ends."""
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
         self.process = None
 
 
@@ -138,7 +138,7 @@ class Process:
     def stop(self):
         """SIGTERM: it ends in order."""
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=120)
         self.process.stdout.close()
         assert code == 0, f"{self.role}: {code}\n{self.cloud.tail()}"
 

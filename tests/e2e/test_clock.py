@@ -28,7 +28,7 @@ from test_servers import boot, wait_status
 # Twice as long as the jump forward.
 KEPT = 7200
 # So long is what is under way while the clock jumps.
-SLOW = 5000
+SLOW = 15000
 MOVE = {"os-migrateLive": {"host": None, "block_migration": "auto"}}
 # From the right time: what is under way then, and where.
 UNDER_WAY = {
@@ -147,7 +147,7 @@ def test_a_clock_that_jumps(own, clock, name, killed):
                 cloud.kill()
         if killed:
             cloud.start()
-        wait_until(lambda: step_of(cloud, moving) is None, 60, lambda: f"done: {step_of(cloud, moving)}")
+        wait_until(lambda: step_of(cloud, moving) is None, 120, lambda: f"done: {step_of(cloud, moving)}")
         ended = wait_status(sdk, moving, "VERIFY_RESIZE" if "migrate" in body else "ACTIVE")
         assert ended.fault is None
         if "migrate" in body:

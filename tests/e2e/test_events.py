@@ -55,8 +55,8 @@ def streams():
 def test_follow_and_wait(cloud, admin_sdk, demo_sdk, image, name, streams):
     api, admin = Api(cloud, demo_sdk), Api(cloud, admin_sdk)
     base = api.base.removesuffix("/v2.1")
-    assert requests.get(base + "/events", timeout=10).status_code == 401
-    refused = requests.get(base + "/events?all_projects=true", headers={"X-Auth-Token": api.token}, timeout=10)
+    assert requests.get(base + "/events", timeout=120).status_code == 401
+    refused = requests.get(base + "/events?all_projects=true", headers={"X-Auth-Token": api.token}, timeout=120)
     assert refused.status_code == 403, refused.text
     own, all_projects = Curl(api), Curl(admin, "/events?all_projects=true")
     streams += [own, all_projects]
@@ -70,7 +70,7 @@ def test_follow_and_wait(cloud, admin_sdk, demo_sdk, image, name, streams):
     assert made.status_code == 202, made.text
     path = f"/servers/{made.json()['server']['id']}"
     # One request instead of polling.
-    active = api.send("GET", path, Prefer="wait=25; for=ACTIVE")
+    active = api.send("GET", path, Prefer="wait=60; for=ACTIVE")
     assert active.headers["Preference-Applied"] == "wait; result=reached"
     assert active.json()["server"]["status"] == "ACTIVE"
 
@@ -86,10 +86,10 @@ def test_follow_and_wait(cloud, admin_sdk, demo_sdk, image, name, streams):
     assert api.send("POST", path + "/action", {"os-stop": None}).status_code == 202
     late = api.send("GET", path, Prefer="wait=1; for=PAUSED")
     assert late.headers["Preference-Applied"] == "wait; result=timeout"
-    stopped = api.send("GET", path, Prefer="wait=25; for=SHUTOFF")
+    stopped = api.send("GET", path, Prefer="wait=60; for=SHUTOFF")
     assert stopped.json()["server"]["status"] == "SHUTOFF"
     assert api.send("DELETE", path).status_code == 204
-    assert api.send("GET", path, Prefer="wait=25; for=deleted").status_code == 404
+    assert api.send("GET", path, Prefer="wait=60; for=deleted").status_code == 404
 
     # A client that was away goes on where it was.
     again = Curl(api, f"/events?server={uuid}", "-H", f"Last-Event-ID: {cursor}")

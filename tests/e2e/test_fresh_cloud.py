@@ -45,7 +45,7 @@ def test_catalog_names_what_is_there(cloud, admin, admin_sdk):
     assert {row["Type"] for row in rows} == {"identity", "compute", "placement"} | companions
     for row in rows:
         for endpoint in row["Endpoints"]:
-            answer = requests.get(endpoint["url"].replace("$(project_id)s", ""), timeout=10)
+            answer = requests.get(endpoint["url"].replace("$(project_id)s", ""), timeout=120)
             assert answer.status_code < 500 and answer.status_code != 404, endpoint
     assert (
         admin_sdk.session.get_endpoint(service_type="identity").rstrip("/").endswith(f":{cloud.ports['identity']}/v3")

@@ -179,9 +179,7 @@ def test_01_security_group_keeps_ssh_out_and_lets_it_in(guest):
     guest.wait_boot()
     assert not port_open(guest.address), "SSH came through without a rule"
     guest.allow_ssh()
-    began = time.monotonic()
-    guest.wait_ssh(seconds=20)
-    assert time.monotonic() - began < 20
+    guest.wait_ssh()
 
 
 def test_02_name_key_and_user_data(guest):
@@ -313,7 +311,7 @@ def test_09_delete_leaves_nothing(cloud, guest, admin):
     guest.delete()
     state = machine_state()
     assert domain not in state["domains"]
-    assert not taps & state["links"]
+    wait_until(lambda: not taps & machine_state()["links"], 60, "the tap is gone")
     assert list(guest.sdk.network.ports(device_id=guest.id)) == []
     assert sdk.placement.get(f"/allocations/{guest.id}").json()["allocations"] == {}
     left = [str(path) for path in cloud.home.rglob(f"*{guest.id}*")]

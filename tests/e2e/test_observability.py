@@ -29,7 +29,7 @@ def roles():
 
 
 def ready(port):
-    answer = requests.get(f"http://127.0.0.1:{port}/healthcheck/ready", timeout=10)
+    answer = requests.get(f"http://127.0.0.1:{port}/healthcheck/ready", timeout=120)
     return answer.status_code, answer.json()["parts"]
 
 
@@ -41,12 +41,12 @@ def test_each_process_shows_itself(roles):
         # All processes at once: some need others.
         running[role] = roles.start(role, listen)
     for role, port in ports.items():
-        assert requests.get(f"http://127.0.0.1:{port}/healthcheck", timeout=10).text == "OK"
+        assert requests.get(f"http://127.0.0.1:{port}/healthcheck", timeout=120).text == "OK"
         wait_until(lambda port=port: ready(port)[0] == 200, 60, lambda port=port, role=role: f"{role}: {ready(port)}")
-        page = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        page = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=120).text
         names = {line.split("{")[0].split(" ")[0] for line in page.splitlines() if not line.startswith("#")}
         assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "kilonova_build_info"} <= names, role
-    pages = {role: requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text for role, port in ports.items()}
+    pages = {role: requests.get(f"http://127.0.0.1:{port}/metrics", timeout=120).text for role, port in ports.items()}
     assert "openstack_nova_up 1" in pages["api"] and "openstack_glance_up 1" in pages["image"]
     counted = {"identity": "identity_projects", "image": "glance_images", "network": "neutron_networks"}
     for role, what in counted.items():
@@ -56,7 +56,7 @@ def test_each_process_shows_itself(roles):
     wait_until(lambda: ready(ports["conductor"]) == (503, ready(ports["conductor"])[1]), 60, "the conductor misses it")
     status, parts = ready(ports["conductor"])
     assert parts["network"] == "does not answer" and parts["database"] == "ok", parts
-    assert requests.get(f"http://127.0.0.1:{ports['conductor']}/healthcheck", timeout=10).status_code == 200
+    assert requests.get(f"http://127.0.0.1:{ports['conductor']}/healthcheck", timeout=120).status_code == 200
 
 
 def test_one_trace_through_all(new_cloud, name, monkeypatch):
@@ -79,10 +79,11 @@ def test_one_trace_through_all(new_cloud, name, monkeypatch):
     own = made.headers["X-Openstack-Request-Id"]
     assert own.startswith("req-") and own != GLOBAL
     path = f"/servers/{made.json()['server']['id']}"
-    assert api.send("GET", path, Prefer="wait=25; for=ACTIVE").json()["server"]["status"] == "ACTIVE"
+    assert api.send("GET", path, Prefer="wait=60; for=ACTIVE").json()["server"]["status"] == "ACTIVE"
 
     def host_work():
-        lines = pathlib.Path(cloud.home, "log").read_text(errors="replace").splitlines()
+        # The last line may be half written.
+        lines = pathlib.Path(cloud.home, "log").read_text(errors="replace").split("\n")[:-1]
         documents = [json.loads(line) for line in lines if line.startswith("{")]
         spans = [span for document in documents for span in document.get("spans", [])]
         return [span for span in spans if span.get("trace_id") == TRACE and span["name"] == "work"]

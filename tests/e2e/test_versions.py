@@ -11,7 +11,7 @@ def compute(cloud, demo_sdk):
 
     def get(path, **more):
         return requests.get(
-            base + path, headers={**headers, **more.pop("headers", {})}, allow_redirects=False, timeout=10, **more
+            base + path, headers={**headers, **more.pop("headers", {})}, allow_redirects=False, timeout=120, **more
         )
 
     return get

@@ -66,7 +66,7 @@ def test_images_become_volumes_and_volumes_images(demo, name):
     assert str(shown["bootable"]).lower() == "true"
     assert shown["volume_image_metadata"]["image_name"] == image
     demo.run("image", "create", "--volume", name, "--disk-format", "raw", f"{name}-i")
-    wait_until(lambda: demo.get("image", "show", f"{name}-i")["status"] == "active", 60, "the image is active")
+    wait_until(lambda: demo.get("image", "show", f"{name}-i")["status"] == "active", 240, "the image is active")
     assert demo.get("image", "show", f"{name}-i")["size"] == 1 << 30
     wait(demo, ("volume",), made["id"])
     demo.run("image", "delete", f"{name}-i")

@@ -9,6 +9,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import threading
@@ -130,8 +131,9 @@ class Guest:
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
     def wait_console(self, line, seconds=BOOT_SECONDS):
+        """Until the whole line that has these words is there."""
         deadline = time.monotonic() + seconds
-        while line not in self.text():
+        while not re.search(re.escape(line) + r".*\n", self.text()):
             if time.monotonic() > deadline or self.process.poll() is not None:
                 pytest.fail(f"no {line!r} on the console:\n{self.text()[-3000:]}")
             time.sleep(0.2)
@@ -209,7 +211,7 @@ def test_openstack_metadata_and_tools(boot, key):
         assert guest.ssh("wget -T 5 -q -O - http://169.254.169.254/latest/meta-data/public-ipv4") == "203.0.113.9"
         # Two connections of netcat inside the guest.
         assert (
-            guest.ssh("(echo pong | nc -l -p 7777 >/dev/null) & sleep 1; nc -w 2 127.0.0.1 7777 </dev/null") == "pong"
+            guest.ssh("(echo pong | nc -l -p 7777 >/dev/null) & sleep 3; nc -w 5 127.0.0.1 7777 </dev/null") == "pong"
         )
         assert int(guest.ssh("df -k / | awk 'END { print $2 }'")) > 900_000, "the root file system did not grow"
         assert guest.ssh("lsblk -dn -o NAME") == "vda"

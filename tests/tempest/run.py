@@ -352,7 +352,7 @@ def main():
         prepare(cloud, arguments)
         prepare_workspace(workspace)
         sdk = cloud.client("kilonova").sdk()
-        wait_until(lambda: all(s.state == "up" for s in sdk.compute.services()), 30, "all services up")
+        wait_until(lambda: all(s.state == "up" for s in sdk.compute.services()), 120, "all services up")
         configure(workspace / "etc" / "tempest.conf", workspace, cloud, arguments)
         began = time.monotonic()
         results = {}

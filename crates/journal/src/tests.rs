@@ -758,10 +758,11 @@ async fn hosts_do_their_part_under_every_fault() {
                 for direction in [Direction::Do, Direction::Undo] {
                     let bench = Bench::new(&database.store, with_host(false)).await;
                     let answering = host(&bench, 0).await;
-                    let mut script = vec![(at(Step::B, direction, when), fault)];
+                    let mut script = Vec::new();
                     if direction == Direction::Undo {
                         script.push((at(Step::C, Direction::Do, When::Before), Fault::Fail));
                     }
+                    script.push((at(Step::B, direction, when), fault));
                     let ended = bench.carry_out(Script::new(script)).await;
                     let unwinds = fault == Fault::Fail || direction == Direction::Undo;
                     let name = format!("{} {direction:?} {when:?} {fault:?}", database.name);
