@@ -20,7 +20,7 @@ image=(fakeroot mtools dosfstools syslinux syslinux-common e2fsprogs fdisk kmod 
 run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils swtpm swtpm-tools dnsmasq-base
     nftables iproute2 procps openssh-client python3 python3-venv "${build[@]}" "${image[@]}")
 test=("${run[@]}" postgresql mariadb-server rabbitmq-server xorriso shellcheck openssl iputils-ping
-    libfaketime)
+    libfaketime curl)
 # Without it the network agent's tests on a real kernel are skipped. Its packages exclude each other: any will do.
 command -v busybox >/dev/null || test+=(busybox)
 # Only for the slow test with a Debian guest.
@@ -105,7 +105,7 @@ quietly() { # quietly WHAT COMMAND...
 }
 
 apt() {
-    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get -q -y -o DPkg::Lock::Timeout=600 \
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=5 \
         -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
 }
 install() { apt install --no-install-recommends "$@"; }

@@ -63,5 +63,10 @@ make_venv() { # make_venv FOLDER REQUIREMENTS LOG
 }
 install_venv() {
     # The distribution's Python: another one in PATH may lack the module venv.
-    /usr/bin/python3 -m venv --clear "$1" && "$1/bin/pip" install --disable-pip-version-check -q -r "$2"
+    local try
+    for try in 1 2 3; do
+        /usr/bin/python3 -m venv --clear "$1" && "$1/bin/pip" install --disable-pip-version-check -q -r "$2" && return
+        [ "$try" = 3 ] || sleep $((try * 5))
+    done
+    return 1
 }

@@ -48,7 +48,7 @@ apt_guest() { # apt_guest DIRECTORY APT-ARGUMENT...
     shift
     mkdir -p "$dir/archives/partial"
     : > "$dir/status"
-    apt-get -q -y --no-install-recommends \
+    apt-get -q -y --no-install-recommends -o Acquire::Retries=5 \
         -o Dir::State::status="$dir/status" -o Dir::Cache::archives="$dir/archives" \
         -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o Debug::NoLocking=true \
         -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0 "$@"
@@ -66,6 +66,9 @@ kernel_packages() {
     apt-cache depends "$image" | awk '$1 ~ /Depends:$/ && $2 ~ /^linux-modules-[0-9]/ { print $2; exit }'
 }
 
+# Only root can: within fakeroot it fails.
+renew_lists() { apt-get -q -y -o Acquire::Retries=5 update >&2; }
+
 # Prints the folder that holds the unpacked packages, filling it first where it is not there yet.
 fetch_packages() {
     local wanted key dir kernel deb
@@ -78,7 +81,8 @@ fetch_packages() {
         dirname "$dir"
         return
     fi
-    if ! kernel=$(kernel_packages) || ! wanted=$(apt_guest "$cache/plan" -s install "${programs[@]}" 2>/dev/null); then
+    plan() { kernel=$(kernel_packages) && wanted=$(apt_guest "$cache/plan" -s install "${programs[@]}" 2>/dev/null); }
+    if ! plan && { ! renew_lists || ! plan; }; then
         dir=$(find "$cache" -maxdepth 2 -path '*/packages-*/complete' | tail -1)
         [ -n "$dir" ] || die "apt-get does not know the packages needed; run: apt-get update"
         dirname "$dir"
@@ -92,9 +96,13 @@ fetch_packages() {
         rm -rf "$cache"/packages-*
         mkdir -p "$dir/tree"
         say "downloading $(wc -l <<<"$wanted") packages" >&2
-        apt_guest "$dir" -qq --download-only install "${programs[@]}" >&2
-        # shellcheck disable=SC2086 # one or two names
-        (cd "$dir/archives" && apt-get -qq -o APT::Sandbox::User=root download $kernel >&2)
+        download() {
+            # shellcheck disable=SC2086 # one or two names
+            apt_guest "$dir" -qq --download-only install "${programs[@]}" >&2 &&
+                (cd "$dir/archives" && apt-get -qq -o APT::Sandbox::User=root -o Acquire::Retries=5 download $kernel >&2)
+        }
+        # Packages of old lists may be gone.
+        download || { renew_lists && download; }
         for deb in "$dir"/archives/*.deb; do
             dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir/tree" --no-same-owner \
                 --keep-directory-symlink --exclude='./usr/share' --exclude='./usr/src' --exclude='./dev'
