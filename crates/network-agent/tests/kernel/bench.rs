@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -767,32 +767,6 @@ impl Bench {
         let _ = qemu.kill();
         let _ = qemu.wait();
         Some(console)
-    }
-
-    /// Asks a name server from a guest (its address must be configured already).
-    pub fn resolve(&self, guest: &Guest, server: &str, name: &str) -> String {
-        guest.configure("10.0.0.1");
-        guest.within(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket
-                .set_read_timeout(Some(Duration::from_secs(2)))
-                .unwrap();
-            let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-            for label in name.split('.') {
-                query.push(u8::try_from(label.len()).unwrap());
-                query.extend(label.as_bytes());
-            }
-            query.extend([0, 0, 1, 0, 1]);
-            let mut answer = [0; 512];
-            let length = (0..10)
-                .find_map(|_| {
-                    socket.send_to(&query, (server, 53)).unwrap();
-                    socket.recv(&mut answer).ok()
-                })
-                .expect("an answer of the name server");
-            let [a, b, c, d] = answer[length - 4..length].try_into().unwrap();
-            std::net::Ipv4Addr::new(a, b, c, d).to_string()
-        })
     }
 }
 

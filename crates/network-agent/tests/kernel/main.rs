@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bench::Bench;
 use network_agent::Vlans;
-use talk::{http_get, ping, tcp_echo, tcp_talk, udp_echo, udp_talk};
+use talk::{http_get, ping, resolve, tcp_echo, tcp_talk, udp_echo, udp_talk};
 use types::network_wanted::{Direction, ObjectStatus, Port, Status, tap_name};
 use uuid::Uuid;
 
@@ -63,7 +63,7 @@ fn a_guest_gets_its_network() {
     bench.apply();
     assert_eq!(c.dhcp()["ip"], "10.0.0.13");
     assert_eq!(
-        bench.resolve(&b, "10.0.0.2", "host-10-0-0-13.openstacklocal"),
+        resolve(&b, "10.0.0.2", "host-10-0-0-13.openstacklocal"),
         "10.0.0.13"
     );
 
