@@ -52,30 +52,35 @@ def guest_image(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="session")
-def new_cloud(hypervisor):
+@contextlib.contextmanager
+def clouds(hypervisor):
     """Makes clouds that are taken away at the end. Homes only root may enter must do as well."""
-    clouds = []
-
-    def make(**arguments):
-        home = tempfile.mkdtemp(prefix="kilonova-e2e-")
-        made = Cloud(home, arguments.pop("hypervisor", hypervisor), **arguments)
-        clouds.append(made)
-        return made
-
-    yield make
     with contextlib.ExitStack() as ends:
-        for made in clouds:
+
+        def make(**arguments):
+            home = tempfile.mkdtemp(prefix="kilonova-e2e-")
+            made = Cloud(home, arguments.pop("hypervisor", hypervisor), **arguments)
             ends.callback(made.discard)
+            return made
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def new_cloud(hypervisor):
+    """Clouds of these tests alone: the next ones have the machine for themselves."""
+    with clouds(hypervisor) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")
-def cloud(new_cloud):
-    made = new_cloud()
-    # Simulated hosts have emulated TPMs anyway.
-    (made.home / "kilonova.conf").write_text("[libvirt]\nswtpm_enabled = true\n")
-    made.start()
-    return made
+def cloud(hypervisor):
+    with clouds(hypervisor) as make:
+        made = make()
+        # Simulated hosts have emulated TPMs anyway.
+        (made.home / "kilonova.conf").write_text("[libvirt]\nswtpm_enabled = true\n")
+        made.start()
+        yield made
 
 
 @pytest.fixture(scope="session")
