@@ -86,6 +86,8 @@ pub struct Looks {
     pub found: Vec<(HostName, String)>,
     /// Hosts that did not answer in time.
     pub silent: Vec<HostName>,
+    /// Hosts that were not asked, and why.
+    pub unasked: Vec<(HostName, String)>,
 }
 
 /// A subnet, as far as guests must know it (`network_data.json`).
@@ -321,9 +323,14 @@ impl Networks {
             found.extend(differences.map(|difference| (host.clone(), difference)));
         }
         let silent = texts(&answer.json(), "silent").into_iter();
+        // A service of the release before does not say this.
+        let unasked = answer.part("unasked");
+        let unasked = unasked.as_array().into_iter().flatten();
+        let unasked = unasked.map(|one| (HostName::from(text(one, "host")), text(one, "reason")));
         Ok(Some(Looks {
             found,
             silent: silent.map(HostName::from).collect(),
+            unasked: unasked.collect(),
         }))
     }
 

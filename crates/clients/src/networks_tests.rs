@@ -23,12 +23,14 @@ async fn what_agents_found_is_told_by_host() {
             {"host": "h2", "differences": []},
         ],
         "silent": ["h3"],
+        "unasked": [{"host": "h4", "reason": "is down"}],
     });
     let looks = networks(StatusCode::OK, answer).looks("good", true).await;
     let found = ["ip link del dev tapa", "namespace x is missing"];
     let expected = Looks {
         found: found.map(|line| ("h1".into(), line.to_owned())).into(),
         silent: vec!["h3".into()],
+        unasked: vec![("h4".into(), "is down".to_owned())],
     };
     assert_eq!(looks.unwrap(), Some(expected));
 }

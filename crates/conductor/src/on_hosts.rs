@@ -173,6 +173,10 @@ pub async fn look(with: &Neighbours) -> Result<Look, StepError> {
     };
     look.found
         .extend(networks.found.into_iter().map(of_network));
+    let unasked = networks.unasked.into_iter();
+    look.unasked.extend(unasked.map(|(host, reason)| {
+        format!("the network agent of host {host} {reason}: it was not asked")
+    }));
     Ok(look)
 }
 

@@ -180,11 +180,7 @@ pub async fn mend(with: &Neighbours, bus: &Bus, found: &[Finding]) -> Result<usi
         tracing::warn!(%finding, "not as it should be");
         let mended = match finding {
             Finding::Record(_) | Finding::Gone(_) => false,
-            Finding::Port { port, server } => {
-                let token = with.token().await?;
-                ports::release(with, &token, server, port).await?;
-                true
-            }
+            Finding::Port { port, server } => ports::release_left(with, server, port).await?,
             Finding::Interface(one) => drift::mend(with, bus, std::slice::from_ref(one)).await? > 0,
             Finding::Held(one) => {
                 let scope = scope(with, &one.project).await?;

@@ -300,6 +300,44 @@ async fn a_port_of_the_owner_outlives_the_server() {
     clean(&cluster).await;
 }
 
+/// It was seen as left of a deleted server, and was given to another one before that was mended.
+#[tokio::test]
+async fn a_port_that_was_left_and_is_somebody_elses_stays() {
+    let cluster = Cluster::new(Options::default()).await;
+    let port = cluster.network.make_port();
+    let wanted = || {
+        WantedNetworks::These(vec![WantedInterface::Port {
+            port_id: port.clone(),
+            tag: None,
+        }])
+    };
+    let first = cluster.create_with(|new| new.networks = wanted()).await;
+    cluster.idle().await;
+    cluster.delete(first).await;
+    cluster.idle().await;
+    let left = |of: &str, owner: &str| {
+        cluster.network.set(&port, "device_id", json!(of));
+        cluster.network.set(&port, "device_owner", json!(owner));
+    };
+    left(&first.to_string(), "compute:nova");
+    let found = cluster.findings().await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    left("", "");
+    let second = cluster.create_with(|new| new.networks = wanted()).await;
+    cluster.idle().await;
+    let host = cluster.network.host_of(&port);
+    assert!(host.is_some());
+    assert_eq!(cluster.mend_these(&found).await, 0);
+    let its = [(port.clone(), second.to_string())];
+    assert_eq!(
+        (cluster.network.ports(), cluster.network.host_of(&port)),
+        (its.to_vec(), host)
+    );
+    left(&first.to_string(), "compute:nova");
+    assert_eq!(cluster.mend_these(&found).await, 1);
+    assert_eq!(cluster.network.ports(), [(port.clone(), String::new())]);
+}
+
 #[tokio::test]
 async fn the_network_service_refuses_is_away_or_wires_nothing() {
     let cluster = Cluster::new(Options::default()).await;

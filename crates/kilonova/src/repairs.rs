@@ -52,8 +52,10 @@ pub(crate) async fn audit(of: &Configured, fix: bool) -> Result<()> {
     silent.extend(hosts.silent.iter().map(ToString::to_string));
     let mut mended = 0;
     if fix {
+        // Hosts may take minutes, in which what was found gets old.
+        mended = reconcile::mend(&with, &bus, &found).await?;
         let (on_hosts, silent_now) = on_hosts::mend(&with, &bus, &hosts).await?;
-        mended = on_hosts + reconcile::mend(&with, &bus, &found).await?;
+        mended += on_hosts;
         silent.extend(silent_now.iter().map(ToString::to_string));
     }
     if !silent.is_empty() {

@@ -36,6 +36,9 @@ pub enum RunError {
 pub(crate) const RETRY: (Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(15));
 
+/// How often the service is told what a look has found, while it does not take it.
+const TOLD: usize = 5;
+
 impl Agent {
     /// Runs until `stop`. What was realised stays: guests keep their network while no agent runs,
     /// and the next one goes on from what it finds.
@@ -249,12 +252,17 @@ impl Worker {
             }),
             ..HostReport::default()
         };
-        match self.source.report(report).await {
-            Ok(()) => self.looked = look.number,
-            // The next news brings it again, and comes at once.
-            Err(error) => {
-                tracing::warn!(%error, "the network service did not take what a look has found");
-                tokio::time::sleep(RETRY.0).await;
+        // Nobody asks again before something else changes.
+        for _ in 0..TOLD {
+            match self.source.report(report.clone()).await {
+                Ok(()) => {
+                    self.looked = look.number;
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the network service did not take what a look has found");
+                    tokio::time::sleep(RETRY.0).await;
+                }
             }
         }
         if look.mend {

@@ -909,8 +909,12 @@ impl Cluster {
 
     /// Mends what an operator's audit finds; returns how much that was.
     pub async fn mend(&self) -> usize {
-        let found = self.findings().await;
-        let mending = conductor::reconcile::mend(&self.with, &self.bus, &found);
+        self.mend_these(&self.findings().await).await
+    }
+
+    /// Mends what was found; returns how much of it was still so.
+    pub async fn mend_these(&self, found: &[conductor::reconcile::Finding]) -> usize {
+        let mending = conductor::reconcile::mend(&self.with, &self.bus, found);
         mending.await.unwrap()
     }
 

@@ -448,7 +448,7 @@ pub(super) async fn remove_strays(with: &Neighbours, instance: &Instance) -> Res
 }
 
 /// Deletes a port, or gives it back when it was given.
-pub(crate) async fn release(
+pub(super) async fn release(
     with: &Neighbours,
     token: &str,
     instance: &Instance,
@@ -466,6 +466,22 @@ pub(crate) async fn release(
         return taken_back.map(drop).map_err(retry);
     }
     with.networks.delete_port(token, port).await.map_err(retry)
+}
+
+/// The same with a port that was seen to be left of a deleted server, unless it is somebody else's by now; whether it was
+/// still so. Repeatable.
+pub(crate) async fn release_left(
+    with: &Neighbours,
+    instance: &Instance,
+    port: &str,
+) -> Result<bool, StepError> {
+    let token = with.token().await?;
+    let its = with.networks.ports_of_server(&token, instance.id).await;
+    if !its.map_err(retry)?.iter().any(|one| one.id == port) {
+        return Ok(false);
+    }
+    release(with, &token, instance, port).await?;
+    Ok(true)
 }
 
 /// Removes the ports made for the server and gives back those that it was given. Repeatable.

@@ -7,7 +7,7 @@ use crate::service::Service;
 use crate::work::{Context, Work};
 use policy::Target;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 use types::network_wanted::LOOKS;
@@ -24,29 +24,56 @@ pub async fn ask(service: &Service, cx: &Context, body: &Value) -> Result<Value,
     if mend {
         cx.demand("update_agent", &Target::new())?;
     }
-    let (number, hosts) = tell(service, cx, mend).await?;
-    answers(service, cx, number, &hosts, Instant::now() + WAIT).await
+    let Told {
+        number,
+        hosts,
+        unasked,
+    } = tell(service, cx, mend).await?;
+    let mut answer = answers(service, cx, number, &hosts, Instant::now() + WAIT).await?;
+    let unasked = unasked.iter();
+    answer["unasked"] = unasked
+        .map(|(host, reason)| json!({"host": host, "reason": reason}))
+        .collect();
+    Ok(answer)
 }
 
-/// Tells the hosts that a look is wanted: its number, and who they are.
-pub async fn tell(
-    service: &Service,
-    cx: &Context,
-    mend: bool,
-) -> Result<(u64, BTreeSet<String>), Fault> {
+/// A look that is wanted.
+pub struct Told {
+    /// Its number.
+    pub number: u64,
+    /// Who was asked.
+    pub hosts: BTreeSet<String>,
+    /// Hosts with agents that were not, and why.
+    pub unasked: BTreeMap<String, &'static str>,
+}
+
+/// Tells the hosts that a look is wanted.
+pub async fn tell(service: &Service, cx: &Context, mend: bool) -> Result<Told, Fault> {
     let act = move |work: &mut Work<'_, '_>| {
         let all = agents::list(work.tx, work.cx.config.agent_down_seconds)?;
-        // Those of an older release do not know what a look is.
-        let knows = |figures: &Value| figures[LOOKS] == 1;
-        let asked = all
-            .iter()
-            .filter(|agent| agent.flag("alive") && agent.get("configurations").is_some_and(knows));
-        let hosts: BTreeSet<String> = asked.map(|agent| agent.text("host").to_owned()).collect();
+        let (mut hosts, mut unasked) = (BTreeSet::new(), BTreeMap::new());
+        for agent in &all {
+            let host = agent.text("host").to_owned();
+            // Those of an older release do not know what a look is.
+            let knows = |figures: &Value| figures[LOOKS] == 1;
+            if !agent.flag("alive") {
+                unasked.entry(host).or_insert("is down");
+            } else if agent.get("configurations").is_some_and(knows) {
+                hosts.insert(host);
+            } else {
+                unasked.insert(host, "is of an older release");
+            }
+        }
+        unasked.retain(|host, _| !hosts.contains(host));
         let number = looks::ask(work.tx, &hosts, mend)?;
         for host in &hosts {
             work.look_asked(host);
         }
-        Ok((number, hosts))
+        Ok(Told {
+            number,
+            hosts,
+            unasked,
+        })
     };
     service.write(cx, act).await
 }

@@ -1,7 +1,7 @@
 use super::agents::{LONG, PATIENCE, until};
 use super::*;
 use crate::api::looks;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 use types::network_wanted::{Look, Looked};
 
@@ -86,6 +86,7 @@ async fn hosts_look_at_once_and_are_asked_once() {
             {"host": "h2", "differences": []},
         ],
         "silent": [],
+        "unasked": [],
     });
     assert_eq!(answer, expected);
 }
@@ -101,9 +102,12 @@ async fn who_does_not_answer_is_named() {
     // One of an older release is not asked.
     cloud.wanted("h3", 0, 0).await.unwrap();
     cloud.lives("h3", json!({})).await;
-    let (number, hosts) = looks::tell(&cloud.service, &cx, false).await.unwrap();
+    let told = looks::tell(&cloud.service, &cx, false).await.unwrap();
+    let (number, hosts) = (told.number, told.hosts);
     let hosts_of_all = BTreeSet::from(["h1".to_owned(), "h2".to_owned()]);
     assert_eq!(hosts, hosts_of_all);
+    let older = BTreeMap::from([("h3".to_owned(), "is of an older release")]);
+    assert_eq!(told.unasked, older);
     // One speaks of another look, one of none.
     cloud.looked("h1", number + 1, &["x"]).await;
     cloud.alive("h2").await;
@@ -126,7 +130,8 @@ async fn who_does_not_answer_is_named() {
     };
     assert_eq!((news.ports.len(), news.look), (1, Some(look)));
     // The next look goes to both; an answer to the one before is none to it.
-    let (next, _) = looks::tell(&cloud.service, &cx, true).await.unwrap();
+    let told = looks::tell(&cloud.service, &cx, true).await;
+    let next = told.unwrap().number;
     assert!(next > number);
     cloud.looked("h2", number, &[]).await;
     for host in ["h1", "h2"] {
@@ -155,10 +160,11 @@ async fn only_administrators_have_hosts_looked_at() {
     }
     let (status, answer) = cloud.call("POST", LOOKS, ADMIN, good).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(answer, json!({"looks": [], "silent": []}), "no host at all");
+    let nothing = json!({"looks": [], "silent": [], "unasked": []});
+    assert_eq!(answer, nothing, "no host at all");
 }
 
-/// Nobody waits for hosts that are down.
+/// Nobody waits for hosts that are down; they are named.
 #[tokio::test]
 async fn hosts_without_living_agents_are_not_asked() {
     let store = sql::Store::temporary().await.unwrap();
@@ -172,7 +178,8 @@ async fn hosts_without_living_agents_are_not_asked() {
     cloud.alive("h1").await;
     let body = json!({"look": {}});
     let (_, answer) = cloud.call("POST", LOOKS, ADMIN, body).await;
-    assert_eq!(answer, json!({"looks": [], "silent": []}));
+    let down = json!([{"host": "h1", "reason": "is down"}]);
+    assert_eq!(answer, json!({"looks": [], "silent": [], "unasked": down}));
     assert_eq!(cloud.pending("h1").await, None);
 }
 
@@ -186,9 +193,15 @@ async fn a_look_costs_the_same_statements_for_many_hosts() {
     for host in 0..40 {
         cloud.alive(&format!("h{host}")).await;
         notes.take();
-        let (number, hosts) = looks::tell(&cloud.service, &cx, false).await.unwrap();
-        assert_eq!(hosts.len(), host + 1);
-        let done = looks::answers(&cloud.service, &cx, number, &hosts, Instant::now());
+        let told = looks::tell(&cloud.service, &cx, false).await.unwrap();
+        assert_eq!(told.hosts.len(), host + 1);
+        let done = looks::answers(
+            &cloud.service,
+            &cx,
+            told.number,
+            &told.hosts,
+            Instant::now(),
+        );
         done.await.unwrap();
         costs.push(notes.take().len());
     }
