@@ -3,6 +3,7 @@
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ from disturb import LEASE, Havoc, Watch, plan
 from machines import HOSTS, Machines
 from tenants import TPM_FLAVORS, TPM_SPECS, Tally, Tenant
 
-from cloud import wait_until
+from cloud import Failure, wait_until
 
 
 def arguments():
@@ -127,9 +128,8 @@ class Run:
         wait_until(lambda: hosts_up(self.admin), 60, "all hosts are up again")
         self.settled = checks.settle()
         # It looks at tasks a little later than that.
-        deadline = time.monotonic() + 30
-        while self.watch.waiting and time.monotonic() < deadline:
-            time.sleep(0.1)
+        with contextlib.suppress(Failure):
+            wait_until(lambda: not self.watch.waiting, 30, "all work of the victims has ended")
         self.watch.stop.set()
         self.watch.join()
         self.say(f"settled after {self.settled:.1f} s")

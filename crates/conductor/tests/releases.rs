@@ -111,14 +111,6 @@ async fn versions_become(cluster: &Cluster, host: &Host, wanted: u32) {
         .await;
 }
 
-async fn ask(
-    cluster: &Cluster,
-    server: ServerId,
-    question: Question,
-) -> Result<String, (FailureKind, String)> {
-    cluster.answer_to(server, question).await
-}
-
 /// What administrators are told of a server that failed.
 async fn told(cluster: &Cluster, server: ServerId) -> String {
     let fault = cluster.server(server).await.fault.expect("a fault");
@@ -142,7 +134,8 @@ async fn work_that_a_host_does_not_know_fails_at_once_and_alone() {
         told(&cluster, paused).await,
         "host host-1 runs a release that does not know ensure_frozen: bring it up to date"
     );
-    let (kind, message) = ask(&cluster, paused, Question::Diagnostics)
+    let (kind, message) = cluster
+        .answer_to(paused, Question::Diagnostics)
         .await
         .unwrap_err();
     assert_eq!(kind, FailureKind::Host);
@@ -150,7 +143,7 @@ async fn work_that_a_host_does_not_know_fails_at_once_and_alone() {
         message,
         "host host-1 runs a release that does not know temperature: bring it up to date"
     );
-    assert!(ask(&cluster, paused, Question::Uptime).await.is_ok());
+    assert!(cluster.answer_to(paused, Question::Uptime).await.is_ok());
     // Brought up to date it does what it is asked.
     cluster.start_host(&cluster.hosts[0]);
     cluster.act(paused, "pause", json!({})).await;
@@ -174,7 +167,10 @@ async fn a_host_is_not_handed_what_its_release_does_not_know() {
         told(&cluster, there).await,
         "host host-1 runs a release that does not know ensure_paused: bring it up to date"
     );
-    let (_, message) = ask(&cluster, there, Question::Uptime).await.unwrap_err();
+    let (_, message) = cluster
+        .answer_to(there, Question::Uptime)
+        .await
+        .unwrap_err();
     assert_eq!(
         message,
         "host host-1 runs a release that does not know uptime: bring it up to date"
@@ -226,7 +222,7 @@ async fn agents_that_say_no_version_are_of_the_first() {
     let server = cluster.create().await;
     cluster.idle().await;
     assert_eq!(cluster.server(server).await.vm_state, VmState::Active);
-    assert!(ask(&cluster, server, Question::Uptime).await.is_ok());
+    assert!(cluster.answer_to(server, Question::Uptime).await.is_ok());
     assert!(cluster.delete(server).await);
     cluster.idle().await;
     clean(&cluster).await;

@@ -36,8 +36,8 @@ pub enum RunError {
 pub(crate) const RETRY: (Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(15));
 
-/// How often the service is told what a look has found, while it does not take it.
-const TOLD: usize = 5;
+/// For how long the service is told what a look has found, while it does not take it: nobody waits for it longer.
+const TOLD: Duration = Duration::from_secs(20);
 
 impl Agent {
     /// Runs until `stop`. What was realised stays: guests keep their network while no agent runs,
@@ -253,17 +253,14 @@ impl Worker {
             ..HostReport::default()
         };
         // Nobody asks again before something else changes.
-        for _ in 0..TOLD {
-            match self.source.report(report.clone()).await {
-                Ok(()) => {
-                    self.looked = look.number;
-                    break;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the network service did not take what a look has found");
-                    tokio::time::sleep(RETRY.0).await;
-                }
+        let telling = async {
+            while let Err(error) = self.source.report(report.clone()).await {
+                tracing::warn!(%error, "the network service did not take what a look has found");
+                tokio::time::sleep(RETRY.0 * 4).await;
             }
+        };
+        if tokio::time::timeout(TOLD, telling).await.is_ok() {
+            self.looked = look.number;
         }
         if look.mend {
             self.forget();

@@ -3,12 +3,15 @@ use super::*;
 use crate::config::{CloudId, Secret};
 use crate::source::SourceError;
 use async_trait::async_trait;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 
 struct Feed {
     wanted: watch::Receiver<HostWanted>,
     asked: mpsc::UnboundedSender<u64>,
     reports: mpsc::UnboundedSender<HostReport>,
+    /// Whether it has refused what a look has found, as it does the first time.
+    refused: AtomicBool,
 }
 
 #[async_trait]
@@ -21,12 +24,16 @@ impl WantedSource for Feed {
     }
 
     async fn report(&self, report: HostReport) -> Result<(), SourceError> {
+        if report.look.is_some() && !self.refused.swap(true, Ordering::SeqCst) {
+            return Err(SourceError::Answer("not now".to_owned()));
+        }
         let _ = self.reports.send(report);
         Ok(())
     }
 }
 
-/// On a machine that cannot be entered a look is answered with the reason; each is answered once.
+/// On a machine that cannot be entered a look is answered with the reason; each is answered once, also when the service does
+/// not take it the first time.
 #[tokio::test]
 async fn looks_are_answered_once_also_where_nothing_can_be_seen() {
     let mut config = Config::new(CloudId::new("c1").unwrap(), "h1", Secret::new("s"));
@@ -39,12 +46,14 @@ async fn looks_are_answered_once_also_where_nothing_can_be_seen() {
         wanted,
         asked: asks,
         reports,
+        refused: AtomicBool::new(false),
     });
     let stop = CancellationToken::new();
     let agent = tokio::spawn(Agent::run(config, source, stop.clone()));
     let mut looked = async || {
         loop {
-            let report: HostReport = told.recv().await.unwrap();
+            let report = tokio::time::timeout(Duration::from_secs(60), told.recv());
+            let report: HostReport = report.await.unwrap().unwrap();
             if let Some(look) = report.look {
                 assert!(report.partial && report.ports.is_empty());
                 return look;

@@ -474,11 +474,11 @@ mod tests {
     #[test]
     fn the_probe_gives_the_same_answer_twice() {
         // A machine that stands still for a moment makes a probe end too late.
-        let agree = (0..5).find_map(|_| {
+        let agree = (0..5).any(|_| {
             let (first, second) = (probe(), probe());
             println!("KVM is {first}; {second}");
-            (first.is_usable() == second.is_usable()).then_some(first)
+            first.is_usable() == second.is_usable()
         });
-        assert!(agree.is_some());
+        assert!(agree);
     }
 }
